@@ -1,0 +1,104 @@
+"""
+The build line: a file is made, run beside its source on real images, and only then named.
+
+Every step gives the differences it measured, the worst first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import embedded
+from .arrays import Tensors
+from .compare import SAME_FLOAT32, TensorDiff, compare_tensors
+from .errors import Effd0Error, ExportError, GraphError
+from .export import ExportSettings, write_onnx, write_simplified
+from .files import written_whole
+from .graph import GraphChange, apply_edits, load_graph, save_graph
+from .runners import RunnerOptions, open_runner
+from .runners.base import Runner, batch_size_of
+from .spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Built:
+    """A file that was made: what changed, and how far its heads are from its source's."""
+
+    path: Path
+    diffs: list[TensorDiff]
+    changes: tuple[GraphChange, ...] = ()
+
+
+def export(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings) -> Built:
+    """Export *checkpoint* to ONNX as *out*, equal to the checkpoint in torch, or not at all."""
+    with written_whole(out) as temporary:
+        write_onnx(checkpoint, temporary, spec, settings)
+        diffs = _differences(("torch", checkpoint), temporary, spec)
+        _require_same(out, checkpoint, diffs, ExportError)
+    return Built(out, diffs)
+
+
+def simplify(model: Path, out: Path, spec: ModelSpec) -> Built:
+    """Write the simplification of *model* as *out*, equal to *model*, or not at all."""
+    with written_whole(out) as temporary:
+        write_simplified(model, temporary)
+        diffs = _differences(("ort", model), temporary, spec)
+        _require_same(out, model, diffs, ExportError)
+    return Built(out, diffs)
+
+
+def modify(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -> Built:
+    """Write *model* with *edits* applied as *out*; exact edits must leave the heads as they are."""
+    graph = load_graph(model)
+    changes = tuple(apply_edits(graph, edits))
+    with written_whole(out) as temporary:
+        save_graph(graph, temporary)
+        diffs = _differences(("ort", model), temporary, spec)
+        if all(change.edit.exact for change in changes if change.matches):
+            _require_same(out, model, diffs, GraphError)
+    return Built(out, diffs, changes)
+
+
+def _differences(source: tuple[str, Path], made: Path, spec: ModelSpec) -> list[TensorDiff]:
+    """Run *source* (runner and file) and the ONNX file *made* on embedded images; compare."""
+    with open_runner("ort", made, spec, RunnerOptions()) as candidate:
+        fixed = batch_size_of(candidate.inputs)
+        # A free batch is tried with more rows than it was traced with.
+        count = min(3, fixed) if fixed is not None else 3
+        images = embedded.sample_inputs(count, spec)
+        got = _heads(candidate, images)
+    with open_runner(*source, spec, RunnerOptions()) as reference:
+        # One by one: the source may take another batch size.
+        rows = [_heads(reference, images[i : i + 1]) for i in range(count)]
+    wanted = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return compare_tensors(wanted, got)
+
+
+def _heads(runner: Runner, images: np.ndarray) -> Tensors:
+    info = runner.inputs[0]
+    return runner.infer({info.name: images.astype(info.dtype, copy=False)})
+
+
+def _require_same(
+    out: Path, source: Path, diffs: list[TensorDiff], error: type[Effd0Error]
+) -> None:
+    worst = diffs[0]
+    if worst.max_abs > SAME_FLOAT32.max_abs:
+        raise error(
+            f"{out} was not written, since it does not compute what {source} does: {worst}, "
+            f"but at most {SAME_FLOAT32.max_abs} is allowed ({SAME_FLOAT32.reason})"
+        )
+
+
+@contextlib.contextmanager
+def exported(checkpoint: Path, spec: ModelSpec, settings: ExportSettings) -> Iterator[Path]:
+    """Export *checkpoint* for the time of a ``with`` block; yield the ONNX file."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
+        yield export(checkpoint, Path(folder) / f"{checkpoint.stem}.onnx", spec, settings).path

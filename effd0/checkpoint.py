@@ -1,0 +1,157 @@
+"""A trained EfficientDet-D0 from a file."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError, require
+from .spec import SPECS, ModelSpec
+
+#: Keys under which training tools wrap the weights, the best ones first.
+WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
+#: Standard deviation of the class logits over an image: 1e-5 for a freshly initialised network
+#: (all logits are its prior, -4.595), 2.0 and more for trained ones (measured 2026-11-23).
+MIN_CLASS_SPREAD = 0.01
+SHOWN = 5
+
+
+def load_model(path: Path, spec: ModelSpec) -> Any:
+    """
+    The network of *spec* with the weights of *path*, a ``torch.nn.Module`` in evaluation mode.
+
+    Raises `CheckpointError` for a file that is no checkpoint of *spec* or is untrained.
+    """
+    require("torch", extra="torch")
+    model = build_model(spec)
+    weights = read_weights(path)
+    check_weights(path, weights, model.state_dict(), spec)
+    model.load_state_dict(weights, strict=False)  # strictness, with better words, is above
+    model.eval()
+    _refuse_untrained(path, model, spec)
+    return model
+
+
+def build_model(spec: ModelSpec) -> Any:
+    """The untrained network of *spec*, a ``torch.nn.Module``."""
+    with warnings.catch_warnings():
+        # effdet still calls torch.jit.script at import; nothing a user could act on.
+        warnings.simplefilter("ignore")
+        effdet = require("effdet", extra="torch")
+        config = effdet.get_efficientdet_config(spec.arch)
+        return effdet.EfficientDet(config, pretrained_backbone=False)
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """
+    The state dict in *path*, as float32 tensors under effdet's names.
+
+    Takes .safetensors and torch files: a state dict, or one wrapped by a training tool
+    (`WRAPPERS`), with or without the ``module.`` and ``model.`` that wrappers put before names.
+    """
+    content = _read_file(path)
+    for key in WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {name: value for name, value in content.items() if hasattr(value, "dtype")}
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds {sorted(map(str, content))[:SHOWN]}, but a state dict was wanted: "
+            f"name -> tensor, or one under {', '.join(WRAPPERS)}"
+        )
+    names = _without_wrappers(tensors)
+    return {n: t.float() if t.is_floating_point() else t for n, t in names.items()}
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    """The content of a checkpoint file, read without running any code in it."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; get one with 'effd0 fetch checkpoint'")
+    torch = require("torch", extra="torch")
+    try:
+        if path.suffix == ".safetensors":
+            loaded: Any = require("safetensors.torch", extra="torch").load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a file of plain tensors, and nothing else is loaded, since it could "
+            "run code; save model.state_dict() alone: "
+            + str(error).splitlines()[0]
+        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds for a broken file.
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(loaded).__name__}, but a state dict was wanted; "
+            "save model.state_dict()"
+        )
+    return loaded
+
+
+def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:
+    for prefix in ("module.", "model."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def check_weights(
+    path: Path, weights: Mapping[str, Any], wanted: Mapping[str, Any], spec: ModelSpec
+) -> None:
+    """Raise `CheckpointError` naming what does not fit *wanted* or is not finite."""
+    problems = _misfits(weights, wanted)
+    if problems:
+        others = ", ".join(arch for arch in SPECS if arch != spec.arch)
+        raise CheckpointError(
+            f"{path} is not a checkpoint of {spec.arch}: {'; '.join(problems)}; "
+            f"check the file, or give --arch ({others})"
+        )
+    broken = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{path} holds NaN or infinity in {_listed(broken)}, but every weight must be finite; "
+            "the training diverged or the conversion overflowed"
+        )
+
+
+def _refuse_untrained(path: Path, model: Any, spec: ModelSpec) -> None:
+    """Raise `CheckpointError` if the class heads do not vary over an image of noise."""
+    torch = require("torch", extra="torch")
+    noise = torch.randn(1, *spec.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        classes, _ = model(noise)
+    spread = min(float(head.std()) for head in classes)
+    if not spread >= MIN_CLASS_SPREAD:
+        raise CheckpointError(
+            f"{path} is untrained: its class logits vary by {spread:.2g} over an image, but those "
+            f"of a trained model by more than {MIN_CLASS_SPREAD}; every comparison would pass on it"
+        )
+
+
+def _misfits(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    # Batch counters are statistics of training; files without them are complete.
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    missing = [name for name in wanted if name not in weights and name not in counters]
+    unexpected = [name for name in weights if name not in wanted]
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)}, but {tuple(wanted[name].shape)} was wanted"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} keys are missing: {_listed(missing)}")
+    if unexpected:
+        problems.append(f"{len(unexpected)} keys are unexpected: {_listed(unexpected)}")
+    return problems + shapes[:SHOWN]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")

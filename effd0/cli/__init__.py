@@ -1,0 +1,49 @@
+"""
+The command line: one thin function a command.
+
+Exit codes: 0 all is well, 1 a gate failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from ..errors import Effd0Error
+from ..progress import STDERR
+from . import build, run, setup
+
+GATE_FAILED, BAD_INPUT = 1, 2
+
+app = typer.Typer(
+    name="effd0",
+    help="Validate and benchmark EfficientDet-D0 builds. What is not given is the embedded "
+    "default: drawn scenes and a checkpoint trained on such scenes.",
+    epilog="Exit codes: 0 all is well, 1 a gate failed, 2 bad input.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command, panel in (
+    (run.evaluate, "Run"),
+    (run.detect, "Run"),
+    (run.preprocess, "Run"),
+    (build.export, "Build"),
+    (build.simplify, "Build"),
+    (build.modify, "Build"),
+    (setup.doctor, "Set up"),
+    (setup.fetch, "Set up"),
+):
+    app.command(rich_help_panel=panel)(command)
+
+
+def main() -> None:
+    """Run the command line; known failures are one message and exit code 2."""
+    try:
+        app()
+    except Effd0Error as error:
+        message = f"[bold red]{type(error).__name__}:[/] {escape(str(error))}"
+        STDERR.print(message, soft_wrap=True)
+        sys.exit(BAD_INPUT)

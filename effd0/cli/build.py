@@ -1,0 +1,76 @@
+"""The build line's commands: export, simplify, modify."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import build as line
+from .. import embedded
+from ..export import EXPORTERS, ExportSettings
+from ..graph import DEFAULT_EDITS, EDITS
+from ..spec import spec_for
+from . import options as opt
+
+
+def export(
+    out: opt.OutputModel,
+    checkpoint: opt.Checkpoint = None,
+    batch_size: Annotated[int, typer.Option(help="Fixed batch size.", min=1)] = 1,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Leave the batch size free.")
+    ] = False,
+    opset: Annotated[
+        int | None,
+        typer.Option(help="ONNX opset.", show_default="11; 18 for dynamo"),
+    ] = None,
+    exporter: Annotated[str, typer.Option(help=f"{' or '.join(EXPORTERS)}.")] = "torchscript",
+    arch: opt.Arch = opt.DEFAULT_ARCH,
+) -> None:
+    """Export a checkpoint to ONNX, run it beside torch, and only then name the file."""
+    settings = ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
+    source = embedded.checkpoint() if checkpoint is None else checkpoint
+    show(line.export(source, out, spec_for(arch), settings))
+
+
+def simplify(
+    model: opt.InputModel, out: opt.OutputModel, arch: opt.Arch = opt.DEFAULT_ARCH
+) -> None:
+    """Simplify an ONNX model with onnxsim, run it beside the original, and only then name it."""
+    show(line.simplify(model, out, spec_for(arch)))
+
+
+def modify(
+    model: opt.InputModel,
+    out: opt.OutputModel,
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="; ".join(f"{e.name}: {e.explanation}" for e in EDITS.values())
+            + ". Repeatable, in order.",
+            metavar="NAME",
+            show_default=", ".join(DEFAULT_EDITS),
+        ),
+    ] = None,
+    arch: opt.Arch = opt.DEFAULT_ARCH,
+) -> None:
+    """Edit an ONNX graph so that a compiler takes it; print what matched and what it changed."""
+    show(line.modify(model, out, spec_for(arch), DEFAULT_EDITS if edit is None else edit))
+
+
+def show(built: line.Built) -> None:
+    """Print what was made and how far each head is from its source's."""
+    console = Console(highlight=False)
+    for change in built.changes:
+        console.print(f"{change}  [dim]({change.edit.explanation})[/]")
+    table = Table(title="difference from the source, on embedded images", title_justify="left")
+    table.add_column("head")
+    table.add_column("largest", justify="right")
+    table.add_column("relative L2", justify="right")
+    for diff in sorted(built.diffs, key=lambda diff: diff.name, reverse=True):
+        table.add_row(diff.name, f"{diff.max_abs:.2e}", f"{diff.relative_l2:.2e}")
+    console.print(table)
+    console.print(f"wrote {built.path}", soft_wrap=True)

@@ -1,0 +1,67 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..runners import RUNNERS
+from ..spec import D0, SPECS
+
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Folder in COCO's layout.", show_default="embedded scenes", metavar="DIR"),
+]
+Split = Annotated[
+    str, typer.Option(help="Images' folder, and instances_SPLIT.json.", metavar="SPLIT")
+]
+Model = Annotated[
+    Path | None, typer.Option(help="ONNX model to run.", metavar="FILE", show_default=False)
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights (.pth, .safetensors) to run.",
+        metavar="FILE",
+        show_default="embedded checkpoint",
+    ),
+]
+Arch = Annotated[
+    str, typer.Option(help=f"Architecture: {', '.join(SPECS)}.", metavar="NAME")
+]
+DEFAULT_ARCH = D0.arch
+RunnerName = Annotated[
+    str | None,
+    typer.Option(
+        help="; ".join(f"{name}: {what}" for name, what in RUNNERS.items()) + ".",
+        metavar="NAME",
+        show_default="ort",
+    ),
+]
+Provider = Annotated[
+    str, typer.Option(help="ONNX Runtime execution provider; no other is used.", metavar="NAME")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda[:N] or npu[:N], for --runner torch.")]
+Precision = Annotated[str, typer.Option(help="fp32, fp16 or bf16, for --runner torch.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads of the backend.", min=1, show_default="the backend's choice"),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Images a batch.", min=1, show_default="the model's, or 1"),
+]
+ImageLimit = Annotated[
+    int | None,
+    typer.Option(
+        help="Only the first N images by id; such a run never claims the gate.",
+        min=1,
+        metavar="N",
+        show_default="all",
+    ),
+]
+Workers = Annotated[int, typer.Option(help="Threads that read images and decode heads.", min=1)]
+InputModel = Annotated[Path, typer.Option("--model", help="ONNX file to read.", metavar="FILE")]
+OutputModel = Annotated[Path, typer.Option("--out", help="ONNX file to write.", metavar="FILE")]

@@ -1,0 +1,119 @@
+"""The run line's commands: evaluate, detect, preprocess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .. import pipeline
+from ..dataset import check_images
+from ..draw import draw_detections
+from ..evaluate import EVALUATORS
+from ..job import EvaluationJob, ModelChoice, run_evaluation
+from ..progress import STDERR, progress
+from ..report import write_json
+from ..runners import RunnerOptions
+from ..spec import spec_for
+from ..tensorfiles import write_inputs
+from . import options as opt
+from .show import show_evaluation
+
+DEFAULTS = RunnerOptions()
+
+
+def evaluate(
+    root: opt.Root = None,
+    model: opt.Model = None,
+    checkpoint: opt.Checkpoint = None,
+    runner: opt.RunnerName = None,
+    batch_size: opt.BatchSize = None,
+    min_map: Annotated[
+        float | None,
+        typer.Option(
+            help="Gate: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017.",
+            metavar="PERCENT",
+            min=0,
+            max=100,
+            show_default="none; for the embedded default its own record",
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Write the evaluation as JSON.", metavar="FILE", show_default=False),
+    ] = None,
+    split: opt.Split = "val2017",
+    image_limit: opt.ImageLimit = None,
+    arch: opt.Arch = opt.DEFAULT_ARCH,
+    provider: opt.Provider = DEFAULTS.provider,
+    device: opt.Device = DEFAULTS.device,
+    precision: opt.Precision = DEFAULTS.precision,
+    threads: opt.Threads = None,
+    evaluator: Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")] = EVALUATORS[0],
+    workers: opt.Workers = 2,
+) -> None:
+    """From image files to COCO's twelve numbers and a verdict, streaming."""
+    options = RunnerOptions(device, provider, precision, threads)
+    job = EvaluationJob(
+        choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),
+        root=root,
+        split=split,
+        batch_size=batch_size,
+        image_limit=image_limit,
+        min_map=min_map,
+        evaluator=evaluator,
+        workers=workers,
+    )
+    evaluation = run_evaluation(job, progress)
+    show_evaluation(evaluation, Console(highlight=False))
+    if json is not None:
+        write_json(evaluation.to_json(), json)
+    if not evaluation.verdict.ok:
+        raise typer.Exit(1)
+
+
+def detect(
+    image: Annotated[Path, typer.Argument(help="Picture to look at.", metavar="IMAGE")],
+    out: Annotated[Path, typer.Option(help="Picture to write.", metavar="FILE")],
+    model: opt.Model = None,
+    checkpoint: opt.Checkpoint = None,
+    runner: opt.RunnerName = None,
+    min_score: Annotated[float, typer.Option(help="Leave out less certain ones.")] = 0.3,
+    arch: opt.Arch = opt.DEFAULT_ARCH,
+    provider: opt.Provider = DEFAULTS.provider,
+    device: opt.Device = DEFAULTS.device,
+    precision: opt.Precision = DEFAULTS.precision,
+    threads: opt.Threads = None,
+) -> None:
+    """Detect in one picture and draw the labelled boxes."""
+    if runner is None and model is None:
+        runner = "torch"  # nothing to export for one picture
+    options = RunnerOptions(device, provider, precision, threads)
+    choice = ModelChoice(model, checkpoint, runner, spec_for(arch), options)
+    with choice.opened(None) as (backend, _):
+        detections = pipeline.detect(image, backend, choice.spec)
+    count = draw_detections(image, detections, out, min_score)
+    Console(highlight=False).print(f"drew {count} boxes of at least {min_score} to {out}")
+
+
+def preprocess(
+    bin_save: Annotated[Path, typer.Option(help="Folder for the .bin files.", metavar="DIR")],
+    root: opt.Root = None,
+    split: opt.Split = "val2017",
+    image_limit: opt.ImageLimit = None,
+    arch: opt.Arch = opt.DEFAULT_ARCH,
+    workers: opt.Workers = 2,
+) -> None:
+    """Write each image as network input: <stem>.bin, 3 x 512 x 512 float32, and a manifest."""
+    dataset = EvaluationJob(ModelChoice(), root, split, image_limit=image_limit).load()
+    with progress("checking images", len(dataset.samples)) as advance:
+        for _ in check_images(dataset.samples, workers):
+            advance(1)
+    with progress("preprocessing", len(dataset.samples)) as advance:
+        for _ in write_inputs(dataset, bin_save, spec_for(arch), workers):
+            advance(1)
+    if dataset.extra_files:
+        STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")
+    Console(highlight=False).print(f"wrote {len(dataset.samples)} inputs to {bin_save}")

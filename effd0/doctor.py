@@ -1,0 +1,109 @@
+"""What is installed, which devices are there, and the command that adds what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import requires
+
+from packaging.requirements import Requirement
+
+from .embedded import folder
+from .errors import DatasetError
+from .report import installed_version
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table; *remedy* is empty where nothing is to be done."""
+
+    group: str
+    name: str
+    state: str
+    ok: bool
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Yield a finding for each package, device and file that effd0 can use."""
+    yield from _packages()
+    yield from _devices()
+    yield _embedded_default()
+
+
+def _packages() -> Iterator[Finding]:
+    """Every declared dependency, by extra, with its installed version."""
+    for line in requires("effd0") or []:
+        requirement = Requirement(line)
+        extra = _extra_of(requirement)
+        if requirement.name == "effd0" or extra == "all":
+            continue
+        found = installed_version(requirement.name)
+        remedy = f"pip install 'effd0[{extra}]'" if extra else "pip install effd0"
+        if found is None:
+            yield Finding(extra or "base", requirement.name, "not installed", False, remedy)
+        elif found not in requirement.specifier:
+            wanted = f"{found}, but {requirement.specifier} is needed"
+            yield Finding(extra or "base", requirement.name, wanted, False, remedy)
+        else:
+            yield Finding(extra or "base", requirement.name, found, True)
+
+
+def _extra_of(requirement: Requirement) -> str:
+    """The extra that brings *requirement*; empty for the base install."""
+    if requirement.marker is None:
+        return ""
+    for extra in ("torch", "onnx", "test", "all"):
+        if requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate(
+            {"extra": ""}
+        ):
+            return extra
+    return ""
+
+
+def _devices() -> Iterator[Finding]:
+    yield Finding("device", "ONNX Runtime providers", *_probe("onnxruntime", _providers))
+    yield Finding("device", "CUDA (torch)", *_probe("torch", _cuda))
+    yield Finding("device", "Ascend NPU", *_ascend())
+
+
+def _probe(module: str, look: object) -> tuple[str, bool]:
+    if importlib.util.find_spec(module) is None:
+        return f"unknown: {module} is not installed", True
+    assert callable(look)
+    state: tuple[str, bool] = look(importlib.import_module(module))
+    return state
+
+
+def _providers(ort: object) -> tuple[str, bool]:
+    return ", ".join(ort.get_available_providers()), True  # type: ignore[attr-defined]  # ort is imported late
+
+
+def _cuda(torch: object) -> tuple[str, bool]:
+    cuda = torch.cuda  # type: ignore[attr-defined]  # torch is imported late
+    if not cuda.is_available():
+        return "none", True
+    return ", ".join(cuda.get_device_name(i) for i in range(cuda.device_count())), True
+
+
+def _ascend() -> tuple[str, bool]:
+    """Whether npu-smi answers and pyACL can be found."""
+    tool = shutil.which("npu-smi")
+    if tool is None:
+        return "none (no npu-smi on the PATH)", True
+    answer = subprocess.run([tool, "info", "-l"], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        return f"npu-smi failed: {answer.stderr.strip() or answer.stdout.strip()}", False
+    acl = "pyACL found" if importlib.util.find_spec("acl") else "no pyACL: source set_env.sh"
+    return f"npu-smi answers; {acl}", True
+
+
+def _embedded_default() -> Finding:
+    try:
+        return Finding("data", "embedded default", str(folder()), True)
+    except DatasetError as error:
+        return Finding("data", "embedded default", str(error), False, "pip install effd0")

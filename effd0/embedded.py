@@ -1,0 +1,50 @@
+"""The embedded default: drawn scenes in COCO's layout and a D0 checkpoint trained on others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .arrays import Tensor
+from .dataset import load_coco
+from .errors import DatasetError
+from .preprocess import preprocess
+from .spec import ModelSpec
+
+_PACKAGE = Path(__file__).parent
+#: In a wheel the files lie inside the package, in a clone beside it.
+_PLACES = (_PACKAGE / "data_fixtures", _PACKAGE.parent / "data_fixtures")
+
+
+def folder() -> Path:
+    """Where the embedded default lies; raise `DatasetError` if it is nowhere."""
+    for place in _PLACES:
+        if (place / "reference.json").is_file():
+            return place
+    raise DatasetError(
+        f"the embedded default is in none of {[str(place) for place in _PLACES]}; "
+        "install effd0 again, or give --root and --checkpoint"
+    )
+
+
+def coco_root() -> Path:
+    """The folder of the embedded images and annotations, in COCO's layout."""
+    return folder() / "coco_data"
+
+
+def checkpoint() -> Path:
+    """The embedded checkpoint, a ``tf_efficientdet_d0`` state dict in float16."""
+    return folder() / "d0_embedded.pth"
+
+
+def reference_ap() -> float:
+    """AP that effdet's own pipeline reaches with the embedded checkpoint and images."""
+    return float(json.loads((folder() / "reference.json").read_text())["metrics"]["AP"])
+
+
+def sample_inputs(count: int, spec: ModelSpec) -> Tensor:
+    """Network input of the first *count* embedded images, (count, 3, size, size) float32."""
+    samples = load_coco(coco_root(), image_limit=count).samples
+    return np.stack([preprocess(sample.path, spec).tensor for sample in samples])

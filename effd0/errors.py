@@ -1,0 +1,98 @@
+"""
+Every failure this package knows, and who has to act on it.
+
+::
+
+    Effd0Error                  caught by the command line: one message, exit code 2
+    |- SpecError                an architecture or a setting that does not exist
+    |- DatasetError             the COCO folder or its annotation file
+    |  `- ImageError            one image file
+    |- FeedError                tensors handed to a runner that its model does not take
+    |- HeadError                head outputs that are not those of an EfficientDet-D0
+    |- RunnerError              a backend that cannot be opened or that failed
+    |- CheckpointError          weights that are missing, wrong or untrained
+    |- ExportError              an ONNX file that does not compute what the checkpoint does
+    |- GraphError               an ONNX graph that is broken or that an edit cannot take
+    |- EvaluationError          detections that cannot be scored
+    |- FetchError               a download that failed or is not what it should be
+    |- OutputError              a result that cannot be written
+    `- MissingExtra             an optional dependency that is not installed
+
+Each message says what came, what was wanted and what to do next.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class Effd0Error(Exception):
+    """Root of all errors that a user can act on."""
+
+
+class SpecError(Effd0Error):
+    """An architecture or a setting that does not exist."""
+
+
+class DatasetError(Effd0Error):
+    """The COCO folder or its annotation file is not usable."""
+
+
+class ImageError(DatasetError):
+    """One image file is missing, broken or not the annotated one."""
+
+
+class FeedError(Effd0Error):
+    """The tensors handed to a runner are not those that its model takes."""
+
+
+class HeadError(Effd0Error):
+    """The head outputs are not those of an EfficientDet-D0, or are not finite."""
+
+
+class RunnerError(Effd0Error):
+    """A backend cannot be opened, is not the one asked for, or failed."""
+
+
+class CheckpointError(Effd0Error):
+    """The weights are missing, do not fit the architecture, or are untrained."""
+
+
+class ExportError(Effd0Error):
+    """An exported model does not compute what its checkpoint does."""
+
+
+class GraphError(Effd0Error):
+    """An ONNX graph is broken, or an edit cannot be applied to it."""
+
+
+class EvaluationError(Effd0Error):
+    """The detections cannot be scored against the annotations."""
+
+
+class FetchError(Effd0Error):
+    """A download failed, or what came is not what was published."""
+
+
+class OutputError(Effd0Error):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingExtra(Effd0Error):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """
+    Import *module*, which the optional dependency group *extra* brings.
+
+    Raises `MissingExtra` with the pip command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{error.name} is not installed, but this needs it; "
+            f"install it with: pip install 'effd0[{extra}]'"
+        ) from error

@@ -1,0 +1,144 @@
+"""
+Checkpoint -> ONNX, and ONNX -> simplified ONNX.
+
+Two exporters: ``torchscript`` reaches back to opset 11, which ATC's parser of CANN 6 takes;
+``dynamo`` starts at opset 18, for today's runtimes.  These functions write files; that a file
+computes what it should is proved by `build` before the file gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import load_model
+from .errors import ExportError, require
+from .files import sha256
+from .graph import load_graph, save_graph
+from .spec import ModelSpec
+
+#: Exporter -> the opsets it can write.
+EXPORTERS = {"torchscript": range(11, 19), "dynamo": range(18, 24)}
+#: The batch sizes of the recipe's throughput table.
+BATCH_SIZES = (1, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a checkpoint becomes ONNX; a batch size of None leaves the batch dimension free."""
+
+    batch_size: int | None = 1
+    opset: int | None = None
+    exporter: str = "torchscript"
+
+    def checked_opset(self) -> int:
+        """The opset to write; raise `ExportError` for a setting that cannot be had."""
+        if self.exporter not in EXPORTERS:
+            raise ExportError(f"--exporter is {self.exporter!r}, but {', '.join(EXPORTERS)} exist")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ExportError(f"--batch-size is {self.batch_size}, but must be at least 1")
+        opsets = EXPORTERS[self.exporter]
+        opset = opsets.start if self.opset is None else self.opset
+        if opset not in opsets:
+            raise ExportError(
+                f"--opset is {opset}, but the {self.exporter} exporter writes "
+                f"{opsets.start} to {opsets.stop - 1}"
+            )
+        return opset
+
+
+def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings) -> None:
+    """
+    Export *checkpoint* to the ONNX file *out*, with its origin in the metadata.
+
+    Raises `ExportError` or `CheckpointError`.
+    """
+    opset = settings.checked_opset()
+    model = load_model(checkpoint, spec)
+    # Two rows where the batch is free: an exporter may take a batch of one for a constant.
+    rows = settings.batch_size if settings.batch_size is not None else 2
+    with _quiet():
+        try:
+            _torch_export(model, out, spec, rows, opset, settings)
+        except Exception as error:  # the exporters raise whatever their many stages raise
+            raise ExportError(
+                f"{checkpoint} cannot be exported by {settings.exporter} at opset {opset}: {error}"
+            ) from error
+    graph = load_graph(out)
+    origin = {
+        "arch": spec.arch,
+        "checkpoint_sha256": sha256(checkpoint),
+        "exporter": f"{settings.exporter}, torch {version('torch')}",
+        "effd0": version("effd0"),
+    }
+    _add_metadata(graph, origin)
+    save_graph(graph, out)
+
+
+def write_simplified(model: Path, out: Path) -> None:
+    """Write onnxsim's simplification of the ONNX file *model* to *out*; keep its metadata."""
+    graph = load_graph(model)
+    onnxsim = require("onnxsim", extra="onnx")
+    with _quiet():
+        try:
+            simplified, _ = onnxsim.simplify(graph)
+        except Exception as error:  # onnxsim raises RuntimeError and more from its compiled core
+            raise ExportError(f"{model} cannot be simplified: {error}") from error
+    del simplified.metadata_props[:]
+    _add_metadata(simplified, {p.key: p.value for p in graph.metadata_props})
+    _add_metadata(simplified, {"simplified": f"onnxsim {version('onnxsim')}"})
+    save_graph(simplified, out)
+
+
+def _torch_export(
+    model: Any, out: Path, spec: ModelSpec, rows: int, opset: int, settings: ExportSettings
+) -> None:
+    torch = require("torch", extra="torch")
+    require("onnxscript", extra="onnx")
+
+    class Heads(torch.nn.Module):  # type: ignore[name-defined, misc]  # torch is imported late
+        """The network with its ten heads in one flat tuple, as ONNX numbers them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def forward(self, images: Any) -> tuple[Any, ...]:
+            classes, boxes = self.network(images)
+            return (*classes, *boxes)
+
+    names: dict[str, Any] = {
+        "input_names": [spec.input_name],
+        "output_names": list(spec.output_names),
+        "opset_version": opset,
+    }
+    free = settings.batch_size is None
+    if settings.exporter == "dynamo":
+        names |= {"dynamo": True, "external_data": False, "verbose": False}
+        if free:
+            names["dynamic_shapes"] = ({0: torch.export.Dim("N")},)
+    else:
+        names["dynamo"] = False
+        if free:
+            names["dynamic_axes"] = {n: {0: "N"} for n in (spec.input_name, *spec.output_names)}
+    images = torch.zeros(rows, *spec.input_shape)
+    with torch.no_grad():
+        torch.onnx.export(Heads().eval(), (images,), str(out), **names)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the exporters' progress and tracer warnings off the terminal; errors still come out."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _add_metadata(graph: Any, values: dict[str, str]) -> None:
+    for key, value in values.items():
+        graph.metadata_props.add(key=key, value=value)

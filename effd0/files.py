@@ -1,0 +1,46 @@
+"""Files written whole or not at all, and their fingerprints."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import OutputError
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """
+    Yield a temporary name beside *path*; rename it to *path* once the block has succeeded.
+
+    A reader sees the old file or the whole new one.  Raises `OutputError` if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}; choose another place") from error
+    try:
+        # A folder of its own: an ONNX file may come with a data file beside it.
+        temporary = folder / path.name
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        for part in sorted(folder.iterdir(), key=lambda part: part == temporary):
+            part.replace(path.parent / part.name)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}; choose another place") from error
+    finally:
+        for left in folder.iterdir():
+            left.unlink()
+        folder.rmdir()
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of the file *path*."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

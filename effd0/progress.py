@@ -1,0 +1,90 @@
+"""Progress of long work: a live bar on a terminal, now and then a plain line in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+#: Where progress goes: never into results that someone pipes.
+STDERR = Console(stderr=True, highlight=False)
+LOG_EVERY_S = 10.0
+
+
+class _Rate(ProgressColumn):
+    """Pieces of work a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s", style="cyan")
+
+
+@contextlib.contextmanager
+def progress(
+    what: str, total: int, console: Console = STDERR
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is called with the number of pieces just done."""
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, _Rate(), TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+    else:
+        yield _plain_lines(what, total, console)
+
+
+def _plain_lines(what: str, total: int, console: Console) -> Callable[[int], None]:
+    """A function that prints at most one line in `LOG_EVERY_S`, and the last one always."""
+    start = last = time.perf_counter()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.perf_counter()
+        if done < total and now - last < LOG_EVERY_S:
+            return
+        last = now
+        rate = done / max(now - start, 1e-9)
+        left = (total - done) / max(rate, 1e-9)
+        console.print(f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left", soft_wrap=True)
+
+    return advance
+
+
+@contextlib.contextmanager
+def download_progress(
+    what: str, console: Console = STDERR
+) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield a function that is called with bytes just received and bytes of the whole file."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    speed = (TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *speed, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        received = 0
+        last = time.perf_counter()
+
+        def on_bytes(count: int, total: int | None) -> None:
+            nonlocal received, last
+            received += count
+            bar.update(task, completed=received, total=total)
+            now = time.perf_counter()
+            if not console.is_terminal and now - last >= LOG_EVERY_S:
+                last = now
+                whole = "" if total is None else f" of {total / 1e6:.0f}"
+                console.print(f"{what}: {received / 1e6:.0f}{whole} MB")
+
+        yield on_bytes

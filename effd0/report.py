@@ -1,0 +1,133 @@
+"""What was run, on what, with what result: the record of an evaluation, and its verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .evaluate import CocoMetrics
+from .files import written_whole
+from .measure import Latency
+
+#: Raised by one when a reader of the JSON would have to change.
+SCHEMA = 1
+PACKAGES = (
+    "effd0", "numpy", "pillow", "pycocotools", "faster-coco-eval", "torch", "torchvision", "timm",
+    "effdet", "onnx", "onnxruntime", "onnxsim", "onnxscript",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """
+    What an evaluation says of a model.
+
+    *status* is ``pass``, ``fail``, ``undecided`` (a floor was given, but only a part of the
+    images was run) or ``not gated`` (no floor was given).
+    """
+
+    status: str
+    reason: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing that was asked for is missing."""
+        return self.status in ("pass", "not gated")
+
+
+def judge(metrics: CocoMetrics, total: int, min_map: float | None) -> Verdict:
+    """Hold AP against *min_map*, in percent; a limited run (fewer than *total*) never passes."""
+    limited = metrics.images < total
+    part = f"on the first {metrics.images} of {total} images by id" if limited else ""
+    if metrics.ap is None:
+        return Verdict("fail", f"mAP is {metrics.undefined['AP']}")
+    figure = f"mAP is {100 * metrics.ap:.2f} %"
+    if min_map is None:
+        reason = f"{figure} {part}".rstrip()
+        return Verdict("not gated", f"{reason}; no floor was given (--min-map)")
+    if limited:
+        return Verdict(
+            "undecided",
+            f"{figure} {part}, but the floor of {min_map:.2f} % is for all of them; "
+            "run without --image-limit",
+        )
+    # A floor is met by what rounds to it nowhere: the full figure is compared.
+    if 100 * metrics.ap >= min_map:
+        return Verdict("pass", f"{figure}, at least {min_map:.2f} % was wanted")
+    return Verdict("fail", f"{figure}, but at least {min_map:.2f} % was wanted")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation, complete enough to be repeated."""
+
+    metrics: CocoMetrics
+    verdict: Verdict
+    total_images: int
+    images_per_second: float
+    stages: Mapping[str, Latency]
+    peak_rss_mb: float
+    runner: str
+    model_sha256: str
+    settings: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The evaluation as plain values; metrics are fractions, None is undefined."""
+        return {
+            "schema": SCHEMA,
+            "verdict": asdict(self.verdict),
+            "metrics": self.metrics.values,
+            "undefined": self.metrics.undefined,
+            "per_class": self.metrics.per_class,
+            "images": self.metrics.images,
+            "images_total": self.total_images,
+            "detections": self.metrics.detections,
+            "images_per_second": self.images_per_second,
+            "stages_ms": {name: _stage(latency) for name, latency in self.stages.items()},
+            "peak_rss_mb": self.peak_rss_mb,
+            "runner": self.runner,
+            "model_sha256": self.model_sha256,
+            "settings": dict(self.settings),
+            "environment": environment(),
+        }
+
+
+def _stage(latency: Latency) -> dict[str, float]:
+    return {
+        "mean": latency.mean_ms,
+        "p50": latency.p50_ms,
+        "p90": latency.p90_ms,
+        "p99": latency.p99_ms,
+        "count": len(latency.samples_ms),
+    }
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write *content* as JSON, whole or not at all; raise `OutputError` if it cannot be."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions of everything that takes part in a result."""
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {name: installed_version(name) for name in PACKAGES},
+    }
+
+
+def installed_version(package: str) -> str | None:
+    """The installed version of *package*, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,50 @@
+"""Open a backend by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import RunnerError
+from ..spec import ModelSpec
+from .base import Runner
+
+#: Runner name -> what it runs.
+RUNNERS = {
+    "ort": "an ONNX model in ONNX Runtime (--provider picks the device)",
+    "torch": "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
+}
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How a backend is to compute; what a backend does not know, it refuses."""
+
+    device: str = "cpu"
+    provider: str = "CPUExecutionProvider"
+    precision: str = "fp32"
+    threads: int | None = None
+
+
+def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions) -> Runner:
+    """
+    Return the runner *name* for the file *model*, to be entered with ``with``.
+
+    *model* is a checkpoint for ``torch`` and an ONNX file for ``ort``.  Raises `RunnerError`
+    for a name that is not one.
+    """
+    if name == "ort":
+        from .ort import OrtRunner
+
+        return OrtRunner(model, provider=options.provider, threads=options.threads)
+    if name == "torch":
+        from .torch import TorchRunner
+
+        return TorchRunner(
+            model,
+            spec,
+            device=options.device,
+            precision=options.precision,
+            threads=options.threads,
+        )
+    raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(RUNNERS)}")
