@@ -12,9 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scenes import Scene, draw_scene
-
 from effd0.categories import COCO_CATEGORIES
+from scenes import Scene, draw_scene
 
 SPLIT = "val2017"
 COUNT = 48

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from effdet.anchors import AnchorLabeler, Anchors
 from effdet.loss import DetectionLoss
-from scenes import draw_scene
 
 from effd0.preprocess import letterbox, normalize
 from effd0.spec import D0
+from scenes import draw_scene
 
 FIRST_SEED = 1_000_000
 SMALL_SIZES = ((256, 256), (256, 192), (192, 256), (224, 256))

@@ -14,6 +14,8 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Tensor: TypeAlias = npt.NDArray[np.float32]
 #: Corners of N boxes, (N, 4) float32; the name of the variable says in which order.
 Boxes: TypeAlias = npt.NDArray[np.float32]
+#: Logits, scores, regressions: float32 of any shape.
+Floats: TypeAlias = npt.NDArray[np.float32]
 #: Whole numbers, such as indices, class ids and counts.
 Indices: TypeAlias = npt.NDArray[np.int64]
 #: Named tensors, as a runner takes and gives them.

@@ -80,8 +80,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not a file of plain tensors, and nothing else is loaded, since it could "
-            "run code; save model.state_dict() alone: "
-            + str(error).splitlines()[0]
+            "run code; save model.state_dict() alone: " + str(error).splitlines()[0]
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds for a broken file.
         raise CheckpointError(

@@ -60,9 +60,7 @@ def compare_tensors(reference: Tensors, candidate: Tensors) -> list[TensorDiff]:
     return sorted(diffs, key=lambda diff: -diff.max_abs)
 
 
-def _difference(
-    name: str, reference: np.ndarray, candidate: np.ndarray
-) -> TensorDiff:
+def _difference(name: str, reference: np.ndarray, candidate: np.ndarray) -> TensorDiff:
     if reference.shape != candidate.shape:
         raise HeadError(f"{name} is {candidate.shape}, but {reference.shape} was wanted")
     wanted, got = reference.astype(np.float64), candidate.astype(np.float64)

@@ -11,20 +11,17 @@ Every image of the annotation file counts, those without annotation too.
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .annotations import SHOWN, read_annotations
 from .errors import DatasetError, ImageError
 from .preprocess import probe_image
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,7 @@ def load_coco(root: Path, split: str = "val2017", image_limit: int | None = None
     if image_limit is not None and image_limit < 1:
         raise DatasetError(f"--image-limit is {image_limit}, but must be at least 1")
     annotation_file = root / "annotations" / f"instances_{split}.json"
-    content = _read_json(annotation_file)
-    _check_annotations(annotation_file, content)
+    content = read_annotations(annotation_file)
     folder = root / split
     images = sorted(content["images"], key=lambda image: int(image["id"]))
     extra = _extra_files(folder, images)
@@ -134,80 +130,6 @@ def _refuse(problems: Sequence[str], folder: Path) -> None:
             f"{len(problems)} of the images in {folder} cannot be used:\n  {shown}{more}\n"
             "copy or download them again, or correct the annotation file"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path} does not exist; give --root the folder that holds annotations/ "
-            "and the images' folder, and --split its name"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
-    wanted = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in wanted
-    ):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DatasetError(f"{path} holds {found}, but a COCO file holds the lists {list(wanted)}")
-    return content
-
-
-def _check_annotations(path: Path, content: dict[str, Any]) -> None:
-    """Raise `DatasetError` for what would make COCO's metric wrong without a word."""
-    try:
-        image_ids = [image["id"] for image in content["images"]]
-        categories = [category["id"] for category in content["categories"]]
-        annotation_ids = [annotation["id"] for annotation in content["annotations"]]
-        problems = [
-            _duplicates("image", image_ids),
-            _duplicates("category", categories),
-            _duplicates("annotation", annotation_ids),
-            *_image_entries(content["images"]),
-            *_annotation_entries(content["annotations"], set(image_ids), set(categories)),
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path} has an entry without a proper {error}") from error
-    if not content["images"]:
-        problems.append("it lists no image")
-    found = [problem for problem in problems if problem is not None]
-    if found:
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise DatasetError(
-            f"{path} cannot be scored: {'; '.join(found[:SHOWN])}{more}; correct the file"
-        )
-
-
-def _duplicates(kind: str, ids: Iterable[int]) -> str | None:
-    twice = [id_ for id_, count in Counter(ids).items() if count > 1]
-    return f"{kind} ids used more than once: {twice[:SHOWN]}" if twice else None
-
-
-def _image_entries(images: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for image in images:
-        name, size = image["file_name"], (image["width"], image["height"])
-        if not all(isinstance(side, int) and side > 0 for side in size):
-            yield f"image {image['id']} has width, height {size}, but both must be whole and > 0"
-        if not isinstance(image["id"], int) or not isinstance(name, str):
-            yield f"image id {image['id']!r} must be a whole number and {name!r} a file name"
-
-
-def _annotation_entries(
-    annotations: Sequence[dict[str, Any]], image_ids: set[int], categories: set[int]
-) -> Iterator[str]:
-    for annotation in annotations:
-        name = f"annotation {annotation['id']}"
-        if annotation["id"] == 0:
-            yield f"{name}: COCO's metric can never match id 0; number annotations from 1"
-        if annotation["image_id"] not in image_ids:
-            yield f"{name} belongs to image {annotation['image_id']}, which is not listed"
-        if annotation["category_id"] not in categories:
-            yield f"{name} has unknown category {annotation['category_id']}"
-        x, y, width, height = annotation["bbox"]
-        if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
-            yield f"{name} has bbox {annotation['bbox']}, but x, y, width, height were wanted"
 
 
 def _extra_files(folder: Path, images: Sequence[dict[str, Any]]) -> tuple[str, ...]:

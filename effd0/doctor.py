@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import requires
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -71,23 +72,20 @@ def _devices() -> Iterator[Finding]:
     yield Finding("device", "Ascend NPU", *_ascend())
 
 
-def _probe(module: str, look: object) -> tuple[str, bool]:
+def _probe(module: str, look: Callable[[Any], str]) -> tuple[str, bool]:
     if importlib.util.find_spec(module) is None:
         return f"unknown: {module} is not installed", True
-    assert callable(look)
-    state: tuple[str, bool] = look(importlib.import_module(module))
-    return state
+    return look(importlib.import_module(module)), True
 
 
-def _providers(ort: object) -> tuple[str, bool]:
-    return ", ".join(ort.get_available_providers()), True  # type: ignore[attr-defined]  # ort is imported late
+def _providers(ort: Any) -> str:
+    return ", ".join(ort.get_available_providers())
 
 
-def _cuda(torch: object) -> tuple[str, bool]:
-    cuda = torch.cuda  # type: ignore[attr-defined]  # torch is imported late
-    if not cuda.is_available():
-        return "none", True
-    return ", ".join(cuda.get_device_name(i) for i in range(cuda.device_count())), True
+def _cuda(torch: Any) -> str:
+    cuda = torch.cuda
+    names = [cuda.get_device_name(i) for i in range(cuda.device_count())]
+    return ", ".join(names) if names else "none"
 
 
 def _ascend() -> tuple[str, bool]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from .categories import NAMES
-from .files import written_whole
 from .errors import OutputError
+from .files import written_whole
 from .postprocess import Detections
 from .preprocess import read_image
+
+HALF_LIGHT = 128
 
 
 def draw_detections(image: Path, detections: Detections, out: Path, min_score: float) -> int:
@@ -53,8 +55,9 @@ def _draw_box(
     top = y1 - text_height - 2 if y1 >= text_height + 2 else y1
     left = max(0, min(x1, pen.im.size[0] - text_width - 4))
     pen.rectangle((left, top, left + text_width + 4, top + text_height + 2), fill=color)
-    dark = sum(channel * weight for channel, weight in zip(color, (3, 6, 1), strict=True)) < 1280
-    pen.text((left + 2, top), label, fill="white" if dark else "black", font=font)
+    # Luminance as in ITU-R BT.601: black letters on light colours, white on dark ones.
+    light = sum(c * w for c, w in zip(color, (0.299, 0.587, 0.114), strict=True)) > HALF_LIGHT
+    pen.text((left + 2, top), label, fill="black" if light else "white", font=font)
 
 
 def _color(category: int) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,15 @@ def checkpoint() -> Path:
     return folder() / "d0_embedded.pth"
 
 
+def reference() -> dict[str, Any]:
+    """What effdet's own pipeline makes of the embedded checkpoint and images."""
+    content: dict[str, Any] = json.loads((folder() / "reference.json").read_text())
+    return content
+
+
 def reference_ap() -> float:
-    """AP that effdet's own pipeline reaches with the embedded checkpoint and images."""
-    return float(json.loads((folder() / "reference.json").read_text())["metrics"]["AP"])
+    """AP that effdet's own pipeline reaches, as a fraction."""
+    return float(reference()["metrics"]["AP"])
 
 
 def sample_inputs(count: int, spec: ModelSpec) -> Tensor:

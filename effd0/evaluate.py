@@ -129,14 +129,13 @@ def _scored(dataset: Dataset, results: npt.NDArray[np.float64], evaluator: str) 
 
 def _evaluator(name: str) -> tuple[Any, Any]:
     if name == "faster-coco-eval":
-        from faster_coco_eval import COCO, COCOeval_faster
+        import faster_coco_eval
 
-        return COCO, COCOeval_faster
+        return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
     if name == "pycocotools":
-        from pycocotools.coco import COCO as ReferenceCoco
-        from pycocotools.cocoeval import COCOeval
+        from pycocotools import coco, cocoeval
 
-        return ReferenceCoco, COCOeval
+        return coco.COCO, cocoeval.COCOeval
     raise EvaluationError(f"--evaluator is {name!r}, but effd0 knows {', '.join(EVALUATORS)}")
 
 

@@ -103,15 +103,19 @@ def _pool_pads(graph: Any) -> Iterator[_PoolPad]:
                 f"the padding of {node.name or node.output[0]} is computed while the model runs, "
                 "but an edit needs it constant; run 'effd0 simplify' first"
             )
-        if len(node.input) > 3 and node.input[3]:
+        if _input(node, 3):
             raise GraphError(
                 f"{node.name or node.output[0]} pads chosen axes, but all were expected; "
                 "run 'effd0 simplify' first"
             )
-        value = 0.0
-        if len(node.input) > 2 and node.input[2]:
-            value = float(constants[node.input[2]].reshape(()))
+        filler = _input(node, 2)
+        value = float(constants[filler].reshape(())) if filler else 0.0
         yield _PoolPad(node, readers, constants[node.input[1]].tolist(), value)
+
+
+def _input(node: Any, index: int) -> str:
+    """The name of an optional input; empty where it is not given."""
+    return node.input[index] if index < len(node.input) else ""
 
 
 def _constants(graph: Any) -> dict[str, np.ndarray]:

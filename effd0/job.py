@@ -51,7 +51,9 @@ class ModelChoice:
         if runner not in RUNNERS:
             raise RunnerError(f"--runner is {runner!r}, but effd0 knows {', '.join(RUNNERS)}")
         if self.model is not None and self.checkpoint is not None:
-            raise RunnerError("both --model and --checkpoint are given, but one runs; leave one out")
+            raise RunnerError(
+                "both --model and --checkpoint are given, but one runs; leave one out"
+            )
         if runner == "torch" and self.model is not None:
             raise RunnerError(
                 f"--runner torch takes a checkpoint, but --model {self.model} is given; "
@@ -116,7 +118,10 @@ def run_evaluation(job: EvaluationJob, open_progress: OpenProgress) -> Evaluatio
     with open_progress("checking images", len(dataset.samples)) as advance:
         for _ in check_images(dataset.samples, job.workers):
             advance(1)
-    with job.choice.opened(job.batch_size) as (runner, path):
+    with contextlib.ExitStack() as stack:
+        with open_progress("opening the model", 1) as advance:
+            runner, path = stack.enter_context(job.choice.opened(job.batch_size))
+            advance(1)
         model_sha256 = sha256(path)
         batch_size = choose_batch_size(runner, job.batch_size)
         times, start = StageTimes(), time.perf_counter()

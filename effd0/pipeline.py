@@ -21,8 +21,9 @@ import numpy as np
 from .arrays import Tensors
 from .dataset import Sample
 from .errors import FeedError, RunnerError
+from .heads import HeadOutputs, split_heads
 from .measure import Latency
-from .postprocess import Detections, HeadOutputs, postprocess, split_heads
+from .postprocess import Detections, postprocess
 from .preprocess import ModelInput, preprocess
 from .runners.base import Runner, batch_size_of
 from .spec import ModelSpec
@@ -60,9 +61,7 @@ def choose_batch_size(runner: Runner, asked: int | None) -> int:
     return asked
 
 
-def detect(
-    path: Path, runner: Runner, spec: ModelSpec
-) -> Detections:
+def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
     model_input = preprocess(path, spec)
     outputs = runner.infer(make_feed([model_input], runner))

@@ -66,7 +66,7 @@ def probe_image(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         size = image.size
-        image.draft("RGB", (size[0] // 8, size[1] // 8))
+        image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
         image.load()
     return size
 
@@ -85,10 +85,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _reason(path: Path, error: Exception) -> str:
     """Why *path* cannot be decoded, in words that lead to the remedy."""
-    if path.is_dir():
-        return "it is a directory"
-    with path.open("rb") as file:
-        start = file.read(len(LFS_MAGIC))
+    try:
+        if path.is_dir():
+            return "it is a directory"
+        with path.open("rb") as file:
+            start = file.read(len(LFS_MAGIC))
+    except OSError:  # not even to be opened; the first error says why
+        return str(error)
     if start == LFS_MAGIC:
         return "it is a Git LFS pointer, not the image; run 'git lfs pull'"
     if not start:

@@ -33,9 +33,7 @@ class _Rate(ProgressColumn):
 
 
 @contextlib.contextmanager
-def progress(
-    what: str, total: int, console: Console = STDERR
-) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, console: Console = STDERR) -> Iterator[Callable[[int], None]]:
     """Yield a function that is called with the number of pieces just done."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

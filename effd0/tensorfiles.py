@@ -40,7 +40,10 @@ def write_inputs(
             f"{len(dataset.samples)} images have only {len(stems)} different stems, "
             f"but each needs a file of its own in {folder}; rename the images"
         )
-    (folder / MANIFEST).unlink(missing_ok=True)
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error}; choose another") from error
     entries = []
     with ThreadPoolExecutor(workers) as pool:
         entry_of = partial(_write_input, folder=folder, spec=spec)

@@ -12,6 +12,7 @@ from .. import build as line
 from .. import embedded
 from ..export import EXPORTERS, ExportSettings
 from ..graph import DEFAULT_EDITS, EDITS
+from ..progress import STDERR
 from ..spec import spec_for
 from . import options as opt
 
@@ -33,14 +34,18 @@ def export(
     """Export a checkpoint to ONNX, run it beside torch, and only then name the file."""
     settings = ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
     source = embedded.checkpoint() if checkpoint is None else checkpoint
-    show(line.export(source, out, spec_for(arch), settings))
+    with STDERR.status(f"exporting {source.name} and comparing it with torch"):
+        built = line.export(source, out, spec_for(arch), settings)
+    show(built)
 
 
 def simplify(
     model: opt.InputModel, out: opt.OutputModel, arch: opt.Arch = opt.DEFAULT_ARCH
 ) -> None:
     """Simplify an ONNX model with onnxsim, run it beside the original, and only then name it."""
-    show(line.simplify(model, out, spec_for(arch)))
+    with STDERR.status(f"simplifying {model.name} and comparing it with the original"):
+        built = line.simplify(model, out, spec_for(arch))
+    show(built)
 
 
 def modify(
@@ -58,7 +63,9 @@ def modify(
     arch: opt.Arch = opt.DEFAULT_ARCH,
 ) -> None:
     """Edit an ONNX graph so that a compiler takes it; print what matched and what it changed."""
-    show(line.modify(model, out, spec_for(arch), DEFAULT_EDITS if edit is None else edit))
+    with STDERR.status(f"editing {model.name} and comparing it with the original"):
+        built = line.modify(model, out, spec_for(arch), DEFAULT_EDITS if edit is None else edit)
+    show(built)
 
 
 def show(built: line.Built) -> None:

@@ -28,9 +28,7 @@ Checkpoint = Annotated[
         show_default="embedded checkpoint",
     ),
 ]
-Arch = Annotated[
-    str, typer.Option(help=f"Architecture: {', '.join(SPECS)}.", metavar="NAME")
-]
+Arch = Annotated[str, typer.Option(help=f"Architecture: {', '.join(SPECS)}.", metavar="NAME")]
 DEFAULT_ARCH = D0.arch
 RunnerName = Annotated[
     str | None,

@@ -34,7 +34,9 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         images = f"the first {metrics.images} of {evaluation.total_images} images"
     console.print(f"{escape(evaluation.runner)}, {images}, model {evaluation.model_sha256[:12]}")
     if evaluation.settings["extra_files"]:
-        console.print(f"{evaluation.settings['extra_files']} files not in the annotations: left out")
+        console.print(
+            f"{evaluation.settings['extra_files']} files not in the annotations: left out"
+        )
     table = Table(title="COCO", title_justify="left")
     table.add_column("metric")
     table.add_column("of")

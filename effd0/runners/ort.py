@@ -95,7 +95,8 @@ class OrtRunner:
     def _info(self, value: Any) -> TensorInfo:
         if value.type not in _DTYPES:
             raise RunnerError(
-                f"{value.name} of {self.model} is {value.type}, but effd0 takes {', '.join(_DTYPES)}"
+                f"{value.name} of {self.model} is {value.type}, "
+                f"but effd0 takes {', '.join(_DTYPES)}"
             )
         shape = tuple(side if isinstance(side, int) else None for side in value.shape)
         return TensorInfo(value.name, shape, np.dtype(_DTYPES[value.type]))

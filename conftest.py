@@ -1,0 +1,216 @@
+"""The suite's control panel: options, markers, header, resources, and the fixtures all share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effd0 import build, embedded
+from effd0.arrays import Tensor, Tensors
+from effd0.dataset import Dataset, load_coco
+from effd0.export import ExportSettings
+from effd0.files import sha256
+from effd0.report import installed_version
+from effd0.runners import RUNNERS, RunnerOptions, open_runner
+from effd0.runners.base import Runner
+from effd0.spec import SPECS, ModelSpec, spec_for
+
+MARKERS = {
+    "accuracy": "mAP of the artefact under test, held against its reference",
+    "coco": "needs a data set and weights of your own: --coco ROOT --checkpoint FILE",
+    "gpu": "needs a CUDA device that torch sees",
+    "npu": "needs an Ascend NPU that torch_npu sees",
+    "slow": "takes long; run with --slow",
+    "stage(name)": "the stage of the pipeline that a failure points at",
+}
+HARDWARE = {"gpu": "cuda", "npu": "npu"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One group, so that ``pytest --help`` shows all of them together."""
+    group = parser.getgroup("effd0", "effd0: what is under test")
+    group.addoption("--runner", action="append", help=f"only this runner: {', '.join(RUNNERS)}")
+    group.addoption("--model", type=Path, help="ONNX model under test")
+    group.addoption("--checkpoint", type=Path, help="weights under test (default: embedded)")
+    group.addoption("--arch", default="tf_efficientdet_d0", help=f"one of {', '.join(SPECS)}")
+    group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")
+    group.addoption("--split", default="val2017", help="the split's name in --coco")
+    group.addoption("--image-limit", type=int, metavar="N", help="first N images of --coco only")
+    group.addoption("--batch-size", type=int, action="append", metavar="N", help="repeatable")
+    group.addoption(
+        "--min-map", type=float, default=33.4, metavar="PERCENT", help="gate for --coco"
+    )
+    group.addoption(
+        "--require",
+        action="append",
+        default=[],
+        choices=["coco", *HARDWARE],
+        help="fail, not skip, where this is absent; repeatable",
+    )
+    group.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and refuse options that contradict each other."""
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    unknown = set(config.getoption("--runner") or ()) - RUNNERS.keys()
+    if unknown:
+        raise pytest.UsageError(f"--runner is {unknown}, but effd0 knows {', '.join(RUNNERS)}")
+    if config.getoption("--coco") and not config.getoption("--checkpoint"):
+        raise pytest.UsageError(
+            "--coco is given without --checkpoint, but the embedded checkpoint knows drawn scenes "
+            "only; give --checkpoint d0.pth ('effd0 fetch checkpoint' gets one)"
+        )
+    if config.getoption("--image-limit") and not config.getoption("--coco"):
+        raise pytest.UsageError("--image-limit is given, but it limits --coco, which is not")
+    for option in ("--model", "--checkpoint", "--coco"):
+        path: Path | None = config.getoption(option)
+        if path is not None and not path.exists():
+            raise pytest.UsageError(f"{option} is {path}, which does not exist")
+    if config.getoption("--arch") not in SPECS:
+        raise pytest.UsageError(f"--arch must be one of {', '.join(SPECS)}")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is under test, with fingerprints, and what is absent and why."""
+    checkpoint = config.getoption("--checkpoint") or embedded.checkpoint()
+    model = config.getoption("--model")
+    packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim")
+    runners = ", ".join(config.getoption("--runner") or RUNNERS)
+    lines = [
+        f"effd0 {installed_version('effd0')}: {config.getoption('--arch')}, runners {runners}",
+        f"checkpoint: {_fingerprint(checkpoint)}",
+        f"model: {_fingerprint(model) if model else 'exported from the checkpoint'}",
+        f"images: {config.getoption('--coco') or 'embedded scenes'}",
+        "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),
+    ]
+    absent = [f"{name} ({reason})" for name in MARKERS if (reason := _absent(name, config))]
+    return [*lines, f"absent: {', '.join(absent) or 'nothing'}"]
+
+
+def _fingerprint(path: Path) -> str:
+    return f"{path.name} sha256 {sha256(path)[:12]}" if path.is_file() else f"{path} IS MISSING"
+
+
+def _absent(marker: str, config: pytest.Config) -> str | None:
+    """Why what *marker* needs is not there, and what would lift it; None if it is there."""
+    if marker == "coco" and config.getoption("--coco") is None:
+        return "no --coco ROOT was given"
+    if marker == "slow" and not config.getoption("--slow"):
+        return "no --slow was given"
+    if marker in HARDWARE and not _has_device(HARDWARE[marker]):
+        return f"torch sees no {HARDWARE[marker]} device on this host"
+    return None
+
+
+def _has_device(kind: str) -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    if kind == "npu" and importlib.util.find_spec("torch_npu") is None:
+        return False
+    return bool(getattr(torch, kind).is_available())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs something absent, with the reason; --require turns that into an error."""
+    for item in items:
+        for marker in MARKERS:
+            name = marker.partition("(")[0]
+            reason = _absent(name, config) if item.get_closest_marker(name) else None
+            if reason and name in config.getoption("--require"):
+                item.add_marker(pytest.mark.usefixtures("_required_but_absent"))
+            elif reason:
+                item.add_marker(pytest.mark.skip(reason=f"needs {name}: {reason}"))
+
+
+@pytest.fixture
+def _required_but_absent(request: pytest.FixtureRequest) -> None:
+    """Fail a test whose resource was demanded by --require and is not there."""
+    reasons = [
+        f"{name} is required (--require {name}), but {reason}"
+        for name in request.config.getoption("--require")
+        if request.node.get_closest_marker(name) and (reason := _absent(name, request.config))
+    ]
+    pytest.fail("; ".join(reasons), pytrace=False)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for ``runner_name`` once for each runner."""
+    if "runner_name" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--runner") or list(RUNNERS)
+        metafunc.parametrize("runner_name", names, ids=[f"runner={n}" for n in names])
+
+
+@pytest.fixture(scope="session")
+def spec(pytestconfig: pytest.Config) -> ModelSpec:
+    """The architecture under test."""
+    return spec_for(pytestconfig.getoption("--arch"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(pytestconfig: pytest.Config) -> Path:
+    """The weights under test: --checkpoint, or the embedded ones."""
+    given: Path | None = pytestconfig.getoption("--checkpoint")
+    return embedded.checkpoint() if given is None else given
+
+
+@pytest.fixture(scope="session")
+def onnx_model(
+    pytestconfig: pytest.Config,
+    checkpoint: Path,
+    spec: ModelSpec,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The ONNX model under test: --model, or the checkpoint exported once with a free batch."""
+    given: Path | None = pytestconfig.getoption("--model")
+    if given is not None:
+        return given
+    out = tmp_path_factory.mktemp("model") / "d0.onnx"
+    return build.export(checkpoint, out, spec, ExportSettings(batch_size=None)).path
+
+
+OpenRunner = Callable[[str], Runner]
+
+
+@pytest.fixture(scope="session")
+def open_under_test(
+    checkpoint: Path, spec: ModelSpec, request: pytest.FixtureRequest
+) -> OpenRunner:
+    """Return the runner of a given name for the artefact under test, to be entered."""
+
+    def open_one(name: str) -> Runner:
+        # The export is made only for who needs it.
+        file = checkpoint if name == "torch" else request.getfixturevalue("onnx_model")
+        return open_runner(name, file, spec, RunnerOptions())
+
+    return open_one
+
+
+@pytest.fixture(scope="session")
+def embedded_dataset() -> Dataset:
+    """The embedded scenes."""
+    return load_coco(embedded.coco_root())
+
+
+@pytest.fixture(scope="session")
+def images(spec: ModelSpec) -> Tensor:
+    """Network input of five embedded images, (5, 3, 512, 512)."""
+    return embedded.sample_inputs(5, spec)
+
+
+@pytest.fixture(scope="session")
+def torch_heads(open_under_test: OpenRunner, images: Tensor, spec: ModelSpec) -> Iterator[Tensors]:
+    """Heads of `images` in torch with the weights under test: the reference of parity."""
+    with open_under_test("torch") as runner:
+        heads = runner.infer({spec.input_name: images})
+    for head in heads.values():
+        head.setflags(write=False)  # shared by many tests
+    yield heads
+    assert all(np.isfinite(head).all() for head in heads.values())

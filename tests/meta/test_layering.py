@@ -1,0 +1,163 @@
+"""Who may import whom: values flow one way, and each backend has one home."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import effd0
+
+PACKAGE = Path(effd0.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+#: Module -> the modules of this package that it may import.
+LAYERS: dict[str, set[str]] = {
+    "__init__": set(),
+    "arrays": set(),
+    "categories": set(),
+    "errors": set(),
+    "measure": set(),
+    "progress": set(),
+    "files": {"errors"},
+    "spec": {"errors"},
+    "preprocess": {"arrays", "errors", "spec"},
+    "annotations": {"errors"},
+    "dataset": {"annotations", "errors", "preprocess"},
+    "anchors": {"arrays", "spec"},
+    "embedded": {"arrays", "dataset", "errors", "preprocess", "spec"},
+    "checkpoint": {"errors", "spec"},
+    "runners.base": {"arrays", "errors"},
+    "runners.ort": {"arrays", "errors", "runners.base"},
+    "runners.torch": {"arrays", "checkpoint", "errors", "runners.base", "spec"},
+    "runners.__init__": {"errors", "runners.base", "runners.ort", "runners.torch", "spec"},
+    "heads": {"arrays", "errors", "spec"},
+    "boxes": {"arrays"},
+    "postprocess": {"anchors", "arrays", "boxes", "heads", "spec"},
+    "pipeline": {
+        "arrays", "dataset", "errors", "heads", "measure", "postprocess", "preprocess",
+        "runners.base", "spec",
+    },
+    "evaluate": {"dataset", "errors", "postprocess", "spec"},
+    "compare": {"arrays", "errors"},
+    "report": {"evaluate", "files", "measure"},
+    "tensorfiles": {"dataset", "errors", "files", "preprocess", "spec"},
+    "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
+    "fetch": {"errors", "spec"},
+    "doctor": {"embedded", "errors", "report"},
+    "graph": {"errors"},
+    "export": {"checkpoint", "errors", "files", "graph", "spec"},
+    # The build line runs what it made before it names it, so it stands above the runners.
+    "build": {
+        "arrays", "compare", "embedded", "errors", "export", "files", "graph", "runners.__init__",
+        "runners.base", "spec",
+    },
+    "job": {
+        "build", "dataset", "embedded", "errors", "evaluate", "export", "files", "measure",
+        "pipeline", "postprocess", "report", "runners.__init__", "runners.base", "spec",
+    },
+}  # fmt: skip
+#: The command line and its parts stand above everything.
+CONTROL_PANELS = {name for name in MODULES if name.startswith("cli.") or name == "__main__"}
+
+#: Third-party package -> the modules that may name it.
+HOMES: dict[str, set[str]] = {
+    "PIL": {"draw", "preprocess"},
+    "effdet": {"checkpoint"},
+    "faster_coco_eval": {"evaluate"},
+    "onnx": {"graph"},
+    "onnxruntime": {"runners.ort"},
+    "onnxscript": {"export"},
+    "onnxsim": {"export"},
+    "packaging": {"doctor"},
+    "pycocotools": {"evaluate"},
+    "requests": {"fetch"},
+    "rich": {"cli.__init__", "cli.build", "cli.run", "cli.setup", "cli.show", "progress"},
+    "safetensors": {"checkpoint"},
+    "torch": {"checkpoint", "export", "runners.torch"},
+    "torch_npu": {"runners.torch"},
+    "typer": {"cli.__init__", "cli.build", "cli.options", "cli.run", "cli.setup"},
+}
+HEAVY = {"effdet", "onnx", "onnxruntime", "onnxscript", "onnxsim", "safetensors", "torch"}
+
+
+def _internal(name: str) -> set[str]:
+    """The modules of this package that module *name* imports."""
+    package = name.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            base += node.module.split(".") if node.module else []
+            for alias in node.names:
+                found.add(_resolve([*base, alias.name]) or _resolve(base))
+    return {module for module in found if module is not None}
+
+
+def _resolve(parts: list[str]) -> str | None:
+    for candidate in (".".join(parts), ".".join([*parts, "__init__"])):
+        if candidate in MODULES:
+            return candidate
+    return None
+
+
+def _third_party(name: str) -> dict[str, bool]:
+    """Third-party packages that module *name* imports, and whether at its top level."""
+    tree = ast.parse(MODULES[name].read_text())
+    found: dict[str, bool] = {}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        elif _is_late_import(node):
+            assert isinstance(node, ast.Call)
+            assert isinstance(node.args[0], ast.Constant)
+            names = [str(node.args[0].value)]
+        for imported in names:
+            package = imported.partition(".")[0]
+            if package in HOMES:
+                found[package] = found.get(package, False) or node in tree.body
+    return found
+
+
+def _is_late_import(node: ast.AST) -> bool:
+    """Whether *node* is ``require("package", ...)`` or ``import_module("package")``."""
+    if not isinstance(node, ast.Call) or not node.args:
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return name in ("require", "import_module") and isinstance(node.args[0], ast.Constant)
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new module is placed in the table before it is used, and no place is left empty."""
+    assert set(MODULES) - CONTROL_PANELS == set(LAYERS)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_imports_point_upstream_only(name: str) -> None:
+    """A module imports only what its layer allows."""
+    forbidden = _internal(name) - LAYERS[name] - {"__init__"}
+    assert not forbidden, f"{name} imports {sorted(forbidden)}, but may not"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_third_party_packages_stay_at_home(name: str) -> None:
+    """A third-party package is named only in the modules that own it, and a heavy one late."""
+    for package, at_top in _third_party(name).items():
+        assert name in HOMES[package], f"{name} imports {package}, the affair of {HOMES[package]}"
+        assert not (at_top and package in HEAVY), f"{name} imports {package} at its top level"
+
+
+def test_layers_have_no_cycle() -> None:
+    """The table itself can be put in an order in which everything points back."""
+    placed: set[str] = set()
+    while len(placed) < len(LAYERS):
+        ready = {name for name in LAYERS if name not in placed and LAYERS[name] <= placed}
+        assert ready, f"a cycle among {sorted(set(LAYERS) - placed)}"
+        placed |= ready

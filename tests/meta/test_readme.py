@@ -1,0 +1,57 @@
+"""The README's commands are real: each is run, as written, in a folder that holds its files."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from effd0 import cli, embedded
+
+ROOT = Path(__file__).parents[2]
+LINES = [
+    line.strip()
+    for name in ("README.md", "CONTRIBUTING.md")
+    for line in (ROOT / name).read_text().splitlines()
+    if line.startswith("    ")
+]
+COMMANDS = [line for line in LINES if line.startswith("effd0 ")]
+#: These need a network or a data set; tests/test_fetch.py and .ci/run run them in kind.
+ELSEWHERE = ("effd0 fetch",)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with coco_data and d0.pth, as `effd0 fetch` would leave it."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "coco_data").symlink_to(embedded.coco_root())
+    (folder / "d0.pth").symlink_to(embedded.checkpoint())
+    return folder
+
+
+def test_readme_leads_in_forty_lines() -> None:
+    """A newcomer is not asked to read more."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 50  # forty, and air
+
+
+def test_readme_shows_every_command() -> None:
+    """A command that the README does not mention would never be found."""
+    text = (ROOT / "README.md").read_text()
+    names = [
+        command.callback.__name__ for command in cli.app.registered_commands if command.callback
+    ]
+    assert [name for name in names if f"effd0 {name}" not in text] == []
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_readme_command_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command succeeds as it stands; those before it have made its files."""
+    if line.startswith(ELSEWHERE):
+        pytest.skip("needs a network; tests/test_fetch.py runs it against a local server")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0, line
