@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from effdet.bench import DetBenchPredict
 from effdet.data.dataset import DetectionDatset
-from effdet.data.parsers import CocoParser, CocoParserCfg
+from effdet.data.parsers import CocoParserCfg, create_parser
 from effdet.data.transforms import transforms_coco_eval
 from effdet.evaluator import CocoEvaluator
 from pycocotools.cocoeval import COCOeval
@@ -36,7 +36,8 @@ HERE = Path(__file__).parent
 
 def effdet_metrics(root: Path, checkpoint: Path, spec: ModelSpec) -> dict[str, float]:
     """The twelve numbers of effdet's pipeline on the COCO folder *root*."""
-    parser = CocoParser(CocoParserCfg(root / "annotations" / "instances_val2017.json"))
+    annotations = root / "annotations" / "instances_val2017.json"
+    parser = create_parser("coco", cfg=CocoParserCfg(str(annotations)))
     dataset = DetectionDatset(root / "val2017", parser)
     dataset.transform = transforms_coco_eval(
         spec.image_size, use_prefetcher=True, fill_color=spec.fill, mean=spec.mean, std=spec.std

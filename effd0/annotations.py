@@ -58,9 +58,10 @@ def _check_annotations(path: Path, content: dict[str, Any]) -> None:
         categories = [category["id"] for category in content["categories"]]
         annotation_ids = [annotation["id"] for annotation in content["annotations"]]
         problems = [
-            _duplicates("image", image_ids),
-            _duplicates("category", categories),
-            _duplicates("annotation", annotation_ids),
+            _duplicates("image id", image_ids),
+            _duplicates("category id", categories),
+            _duplicates("category name", [c["name"] for c in content["categories"]]),
+            _duplicates("annotation id", annotation_ids),
             *_image_entries(content["images"]),
             *_annotation_entries(content["annotations"], set(image_ids), set(categories)),
         ]
@@ -76,9 +77,9 @@ def _check_annotations(path: Path, content: dict[str, Any]) -> None:
         )
 
 
-def _duplicates(kind: str, ids: Iterable[int]) -> str | None:
-    twice = [id_ for id_, count in Counter(ids).items() if count > 1]
-    return f"{kind} ids used more than once: {twice[:SHOWN]}" if twice else None
+def _duplicates(kind: str, values: Iterable[object]) -> str | None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    return f"{kind}s used more than once: {twice[:SHOWN]}" if twice else None
 
 
 def _image_entries(images: Sequence[dict[str, Any]]) -> Iterator[str]:

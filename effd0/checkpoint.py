@@ -57,7 +57,11 @@ def read_weights(path: Path) -> dict[str, Any]:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    tensors = {name: value for name, value in content.items() if hasattr(value, "dtype")}
+    tensors = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and hasattr(value, "dtype")
+    }
     if not tensors:
         raise CheckpointError(
             f"{path} holds {sorted(map(str, content))[:SHOWN]}, but a state dict was wanted: "
@@ -76,15 +80,18 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             loaded: Any = require("safetensors.torch", extra="torch").load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # torch warns of unusual pickles; what matters of them is checked or raised here.
+                warnings.simplefilter("ignore")
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not a file of plain tensors, and nothing else is loaded, since it could "
-            "run code; save model.state_dict() alone: " + str(error).splitlines()[0]
+            f"run code; save model.state_dict() alone: {_first_line(error)}"
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds for a broken file.
         raise CheckpointError(
-            f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}"
+            f"{path} is not a readable checkpoint: {_first_line(error)}"
         ) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
@@ -92,6 +99,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             "save model.state_dict()"
         )
     return loaded
+
+
+def _first_line(error: Exception) -> str:
+    """The beginning of a long message; the error's kind where it has none, as for an empty file."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:

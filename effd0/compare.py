@@ -64,8 +64,9 @@ def _difference(name: str, reference: np.ndarray, candidate: np.ndarray) -> Tens
     if reference.shape != candidate.shape:
         raise HeadError(f"{name} is {candidate.shape}, but {reference.shape} was wanted")
     wanted, got = reference.astype(np.float64), candidate.astype(np.float64)
-    # What is NaN on one side only counts as infinitely far, never as equal.
-    delta = np.abs(got - wanted)
+    # What is not finite counts as infinitely far, on both sides too; inf - inf is NaN.
+    with np.errstate(invalid="ignore"):
+        delta = np.abs(got - wanted)
     delta[np.isnan(delta)] = np.inf
     worst = np.unravel_index(int(delta.argmax()), delta.shape)
     norm = float(np.linalg.norm(wanted))

@@ -22,7 +22,8 @@ def draw_detections(image: Path, detections: Detections, out: Path, min_score: f
 
     The suffix of *out* picks the format.  Raises `ImageError` or `OutputError`.
     """
-    if out.suffix.lower() not in Image.registered_extensions():
+    # registered_extensions() loads all formats; some of them Pillow can only read.
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise OutputError(f"--out is {out.name!r}, but its suffix must be a picture's, as in .jpg")
     picture = read_image(image)
     shown = [i for i in range(len(detections)) if detections.scores[i] >= min_score]

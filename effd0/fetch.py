@@ -8,24 +8,27 @@ that torch's file names carry, so this stands on requests.)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
-from .errors import FetchError
+from .errors import FetchError, OutputError
 from .spec import ModelSpec
 
-CHUNK = 1 << 20
+#: A connection that breaks takes the unfinished chunk with it, so chunks are small.
+CHUNK = 1 << 15
 TIMEOUT_S = 30
 ATTEMPTS = 5
-#: Called with (bytes just received, bytes of the whole file or None).
+#: Called with (bytes of the file that are there, bytes of the whole file or None).
 OnBytes = Callable[[int, int | None], None]
 
 
@@ -70,15 +73,16 @@ CHECKPOINTS = {
 def fetch_checkpoint(
     spec: ModelSpec, out: Path, on_bytes: OnBytes, mirror: str | None = None
 ) -> Path:
-    """Download the published checkpoint of *spec* as *out*; raise `FetchError`."""
-    return download(CHECKPOINTS[spec.arch].at(mirror), out, on_bytes)
+    """Download the published checkpoint of *spec* as *out*; raise `FetchError` or `OutputError`."""
+    with _writing_to(out):
+        return download(CHECKPOINTS[spec.arch].at(mirror), out, on_bytes)
 
 
 def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path:
     """
     Download COCO val2017 into *root*: images and their instance annotations.
 
-    What is there already is left as it is.  Raises `FetchError`.
+    What is there already is left as it is.  Raises `FetchError` or `OutputError`.
     """
     members = {
         COCO_IMAGES: ("val2017/", root / "val2017"),
@@ -89,10 +93,20 @@ def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path
     }
     for source, (member, target) in members.items():
         if not target.exists():
-            archive = download(source.at(mirror), root / source.name, on_bytes)
-            unpack(archive, member, target)
-            archive.unlink()
+            with _writing_to(root):
+                archive = download(source.at(mirror), root / source.name, on_bytes)
+                unpack(archive, member, target)
+                archive.unlink()
     return root
+
+
+@contextlib.contextmanager
+def _writing_to(place: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an `OutputError` that names *place*."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error}; choose another place") from error
 
 
 def download(source: Source, out: Path, on_bytes: OnBytes) -> Path:
@@ -130,21 +144,23 @@ def download(source: Source, out: Path, on_bytes: OnBytes) -> Path:
 def _receive(url: str, part: Path, on_bytes: OnBytes) -> None:
     """Append what is missing to *part*."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         if have and response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing
         response.raise_for_status()
         resumed = response.status_code == requests.codes.partial_content
         length = response.headers.get("Content-Length")
-        total = None if length is None else int(length) + (have if resumed else 0)
-        on_bytes(have if resumed else 0, total)
+        done = have if resumed else 0
+        total = None if length is None else done + int(length)
+        on_bytes(done, total)
         with part.open("ab" if resumed else "wb") as file:
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
-                on_bytes(len(chunk), total)
-        if total is not None and part.stat().st_size < total:
-            raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes came")
+                done += len(chunk)
+                on_bytes(done, total)
+        if total is not None and done < total:
+            raise requests.ConnectionError(f"{done} of {total} bytes came")
 
 
 def _check(source: Source, path: Path) -> None:
@@ -172,7 +188,7 @@ def unpack(archive: Path, member: str, target: Path) -> None:
                 raise FetchError(f"{archive} has no {member}; remove it and try again")
             file.extractall(scratch, names)
         (scratch / member).replace(target)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise FetchError(f"{archive} is a broken zip file: {error}; remove it") from error
     finally:
         shutil.rmtree(scratch)

@@ -93,22 +93,26 @@ def _pool_pads(graph: Any) -> Iterator[_PoolPad]:
     """All Pad nodes in front of max-pools.  Raises `GraphError` if one is not constant."""
     constants = _constants(graph)
     outputs = {output.name for output in graph.graph.output}
-    for node in list(graph.graph.node):
-        readers = [n for n in graph.graph.node if node.output and node.output[0] in n.input]
+    for node in [node for node in graph.graph.node if node.op_type == "Pad"]:
+        readers = [reader for reader in graph.graph.node if node.output[0] in reader.input]
         pooled = readers and all(reader.op_type == "MaxPool" for reader in readers)
-        if node.op_type != "Pad" or not pooled or node.output[0] in outputs:
+        if not pooled or node.output[0] in outputs:
             continue
-        if node.input[1] not in constants:
+        name, filler = node.name or node.output[0], _input(node, 2)
+        if len(node.input) == 1:
             raise GraphError(
-                f"the padding of {node.name or node.output[0]} is computed while the model runs, "
+                f"{name} holds its padding in attributes, but an edit needs it as inputs; "
+                "export at opset 11 or later"
+            )
+        if {node.input[1], filler} - constants.keys() - {""}:
+            raise GraphError(
+                f"the padding of {name} is computed while the model runs, "
                 "but an edit needs it constant; run 'effd0 simplify' first"
             )
         if _input(node, 3):
             raise GraphError(
-                f"{node.name or node.output[0]} pads chosen axes, but all were expected; "
-                "run 'effd0 simplify' first"
+                f"{name} pads chosen axes, but all were expected; run 'effd0 simplify' first"
             )
-        filler = _input(node, 2)
         value = float(constants[filler].reshape(())) if filler else 0.0
         yield _PoolPad(node, readers, constants[node.input[1]].tolist(), value)
 
@@ -122,10 +126,8 @@ def _constants(graph: Any) -> dict[str, np.ndarray]:
     numpy_helper = require("onnx.numpy_helper", extra="onnx")
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     for node in graph.graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    found[node.output[0]] = numpy_helper.to_array(attribute.t)
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     return found
 
 
@@ -137,21 +139,27 @@ def _fold_pad(graph: Any) -> int:
         outside = pad.pads[:2] + pad.pads[spatial : spatial + 2]
         if pad.value > FLOAT16_LOWEST or any(outside) or min(pad.pads) < 0:
             continue
-        if not all(_takes_pads(pool) for pool in pad.pools):
+        inside = pad.pads[2:spatial] + pad.pads[spatial + 2 :]
+        if not all(_takes_pads(pool, inside) for pool in pad.pools):
             continue
         for pool in pad.pools:
-            _add_pads(pool, pad.pads[2:spatial] + pad.pads[spatial + 2 :])
+            _add_pads(pool, inside)
             pool.input[0] = pad.node.input[0]
         graph.graph.node.remove(pad.node)
         count += 1
     return count
 
 
-def _takes_pads(pool: Any) -> bool:
-    """Whether more padding keeps the pool's meaning (no ceil_mode, no automatic padding)."""
-    return not any(
-        (a.name == "ceil_mode" and a.i) or (a.name == "auto_pad" and a.s not in (b"", b"NOTSET"))
-        for a in pool.attribute
+def _takes_pads(pool: Any, pads: list[int]) -> bool:
+    """Whether *pads* more keep the pool's meaning, and leave a value in each of its windows."""
+    helper = require("onnx.helper", extra="onnx")
+    given = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
+    own = given.get("pads", [0] * len(pads))
+    return (
+        len(pool.output) == 1  # a second one holds indices into the padded input
+        and not given.get("ceil_mode", 0)
+        and given.get("auto_pad", b"NOTSET") in (b"", b"NOTSET")
+        and all(a + b < k for a, b, k in zip(own, pads, given["kernel_shape"] * 2, strict=True))
     )
 
 

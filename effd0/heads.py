@@ -72,7 +72,9 @@ def check_finite(heads: HeadOutputs, spec: ModelSpec) -> None:
     for name, head in named:
         flat = head.ravel()
         # One fast pass: the sum of squares is finite only if every value is.
-        if np.isfinite(np.dot(flat, flat)):
+        with np.errstate(over="ignore"):
+            squares = np.dot(flat, flat)
+        if np.isfinite(squares):
             continue
         bad = flat[~np.isfinite(flat)]
         if bad.size:

@@ -59,6 +59,7 @@ class ModelChoice:
                 f"--runner torch takes a checkpoint, but --model {self.model} is given; "
                 "use --checkpoint, or --runner ort"
             )
+        self.options.check_for(runner)
         return runner
 
     @contextlib.contextmanager

@@ -98,9 +98,9 @@ def run_dataset(
                     sample, future = pending.popleft()
                     yield sample, future.result()
                 for sample, head, model_input in zip(batch, heads, inputs, strict=True):
-                    args = (head, model_input, spec, times)
+                    args = (head, model_input.image_scale, model_input.image_size, spec, times)
                     pending.append((sample, pool.submit(_timed_postprocess, *args)))
-                del outputs, heads, head, args, inputs
+                del outputs, heads, head, args, inputs, model_input
             while pending:
                 sample, future = pending.popleft()
                 yield sample, future.result()
@@ -148,10 +148,14 @@ def _timed_preprocess(path: Path, spec: ModelSpec, times: StageTimes) -> ModelIn
 
 
 def _timed_postprocess(
-    heads: HeadOutputs, model_input: ModelInput, spec: ModelSpec, times: StageTimes
+    heads: HeadOutputs,
+    image_scale: float,
+    image_size: tuple[int, int],
+    spec: ModelSpec,
+    times: StageTimes,
 ) -> Detections:
     start = time.perf_counter()
-    result = postprocess(heads, model_input.image_scale, model_input.image_size, spec)
+    result = postprocess(heads, image_scale, image_size, spec)
     times.postprocess.append(time.perf_counter() - start)
     return result
 

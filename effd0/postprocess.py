@@ -77,7 +77,8 @@ def select_topk(class_heads: tuple[Floats, ...], spec: ModelSpec) -> Candidates:
     """
     maxima = np.concatenate([_anchor_maxima(head, spec) for head in class_heads])
     count = min(spec.max_candidates, maxima.size * spec.num_classes)
-    floor = _kth_largest(maxima, min(count, maxima.size))
+    # With fewer anchors than candidates, each anchor has to give all that it has.
+    floor = _kth_largest(maxima, count) if count <= maxima.size else np.float32(-np.inf)
     parts = list(_elements_from(class_heads, maxima, floor, spec))
     logits = np.concatenate([part[0] for part in parts])
     flat = np.concatenate([part[1] for part in parts])

@@ -67,22 +67,20 @@ def _plain_lines(what: str, total: int, console: Console) -> Callable[[int], Non
 def download_progress(
     what: str, console: Console = STDERR
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield a function that is called with bytes just received and bytes of the whole file."""
+    """Yield a function that is called with bytes that are there and bytes of the whole file."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     speed = (TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, *speed, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
-        received = 0
         last = time.perf_counter()
 
-        def on_bytes(count: int, total: int | None) -> None:
-            nonlocal received, last
-            received += count
-            bar.update(task, completed=received, total=total)
+        def on_bytes(done: int, total: int | None) -> None:
+            nonlocal last
+            bar.update(task, completed=done, total=total)
             now = time.perf_counter()
             if not console.is_terminal and now - last >= LOG_EVERY_S:
                 last = now
                 whole = "" if total is None else f" of {total / 1e6:.0f}"
-                console.print(f"{what}: {received / 1e6:.0f}{whole} MB")
+                console.print(f"{what}: {done / 1e6:.0f}{whole} MB")
 
         yield on_bytes

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effd0.spec import D0
+from effd0.arrays import Floats
+from effd0.heads import HeadOutputs
+from effd0.spec import D0, ModelSpec
 
 #: A D0 in all but size: 3,069 anchors, so that a test can look at every logit.
 SMALL = replace(D0, image_size=128, num_classes=5, max_candidates=50)
@@ -32,6 +34,11 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of all that lies in *folder*, sorted."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def coco_content(images: int = 3, size: tuple[int, int] = (40, 30)) -> dict[str, Any]:
@@ -83,3 +90,20 @@ def write_annotations(root: Path, content: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     return path
+
+
+def synthetic_heads(seed: int, spec: ModelSpec = D0, shift: float = -6.0) -> HeadOutputs:
+    """Return heads of normal spread: logits around *shift*, by 2.5, box codes around 0, by 0.3."""
+    rng = np.random.default_rng(seed)
+
+    def normal(name: str, mean: float, spread: float) -> Floats:
+        # Shared by tests, so that any write into them is an error.
+        head = rng.standard_normal(spec.head_shapes[name], np.float32) * np.float32(spread)
+        head += np.float32(mean)
+        head.setflags(write=False)
+        return head
+
+    return HeadOutputs(
+        tuple(normal(name, shift, 2.5) for name in spec.class_names),
+        tuple(normal(name, 0, 0.3) for name in spec.box_names),
+    )

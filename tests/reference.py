@@ -6,8 +6,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from effdet import get_efficientdet_config
 from effdet.anchors import Anchors
@@ -16,11 +14,9 @@ from effdet.data import resolve_input_config
 from effdet.data.transforms import transforms_coco_eval
 from PIL import Image
 
-from effd0.arrays import Tensor
-from effd0.postprocess import HeadOutputs
+from effd0.arrays import Floats, Tensor
+from effd0.heads import HeadOutputs
 from effd0.spec import ModelSpec
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,7 @@ def effdet_input(path: Path, spec: ModelSpec) -> tuple[Tensor, float]:
         warnings.simplefilter("ignore", UserWarning)
         with Image.open(path) as image:
             rgb = image.convert("RGB")
-    config = resolve_input_config(
-        {"interpolation": "bilinear"}, get_efficientdet_config(spec.arch)
-    )
+    config = resolve_input_config({"interpolation": "bilinear"}, get_efficientdet_config(spec.arch))
     mean, std = config["mean"], config["std"]
     transform = transforms_coco_eval(
         config["input_size"][-1],

@@ -14,6 +14,8 @@ RUNNERS = {
     "ort": "an ONNX model in ONNX Runtime (--provider picks the device)",
     "torch": "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
 }
+#: Runner name -> the options that it does not know.
+FOREIGN = {"ort": ("device", "precision"), "torch": ("provider",)}
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,16 @@ class RunnerOptions:
     precision: str = "fp32"
     threads: int | None = None
 
+    def check_for(self, runner: str) -> None:
+        """Raise `RunnerError` where an option is set that *runner* would ignore."""
+        for option in FOREIGN[runner]:
+            value = getattr(self, option)
+            if value != getattr(RunnerOptions, option):
+                raise RunnerError(
+                    f"--{option} is {value}, but --runner {runner} does not know it; "
+                    "leave it out, or choose another --runner"
+                )
+
 
 def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions) -> Runner:
     """
@@ -33,18 +45,15 @@ def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions)
     *model* is a checkpoint for ``torch`` and an ONNX file for ``ort``.  Raises `RunnerError`
     for a name that is not one.
     """
+    if name not in RUNNERS:
+        raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(RUNNERS)}")
+    options.check_for(name)
     if name == "ort":
         from .ort import OrtRunner
 
         return OrtRunner(model, provider=options.provider, threads=options.threads)
-    if name == "torch":
-        from .torch import TorchRunner
+    from .torch import TorchRunner
 
-        return TorchRunner(
-            model,
-            spec,
-            device=options.device,
-            precision=options.precision,
-            threads=options.threads,
-        )
-    raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(RUNNERS)}")
+    return TorchRunner(
+        model, spec, device=options.device, precision=options.precision, threads=options.threads
+    )

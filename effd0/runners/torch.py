@@ -82,7 +82,8 @@ class TorchRunner:
         check_feed(feed, self.inputs)
         torch = require("torch", extra="torch")
         dtype = getattr(torch, PRECISIONS[self.precision])
-        images = np.ascontiguousarray(feed[self.spec.input_name])
+        # A copy of what is read-only: torch knows no such tensors, and warns.
+        images = np.require(feed[self.spec.input_name], requirements=["C", "W"])
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(images).to(self.device, dtype)

@@ -1,0 +1,45 @@
+"""The command line run in this process: exit code, what was printed, and where."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from dataclasses import dataclass
+from unittest import mock
+
+from effd0 import cli
+
+_ERROR = re.compile(r"^[A-Z]\w+(Error|Extra): ")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of stderr that tell an error."""
+        return [line for line in self.err.splitlines() if _ERROR.match(line)]
+
+
+def effd0(*arguments: object) -> Outcome:
+    """Run ``effd0`` with *arguments* as the installed command does."""
+    words = ["effd0", *(str(argument) for argument in arguments)]
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        mock.patch.object(sys, "argv", words),
+    ):
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stopped:
+            assert isinstance(stopped.code, int)
+            code = stopped.code
+    return Outcome(code, out.getvalue(), err.getvalue())

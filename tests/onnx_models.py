@@ -1,0 +1,149 @@
+"""ONNX graphs that several test modules take: tiny padded ones, and variations of a whole D0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+Array = npt.NDArray[Any]
+
+POOL = {"kernel_shape": [3, 3], "strides": [2, 2]}
+#: One row above and below, one column left and right.
+RING = (0, 0, 1, 1, 0, 0, 1, 1)
+
+
+def pad_model(
+    readers: Sequence[str] = ("MaxPool",),
+    *,
+    filler: float | None = -np.inf,
+    pads: Sequence[int] = RING,
+    dtype: Any = np.float32,
+    opset: int = 11,
+    constants_are: str = "initializers",
+    pool: Mapping[str, Any] | None = None,
+) -> Any:
+    """
+    A Pad of a (1, 2, 7, 7) input x, read by each of *readers*: MaxPool, Conv, Relu or output.
+
+    *pool* adds attributes to the MaxPools.  With *constants_are* ``nodes`` the padding comes from
+    Constant nodes, as torch writes it; with ``inputs`` it is not constant.
+    """
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    values = {"pads": np.array(pads, np.int64), "weight": np.ones((1, 2, 3, 3), dtype)}
+    if filler is not None:
+        values["filler"] = np.array(filler, dtype)
+    tensors = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    inputs = [helper.make_tensor_value_info("x", kind, [1, 2, 7, 7])]
+    nodes = []
+    if constants_are == "nodes":
+        nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors]
+    elif constants_are == "inputs":
+        inputs += [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in tensors]
+    nodes.append(
+        helper.make_node("Pad", ["x", "pads", "filler"][: 2 + (filler is not None)], ["p"])
+    )
+    outputs = []
+    for index, reader in enumerate(readers):
+        name = "p" if reader == "output" else f"y{index}"
+        attributes = POOL | dict(pool or {}) if reader == "MaxPool" else {}
+        if reader != "output":
+            weight = ["weight"] if reader == "Conv" else []
+            nodes.append(helper.make_node(reader, ["p", *weight], [name], **attributes))
+        outputs.append(helper.make_tensor_value_info(name, kind, [f"{name}_{d}" for d in range(4)]))
+    kept = tensors if constants_are == "initializers" else []
+    graph = helper.make_graph(nodes, "padded", inputs, outputs, kept)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def run(model: Any, x: Array) -> list[Array]:
+    """Outputs of *model* for the input *x*, in ONNX Runtime."""
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    outputs: list[Array] = session.run(None, {"x": x})
+    return outputs
+
+
+def identity_model(path: Path, kind: int = TensorProto.FLOAT, inputs: int = 1) -> Path:
+    """Write a model that gives its (N, 2) inputs back; return *path*."""
+    names = [f"x{n}" for n in range(inputs)]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"y_{name}"]) for name in names],
+        "identity",
+        [helper.make_tensor_value_info(name, kind, ["N", 2]) for name in names],
+        [helper.make_tensor_value_info(f"y_{name}", kind, ["N", 2]) for name in names],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    onnx.save(model, str(path))
+    return path
+
+
+def need_own_export(config: pytest.Config) -> None:
+    """Skip a test of what effd0 exports where --model puts another file under test."""
+    if config.getoption("--model") is not None:
+        pytest.skip("--model is given: leave it out to have the checkpoint exported")
+
+
+def pinned(model: Path, out: Path, batch: int) -> Path:
+    """Write the free-batch *model* with its batch size fixed to *batch*; return *out*."""
+    content = onnx.load(str(model))
+    for value in (*content.graph.input, *content.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(content, str(out))
+    return out
+
+
+def perturbed(model: Path, out: Path, output: str, by: float) -> Path:
+    """Write *model* with one weight, a bias of the convolution behind *output*, moved *by*."""
+    content = onnx.load(str(model))
+    (last,) = [node for node in content.graph.node if output in node.output]
+    (bias,) = [t for t in content.graph.initializer if t.name == last.input[2]]
+    moved = numpy_helper.to_array(bias).copy()
+    moved[0] += by
+    bias.CopyFrom(numpy_helper.from_array(moved, bias.name))
+    onnx.save(content, str(out))
+    return out
+
+
+def with_swapped_outputs(model: Path, out: Path, one: str, other: str) -> Path:
+    """Write *model* with the names of two outputs swapped; return *out*."""
+    content = onnx.load(str(model))
+    names = {one: other, other: one}
+    for node in content.graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for value in content.graph.output:
+        value.name = names.get(value.name, value.name)
+    onnx.save(content, str(out))
+    return out
+
+
+def unfolded(model: Path, out: Path) -> int:
+    """Write *model* with the padding of each MaxPool as a Pad of -inf before it; count them."""
+    content = onnx.load(str(model))
+    count = 0
+    for index, node in reversed(list(enumerate(content.graph.node))):
+        pads = [a for a in node.attribute if a.name == "pads" and any(a.ints)]
+        if node.op_type != "MaxPool" or not pads:
+            continue
+        top, left, bottom, right = pads[0].ints
+        name = f"unfolded_{count}"
+        ring = np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)
+        content.graph.initializer.append(numpy_helper.from_array(ring, f"{name}_pads"))
+        lowest = numpy_helper.from_array(np.array(-np.inf, np.float32), f"{name}_value")
+        content.graph.initializer.append(lowest)
+        inputs = [node.input[0], f"{name}_pads", f"{name}_value"]
+        node.attribute.remove(pads[0])
+        node.input[0] = name
+        content.graph.node.insert(index, helper.make_node("Pad", inputs, [name]))
+        count += 1
+    onnx.save(content, str(out))
+    return count

@@ -1,0 +1,122 @@
+"""Tests for `effd0.checkpoint`: the same weights, however a file holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from effd0.checkpoint import WRAPPERS, build_model, check_weights, load_model, read_weights
+from effd0.spec import ModelSpec
+
+State = dict[str, torch.Tensor]
+Content = Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def weights(checkpoint: Path) -> State:
+    """The weights under test, float32 under effdet's names."""
+    return read_weights(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def wanted(spec: ModelSpec) -> State:
+    """The names and shapes of the architecture under test."""
+    state: State = build_model(spec).state_dict()
+    return state
+
+
+def prefixed(prefix: str) -> Callable[[State], Content]:
+    """Return a wrapper that puts *prefix* before every name, as a training tool's module does."""
+    return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def assert_same(loaded: State, weights: State) -> None:
+    """Both hold the same names with the same float32 values, bit for bit."""
+    assert loaded.keys() == weights.keys()
+    assert {t.dtype for t in loaded.values() if t.is_floating_point()} == {torch.float32}
+    assert [name for name in weights if not torch.equal(loaded[name], weights[name])] == []
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(lambda state: state, id="state-dict"),
+        *[
+            pytest.param(lambda state, key=key: {"epoch": 3, key: state}, id=key)
+            for key in WRAPPERS
+        ],
+        pytest.param(prefixed("module."), id="module-prefix"),
+        pytest.param(prefixed("model."), id="model-prefix"),
+        pytest.param(prefixed("module.model."), id="both-prefixes"),
+        pytest.param(
+            lambda state: {"state_dict": prefixed("module.")(state)}, id="wrapped-and-prefixed"
+        ),
+    ],
+)
+def test_every_form_holds_the_same_weights(
+    wrap: Callable[[State], Content], weights: State, tmp_path: Path
+) -> None:
+    """What training tools put around a state dict and before its names is taken away."""
+    torch.save(wrap(weights), tmp_path / "d0.pth")
+    assert_same(read_weights(tmp_path / "d0.pth"), weights)
+
+
+def test_safetensors_hold_the_same_weights(weights: State, tmp_path: Path) -> None:
+    """The suffix .safetensors picks that format."""
+    path = tmp_path / "d0.safetensors"
+    safetensors.torch.save_file({n: t.contiguous() for n, t in weights.items()}, path)
+    assert_same(read_weights(path), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    """A weight is the float32 of what the file holds; counters stay whole numbers."""
+    state = {"conv.weight": torch.tensor([0.5, -3.0, 1024.0]), "bn.num": torch.tensor(7)}
+    stored = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
+    torch.save(stored, tmp_path / "half.pth")
+    loaded = read_weights(tmp_path / "half.pth")
+    assert_same(loaded, state)
+    assert loaded["bn.num"].dtype == torch.int64
+
+
+def test_the_averaged_weights_win(tmp_path: Path) -> None:
+    """Where a file holds both, the moving average is what was validated."""
+    last, averaged = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
+    torch.save({"state_dict": last, "state_dict_ema": averaged}, tmp_path / "both.pth")
+    assert read_weights(tmp_path / "both.pth")["w"].item() == 2.0
+
+
+def test_what_is_no_tensor_is_left_out(tmp_path: Path) -> None:
+    """Notes beside the weights, and keys that are no names, are not weights."""
+    torch.save({"w": torch.ones(1), "note": "hi", 3: torch.ones(1)}, tmp_path / "notes.pth")
+    assert list(read_weights(tmp_path / "notes.pth")) == ["w"]
+
+
+def test_a_prefix_is_taken_away_only_from_all_names(tmp_path: Path) -> None:
+    """A part of the network that is really called model keeps its name."""
+    torch.save({"model.w": torch.ones(1), "head.w": torch.ones(1)}, tmp_path / "parts.pth")
+    assert sorted(read_weights(tmp_path / "parts.pth")) == ["head.w", "model.w"]
+
+
+def test_batch_counters_may_be_absent(
+    weights: State, wanted: State, spec: ModelSpec, tmp_path: Path
+) -> None:
+    """num_batches_tracked is a statistic of training, which inference never reads."""
+    lean = {n: t for n, t in weights.items() if not n.endswith("num_batches_tracked")}
+    assert lean.keys() < wanted.keys()
+    check_weights(tmp_path / "lean.pth", lean, wanted, spec)
+
+
+def test_a_loaded_model_holds_the_weights(
+    checkpoint: Path, weights: State, spec: ModelSpec
+) -> None:
+    """Every weight of the file is in the network, which is ready to evaluate."""
+    model = load_model(checkpoint, spec)
+    assert not model.training
+    state = model.state_dict()
+    assert [name for name in weights if not torch.equal(state[name], weights[name])] == []

@@ -1,0 +1,140 @@
+"""Tests for `effd0.doctor`: what is there, what is missing, and the command that adds it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from effd0 import doctor
+from effd0.doctor import Finding, examine
+from effd0.errors import DatasetError
+from effd0.report import installed_version
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+DECLARED = {"base": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]
+del DECLARED["all"]
+
+
+def finding(name: str) -> Finding:
+    """Return the one finding of that name."""
+    (only,) = [found for found in examine() if found.name == name]
+    return only
+
+
+def test_every_declared_package_is_examined() -> None:
+    """Each dependency of pyproject.toml is one line, under the extra that brings it."""
+    wanted = [(extra, Requirement(r).name) for extra, rs in DECLARED.items() for r in rs]
+    found = [(f.group, f.name) for f in examine() if f.group in DECLARED]
+    assert sorted(found) == sorted(wanted)
+
+
+def test_an_installed_package_shows_its_version() -> None:
+    """What is there needs nothing done."""
+    numpy = finding("numpy")
+    assert (numpy.ok, numpy.remedy) == (True, "")
+    assert re.fullmatch(r"\d+\.\d+.*", numpy.state)
+
+
+@pytest.mark.parametrize(
+    ("package", "group", "command"),
+    [
+        ("onnxruntime", "onnx", "pip install 'effd0[onnx]'"),
+        ("effdet", "torch", "pip install 'effd0[torch]'"),
+        ("hypothesis", "test", "pip install 'effd0[test]'"),
+        ("pillow", "base", "pip install effd0"),
+    ],
+    ids=["onnxruntime", "effdet", "hypothesis", "pillow"],
+)
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [(None, r"not installed"), ("0.0.1", r"0\.0\.1, but .*>=.* is needed")],
+    ids=["missing", "too-old"],
+)
+def test_what_is_missing_comes_with_its_command(
+    package: str,
+    group: str,
+    command: str,
+    version: str | None,
+    state: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An absent or old package is not ok, and the command installs the extra that brings it."""
+    real = installed_version
+    monkeypatch.setattr(
+        doctor, "installed_version", lambda name: version if name == package else real(name)
+    )
+    found = finding(package)
+    assert (found.group, found.ok, found.remedy) == (group, False, command)
+    assert re.fullmatch(state, found.state)
+
+
+def test_providers_of_onnx_runtime_are_listed() -> None:
+    """The CPU provider is in every build of ONNX Runtime."""
+    found = finding("ONNX Runtime providers")
+    assert found.ok
+    assert "CPUExecutionProvider" in found.state
+
+
+@pytest.mark.parametrize(
+    ("module", "device"),
+    [("onnxruntime", "ONNX Runtime providers"), ("torch", "CUDA (torch)")],
+    ids=["onnxruntime", "torch"],
+)
+def test_devices_are_unknown_without_their_package(
+    module: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing backend is said once, with its package, and is no second fault of its devices."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == module else real(name)
+    )
+    found = finding(device)
+    assert (found.state, found.ok) == (f"unknown: {module} is not installed", True)
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "ok"),
+    [
+        (None, "none (no npu-smi on the PATH)", True),
+        ("echo NPU 0", "npu-smi answers; no pyACL: source set_env.sh", True),
+        ("echo no driver >&2; exit 3", "npu-smi failed: no driver", False),
+    ],
+    ids=["no-tool", "answers", "fails"],
+)
+def test_an_ascend_device_is_seen_through_its_tool(
+    script: str | None, state: str, ok: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """npu-smi decides; without it there is no device, which is no fault."""
+    if script is not None:
+        tool = tmp_path / "npu-smi"
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "acl", None)
+    found = finding("Ascend NPU")
+    assert (found.state, found.ok) == (state, ok)
+
+
+def test_the_embedded_default_is_there() -> None:
+    """The finding names the folder that holds the drawn scenes."""
+    found = finding("embedded default")
+    assert found.ok
+    assert (Path(found.state) / "coco_data" / "val2017").is_dir()
+
+
+def test_a_lost_embedded_default_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation without its data is told to install again."""
+
+    def lost() -> Path:
+        raise DatasetError("the embedded default is in none of []")
+
+    monkeypatch.setattr(doctor, "folder", lost)
+    found = finding("embedded default")
+    assert (found.ok, found.remedy) == (False, "pip install effd0")
+    assert "in none of" in found.state

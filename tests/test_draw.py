@@ -1,0 +1,173 @@
+"""Tests for `effd0.draw`: boxes and labels lie where the detections are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from effd0 import draw
+from effd0.categories import NAMES
+from effd0.draw import draw_detections
+from effd0.errors import ImageError, OutputError
+from effd0.postprocess import Detections
+
+GRAY = 119
+WIDTH, HEIGHT = 320, 200
+PERSON, DOG = 1, 18
+
+Box = tuple[float, float, float, float]
+Picture = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A gray picture, on which whatever is drawn can be seen."""
+    path = tmp_path / "gray.png"
+    Image.new("RGB", (WIDTH, HEIGHT), (GRAY, GRAY, GRAY)).save(path)
+    return path
+
+
+def found(*boxes: Box, classes: tuple[int, ...] = (), score: float = 0.9) -> Detections:
+    """Detections at *boxes* by falling score, from *score* in steps of a tenth."""
+    count = len(boxes)
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        (score - np.arange(count) / 10).astype(np.float32),
+        np.array(classes or [PERSON] * count, np.int64),
+    )
+
+
+def drawn(image: Path, detections: Detections, min_score: float = 0.3) -> Picture:
+    """Return the picture with *detections* drawn, without loss."""
+    out = image.with_name("out.bmp")
+    draw_detections(image, detections, out, min_score)
+    with Image.open(out) as picture:
+        return np.array(picture)
+
+
+def touched(picture: Picture) -> npt.NDArray[np.bool_]:
+    """Where the picture is not gray any more."""
+    changed: npt.NDArray[np.bool_] = (picture != GRAY).any(axis=2)
+    return changed
+
+
+def extent(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """First column and row, last column and row in which *mask* holds anything."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def test_a_box_is_an_outline_of_the_pixels_it_covers(image: Path) -> None:
+    """Corners (100, 80, 180, 150) covers columns 100 to 179 and rows 80 to 149, not the inside."""
+    picture = drawn(image, found((100, 80, 180, 150)))
+    mask = touched(picture)
+    assert mask[80:150, 100].all()
+    assert mask[80:150, 179].all()
+    assert mask[80, 100:180].all()
+    assert mask[149, 100:180].all()
+    assert not mask[84:146, 104:176].any()
+    assert not mask[80:, :100].any()
+    assert not mask[80:, 180:].any()
+    assert not mask[150:].any()
+
+
+def test_an_outline_has_one_colour(image: Path) -> None:
+    """All four sides are drawn in the colour of the category."""
+    picture = drawn(image, found((100, 80, 180, 150)))
+    sides = [picture[80:150, 100], picture[80:150, 179], picture[149, 100:180]]
+    assert len(np.unique(np.concatenate(sides), axis=0)) == 1
+
+
+def test_every_category_has_a_colour_of_its_own() -> None:
+    """80 categories, 80 colours."""
+    assert len({draw._color(category) for category in NAMES}) == len(NAMES) == 80
+
+
+def test_the_best_lies_on_top(image: Path) -> None:
+    """Where boxes coincide, the outline is that of the highest score."""
+    box = (100.0, 80.0, 180.0, 150.0)
+    alone = drawn(image, found(box, classes=(DOG,)))
+    both = drawn(image, found(box, box, classes=(DOG, PERSON)))
+    assert both[149, 140].tolist() == alone[149, 140].tolist()
+    other = drawn(image, found(box, classes=(PERSON,)))
+    assert both[149, 140].tolist() != other[149, 140].tolist()
+
+
+@pytest.mark.parametrize(
+    ("min_score", "count"),
+    [(0.0, 3), (0.75, 2), (0.95, 0)],
+    ids=["all", "two", "none"],
+)
+def test_only_what_is_certain_enough_is_drawn(image: Path, min_score: float, count: int) -> None:
+    """Scores 0.9, 0.8 and 0.7 against a floor; the number that is given is the number drawn."""
+    boxes = [(x, 80.0, x + 40, 150.0) for x in (20.0, 120.0, 220.0)]
+    out = image.with_name("out.png")
+    assert draw_detections(image, found(*boxes), out, min_score) == count
+    with Image.open(out) as picture:
+        mask = touched(np.array(picture))
+    assert [bool(mask[149, int(x) + 20]) for x, *_ in boxes] == [i < count for i in range(3)]
+
+
+def test_a_score_on_the_floor_is_drawn(image: Path) -> None:
+    """The floor itself is enough."""
+    detections = found((20, 80, 60, 150), score=0.5)
+    assert draw_detections(image, detections, image.with_name("out.png"), 0.5) == 1
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param((300.0, 80.0, 320.0, 150.0), id="right"),
+        pytest.param((0.0, 80.0, 10.0, 150.0), id="left"),
+        pytest.param((300.0, 0.0, 320.0, 30.0), id="top-right"),
+        pytest.param((150.0, 3.0, 160.0, 40.0), id="top"),
+        pytest.param((150.0, 190.0, 160.0, 200.0), id="bottom"),
+    ],
+)
+def test_a_label_stays_in_the_picture(image: Path, box: Box) -> None:
+    """The label of a box at the border is as large as that of one in the middle."""
+    middle = drawn(image, found((150, 100, 155, 105)))
+    left, top, right, _ = extent(touched(middle[:100]))
+    size = (right - left, 100 - top)  # the label, which ends at or a little above the box
+    x1, y1, x2, y2 = extent(touched(drawn(image, found(box))))
+    # The rightmost column of a label may fall on the picture's edge.
+    assert x2 - x1 >= size[0] - 1
+    assert y2 - y1 >= min(size[1], int(box[3] - box[1]) - 1)
+
+
+def test_letters_stand_out_from_their_ground(tmp_path: Path) -> None:
+    """Letters are black on light colours and white on dark ones."""
+    image = tmp_path / "large.png"  # so large that the strokes of letters have a core
+    Image.new("RGB", (4 * WIDTH, 100), (GRAY, GRAY, GRAY)).save(image)
+    for category in list(NAMES)[::5]:
+        label = drawn(image, found((20, 80, 60, 90), classes=(category,)))[:80]
+        ground = draw._color(category)
+        luminance = float(np.dot(ground, (0.299, 0.587, 0.114)))
+        letter = 0 if luminance > 128 else 255
+        assert (label == letter).all(axis=2).any(), f"{NAMES[category]} on {ground}"
+
+
+@pytest.mark.parametrize(
+    "name", ["out.xyz", "out", "out.psd"], ids=["unknown", "none", "no-writer"]
+)
+def test_a_suffix_that_is_no_pictures_is_refused(image: Path, name: str) -> None:
+    """The suffix picks the format, so one that Pillow cannot write is named before any work."""
+    with pytest.raises(OutputError, match=rf"--out is '{name}', but its suffix must be a picture"):
+        draw_detections(image, found(), image.with_name(name), 0.3)
+    assert not image.with_name(name).exists()
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    """The picture to look at is checked before one is written."""
+    with pytest.raises(ImageError, match=r"nothing\.jpg"):
+        draw_detections(tmp_path / "nothing.jpg", found(), tmp_path / "out.png", 0.3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_category_without_a_name_is_drawn_by_its_number(image: Path) -> None:
+    """COCO leaves ids such as 12 unused; a model may still give them."""
+    assert draw_detections(image, found((20, 80, 60, 150), classes=(12,)), image, 0.3) == 1

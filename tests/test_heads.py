@@ -1,0 +1,145 @@
+"""Tests for `effd0.heads`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from effd0.arrays import Tensors
+from effd0.errors import HeadError
+from effd0.heads import HeadOutputs, check_finite, split_heads
+from effd0.spec import D0
+
+from .helpers import SMALL
+
+Outputs = dict[str, np.ndarray]
+
+
+def _outputs(batch: int = 2) -> Outputs:
+    """Return heads of `SMALL`, no two numbers of which are equal."""
+    outputs, start = {}, 0
+    for name, shape in SMALL.head_shapes.items():
+        count = batch * int(np.prod(shape))
+        head = np.arange(start, start + count, dtype=np.float32).reshape(batch, *shape)
+        head.setflags(write=False)
+        outputs[name], start = head, start + count
+    return outputs
+
+
+def _assert_split(outputs: Tensors, wanted: Outputs) -> None:
+    __tracebackhide__ = True
+    images = split_heads(outputs, SMALL)
+    assert len(images) == len(wanted["class_p3"])
+    for i, image in enumerate(images):
+        for name, head in zip(SMALL.output_names, image.classes + image.boxes, strict=True):
+            assert head.dtype == np.float32
+            assert np.array_equal(head, wanted[name][i]), name
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_heads_are_found_by_name(batch: int) -> None:
+    """Each image of the batch gets its own rows, level by level, in whatever order they came."""
+    wanted = _outputs(batch)
+    _assert_split(dict(reversed(wanted.items())), wanted)
+
+
+def test_heads_of_foreign_names_are_found_by_shape() -> None:
+    """Names of another exporter and another order lead to the same heads."""
+    wanted = _outputs()
+    names = list(wanted)
+    np.random.default_rng(0).shuffle(names)
+    _assert_split({f"output_{n}": wanted[name] for n, name in enumerate(names)}, wanted)
+
+
+def test_shapes_of_d0_tell_its_heads_apart() -> None:
+    """To find heads by shape, no two of them may have the same."""
+    assert len(set(D0.head_shapes.values())) == 10
+
+
+def test_half_precision_heads_become_single() -> None:
+    """Float16 outputs are widened without a change of value."""
+    rng = np.random.default_rng(0)
+    half = {
+        name: rng.standard_normal(head.shape).astype(np.float16)
+        for name, head in _outputs().items()
+    }
+    _assert_split(half, {name: head.astype(np.float32) for name, head in half.items()})
+
+
+def _swapped(outputs: Outputs) -> Outputs:
+    return outputs | {"class_p3": outputs["class_p4"], "class_p4": outputs["class_p3"]}
+
+
+def _without(outputs: Outputs) -> Outputs:
+    return {name: head for name, head in outputs.items() if name != "box_p5"}
+
+
+def _doubled(outputs: Outputs) -> Outputs:
+    return {**outputs, "again": outputs["box_p3"]}
+
+
+def _foreign(outputs: Outputs) -> Outputs:
+    return {**outputs, "labels": np.zeros((2, 100, 6), np.float32)}
+
+
+def _ragged(outputs: Outputs) -> Outputs:
+    return outputs | {"box_p7": outputs["box_p7"][:1]}
+
+
+def _flat(outputs: Outputs) -> Outputs:
+    return outputs | {"class_p7": outputs["class_p7"].reshape(-1)}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(
+            _swapped,
+            "class_p3 is (2, 45, 8, 8), but (N, 45, 16, 16) was wanted; "
+            "the model's outputs may be swapped: export it again",
+            id="swapped",
+        ),
+        pytest.param(_flat, "class_p7 is (90,), but (N, 45, 1, 1) was wanted", id="flat"),
+        pytest.param(
+            _without, "box_p5 (N, (36, 4, 4)) is missing among outputs ['box_p3',", id="missing"
+        ),
+        pytest.param(
+            _doubled, "output again is (2, 36, 16, 16), but each of [(45, 16, 16),", id="doubled"
+        ),
+        pytest.param(_foreign, "output labels is (2, 100, 6), but each of", id="foreign"),
+        pytest.param(_ragged, "heads hold [1, 2] images, but all must hold the", id="rows-differ"),
+        pytest.param(lambda _: {}, "class_p3 (N, (45, 16, 16)) is missing among", id="nothing"),
+    ],
+)
+def test_what_are_no_heads_is_refused(spoil: Callable[[Outputs], Outputs], message: str) -> None:
+    """The message shows the output that does not fit beside the shape that would."""
+    with pytest.raises(HeadError, match=re.escape(message)):
+        split_heads(spoil(_outputs()), SMALL)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "+inf", "-inf"])
+@pytest.mark.parametrize("name", SMALL.output_names)
+def test_value_that_is_not_finite_is_refused(name: str, value: float) -> None:
+    """One bad number in any head is an error that names the head and shows the number."""
+    outputs = {other: head.copy() for other, head in _outputs(1).items()}
+    outputs[name][0, -1, -1, -1] = value
+    message = f"{name} holds 1 values that are not finite (the first is {value}), but logits"
+    with pytest.raises(HeadError, match=re.escape(message)):
+        check_finite(split_heads(outputs, SMALL)[0], SMALL)
+
+
+def test_all_bad_values_of_a_head_are_counted() -> None:
+    """The number tells an overflow here and there from a model that is broken throughout."""
+    outputs = {name: head.copy() for name, head in _outputs(1).items()}
+    outputs["box_p4"][0, :3, 0, 0] = (np.inf, np.nan, -np.inf)
+    with pytest.raises(HeadError, match=r"box_p4 holds 3 values .* \(the first is inf\)"):
+        check_finite(split_heads(outputs, SMALL)[0], SMALL)
+
+
+def test_large_finite_values_pass() -> None:
+    """The quick test by squares overflows here; the heads are finite all the same."""
+    heads = [np.full(shape, 1e30, np.float32) for shape in SMALL.head_shapes.values()]
+    check_finite(HeadOutputs(tuple(heads[:5]), tuple(heads[5:])), SMALL)

@@ -1,0 +1,185 @@
+"""Tests for `effd0.pipeline`: every image through every stage, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effd0 import pipeline
+from effd0.arrays import Tensor, Tensors
+from effd0.dataset import Sample, load_coco
+from effd0.errors import HeadError, ImageError, RunnerError
+from effd0.pipeline import StageTimes, detect, run_dataset
+from effd0.postprocess import Detections, postprocess
+from effd0.preprocess import ModelInput, preprocess
+from effd0.spec import ModelSpec
+
+from .fakes.runner import FakeRunner
+from .helpers import SMALL, coco_content, write_coco
+
+REDS = [100, 0, 200, 50, 150, 200, 100]
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Sequence[Sample]:
+    """Seven images of one red each."""
+    root = write_coco(tmp_path, coco_content(images=len(REDS)), colours=REDS)
+    return load_coco(root).samples
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids="workers={}".format)
+@pytest.mark.parametrize(
+    ("batch_size", "fed"),
+    [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (50, [7])],
+    ids=["batch=1", "batch=3", "batch=all", "batch=more-than-all"],
+)
+def test_every_image_gets_its_own_detections_in_order(
+    batch_size: int, fed: list[int], workers: int, samples: Sequence[Sample]
+) -> None:
+    """Whatever the batch and the number of threads, and though the last batch is smaller."""
+    runner, times = FakeRunner(), StageTimes()
+    found = list(
+        run_dataset(samples, runner, SMALL, batch_size=batch_size, workers=workers, times=times)
+    )
+    assert [sample for sample, _ in found] == list(samples)
+    assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
+    assert runner.fed == fed
+    assert [len(times.preprocess), len(times.inference), len(times.postprocess)] == [7, len(fed), 7]
+
+
+def test_latencies_are_named_by_stage(samples: Sequence[Sample]) -> None:
+    """The report finds preprocess and postprocess per image and inference per batch."""
+    times = StageTimes()
+    list(run_dataset(samples, FakeRunner(), SMALL, batch_size=3, times=times))
+    latencies = times.latencies()
+    counts = {name: len(latency.samples_ms) for name, latency in latencies.items()}
+    assert counts == {"preprocess": 7, "inference": 3, "postprocess": 7}
+    assert all(latency.p50_ms > 0 for latency in latencies.values())
+
+
+def test_one_image_is_detected_as_in_a_run(samples: Sequence[Sample]) -> None:
+    """`detect` gives for a file what `run_dataset` gives for its sample."""
+    runner = FakeRunner()
+    for sample, wanted in run_dataset(samples, runner, SMALL, batch_size=2):
+        found = detect(sample.path, runner, SMALL)
+        assert np.array_equal(found.boxes, wanted.boxes)
+        assert np.array_equal(found.scores, wanted.scores)
+        assert np.array_equal(found.classes, wanted.classes)
+
+
+def test_no_images_are_no_detections() -> None:
+    """An empty selection does not even call the runner."""
+    runner = FakeRunner()
+    assert list(run_dataset([], runner, SMALL, batch_size=4)) == []
+    assert runner.fed == []
+
+
+def test_images_are_read_one_batch_ahead(
+    samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a batch is inferred, the next one is read and no more, and no other input is held."""
+    tensors: list[weakref.ref[Tensor]] = []
+    at_infer: list[tuple[int, int]] = []
+
+    def counted(path: Path, spec: ModelSpec) -> ModelInput:
+        result = preprocess(path, spec)
+        tensors.append(weakref.ref(result.tensor))
+        return result
+
+    def slow(*args: Any) -> Detections:
+        time.sleep(0.02)  # until the next batch is at the runner: what it holds shows there
+        return postprocess(*args)
+
+    def note() -> None:
+        ahead = min(7, 2 * (len(at_infer) + 2))
+        deadline = time.perf_counter() + 10
+        while len(tensors) < ahead and time.perf_counter() < deadline:
+            time.sleep(0.001)
+        at_infer.append((len(tensors), sum(tensor() is not None for tensor in tensors)))
+
+    monkeypatch.setattr(pipeline, "preprocess", counted)
+    monkeypatch.setattr(pipeline, "postprocess", slow)
+    runner = FakeRunner()
+    runner.on_infer = note
+    given = 0
+    for _ in run_dataset(samples, runner, SMALL, batch_size=2, workers=4):
+        given += 1
+        assert len(tensors) <= given + 3 * 2  # a batch being given, one inferred, one read
+    assert len(tensors) == given == 7
+    assert [read for read, _ in at_infer] == [4, 6, 7, 7]
+    assert max(held for _, held in at_infer) <= 2 + 2
+
+
+def test_unreadable_image_ends_the_run(samples: Sequence[Sample]) -> None:
+    """The images before it are given, then its error comes out as it is."""
+    samples[4].path.write_bytes(b"")
+    done: list[tuple[Sample, Detections]] = []
+    with pytest.raises(ImageError, match=r"5\.png is not a readable image: the file is empty"):
+        done.extend(run_dataset(samples, FakeRunner(), SMALL, batch_size=1))
+    assert [sample for sample, _ in done] == list(samples[: len(done)])
+    assert len(done) >= 3  # of four, the last one may still be with the postprocessor
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        pytest.param(
+            lambda heads: {name: head[:1] for name, head in heads.items()},
+            RunnerError,
+            "the model gave 1 rows for 2 images",
+            id="too-few-rows",
+        ),
+        pytest.param(
+            lambda heads: {name: head for name, head in heads.items() if name != "box_p3"},
+            HeadError,
+            "box_p3 .* is missing",
+            id="missing-head",
+        ),
+        pytest.param(
+            lambda heads: heads | {"class_p3": heads["class_p3"] * np.float32(np.nan)},
+            HeadError,
+            "class_p3 holds .* not finite",
+            id="nan",
+        ),
+    ],
+)
+def test_wrong_answer_ends_the_run(
+    answer: Callable[[Any], Tensors],
+    error: type[Exception],
+    message: str,
+    samples: Sequence[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Outputs that are not the heads of the images fed are an error, in whatever thread."""
+    runner = FakeRunner()
+    right = runner.infer
+    monkeypatch.setattr(runner, "infer", lambda feed: answer(right(feed)))
+    with pytest.raises(error, match=message):
+        list(run_dataset(samples, runner, SMALL, batch_size=2))
+
+
+def test_failure_of_the_runner_comes_out(samples: Sequence[Sample]) -> None:
+    """What the backend raises is not dressed up on its way."""
+    runner = FakeRunner()
+
+    def fail() -> None:
+        raise RunnerError("out of memory")
+
+    runner.on_infer = fail
+    with pytest.raises(RunnerError, match=r"^out of memory$"):
+        list(run_dataset(samples, runner, SMALL, batch_size=2))
+
+
+def test_run_that_is_left_ends_its_threads(samples: Sequence[Sample]) -> None:
+    """Who stops after the first image leaves no work going on behind."""
+    run = run_dataset(samples, FakeRunner(), SMALL, batch_size=1)
+    next(run)
+    del run
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("effd0")]

@@ -1,0 +1,173 @@
+"""Tests for `effd0.postprocess`: heads become the detections that effdet makes of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from effd0.anchors import anchor_boxes
+from effd0.arrays import Tensors
+from effd0.dataset import Dataset
+from effd0.errors import HeadError
+from effd0.heads import HeadOutputs, split_heads
+from effd0.postprocess import postprocess, sigmoid
+from effd0.spec import D0, ModelSpec
+
+from .helpers import SMALL, synthetic_heads
+from .reference import Geometry, effdet_detections
+
+#: Pixels by which corners may differ, as a part of the image's longer side.  numpy and torch
+#: differ in the last bit of exp(), so that a corner errs by a part of its box's size, which may
+#: be several times the picture's.  Measured 2026-11-23 over 72 pairs of synthetic heads and
+#: sizes: 1.4e-7.
+BOX_TOLERANCE = 2e-6
+#: Scores are below 1, where a last bit is 6e-8.  Measured 2026-11-23 over the same: 1.2e-7.
+SCORE_TOLERANCE = 5e-7
+
+
+def _assert_as_effdet(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> int:
+    """Compare all detections of *heads*; return how many there are."""
+    __tracebackhide__ = True
+    wanted = effdet_detections(heads, image, spec)
+    found = postprocess(heads, image.scale, image.size, spec)
+    assert len(found) == len(wanted)
+    assert found.classes.tolist() == wanted[:, 5].tolist()
+    assert np.abs(found.scores - wanted[:, 4]).max() <= SCORE_TOLERANCE
+    assert np.abs(found.boxes - wanted[:, :4]).max() <= BOX_TOLERANCE * max(image.size)
+    return len(found)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(640, 480), (333, 517), (32, 20), (6000, 4000), (512, 512)],
+    ids="{0[0]}x{0[1]}".format,
+)
+@pytest.mark.parametrize("seed", range(2), ids="seed={}".format)
+def test_synthetic_heads_give_what_effdet_gives(size: tuple[int, int], seed: int) -> None:
+    """Number, order, classes, boxes and scores are the reference's, whatever the image's size."""
+    assert _assert_as_effdet(synthetic_heads(seed), Geometry.of(size, D0), D0) == 100
+
+
+def test_faint_heads_give_what_effdet_gives() -> None:
+    """Detections with scores around a hundredth are as exact as sure ones."""
+    heads = synthetic_heads(7, shift=-16)
+    image = Geometry.of((640, 427), D0)
+    assert postprocess(heads, image.scale, image.size, D0).scores.max() < 0.1
+    _assert_as_effdet(heads, image, D0)
+
+
+def test_trained_heads_give_what_effdet_gives(
+    torch_heads: Tensors, embedded_dataset: Dataset, spec: ModelSpec
+) -> None:
+    """The law holds for what the network really says of images with many near-equal boxes."""
+    images = split_heads(torch_heads, spec)
+    for sample, heads in zip(embedded_dataset.samples, images, strict=False):
+        _assert_as_effdet(heads, Geometry.of(sample.size, spec), spec)
+
+
+@pytest.mark.parametrize("seed", range(4), ids="seed={}".format)
+def test_fewer_than_a_hundred_are_not_filled_up(seed: int) -> None:
+    """Fifty candidates leave what effdet leaves of them, without its rows of zeros."""
+    count = _assert_as_effdet(synthetic_heads(seed, SMALL), Geometry.of((640, 480), SMALL), SMALL)
+    assert 0 < count <= SMALL.max_candidates
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_no_more_than_the_most_are_given(limit: int) -> None:
+    """The spec's limit keeps the best and drops the rest."""
+    heads, image = synthetic_heads(0), Geometry.of((640, 480), D0)
+    few = postprocess(heads, image.scale, image.size, replace(D0, max_detections=limit))
+    many = postprocess(heads, image.scale, image.size, replace(D0, max_detections=150))
+    assert len(few) == limit < len(many)
+    assert np.array_equal(few.boxes, many.boxes[:limit])
+
+
+def _one_place(spec: ModelSpec, logits: dict[int, float], code: float = 0.0) -> HeadOutputs:
+    """Return heads that are silent but at level 5, row 1, column 2, anchor 4: *logits* by class."""
+    classes = [np.full(spec.head_shapes[name], -20, np.float32) for name in spec.class_names]
+    boxes = [np.full(spec.head_shapes[name], code, np.float32) for name in spec.box_names]
+    for label, logit in logits.items():
+        classes[2][4 * spec.num_classes + label, 1, 2] = logit
+    return HeadOutputs(tuple(classes), tuple(boxes))
+
+
+def test_one_sure_anchor_is_one_box() -> None:
+    """A logit at one place gives that place's anchor in image pixels, and the next category id."""
+    # Level 5 has stride 32, so that row 1, column 2 is centred on y = 48, x = 80; anchor 4 is of
+    # the second octave scale and aspect 1.4:0.7.
+    side = 4 * 32 * 2 ** (1 / 3)
+    x, y, half_width, half_height = 80, 48, 1.4 * side / 2, 0.7 * side / 2
+    image = Geometry.of((256, 256), SMALL)
+    spec = replace(SMALL, max_candidates=1)
+    found = postprocess(_one_place(spec, {3: 2.0}), image.scale, image.size, spec)
+    wanted = [2 * max(0, x - half_width), 2 * max(0, y - half_height), 256, 2 * (y + half_height)]
+    assert found.classes.tolist() == [4]
+    assert found.scores[0] == pytest.approx(0.880797, abs=1e-6)  # 1 / (1 + exp(-2))
+    # float32 corners below 256, whose last bit is 1.5e-5; measured 2026-11-23: 1.0e-5.
+    assert found.boxes[0] == pytest.approx(wanted, abs=6e-5)
+
+
+def test_two_classes_of_one_place_both_survive() -> None:
+    """The same box is found as each class, the higher logit first."""
+    spec = replace(SMALL, max_candidates=2)
+    found = postprocess(_one_place(spec, {1: 1.0, 4: 2.0}), 1.0, (128, 128), spec)
+    assert found.classes.tolist() == [5, 2]
+    assert np.array_equal(found.boxes[0], found.boxes[1])
+
+
+def test_equal_logits_come_by_index() -> None:
+    """Where logits tie, the smaller anchor and then the smaller class comes first."""
+    spec = replace(SMALL, max_candidates=3)
+    found = postprocess(_one_place(spec, {4: 1.0, 0: 1.0, 2: 1.0}), 1.0, (128, 128), spec)
+    assert found.classes.tolist() == [1, 3, 5]
+
+
+def test_overflowing_codes_give_the_border() -> None:
+    """A finite code whose ``exp`` is infinite ends at the picture's border, not in infinity."""
+    spec = replace(SMALL, max_candidates=1)
+    heads = _one_place(spec, {0: 1.0})
+    for head in heads.boxes:
+        head[2::4], head[3::4] = 1000, 1000
+    found = postprocess(heads, 5.0, (640, 480), spec)
+    assert found.boxes.tolist() == [[0, 0, 640, 480]]
+
+
+@pytest.mark.parametrize("kind", ["class", "box"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "+inf", "-inf"])
+def test_heads_that_are_not_finite_are_refused(kind: str, value: float) -> None:
+    """Not even a value outside the candidates goes by unseen."""
+    heads = synthetic_heads(0, SMALL)
+    levels = heads.classes if kind == "class" else heads.boxes
+    bad = levels[1].copy()
+    bad[0, 0, 0] = value
+    changed = (levels[0], bad, *levels[2:])
+    broken = HeadOutputs(
+        changed if kind == "class" else heads.classes, changed if kind == "box" else heads.boxes
+    )
+    with pytest.raises(HeadError, match=re.escape(f"{kind}_p4 holds 1 values that are not finite")):
+        postprocess(broken, 1.0, (128, 128), SMALL)
+
+
+def test_arguments_are_left_alone() -> None:
+    """Heads and anchors are what they were: stages may share them."""
+    heads = synthetic_heads(3, SMALL)
+    before = [head.copy() for head in heads.classes + heads.boxes]
+    anchors = anchor_boxes(SMALL).copy()
+    for head in heads.classes + heads.boxes:
+        head.setflags(write=True)
+    postprocess(heads, 1.0, (128, 128), SMALL)
+    for head, copy in zip(heads.classes + heads.boxes, before, strict=True):
+        assert np.array_equal(head, copy)
+    assert np.array_equal(anchor_boxes(SMALL), anchors)
+
+
+def test_sigmoid_is_the_logistic_function() -> None:
+    """Over all logits that float16 holds, without a warning, to the last bits of float32."""
+    logits = np.concatenate([np.linspace(-120, 120, 100_001), [-65504, 65504]])
+    with np.errstate(over="ignore"):
+        wanted = 1 / (1 + np.exp(-logits))
+    # Two roundings of numbers up to 1; measured 2026-11-23: 8.9e-8.
+    assert np.abs(sigmoid(logits.astype(np.float32)) - wanted).max() <= 2e-7

@@ -1,0 +1,149 @@
+"""Tests for `effd0.report`: the verdict and the record of an evaluation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from effd0.errors import OutputError
+from effd0.evaluate import METRICS, CocoMetrics
+from effd0.measure import Latency
+from effd0.report import Evaluation, Verdict, installed_version, judge, write_json
+
+
+def metrics_of(ap: float | None, images: int = 10) -> CocoMetrics:
+    """Metrics with one AP for everything, or with AP undefined."""
+    undefined = {} if ap is not None else {"AP": "undefined: no ground truth"}
+    values = dict.fromkeys(METRICS, 0.25) | {"AP": ap}
+    return CocoMetrics(values, {"person": 0.5, "car": None}, undefined, images, 321)
+
+
+EVALUATION = Evaluation(
+    metrics=metrics_of(0.335),
+    verdict=Verdict("pass", "mAP is 33.50 %"),
+    total_images=10,
+    images_per_second=2.5,
+    stages={"inference": Latency((1.0, 2.0, 3.0, 10.0))},
+    peak_rss_mb=123.5,
+    runner="ONNX Runtime, CPUExecutionProvider",
+    model_sha256="ab" * 32,
+    settings={"batch_size": 1},
+)
+
+
+@pytest.mark.parametrize(
+    ("ap", "min_map", "status", "reason"),
+    [
+        pytest.param(0.336, 33.4, "pass", "mAP is 33.60 %, at least 33.40 % was wanted", id="pass"),
+        pytest.param(0.334, 33.4, "pass", "mAP is 33.40 %, at least 33.40 %", id="on-the-floor"),
+        pytest.param(
+            0.33399, 33.4, "fail", "mAP is 33.40 %, but at least 33.40 %", id="rounds-to-the-floor"
+        ),
+        pytest.param(0.0, 0.0, "pass", "mAP is 0.00 %", id="floor-of-zero"),
+        pytest.param(0.0, None, "not gated", "no floor was given (--min-map)", id="not-gated"),
+        pytest.param(None, 33.4, "fail", "mAP is undefined: no ground truth", id="undefined"),
+        pytest.param(None, None, "fail", "mAP is undefined", id="undefined-without-floor"),
+    ],
+)
+def test_a_whole_run_is_held_against_its_floor(
+    ap: float | None, min_map: float | None, status: str, reason: str
+) -> None:
+    """The full figure decides, not the rounded one; without a floor nothing is claimed."""
+    verdict = judge(metrics_of(ap), 10, min_map)
+    assert verdict.status == status
+    assert reason in verdict.reason
+
+
+@pytest.mark.parametrize("ap", [0.0, 1.0], ids=["below", "above"])
+def test_a_limited_run_is_undecided(ap: float) -> None:
+    """Fewer images than there are decide nothing, in neither direction."""
+    verdict = judge(metrics_of(ap, images=9), 10, 33.4)
+    assert verdict.status == "undecided"
+    assert "on the first 9 of 10 images by id" in verdict.reason
+    assert "run without --image-limit" in verdict.reason
+
+
+def test_a_limited_run_without_a_floor_says_that_it_is_limited() -> None:
+    """The figure of a part is never given as that of the whole."""
+    verdict = judge(metrics_of(0.5, images=9), 10, None)
+    assert verdict.status == "not gated"
+    assert "on the first 9 of 10 images by id" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "ok"),
+    [("pass", True), ("not gated", True), ("fail", False), ("undecided", False)],
+    ids=["pass", "not-gated", "fail", "undecided"],
+)
+def test_only_what_misses_nothing_is_ok(status: str, ok: bool) -> None:
+    """A gate that was asked for and not decided is not ok."""
+    assert Verdict(status, "").ok is ok
+
+
+def test_the_record_holds_fractions_by_their_coco_names() -> None:
+    """All twelve metrics are there, as fractions of one, in COCO's order."""
+    content = EVALUATION.to_json()
+    assert list(content["metrics"]) == list(METRICS)
+    assert content["metrics"]["AP"] == 0.335
+    assert content["per_class"] == {"person": 0.5, "car": None}
+    assert (content["images"], content["images_total"], content["detections"]) == (10, 10, 321)
+
+
+def test_the_record_says_what_was_run_and_how_fast() -> None:
+    """Stage times are percentiles with their count; model, runner and settings are named."""
+    content = EVALUATION.to_json()
+    assert content["stages_ms"] == {
+        "inference": {
+            "mean": 4.0,
+            "p50": 2.5,
+            "p90": pytest.approx(7.9),  # 0.7 of the way from 3 to 10
+            "p99": pytest.approx(9.79),  # 0.97 of it
+            "count": 4,
+        }
+    }
+    assert content["images_per_second"] == 2.5
+    assert content["peak_rss_mb"] == 123.5
+    assert content["model_sha256"] == "ab" * 32
+    assert content["runner"] == "ONNX Runtime, CPUExecutionProvider"
+    assert content["settings"] == {"batch_size": 1}
+    assert content["verdict"] == {"status": "pass", "reason": "mAP is 33.50 %"}
+    assert content["schema"] == 1
+    assert content["environment"]["packages"]["numpy"] == installed_version("numpy")
+
+
+def test_the_record_comes_back_from_its_file(tmp_path: Path) -> None:
+    """The file is strict JSON, None and all."""
+    evaluation = replace(EVALUATION, metrics=metrics_of(None))
+    path = tmp_path / "new" / "report.json"
+    write_json(evaluation.to_json(), path)
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["metrics"]["AP"] is None
+    assert content["undefined"] == {"AP": "undefined: no ground truth"}
+    assert content == evaluation.to_json()
+
+
+def test_a_number_that_json_has_not_writes_nothing(tmp_path: Path) -> None:
+    """NaN is refused rather than written in a dialect, and an older file stays."""
+    path = tmp_path / "report.json"
+    path.write_text("older")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"mAP": float("nan")}, path)
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["file/report.json", "folder"], ids=["below-a-file", "a-folder"])
+def test_a_place_that_cannot_be_written_is_named(name: str, tmp_path: Path) -> None:
+    """The message names the file that was asked for."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=rf"{name} cannot be written: .*; choose another place"):
+        write_json({}, tmp_path / name)
+
+
+def test_a_package_that_is_not_installed_has_no_version() -> None:
+    """An absent package is None in the record, not an error."""
+    assert installed_version("no-such-package-anywhere") is None
