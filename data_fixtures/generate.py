@@ -25,6 +25,9 @@ SIZES = (
 GRAYSCALE, WITHOUT_OBJECTS = 7, 11
 CROWDED = (5, 17, 29, 41)
 QUALITY = 88
+# Training goes down to 16 pixels.  At the border of what the detector learns, figures would be
+# noise; from 24 pixels there are small objects enough, and most of them are found.
+SMALLEST = 24
 
 
 def image_id(index: int) -> int:
@@ -35,7 +38,7 @@ def image_id(index: int) -> int:
 def scene(index: int) -> Scene:
     """The embedded scene number *index*."""
     objects = 0 if index == WITHOUT_OBJECTS else None
-    return draw_scene(index, SIZES[index % len(SIZES)], objects=objects, crowd=index in CROWDED)
+    return draw_scene(index, SIZES[index % len(SIZES)], objects=objects, smallest=SMALLEST, crowd=index in CROWDED)
 
 
 def entries(index: int, drawn: Scene, first_annotation: int) -> tuple[Any, list[Any]]:

@@ -293,12 +293,18 @@ class Scene:
 
 
 def draw_scene(
-    seed: int, size: tuple[int, int], *, objects: int | None = None, crowd: bool = False
+    seed: int,
+    size: tuple[int, int],
+    *,
+    objects: int | None = None,
+    smallest: float = 16,
+    crowd: bool = False,
 ) -> Scene:
     """
     Draw the scene of *seed*, *size* (width, height) pixels large.
 
-    *objects* is how many things are tried (default: 3 to 11); *crowd* adds one crowd region.
+    *objects* is how many things are tried (default: 3 to 11), *smallest* the least long side of
+    one in pixels; *crowd* adds one crowd region.
     """
     rng = np.random.default_rng(seed)
     image = _background(rng, size)
@@ -308,7 +314,7 @@ def draw_scene(
     crowd_members = _place_crowd(rng, image, owner, things, areas) if crowd else 0
     for _ in range(rng.integers(3, 12) if objects is None else objects):
         thing = THINGS[rng.integers(len(THINGS))]
-        long_side = math.exp(rng.uniform(math.log(16), math.log(0.62 * min(size))))
+        long_side = math.exp(rng.uniform(math.log(smallest), math.log(0.62 * min(size))))
         _place(rng, image, owner, things, areas, thing, long_side, _anywhere(rng, size))
     image = _camera(rng, image)
     return Scene(image, tuple(_truths(owner, things, crowd_members)))

@@ -127,16 +127,21 @@ def _scored(dataset: Dataset, results: npt.NDArray[np.float64], evaluator: str) 
     return scored
 
 
+def check_evaluator(name: str) -> None:
+    """Raise `EvaluationError` unless *name* is one of `EVALUATORS`."""
+    if name not in EVALUATORS:
+        raise EvaluationError(f"--evaluator is {name!r}, but effd0 knows {', '.join(EVALUATORS)}")
+
+
 def _evaluator(name: str) -> tuple[Any, Any]:
+    check_evaluator(name)
     if name == "faster-coco-eval":
         import faster_coco_eval
 
         return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
-    if name == "pycocotools":
-        from pycocotools import coco, cocoeval
+    from pycocotools import coco, cocoeval
 
-        return coco.COCO, cocoeval.COCOeval
-    raise EvaluationError(f"--evaluator is {name!r}, but effd0 knows {', '.join(EVALUATORS)}")
+    return coco.COCO, cocoeval.COCOeval
 
 
 def _ground_truth(dataset: Dataset) -> dict[str, Any]:

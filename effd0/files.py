@@ -40,6 +40,18 @@ def written_whole(path: Path) -> Iterator[Path]:
         folder.rmdir()
 
 
+def check_writable(path: Path) -> None:
+    """Raise `OutputError` now if *path* could not be written after hours of work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}; choose another place") from error
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, but a file is to be written; give a file's name")
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of the file *path*."""
     with path.open("rb") as file:

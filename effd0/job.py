@@ -17,8 +17,8 @@ from typing import Any
 
 from . import build, embedded
 from .dataset import Dataset, check_images, load_coco
-from .errors import RunnerError
-from .evaluate import evaluate
+from .errors import CheckpointError, RunnerError
+from .evaluate import check_evaluator, evaluate
 from .export import ExportSettings
 from .files import sha256
 from .measure import peak_rss_mb
@@ -60,6 +60,12 @@ class ModelChoice:
                 "use --checkpoint, or --runner ort"
             )
         self.options.check_for(runner)
+        if self.model is not None and not self.model.is_file():
+            raise RunnerError(f"{self.model} does not exist; make it with 'effd0 export'")
+        if self.checkpoint is not None and not self.checkpoint.is_file():
+            raise CheckpointError(
+                f"{self.checkpoint} does not exist; get one with 'effd0 fetch checkpoint'"
+            )
         return runner
 
     @contextlib.contextmanager
@@ -114,8 +120,10 @@ class EvaluationJob:
 
 def run_evaluation(job: EvaluationJob, open_progress: OpenProgress) -> Evaluation:
     """Run *job*; raise what its stages raise."""
-    dataset = job.load()
+    # What can be known to be wrong is said before hours of work, not after.
     job.choice.checked_runner()
+    check_evaluator(job.evaluator)
+    dataset = job.load()
     with open_progress("checking images", len(dataset.samples)) as advance:
         for _ in check_images(dataset.samples, job.workers):
             advance(1)

@@ -85,24 +85,18 @@ def run_dataset(
     Raises what the stages raise.  *times*, where given, is filled.
     """
     times = StageTimes() if times is None else times
+    pending: list[tuple[Sample, Future[Detections]]] = []
     with ThreadPoolExecutor(workers, "effd0") as pool:
-        pending: deque[tuple[Sample, Future[Detections]]] = deque()
         try:
             for batch, inputs in _batches(samples, pool, spec, batch_size, times):
-                start = time.perf_counter()
-                outputs = runner.infer(make_feed(inputs, runner))
-                times.inference.append(time.perf_counter() - start)
-                heads = split_heads(outputs, spec)
-                _check_rows(heads, inputs)
-                while pending:  # the batch before; its heads are freed before more come
-                    sample, future = pending.popleft()
-                    yield sample, future.result()
-                for sample, head, model_input in zip(batch, heads, inputs, strict=True):
-                    args = (head, model_input.image_scale, model_input.image_size, spec, times)
-                    pending.append((sample, pool.submit(_timed_postprocess, *args)))
-                del outputs, heads, head, args, inputs, model_input
-            while pending:
-                sample, future = pending.popleft()
+                heads = _timed_infer(runner, inputs, spec, times)
+                # The batch before ends here, so that its heads are freed before more come.
+                done = [(sample, future.result()) for sample, future in pending]
+                futures = _submit_postprocess(pool, heads, inputs, spec, times)
+                pending = list(zip(batch, futures, strict=True))
+                del heads, inputs
+                yield from done
+            for sample, future in pending:
                 yield sample, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -147,6 +141,32 @@ def _timed_preprocess(path: Path, spec: ModelSpec, times: StageTimes) -> ModelIn
     return result
 
 
+def _timed_infer(
+    runner: Runner, inputs: Sequence[ModelInput], spec: ModelSpec, times: StageTimes
+) -> list[HeadOutputs]:
+    start = time.perf_counter()
+    outputs = runner.infer(make_feed(inputs, runner))
+    times.inference.append(time.perf_counter() - start)
+    heads = split_heads(outputs, spec)
+    if len(heads) != len(inputs):
+        raise RunnerError(f"the model gave {len(heads)} rows for {len(inputs)} images")
+    return heads
+
+
+def _submit_postprocess(
+    pool: ThreadPoolExecutor,
+    heads: Sequence[HeadOutputs],
+    inputs: Sequence[ModelInput],
+    spec: ModelSpec,
+    times: StageTimes,
+) -> list[Future[Detections]]:
+    """Hand each image's heads to *pool*; of the input only its geometry is kept."""
+    return [
+        pool.submit(_timed_postprocess, head, i.image_scale, i.image_size, spec, times)
+        for head, i in zip(heads, inputs, strict=True)
+    ]
+
+
 def _timed_postprocess(
     heads: HeadOutputs,
     image_scale: float,
@@ -158,8 +178,3 @@ def _timed_postprocess(
     result = postprocess(heads, image_scale, image_size, spec)
     times.postprocess.append(time.perf_counter() - start)
     return result
-
-
-def _check_rows(heads: Sequence[HeadOutputs], inputs: Sequence[ModelInput]) -> None:
-    if len(heads) != len(inputs):
-        raise RunnerError(f"the model gave {len(heads)} rows for {len(inputs)} images")

@@ -12,6 +12,7 @@ from .. import pipeline
 from ..dataset import check_images
 from ..draw import draw_detections
 from ..evaluate import EVALUATORS
+from ..files import check_writable
 from ..job import EvaluationJob, ModelChoice, run_evaluation
 from ..progress import STDERR, progress
 from ..report import write_json
@@ -66,6 +67,8 @@ def evaluate(
         evaluator=evaluator,
         workers=workers,
     )
+    if json is not None:
+        check_writable(json)
     evaluation = run_evaluation(job, progress)
     show_evaluation(evaluation, Console(highlight=False))
     if json is not None:
