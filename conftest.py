@@ -142,10 +142,31 @@ def _required_but_absent(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for ``runner_name`` once for each runner."""
-    if "runner_name" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--runner") or list(RUNNERS)
-        metafunc.parametrize("runner_name", names, ids=[f"runner={n}" for n in names])
+    """Run what asks for a runner's name once for each (``runner_beside_torch``: but for torch)."""
+    names = metafunc.config.getoption("--runner") or list(RUNNERS)
+    for fixture in {"runner_name", "runner_beside_torch"} & set(metafunc.fixturenames):
+        chosen = [n for n in names if fixture == "runner_name" or n != "torch"]
+        metafunc.parametrize(fixture, chosen, ids=[f"runner={n}" for n in chosen])
+
+
+MEASURED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Return a function that adds a line to the summary's list of measured accuracies."""
+    return pytestconfig.stash.setdefault(MEASURED, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """End with the figures that the accuracy tests measured."""
+    lines = config.stash.get(MEASURED, [])
+    if lines:
+        terminalreporter.section("accuracy")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,9 @@ def image_id(index: int) -> int:
 def scene(index: int) -> Scene:
     """The embedded scene number *index*."""
     objects = 0 if index == WITHOUT_OBJECTS else None
-    return draw_scene(index, SIZES[index % len(SIZES)], objects=objects, smallest=SMALLEST, crowd=index in CROWDED)
+    return draw_scene(
+        index, SIZES[index % len(SIZES)], objects=objects, smallest=SMALLEST, crowd=index in CROWDED
+    )
 
 
 def entries(index: int, drawn: Scene, first_annotation: int) -> tuple[Any, list[Any]]:

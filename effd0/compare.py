@@ -63,10 +63,11 @@ def compare_tensors(reference: Tensors, candidate: Tensors) -> list[TensorDiff]:
 def _difference(name: str, reference: np.ndarray, candidate: np.ndarray) -> TensorDiff:
     if reference.shape != candidate.shape:
         raise HeadError(f"{name} is {candidate.shape}, but {reference.shape} was wanted")
-    wanted, got = reference.astype(np.float64), candidate.astype(np.float64)
+    wanted = reference.astype(np.float64)
     # What is not finite counts as infinitely far, on both sides too; inf - inf is NaN.
     with np.errstate(invalid="ignore"):
-        delta = np.abs(got - wanted)
+        delta = candidate - wanted
+    np.abs(delta, out=delta)
     delta[np.isnan(delta)] = np.inf
     worst = np.unravel_index(int(delta.argmax()), delta.shape)
     norm = float(np.linalg.norm(wanted))
@@ -76,5 +77,5 @@ def _difference(name: str, reference: np.ndarray, candidate: np.ndarray) -> Tens
         relative_l2=float(np.linalg.norm(delta)) / max(norm, np.finfo(np.float64).tiny),
         worst=tuple(int(i) for i in worst),
         reference=float(wanted[worst]),
-        candidate=float(got[worst]),
+        candidate=float(candidate[worst]),
     )

@@ -60,8 +60,10 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
     """
     opset = settings.checked_opset()
     model = load_model(checkpoint, spec)
-    # Two rows where the batch is free: an exporter may take a batch of one for a constant.
-    rows = settings.batch_size if settings.batch_size is not None else 2
+    # A free batch is traced with another number of rows than `build` tries it with, and not with
+    # one by dynamo, which takes a batch of one for a constant.
+    free_rows = 3 if settings.exporter == "dynamo" else 1
+    rows = settings.batch_size if settings.batch_size is not None else free_rows
     with _quiet():
         try:
             _torch_export(model, out, spec, rows, opset, settings)

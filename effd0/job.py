@@ -19,7 +19,6 @@ from . import build, embedded
 from .dataset import Dataset, check_images, load_coco
 from .errors import CheckpointError, RunnerError
 from .evaluate import check_evaluator, evaluate
-from .export import ExportSettings
 from .files import sha256
 from .measure import peak_rss_mb
 from .pipeline import StageTimes, choose_batch_size, run_dataset
@@ -69,8 +68,8 @@ class ModelChoice:
         return runner
 
     @contextlib.contextmanager
-    def file(self, batch_size: int | None) -> Iterator[Path]:
-        """The file to run, exported for *batch_size* and for the time of the block if need be."""
+    def file(self) -> Iterator[Path]:
+        """The file to run, exported for the time of the block if need be."""
         runner = self.checked_runner()
         if self.model is not None:
             yield self.model
@@ -79,14 +78,13 @@ class ModelChoice:
         if runner == "torch":
             yield checkpoint
             return
-        settings = ExportSettings(batch_size=1 if batch_size is None else batch_size)
-        with build.exported(checkpoint, self.spec, settings) as path:
+        with build.exported(checkpoint, self.spec) as path:
             yield path
 
     @contextlib.contextmanager
-    def opened(self, batch_size: int | None) -> Iterator[tuple[Runner, Path]]:
+    def opened(self) -> Iterator[tuple[Runner, Path]]:
         """The open runner and the file that it runs."""
-        with self.file(batch_size) as path:
+        with self.file() as path:
             name = self.checked_runner()
             with open_runner(name, path, self.spec, self.options) as runner:
                 yield runner, path
@@ -129,7 +127,7 @@ def run_evaluation(job: EvaluationJob, open_progress: OpenProgress) -> Evaluatio
             advance(1)
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
-            runner, path = stack.enter_context(job.choice.opened(job.batch_size))
+            runner, path = stack.enter_context(job.choice.opened())
             advance(1)
         model_sha256 = sha256(path)
         batch_size = choose_batch_size(runner, job.batch_size)

@@ -40,6 +40,5 @@ def effd0(*arguments: object) -> Outcome:
             cli.main()
             code = 0
         except SystemExit as stopped:
-            assert isinstance(stopped.code, int)
-            code = stopped.code
+            code = int(stopped.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())

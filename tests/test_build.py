@@ -10,9 +10,8 @@ import onnx
 import pytest
 
 from effd0 import build
-from effd0.arrays import Tensor, Tensors
 from effd0.build import Built
-from effd0.compare import SAME_FLOAT32, compare_tensors
+from effd0.compare import SAME_FLOAT32
 from effd0.errors import ExportError, GraphError
 from effd0.export import ExportSettings
 from effd0.graph import DEFAULT_EDITS, EDITS
@@ -68,16 +67,16 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(str(path)).graph.node]
 
 
-def test_simplifying_keeps_the_heads(
-    simplified: Built, images: Tensor, spec: ModelSpec, torch_heads: Tensors
+def test_simplifying_keeps_the_heads_and_the_free_batch(
+    simplified: Built, onnx_model: Path, spec: ModelSpec
 ) -> None:
-    """Far fewer nodes compute what torch does, at a batch that the simplifier never saw."""
+    """Far fewer nodes compute what the export does, still for any number of images."""
+    assert len(operators(simplified.path)) < len(operators(onnx_model)) / 2
+    assert {diff.name for diff in simplified.diffs} == set(spec.output_names)
+    # Measured 2026-11-23: at most 2.9e-5 at batch 3.
+    assert simplified.diffs[0].max_abs <= SAME_FLOAT32.max_abs, str(simplified.diffs[0])
     with OrtRunner(simplified.path, provider="CPUExecutionProvider") as runner:
-        worst = compare_tensors(torch_heads, runner.infer({spec.input_name: images}))[0]
-    # Measured 2026-11-23: 4.2e-5 against torch, 2.9e-5 against the export.
-    assert worst.max_abs <= SAME_FLOAT32.max_abs, str(worst)
-    assert len(simplified.diffs) == len(spec.output_names)
-    assert simplified.diffs[0].max_abs <= SAME_FLOAT32.max_abs
+        assert runner.inputs[0].shape == (None, *spec.input_shape)
 
 
 def test_simplifying_keeps_the_origin(simplified: Built, onnx_model: Path) -> None:
@@ -133,25 +132,14 @@ def test_a_raw_export_is_to_be_simplified_before_it_is_edited(
     assert list(tmp_path.iterdir()) == []
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Names and contents of the files in *folder*."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize(
-    "before", [{}, {"d0.onnx": b"older"}], ids=["nothing-there", "an-older-file-there"]
-)
 def test_an_export_with_wrong_numbers_is_not_written(
-    before: dict[str, bytes],
     one: Path,
     checkpoint: Path,
     spec: ModelSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One bias that is off is found and named by its head; what lay under the name stays."""
-    for name, content in before.items():
-        (tmp_path / name).write_bytes(content)
+    """One bias that is off is found and named by its head, and no file appears."""
 
     def wrong(_: Path, path: Path, *__: Any) -> None:
         perturbed(one, path, "box_p5", SEEN)
@@ -159,21 +147,24 @@ def test_an_export_with_wrong_numbers_is_not_written(
     monkeypatch.setattr(build, "write_onnx", wrong)
     with pytest.raises(ExportError, match=r"d0\.onnx was not written, .*: box_p\d differs by"):
         build.export(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings())
-    assert contents(tmp_path) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_simplification_with_wrong_numbers_is_not_written(
     one: Path, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The simplified model is held against the one it was made from."""
+    """It is held against the model it was made from, and an older file of that name stays."""
+    out = tmp_path / "d0.onnx"
+    out.write_bytes(b"older")
 
     def wrong(model: Path, path: Path) -> None:
         perturbed(model, path, "class_p3", SEEN)
 
     monkeypatch.setattr(build, "write_simplified", wrong)
     with pytest.raises(ExportError, match=r"was not written, .*one\.onnx does: class_p\d differs"):
-        build.simplify(one, tmp_path / "d0.onnx", spec)
-    assert contents(tmp_path) == {}
+        build.simplify(one, out, spec)
+    assert list(tmp_path.iterdir()) == [out]
+    assert out.read_bytes() == b"older"
 
 
 def test_an_edit_that_claims_too_much_is_not_written(
@@ -186,4 +177,4 @@ def test_an_edit_that_claims_too_much_is_not_written(
     monkeypatch.setitem(EDITS, "zero-pad", replace(EDITS["zero-pad"], exact=True))
     with pytest.raises(GraphError, match=r"was not written, since it does not compute what"):
         build.modify(padded_one[0], tmp_path / "d0.onnx", spec, ["zero-pad"])
-    assert contents(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []

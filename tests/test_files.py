@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from effd0.errors import OutputError
-from effd0.files import sha256, written_whole
+from effd0.files import check_writable, sha256, written_whole
 
 from .helpers import names_in
 
@@ -116,3 +116,27 @@ def test_fingerprint_is_the_published_one(content: bytes, digest: str, tmp_path:
     path = tmp_path / "file"
     path.write_bytes(content)
     assert sha256(path) == digest
+
+
+def test_place_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    """Asking leaves no trace but the folders that writing would make."""
+    check_writable(tmp_path / "new" / "out.json")
+    assert names_in(tmp_path) == ["new"]
+    assert names_in(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        pytest.param("file/out.json", "out.json cannot be written: .*; choose another", id="file"),
+        pytest.param("folder", "folder is a folder, but a file is to be written", id="folder"),
+    ],
+)
+def test_place_that_cannot_be_written_is_said_before_the_work(
+    place: str, message: str, tmp_path: Path
+) -> None:
+    """The error comes before hours of work, not in place of their result."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=message):
+        check_writable(tmp_path / place)

@@ -95,7 +95,7 @@ def detect(
         runner = "torch"  # nothing to export for one picture
     options = RunnerOptions(device, provider, precision, threads)
     choice = ModelChoice(model, checkpoint, runner, spec_for(arch), options)
-    with choice.opened(None) as (backend, _):
+    with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
     Console(highlight=False).print(f"drew {count} boxes of at least {min_score} to {out}")

@@ -57,7 +57,7 @@ LAYERS: dict[str, set[str]] = {
         "runners.base", "spec",
     },
     "job": {
-        "build", "dataset", "embedded", "errors", "evaluate", "export", "files", "measure",
+        "build", "dataset", "embedded", "errors", "evaluate", "files", "measure",
         "pipeline", "postprocess", "report", "runners.__init__", "runners.base", "spec",
     },
 }  # fmt: skip

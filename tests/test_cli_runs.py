@@ -1,0 +1,204 @@
+"""Tests for `effd0.cli`: every command does its work once, on the embedded default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from effd0 import build, embedded, fetch
+from effd0.dataset import load_coco
+from effd0.evaluate import METRICS
+from effd0.export import ExportSettings
+from effd0.fetch import Source
+from effd0.files import sha256
+from effd0.preprocess import preprocess
+from effd0.spec import ModelSpec
+
+from .cli_run import Outcome, effd0
+from .fakes.server import FakeHost, serving
+from .helpers import coco_content, write_coco
+from .onnx_models import need_own_export, pinned
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a run of ``effd0 evaluate --json`` left behind."""
+
+    outcome: Outcome
+    record: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def limited(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """Two embedded images through the model under test, with a floor that they may not decide."""
+    path = tmp_path_factory.mktemp("evaluated") / "record.json"
+    floor = ("--image-limit", 2, "--min-map", 1)
+    outcome = effd0("evaluate", "--model", onnx_model, *floor, "--json", path)
+    return Evaluated(outcome, json.loads(path.read_text()))
+
+
+def test_a_limited_run_is_undecided(limited: Evaluated) -> None:
+    """A floor that could not be decided is a gate that did not pass: exit code 1, no error."""
+    assert limited.outcome.code == 1
+    assert limited.outcome.errors == []
+    assert "UNDECIDED" in limited.outcome.out
+    assert limited.record["verdict"]["status"] == "undecided"
+
+
+def test_the_terminal_shows_the_twelve_numbers(limited: Evaluated) -> None:
+    """Each metric has its row, and progress stays off stdout."""
+    rows = [line.split() for line in limited.outcome.out.splitlines()]
+    assert [name for name in METRICS if not any(name in row for row in rows)] == []
+    assert "detecting: 2/2" in limited.outcome.err
+    assert "detecting" not in limited.outcome.out
+
+
+def test_the_record_is_complete(limited: Evaluated, onnx_model: Path) -> None:
+    """The JSON holds metrics, times, memory, and what leads back to model and images."""
+    record = limited.record
+    assert list(record["metrics"]) == list(METRICS)
+    defined = [value for value in record["metrics"].values() if value is not None]
+    assert all(0 <= value <= 1 for value in defined)
+    assert {name for name, value in record["metrics"].items() if value is None} == set(
+        record["undefined"]
+    )
+    dataset = load_coco(embedded.coco_root())
+    assert set(record["per_class"]) == set(dataset.categories.values())
+    assert (record["images"], record["images_total"]) == (2, dataset.total)
+    assert {name: stage["count"] for name, stage in record["stages_ms"].items()} == {
+        "preprocess": 2,
+        "inference": 2,
+        "postprocess": 2,
+    }
+    assert record["images_per_second"] > 0
+    assert record["peak_rss_mb"] > 100
+    assert record["runner"].startswith("ONNX Runtime ")
+    assert record["model_sha256"] == sha256(onnx_model)
+    assert record["settings"]["image_limit"] == 2
+    assert record["settings"]["annotations_sha256"] == sha256(dataset.annotation_file)
+
+
+def test_a_run_without_a_floor_claims_nothing(tmp_path: Path) -> None:
+    """Without --min-map a run in torch ends well, and says that it was not gated."""
+    path = tmp_path / "record.json"
+    outcome = effd0("evaluate", "--runner", "torch", "--image-limit", 1, "--json", path)
+    assert outcome.code == 0
+    assert "NOT GATED" in outcome.out
+    record = json.loads(path.read_text())
+    assert record["runner"].startswith("PyTorch ")
+    assert record["model_sha256"] == sha256(embedded.checkpoint())
+
+
+@pytest.mark.parametrize(
+    ("floor", "code", "status"), [(0, 0, "PASS"), (99.5, 1, "FAIL")], ids=["met", "not-met"]
+)
+def test_the_floor_decides_the_exit_code(
+    floor: float, code: int, status: str, onnx_model: Path, tmp_path: Path
+) -> None:
+    """In a picture of noise nothing is found: it meets a floor of zero and no other."""
+    root = write_coco(tmp_path / "coco", coco_content(1))
+    outcome = effd0("evaluate", "--model", onnx_model, "--root", root, "--min-map", floor)
+    assert outcome.code == code
+    assert status in outcome.out
+    assert outcome.errors == []
+
+
+def test_detect_draws_the_picture(tmp_path: Path) -> None:
+    """The drawn picture has the size of the one given, and is not the same."""
+    image = load_coco(embedded.coco_root()).samples[0].path
+    out = tmp_path / "drawn.png"
+    outcome = effd0("detect", image, "--out", out, "--min-score", 0.0)
+    assert outcome.code == 0
+    assert re.search(r"drew [1-9]\d* boxes of at least 0\.0 to ", outcome.out)
+    with Image.open(image) as given, Image.open(out) as drawn:
+        assert drawn.size == given.size
+        assert not np.array_equal(np.asarray(drawn), np.asarray(given.convert("RGB")))
+
+
+def test_preprocess_writes_the_recipes_files(tmp_path: Path, spec: ModelSpec) -> None:
+    """One <stem>.bin for each image holds its network input, and a manifest lists them."""
+    outcome = effd0("preprocess", "--bin-save", tmp_path / "bins", "--image-limit", 2)
+    assert outcome.code == 0
+    assert "wrote 2 inputs to" in outcome.out
+    samples = load_coco(embedded.coco_root(), image_limit=2).samples
+    for sample in samples:
+        written = np.fromfile(tmp_path / "bins" / f"{sample.path.stem}.bin", "<f4")
+        assert np.array_equal(written, preprocess(sample.path, spec).tensor.ravel())
+    manifest = json.loads((tmp_path / "bins" / "manifest.json").read_text())
+    assert [entry["image_id"] for entry in manifest["images"]] == [s.image_id for s in samples]
+
+
+@pytest.fixture(scope="module")
+def one(
+    onnx_model: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The export with its batch fixed to one."""
+    need_own_export(pytestconfig)
+    return pinned(onnx_model, tmp_path_factory.mktemp("cli") / "one.onnx", 1)
+
+
+def test_export_writes_what_it_has_proved(
+    one: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options reach the exporter, and each head's difference from torch is shown."""
+    asked = []
+
+    def quick(source: Path, out: Path, spec: ModelSpec, settings: object) -> None:
+        asked.append((source, spec.arch, settings))
+        shutil.copy(one, out)
+
+    monkeypatch.setattr(build, "write_onnx", quick)
+    out = tmp_path / "d0.onnx"
+    options = ("--opset", 13, "--batch-size", 1, "--exporter", "torchscript")
+    outcome = effd0("export", "--checkpoint", checkpoint, "--out", out, *options)
+    assert outcome.code == 0
+    assert asked == [(checkpoint, "tf_efficientdet_d0", ExportSettings(1, 13, "torchscript"))]
+    assert "class_p3" in outcome.out
+    assert f"wrote {out}" in outcome.out
+    assert sha256(out) == sha256(one)
+
+
+def test_simplify_and_modify_follow_each_other(one: Path, tmp_path: Path) -> None:
+    """The simplified model needs no edit; the files of both steps are models with few nodes."""
+    simplified, modified = tmp_path / "sim.onnx", tmp_path / "m.onnx"
+    first = effd0("simplify", "--model", one, "--out", simplified)
+    assert (first.code, first.errors) == (0, [])
+    assert f"wrote {simplified}" in first.out
+    second = effd0("modify", "--model", simplified, "--out", modified)
+    assert (second.code, second.errors) == (0, [])
+    assert "fold-pad: nothing to do" in second.out
+    assert "finite-pad: nothing to do" in second.out
+    nodes = [len(onnx.load(str(path)).graph.node) for path in (one, simplified, modified)]
+    assert nodes[0] > nodes[1] == nodes[2] > 0
+
+
+def test_doctor_shows_what_is_there() -> None:
+    """Packages, devices and the embedded default are listed, and nothing is wrong with that."""
+    outcome = effd0("doctor")
+    assert (outcome.code, outcome.err) == (0, "")
+    for part in ("onnx: onnxruntime", "base: numpy", "device: Ascend NPU", "data: embedded"):
+        assert part in outcome.out
+
+
+def test_fetch_takes_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published weights come from the mirror under their own path, checked."""
+    body = b"weights" * 1000
+    source = Source("https://example.org/v0/d0.pth", "sha256", hashlib.sha256(body).hexdigest())
+    monkeypatch.setitem(fetch.CHECKPOINTS, "tf_efficientdet_d0", source)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    out = tmp_path / "d0.pth"
+    with serving(FakeHost({"/v0/d0.pth": body})) as host:
+        outcome = effd0("fetch", "checkpoint", "--out", out, "--mirror", host.url)
+    assert outcome.code == 0
+    assert f"checkpoint is in {out}" in outcome.out
+    assert out.read_bytes() == body

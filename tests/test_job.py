@@ -1,0 +1,244 @@
+"""Tests for `effd0.job`: what is run, what it is held against, and in what order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from effd0 import build, embedded, job
+from effd0.dataset import load_coco
+from effd0.errors import CheckpointError, Effd0Error, ImageError, RunnerError
+from effd0.export import ExportSettings
+from effd0.job import EvaluationJob, ModelChoice, run_evaluation
+from effd0.runners import RunnerOptions
+from effd0.spec import D0, ModelSpec
+
+from .fakes.runner import FakeRunner
+from .helpers import SMALL, coco_content, write_coco
+
+MODEL, CHECKPOINT = Path("d0.onnx"), Path("d0.pth")
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two files of which this module speaks, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    MODEL.write_bytes(b"a model")
+    CHECKPOINT.write_bytes(b"weights")
+
+
+@pytest.mark.parametrize(
+    ("choice", "runner"),
+    [
+        pytest.param(ModelChoice(), "ort", id="default"),
+        pytest.param(ModelChoice(model=MODEL), "ort", id="model"),
+        pytest.param(ModelChoice(checkpoint=CHECKPOINT), "ort", id="checkpoint"),
+        pytest.param(ModelChoice(checkpoint=CHECKPOINT, runner="torch"), "torch", id="torch"),
+    ],
+)
+def test_a_choice_names_its_runner(choice: ModelChoice, runner: str) -> None:
+    """ONNX Runtime runs whatever is not asked to run in torch."""
+    assert choice.checked_runner() == runner
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        pytest.param(
+            ModelChoice(runner="acl"), "--runner is 'acl', but effd0 knows ort, torch", id="unknown"
+        ),
+        pytest.param(
+            ModelChoice(MODEL, CHECKPOINT),
+            "both --model and --checkpoint are given, but one runs; leave one out",
+            id="model-and-checkpoint",
+        ),
+        pytest.param(
+            ModelChoice(MODEL, runner="torch"),
+            r"--runner torch takes a checkpoint, but --model d0\.onnx is given; use --checkpoint",
+            id="torch-with-model",
+        ),
+        pytest.param(
+            ModelChoice(options=RunnerOptions(precision="bf16")),
+            "--precision is bf16, but --runner ort does not know it; leave it out",
+            id="precision-in-ort",
+        ),
+        pytest.param(
+            ModelChoice(options=RunnerOptions(device="cuda")),
+            "--device is cuda, but --runner ort does not know it",
+            id="device-in-ort",
+        ),
+        pytest.param(
+            ModelChoice(runner="torch", options=RunnerOptions(provider="CUDAExecutionProvider")),
+            "--provider is CUDAExecutionProvider, but --runner torch does not know it",
+            id="provider-in-torch",
+        ),
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(choice: ModelChoice, message: str) -> None:
+    """Nothing that was asked for is quietly left aside."""
+    with pytest.raises(RunnerError, match=message):
+        choice.checked_runner()
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        (ModelChoice(Path("no.onnx")), RunnerError, r"no\.onnx does not exist; make it with"),
+        (
+            ModelChoice(checkpoint=Path("no.pth")),
+            CheckpointError,
+            r"no\.pth does not exist; get one with",
+        ),
+    ],
+    ids=["model", "checkpoint"],
+)
+def test_a_file_that_is_not_there_is_refused(
+    choice: ModelChoice, error: type[Effd0Error], message: str
+) -> None:
+    """A path that leads nowhere is told before any image is read."""
+    with pytest.raises(error, match=message):
+        choice.checked_runner()
+
+
+@pytest.fixture
+def exports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> list[tuple[Path, ModelSpec, ExportSettings]]:
+    """What was asked to be exported; nothing is."""
+    asked: list[tuple[Path, ModelSpec, ExportSettings]] = []
+
+    @contextlib.contextmanager
+    def exported(path: Path, spec: ModelSpec, settings: ExportSettings) -> Iterator[Path]:
+        asked.append((path, spec, settings))
+        yield tmp_path / "exported.onnx"
+
+    monkeypatch.setattr(build, "exported", exported)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("choice", "file"),
+    [
+        pytest.param(ModelChoice(MODEL), MODEL, id="model"),
+        pytest.param(
+            ModelChoice(checkpoint=CHECKPOINT, runner="torch"), CHECKPOINT, id="checkpoint"
+        ),
+        pytest.param(ModelChoice(runner="torch"), embedded.checkpoint(), id="embedded"),
+    ],
+)
+def test_a_file_that_can_be_run_is_run_as_it_is(
+    choice: ModelChoice, file: Path, exports: list[object]
+) -> None:
+    """A model goes to ONNX Runtime and a checkpoint to torch; nothing is exported."""
+    with choice.file(8) as path:
+        assert path == file
+    assert exports == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "exported"), [(None, 1), (7, 7)], ids=["batch-not-given", "batch=7"]
+)
+@pytest.mark.parametrize(
+    ("checkpoint", "source"),
+    [(None, embedded.checkpoint()), (CHECKPOINT, CHECKPOINT)],
+    ids=["embedded", "given"],
+)
+def test_a_checkpoint_for_onnx_runtime_is_exported(
+    checkpoint: Path | None,
+    source: Path,
+    batch_size: int | None,
+    exported: int,
+    exports: list[object],
+) -> None:
+    """It is exported for the batch size of the run, in the architecture of the choice."""
+    spec = replace(D0, arch="efficientdet_d0")
+    with ModelChoice(checkpoint=checkpoint, spec=spec).file(batch_size) as path:
+        assert path.name == "exported.onnx"
+    assert exports == [(source, spec, ExportSettings(batch_size=exported))]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"root": Path("coco")}, id="own-images"),
+        pytest.param({"choice": ModelChoice(MODEL)}, id="own-model"),
+        pytest.param({"choice": ModelChoice(checkpoint=CHECKPOINT)}, id="own-checkpoint"),
+        pytest.param({"image_limit": 3}, id="limited"),
+    ],
+)
+def test_the_record_is_the_floor_of_the_embedded_default_alone(changed: dict[str, object]) -> None:
+    """The drawn scenes have a floor of their own; anything else has the one given, or none."""
+    job_ = EvaluationJob(ModelChoice())
+    floor = job_.floor()
+    assert floor is not None
+    assert 0 < 100 * embedded.reference_ap() - floor < 1
+    assert replace(job_, **changed).floor() is None  # type: ignore[arg-type]  # a table of changes
+    assert replace(job_, min_map=0.0, **changed).floor() == 0.0  # type: ignore[arg-type]  # as above
+
+
+def test_a_floor_that_is_given_replaces_the_record() -> None:
+    """Zero is a floor like any other."""
+    assert EvaluationJob(ModelChoice(), min_map=0.0).floor() == 0.0
+
+
+class Progress:
+    """A display that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[list[object]] = []
+
+    @contextlib.contextmanager
+    def __call__(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Open a stage of *total* pieces."""
+        stage: list[object] = [what, total, 0]
+        self.stages.append(stage)
+
+        def advance(count: int) -> None:
+            assert isinstance(stage[2], int)
+            stage[2] += count
+
+        yield advance
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
+    """The runner that a job opens, of batch size four."""
+    runner = FakeRunner(fixed=4)
+    monkeypatch.setattr(job, "open_runner", lambda *_: runner)
+    return runner
+
+
+def test_a_run_is_told_stage_by_stage(fake: FakeRunner, tmp_path: Path) -> None:
+    """Every image is checked, detected in and counted; the model's own batch size is used."""
+    root = write_coco(tmp_path / "coco", coco_content(6))
+    progress = Progress()
+    choice = ModelChoice(MODEL, spec=SMALL)
+    evaluation = run_evaluation(EvaluationJob(choice, root), progress)
+    stages = {what: (total, done) for what, total, done in progress.stages}
+    assert stages["checking images"] == stages["detecting"] == (6, 6)
+    assert all(total == done for total, done in stages.values())
+    assert fake.fed == [4, 2]
+    assert evaluation.metrics.images == evaluation.total_images == 6
+    assert evaluation.settings["batch_size"] == 4
+    assert evaluation.settings["model"] == "d0.onnx"
+    assert {name: len(times.samples_ms) for name, times in evaluation.stages.items()} == {
+        "preprocess": 6,
+        "inference": 2,
+        "postprocess": 6,
+    }
+
+
+def test_images_are_checked_before_the_model_is_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A broken picture stops the run before anything is loaded or exported for it."""
+    root = write_coco(tmp_path / "coco")
+    path = load_coco(root).samples[-1].path
+    path.write_bytes(path.read_bytes()[:200])
+    monkeypatch.setattr(job, "open_runner", lambda *_: pytest.fail("the model was opened"))
+    with pytest.raises(ImageError, match=path.name):
+        run_evaluation(EvaluationJob(ModelChoice(MODEL), root), Progress())
