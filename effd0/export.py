@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -134,11 +137,24 @@ def _torch_export(
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the exporters' progress and tracer warnings off the terminal; errors still come out."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+def _quiet() -> Iterator[None]:
+    """
+    Keep the exporters' chatter off the terminal; errors still come out.
+
+    onnxsim's compiled core writes past Python, so the process's own standard error is turned
+    away for the time of the block.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _add_metadata(graph: Any, values: dict[str, str]) -> None:

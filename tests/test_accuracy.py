@@ -126,11 +126,11 @@ def test_embedded_map_does_not_depend_on_the_runner(
 
 
 def test_embedded_map_does_not_depend_on_the_batch(
-    measure_embedded: Measure, runner_name: str
+    measure_embedded: Measure, runner_beside_torch: str
 ) -> None:
     """Seven images a batch, which does not divide 48, change nothing beyond rounding."""
-    one_by_one = _points(measure_embedded(runner_name, None))
-    assert _points(measure_embedded(runner_name, 7)) == pytest.approx(
+    one_by_one = _points(measure_embedded(runner_beside_torch, None))
+    assert _points(measure_embedded(runner_beside_torch, 7)) == pytest.approx(
         one_by_one, abs=BETWEEN_RUNNERS
     )
 

@@ -12,7 +12,6 @@ import pytest
 from effd0 import build, embedded, job
 from effd0.dataset import load_coco
 from effd0.errors import CheckpointError, Effd0Error, ImageError, RunnerError
-from effd0.export import ExportSettings
 from effd0.job import EvaluationJob, ModelChoice, run_evaluation
 from effd0.runners import RunnerOptions
 from effd0.spec import D0, ModelSpec
@@ -105,16 +104,14 @@ def test_a_file_that_is_not_there_is_refused(
 
 
 @pytest.fixture
-def exports(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> list[tuple[Path, ModelSpec, ExportSettings]]:
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, ModelSpec]]:
     """What was asked to be exported; nothing is."""
-    asked: list[tuple[Path, ModelSpec, ExportSettings]] = []
+    asked: list[tuple[Path, ModelSpec]] = []
 
     @contextlib.contextmanager
-    def exported(path: Path, spec: ModelSpec, settings: ExportSettings) -> Iterator[Path]:
-        asked.append((path, spec, settings))
-        yield tmp_path / "exported.onnx"
+    def exported(path: Path, spec: ModelSpec) -> Iterator[Path]:
+        asked.append((path, spec))
+        yield Path("exported.onnx")
 
     monkeypatch.setattr(build, "exported", exported)
     return asked
@@ -134,31 +131,24 @@ def test_a_file_that_can_be_run_is_run_as_it_is(
     choice: ModelChoice, file: Path, exports: list[object]
 ) -> None:
     """A model goes to ONNX Runtime and a checkpoint to torch; nothing is exported."""
-    with choice.file(8) as path:
+    with choice.file() as path:
         assert path == file
     assert exports == []
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "exported"), [(None, 1), (7, 7)], ids=["batch-not-given", "batch=7"]
-)
 @pytest.mark.parametrize(
     ("checkpoint", "source"),
     [(None, embedded.checkpoint()), (CHECKPOINT, CHECKPOINT)],
     ids=["embedded", "given"],
 )
 def test_a_checkpoint_for_onnx_runtime_is_exported(
-    checkpoint: Path | None,
-    source: Path,
-    batch_size: int | None,
-    exported: int,
-    exports: list[object],
+    checkpoint: Path | None, source: Path, exports: list[object]
 ) -> None:
-    """It is exported for the batch size of the run, in the architecture of the choice."""
+    """The weights given, or else the embedded ones, in the architecture of the choice."""
     spec = replace(D0, arch="efficientdet_d0")
-    with ModelChoice(checkpoint=checkpoint, spec=spec).file(batch_size) as path:
-        assert path.name == "exported.onnx"
-    assert exports == [(source, spec, ExportSettings(batch_size=exported))]
+    with ModelChoice(checkpoint=checkpoint, spec=spec).file() as path:
+        assert path == Path("exported.onnx")
+    assert exports == [(source, spec)]
 
 
 @pytest.mark.parametrize(

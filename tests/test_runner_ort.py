@@ -42,7 +42,7 @@ def test_a_fixed_batch_takes_fewer_images(
     assert {head.shape[0] for head in padded.values()} == {3}
     assert [n for n in whole if not np.array_equal(whole[n][:3], padded[n])] == []
     worst = compare_tensors({n: head[:3] for n, head in torch_heads.items()}, padded)[0]
-    # Measured 2026-11-23: at most 3.0e-5 with the batch fixed.
+    # Measured 2026-11-23: at most 4.1e-5 with the batch fixed.
     assert worst.max_abs <= SAME_FLOAT32.max_abs, str(worst)
 
 

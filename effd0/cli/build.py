@@ -69,15 +69,15 @@ def modify(
 
 
 def show(built: line.Built) -> None:
-    """Print what was made and how far each head is from its source's."""
+    """Print what was made and how far each head is from its source's, on embedded images."""
     console = Console(highlight=False)
     for change in built.changes:
-        console.print(f"{change}  [dim]({change.edit.explanation})[/]")
-    table = Table(title="difference from the source, on embedded images", title_justify="left")
+        console.print(f"{change}  [dim]({change.edit.explanation})[/]", soft_wrap=True)
+    table = Table(title="difference from the source", title_justify="left")
     table.add_column("head")
     table.add_column("largest", justify="right")
     table.add_column("relative L2", justify="right")
-    for diff in sorted(built.diffs, key=lambda diff: diff.name, reverse=True):
+    for diff in sorted(built.diffs, key=lambda diff: (diff.name.startswith("box"), diff.name)):
         table.add_row(diff.name, f"{diff.max_abs:.2e}", f"{diff.relative_l2:.2e}")
     console.print(table)
     console.print(f"wrote {built.path}", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pickle
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ def test_the_tree_in_the_docstring_is_the_real_one() -> None:
     assert drawn is not None
     assert [name for name in NAMES if f"- {name} " not in drawn] == []
     assert issubclass(errors.ImageError, errors.DatasetError)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_error_crosses_processes(name: str) -> None:
+    """An export runs in a process of its own, and its error comes out as it was raised."""
+    error = getattr(errors, name)("d0.pth is untrained")
+    received = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    assert (type(received), str(received)) == (type(error), "d0.pth is untrained")
 
 
 def test_require_gives_the_module() -> None:

@@ -45,6 +45,7 @@ def test_readme_shows_every_command() -> None:
     assert [name for name in names if f"effd0 {name}" not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_readme_command_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command succeeds as it stands; those before it have made its files."""
