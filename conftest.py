@@ -1,4 +1,8 @@
-"""The suite's control panel: options, markers, header, resources, and the fixtures all share."""
+"""
+The suite's control panel: markers, header, resources, and the fixtures that all share.
+
+Its options are in `effd0.pytest_options`, so that pytest knows them before it looks for this file.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from effd0.arrays import Tensor, Tensors
 from effd0.dataset import Dataset, load_coco
 from effd0.export import ExportSettings
 from effd0.files import sha256
+from effd0.pytest_options import HARDWARE
 from effd0.report import installed_version
 from effd0.runners import RUNNERS, RunnerOptions, open_runner
 from effd0.runners.base import Runner
@@ -27,31 +32,6 @@ MARKERS = {
     "slow": "takes long; run with --slow",
     "stage(name)": "the stage of the pipeline that a failure points at",
 }
-HARDWARE = {"gpu": "cuda", "npu": "npu"}
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """One group, so that ``pytest --help`` shows all of them together."""
-    group = parser.getgroup("effd0", "effd0: what is under test")
-    group.addoption("--runner", action="append", help=f"only this runner: {', '.join(RUNNERS)}")
-    group.addoption("--model", type=Path, help="ONNX model under test")
-    group.addoption("--checkpoint", type=Path, help="weights under test (default: embedded)")
-    group.addoption("--arch", default="tf_efficientdet_d0", help=f"one of {', '.join(SPECS)}")
-    group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")
-    group.addoption("--split", default="val2017", help="the split's name in --coco")
-    group.addoption("--image-limit", type=int, metavar="N", help="first N images of --coco only")
-    group.addoption("--batch-size", type=int, action="append", metavar="N", help="repeatable")
-    group.addoption(
-        "--min-map", type=float, default=33.4, metavar="PERCENT", help="gate for --coco"
-    )
-    group.addoption(
-        "--require",
-        action="append",
-        default=[],
-        choices=["coco", *HARDWARE],
-        help="fail, not skip, where this is absent; repeatable",
-    )
-    group.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -42,3 +42,12 @@ def effd0(*arguments: object) -> Outcome:
         except SystemExit as stopped:
             code = int(stopped.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def assert_one_error(message: str, *arguments: object) -> None:
+    """The command ends with code 2 and one line that tells the error; no traceback is shown."""
+    outcome = effd0(*arguments)
+    assert outcome.code == 2, outcome.out
+    assert len(outcome.errors) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert re.search(message, outcome.err), outcome.err

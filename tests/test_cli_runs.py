@@ -1,33 +1,26 @@
-"""Tests for `effd0.cli`: every command does its work once, on the embedded default."""
+"""Tests for `effd0.cli`: evaluate, detect and preprocess, on the embedded default."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from PIL import Image
 
-from effd0 import build, embedded, fetch
+from effd0 import embedded
 from effd0.dataset import load_coco
 from effd0.evaluate import METRICS
-from effd0.export import ExportSettings
-from effd0.fetch import Source
 from effd0.files import sha256
 from effd0.preprocess import preprocess
 from effd0.spec import ModelSpec
 
 from .cli_run import Outcome, effd0
-from .fakes.server import FakeHost, serving
 from .helpers import coco_content, write_coco
-from .onnx_models import need_own_export, pinned
 
 
 @dataclass(frozen=True)
@@ -136,69 +129,3 @@ def test_preprocess_writes_the_recipes_files(tmp_path: Path, spec: ModelSpec) ->
         assert np.array_equal(written, preprocess(sample.path, spec).tensor.ravel())
     manifest = json.loads((tmp_path / "bins" / "manifest.json").read_text())
     assert [entry["image_id"] for entry in manifest["images"]] == [s.image_id for s in samples]
-
-
-@pytest.fixture(scope="module")
-def one(
-    onnx_model: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The export with its batch fixed to one."""
-    need_own_export(pytestconfig)
-    return pinned(onnx_model, tmp_path_factory.mktemp("cli") / "one.onnx", 1)
-
-
-def test_export_writes_what_it_has_proved(
-    one: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The options reach the exporter, and each head's difference from torch is shown."""
-    asked = []
-
-    def quick(source: Path, out: Path, spec: ModelSpec, settings: object) -> None:
-        asked.append((source, spec.arch, settings))
-        shutil.copy(one, out)
-
-    monkeypatch.setattr(build, "write_onnx", quick)
-    out = tmp_path / "d0.onnx"
-    options = ("--opset", 13, "--batch-size", 1, "--exporter", "torchscript")
-    outcome = effd0("export", "--checkpoint", checkpoint, "--out", out, *options)
-    assert outcome.code == 0
-    assert asked == [(checkpoint, "tf_efficientdet_d0", ExportSettings(1, 13, "torchscript"))]
-    assert "class_p3" in outcome.out
-    assert f"wrote {out}" in outcome.out
-    assert sha256(out) == sha256(one)
-
-
-def test_simplify_and_modify_follow_each_other(one: Path, tmp_path: Path) -> None:
-    """The simplified model needs no edit; the files of both steps are models with few nodes."""
-    simplified, modified = tmp_path / "sim.onnx", tmp_path / "m.onnx"
-    first = effd0("simplify", "--model", one, "--out", simplified)
-    assert (first.code, first.errors) == (0, [])
-    assert f"wrote {simplified}" in first.out
-    second = effd0("modify", "--model", simplified, "--out", modified)
-    assert (second.code, second.errors) == (0, [])
-    assert "fold-pad: nothing to do" in second.out
-    assert "finite-pad: nothing to do" in second.out
-    nodes = [len(onnx.load(str(path)).graph.node) for path in (one, simplified, modified)]
-    assert nodes[0] > nodes[1] == nodes[2] > 0
-
-
-def test_doctor_shows_what_is_there() -> None:
-    """Packages, devices and the embedded default are listed, and nothing is wrong with that."""
-    outcome = effd0("doctor")
-    assert (outcome.code, outcome.err) == (0, "")
-    for part in ("onnx: onnxruntime", "base: numpy", "device: Ascend NPU", "data: embedded"):
-        assert part in outcome.out
-
-
-def test_fetch_takes_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published weights come from the mirror under their own path, checked."""
-    body = b"weights" * 1000
-    source = Source("https://example.org/v0/d0.pth", "sha256", hashlib.sha256(body).hexdigest())
-    monkeypatch.setitem(fetch.CHECKPOINTS, "tf_efficientdet_d0", source)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    out = tmp_path / "d0.pth"
-    with serving(FakeHost({"/v0/d0.pth": body})) as host:
-        outcome = effd0("fetch", "checkpoint", "--out", out, "--mirror", host.url)
-    assert outcome.code == 0
-    assert f"checkpoint is in {out}" in outcome.out
-    assert out.read_bytes() == body

@@ -1,23 +1,19 @@
-"""Tests for `effd0.job`: what is run, what it is held against, and in what order."""
+"""Tests for `effd0.job`: what is run, and what it is held against."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from effd0 import build, embedded, job
-from effd0.dataset import load_coco
-from effd0.errors import CheckpointError, Effd0Error, ImageError, RunnerError
-from effd0.job import EvaluationJob, ModelChoice, run_evaluation
+from effd0 import build, embedded
+from effd0.errors import CheckpointError, Effd0Error, RunnerError
+from effd0.job import EvaluationJob, ModelChoice
 from effd0.runners import RunnerOptions
 from effd0.spec import D0, ModelSpec
-
-from .fakes.runner import FakeRunner
-from .helpers import SMALL, coco_content, write_coco
 
 MODEL, CHECKPOINT = Path("d0.onnx"), Path("d0.pth")
 
@@ -173,62 +169,3 @@ def test_the_record_is_the_floor_of_the_embedded_default_alone(changed: dict[str
 def test_a_floor_that_is_given_replaces_the_record() -> None:
     """Zero is a floor like any other."""
     assert EvaluationJob(ModelChoice(), min_map=0.0).floor() == 0.0
-
-
-class Progress:
-    """A display that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.stages: list[list[object]] = []
-
-    @contextlib.contextmanager
-    def __call__(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Open a stage of *total* pieces."""
-        stage: list[object] = [what, total, 0]
-        self.stages.append(stage)
-
-        def advance(count: int) -> None:
-            assert isinstance(stage[2], int)
-            stage[2] += count
-
-        yield advance
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
-    """The runner that a job opens, of batch size four."""
-    runner = FakeRunner(fixed=4)
-    monkeypatch.setattr(job, "open_runner", lambda *_: runner)
-    return runner
-
-
-def test_a_run_is_told_stage_by_stage(fake: FakeRunner, tmp_path: Path) -> None:
-    """Every image is checked, detected in and counted; the model's own batch size is used."""
-    root = write_coco(tmp_path / "coco", coco_content(6))
-    progress = Progress()
-    choice = ModelChoice(MODEL, spec=SMALL)
-    evaluation = run_evaluation(EvaluationJob(choice, root), progress)
-    stages = {what: (total, done) for what, total, done in progress.stages}
-    assert stages["checking images"] == stages["detecting"] == (6, 6)
-    assert all(total == done for total, done in stages.values())
-    assert fake.fed == [4, 2]
-    assert evaluation.metrics.images == evaluation.total_images == 6
-    assert evaluation.settings["batch_size"] == 4
-    assert evaluation.settings["model"] == "d0.onnx"
-    assert {name: len(times.samples_ms) for name, times in evaluation.stages.items()} == {
-        "preprocess": 6,
-        "inference": 2,
-        "postprocess": 6,
-    }
-
-
-def test_images_are_checked_before_the_model_is_opened(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A broken picture stops the run before anything is loaded or exported for it."""
-    root = write_coco(tmp_path / "coco")
-    path = load_coco(root).samples[-1].path
-    path.write_bytes(path.read_bytes()[:200])
-    monkeypatch.setattr(job, "open_runner", lambda *_: pytest.fail("the model was opened"))
-    with pytest.raises(ImageError, match=path.name):
-        run_evaluation(EvaluationJob(ModelChoice(MODEL), root), Progress())

@@ -36,9 +36,11 @@ def opened(open_under_test: OpenRunner) -> Iterator[OpenRunner]:
 
 
 @pytest.fixture(scope="module")
-def heads_of(opened: OpenRunner, images: Tensor, spec: ModelSpec) -> Callable[[str, int], Tensors]:
+def heads_of(
+    opened: OpenRunner, images: Tensor, spec: ModelSpec, torch_heads: Tensors
+) -> Callable[[str, int], Tensors]:
     """Return the heads of the first so many images by a runner; each is computed once."""
-    found: dict[tuple[str, int], Tensors] = {}
+    found: dict[tuple[str, int], Tensors] = {("torch", len(images)): torch_heads}
 
     def heads(name: str, rows: int) -> Tensors:
         fixed = batch_size_of(opened(name).inputs)
@@ -94,6 +96,8 @@ def test_heads_are_those_of_torch(
     runner_name: str, rows: int, heads_of: Callable[[str, int], Tensors], torch_heads: Tensors
 ) -> None:
     """Every backend computes the same float32 network, whatever the batch."""
+    if (runner_name, rows) == ("torch", 5):
+        pytest.skip("torch's heads of five images are what the others are held against")
     wanted = {name: head[:rows] for name, head in torch_heads.items()}
     worst = compare_tensors(wanted, heads_of(runner_name, rows))[0]
     # Measured 2026-11-23 on the embedded scenes: torch at most 1.5e-5, ONNX Runtime 4.4e-5.

@@ -56,6 +56,7 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "compare", "embedded", "errors", "export", "files", "graph", "runners.__init__",
         "runners.base", "spec",
     },
+    "pytest_options": {"runners.__init__", "spec"},
     "job": {
         "build", "dataset", "embedded", "errors", "evaluate", "files", "measure",
         "pipeline", "postprocess", "report", "runners.__init__", "runners.base", "spec",
@@ -75,6 +76,7 @@ HOMES: dict[str, set[str]] = {
     "onnxsim": {"export"},
     "packaging": {"doctor"},
     "pycocotools": {"evaluate"},
+    "pytest": {"pytest_options"},
     "requests": {"fetch"},
     "rich": {"cli.__init__", "cli.build", "cli.run", "cli.setup", "cli.show", "progress"},
     "safetensors": {"checkpoint"},

@@ -1,0 +1,59 @@
+"""
+The test suite's options, as a pytest plugin that the installed package announces.
+
+In a conftest.py they would be found too late: pytest looks for its configuration beside all
+arguments that exist as paths, and an option that it does not know yet is to it a flag followed by
+such an argument.  ``--coco /data/coco`` would then hide pyproject.toml and conftest.py, with a
+message about unknown arguments.  From here a message can say what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .runners import RUNNERS
+from .spec import D0, SPECS
+
+#: Marker -> the kind of torch device that it needs.
+HARDWARE = {"gpu": "cuda", "npu": "npu"}
+PATHS = ("--coco", "--checkpoint", "--model")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One group, so that ``pytest --help`` shows all of them together."""
+    group = parser.getgroup("effd0", "effd0: what is under test")
+    group.addoption("--runner", action="append", help=f"only this runner: {', '.join(RUNNERS)}")
+    group.addoption("--model", type=Path, help="ONNX model under test")
+    group.addoption("--checkpoint", type=Path, help="weights under test (default: embedded)")
+    group.addoption("--arch", default=D0.arch, help=f"one of {', '.join(SPECS)}")
+    group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")
+    group.addoption("--split", default="val2017", help="the split's name in --coco")
+    group.addoption("--image-limit", type=int, metavar="N", help="first N images of --coco only")
+    group.addoption("--batch-size", type=int, action="append", metavar="N", help="repeatable")
+    group.addoption(
+        "--min-map", type=float, default=33.4, metavar="PERCENT", help="gate for --coco"
+    )
+    group.addoption(
+        "--require",
+        action="append",
+        default=[],
+        choices=["coco", *HARDWARE],
+        help="fail, not skip, where this is absent; repeatable",
+    )
+    group.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Stop where the value of an option led pytest away from the project's configuration."""
+    given = [
+        f"{option}={path}"
+        for option in PATHS
+        if (path := config.getoption(option)) is not None and config.inipath is None
+    ]
+    if given:
+        raise pytest.UsageError(
+            f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
+            f"value for a place of tests; write the value after '=': {' '.join(given)}"
+        )

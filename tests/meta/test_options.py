@@ -1,0 +1,58 @@
+"""The suite's options as a user types them, in a pytest of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from effd0 import embedded
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in the clone, only as far as collecting one small module."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def weights_elsewhere(folder: Path) -> Path:
+    """A checkpoint outside the clone, where users keep theirs."""
+    path = folder / "d0.pth"
+    path.symlink_to(embedded.checkpoint())
+    return path
+
+
+def test_option_with_equals_sign_finds_the_suite(tmp_path: Path) -> None:
+    """A file anywhere on the machine does not lead pytest away from the clone."""
+    outcome = run_pytest(f"--checkpoint={weights_elsewhere(tmp_path)}")
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "test_accuracy.py" in outcome.stdout
+
+
+def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
+    """Where pytest was led away, the message shows the option as it works."""
+    path = weights_elsewhere(tmp_path)
+    outcome = run_pytest("--checkpoint", str(path))
+    assert outcome.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"write the value after '=': --checkpoint={path}" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--coco=."], "--coco is given without --checkpoint", id="coco-alone"),
+        pytest.param(["--image-limit=3"], "it limits --coco, which is not", id="limit-alone"),
+        pytest.param(["--runner=tflite"], "effd0 knows ort, torch", id="runner"),
+        pytest.param(["--arch=d1"], "--arch must be one of tf_efficientdet_d0", id="arch"),
+        pytest.param(["--model=no.onnx"], "--model is no.onnx, which does not exist", id="model"),
+    ],
+)
+def test_contradictory_options_are_refused(arguments: list[str], message: str) -> None:
+    """What cannot be meant is a usage error, not a choice among readings."""
+    outcome = run_pytest(*arguments)
+    assert outcome.returncode == pytest.ExitCode.USAGE_ERROR
+    assert message in outcome.stderr

@@ -1,0 +1,84 @@
+"""Tests for `effd0.job.run_evaluation`: the stages, their order, and what they are told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from effd0 import job
+from effd0.dataset import load_coco
+from effd0.errors import ImageError
+from effd0.job import EvaluationJob, ModelChoice, run_evaluation
+
+from .fakes.runner import FakeRunner
+from .helpers import SMALL, coco_content, write_coco
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A file that stands for a model."""
+    path = tmp_path / "d0.onnx"
+    path.write_bytes(b"a model")
+    return path
+
+
+class Progress:
+    """A display that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[list[object]] = []
+
+    @contextlib.contextmanager
+    def __call__(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Open a stage of *total* pieces."""
+        stage: list[object] = [what, total, 0]
+        self.stages.append(stage)
+
+        def advance(count: int) -> None:
+            assert isinstance(stage[2], int)
+            stage[2] += count
+
+        yield advance
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
+    """The runner that a job opens, of batch size four."""
+    runner = FakeRunner(fixed=4)
+    monkeypatch.setattr(job, "open_runner", lambda *_: runner)
+    return runner
+
+
+def test_a_run_is_told_stage_by_stage(fake: FakeRunner, model: Path, tmp_path: Path) -> None:
+    """Every image is checked, detected in and counted; the model's own batch size is used."""
+    root = write_coco(tmp_path / "coco", coco_content(6))
+    progress = Progress()
+    choice = ModelChoice(model, spec=SMALL)
+    evaluation = run_evaluation(EvaluationJob(choice, root), progress)
+    stages = {what: (total, done) for what, total, done in progress.stages}
+    assert stages["checking images"] == stages["detecting"] == (6, 6)
+    assert all(total == done for total, done in stages.values())
+    assert fake.fed == [4, 2]
+    assert evaluation.metrics.images == evaluation.total_images == 6
+    assert evaluation.settings["batch_size"] == 4
+    assert evaluation.settings["model"] == str(model)
+    assert {name: len(times.samples_ms) for name, times in evaluation.stages.items()} == {
+        "preprocess": 6,
+        "inference": 2,
+        "postprocess": 6,
+    }
+
+
+def test_images_are_checked_before_the_model_is_opened(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A broken picture stops the run before anything is loaded or exported for it."""
+    root = write_coco(tmp_path / "coco")
+    path = load_coco(root).samples[-1].path
+    path.write_bytes(path.read_bytes()[:200])
+    monkeypatch.setattr(job, "open_runner", lambda *_: pytest.fail("the model was opened"))
+    with pytest.raises(ImageError, match=path.name):
+        run_evaluation(EvaluationJob(ModelChoice(model), root), Progress())
