@@ -49,7 +49,11 @@ class TorchRunner:
             torch.set_num_threads(self.threads)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         dtype = getattr(torch, PRECISIONS[self.precision])
-        self._model = load_model(self.checkpoint, self.spec).to(self.device, dtype)
+        model = load_model(self.checkpoint, self.spec).to(self.device, dtype)
+        if not self.device.startswith("npu"):
+            # A fifth faster on a CPU; an NPU has layouts of its own.
+            model = model.to(memory_format=torch.channels_last)
+        self._model = model
         self.description = f"PyTorch {torch.__version__}, {self.device}, {self.precision}"
         return self
 
@@ -89,7 +93,7 @@ class TorchRunner:
                 batch = torch.from_numpy(images).to(self.device, dtype)
                 classes, boxes = self._model(batch)
                 # To the host: this waits for the device, and the arrays are the caller's own.
-                heads = [head.float().cpu().numpy() for head in (*classes, *boxes)]
+                heads = [head.float().contiguous().cpu().numpy() for head in (*classes, *boxes)]
         except RuntimeError as error:
             raise RunnerError(
                 f"{self.checkpoint} failed in PyTorch on {self.device} "
