@@ -47,7 +47,7 @@ def _packages() -> Iterator[Finding]:
         remedy = f"pip install 'effd0[{extra}]'" if extra else "pip install effd0"
         if found is None:
             yield Finding(extra or "base", requirement.name, "not installed", False, remedy)
-        elif found not in requirement.specifier:
+        elif not requirement.specifier.contains(found, prereleases=True):
             wanted = f"{found}, but {requirement.specifier} is needed"
             yield Finding(extra or "base", requirement.name, wanted, False, remedy)
         else:
