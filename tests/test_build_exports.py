@@ -31,6 +31,7 @@ def assert_fixed(built: Built, batch: int, spec: ModelSpec) -> None:
     assert built.diffs[0].max_abs <= SAME_FLOAT32.max_abs, str(built.diffs[0])
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_exported_as_such(
     checkpoint: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 from effd0 import embedded
 
+#: Each starts a pytest of its own, 1.5 s.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,7 +44,6 @@ def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
     assert f"write the value after '=': --checkpoint={path}" in outcome.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
