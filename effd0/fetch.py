@@ -8,20 +8,19 @@ that torch's file names carry, so this stands on requests.)
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
-from .errors import FetchError, OutputError
+from .errors import FetchError
+from .files import digest, writing_to
 from .spec import ModelSpec
 
 #: A connection that breaks takes the unfinished chunk with it, so chunks are small.
@@ -74,7 +73,7 @@ def fetch_checkpoint(
     spec: ModelSpec, out: Path, on_bytes: OnBytes, mirror: str | None = None
 ) -> Path:
     """Download the published checkpoint of *spec* as *out*; raise `FetchError` or `OutputError`."""
-    with _writing_to(out):
+    with writing_to(out):
         return download(CHECKPOINTS[spec.arch].at(mirror), out, on_bytes)
 
 
@@ -93,20 +92,11 @@ def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path
     }
     for source, (member, target) in members.items():
         if not target.exists():
-            with _writing_to(root):
+            with writing_to(root):
                 archive = download(source.at(mirror), root / source.name, on_bytes)
                 unpack(archive, member, target)
                 archive.unlink()
     return root
-
-
-@contextlib.contextmanager
-def _writing_to(place: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an `OutputError` that names *place*."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{place} cannot be written: {error}; choose another place") from error
 
 
 def download(source: Source, out: Path, on_bytes: OnBytes) -> Path:
@@ -164,11 +154,10 @@ def _receive(url: str, part: Path, on_bytes: OnBytes) -> None:
 
 
 def _check(source: Source, path: Path) -> None:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, source.algorithm).hexdigest()
-    if not digest.startswith(source.digest):
+    found = digest(path, source.algorithm)
+    if not found.startswith(source.digest):
         raise FetchError(
-            f"{path} has {source.algorithm} {digest}, but {source.digest} was published "
+            f"{path} has {source.algorithm} {found}, but {source.digest} was published "
             f"for {source.url}; remove it and try again"
         )
 

@@ -24,7 +24,7 @@ from .measure import peak_rss_mb
 from .pipeline import StageTimes, choose_batch_size, run_dataset
 from .postprocess import Detections
 from .report import Evaluation, judge
-from .runners import RUNNERS, RunnerOptions, open_runner
+from .runners import RunnerOptions, open_runner
 from .runners.base import Runner
 from .spec import D0, ModelSpec
 
@@ -47,8 +47,7 @@ class ModelChoice:
     def checked_runner(self) -> str:
         """The runner's name; raise `RunnerError` where the choices contradict each other."""
         runner = "ort" if self.runner is None else self.runner
-        if runner not in RUNNERS:
-            raise RunnerError(f"--runner is {runner!r}, but effd0 knows {', '.join(RUNNERS)}")
+        self.options.check_for(runner)
         if self.model is not None and self.checkpoint is not None:
             raise RunnerError(
                 "both --model and --checkpoint are given, but one runs; leave one out"
@@ -58,7 +57,6 @@ class ModelChoice:
                 f"--runner torch takes a checkpoint, but --model {self.model} is given; "
                 "use --checkpoint, or --runner ort"
             )
-        self.options.check_for(runner)
         if self.model is not None and not self.model.is_file():
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 export'")
         if self.checkpoint is not None and not self.checkpoint.is_file():
@@ -116,15 +114,21 @@ class EvaluationJob:
         return load_coco(root, self.split, self.image_limit)
 
 
+def load_checked(job: EvaluationJob, open_progress: OpenProgress) -> Dataset:
+    """The dataset of *job*, every image decoded once to see that it can be."""
+    dataset = job.load()
+    with open_progress("checking images", len(dataset.samples)) as advance:
+        for _ in check_images(dataset.samples, job.workers):
+            advance(1)
+    return dataset
+
+
 def run_evaluation(job: EvaluationJob, open_progress: OpenProgress) -> Evaluation:
     """Run *job*; raise what its stages raise."""
     # What can be known to be wrong is said before hours of work, not after.
     job.choice.checked_runner()
     check_evaluator(job.evaluator)
-    dataset = job.load()
-    with open_progress("checking images", len(dataset.samples)) as advance:
-        for _ in check_images(dataset.samples, job.workers):
-            advance(1)
+    dataset = load_checked(job, open_progress)
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
             runner, path = stack.enter_context(job.choice.opened())

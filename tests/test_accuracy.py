@@ -30,14 +30,36 @@ BETWEEN_RUNNERS = 0.05
 
 
 @pytest.fixture(scope="session")
+def measure_on(
+    open_under_test: OpenRunner, spec: ModelSpec, note_measured: Callable[[str], None]
+) -> Callable[[Dataset], Measure]:
+    """Return a function that makes, for a dataset, one that scores a runner on it once."""
+
+    def measure_dataset(dataset: Dataset) -> Measure:
+        @functools.cache
+        def measure(runner_name: str, batch_size: int | None) -> CocoMetrics:
+            with open_under_test(runner_name) as runner:
+                size = choose_batch_size(runner, batch_size)
+                found = run_dataset(dataset.samples, runner, spec, batch_size=size)
+                metrics = evaluate(dataset, {s.image_id: d for s, d in found}, spec)
+                images = f"{metrics.images} of {dataset.total} images"
+                figures = ", ".join(
+                    f"{name} {_percent(metrics.values[name])}" for name in ("AP", "AP50", "AP75")
+                )
+                note_measured(f"{figures}  on {images}, batch {size}, {runner.description}")
+            return metrics
+
+        return measure
+
+    return measure_dataset
+
+
+@pytest.fixture(scope="session")
 def measure_embedded(
-    open_under_test: OpenRunner,
-    embedded_dataset: Dataset,
-    spec: ModelSpec,
-    note_measured: Callable[[str], None],
+    measure_on: Callable[[Dataset], Measure], embedded_dataset: Dataset
 ) -> Measure:
     """Score a runner on the embedded scenes, once for each runner and batch size."""
-    return _measure(open_under_test, embedded_dataset, spec, note_measured)
+    return measure_on(embedded_dataset)
 
 
 @pytest.fixture(scope="session")
@@ -51,36 +73,9 @@ def coco_dataset(pytestconfig: pytest.Config) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def measure_coco(
-    open_under_test: OpenRunner,
-    coco_dataset: Dataset,
-    spec: ModelSpec,
-    note_measured: Callable[[str], None],
-) -> Measure:
+def measure_coco(measure_on: Callable[[Dataset], Measure], coco_dataset: Dataset) -> Measure:
     """Score a runner on --coco, once for each runner and batch size."""
-    return _measure(open_under_test, coco_dataset, spec, note_measured)
-
-
-def _measure(
-    open_under_test: OpenRunner,
-    dataset: Dataset,
-    spec: ModelSpec,
-    note_measured: Callable[[str], None],
-) -> Measure:
-    @functools.cache
-    def measure(runner_name: str, batch_size: int | None) -> CocoMetrics:
-        with open_under_test(runner_name) as runner:
-            size = choose_batch_size(runner, batch_size)
-            found = run_dataset(dataset.samples, runner, spec, batch_size=size)
-            metrics = evaluate(dataset, {s.image_id: d for s, d in found}, spec)
-            images = f"{metrics.images} of {dataset.total} images"
-            figures = ", ".join(
-                f"{name} {_percent(metrics.values[name])}" for name in ("AP", "AP50", "AP75")
-            )
-            note_measured(f"{figures}  on {images}, batch {size}, {runner.description}")
-        return metrics
-
-    return measure
+    return measure_on(coco_dataset)
 
 
 def _percent(value: float | None) -> str:

@@ -9,11 +9,10 @@ import typer
 from rich.console import Console
 
 from .. import pipeline
-from ..dataset import check_images
 from ..draw import draw_detections
 from ..evaluate import EVALUATORS
 from ..files import check_writable
-from ..job import EvaluationJob, ModelChoice, run_evaluation
+from ..job import EvaluationJob, ModelChoice, load_checked, run_evaluation
 from ..progress import STDERR, progress
 from ..report import write_json
 from ..runners import RunnerOptions
@@ -110,10 +109,8 @@ def preprocess(
     workers: opt.Workers = 2,
 ) -> None:
     """Write each image as network input: <stem>.bin, 3 x 512 x 512 float32, and a manifest."""
-    dataset = EvaluationJob(ModelChoice(), root, split, image_limit=image_limit).load()
-    with progress("checking images", len(dataset.samples)) as advance:
-        for _ in check_images(dataset.samples, workers):
-            advance(1)
+    job = EvaluationJob(ModelChoice(), root, split, image_limit=image_limit, workers=workers)
+    dataset = load_checked(job, progress)
     with progress("preprocessing", len(dataset.samples)) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), workers):
             advance(1)

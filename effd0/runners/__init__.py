@@ -28,7 +28,9 @@ class RunnerOptions:
     threads: int | None = None
 
     def check_for(self, runner: str) -> None:
-        """Raise `RunnerError` where an option is set that *runner* would ignore."""
+        """Raise `RunnerError` for no runner's name, or an option that *runner* would ignore."""
+        if runner not in RUNNERS:
+            raise RunnerError(f"--runner is {runner!r}, but effd0 knows {', '.join(RUNNERS)}")
         for option in FOREIGN[runner]:
             value = getattr(self, option)
             if value != getattr(RunnerOptions, option):
@@ -45,8 +47,6 @@ def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions)
     *model* is a checkpoint for ``torch`` and an ONNX file for ``ort``.  Raises `RunnerError`
     for a name that is not one.
     """
-    if name not in RUNNERS:
-        raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(RUNNERS)}")
     options.check_for(name)
     if name == "ort":
         from .ort import OrtRunner

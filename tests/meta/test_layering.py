@@ -47,7 +47,7 @@ LAYERS: dict[str, set[str]] = {
     "report": {"evaluate", "files", "measure"},
     "tensorfiles": {"dataset", "errors", "files", "preprocess", "spec"},
     "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
-    "fetch": {"errors", "spec"},
+    "fetch": {"errors", "files", "spec"},
     "doctor": {"embedded", "errors", "report"},
     "graph": {"errors"},
     "export": {"checkpoint", "errors", "files", "graph", "spec"},
