@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ import pytest
 from effd0 import build, embedded
 from effd0.arrays import Tensor, Tensors
 from effd0.dataset import Dataset, load_coco
-from effd0.export import ExportSettings
+from effd0.export import ExportSettings, write_simplified
 from effd0.files import sha256
-from effd0.pytest_options import HARDWARE
+from effd0.pytest_options import PATHS, TEST_RUNNERS, TORCH_DEVICES
 from effd0.report import installed_version
-from effd0.runners import RUNNERS, RunnerOptions, open_runner
+from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.base import Runner
 from effd0.spec import SPECS, ModelSpec, spec_for
 
@@ -28,7 +29,8 @@ MARKERS = {
     "accuracy": "mAP of the artefact under test, held against its reference",
     "coco": "needs a data set and weights of your own: --coco ROOT --checkpoint FILE",
     "gpu": "needs a CUDA device that torch sees",
-    "npu": "needs an Ascend NPU that torch_npu sees",
+    "npu": "needs an Ascend NPU that pyACL sees, and an .om: --model FILE.om",
+    "torch_npu": "needs an Ascend NPU that torch_npu sees",
     "slow": "takes long; run with --slow",
     "stage(name)": "the stage of the pipeline that a failure points at",
 }
@@ -38,9 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and refuse options that contradict each other."""
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    unknown = set(config.getoption("--runner") or ()) - RUNNERS.keys()
+    unknown = set(config.getoption("--runner") or ()) - set(TEST_RUNNERS)
     if unknown:
-        raise pytest.UsageError(f"--runner is {unknown}, but effd0 knows {', '.join(RUNNERS)}")
+        raise pytest.UsageError(f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}")
+    if ("recorded" in (config.getoption("--runner") or ())) != bool(config.getoption("--results")):
+        raise pytest.UsageError(
+            "--runner=recorded and --results=DIR go together, but one is given without the other"
+        )
     if config.getoption("--coco") and not config.getoption("--checkpoint"):
         raise pytest.UsageError(
             "--coco is given without --checkpoint, but the embedded checkpoint knows drawn scenes "
@@ -48,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     if config.getoption("--image-limit") and not config.getoption("--coco"):
         raise pytest.UsageError("--image-limit is given, but it limits --coco, which is not")
-    for option in ("--model", "--checkpoint", "--coco"):
+    for option in PATHS:
         path: Path | None = config.getoption(option)
         if path is not None and not path.exists():
             raise pytest.UsageError(f"{option} is {path}, which does not exist")
@@ -61,7 +67,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     checkpoint = config.getoption("--checkpoint") or embedded.checkpoint()
     model = config.getoption("--model")
     packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim")
-    runners = ", ".join(config.getoption("--runner") or RUNNERS)
+    runners = ", ".join(_runner_names(config))
     lines = [
         f"effd0 {installed_version('effd0')}: {config.getoption('--arch')}, runners {runners}",
         f"checkpoint: {_fingerprint(checkpoint)}",
@@ -83,8 +89,20 @@ def _absent(marker: str, config: pytest.Config) -> str | None:
         return "no --coco ROOT was given"
     if marker == "slow" and not config.getoption("--slow"):
         return "no --slow was given"
-    if marker in HARDWARE and not _has_device(HARDWARE[marker]):
-        return f"torch sees no {HARDWARE[marker]} device on this host"
+    if marker == "npu":
+        return _no_npu(config)
+    if marker in TORCH_DEVICES and not _has_device(TORCH_DEVICES[marker]):
+        return f"torch sees no {TORCH_DEVICES[marker]} device on this host"
+    return None
+
+
+def _no_npu(config: pytest.Config) -> str | None:
+    """Why ACL cannot run a compiled model here; None if it can."""
+    if importlib.util.find_spec("acl") is None:
+        return "pyACL cannot be imported; source CANN's set_env.sh"
+    model: Path | None = config.getoption("--model")
+    if model is None or model.suffix != ".om":
+        return "no --model=FILE.om was given"
     return None
 
 
@@ -123,10 +141,28 @@ def _required_but_absent(request: pytest.FixtureRequest) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a runner's name once for each (``runner_beside_torch``: but for torch)."""
-    names = metafunc.config.getoption("--runner") or list(RUNNERS)
+    slow = metafunc.definition.get_closest_marker("accuracy") is not None
     for fixture in {"runner_name", "runner_beside_torch"} & set(metafunc.fixturenames):
+        names = _runner_names(metafunc.config)
         chosen = [n for n in names if fixture == "runner_name" or n != "torch"]
-        metafunc.parametrize(fixture, chosen, ids=[f"runner={n}" for n in chosen])
+        metafunc.parametrize(fixture, [_runner_param(name, slow=slow) for name in chosen])
+
+
+def _runner_names(config: pytest.Config) -> list[str]:
+    """The runners of this session: those asked for, or all; what is real is not emulated."""
+    given: list[str] | None = config.getoption("--runner")
+    left_out = {"recorded"} if _no_npu(config) else {"recorded", "emulated"}
+    return [n for n in TEST_RUNNERS if n not in left_out] if given is None else given
+
+
+def _runner_param(name: str, *, slow: bool) -> Any:
+    """A runner's name with its id; where many images are run, the emulator is slow."""
+    if name == "acl":
+        return pytest.param(name, marks=pytest.mark.npu, id="runner=acl-npu")
+    if name == "emulated":
+        marks = [pytest.mark.slow] if slow else []
+        return pytest.param(name, marks=marks, id="runner=acl-emulated")
+    return pytest.param(name, id=f"runner={name}")
 
 
 MEASURED = pytest.StashKey[list[str]]()
@@ -171,7 +207,7 @@ def onnx_model(
 ) -> Path:
     """The ONNX model under test: --model, or the checkpoint exported once with a free batch."""
     given: Path | None = pytestconfig.getoption("--model")
-    if given is not None:
+    if given is not None and given.suffix != ".om":
         return given
     out = tmp_path_factory.mktemp("model") / "d0.onnx"
     return build.export(checkpoint, out, spec, ExportSettings(batch_size=None)).path
@@ -181,15 +217,39 @@ OpenRunner = Callable[[str], Runner]
 
 
 @pytest.fixture(scope="session")
+def emulated_model(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX model under test, compiled in float32 by the emulated ATC, with four gears."""
+    from tests.fakes.emulated import compile_emulated
+
+    folder = tmp_path_factory.mktemp("compiled")
+    write_simplified(onnx_model, folder / "sim.onnx")
+    return compile_emulated(folder / "sim.onnx", folder / "d0.om", gears=(1, 2, 5, 7))
+
+
+@pytest.fixture(scope="session")
 def open_under_test(
-    checkpoint: Path, spec: ModelSpec, request: pytest.FixtureRequest
+    checkpoint: Path, spec: ModelSpec, pytestconfig: pytest.Config, request: pytest.FixtureRequest
 ) -> OpenRunner:
     """Return the runner of a given name for the artefact under test, to be entered."""
 
     def open_one(name: str) -> Runner:
-        # The export is made only for who needs it.
-        file = checkpoint if name == "torch" else request.getfixturevalue("onnx_model")
-        return open_runner(name, file, spec, RunnerOptions())
+        # What has to be made first is made only for who needs it.
+        if name == "emulated":
+            from tests.fakes.emulated import EmulatedRunner
+
+            return EmulatedRunner(request.getfixturevalue("emulated_model"))
+        if name == "ort":
+            return open_runner(name, request.getfixturevalue("onnx_model"), spec, RunnerOptions())
+        options = {
+            "acl": RunnerOptions(device=str(pytestconfig.getoption("--device-id"))),
+            "recorded": RunnerOptions(bins=pytestconfig.getoption("--bins")),
+        }
+        files = {
+            "acl": pytestconfig.getoption("--model"),
+            "recorded": pytestconfig.getoption("--results"),
+            "torch": checkpoint,
+        }
+        return open_runner(name, files[name], spec, options.get(name, RunnerOptions()))
 
     return open_one
 

@@ -22,10 +22,17 @@ from .compare import SAME_FLOAT32, TensorDiff, compare_tensors
 from .errors import Effd0Error, ExportError, GraphError
 from .export import ExportSettings, write_onnx, write_simplified
 from .files import written_whole
-from .graph import GraphChange, apply_edits, load_graph, save_graph
+from .graph import GraphChange, load_graph, named_edits, save_graph
 from .runners import RunnerOptions, open_runner
 from .runners.base import Runner, batch_size_of
 from .spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class MeasuredChange(GraphChange):
+    """What an edit did to a graph, and the most it moved a head of the graph before it."""
+
+    worst: TensorDiff
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Built:
 
     path: Path
     diffs: list[TensorDiff]
-    changes: tuple[GraphChange, ...] = ()
+    changes: tuple[MeasuredChange, ...] = ()
 
 
 def export(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings) -> Built:
@@ -56,30 +63,48 @@ def simplify(model: Path, out: Path, spec: ModelSpec) -> Built:
 
 
 def modify(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -> Built:
-    """Write *model* with *edits* applied as *out*; exact edits must leave the heads as they are."""
-    graph = load_graph(model)
-    changes = tuple(apply_edits(graph, edits))
+    """
+    Write *model* with *edits* applied as *out*, each measured against the graph before it.
+
+    Raises `GraphError` where an exact edit did not leave the heads as they were.
+    """
+    graph, chosen = load_graph(model), named_edits(edits)
+    with open_runner("ort", model, spec, RunnerOptions()) as runner:
+        images = _sample_images(runner, spec)
+        source = heads = _heads(runner, images)
+    changes = []
     with written_whole(out) as temporary:
         save_graph(graph, temporary)
-        diffs = _differences(("ort", model), temporary, spec)
-        if all(change.edit.exact for change in changes if change.matches):
-            _require_same(out, model, diffs, GraphError)
-    return Built(out, diffs, changes)
+        for edit in chosen:
+            change, before = edit.run(graph), heads
+            if change.matches:
+                save_graph(graph, temporary)
+                with open_runner("ort", temporary, spec, RunnerOptions()) as runner:
+                    heads = _heads(runner, images)
+            diffs = compare_tensors(before, heads)
+            if edit.exact:
+                _require_same(out, f"{model} before {edit.name}", diffs, GraphError)
+            changes.append(MeasuredChange(edit, change.matches, diffs[0]))
+    return Built(out, compare_tensors(source, heads), tuple(changes))
 
 
 def _differences(source: tuple[str, Path], made: Path, spec: ModelSpec) -> list[TensorDiff]:
     """Run *source* (runner and file) and the ONNX file *made* on embedded images; compare."""
     with open_runner("ort", made, spec, RunnerOptions()) as candidate:
-        fixed = batch_size_of(candidate.inputs)
-        # A free batch is tried with another number of rows than `export` traced it with.
-        count = min(2, fixed) if fixed is not None else 2
-        images = embedded.sample_inputs(count, spec)
+        images = _sample_images(candidate, spec)
         got = _heads(candidate, images)
     with open_runner(*source, spec, RunnerOptions()) as reference:
         # One by one: the source may take another batch size.
-        rows = [_heads(reference, images[i : i + 1]) for i in range(count)]
+        rows = [_heads(reference, images[i : i + 1]) for i in range(len(images))]
     wanted = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return compare_tensors(wanted, got)
+
+
+def _sample_images(runner: Runner, spec: ModelSpec) -> np.ndarray:
+    """Embedded images for *runner*, (N, 3, S, S) float32: two, or one where it takes no more."""
+    fixed = batch_size_of(runner.inputs)
+    # A free batch is tried with another number of rows than `export` traced it with.
+    return embedded.sample_inputs(min(2, fixed) if fixed is not None else 2, spec)
 
 
 def _heads(runner: Runner, images: np.ndarray) -> Tensors:
@@ -88,7 +113,7 @@ def _heads(runner: Runner, images: np.ndarray) -> Tensors:
 
 
 def _require_same(
-    out: Path, source: Path, diffs: list[TensorDiff], error: type[Effd0Error]
+    out: Path, source: Path | str, diffs: list[TensorDiff], error: type[Effd0Error]
 ) -> None:
     worst = diffs[0]
     if worst.max_abs > SAME_FLOAT32.max_abs:

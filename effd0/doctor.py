@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import shutil
-import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import requires
@@ -13,8 +13,9 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from .atc import npusmi
 from .embedded import folder
-from .errors import DatasetError
+from .errors import AtcError, DatasetError
 from .report import installed_version
 
 
@@ -89,15 +90,18 @@ def _cuda(torch: Any) -> str:
 
 
 def _ascend() -> tuple[str, bool]:
-    """Whether npu-smi answers and pyACL can be found."""
-    tool = shutil.which("npu-smi")
-    if tool is None:
+    """The chips that npu-smi lists, whether they are well, and whether pyACL can be found."""
+    if shutil.which("npu-smi") is None:
         return "none (no npu-smi on the PATH)", True
-    answer = subprocess.run([tool, "info", "-l"], capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        return f"npu-smi failed: {answer.stderr.strip() or answer.stdout.strip()}", False
+    try:
+        chips = npusmi.installed()
+    except AtcError as error:
+        return str(error), False
+    counts = Counter(chip.short_name for chip in chips)
+    found = ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no chip"
+    ill = [f"NPU {chip.npu} chip {chip.chip}: {chip.health}" for chip in chips if not chip.well]
     acl = "pyACL found" if importlib.util.find_spec("acl") else "no pyACL: source set_env.sh"
-    return f"npu-smi answers; {acl}", True
+    return "; ".join([found, *ill, acl]), bool(chips) and not ill
 
 
 def _embedded_default() -> Finding:

@@ -10,9 +10,12 @@ Every failure this package knows, and who has to act on it.
     |- FeedError                tensors handed to a runner that its model does not take
     |- HeadError                head outputs that are not those of an EfficientDet-D0
     |- RunnerError              a backend that cannot be opened or that failed
+    |  `- AclError              a pyACL call that failed, with its name and code
+    |- ResultError              recorded tensors that are incomplete, stale or foreign
     |- CheckpointError          weights that are missing, wrong or untrained
     |- ExportError              an ONNX file that does not compute what the checkpoint does
     |- GraphError               an ONNX graph that is broken or that an edit cannot take
+    |- AtcError                 a compilation to .om that cannot be asked for or that failed
     |- EvaluationError          detections that cannot be scored
     |- FetchError               a download that failed or is not what it should be
     |- OutputError              a result that cannot be written
@@ -55,6 +58,18 @@ class RunnerError(Effd0Error):
     """A backend cannot be opened, is not the one asked for, or failed."""
 
 
+class AclError(RunnerError):
+    """A pyACL call failed: *call* is its name, *code* what it returned."""
+
+    def __init__(self, message: str, *, call: str = "", code: int = 0) -> None:
+        super().__init__(message)
+        self.call, self.code = call, code
+
+
+class ResultError(Effd0Error):
+    """A folder of recorded tensors is incomplete, stale, or not of these images."""
+
+
 class CheckpointError(Effd0Error):
     """The weights are missing, do not fit the architecture, or are untrained."""
 
@@ -65,6 +80,10 @@ class ExportError(Effd0Error):
 
 class GraphError(Effd0Error):
     """An ONNX graph is broken, or an edit cannot be applied to it."""
+
+
+class AtcError(Effd0Error):
+    """A compilation to .om cannot be asked for, or ATC failed."""
 
 
 class EvaluationError(Effd0Error):

@@ -1,91 +1,35 @@
 """
 One evaluation from beginning to end: dataset, model, run line, score, verdict.
 
-What is not given is the embedded default.  A checkpoint for ONNX Runtime is exported first, for
-the time of the job.
+What is not given is the embedded default.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import build, embedded
+from . import embedded
+from .choice import ModelChoice
 from .dataset import Dataset, check_images, load_coco
-from .errors import CheckpointError, RunnerError
-from .evaluate import check_evaluator, evaluate
+from .evaluate import check_evaluator
+from .feed import choose_batch_size
 from .files import sha256
-from .measure import peak_rss_mb
-from .pipeline import StageTimes, choose_batch_size, run_dataset
+from .pipeline import StageTimes, run_dataset
 from .postprocess import Detections
-from .report import Evaluation, judge
-from .runners import RunnerOptions, open_runner
-from .runners.base import Runner
-from .spec import D0, ModelSpec
+from .report import Evaluation
+from .runners.base import Runner, TimedRunner
+from .score import score
 
 #: Opens a progress display: what is being done and how many pieces; gives ``advance(count)``.
 OpenProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 #: The drawn scenes' floor is effd0's own record of the reference pipeline less this, in points.
 EMBEDDED_MARGIN = 0.1
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """What is to be run: an ONNX model, or a checkpoint (the embedded one if neither is given)."""
-
-    model: Path | None = None
-    checkpoint: Path | None = None
-    runner: str | None = None
-    spec: ModelSpec = D0
-    options: RunnerOptions = field(default_factory=RunnerOptions)
-
-    def checked_runner(self) -> str:
-        """The runner's name; raise `RunnerError` where the choices contradict each other."""
-        runner = "ort" if self.runner is None else self.runner
-        self.options.check_for(runner)
-        if self.model is not None and self.checkpoint is not None:
-            raise RunnerError(
-                "both --model and --checkpoint are given, but one runs; leave one out"
-            )
-        if runner == "torch" and self.model is not None:
-            raise RunnerError(
-                f"--runner torch takes a checkpoint, but --model {self.model} is given; "
-                "use --checkpoint, or --runner ort"
-            )
-        if self.model is not None and not self.model.is_file():
-            raise RunnerError(f"{self.model} does not exist; make it with 'effd0 export'")
-        if self.checkpoint is not None and not self.checkpoint.is_file():
-            raise CheckpointError(
-                f"{self.checkpoint} does not exist; get one with 'effd0 fetch checkpoint'"
-            )
-        return runner
-
-    @contextlib.contextmanager
-    def file(self) -> Iterator[Path]:
-        """The file to run, exported for the time of the block if need be."""
-        runner = self.checked_runner()
-        if self.model is not None:
-            yield self.model
-            return
-        checkpoint = embedded.checkpoint() if self.checkpoint is None else self.checkpoint
-        if runner == "torch":
-            yield checkpoint
-            return
-        with build.exported(checkpoint, self.spec) as path:
-            yield path
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[tuple[Runner, Path]]:
-        """The open runner and the file that it runs."""
-        with self.file() as path:
-            name = self.checked_runner()
-            with open_runner(name, path, self.spec, self.options) as runner:
-                yield runner, path
 
 
 @dataclass(frozen=True)
@@ -139,20 +83,24 @@ def run_evaluation(job: EvaluationJob, open_progress: OpenProgress) -> Evaluatio
         found = _run(job, dataset, runner, batch_size, times, open_progress)
         seconds = time.perf_counter() - start
         description = runner.description
+        stages = times.latencies()
+        if isinstance(runner, TimedRunner):
+            stages |= runner.device_times.latencies()
     with open_progress("scoring", 1) as advance:
-        metrics = evaluate(dataset, found, job.choice.spec, evaluator=job.evaluator)
+        evaluation = score(
+            dataset,
+            found,
+            job.choice.spec,
+            evaluator=job.evaluator,
+            min_map=job.floor(),
+            seconds=seconds,
+            stages=stages,
+            runner=description,
+            model_sha256=model_sha256,
+            settings=_settings(job, batch_size),
+        )
         advance(1)
-    return Evaluation(
-        metrics=metrics,
-        verdict=judge(metrics, dataset.total, job.floor()),
-        total_images=dataset.total,
-        images_per_second=len(found) / seconds,
-        stages=times.latencies(),
-        peak_rss_mb=peak_rss_mb(),
-        runner=description,
-        model_sha256=model_sha256,
-        settings=_settings(job, dataset, batch_size),
-    )
+    return evaluation
 
 
 def _run(
@@ -178,19 +126,14 @@ def _run(
     return found
 
 
-def _settings(job: EvaluationJob, dataset: Dataset, batch_size: int) -> dict[str, Any]:
+def _settings(job: EvaluationJob, batch_size: int) -> dict[str, Any]:
     """What a reader needs to repeat the run and to compare it with another."""
     choice = job.choice
     return {
-        "annotation_file": str(dataset.annotation_file),
-        "annotations_sha256": sha256(dataset.annotation_file),
-        "extra_files": len(dataset.extra_files),
         "image_limit": job.image_limit,
-        "min_map": job.floor(),
         "model": None if choice.model is None else str(choice.model),
         "checkpoint": None if choice.checkpoint is None else str(choice.checkpoint),
         "batch_size": batch_size,
-        "evaluator": job.evaluator,
         "runner": choice.checked_runner(),
         "runner_options": asdict(choice.options),
         "spec": asdict(choice.spec),

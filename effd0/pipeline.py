@@ -3,29 +3,31 @@ Images through the run line: preprocess, infer, postprocess, overlapped and in b
 
 Worker threads read images ahead and turn finished heads into detections while the caller's
 thread runs the network (PIL, numpy and the backends release the interpreter lock).  At most
-two batches of inputs and two of heads exist at a time, whatever the size of the dataset.
+two batches of inputs and two of heads exist at a time, whatever the size of the dataset; a
+runner that works on several batches at a time holds those in memory of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from .arrays import Tensors
 from .dataset import Sample
-from .errors import FeedError, RunnerError
+from .errors import RunnerError
+from .feed import make_feed, takes_pixels
 from .heads import HeadOutputs, split_heads
 from .measure import Latency
 from .postprocess import Detections, postprocess
 from .preprocess import ModelInput, preprocess
-from .runners.base import Runner, batch_size_of
+from .runners.base import Runner, infer_each
 from .spec import ModelSpec
 
 
@@ -42,28 +44,9 @@ class StageTimes:
         return {name: Latency.from_seconds(values) for name, values in vars(self).items()}
 
 
-def choose_batch_size(runner: Runner, asked: int | None) -> int:
-    """
-    The batch size to feed *runner*: *asked*, or the model's own, or 1.
-
-    Raises `FeedError` where more is asked than a fixed-batch model takes.
-    """
-    fixed = batch_size_of(runner.inputs)
-    if asked is None:
-        return fixed if fixed is not None else 1
-    if asked < 1:
-        raise FeedError(f"--batch-size is {asked}, but must be at least 1")
-    if fixed is not None and asked > fixed:
-        raise FeedError(
-            f"--batch-size is {asked}, but the model takes {fixed}; "
-            f"export it with --batch-size {asked} or --dynamic-batch"
-        )
-    return asked
-
-
 def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
-    model_input = preprocess(path, spec)
+    model_input = preprocess(path, spec, normalized=not takes_pixels(runner))
     outputs = runner.infer(make_feed([model_input], runner))
     return postprocess(
         split_heads(outputs, spec)[0], model_input.image_scale, model_input.image_size, spec
@@ -87,14 +70,15 @@ def run_dataset(
     times = StageTimes() if times is None else times
     pending: list[tuple[Sample, Future[Detections]]] = []
     with ThreadPoolExecutor(workers, "effd0") as pool:
+        read_image = partial(_timed_preprocess, spec, not takes_pixels(runner), times)
+        batches = _batches(samples, pool, read_image, batch_size)
         try:
-            for batch, inputs in _batches(samples, pool, spec, batch_size, times):
-                heads = _timed_infer(runner, inputs, spec, times)
+            for batch, heads in _inferred(batches, runner, spec, times):
                 # The batch before ends here, so that its heads are freed before more come.
                 done = [(sample, future.result()) for sample, future in pending]
-                futures = _submit_postprocess(pool, heads, inputs, spec, times)
-                pending = list(zip(batch, futures, strict=True))
-                del heads, inputs
+                futures = _submit_postprocess(pool, heads, batch, spec, times)
+                pending = list(zip((read.sample for read in batch), futures, strict=True))
+                del heads
                 yield from done
             for sample, future in pending:
                 yield sample, future.result()
@@ -102,68 +86,93 @@ def run_dataset(
             pool.shutdown(cancel_futures=True)
 
 
-def make_feed(inputs: Sequence[ModelInput], runner: Runner) -> Tensors:
-    """Stack network inputs for *runner*, in its input's name and dtype."""
-    if len(runner.inputs) != 1:
-        names = [info.name for info in runner.inputs]
-        raise RunnerError(f"the model has the inputs {names}, but an EfficientDet-D0 has one")
-    info = runner.inputs[0]
-    return {info.name: np.stack([i.tensor for i in inputs]).astype(info.dtype, copy=False)}
+@dataclass(frozen=True)
+class _Read:
+    """An image that was read, without its pixels: what its detections need."""
+
+    sample: Sample
+    image_scale: float
+    image_size: tuple[int, int]
+
+
+ReadBatch = tuple[list[_Read], list[ModelInput]]
 
 
 def _batches(
     samples: Sequence[Sample],
     pool: ThreadPoolExecutor,
-    spec: ModelSpec,
+    read: Callable[[Path], ModelInput],
     batch_size: int,
-    times: StageTimes,
-) -> Iterator[tuple[list[Sample], list[ModelInput]]]:
+) -> Iterator[ReadBatch]:
     """Batches of preprocessed images, read at most one batch ahead."""
     source = iter(samples)
     reading: deque[tuple[Sample, Future[ModelInput]]] = deque()
 
     def read_on(count: int) -> None:
         for sample in islice(source, count):
-            reading.append((sample, pool.submit(_timed_preprocess, sample.path, spec, times)))
+            reading.append((sample, pool.submit(read, sample.path)))
 
     read_on(batch_size)
     while reading:
         ready = list(reading)
         reading.clear()
         read_on(batch_size)
-        yield [sample for sample, _ in ready], [future.result() for _, future in ready]
+        inputs = [future.result() for _, future in ready]
+        images = zip((sample for sample, _ in ready), inputs, strict=True)
+        yield [_Read(sample, i.image_scale, i.image_size) for sample, i in images], inputs
 
 
-def _timed_preprocess(path: Path, spec: ModelSpec, times: StageTimes) -> ModelInput:
+def _timed_preprocess(
+    spec: ModelSpec, normalized: bool, times: StageTimes, path: Path
+) -> ModelInput:
     start = time.perf_counter()
-    result = preprocess(path, spec)
+    result = preprocess(path, spec, normalized=normalized)
     times.preprocess.append(time.perf_counter() - start)
     return result
 
 
-def _timed_infer(
-    runner: Runner, inputs: Sequence[ModelInput], spec: ModelSpec, times: StageTimes
-) -> list[HeadOutputs]:
-    start = time.perf_counter()
-    outputs = runner.infer(make_feed(inputs, runner))
-    times.inference.append(time.perf_counter() - start)
-    heads = split_heads(outputs, spec)
-    if len(heads) != len(inputs):
-        raise RunnerError(f"the model gave {len(heads)} rows for {len(inputs)} images")
-    return heads
+def _inferred(
+    batches: Iterator[ReadBatch], runner: Runner, spec: ModelSpec, times: StageTimes
+) -> Iterator[tuple[list[_Read], list[HeadOutputs]]]:
+    """Each batch with its heads.  Inference is the time that the runner takes of this thread."""
+    under_way: deque[list[_Read]] = deque()
+    reading_s = 0.0
+
+    def feeds() -> Iterator[Tensors]:
+        nonlocal reading_s
+        start = time.perf_counter()
+        for batch, inputs in batches:
+            under_way.append(batch)
+            reading_s += time.perf_counter() - start
+            yield make_feed(inputs, runner)
+            start = time.perf_counter()
+        reading_s += time.perf_counter() - start
+
+    with contextlib.closing(infer_each(runner, feeds())) as results:
+        while True:
+            asked, reading_s = time.perf_counter(), 0.0
+            outputs = next(results, None)
+            if outputs is None:
+                return
+            times.inference.append(time.perf_counter() - asked - reading_s)
+            batch, heads = under_way.popleft(), split_heads(outputs, spec)
+            if len(heads) != len(batch):
+                raise RunnerError(f"the model gave {len(heads)} rows for {len(batch)} images")
+            del outputs  # the heads are all that is to stay in memory
+            yield batch, heads
 
 
 def _submit_postprocess(
     pool: ThreadPoolExecutor,
     heads: Sequence[HeadOutputs],
-    inputs: Sequence[ModelInput],
+    batch: Sequence[_Read],
     spec: ModelSpec,
     times: StageTimes,
 ) -> list[Future[Detections]]:
-    """Hand each image's heads to *pool*; of the input only its geometry is kept."""
+    """Hand each image's heads to *pool*."""
     return [
-        pool.submit(_timed_postprocess, head, i.image_scale, i.image_size, spec, times)
-        for head, i in zip(heads, inputs, strict=True)
+        pool.submit(_timed_postprocess, head, read.image_scale, read.image_size, spec, times)
+        for head, read in zip(heads, batch, strict=True)
     ]
 
 

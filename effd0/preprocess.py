@@ -30,23 +30,29 @@ class ModelInput:
     """
     What the network sees of one image, and what leads back to the image.
 
-    *tensor* is (3, size, size) float32; *image_scale* times input pixels gives image pixels;
-    *image_size* is the original (width, height).
+    *tensor* is (3, size, size) float32, or, for a model that normalises by itself, the letterboxed
+    (size, size, 3) uint8; *image_scale* times input pixels gives image pixels; *image_size* is the
+    original (width, height).
     """
 
-    tensor: Tensor
+    tensor: Tensor | Pixels
     image_scale: float
     image_size: tuple[int, int]
 
 
-def preprocess(path: Path, spec: ModelSpec) -> ModelInput:
-    """Read the image file *path* as network input; raise `ImageError` if it cannot be read."""
+def preprocess(path: Path, spec: ModelSpec, *, normalized: bool = True) -> ModelInput:
+    """
+    Read the image file *path* as network input, *normalized* or as pixels.
+
+    Raises `ImageError` if it cannot be read.
+    """
     image = read_image(path)
     try:
         pixels, image_scale = letterbox(image, spec)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    return ModelInput(normalize(pixels, spec), image_scale, image.size)
+    tensor = normalize(pixels, spec) if normalized else pixels
+    return ModelInput(tensor, image_scale, image.size)
 
 
 def read_image(path: Path) -> Image.Image:

@@ -17,16 +17,26 @@ from .runners import RUNNERS
 from .spec import D0, SPECS
 
 #: Marker -> the kind of torch device that it needs.
-HARDWARE = {"gpu": "cuda", "npu": "npu"}
-PATHS = ("--coco", "--checkpoint", "--model")
+TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
+HARDWARE = ("npu", *TORCH_DEVICES)
+#: The runners that tests are run with; where there is no NPU, ACL is emulated.
+TEST_RUNNERS = (*RUNNERS, "emulated")
+PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """One group, so that ``pytest --help`` shows all of them together."""
     group = parser.getgroup("effd0", "effd0: what is under test")
-    group.addoption("--runner", action="append", help=f"only this runner: {', '.join(RUNNERS)}")
-    group.addoption("--model", type=Path, help="ONNX model under test")
+    group.addoption(
+        "--runner", action="append", help=f"only this runner: {', '.join(TEST_RUNNERS)}"
+    )
+    group.addoption("--model", type=Path, help=".onnx or .om model under test")
     group.addoption("--checkpoint", type=Path, help="weights under test (default: embedded)")
+    group.addoption(
+        "--results", type=Path, metavar="DIR", help="results made elsewhere, as --runner recorded"
+    )
+    group.addoption("--bins", type=Path, metavar="DIR", help="the inputs that --results were of")
+    group.addoption("--device-id", type=int, default=0, metavar="N", help="the NPU of --runner acl")
     group.addoption("--arch", default=D0.arch, help=f"one of {', '.join(SPECS)}")
     group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")
     group.addoption("--split", default="val2017", help="the split's name in --coco")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 Array = npt.NDArray[Any]
 
@@ -61,6 +62,32 @@ def pad_model(
     kept = tensors if constants_are == "initializers" else []
     graph = helper.make_graph(nodes, "padded", inputs, outputs, kept)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def parsed(graph: str, opset: int = 11) -> Any:
+    """Return the checked model of a *graph* in ONNX's own text form."""
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> {graph}'
+    model = parser.parse_model(text)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def halved(model: Any) -> Any:
+    """Return *model* with its float32 constants, inputs and outputs as float16."""
+    made = copy.deepcopy(model)
+    nodes = [node for node in made.graph.node if node.op_type == "Constant"]
+    for tensor in (*made.graph.initializer, *(node.attribute[0].t for node in nodes)):
+        if tensor.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return made
+
+
+def operators(model: Any) -> list[str]:
+    """Return the operators of the nodes of *model*."""
+    return [node.op_type for node in model.graph.node]
 
 
 def run(model: Any, x: Array) -> list[Array]:

@@ -10,8 +10,9 @@ import pytest
 from effd0 import embedded
 from effd0.dataset import Dataset, check_images, load_coco
 from effd0.evaluate import CocoMetrics, evaluate
+from effd0.feed import choose_batch_size
 from effd0.files import sha256
-from effd0.pipeline import choose_batch_size, run_dataset
+from effd0.pipeline import run_dataset
 from effd0.report import judge
 from effd0.runners.base import Runner
 from effd0.spec import ModelSpec

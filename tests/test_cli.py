@@ -19,12 +19,25 @@ OPTIONS = {
     ),
     "detect": (*RUN, "--threads", "--out", "--min-score", "IMAGE"),
     "preprocess": ("--bin-save", "--root", "--split", "--image-limit", "--arch", "--workers"),
+    "infer": (
+        *RUN, "--threads", "--input", "--output", "--output-dirname", "--overwrite",
+        "--batch-size", "--loop", "--warmup", "--outfmt", "--overlap",
+    ),
+    "postprocess": (
+        "--omfile", "--root", "--bins", "--min-map", "--json", "--split", "--image-limit",
+        "--arch", "--evaluator", "--workers",
+    ),
     "export": (
         "--out", "--checkpoint", "--batch-size", "--dynamic-batch", "--opset", "--exporter",
         "--arch",
     ),
     "simplify": ("--model", "--out", "--arch"),
     "modify": ("--model", "--out", "--edit", "--arch"),
+    "compile": (
+        "--model", "--output", "--soc-version", "--batch-size", "--dynamic-batch-size",
+        "--precision-mode", "--precision-mode-v2", "--modify-mixlist", "--aipp",
+        "--insert-op-conf", "--input-fp16", "--output-type", "--log", "--dry-run", "--arch",
+    ),
     "doctor": (),
     "fetch": ("--root", "--out", "--arch", "--mirror"),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from effd0.build import Built
 from effd0.compare import TensorDiff
 from effd0.export import ExportSettings
 from effd0.fetch import Source
+from effd0.graph import DEFAULT_EDITS, EDITS
 from effd0.spec import D0, ModelSpec
 
 from .cli_run import effd0
@@ -62,7 +63,7 @@ def test_export_is_asked_as_the_options_say(
 
 
 def test_simplify_and_modify_follow_each_other(one: Path, tmp_path: Path) -> None:
-    """The simplified model needs no edit; the files of both steps are models with few nodes."""
+    """Each step is told with what it found and moved, and leaves a model of fewer nodes."""
     simplified, modified = tmp_path / "sim.onnx", tmp_path / "m.onnx"
     first = effd0("simplify", "--model", one, "--out", simplified)
     assert (first.code, first.errors) == (0, [])
@@ -71,8 +72,25 @@ def test_simplify_and_modify_follow_each_other(one: Path, tmp_path: Path) -> Non
     assert (second.code, second.errors) == (0, [])
     assert "fold-pad: nothing to do" in second.out
     assert "finite-pad: nothing to do" in second.out
+    assert re.search(r"fuse-sums: 24 matches, heads moved by at most \d\.\d\de[-+]\d\d", second.out)
     nodes = [len(onnx.load(str(path)).graph.node) for path in (one, simplified, modified)]
-    assert nodes[0] > nodes[1] == nodes[2] > 0
+    assert nodes[0] > nodes[1] > nodes[2] > 0
+
+
+def test_modify_explains_its_edits() -> None:
+    """--list needs no model: each edit is there with its purpose, and nothing is written."""
+    outcome = effd0("modify", "--list")
+    assert (outcome.code, outcome.err) == (0, "")
+    rows = [line for line in outcome.out.splitlines() if re.match(r"│ \w", line)]
+    flags = {cells[1]: (cells[4], cells[5]) for row in rows for cells in [_cells(row)]}
+    assert {name: flags[name] for name in EDITS} == {
+        name: ("yes" if edit.exact else "no", "yes" if name in DEFAULT_EDITS else "no")
+        for name, edit in EDITS.items()
+    }
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split("│")]
 
 
 def test_doctor_shows_what_is_there() -> None:

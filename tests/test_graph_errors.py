@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from effd0.errors import GraphError
-from effd0.graph import EDITS, apply_edits, load_graph, save_graph
+from effd0.graph import apply_edits, load_graph, pads, save_graph
 
 from .onnx_models import pad_model
 
@@ -41,7 +41,7 @@ def with_free_filler() -> Any:
     return graph
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", [edit.name for edit in pads.EDITS])
 @pytest.mark.parametrize(
     ("graph", "message"),
     [

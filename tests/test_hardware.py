@@ -18,7 +18,7 @@ RELATIVE_L2 = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 
 DEVICES = [
     pytest.param("cuda", marks=pytest.mark.gpu, id="device=cuda"),
-    pytest.param("npu", marks=pytest.mark.npu, id="device=npu"),
+    pytest.param("npu", marks=pytest.mark.torch_npu, id="device=npu"),
 ]
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from effd0 import build, embedded
+from effd0.choice import ModelChoice
 from effd0.errors import CheckpointError, Effd0Error, RunnerError
-from effd0.job import EvaluationJob, ModelChoice
+from effd0.job import EvaluationJob
 from effd0.runners import RunnerOptions
 from effd0.spec import D0, ModelSpec
 
@@ -44,7 +45,7 @@ def test_a_choice_names_its_runner(choice: ModelChoice, runner: str) -> None:
     ("choice", "message"),
     [
         pytest.param(
-            ModelChoice(runner="acl"), "--runner is 'acl', but effd0 knows ort, torch", id="unknown"
+            ModelChoice(runner="tpu"), "--runner is 'tpu', but effd0 knows ort, torch", id="unknown"
         ),
         pytest.param(
             ModelChoice(MODEL, CHECKPOINT),

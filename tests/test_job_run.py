@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import job
+from effd0 import choice
+from effd0.choice import ModelChoice
 from effd0.dataset import load_coco
 from effd0.errors import ImageError
-from effd0.job import EvaluationJob, ModelChoice, run_evaluation
+from effd0.job import EvaluationJob, run_evaluation
 
 from .fakes.runner import FakeRunner
 from .helpers import SMALL, coco_content, write_coco
@@ -48,7 +49,7 @@ class Progress:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
     """The runner that a job opens, of batch size four."""
     runner = FakeRunner(fixed=4)
-    monkeypatch.setattr(job, "open_runner", lambda *_: runner)
+    monkeypatch.setattr(choice, "open_runner", lambda *_: runner)
     return runner
 
 
@@ -79,6 +80,6 @@ def test_images_are_checked_before_the_model_is_opened(
     root = write_coco(tmp_path / "coco")
     path = load_coco(root).samples[-1].path
     path.write_bytes(path.read_bytes()[:200])
-    monkeypatch.setattr(job, "open_runner", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr(choice, "open_runner", lambda *_: pytest.fail("the model was opened"))
     with pytest.raises(ImageError, match=path.name):
         run_evaluation(EvaluationJob(ModelChoice(model), root), Progress())

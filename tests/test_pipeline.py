@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from effd0 import pipeline
-from effd0.arrays import Tensor, Tensors
+from effd0.arrays import Pixels, Tensor, Tensors
 from effd0.dataset import Sample, load_coco
 from effd0.errors import HeadError, ImageError, RunnerError
 from effd0.pipeline import StageTimes, detect, run_dataset
@@ -85,11 +85,11 @@ def test_images_are_read_one_batch_ahead(
     samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a batch is inferred, the next one is read and no more, and no other input is held."""
-    tensors: list[weakref.ref[Tensor]] = []
+    tensors: list[weakref.ref[Tensor | Pixels]] = []
     at_infer: list[tuple[int, int]] = []
 
-    def counted(path: Path, spec: ModelSpec) -> ModelInput:
-        result = preprocess(path, spec)
+    def counted(path: Path, spec: ModelSpec, *, normalized: bool) -> ModelInput:
+        result = preprocess(path, spec, normalized=normalized)
         tensors.append(weakref.ref(result.tensor))
         return result
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.pipeline`: what is fed to a model, and how much of it at once."""
+"""Tests for `effd0.feed`: what is fed to a model, and how much of it at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effd0.errors import FeedError, RunnerError
-from effd0.pipeline import choose_batch_size, make_feed
+from effd0.feed import choose_batch_size, make_feed
 from effd0.preprocess import ModelInput
 from effd0.runners.base import TensorInfo
 

@@ -173,13 +173,20 @@ def test_a_closed_runner_refuses(
 
 def test_the_description_names_backend_and_version(runner_name: str, opened: OpenRunner) -> None:
     """The report can say what computed."""
-    backend = {"ort": r"ONNX Runtime \d+\.\d+.*, CPUEx", "torch": r"PyTorch \d+\.\d+.*, cpu, fp32"}
+    ascend = r"(emulated )?ACL \d+\.\d+.*, Ascend\w+, device \d"
+    backend = {
+        "ort": r"ONNX Runtime \d+\.\d+.*, CPUEx",
+        "torch": r"PyTorch \d+\.\d+.*, cpu, fp32",
+        "acl": ascend,
+        "emulated": ascend,
+        "recorded": r"recorded",
+    }
     assert re.match(backend[runner_name], opened(runner_name).description)
 
 
 def test_an_unknown_runner_is_refused(spec: ModelSpec) -> None:
     """The message lists the runners that exist."""
     with pytest.raises(
-        RunnerError, match=f"--runner is 'acl', but effd0 knows {', '.join(RUNNERS)}"
+        RunnerError, match=f"--runner is 'tpu', but effd0 knows {', '.join(RUNNERS)}"
     ):
-        open_runner("acl", Path("d0.om"), spec, RunnerOptions())
+        open_runner("tpu", Path("d0.om"), spec, RunnerOptions())

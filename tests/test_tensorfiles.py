@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensorfiles`."""
+"""Tests for `effd0.tensorfiles.inputs`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from effd0.errors import ImageError, OutputError
 from effd0.files import sha256
 from effd0.preprocess import preprocess
 from effd0.spec import SPECS
-from effd0.tensorfiles import MANIFEST, write_inputs
+from effd0.tensorfiles.inputs import write_inputs
+from effd0.tensorfiles.manifest import MANIFEST
 
 from .helpers import SMALL, coco_content, names_in, write_coco
 

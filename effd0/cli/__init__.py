@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from ..errors import Effd0Error
 from ..progress import STDERR
-from . import build, run, setup
+from . import atc, build, files, run, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2
 
@@ -30,9 +30,12 @@ for command, panel in (
     (run.evaluate, "Run"),
     (run.detect, "Run"),
     (run.preprocess, "Run"),
+    (files.infer, "Run"),
+    (files.postprocess, "Run"),
     (build.export, "Build"),
     (build.simplify, "Build"),
     (build.modify, "Build"),
+    (atc.compile, "Build"),
     (setup.doctor, "Set up"),
     (setup.fetch, "Set up"),
 ):
@@ -46,4 +49,6 @@ def main() -> None:
     except Effd0Error as error:
         message = f"[bold red]{type(error).__name__}:[/] {escape(str(error))}"
         STDERR.print(message, soft_wrap=True)
+        for note in getattr(error, "__notes__", ()):
+            STDERR.print(escape(note), soft_wrap=True)
         sys.exit(BAD_INPUT)

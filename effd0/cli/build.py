@@ -48,18 +48,37 @@ def simplify(
     show(built)
 
 
+def _list_edits(wanted: bool) -> None:
+    """Print all edits as a table and stop, where that is *wanted*."""
+    if not wanted:
+        return
+    table = Table(title="edits of a graph", title_justify="left", show_lines=True)
+    for column in ("edit", "what it does", "why a compiler likes it", "exact", "default"):
+        table.add_column(column, no_wrap=column == "edit")
+    for edit in EDITS.values():
+        flags = ["yes" if flag else "no" for flag in (edit.exact, edit.name in DEFAULT_EDITS)]
+        table.add_row(edit.name, edit.explanation, edit.benefit, *flags)
+    Console(highlight=False).print(table)
+    raise typer.Exit
+
+
 def modify(
     model: opt.InputModel,
     out: opt.OutputModel,
     edit: Annotated[
         list[str] | None,
         typer.Option(
-            help="; ".join(f"{e.name}: {e.explanation}" for e in EDITS.values())
-            + ". Repeatable, in order.",
+            help="An edit, see --list. Repeatable, in order.",
             metavar="NAME",
             show_default=", ".join(DEFAULT_EDITS),
         ),
     ] = None,
+    list_edits: Annotated[  # noqa: ARG001  # the callback does it
+        bool,
+        typer.Option(
+            "--list", help="Explain all edits and stop.", callback=_list_edits, is_eager=True
+        ),
+    ] = False,
     arch: opt.Arch = opt.DEFAULT_ARCH,
 ) -> None:
     """Edit an ONNX graph so that a compiler takes it; print what matched and what it changed."""
@@ -72,7 +91,8 @@ def show(built: line.Built) -> None:
     """Print what was made and how far each head is from its source's, on embedded images."""
     console = Console(highlight=False)
     for change in built.changes:
-        console.print(f"{change}  [dim]({change.edit.explanation})[/]", soft_wrap=True)
+        moved = f", heads moved by at most {change.worst.max_abs:.2e}" if change.matches else ""
+        console.print(f"{change}{moved}  [dim]({change.edit.explanation})[/]", soft_wrap=True)
     table = Table(title="difference from the source", title_justify="left")
     table.add_column("head")
     table.add_column("largest", justify="right")

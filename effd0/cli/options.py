@@ -18,7 +18,7 @@ Split = Annotated[
     str, typer.Option(help="Images' folder, and instances_SPLIT.json.", metavar="SPLIT")
 ]
 Model = Annotated[
-    Path | None, typer.Option(help="ONNX model to run.", metavar="FILE", show_default=False)
+    Path | None, typer.Option(help="ONNX or .om model to run.", metavar="FILE", show_default=False)
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -33,15 +33,26 @@ DEFAULT_ARCH = D0.arch
 RunnerName = Annotated[
     str | None,
     typer.Option(
-        help="; ".join(f"{name}: {what}" for name, what in RUNNERS.items()) + ".",
+        # What was recorded is scored by a command of its own, postprocess.
+        help="; ".join(f"{n}: {what}" for n, what in RUNNERS.items() if n != "recorded") + ".",
         metavar="NAME",
-        show_default="ort",
+        show_default="ort; acl for an .om",
     ),
 ]
 Provider = Annotated[
     str, typer.Option(help="ONNX Runtime execution provider; no other is used.", metavar="NAME")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda[:N] or npu[:N], for --runner torch.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="For --runner torch: cpu, cuda[:N], npu[:N]; for acl: the NPU's number.",
+        show_default="cpu; 0",
+    ),
+]
+Overlap = Annotated[
+    bool,
+    typer.Option(help="For --runner acl: transfers of one batch while another is computed."),
+]
 Precision = Annotated[str, typer.Option(help="fp32, fp16 or bf16, for --runner torch.")]
 Threads = Annotated[
     int | None,

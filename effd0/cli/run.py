@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,19 +10,28 @@ import typer
 from rich.console import Console
 
 from .. import pipeline
+from ..choice import ModelChoice
 from ..draw import draw_detections
 from ..evaluate import EVALUATORS
 from ..files import check_writable
-from ..job import EvaluationJob, ModelChoice, load_checked, run_evaluation
+from ..job import EvaluationJob, load_checked, run_evaluation
 from ..progress import STDERR, progress
 from ..report import write_json
 from ..runners import RunnerOptions
 from ..spec import spec_for
-from ..tensorfiles import write_inputs
+from ..tensorfiles.inputs import write_inputs
 from . import options as opt
 from .show import show_evaluation
 
 DEFAULTS = RunnerOptions()
+
+
+class InputType(enum.StrEnum):
+    """What inputs can be written as."""
+
+    float32 = "float32"
+    float16 = "float16"
+    uint8 = "uint8"
 
 
 def evaluate(
@@ -51,11 +61,12 @@ def evaluate(
     device: opt.Device = DEFAULTS.device,
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
+    overlap: opt.Overlap = DEFAULTS.overlap,
     evaluator: Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")] = EVALUATORS[0],
     workers: opt.Workers = 2,
 ) -> None:
     """From image files to COCO's twelve numbers and a verdict, streaming."""
-    options = RunnerOptions(device, provider, precision, threads)
+    options = RunnerOptions(device, provider, precision, threads, overlap)
     job = EvaluationJob(
         choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),
         root=root,
@@ -107,12 +118,16 @@ def preprocess(
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
     workers: opt.Workers = 2,
+    dtype: Annotated[
+        InputType,
+        typer.Option(help="float32, as the recipe; float16; uint8 pixels, for a model with AIPP."),
+    ] = InputType.float32,
 ) -> None:
-    """Write each image as network input: <stem>.bin, 3 x 512 x 512 float32, and a manifest."""
+    """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
     job = EvaluationJob(ModelChoice(), root, split, image_limit=image_limit, workers=workers)
     dataset = load_checked(job, progress)
     with progress("preprocessing", len(dataset.samples)) as advance:
-        for _ in write_inputs(dataset, bin_save, spec_for(arch), workers):
+        for _ in write_inputs(dataset, bin_save, spec_for(arch), workers, dtype=dtype.value):
             advance(1)
     if dataset.extra_files:
         STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")

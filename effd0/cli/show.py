@@ -23,6 +23,7 @@ LABELS = {
     "ARm": "AR   IoU .50:.95  medium  100",
     "ARl": "AR   IoU .50:.95  large   100",
 }
+PER_IMAGE = ("preprocess", "read results", "postprocess")
 COLORS = {"pass": "green", "fail": "red", "undecided": "yellow", "not gated": "cyan"}
 
 
@@ -60,7 +61,7 @@ def _show_times(evaluation: Evaluation, console: Console) -> None:
     for stage, latency in evaluation.stages.items():
         figures = (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms)
         batch = evaluation.settings["batch_size"]
-        unit = f"batch of {batch}" if stage == "inference" else "image"
+        unit = "image" if stage in PER_IMAGE else f"batch of {batch}"
         table.add_row(stage, *(f"{figure:.2f}" for figure in figures), unit)
     console.print(table)
     console.print(

@@ -9,15 +9,16 @@ its own first image, and the padded rows never come out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from ..arrays import Tensors
 from ..errors import FeedError
+from ..measure import Latency
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,60 @@ class Runner(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class StreamingRunner(Protocol):
+    """A runner that works on several feeds at a time, so that transfers and computing overlap."""
+
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        """Yield the outputs of each feed, in order; feeds are taken ahead of their results."""
+
+
+@dataclass
+class DeviceTimes:
+    """
+    Milliseconds that each batch took: upload, computing, download, and the host's own copies.
+
+    Where a batch needs no transfer, its transfers take 0.
+    """
+
+    h2d_ms: list[float] = field(default_factory=list)
+    compute_ms: list[float] = field(default_factory=list)
+    d2h_ms: list[float] = field(default_factory=list)
+    host_ms: list[float] = field(default_factory=list)
+
+    def add(self, h2d: float, compute: float, d2h: float, host: float) -> None:
+        """Append the times of one batch."""
+        self.h2d_ms.append(h2d)
+        self.compute_ms.append(compute)
+        self.d2h_ms.append(d2h)
+        self.host_ms.append(host)
+
+    def latencies(self) -> dict[str, Latency]:
+        """Step -> its latency; none where nothing was run."""
+        steps = {"upload": self.h2d_ms, "compute": self.compute_ms, "download": self.d2h_ms}
+        steps["host copies"] = self.host_ms
+        return {step: Latency(tuple(values)) for step, values in steps.items() if values}
+
+
+@runtime_checkable
+class TimedRunner(Protocol):
+    """A runner that tells transfers from computing."""
+
+    device_times: DeviceTimes
+
+
+def infer_each(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+    """
+    Yield the outputs of each feed, in order, overlapped where *runner* can; see `Runner`.
+
+    Whoever stops early closes the generator.
+    """
+    if isinstance(runner, StreamingRunner):
+        yield from runner.infer_stream(feeds)
+    else:
+        yield from map(runner.infer, feeds)
 
 
 def batch_size_of(inputs: Sequence[TensorInfo]) -> int | None:

@@ -31,35 +31,102 @@ LAYERS: dict[str, set[str]] = {
     "anchors": {"arrays", "spec"},
     "embedded": {"arrays", "dataset", "errors", "preprocess", "spec"},
     "checkpoint": {"errors", "spec"},
-    "runners.base": {"arrays", "errors"},
+    "runners.base": {"arrays", "errors", "measure"},
+    "runners.acl_codes": set(),
+    "runners.acl_api": {"errors", "runners.acl_codes"},
+    "runners.acl_session": {"errors", "runners.acl_api", "runners.acl_codes"},
+    "runners.acl_model": {"errors", "runners.acl_api", "runners.base"},
+    "runners.acl_memory": {"arrays", "runners.acl_api", "runners.acl_model"},
+    "runners.acl_stream": {
+        "arrays", "runners.acl_api", "runners.acl_memory", "runners.acl_model", "runners.base",
+    },
+    "runners.acl": {
+        "arrays", "errors", "runners.acl_api", "runners.acl_memory", "runners.acl_model",
+        "runners.acl_session", "runners.acl_stream", "runners.base",
+    },
+    "runners.recorded": {
+        "arrays", "errors", "runners.base", "spec", "tensorfiles.inputs", "tensorfiles.results",
+    },
     "runners.ort": {"arrays", "errors", "runners.base"},
     "runners.torch": {"arrays", "checkpoint", "errors", "runners.base", "spec"},
-    "runners.__init__": {"errors", "runners.base", "runners.ort", "runners.torch", "spec"},
+    "runners.__init__": {
+        "errors", "runners.acl", "runners.base", "runners.ort", "runners.recorded",
+        "runners.torch", "spec",
+    },
     "heads": {"arrays", "errors", "spec"},
     "boxes": {"arrays"},
     "postprocess": {"anchors", "arrays", "boxes", "heads", "spec"},
+    "feed": {"arrays", "errors", "preprocess", "runners.base"},
     "pipeline": {
-        "arrays", "dataset", "errors", "heads", "measure", "postprocess", "preprocess",
+        "arrays", "dataset", "errors", "feed", "heads", "measure", "postprocess", "preprocess",
         "runners.base", "spec",
     },
     "evaluate": {"dataset", "errors", "postprocess", "spec"},
     "compare": {"arrays", "errors"},
     "report": {"evaluate", "files", "measure"},
-    "tensorfiles": {"dataset", "errors", "files", "preprocess", "spec"},
+    "tensorfiles.__init__": set(),
+    "tensorfiles.manifest": {"errors", "files", "spec"},
+    "tensorfiles.inputs": {
+        "dataset", "errors", "files", "preprocess", "spec", "tensorfiles.manifest",
+    },
+    "tensorfiles.heads": {"arrays", "errors", "spec"},
+    "tensorfiles.names": {"errors", "tensorfiles.manifest"},
+    "tensorfiles.rows": {"spec", "tensorfiles.heads", "tensorfiles.inputs", "tensorfiles.names"},
+    "tensorfiles.results": {
+        "arrays", "errors", "spec", "tensorfiles.heads", "tensorfiles.inputs",
+        "tensorfiles.manifest", "tensorfiles.names", "tensorfiles.rows",
+    },
+    "tensorfiles.writer": {"arrays", "errors", "files", "tensorfiles.manifest"},
+    "infer.__init__": set(),
+    "infer.throughput": set(),
+    "infer.clock": {"arrays", "errors", "infer.throughput", "runners.base"},
+    "infer.run": {
+        "arrays", "errors", "feed", "infer.clock", "infer.throughput", "runners.base",
+        "tensorfiles.inputs", "tensorfiles.writer",
+    },
+    "infer.job": {
+        "choice", "feed", "files", "infer.run", "infer.throughput", "job", "runners.base",
+        "tensorfiles.inputs", "tensorfiles.writer",
+    },
+    "score": {"dataset", "evaluate", "files", "measure", "postprocess", "report", "spec"},
+    "resultjob": {
+        "dataset", "embedded", "errors", "evaluate", "heads", "job", "measure", "postprocess",
+        "report", "score", "spec", "tensorfiles.manifest", "tensorfiles.results",
+    },
     "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
     "fetch": {"errors", "files", "spec"},
-    "doctor": {"embedded", "errors", "report"},
-    "graph": {"errors"},
-    "export": {"checkpoint", "errors", "files", "graph", "spec"},
+    "doctor": {"atc.__init__", "atc.npusmi", "embedded", "errors", "report"},
+    "graph.base": {"errors"},
+    "graph.pads": {"errors", "graph.base"},
+    "graph.fusion": {"errors", "graph.base"},
+    "graph.reduce": {"errors", "graph.base"},
+    "graph.precision": {"errors", "graph.base"},
+    "graph.support": {"errors", "graph.base"},
+    "graph.__init__": {
+        "errors", "graph.base", "graph.fusion", "graph.pads", "graph.precision", "graph.reduce",
+        "graph.support",
+    },
+    "atc.npusmi": {"errors"},
+    "atc.aipp": {"spec"},
+    "atc.log": set(),
+    "atc.options": {"errors"},
+    "atc.__init__": {
+        "atc.aipp", "atc.log", "atc.npusmi", "atc.options", "errors", "files", "graph.__init__",
+        "spec",
+    },
+    "export": {"checkpoint", "errors", "files", "graph.__init__", "spec"},
     # The build line runs what it made before it names it, so it stands above the runners.
     "build": {
-        "arrays", "compare", "embedded", "errors", "export", "files", "graph", "runners.__init__",
-        "runners.base", "spec",
+        "arrays", "compare", "embedded", "errors", "export", "files", "graph.__init__",
+        "runners.__init__", "runners.base", "spec",
     },
     "pytest_options": {"runners.__init__", "spec"},
+    "choice": {
+        "build", "embedded", "errors", "runners.__init__", "runners.base", "spec",
+    },
     "job": {
-        "build", "dataset", "embedded", "errors", "evaluate", "files", "measure",
-        "pipeline", "postprocess", "report", "runners.__init__", "runners.base", "spec",
+        "choice", "dataset", "embedded", "evaluate", "feed", "files", "pipeline", "postprocess",
+        "report", "runners.base", "score",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
@@ -70,7 +137,8 @@ HOMES: dict[str, set[str]] = {
     "PIL": {"draw", "preprocess"},
     "effdet": {"checkpoint"},
     "faster_coco_eval": {"evaluate"},
-    "onnx": {"graph"},
+    "acl": {"runners.acl_api"},
+    "onnx": {"graph.base", "graph.fusion", "graph.pads", "graph.precision", "graph.reduce"},
     "onnxruntime": {"runners.ort"},
     "onnxscript": {"export"},
     "onnxsim": {"export"},
@@ -78,13 +146,19 @@ HOMES: dict[str, set[str]] = {
     "pycocotools": {"evaluate"},
     "pytest": {"pytest_options"},
     "requests": {"fetch"},
-    "rich": {"cli.__init__", "cli.build", "cli.run", "cli.setup", "cli.show", "progress"},
+    "rich": {
+        "cli.__init__", "cli.build", "cli.atc", "cli.files", "cli.run", "cli.setup", "cli.show",
+        "progress",
+    },
     "safetensors": {"checkpoint"},
     "torch": {"checkpoint", "export", "runners.torch"},
     "torch_npu": {"runners.torch"},
-    "typer": {"cli.__init__", "cli.build", "cli.options", "cli.run", "cli.setup"},
-}
-HEAVY = {"effdet", "onnx", "onnxruntime", "onnxscript", "onnxsim", "safetensors", "torch"}
+    "typer": {
+        "cli.__init__", "cli.build", "cli.atc", "cli.files", "cli.options", "cli.run",
+        "cli.setup",
+    },
+}  # fmt: skip
+HEAVY = {"acl", "effdet", "onnx", "onnxruntime", "onnxscript", "onnxsim", "safetensors", "torch"}
 
 
 def _internal(name: str) -> set[str]:

@@ -1,0 +1,136 @@
+"""
+The chips of this host, as ``npu-smi info`` lists them, and ATC's names for them.
+
+The table differs by driver: the Device column is missing, memory is written with and without
+spaces, power is ``NA`` or ``-``, an NPU holds one chip or two, and processes follow in a table
+of their own.  What all have in common is read: a row of number and name over a row of chip.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import AtcError
+
+TIMEOUT_S = 30  # a driver that hangs does not come back
+_ADVICE = "say which chip the model is for: --soc-version Ascend310P3"
+
+
+@dataclass(frozen=True)
+class Npu:
+    """One chip: its NPU's number, its own, and the name and health that npu-smi gives."""
+
+    npu: int
+    chip: int
+    name: str
+    health: str
+    bus_id: str
+
+    @property
+    def short_name(self) -> str:
+        """ATC's name of the chip, or what several such names begin with (A3, 950)."""
+        return self.name if self.name.startswith("Ascend") else f"Ascend{self.name}"
+
+    @property
+    def well(self) -> bool:
+        """Whether npu-smi has nothing to complain of."""
+        return self.health == "OK"
+
+
+def parse_info(text: str) -> tuple[Npu, ...]:
+    """Read the chips out of what ``npu-smi info`` printed, in its order."""
+    found = []
+    named: tuple[int, str, str] | None = None
+    for first, second in _rows(text):
+        if named is None:
+            match = re.fullmatch(r"(\d+)\s+(\S+)", first)
+            named = (int(match[1]), match[2], second) if match else None
+        elif match := re.fullmatch(r"(\d+)(\s+\d+)?", first):
+            number, name, health = named
+            found.append(Npu(number, int(match[1]), name, health, second))
+            named = None
+    return tuple(found)
+
+
+def _rows(text: str) -> Iterator[tuple[str, str]]:
+    """The first two cells of each row, up to the table of processes, whose rows look alike."""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().split("|")[1:-1]]
+        if any(cell.startswith("Process") for cell in cells):
+            return
+        if len(cells) > 1:
+            yield cells[0], cells[1]
+
+
+def installed() -> tuple[Npu, ...]:
+    """The chips of this host; raise `AtcError` where npu-smi is missing or fails."""
+    return parse_info(_npu_smi("info"))
+
+
+def find_soc() -> str:
+    """ATC's name for the chips of this host; raise `AtcError` unless there is exactly one."""
+    names = sorted({soc_version(chip) for chip in installed()})
+    if not names:
+        raise AtcError(f"npu-smi lists no chip, but one is needed; {_ADVICE}")
+    if len(names) > 1:
+        raise AtcError(
+            f"npu-smi lists {', '.join(names)}, but a model is compiled for one; "
+            f"choose: --soc-version {names[0]}"
+        )
+    return names[0]
+
+
+def soc_version(chip: Npu) -> str:
+    """
+    ATC's name for *chip*: "Ascend" and its name.
+
+    Where the name begins so already (A3, 950) it stands for several, and npu-smi is asked for
+    the board.  Raises `AtcError` where that does not tell.
+    """
+    if chip.name != chip.short_name:
+        return chip.short_name
+    query = ("info", "-t", "board", "-i", str(chip.npu))
+    # A3 answers for one chip, 950 for the whole NPU only.
+    for arguments in ((*query, "-c", str(chip.chip)), query):
+        try:
+            board = _fields(_npu_smi(*arguments))
+        except AtcError:
+            continue
+        if {"Chip Name", "NPU Name"} <= board.keys():
+            return f"{board['Chip Name']}_{board['NPU Name']}"
+    raise AtcError(
+        f"npu-smi calls the chip {chip.name}, but ATC knows several of that name; look for "
+        f"Chip Name and NPU Name in 'npu-smi {' '.join(query)}' and "
+        "give both: --soc-version Ascend910_9391"
+    )
+
+
+def _fields(text: str) -> dict[str, str]:
+    """The ``key : value`` lines of *text* that hold a value."""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
+
+
+def _npu_smi(*arguments: str) -> str:
+    tool = shutil.which("npu-smi")
+    if tool is None:
+        raise AtcError(f"npu-smi is not on the PATH, but it names the chip; {_ADVICE}")
+    try:
+        answer = subprocess.run(
+            [tool, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise AtcError(f"npu-smi failed: {error}; {_ADVICE}") from error
+    if answer.returncode != 0:
+        reason = answer.stderr.strip() or answer.stdout.strip()
+        raise AtcError(f"npu-smi failed: {reason} (exit {answer.returncode}); {_ADVICE}")
+    return answer.stdout

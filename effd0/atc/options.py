@@ -1,0 +1,171 @@
+"""
+What a user asks of ATC, refused where it cannot be meant.
+
+What is not asked for is the recipe's: mixed precision with ReduceMeanD kept in float32, the only
+mode with a published accuracy of this network on an Ascend chip (33.4 mAP on a 310P3).  ATC's own
+default, float16 throughout, overflowed at some batch sizes.  Mixed modes have ruined another
+feature pyramid (Ascend/pytorch, issue 125), so whatever is chosen is to be measured.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import AtcError
+
+PRECISION_MODES = (
+    "allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "force_fp16",
+    "force_fp32", "cube_fp16in_fp32out", "allow_fp32_to_fp16", "allow_fp32_to_bf16",
+    "must_keep_origin_dtype",
+)  # fmt: skip
+PRECISION_MODES_V2 = (
+    "mixed_float16", "mixed_bfloat16", "mixed_hif8", "fp16", "origin", "cube_fp16in_fp32out",
+    "cube_hif8",
+)  # fmt: skip
+LOG_LEVELS = ("debug", "info", "warning", "error", "null")
+OUTPUT_TYPES = ("FP32", "FP16")
+MIN_GEARS, MAX_GEARS = 2, 100
+
+
+@dataclass(frozen=True)
+class AtcOptions:
+    """
+    Options of a compilation, checked when made; None is "not asked for".
+
+    *soc_version* is the chip, by default that of this host.  *gears* are the batch sizes of one
+    model, rising.  *aipp* folds the normalisation in, by a file of our own; *insert_op_conf* is
+    another such file.  *input_fp16* and *output_type* are the dtypes of the .om's tensors.
+    Raises `AtcError` for values that ATC does not know and options that exclude each other.
+    """
+
+    soc_version: str | None = None
+    batch_size: int | None = None
+    gears: tuple[int, ...] = ()
+    precision_mode: str | None = None
+    precision_mode_v2: str | None = None
+    modify_mixlist: Path | None = None
+    aipp: bool = False
+    insert_op_conf: Path | None = None
+    output_type: str | None = None
+    input_fp16: bool = False
+    log: str = "debug"
+
+    def __post_init__(self) -> None:
+        _check_gears(self.gears)
+        _check_values(self)
+        _check_pairs(self)
+
+    @property
+    def precision(self) -> tuple[str, str]:
+        """The option that sets the precision, and its value."""
+        if self.precision_mode_v2 is not None:
+            return "precision_mode_v2", self.precision_mode_v2
+        mode = self.precision_mode
+        return "precision_mode", PRECISION_MODES[0] if mode is None else mode
+
+    @property
+    def mixed(self) -> bool:
+        """Whether ATC chooses the precision operator by operator, and so reads a list."""
+        return self.precision[1].startswith(("allow_mix", "mixed"))
+
+
+def parse_gears(text: str) -> tuple[int, ...]:
+    """Read batch sizes written as ``1,4,8``; raise `AtcError` if that is not what *text* is."""
+    if not re.fullmatch(r"\s*\d{1,6}\s*(,\s*\d{1,6}\s*)*", text, re.ASCII):
+        raise AtcError(
+            f"--dynamic-batch-size is {text!r}, but batch sizes are wanted; write them as 1,4,8"
+        )
+    return tuple(int(word) for word in text.split(","))
+
+
+def input_shape(model: Path, dims: Sequence[int | None], options: AtcOptions) -> tuple[int, ...]:
+    """
+    The input's shape as ATC is told it; a batch of -1 is set by the gears.
+
+    *dims* are the sides that the ONNX file *model* declares, None for a free one.  Raises
+    `AtcError` where they and *options* do not agree.
+    """
+    batch, *rest = dims
+    sides = tuple(side for side in rest if side is not None)
+    asked = options.batch_size
+    if len(sides) != len(rest):
+        problem = f"input of {model} is {list(dims)}, but only its batch may be free"
+        remedy = "export it again with 'effd0 export'"
+    elif options.gears and batch is not None:
+        problem = f"batch of {model} is fixed to {batch}, but --dynamic-batch-size wants it free"
+        remedy = "export it with --dynamic-batch"
+    elif batch is None and asked is None and not options.gears:
+        problem = f"batch of {model} is free, but ATC has to know it"
+        remedy = "give --batch-size 1, or --dynamic-batch-size 1,4,8"
+    elif batch is not None and asked not in (None, batch):
+        problem = f"batch of {model} is fixed to {batch}, but --batch-size is {asked}"
+        remedy = f"leave that out, or export with --batch-size {asked} or --dynamic-batch"
+    else:
+        fixed = batch if asked is None else asked
+        return (-1 if fixed is None else fixed, *sides)
+    raise AtcError(f"the {problem}; {remedy}")
+
+
+def _check_gears(gears: tuple[int, ...]) -> None:
+    rising = all(a < b for a, b in zip((0, *gears), gears, strict=False))
+    if gears and not (rising and MIN_GEARS <= len(gears) <= MAX_GEARS):
+        raise AtcError(
+            f"--dynamic-batch-size is {','.join(map(str, gears))}, but {MIN_GEARS} to {MAX_GEARS} "
+            "positive sizes, each larger than the one before, are wanted; write them as 1,4,8"
+        )
+
+
+def _check_values(options: AtcOptions) -> None:
+    for name, value, known in (
+        ("--precision-mode", options.precision_mode, PRECISION_MODES),
+        ("--precision-mode-v2", options.precision_mode_v2, PRECISION_MODES_V2),
+        ("--output-type", options.output_type, OUTPUT_TYPES),
+        ("--log", options.log, LOG_LEVELS),
+    ):
+        if value is not None and value not in known:
+            raise AtcError(f"{name} is {value!r}, but ATC knows {', '.join(known)}; choose one")
+    soc = options.soc_version
+    if soc is not None and not re.fullmatch(r"Ascend\w[\w-]*", soc, re.ASCII):
+        raise AtcError(
+            f"--soc-version is {soc!r}, but 'Ascend' and the Name that 'npu-smi info' shows is "
+            "wanted; write it as Ascend310P3"
+        )
+    if options.batch_size is not None and options.batch_size < 1:
+        raise AtcError(f"--batch-size is {options.batch_size}, but at least 1 is wanted; give 1")
+    for name, file in (
+        ("--modify-mixlist", options.modify_mixlist),
+        ("--insert-op-conf", options.insert_op_conf),
+    ):
+        if file is not None and not file.is_file():
+            raise AtcError(f"{name} is {file}, which is not a file; check the path")
+
+
+def _check_pairs(options: AtcOptions) -> None:
+    asked = {
+        "--precision-mode": options.precision_mode is not None,
+        "--precision-mode-v2": options.precision_mode_v2 is not None,
+        "--batch-size": options.batch_size is not None,
+        "--dynamic-batch-size": bool(options.gears),
+        "--aipp": options.aipp,
+        "--insert-op-conf": options.insert_op_conf is not None,
+        "--input-fp16": options.input_fp16,
+    }
+    for one, other in (
+        ("--precision-mode", "--precision-mode-v2"),
+        ("--batch-size", "--dynamic-batch-size"),
+        ("--aipp", "--insert-op-conf"),
+        # With AIPP the input is uint8, so it cannot be float16.
+        ("--aipp", "--input-fp16"),
+        ("--insert-op-conf", "--input-fp16"),
+    ):
+        if asked[one] and asked[other]:
+            raise AtcError(f"{one} and {other} are both given, but exclude each other; give one")
+    if options.modify_mixlist is not None and not options.mixed:
+        name, mode = options.precision
+        raise AtcError(
+            f"--modify-mixlist is given, but --{name.replace('_', '-')} {mode} does not read it; "
+            "leave it out, or take --precision-mode allow_mix_precision"
+        )

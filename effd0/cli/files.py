@@ -1,0 +1,151 @@
+"""The run line cut in two by files: infer, postprocess."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..choice import ModelChoice
+from ..errors import OutputError
+from ..evaluate import EVALUATORS
+from ..files import check_writable
+from ..infer.job import InferJob, run_infer_job
+from ..infer.run import InferSettings
+from ..progress import progress
+from ..report import write_json
+from ..resultjob import ResultJob, run_result_job
+from ..runners import RunnerOptions
+from ..spec import spec_for
+from . import options as opt
+from .show import show_evaluation
+
+DEFAULTS = RunnerOptions()
+Bins = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the inputs, where no manifest lies beside the results.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+
+
+class OutFormat(enum.StrEnum):
+    """How results are written."""
+
+    BIN = "BIN"
+    NPY = "NPY"
+
+
+def infer(
+    model: opt.Model = None,
+    checkpoint: opt.Checkpoint = None,
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of .bin or .npy, of 'effd0 preprocess' or another tool.",
+            metavar="DIR",
+            show_default="zeros, to measure throughput",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where the result folder goes.", metavar="DIR", show_default="nowhere"),
+    ] = None,
+    output_dirname: Annotated[
+        str | None,
+        typer.Option(help="Name of the result folder.", metavar="NAME", show_default="result"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the result folder, once all is done.")
+    ] = False,
+    runner: opt.RunnerName = None,
+    batch_size: opt.BatchSize = None,
+    loop: Annotated[int, typer.Option(help="Runs of each batch; the last is saved.", min=1)] = 1,
+    warmup: Annotated[int, typer.Option(help="Runs before, which are not counted.", min=0)] = 1,
+    outfmt: Annotated[OutFormat, typer.Option(help="Format of the results.")] = OutFormat.BIN,
+    arch: opt.Arch = opt.DEFAULT_ARCH,
+    provider: opt.Provider = DEFAULTS.provider,
+    device: opt.Device = DEFAULTS.device,
+    precision: opt.Precision = DEFAULTS.precision,
+    threads: opt.Threads = None,
+    overlap: opt.Overlap = DEFAULTS.overlap,
+) -> None:
+    """From input files to <stem>_<i>.bin, a summary with ais_bench's keys, and throughput."""
+    options = RunnerOptions(device, provider, precision, threads, overlap)
+    job = InferJob(
+        choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),
+        inputs=input,
+        results=_result_folder(output, output_dirname),
+        settings=InferSettings(batch_size, loop, warmup),
+        outfmt=outfmt.value,
+        overwrite=overwrite,
+        args=tuple(sys.argv[1:]),
+    )
+    performance = run_infer_job(job, progress)
+    console = Console(highlight=False)
+    for line in performance.lines():
+        console.print(line, soft_wrap=True, markup=False)
+    if job.results is not None:
+        console.print(f"wrote {job.results}", soft_wrap=True)
+
+
+def _result_folder(output: Path | None, dirname: str | None) -> Path | None:
+    if output is None and dirname is not None:
+        raise OutputError(
+            f"--output-dirname is {dirname}, but no --output is given; name the folder it goes to"
+        )
+    return None if output is None else output / ("result" if dirname is None else dirname)
+
+
+def postprocess(
+    omfile: Annotated[
+        Path, typer.Option(help="Folder of results, of effd0 or of ais_bench.", metavar="DIR")
+    ],
+    root: opt.Root = None,
+    bins: Bins = None,
+    min_map: Annotated[
+        float | None,
+        typer.Option(
+            help="Gate: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017.",
+            metavar="PERCENT",
+            min=0,
+            max=100,
+            show_default="none",
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Write the evaluation as JSON.", metavar="FILE", show_default=False),
+    ] = None,
+    split: opt.Split = "val2017",
+    image_limit: opt.ImageLimit = None,
+    arch: opt.Arch = opt.DEFAULT_ARCH,
+    evaluator: Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")] = EVALUATORS[0],
+    workers: opt.Workers = 2,
+) -> None:
+    """From results made elsewhere to COCO's twelve numbers and a verdict."""
+    job = ResultJob(
+        results=omfile,
+        root=root,
+        split=split,
+        bins=bins,
+        spec=spec_for(arch),
+        image_limit=image_limit,
+        min_map=min_map,
+        evaluator=evaluator,
+        workers=workers,
+    )
+    if json is not None:
+        check_writable(json)
+    evaluation = run_result_job(job, progress)
+    show_evaluation(evaluation, Console(highlight=False))
+    if json is not None:
+        write_json(evaluation.to_json(), json)
+    if not evaluation.verdict.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,45 @@
+"""What is fed to a model: how many images at a time, as pixels or normalised, under which name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .arrays import Tensors
+from .errors import FeedError, RunnerError
+from .preprocess import ModelInput
+from .runners.base import Runner, batch_size_of
+
+
+def choose_batch_size(runner: Runner, asked: int | None) -> int:
+    """
+    The batch size to feed *runner*: *asked*, or the model's own, or 1.
+
+    Raises `FeedError` where more is asked than a fixed-batch model takes.
+    """
+    fixed = batch_size_of(runner.inputs)
+    if asked is None:
+        return fixed if fixed is not None else 1
+    if asked < 1:
+        raise FeedError(f"--batch-size is {asked}, but must be at least 1")
+    if fixed is not None and asked > fixed:
+        raise FeedError(
+            f"--batch-size is {asked}, but the model takes {fixed}; "
+            f"export it with --batch-size {asked} or --dynamic-batch"
+        )
+    return asked
+
+
+def takes_pixels(runner: Runner) -> bool:
+    """Whether the model normalises by itself (AIPP) and is fed letterboxed uint8 pixels."""
+    return runner.inputs[0].dtype == np.uint8
+
+
+def make_feed(inputs: Sequence[ModelInput], runner: Runner) -> Tensors:
+    """Stack network inputs for *runner*, in its input's name and dtype."""
+    if len(runner.inputs) != 1:
+        names = [info.name for info in runner.inputs]
+        raise RunnerError(f"the model has the inputs {names}, but an EfficientDet-D0 has one")
+    info = runner.inputs[0]
+    return {info.name: np.stack([i.tensor for i in inputs]).astype(info.dtype, copy=False)}

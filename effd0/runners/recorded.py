@@ -1,0 +1,90 @@
+"""Head outputs that were computed elsewhere, given as if they were computed here."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ..arrays import Tensors
+from ..errors import RunnerError
+from ..spec import ModelSpec
+from ..tensorfiles.inputs import input_shape
+from ..tensorfiles.results import Results, find_manifest, open_results
+from .base import TensorInfo, check_feed
+
+
+class RecordedRunner:
+    """
+    A folder of results, asked by input: each row that is fed is known by its SHA-256.
+
+    The fingerprints come from the manifest of the inputs, beside *results* or in *bins*.
+    """
+
+    def __init__(self, results: Path, spec: ModelSpec, *, bins: Path | None = None) -> None:
+        self.folder, self.spec, self.bins = results, spec, bins
+        self.description = f"results in {results}"
+        self._results: Results | None = None
+        self._stems: dict[str, str] = {}
+        self._dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def __enter__(self) -> Self:
+        manifest = find_manifest(self.folder, self.bins)
+        if manifest is None:
+            raise RunnerError(
+                f"{self.folder} has no manifest of its inputs beside it; give their folder, "
+                "which 'effd0 preprocess' made, by --bins"
+            )
+        results = open_results(self.folder, self.spec, list(manifest.digests), bins=self.bins)
+        self._stems = {digest: stem for stem, digest in manifest.digests.items()}
+        self._results, self._dtype = results, np.dtype(manifest.dtype)
+        self.description = results.description
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._results = None
+
+    @property
+    def inputs(self) -> list[TensorInfo]:
+        """The one input, as the manifest describes it; any number of rows."""
+        self._opened()
+        shape = (None, *input_shape(self._dtype.name, self.spec))
+        return [TensorInfo(self.spec.input_name, shape, self._dtype)]
+
+    @property
+    def outputs(self) -> list[TensorInfo]:
+        """The heads, in the recipe's order."""
+        self._opened()
+        shapes = self.spec.head_shapes.items()
+        return [TensorInfo(name, (None, *shape), np.dtype(np.float32)) for name, shape in shapes]
+
+    def infer(self, feed: Tensors) -> Tensors:
+        """Look up the outputs of each row of *feed*; see `Runner.infer`."""
+        results, inputs = self._opened(), self.inputs
+        check_feed(feed, inputs)
+        rows = [results.heads(self._stem(row, n)) for n, row in enumerate(feed[inputs[0].name])]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    def _stem(self, row: np.ndarray, number: int) -> str:
+        raw = row.astype(row.dtype.newbyteorder("<"), copy=False).tobytes()
+        digest = hashlib.sha256(raw).hexdigest()
+        try:
+            return self._stems[digest]
+        except KeyError:
+            raise RunnerError(
+                f"row {number} (sha256 {digest[:12]}) is none of the {len(self._stems)} inputs "
+                f"that {self.folder} has results of; feed these, preprocessed by the same --arch"
+            ) from None
+
+    def _opened(self) -> Results:
+        if self._results is None:
+            raise RunnerError(f"{self.folder} is not open; use the runner in a 'with' block")
+        return self._results

@@ -1,0 +1,59 @@
+"""Detections -> metrics, verdict and record: what every evaluation ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .dataset import Dataset
+from .evaluate import evaluate
+from .files import sha256
+from .measure import Latency, peak_rss_mb
+from .postprocess import Detections
+from .report import Evaluation, judge
+from .spec import ModelSpec
+
+
+def score(
+    dataset: Dataset,
+    found: Mapping[int, Detections],
+    spec: ModelSpec,
+    *,
+    evaluator: str,
+    min_map: float | None,
+    seconds: float,
+    stages: Mapping[str, Latency],
+    runner: str,
+    model_sha256: str,
+    settings: Mapping[str, Any],
+) -> Evaluation:
+    """
+    Score what was *found*, by image id, in *seconds*; hold it against *min_map*, in percent.
+
+    *settings* are added to those of the dataset.  Raises `EvaluationError` as `evaluate` does.
+    """
+    metrics = evaluate(dataset, found, spec, evaluator=evaluator)
+    return Evaluation(
+        metrics=metrics,
+        verdict=judge(metrics, dataset.total, min_map),
+        total_images=dataset.total,
+        images_per_second=len(found) / seconds,
+        stages=stages,
+        peak_rss_mb=peak_rss_mb(),
+        runner=runner,
+        model_sha256=model_sha256,
+        settings={
+            **_data_settings(dataset),
+            "min_map": min_map,
+            "evaluator": evaluator,
+            **settings,
+        },
+    )
+
+
+def _data_settings(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "annotation_file": str(dataset.annotation_file),
+        "annotations_sha256": sha256(dataset.annotation_file),
+        "extra_files": len(dataset.extra_files),
+    }

@@ -1,0 +1,1 @@
+"""An Ascend host made of rules: emulated ``atc``, ``npu-smi`` and pyACL."""

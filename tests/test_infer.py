@@ -1,0 +1,291 @@
+"""Tests for `effd0.infer.run`: every file is run once, in order, and its own outputs are kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effd0.arrays import Tensors
+from effd0.dataset import load_coco
+from effd0.errors import FeedError, ResultError, RunnerError
+from effd0.infer.run import InferSettings, infer_files, infer_nothing
+from effd0.runners.base import TensorInfo
+from effd0.tensorfiles.inputs import InputFiles, open_inputs
+from effd0.tensorfiles.results import open_results
+from effd0.tensorfiles.writer import ResultWriter, results_whole
+
+from .fakes.recording import ORDER, DeclaringRunner, DeviceRunner
+from .helpers import SMALL, coco_content, names_in, write_coco
+from .recordings import write_bins
+
+#: Red levels of seven images; the fake runner answers with the class of the red level.
+REDS = (0, 50, 100, 150, 200, 50, 100)
+STEMS = [str(n) for n in range(1, 8)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> InputFiles:
+    """Inputs of seven images that the fake runner tells apart."""
+    place = tmp_path_factory.mktemp("inputs")
+    root = write_coco(place / "coco", coco_content(7), REDS)
+    return open_inputs(write_bins(place / "bins", load_coco(root)), SMALL)
+
+
+def run(
+    runner: DeclaringRunner, inputs: InputFiles, folder: Path, outfmt: str = "BIN", **settings: Any
+) -> Any:
+    """Run *inputs* into *folder*; return the performance."""
+    with results_whole(folder, outfmt, overwrite=False) as writer:
+        performance = infer_files(runner, inputs, writer, InferSettings(**settings))
+        writer.close({}, inputs.manifest)
+    return performance
+
+
+def classes_of(folder: Path, stems: Sequence[str] = STEMS) -> list[int]:
+    """Return the class that the results of each image say, as its red level."""
+    results = open_results(folder, SMALL, stems)
+    tops = [results.heads(stem)["class_p7"][0, :, 0, 0].argmax() for stem in stems]
+    return [50 * int(top) for top in tops]
+
+
+@pytest.mark.parametrize("outfmt", ["BIN", "NPY"])
+@pytest.mark.parametrize("kind", [DeclaringRunner, DeviceRunner], ids=["plain", "streaming"])
+@pytest.mark.parametrize(
+    ("fixed", "batch_size"), [(None, 1), (None, 3), (4, None), (4, 2), (7, None)]
+)
+def test_each_image_has_its_own_results(
+    fixed: int | None,
+    batch_size: int | None,
+    kind: type[DeclaringRunner],
+    outfmt: str,
+    inputs: InputFiles,
+    tmp_path: Path,
+) -> None:
+    """Whatever the batch, ten files an image, and none for the rows that only filled a batch."""
+    runner = kind(fixed=fixed)
+    run(runner, inputs, tmp_path / "result", outfmt, batch_size=batch_size)
+    wanted = {f"{stem}_{i}.{outfmt.lower()}" for stem in STEMS for i in range(10)}
+    assert set(names_in(tmp_path / "result")) == wanted
+    assert classes_of(tmp_path / "result") == list(REDS)
+
+
+def test_files_are_numbered_in_the_runners_order(inputs: InputFiles, tmp_path: Path) -> None:
+    """File i holds the i-th output that the runner declares, float32 in C order."""
+    runner = DeclaringRunner()
+    run(runner, inputs, tmp_path / "result")
+    feed = {"in": np.stack([inputs.read(inputs.files[4])])}
+    heads = runner.infer(feed)
+    for i, name in enumerate(ORDER):
+        raw = (tmp_path / "result" / f"5_{i}.bin").read_bytes()
+        assert raw == heads[name].astype("<f4").tobytes(), name
+
+
+def test_a_batch_is_run_as_often_as_asked(inputs: InputFiles, tmp_path: Path) -> None:
+    """Warm-up runs come before and are not counted; each loop is; files are written once."""
+    runner = DeclaringRunner()
+    performance = run(runner, inputs, tmp_path / "result", batch_size=4, loop=3, warmup=2)
+    assert runner.fed == [4, 4, 4, 4, 4, 3, 3, 3]
+    assert performance.images == 21
+    assert performance.rows == (4, 4, 4, 3, 3, 3)
+    assert len(performance.compute_ms) == 6
+    assert classes_of(tmp_path / "result") == list(REDS)
+
+
+def test_padded_rows_count_in_ais_benchs_figure_alone(inputs: InputFiles) -> None:
+    """Of a model of batch 4, seven images are eight rows to ais_bench and seven images to us."""
+    performance = infer_files(DeclaringRunner(fixed=4), inputs, None, InferSettings())
+    assert performance.rows == (4, 4)
+    assert performance.images == 7
+
+
+def test_a_devices_own_times_are_taken(inputs: InputFiles) -> None:
+    """Transfers and computing are those that the runner measured, without the warm-up."""
+    performance = infer_files(DeviceRunner(fixed=4), inputs, None, InferSettings(warmup=2))
+    assert performance.h2d_ms == (1.0, 1.0)
+    assert performance.compute_ms == (2000.0, 2000.0)
+    assert performance.d2h_ms == (3.0, 3.0)
+    # What it computed while nobody waited for it was computing all the same.
+    assert performance.infer_s == 4.0
+
+
+def test_times_of_others_are_wall_times(inputs: InputFiles) -> None:
+    """Where nobody measured transfers there are none; a second in infer is found in its time."""
+    runner = DeclaringRunner()
+    runner.on_infer = lambda: threading.Event().wait(0.02)
+    performance = infer_files(runner, inputs, None, InferSettings(batch_size=4))
+    assert performance.h2d_ms == performance.d2h_ms == ()
+    assert all(time >= 20 for time in performance.compute_ms)
+    assert sum(performance.compute_ms) <= 1000 * performance.total_s
+
+
+def test_reading_is_not_counted_as_computing(
+    inputs: InputFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk shows in the figure with files alone."""
+    read = InputFiles.read
+
+    def slowly(self: InputFiles, file: Path) -> Any:
+        threading.Event().wait(0.02)
+        return read(self, file)
+
+    monkeypatch.setattr(InputFiles, "read", slowly)
+    settings = InferSettings(workers=1, warmup=0)
+    performance = infer_files(DeclaringRunner(), inputs, None, settings)
+    assert performance.total_s >= 7 * 0.02
+    # Half of it at least: on a busy host, more is read while the runner works.
+    assert performance.total_s - performance.infer_s >= 0.5 * 7 * 0.02
+
+
+def test_memory_is_bounded(inputs: InputFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the runner, one batch is read beyond the one that it works on."""
+    read, runner = InputFiles.read, DeclaringRunner()
+    reads: list[Path] = []
+    ahead: list[int] = []
+
+    def noted(self: InputFiles, file: Path) -> Any:
+        reads.append(file)
+        return read(self, file)
+
+    def look() -> None:
+        threading.Event().wait(0.02)
+        ahead.append(len(reads) - sum(runner.fed))
+
+    monkeypatch.setattr(InputFiles, "read", noted)
+    runner.on_infer = look
+    infer_files(runner, inputs, None, InferSettings(batch_size=2, warmup=0))
+    # Two of the batch, two of the next, and the two that the warm-up looks at.
+    assert max(ahead) <= 2 + 2 + 2
+
+
+def test_results_wait_for_a_slow_disk(
+    inputs: InputFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the disk, the outputs of two batches at most wait to be written."""
+    save, runner = ResultWriter.save, DeclaringRunner()
+    saved: list[str] = []
+    waiting: list[int] = []
+
+    def slowly(self: ResultWriter, stem: str, *rest: Any) -> None:
+        threading.Event().wait(0.02)
+        save(self, stem, *rest)
+        saved.append(stem)
+
+    monkeypatch.setattr(ResultWriter, "save", slowly)
+    runner.on_infer = lambda: waiting.append(sum(runner.fed) - len(saved))
+    run(runner, inputs, tmp_path / "result", batch_size=1, warmup=0)
+    assert max(waiting) <= 2
+
+
+def test_floats_are_rounded_to_the_models(inputs: InputFiles) -> None:
+    """A model of float16 input takes files of float32; what it is fed is float16."""
+    dtypes = []
+
+    class Noting(DeclaringRunner):
+        def infer(self, feed: Tensors) -> Tensors:
+            dtypes.append(feed["in"].dtype)
+            return super().infer(feed)
+
+    runner = Noting(dtype=np.dtype(np.float16))
+    assert infer_files(runner, inputs, None, InferSettings()).images == 7
+    assert set(dtypes) == {np.dtype(np.float16)}
+
+
+def test_pixels_are_fed_to_who_asks_for_them(tmp_path: Path) -> None:
+    """A model that normalises by itself is fed uint8 files, to the byte."""
+    fed = []
+
+    class Pixels(DeclaringRunner):
+        def infer(self, feed: Tensors) -> Tensors:
+            fed.append(feed["in"])
+            return super().infer({"in": np.zeros((len(feed["in"]), 3, 128, 128), np.float32)})
+
+    dataset = load_coco(write_coco(tmp_path / "coco", coco_content(2), REDS[:2]))
+    pixels = open_inputs(write_bins(tmp_path / "bins", dataset, dtype="uint8"), SMALL)
+    runner = Pixels()
+    runner.inputs = [TensorInfo("in", (None, 128, 128, 3), np.dtype(np.uint8))]
+    infer_files(runner, pixels, None, InferSettings(batch_size=2, warmup=0))
+    assert fed[0].dtype == np.uint8
+    assert fed[0].tobytes() == b"".join(file.read_bytes() for file in pixels.files)
+
+
+def test_pixels_are_not_made_of_what_was_normalised(inputs: InputFiles) -> None:
+    """Files of floats cannot feed a model that takes pixels."""
+    with pytest.raises(FeedError, match=r"inputs are float32 \(3, 128, 128\), but .* is uint8"):
+        infer_files(DeclaringRunner(dtype=np.dtype(np.uint8)), inputs, None, InferSettings())
+
+
+def test_a_model_of_another_size_is_refused(inputs: InputFiles) -> None:
+    """The message shows both sizes before anything is run."""
+    runner = DeclaringRunner()
+    runner.inputs = [TensorInfo("in", (None, 3, 512, 512), np.dtype(np.float32))]
+    with pytest.raises(FeedError, match=r"\(3, 128, 128\), but the .* float32 \(N, 3, 512, 512\)"):
+        infer_files(runner, inputs, None, InferSettings())
+    assert runner.fed == []
+
+
+def test_a_model_of_two_inputs_is_refused(inputs: InputFiles) -> None:
+    """Files of one input cannot feed it."""
+    runner = DeclaringRunner()
+    runner.inputs = [*runner.inputs, TensorInfo("more", (None, 1), np.dtype(np.float32))]
+    with pytest.raises(RunnerError, match=r"the model has the inputs \['in', 'more'\], but"):
+        infer_files(runner, inputs, None, InferSettings())
+
+
+def test_a_model_that_loses_rows_is_refused(inputs: InputFiles) -> None:
+    """Outputs that cannot be led back to images are not written."""
+
+    class Losing(DeclaringRunner):
+        def infer(self, feed: Tensors) -> Tensors:
+            return {name: head[:1] for name, head in super().infer(feed).items()}
+
+    with pytest.raises(RunnerError, match=r"the model gave \{.*: 1.*\} rows, but 3 were fed"):
+        infer_files(Losing(), inputs, None, InferSettings(batch_size=3, warmup=0))
+
+
+def test_an_input_that_changed_stops_the_run(tmp_path: Path) -> None:
+    """No result is written of an input that is not the one of the manifest."""
+    root = write_coco(tmp_path / "coco", coco_content(3), REDS[:3])
+    changing = open_inputs(write_bins(tmp_path / "bins", load_coco(root)), SMALL)
+    raw = changing.files[2].read_bytes()
+    changing.files[2].write_bytes(raw[::-1])
+    with pytest.raises(ResultError, match=r"3\.bin has changed since"):
+        run(DeclaringRunner(), changing, tmp_path / "result")
+    assert names_in(tmp_path) == ["bins", "coco"]
+
+
+def test_zeros_are_run_where_there_is_no_input(tmp_path: Path) -> None:
+    """Batches of zeros measure a model, and their outputs are named as ais_bench names them."""
+    runner = DeclaringRunner(fixed=4)
+    with results_whole(tmp_path / "result", "BIN", overwrite=False) as writer:
+        performance = infer_nothing(runner, writer, InferSettings(loop=5))
+        writer.close({}, None)
+    assert runner.fed == [4] * 6
+    assert performance.images == 20
+    assert names_in(tmp_path / "result") == [f"pure_infer_data_{i}.bin" for i in range(10)]
+    content = json.loads((tmp_path / "result_summary.json").read_text())
+    assert content["filesinfo"]["0"]["infiles"] == []
+
+
+def test_zeros_need_a_shape() -> None:
+    """A model that leaves more than its batch free cannot be fed without files."""
+    runner = DeclaringRunner()
+    runner.inputs = [TensorInfo("in", (None, 3, None, None), np.dtype(np.float32))]
+    with pytest.raises(FeedError, match="but only its batch may be free; give --input"):
+        infer_nothing(runner, None, InferSettings())
+
+
+@given(batch_size=st.integers(1, 9), loop=st.integers(1, 3))
+def test_every_row_is_run_once_a_loop(inputs: InputFiles, batch_size: int, loop: int) -> None:
+    """Whatever the batch size, all images are run, and the last batch is what is left."""
+    runner = DeclaringRunner()
+    infer_files(runner, inputs, None, InferSettings(batch_size=batch_size, loop=loop, warmup=0))
+    assert sum(runner.fed) == 7 * loop
+    assert set(runner.fed[:-loop]) <= {batch_size}

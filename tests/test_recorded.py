@@ -1,0 +1,164 @@
+"""Tests for `effd0.runners.recorded`: results made elsewhere, asked as any runner is."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effd0.arrays import Tensor
+from effd0.dataset import Dataset
+from effd0.errors import FeedError, ResultError, RunnerError
+from effd0.pipeline import run_dataset
+from effd0.preprocess import preprocess
+from effd0.runners.recorded import RecordedRunner
+
+from .helpers import SMALL
+from .recordings import coco_of, heads_of, write_bins, write_results, write_summary
+
+STEMS = ("1", "2", "3")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Three images of noise."""
+    return coco_of(tmp_path / "coco", [f"{stem}.png" for stem in STEMS])
+
+
+@pytest.fixture
+def bins(dataset: Dataset, tmp_path: Path) -> Path:
+    """The inputs of `dataset`."""
+    return write_bins(tmp_path / "bins", dataset)
+
+
+@pytest.fixture
+def folder(bins: Path, tmp_path: Path) -> Path:  # noqa: ARG001  # results are younger than inputs
+    """Synthetic results of the three inputs."""
+    return write_results(tmp_path / "result", STEMS, "input-n")
+
+
+@pytest.fixture
+def images(dataset: Dataset) -> Tensor:
+    """The three inputs as one batch."""
+    return np.stack(
+        [preprocess(sample.path, SMALL).tensor.astype(np.float32) for sample in dataset.samples]
+    )
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 0], [1, 1, 2, 0]], ids=str)
+def test_rows_have_the_heads_of_their_input(
+    rows: list[int], folder: Path, bins: Path, images: Tensor
+) -> None:
+    """In any order, any number and more than once: an input is known by its fingerprint."""
+    with RecordedRunner(folder, SMALL, bins=bins) as runner:
+        heads = runner.infer({SMALL.input_name: images[rows]})
+    assert list(heads) == list(SMALL.output_names)
+    for name, head in heads.items():
+        wanted = np.concatenate([heads_of(row)[name] for row in rows])
+        assert np.array_equal(head, wanted), name
+
+
+def test_what_it_declares_is_what_it_gives(folder: Path, bins: Path, images: Tensor) -> None:
+    """One float32 input of free batch, and the heads in the recipe's order."""
+    with RecordedRunner(folder, SMALL, bins=bins) as runner:
+        (info,) = runner.inputs
+        heads = runner.infer({SMALL.input_name: images[:2]})
+        assert (info.name, info.shape) == ("x.1", (None, 3, 128, 128))
+        assert info.dtype == np.float32
+        assert [(o.name, o.shape[1:]) for o in runner.outputs] == [
+            (name, head.shape[1:]) for name, head in heads.items()
+        ]
+
+
+def test_outputs_belong_to_the_caller(folder: Path, bins: Path, images: Tensor) -> None:
+    """Nothing done to a result changes a later one, or the files."""
+    with RecordedRunner(folder, SMALL, bins=bins) as runner:
+        for head in runner.infer({SMALL.input_name: images[:1]}).values():
+            head.fill(np.nan)
+        again = runner.infer({SMALL.input_name: images[:1]})
+    assert np.array_equal(again["class_p7"], heads_of(0)["class_p7"])
+
+
+def test_inputs_of_pixels_are_known_too(dataset: Dataset, tmp_path: Path) -> None:
+    """Of a model that normalises by itself, the recorded input is uint8, and so is the feed."""
+    bins = write_bins(tmp_path / "pixels", dataset, dtype="uint8")
+    folder = write_results(tmp_path / "result", STEMS, "input-n")
+    pixels = preprocess(dataset.samples[1].path, SMALL, normalized=False).tensor
+    with RecordedRunner(folder, SMALL, bins=bins) as runner:
+        assert runner.inputs[0].shape == (None, 128, 128, 3)
+        heads = runner.infer({SMALL.input_name: pixels[None]})
+    assert np.array_equal(heads["box_p3"], heads_of(1)["box_p3"])
+
+
+def test_it_runs_in_the_pipeline(dataset: Dataset, folder: Path, bins: Path) -> None:
+    """From image files to detections, in batches, as with a model."""
+    with RecordedRunner(folder, SMALL, bins=bins) as runner:
+        found = dict(run_dataset(dataset.samples, runner, SMALL, batch_size=2))
+    assert [len(found[sample]) > 0 for sample in dataset.samples] == [True] * 3
+
+
+def test_unknown_rows_are_refused(folder: Path, bins: Path, images: Tensor) -> None:
+    """The message says which row, and whose inputs the folder knows."""
+    images[1, 0, 0, 0] += 1
+    message = rf"row 1 \(sha256 \w{{12}}\) is none of the 3 inputs that {folder} has results of"
+    with (
+        RecordedRunner(folder, SMALL, bins=bins) as runner,
+        pytest.raises(RunnerError, match=message),
+    ):
+        runner.infer({SMALL.input_name: images})
+
+
+def test_a_wrong_feed_is_refused(folder: Path, bins: Path, images: Tensor) -> None:
+    """The error is about the feed, in the words of every runner."""
+    with (
+        RecordedRunner(folder, SMALL, bins=bins) as runner,
+        pytest.raises(FeedError, match=r"is float64 .*, but the model takes float32"),
+    ):
+        runner.infer({SMALL.input_name: images.astype(np.float64)})
+
+
+def test_a_closed_runner_refuses(folder: Path, bins: Path, images: Tensor) -> None:
+    """Outside its ``with`` block it answers nothing."""
+    runner = RecordedRunner(folder, SMALL, bins=bins)
+    with pytest.raises(RunnerError, match="is not open; use the runner in a 'with' block"):
+        runner.infer({SMALL.input_name: images})
+    with runner:
+        pass
+    with pytest.raises(RunnerError, match="is not open; use the runner in a 'with' block"):
+        _ = runner.inputs
+
+
+def test_the_copy_beside_the_results_serves(folder: Path, bins: Path, images: Tensor) -> None:
+    """Results of 'effd0 infer' carry their manifest; the inputs need not be at hand."""
+    shutil.copy(bins / "manifest.json", folder.parent / "result_manifest.json")
+    shutil.rmtree(bins)
+    samples = [[f"bins/{stem}.bin"] for stem in STEMS]
+    path = folder.parent / "result_summary.json"
+    write_summary(path, samples, effd0={"runner": "ACL, 310P3"})
+    with RecordedRunner(folder, SMALL) as runner:
+        assert runner.description == f"results in {folder}, by ACL, 310P3"
+        heads = runner.infer({SMALL.input_name: images[:1]})
+    assert np.array_equal(heads["class_p7"], heads_of(0)["class_p7"])
+
+
+def test_without_a_manifest_nothing_is_known(folder: Path) -> None:
+    """The message says which option would help."""
+    with pytest.raises(RunnerError, match=r"has no manifest of its inputs beside it; .* --bins"):
+        RecordedRunner(folder, SMALL).__enter__()
+
+
+def test_a_folder_that_is_not_whole_cannot_be_opened(folder: Path, bins: Path) -> None:
+    """What is missing is told when it is opened, not in the middle of a run."""
+    next(folder.iterdir()).unlink()
+    with pytest.raises(ResultError, match=r"does not hold the results of 3 images; 1 incomplete"):
+        RecordedRunner(folder, SMALL, bins=bins).__enter__()
+
+
+def test_another_architecture_is_refused(folder: Path, bins: Path) -> None:
+    """Inputs of another spec would be known by no fingerprint."""
+    other = replace(SMALL, arch="efficientdet_d0")
+    with pytest.raises(ResultError, match="arch tf_efficientdet_d0, not efficientdet_d0; give"):
+        RecordedRunner(folder, other, bins=bins).__enter__()

@@ -1,0 +1,243 @@
+"""Tests for `effd0.tensorfiles.open_inputs` and `effd0.tensorfiles.manifest`: inputs read back."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effd0.errors import ResultError
+from effd0.files import sha256
+from effd0.preprocess import preprocess
+from effd0.spec import SPECS
+from effd0.tensorfiles.inputs import natural_key, open_inputs
+from effd0.tensorfiles.manifest import MANIFEST, read_manifest
+
+from .helpers import SMALL
+from .recordings import coco_of, write_array, write_bins
+
+PLANES, PIXELS = SMALL.input_shape, (128, 128, 3)
+
+
+@pytest.fixture
+def bins(tmp_path: Path) -> Path:
+    """Three inputs with their manifest, of images 1.png, 2.png and 3.png with ids 10, 20, 30."""
+    dataset = coco_of(tmp_path / "coco", ["1.png", "2.png", "3.png"])
+    return write_bins(tmp_path / "bins", dataset)
+
+
+def edit(bins: Path, **changes: Any) -> None:
+    """Change keys of the manifest in *bins*; None takes one away."""
+    content = json.loads((bins / MANIFEST).read_text()) | changes
+    content = {key: value for key, value in content.items() if value is not None}
+    (bins / MANIFEST).write_text(json.dumps(content))
+
+
+def test_manifest_comes_back_as_it_was_written(bins: Path) -> None:
+    """The spec is equal to the one that wrote it, tuples and all, and so is the geometry."""
+    manifest = read_manifest(bins / MANIFEST)
+    assert (manifest.spec, manifest.dtype) == (SMALL, "float32")
+    assert manifest.sha256 == sha256(bins / MANIFEST)
+    assert [image.stem for image in manifest.images] == ["1", "2", "3"]
+    assert manifest.by_id[20].image_size == (40, 30)
+    assert manifest.by_id[20].image_scale == 40 / 128
+    assert manifest.digests["3"] == sha256(bins / "3.bin")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_inputs_come_back_as_they_were_written(dtype: str, tmp_path: Path) -> None:
+    """What a model asks for, normalised planes or pixels, goes to disk and back unchanged."""
+    dataset = coco_of(tmp_path / "coco", ["a.png", "b.png"])
+    inputs = open_inputs(write_bins(tmp_path / "bins", dataset, dtype=dtype), SMALL)
+    assert inputs.shape == (PIXELS if dtype == "uint8" else PLANES)
+    for sample, file in zip(dataset.samples, inputs.files, strict=True):
+        tensor = preprocess(sample.path, SMALL, normalized=dtype != "uint8").tensor
+        assert inputs.read(file).dtype == dtype
+        assert np.array_equal(inputs.read(file), tensor.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("float32", PLANES), ("float16", PLANES), ("uint8", PIXELS)],
+    ids=["float32", "float16", "uint8"],
+)
+@pytest.mark.parametrize("suffix", [".bin", ".npy"])
+def test_foreign_inputs_tell_what_they_are(
+    dtype: str, shape: tuple[int, int, int], suffix: str, tmp_path: Path
+) -> None:
+    """Without a manifest, the size of the first file says its dtype, and its shape with it."""
+    tensor = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    for name in ("10", "9", "b"):
+        write_array(tmp_path / f"{name}{suffix}", tensor[None], dtype)
+    inputs = open_inputs(tmp_path, SMALL)
+    assert [file.stem for file in inputs.files] == ["9", "10", "b"]
+    assert inputs.manifest is None
+    assert np.array_equal(inputs.read(inputs.files[0]), tensor)
+
+
+@given(st.lists(st.integers(0, 10**12), unique=True))
+def test_natural_order_counts(numbers: list[int]) -> None:
+    """Files that differ in a number only come in the order of that number."""
+    names = sorted((f"img_{number}.bin" for number in numbers), key=natural_key)
+    assert names == [f"img_{number}.bin" for number in sorted(numbers)]
+
+
+@given(st.lists(st.text(st.sampled_from("aB1._-"), min_size=1)))
+def test_natural_order_is_one(names: list[str]) -> None:
+    """Whatever the names, they can be compared, and case does not count."""
+    assert sorted(names, key=natural_key) == sorted(
+        names, key=lambda name: natural_key(name.upper())
+    )
+
+
+def lose(bins: Path) -> None:
+    """Take an input away."""
+    (bins / "2.bin").unlink()
+
+
+def add(bins: Path) -> None:
+    """Put in an input of another run."""
+    (bins / "7.bin").write_bytes(b"")
+
+
+def cut(bins: Path) -> None:
+    """Leave half of an input."""
+    (bins / "2.bin").write_bytes((bins / "2.bin").read_bytes()[: 128 * 128 * 6])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(lose, r"holds 2 inputs, .* lists 3; 1 are missing: 2\.bin; write", id="lost"),
+        pytest.param(add, r"holds 4 inputs, .* lists 3; 1 are foreign: 7\.bin; write", id="added"),
+        pytest.param(
+            cut, r"1 inputs in .* not the 196608 bytes of float32 .*: 2\.bin \(98304\)", id="cut"
+        ),
+        pytest.param(
+            lambda bins: (bins / MANIFEST).write_text("{"),
+            r"manifest\.json is not a readable JSON file: .*; write the inputs again",
+            id="broken-json",
+        ),
+        pytest.param(
+            lambda bins: (bins / MANIFEST).write_text("[]"), r"holds a list, not an obj", id="list"
+        ),
+        pytest.param(
+            lambda bins: edit(bins, images=None), r"is no manifest .*KeyError: 'images'", id="key"
+        ),
+        pytest.param(
+            lambda bins: edit(bins, dtype="int4"),
+            r"dtype is 'int4', but float32, float16, uint8 are known",
+            id="dtype",
+        ),
+        pytest.param(
+            lambda bins: edit(bins, spec={"arch": "d0", "rings": 3}), r"'rings'", id="spec-key"
+        ),
+        pytest.param(
+            lambda bins: edit(bins, images=[]),
+            r"lists 0; 3 are foreign: 1\.bin, 2\.bin, 3\.bin",
+            id="no-image",
+        ),
+    ],
+)
+def test_a_damaged_folder_is_refused(damage: Any, message: str, bins: Path) -> None:
+    """The message names the files, and says that they are to be written again."""
+    damage(bins)
+    with pytest.raises(ResultError, match=message):
+        open_inputs(bins, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"image_id": 10}, "has image ids more than once: 10; write", id="id"),
+        pytest.param({"file": "1.npy"}, "has stems more than once: 1; write", id="stem"),
+        pytest.param({"file": "../2.bin"}, r"'\.\./2\.bin' is not the name of a file", id="path"),
+        pytest.param({"image_size": [40]}, "is no manifest of inputs", id="size"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused(
+    change: dict[str, Any], message: str, bins: Path
+) -> None:
+    """A manifest that would lead to two images, or out of its folder, leads nowhere."""
+    images = json.loads((bins / MANIFEST).read_text())["images"]
+    edit(bins, images=[images[0], images[1] | change, images[2]])
+    with pytest.raises(ResultError, match=message):
+        open_inputs(bins, SMALL)
+
+
+def test_inputs_of_another_architecture_are_refused(bins: Path) -> None:
+    """What differs is named, so that the right --arch can be given."""
+    message = r"arch tf_efficientdet_d0, not tf_efficientdet_d0_ap.*give the --arch"
+    with pytest.raises(ResultError, match=message):
+        open_inputs(bins, SPECS["tf_efficientdet_d0_ap"])
+
+
+def test_an_input_that_changed_since_is_not_read(bins: Path) -> None:
+    """One bit is enough: results would be noted under the wrong fingerprint."""
+    inputs = open_inputs(bins, SMALL)
+    raw = bytearray((bins / "2.bin").read_bytes())
+    raw[1000] ^= 1
+    (bins / "2.bin").write_bytes(raw)
+    inputs.read(bins / "1.bin")
+    with pytest.raises(ResultError, match=r"2\.bin has changed since the manifest"):
+        inputs.read(bins / "2.bin")
+
+
+def test_an_input_that_went_is_not_read(bins: Path) -> None:
+    """A file that vanishes while others are read is one clear error."""
+    inputs = open_inputs(bins, SMALL)
+    lose(bins)
+    with pytest.raises(ResultError, match=r"2\.bin cannot be read: .*; write the inputs again"):
+        inputs.read(bins / "2.bin")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda d: d.rmdir(), "is not a folder; make one with", id="no-folder"),
+        pytest.param(Path.resolve, r"holds no \.bin or \.npy; make some with", id="empty"),
+        pytest.param(
+            lambda d: (d / "a.bin").write_bytes(b"x" * 100),
+            r"a\.bin is 100 bytes, but one input is float32 \(3, 128, 128\) of 196608 bytes, flo",
+            id="size",
+        ),
+        pytest.param(
+            lambda d: (d / "a.npy").write_bytes(b"x"), r"a\.npy is no \.npy file", id="no-npy"
+        ),
+        pytest.param(
+            lambda d: np.save(d / "a.npy", np.zeros(PLANES)), r"a\.npy is float64", id="float64"
+        ),
+        pytest.param(
+            lambda d: [(d / name).write_bytes(b"x") for name in ("a.bin", "a.npy")],
+            r"has two files each for a; keep one of each",
+            id="doubled",
+        ),
+    ],
+)
+def test_a_foreign_folder_of_no_inputs_is_refused(make: Any, message: str, tmp_path: Path) -> None:
+    """What lies there is told, beside what an input would be."""
+    make(tmp_path)
+    with pytest.raises(ResultError, match=message):
+        open_inputs(tmp_path, SMALL)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        pytest.param(np.zeros((128, 128, 3), np.float32), id="channels-last"),
+        pytest.param(np.zeros(PLANES, np.float16), id="half"),
+    ],
+)
+def test_a_foreign_array_unlike_the_first_is_not_read(tensor: Any, tmp_path: Path) -> None:
+    """An array that says what it is, is held to it."""
+    np.save(tmp_path / "1.npy", np.zeros(PLANES, np.float32))
+    np.save(tmp_path / "2.npy", tensor)
+    inputs = open_inputs(tmp_path, SMALL)
+    with pytest.raises(ResultError, match=re.escape(f"is {tensor.dtype} {tensor.shape}, but")):
+        inputs.read(tmp_path / "2.npy")

@@ -1,0 +1,201 @@
+"""Tests for `effd0.resultjob`: a folder of results is scored as its images would have been."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from effd0.dataset import load_coco
+from effd0.errors import EvaluationError, HeadError, ResultError
+from effd0.evaluate import evaluate
+from effd0.heads import split_heads
+from effd0.postprocess import postprocess
+from effd0.preprocess import letterbox
+from effd0.resultjob import ResultJob, image_scale, run_result_job
+
+from .helpers import SMALL, coco_content, write_annotations, write_coco
+from .recordings import NAMINGS, heads_of, write_bins, write_results, write_summary
+
+STEMS = ("1", "2", "3")
+
+
+@contextlib.contextmanager
+def silent(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda _: None
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three images of noise, ids 10 to 30, whose truths are what their heads find."""
+    content = coco_content(3, (100, 60))
+    content["categories"] = [{"id": c, "name": f"c{c}"} for c in range(1, 6)]
+    content["annotations"] = []
+    for seed, image in enumerate(content["images"]):
+        (heads,) = split_heads(heads_of(seed), SMALL)
+        found = postprocess(heads, image_scale((100, 60), SMALL), (100, 60), SMALL)
+        for box, category in list(zip(found.boxes, found.classes, strict=True))[:8]:
+            x1, y1, x2, y2 = (float(side) for side in box)
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image["id"],
+                    "category_id": int(category),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                }
+            )
+    return write_coco(tmp_path / "coco", content)
+
+
+@pytest.fixture
+def job(root: Path, tmp_path: Path) -> ResultJob:
+    """The scoring of results that `write_results` made, in tmp_path/result."""
+    return ResultJob(tmp_path / "result", root, spec=SMALL)
+
+
+@given(st.integers(1, 600), st.integers(1, 600))
+def test_geometry_of_the_annotation_is_that_of_the_picture(width: int, height: int) -> None:
+    """The scale computed without the image is the one that letterboxing it gives, to the bit."""
+    size = (max(width, -(-height // 128)), max(height, -(-width // 128)))
+    _, scale = letterbox(Image.new("RGB", size), SMALL)
+    assert image_scale(size, SMALL) == scale
+
+
+@pytest.mark.parametrize(
+    ("naming", "suffix"),
+    [*((naming, ".bin") for naming in NAMINGS), ("cut-at-dot", ".npy"), ("cut-at-dot", ".txt")],
+)
+def test_each_naming_scores_as_the_heads_do(naming: str, suffix: str, job: ResultJob) -> None:
+    """All twelve numbers are those of the same heads without a file between."""
+    write_results(job.results, STEMS, naming, suffix)
+    assert job.root is not None
+    dataset = load_coco(job.root)
+    scale = image_scale((100, 60), SMALL)
+    found = {
+        sample.image_id: postprocess(split_heads(heads_of(n), SMALL)[0], scale, (100, 60), SMALL)
+        for n, sample in enumerate(dataset.samples)
+    }
+    wanted = evaluate(dataset, found, SMALL)
+    assert wanted.ap is not None
+    assert wanted.ap > 0.5
+    metrics = run_result_job(job, silent).metrics
+    assert (metrics.values, metrics.per_class) == (wanted.values, wanted.per_class)
+
+
+def test_the_record_says_where_it_comes_from(job: ResultJob, tmp_path: Path) -> None:
+    """Stages are those that ran here, the runner and the model those of the summary."""
+    write_results(job.results, STEMS, "whole-stem")
+    files = [[f"bins/{stem}.bin"] for stem in STEMS]
+    own = {"runner": "ACL, 310P3", "model_sha256": "ab12"}
+    write_summary(tmp_path / "result_summary.json", files, effd0=own)
+    evaluation = run_result_job(job, silent)
+    counts = {name: len(latency.samples_ms) for name, latency in evaluation.stages.items()}
+    assert counts == {"read results": 3, "postprocess": 3}
+    assert evaluation.runner == f"results in {job.results}, by ACL, 310P3"
+    assert evaluation.model_sha256 == "ab12"
+    assert evaluation.settings["results"] == str(job.results)
+    assert evaluation.verdict.status == "not gated"
+    json.dumps(evaluation.to_json())
+
+
+def test_a_limited_score_never_passes(job: ResultJob) -> None:
+    """The first images by id are scored, of a folder that holds more; the gate stays open."""
+    write_results(job.results, STEMS, "sample-id")
+    evaluation = run_result_job(replace(job, image_limit=2, min_map=1.0), silent)
+    assert evaluation.metrics.images == 2
+    assert evaluation.verdict.status == "undecided"
+
+
+def test_results_without_a_detection_fail(job: ResultJob) -> None:
+    """Heads that find nothing anywhere are no success, even without a floor."""
+    write_results(job.results, STEMS, "whole-stem")
+    for path in job.results.iterdir():
+        np.full(path.stat().st_size // 4, -30, np.float32).tofile(path)
+    evaluation = run_result_job(replace(job, min_map=0.0), silent)
+    assert evaluation.verdict.status == "fail"
+    assert "not one detection in 3 images" in evaluation.verdict.reason
+
+
+def test_a_broken_head_names_its_image(job: ResultJob) -> None:
+    """Of thousands of files, the one that overflowed can be found."""
+    write_results(job.results, STEMS, "whole-stem")
+    for path in job.results.glob("2_*"):
+        np.full(path.stat().st_size // 4, np.nan, np.float32).tofile(path)
+    with pytest.raises(HeadError, match=r"class_p3 holds .* not finite") as caught:
+        run_result_job(job, silent)
+    assert caught.value.__notes__ == ["in the results of 2"]
+
+
+def test_the_manifest_leads_by_image_id(job: ResultJob, tmp_path: Path) -> None:
+    """With the inputs' manifest the score is the same, and its fingerprint is on record."""
+    write_results(job.results, STEMS, "input-n")
+    plain = run_result_job(job, silent)
+    assert job.root is not None
+    bins = write_bins(tmp_path / "bins", load_coco(job.root))
+    shutil.copy(bins / "manifest.json", tmp_path / "result_manifest.json")
+    evaluation = run_result_job(job, silent)
+    assert evaluation.metrics == plain.metrics
+    assert plain.settings["manifest_sha256"] is None
+    assert re.fullmatch("[0-9a-f]{64}", evaluation.settings["manifest_sha256"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            {"id": 11}, r"has no image 11 \(1\.png\); preprocess all images of --root", id="id"
+        ),
+        pytest.param(
+            {"width": 101},
+            r"image 10 is 1, \(100, 60\) pixels at scale 0\.78125, but it is 1, \(101, 60\)",
+            id="size",
+        ),
+        pytest.param({"file_name": "4.png"}, r"image 10 is 1, .*, but it is 4, ", id="file"),
+    ],
+)
+def test_inputs_of_other_images_are_refused(
+    change: dict[str, Any], message: str, job: ResultJob, tmp_path: Path
+) -> None:
+    """Where manifest and annotations speak of different images, neither is believed."""
+    write_results(job.results, STEMS, "whole-stem")
+    assert job.root is not None
+    bins = write_bins(tmp_path / "bins", load_coco(job.root))
+    content = json.loads((job.root / "annotations/instances_val2017.json").read_text())
+    content["images"][0] |= change
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 10]
+    write_annotations(job.root, content)
+    shutil.copy(job.root / "val2017/1.png", job.root / "val2017/4.png")
+    with pytest.raises(ResultError, match=message):
+        run_result_job(replace(job, bins=bins), silent)
+
+
+def test_inputs_of_another_scale_are_refused(job: ResultJob, tmp_path: Path) -> None:
+    """Boxes would come out of the wrong size."""
+    write_results(job.results, STEMS, "whole-stem")
+    assert job.root is not None
+    bins = write_bins(tmp_path / "bins", load_coco(job.root))
+    content = json.loads((bins / "manifest.json").read_text())
+    content["images"][1]["image_scale"] *= 1.01
+    (tmp_path / "result_manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ResultError, match=r"image 20 is 2, .* at scale 0\.789.*, but .* 0\.781"):
+        run_result_job(job, silent)
+
+
+def test_an_unknown_evaluator_is_refused_first(job: ResultJob) -> None:
+    """Nothing is read for a score that could not be given."""
+    with pytest.raises(EvaluationError, match="--evaluator is 'mine', but effd0 knows faster"):
+        run_result_job(replace(job, evaluator="mine"), silent)
