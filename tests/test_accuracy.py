@@ -122,6 +122,7 @@ def test_embedded_map_does_not_depend_on_the_runner(
     )
 
 
+@pytest.mark.slow
 def test_embedded_map_does_not_depend_on_the_batch(
     measure_embedded: Measure, runner_beside_torch: str
 ) -> None:

@@ -87,6 +87,7 @@ def test_simplifying_keeps_the_origin(simplified: Built, onnx_model: Path) -> No
     assert kept == metadata(onnx_model)
 
 
+@pytest.mark.slow
 def test_the_default_edits_straighten_a_simplified_export(
     simplified_one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_the_default_edits_straighten_a_simplified_export(
 PATTERNS = {"fold-weights": 57, "fuse-sums": 24, "mean-pool": 16}
 
 
+@pytest.mark.slow
 def test_exact_edits_find_their_patterns_in_a_raw_export(
     one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -119,6 +121,7 @@ def test_exact_edits_find_their_patterns_in_a_raw_export(
     assert all(c.worst.max_abs <= SAME_FLOAT32.max_abs for c in built.changes)
 
 
+@pytest.mark.slow
 def test_float16_is_written_with_what_it_costs(
     simplified_one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -137,6 +140,7 @@ def test_float16_is_written_with_what_it_costs(
     assert max(diff.relative_l2 for diff in built.diffs) <= 5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", ["fold-pad", "finite-pad"])
 def test_an_exact_edit_of_a_whole_network_keeps_its_heads(
     edit: str, padded_one: tuple[Path, int], spec: ModelSpec, tmp_path: Path
@@ -150,6 +154,7 @@ def test_an_exact_edit_of_a_whole_network_keeps_its_heads(
     assert operators(built.path).count("Pad") == (0 if edit == "fold-pad" else count)
 
 
+@pytest.mark.slow
 def test_the_recipes_edit_is_shown_to_change_the_heads(
     padded_one: tuple[Path, int], spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -188,6 +193,7 @@ def test_an_export_with_wrong_numbers_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_simplification_with_wrong_numbers_is_not_written(
     one: Path, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +211,7 @@ def test_a_simplification_with_wrong_numbers_is_not_written(
     assert out.read_bytes() == b"older"
 
 
+@pytest.mark.slow
 def test_an_edit_that_claims_too_much_is_not_written(
     padded_one: tuple[Path, int],
     spec: ModelSpec,

@@ -62,6 +62,7 @@ def test_export_is_asked_as_the_options_say(
     assert f"wrote {out}" in outcome.out
 
 
+@pytest.mark.slow
 def test_simplify_and_modify_follow_each_other(one: Path, tmp_path: Path) -> None:
     """Each step is told with what it found and moved, and leaves a model of fewer nodes."""
     simplified, modified = tmp_path / "sim.onnx", tmp_path / "m.onnx"

@@ -58,7 +58,7 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("run", [step_by_step, overlapped, stopped_early])
+@pytest.mark.parametrize("run", [step_by_step, overlapped, pytest.param(stopped_early, marks=slow)])
 @pytest.mark.parametrize("shape", MODELS)
 @pytest.mark.parametrize("host", HOSTS)
 def test_whichever_call_fails_is_told_and_all_is_given_back(
@@ -80,6 +80,7 @@ def test_whichever_call_fails_is_told_and_all_is_given_back(
             emulator.assert_clean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [step_by_step, overlapped])
 def test_a_lost_device_is_told_by_its_first_failure(run: Run, tmp_path: Path) -> None:
     """From the k-th call on all fail: the first is what the user reads, and nothing hangs."""

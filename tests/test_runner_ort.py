@@ -32,6 +32,7 @@ def four(
     return pinned(onnx_model, tmp_path_factory.mktemp("fixed") / "four.onnx", 4)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_takes_fewer_images(
     four: Path, images: Tensor, spec: ModelSpec, torch_heads: Tensors
 ) -> None:
