@@ -179,7 +179,7 @@ def test_the_description_names_backend_and_version(runner_name: str, opened: Ope
         "torch": r"PyTorch \d+\.\d+.*, cpu, fp32",
         "acl": ascend,
         "emulated": ascend,
-        "recorded": r"recorded",
+        "recorded": r"results in .*, by \w+",
     }
     assert re.match(backend[runner_name], opened(runner_name).description)
 

@@ -10,6 +10,8 @@ import pytest
 
 from effd0 import embedded
 
+from ..cli_run import effd0
+
 #: Each starts a pytest of its own, 1.5 s.
 pytestmark = pytest.mark.slow
 
@@ -59,3 +61,21 @@ def test_contradictory_options_are_refused(arguments: list[str], message: str) -
     outcome = run_pytest(*arguments)
     assert outcome.returncode == pytest.ExitCode.USAGE_ERROR
     assert message in outcome.stderr
+
+
+def test_the_suite_runs_on_results_made_elsewhere(onnx_model: Path, tmp_path: Path) -> None:
+    """With --runner=recorded, every test of the runners' contract is told what was recorded."""
+    bins, out = tmp_path / "bins", tmp_path / "out"
+    for words in (
+        ["preprocess", "--bin-save", bins, "--image-limit", 5],
+        ["infer", "--model", onnx_model, "--input", bins, "--output", out],
+    ):
+        outcome = effd0(*words)
+        assert outcome.code == 0, outcome.err
+    recorded = [f"--results={out / 'result'}", f"--bins={bins}"]
+    command = [sys.executable, "-m", "pytest", "-q", "--runner=recorded", *recorded]
+    done = subprocess.run(
+        [*command, "tests/test_runners.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
