@@ -22,6 +22,7 @@ from effd0.files import sha256
 from effd0.pytest_options import PATHS, TEST_RUNNERS, TORCH_DEVICES
 from effd0.report import installed_version
 from effd0.runners import RunnerOptions, open_runner
+from effd0.runners.acl_session import acl_session
 from effd0.runners.base import Runner
 from effd0.spec import SPECS, ModelSpec, spec_for
 
@@ -227,6 +228,18 @@ def emulated_model(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def acl_kept_open() -> Iterator[None]:
+    """ACL, initialised once for all tests: old versions of CANN cannot be a second time."""
+    with acl_session():
+        yield
+
+
+def _need_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("needs torch to compare with: pip install 'effd0[torch,onnx]'")
+
+
+@pytest.fixture(scope="session")
 def open_under_test(
     checkpoint: Path, spec: ModelSpec, pytestconfig: pytest.Config, request: pytest.FixtureRequest
 ) -> OpenRunner:
@@ -234,6 +247,10 @@ def open_under_test(
 
     def open_one(name: str) -> Runner:
         # What has to be made first is made only for who needs it.
+        if name == "acl":
+            request.getfixturevalue("acl_kept_open")
+        if name == "torch":
+            _need_torch()
         if name == "emulated":
             from tests.fakes.emulated import EmulatedRunner
 

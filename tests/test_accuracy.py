@@ -28,6 +28,11 @@ OpenRunner = Callable[[str], Runner]
 TO_RECORD = 0.1
 #: Points of mAP between two float32 runners.  Measured 2026-11-23: 0.0000 on both image sets.
 BETWEEN_RUNNERS = 0.05
+#: The same where a chip, or whoever made recorded results, may have computed in float16.  Measured
+#: 2026-11-23 on emulated chips: 0.04 on the embedded scenes, 0.02 on 80 photographs; the recipe
+#: tells 33.4 of an NPU where its weights had 33.6.
+ROUNDED = 0.3
+MAY_ROUND = ("acl", "recorded")
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +94,10 @@ def _points(metrics: CocoMetrics) -> float:
     return 100 * metrics.ap
 
 
+def _between(runner_name: str) -> float:
+    return ROUNDED if runner_name in MAY_ROUND else BETWEEN_RUNNERS
+
+
 def _own_artefact(config: pytest.Config) -> bool:
     return bool(config.getoption("--model") or config.getoption("--checkpoint"))
 
@@ -109,7 +118,8 @@ def test_embedded_map_is_the_recorded_reference(
         pytest.skip("the record is the embedded checkpoint's: leave out --model and --checkpoint")
     metrics = measure_embedded(runner_name, None)
     assert metrics.images == embedded.reference()["images"]
-    assert _points(metrics) == pytest.approx(100 * embedded.reference_ap(), abs=TO_RECORD)
+    margin = ROUNDED if runner_name in MAY_ROUND else TO_RECORD
+    assert _points(metrics) == pytest.approx(100 * embedded.reference_ap(), abs=margin)
 
 
 def test_embedded_map_does_not_depend_on_the_runner(
@@ -118,7 +128,7 @@ def test_embedded_map_does_not_depend_on_the_runner(
     """Every runner reaches torch's mAP with the same weights."""
     torch_points = _points(measure_embedded("torch", None))
     assert _points(measure_embedded(runner_beside_torch, None)) == pytest.approx(
-        torch_points, abs=BETWEEN_RUNNERS
+        torch_points, abs=_between(runner_beside_torch)
     )
 
 
@@ -152,7 +162,7 @@ def test_coco_map_does_not_drop_against_torch(
     """On the same images of --coco, a runner loses nothing against torch with the same weights."""
     reference = _points(measure_coco("torch", None))
     points = _points(measure_coco(runner_beside_torch, _batch_size(pytestconfig)))
-    assert points >= reference - BETWEEN_RUNNERS
+    assert points >= reference - _between(runner_beside_torch)
 
 
 def _batch_size(config: pytest.Config) -> int | None:

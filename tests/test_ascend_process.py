@@ -37,7 +37,6 @@ def start(folder: Path, model: Path, bins: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(SITE),
-        "EFFD0_FAKE_ACL": json.dumps({"soc": "Ascend310P3"}),
         "EFFD0_FAKE_ACL_REPORT": str(folder / "report.json"),
     }
     return subprocess.Popen(

@@ -19,6 +19,11 @@ from effd0.spec import D0, ModelSpec
 
 OpenRunner = Callable[[str], Runner]
 BATCH_SIZES = (1, 2, 5)
+#: A model compiled for a chip, and results from elsewhere, may have been computed in float16.
+MAY_ROUND = ("acl", "recorded")
+#: Relative L2 of a head.  Measured 2026-11-23 in float16 on the CPU: 1.7e-3 in torch, 2.2e-3 in
+#: ONNX Runtime.  A chip sums in other orders and has not been measured: ten times as much.
+ROUNDED_L2 = 2e-2
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def heads_of(
     def heads(name: str, rows: int) -> Tensors:
         fixed = batch_size_of(opened(name).inputs)
         if fixed is not None and rows > fixed:
-            pytest.skip(f"--model takes batches of {fixed}: give one with a free batch")
+            pytest.skip(f"--model takes batches of {fixed}: give one that takes {rows}")
         if (name, rows) not in found:
             found[name, rows] = opened(name).infer({spec.input_name: images[:rows]})
             for head in found[name, rows].values():
@@ -99,7 +104,12 @@ def test_heads_are_those_of_torch(
     if (runner_name, rows) == ("torch", 5):
         pytest.skip("torch's heads of five images are what the others are held against")
     wanted = {name: head[:rows] for name, head in torch_heads.items()}
-    worst = compare_tensors(wanted, heads_of(runner_name, rows))[0]
+    diffs = compare_tensors(wanted, heads_of(runner_name, rows))
+    if runner_name in MAY_ROUND:
+        for diff in diffs:
+            assert diff.relative_l2 <= ROUNDED_L2, str(diff)
+        return
+    worst = diffs[0]
     # Measured 2026-11-23 on the embedded scenes: torch at most 1.5e-5, ONNX Runtime 4.4e-5.
     assert worst.max_abs <= SAME_FLOAT32.max_abs, str(worst)
 

@@ -28,7 +28,9 @@ def _report(emulator: Emulator, path: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-_EMULATOR = Emulator(**json.loads(os.environ.get("EFFD0_FAKE_ACL", "{}")))
+#: No figure of a process that runs here shall be taken for one of a board.
+_DEFAULTS = {"soc": "emulated Ascend310P3"}
+_EMULATOR = Emulator(**_DEFAULTS | json.loads(os.environ.get("EFFD0_FAKE_ACL", "{}")))
 if "EFFD0_FAKE_ACL_REPORT" in os.environ:
     # Registered before the program registers anything, so that it runs last.
     atexit.register(_report, _EMULATOR, Path(os.environ["EFFD0_FAKE_ACL_REPORT"]))
