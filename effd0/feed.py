@@ -9,7 +9,7 @@ import numpy as np
 from .arrays import Tensors
 from .errors import FeedError, RunnerError
 from .preprocess import ModelInput
-from .runners.base import Runner, batch_size_of
+from .runners.base import Runner, TensorInfo, batch_size_of
 
 
 def choose_batch_size(runner: Runner, asked: int | None) -> int:
@@ -36,10 +36,15 @@ def takes_pixels(runner: Runner) -> bool:
     return runner.inputs[0].dtype == np.uint8
 
 
-def make_feed(inputs: Sequence[ModelInput], runner: Runner) -> Tensors:
-    """Stack network inputs for *runner*, in its input's name and dtype."""
+def only_input(runner: Runner) -> TensorInfo:
+    """The input for images; raise `RunnerError` for a model that has others beside it."""
     if len(runner.inputs) != 1:
         names = [info.name for info in runner.inputs]
         raise RunnerError(f"the model has the inputs {names}, but an EfficientDet-D0 has one")
-    info = runner.inputs[0]
+    return runner.inputs[0]
+
+
+def make_feed(inputs: Sequence[ModelInput], runner: Runner) -> Tensors:
+    """Stack network inputs for *runner*, in its input's name and dtype."""
+    info = only_input(runner)
     return {info.name: np.stack([i.tensor for i in inputs]).astype(info.dtype, copy=False)}

@@ -119,14 +119,11 @@ def postprocess(
             show_default="none",
         ),
     ] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option(help="Write the evaluation as JSON.", metavar="FILE", show_default=False),
-    ] = None,
+    json: opt.Json = None,
     split: opt.Split = "val2017",
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
-    evaluator: Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")] = EVALUATORS[0],
+    evaluator: opt.Evaluator = EVALUATORS[0],
     workers: opt.Workers = 2,
 ) -> None:
     """From results made elsewhere to COCO's twelve numbers and a verdict."""

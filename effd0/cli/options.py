@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..evaluate import EVALUATORS
 from ..runners import RUNNERS
 from ..spec import D0, SPECS
 
@@ -74,3 +75,8 @@ ImageLimit = Annotated[
 Workers = Annotated[int, typer.Option(help="Threads that read images and decode heads.", min=1)]
 InputModel = Annotated[Path, typer.Option("--model", help="ONNX file to read.", metavar="FILE")]
 OutputModel = Annotated[Path, typer.Option("--out", help="ONNX file to write.", metavar="FILE")]
+Json = Annotated[
+    Path | None,
+    typer.Option(help="Write the evaluation as JSON.", metavar="FILE", show_default=False),
+]
+Evaluator = Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")]

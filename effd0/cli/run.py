@@ -50,10 +50,7 @@ def evaluate(
             show_default="none; for the embedded default its own record",
         ),
     ] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option(help="Write the evaluation as JSON.", metavar="FILE", show_default=False),
-    ] = None,
+    json: opt.Json = None,
     split: opt.Split = "val2017",
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
@@ -62,7 +59,7 @@ def evaluate(
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
     overlap: opt.Overlap = DEFAULTS.overlap,
-    evaluator: Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")] = EVALUATORS[0],
+    evaluator: opt.Evaluator = EVALUATORS[0],
     workers: opt.Workers = 2,
 ) -> None:
     """From image files to COCO's twelve numbers and a verdict, streaming."""

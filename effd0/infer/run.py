@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import Tensors
-from ..errors import FeedError, RunnerError
-from ..feed import choose_batch_size
+from ..errors import FeedError
+from ..feed import choose_batch_size, only_input
 from ..runners.base import Runner, TensorInfo
 from ..tensorfiles.inputs import InputFiles
 from ..tensorfiles.writer import PURE, ResultWriter
@@ -57,7 +57,7 @@ def infer_files(
     Raises `FeedError` where the model takes other inputs, and what reading, running and writing
     raise.  A batch's padding is never saved.
     """
-    info = _only_input(runner)
+    info = only_input(runner)
     check_fits(inputs, info)
     size = choose_batch_size(runner, settings.batch_size)
     batches = [inputs.files[i : i + size] for i in range(0, len(inputs.files), size)]
@@ -89,7 +89,7 @@ def infer_nothing(
 
     Where there is a *writer*, it saves the last outputs as ``pure_infer_data_{i}``.
     """
-    info = _only_input(runner)
+    info = only_input(runner)
     size = choose_batch_size(runner, settings.batch_size)
     if None in info.shape[1:]:
         raise FeedError(f"{info.name} is {info}, but only its batch may be free; give --input")
@@ -120,13 +120,6 @@ def check_fits(inputs: InputFiles, info: TensorInfo) -> None:
             f"inputs are {inputs.dtype} {inputs.shape}, but the model's {info.name} is {info}; "
             "preprocess for this model, or choose the model that they were made for"
         )
-
-
-def _only_input(runner: Runner) -> TensorInfo:
-    if len(runner.inputs) != 1:
-        names = [info.name for info in runner.inputs]
-        raise RunnerError(f"the model has the inputs {names}, but an EfficientDet-D0 has one")
-    return runner.inputs[0]
 
 
 def _feed(tensors: Sequence[Array], info: TensorInfo) -> Tensors:
