@@ -46,6 +46,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from .ascend.emulator import Emulator, Profile, Times
@@ -57,6 +58,8 @@ __all__ = ["Emulator", "Profile", "Times", "installed"]
 def installed(**options: Any) -> Iterator[Emulator]:
     """Put an emulated ``acl`` in the place of the real one for the time of the block."""
     emulator = Emulator(**options)
+    # As any module that was found; who looks for pyACL, as `effd0 doctor` does, asks for it.
+    emulator.module().__spec__ = ModuleSpec("acl", None)
     # Not mock.patch.dict: at its end, it forgets all modules that were imported meanwhile.
     before = sys.modules.get("acl")
     sys.modules["acl"] = emulator.module()
