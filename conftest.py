@@ -67,7 +67,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is under test, with fingerprints, and what is absent and why."""
     checkpoint = config.getoption("--checkpoint") or embedded.checkpoint()
     model = config.getoption("--model")
-    packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim")
+    packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim", "openvino")
     runners = ", ".join(_runner_names(config))
     lines = [
         f"effd0 {installed_version('effd0')}: {config.getoption('--arch')}, runners {runners}",
@@ -142,11 +142,14 @@ def _required_but_absent(request: pytest.FixtureRequest) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a runner's name once for each (``runner_beside_torch``: but for torch)."""
-    slow = metafunc.definition.get_closest_marker("accuracy") is not None
+    benchmark = metafunc.function.__name__.startswith("bench_")
+    slow = set() if benchmark else _slow_runners(metafunc)
     for fixture in {"runner_name", "runner_beside_torch"} & set(metafunc.fixturenames):
-        names = _runner_names(metafunc.config)
-        chosen = [n for n in names if fixture == "runner_name" or n != "torch"]
-        metafunc.parametrize(fixture, [_runner_param(name, slow=slow) for name in chosen])
+        # What is emulated, or was recorded, has no speed.
+        left_out = {"emulated", "recorded"} if benchmark else set()
+        left_out |= {"torch"} if fixture == "runner_beside_torch" else set()
+        chosen = [name for name in _runner_names(metafunc.config) if name not in left_out]
+        metafunc.parametrize(fixture, [_runner_param(name, slow=name in slow) for name in chosen])
 
 
 def _runner_names(config: pytest.Config) -> list[str]:
@@ -156,14 +159,21 @@ def _runner_names(config: pytest.Config) -> list[str]:
     return [n for n in TEST_RUNNERS if n not in left_out] if given is None else given
 
 
+def _slow_runners(metafunc: pytest.Metafunc) -> set[str]:
+    """Runners that need --slow in a test, unless they were asked for by name."""
+    if metafunc.config.getoption("--runner") is not None:
+        return set()
+    many_images = metafunc.definition.get_closest_marker("accuracy") is not None
+    return {"openvino", "emulated"} if many_images else {"openvino"}
+
+
 def _runner_param(name: str, *, slow: bool) -> Any:
-    """A runner's name with its id; where many images are run, the emulator is slow."""
+    """A runner's name with its id and marks."""
     if name == "acl":
         return pytest.param(name, marks=pytest.mark.npu, id="runner=acl-npu")
-    if name == "emulated":
-        marks = [pytest.mark.slow] if slow else []
-        return pytest.param(name, marks=marks, id="runner=acl-emulated")
-    return pytest.param(name, id=f"runner={name}")
+    marks = [pytest.mark.slow] if slow else []
+    shown = "acl-emulated" if name == "emulated" else name
+    return pytest.param(name, marks=marks, id=f"runner={shown}")
 
 
 MEASURED = pytest.StashKey[list[str]]()
@@ -234,9 +244,15 @@ def acl_kept_open() -> Iterator[None]:
         yield
 
 
-def _need_torch() -> None:
-    if importlib.util.find_spec("torch") is None:
-        pytest.skip("needs torch to compare with: pip install 'effd0[torch,onnx]'")
+#: Runners that an accelerator's host may do without -> the extras that bring them.
+COMPARED_WITH = {"torch": "torch,onnx", "openvino": "openvino"}
+
+
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(
+            f"needs {package} to compare with: pip install 'effd0[{COMPARED_WITH[package]}]'"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -249,13 +265,13 @@ def open_under_test(
         # What has to be made first is made only for who needs it.
         if name == "acl":
             request.getfixturevalue("acl_kept_open")
-        if name == "torch":
-            _need_torch()
+        if name in COMPARED_WITH:
+            _need(name)
         if name == "emulated":
             from tests.fakes.emulated import EmulatedRunner
 
             return EmulatedRunner(request.getfixturevalue("emulated_model"))
-        if name == "ort":
+        if name in ("ort", "openvino"):
             return open_runner(name, request.getfixturevalue("onnx_model"), spec, RunnerOptions())
         options = {
             "acl": RunnerOptions(device=str(pytestconfig.getoption("--device-id"))),

@@ -1,8 +1,8 @@
 """
 What is to be run: a model file, or a checkpoint, on a backend that takes it.
 
-What is not given is the embedded checkpoint.  A checkpoint for ONNX Runtime is exported first,
-for the time of the run.
+What is not given is the embedded checkpoint.  A checkpoint for ONNX Runtime or OpenVINO is
+exported first, for the time of the run.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _extra_of(requirement: Requirement) -> str:
     """The extra that brings *requirement*; empty for the base install."""
     if requirement.marker is None:
         return ""
-    for extra in ("torch", "onnx", "test", "all"):
+    for extra in ("torch", "onnx", "openvino", "test", "all"):
         if requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate(
             {"extra": ""}
         ):

@@ -101,6 +101,24 @@ def to_coco_results(
     return np.concatenate(tables)
 
 
+def match_images(
+    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
+) -> list[dict[str, Any]]:
+    """
+    COCOeval's record of each category and image that has an object or a detection of it.
+
+    Objects of all sizes, at most 100 detections; by category, then by image, in the dataset's
+    order.  Raises `EvaluationError` as `evaluate` does.
+    """
+    _check_complete(dataset, detections)
+    scored = _prepared(dataset, to_coco_results(detections, spec), "pycocotools")
+    scored.params.areaRng, scored.params.areaRngLbl = scored.params.areaRng[:1], ["all"]
+    scored.params.maxDets = scored.params.maxDets[-1:]
+    with contextlib.redirect_stdout(io.StringIO()):
+        scored.evaluate()
+    return [entry for entry in scored.evalImgs if entry is not None]
+
+
 def _check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> None:
     wanted = set(dataset.image_ids)
     missing, foreign = sorted(wanted - detections.keys()), sorted(detections.keys() - wanted)
@@ -113,6 +131,16 @@ def _check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> N
 
 def _scored(dataset: Dataset, results: npt.NDArray[np.float64], evaluator: str) -> Any:
     """A COCOeval that has evaluated, accumulated and summarised, without printing."""
+    scored = _prepared(dataset, results, evaluator)
+    with contextlib.redirect_stdout(io.StringIO()):
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+    return scored
+
+
+def _prepared(dataset: Dataset, results: npt.NDArray[np.float64], evaluator: str) -> Any:
+    """A COCOeval of all images of *dataset*."""
     coco_class, eval_class = _evaluator(evaluator)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco_class()
@@ -121,9 +149,6 @@ def _scored(dataset: Dataset, results: npt.NDArray[np.float64], evaluator: str) 
         found = truth.loadRes(results) if len(results) else _nothing(coco_class, truth)
         scored = eval_class(truth, found, "bbox")
         scored.params.imgIds = dataset.image_ids
-        scored.evaluate()
-        scored.accumulate()
-        scored.summarize()
     return scored
 
 

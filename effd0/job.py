@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import embedded
 from .choice import ModelChoice
-from .dataset import Dataset, check_images, load_coco
-from .evaluate import check_evaluator
+from .dataset import Dataset, Sample, check_images, load_coco
+from .errors import OutputError
+from .evaluate import check_evaluator, to_coco_results
 from .feed import choose_batch_size
 from .files import sha256
+from .identity import run_identity
+from .measure import Latency
+from .paired import MAX_DROP
 from .pipeline import StageTimes, run_dataset
 from .postprocess import Detections
+from .reference import reference_choice, run_against
 from .report import Evaluation
+from .rundir import RunDirectory, Say, run_directory
 from .runners.base import Runner, TimedRunner
 from .score import score
 
@@ -34,7 +40,12 @@ EMBEDDED_MARGIN = 0.1
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Everything that an evaluation depends on; *min_map* is in percent."""
+    """
+    Everything that an evaluation depends on; *min_map* is in percent.
+
+    *out* is the run directory, which *resume* goes on with; see `run_directory`.  *reference* is
+    what the model may lose *max_drop* points of mAP against.
+    """
 
     choice: ModelChoice
     root: Path | None = None
@@ -44,6 +55,10 @@ class EvaluationJob:
     min_map: float | None = None
     evaluator: str = "faster-coco-eval"
     workers: int = 2
+    out: Path | None = None
+    resume: bool = False
+    reference: Path | None = None
+    max_drop: float = MAX_DROP
 
     def floor(self) -> float | None:
         """The gate in percent: as given; else, for the embedded default alone, its own record."""
@@ -58,6 +73,10 @@ class EvaluationJob:
         return load_coco(root, self.split, self.image_limit)
 
 
+def _silent(line: str) -> None:
+    """Tell nobody."""
+
+
 def load_checked(job: EvaluationJob, open_progress: OpenProgress) -> Dataset:
     """The dataset of *job*, every image decoded once to see that it can be."""
     dataset = job.load()
@@ -67,63 +86,118 @@ def load_checked(job: EvaluationJob, open_progress: OpenProgress) -> Dataset:
     return dataset
 
 
-def run_evaluation(job: EvaluationJob, open_progress: OpenProgress) -> Evaluation:
-    """Run *job*; raise what its stages raise."""
+def run_evaluation(
+    job: EvaluationJob, open_progress: OpenProgress, say: Say = _silent
+) -> Evaluation:
+    """Run *job*; raise what its stages raise.  *say* is told what a run directory holds."""
     # What can be known to be wrong is said before hours of work, not after.
     job.choice.checked_runner()
     check_evaluator(job.evaluator)
-    dataset = load_checked(job, open_progress)
+    reference = reference_choice(job.reference, job.choice)
+    with _run_directory(job, say) as place:
+        dataset = load_checked(job, open_progress)
+        run = _run(job, dataset, place, open_progress)
+        against = run_against(
+            reference, dataset, run.found, job.max_drop, job.workers, open_progress
+        )
+        with open_progress("scoring", 1) as advance:
+            evaluation = score(
+                dataset,
+                run.found,
+                job.choice.spec,
+                evaluator=job.evaluator,
+                min_map=job.floor(),
+                seconds=run.seconds,
+                stages=run.stages,
+                runner=run.runner,
+                model_sha256=run.model_sha256,
+                settings=_settings(job, run.batch_size),
+                against=against,
+            )
+            advance(1)
+        # Of images that were there already, this run knows no times.
+        evaluation = replace(evaluation, images_per_second=run.detected / run.seconds)
+        if place is not None:
+            place.finish(to_coco_results(run.found, job.choice.spec), evaluation.to_json())
+    return evaluation
+
+
+@contextlib.contextmanager
+def _run_directory(job: EvaluationJob, say: Say) -> Iterator[RunDirectory | None]:
+    if job.out is not None:
+        with run_directory(job.out, resume=job.resume, say=say) as place:
+            yield place
+    elif job.resume:
+        raise OutputError("--resume is given, but no --out; name the run directory to go on with")
+    else:
+        yield None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a model found, by image id; *detected* images of it in *seconds*."""
+
+    found: dict[int, Detections]
+    detected: int
+    seconds: float
+    stages: dict[str, Latency]
+    runner: str
+    model_sha256: str
+    batch_size: int
+
+
+def _run(
+    job: EvaluationJob, dataset: Dataset, place: RunDirectory | None, open_progress: OpenProgress
+) -> _Run:
+    """Open the model of *job* and detect in what *place* does not hold yet."""
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
             runner, path = stack.enter_context(job.choice.opened())
             advance(1)
         model_sha256 = sha256(path)
         batch_size = choose_batch_size(runner, job.batch_size)
+        found: dict[int, Detections] = {}
+        if place is not None:
+            identity = run_identity(
+                job.choice, dataset, runner, model_sha256=model_sha256, batch_size=batch_size
+            )
+            found = place.start(identity, dataset.image_ids, batch_size)
+        samples = dataset.samples[len(found) :]
         times, start = StageTimes(), time.perf_counter()
-        found = _run(job, dataset, runner, batch_size, times, open_progress)
+        stream = _detect(job, samples, runner, batch_size, times, open_progress)
+        for sample, detections in stack.enter_context(contextlib.closing(stream)):
+            if place is not None:
+                place.append(sample.image_id, detections)
+            found[sample.image_id] = detections
         seconds = time.perf_counter() - start
-        description = runner.description
-        stages = times.latencies()
+        stages = times.latencies() if samples else {}
         if isinstance(runner, TimedRunner):
             stages |= runner.device_times.latencies()
-    with open_progress("scoring", 1) as advance:
-        evaluation = score(
-            dataset,
-            found,
-            job.choice.spec,
-            evaluator=job.evaluator,
-            min_map=job.floor(),
-            seconds=seconds,
-            stages=stages,
-            runner=description,
-            model_sha256=model_sha256,
-            settings=_settings(job, batch_size),
+        return _Run(
+            found, len(samples), seconds, stages, runner.description, model_sha256, batch_size
         )
-        advance(1)
-    return evaluation
 
 
-def _run(
+def _detect(
     job: EvaluationJob,
-    dataset: Dataset,
+    samples: Sequence[Sample],
     runner: Runner,
     batch_size: int,
     times: StageTimes,
     open_progress: OpenProgress,
-) -> dict[int, Detections]:
-    found: dict[int, Detections] = {}
-    with open_progress("detecting", len(dataset.samples)) as advance:
+) -> Generator[tuple[Sample, Detections]]:
+    """What `run_dataset` gives, with progress."""
+    with open_progress("detecting", len(samples)) as advance:
         for sample, detections in run_dataset(
-            dataset.samples,
+            samples,
             runner,
             job.choice.spec,
             batch_size=batch_size,
             workers=job.workers,
             times=times,
         ):
-            found[sample.image_id] = detections
+            yield sample, detections
             advance(1)
-    return found
 
 
 def _settings(job: EvaluationJob, batch_size: int) -> dict[str, Any]:
@@ -131,6 +205,7 @@ def _settings(job: EvaluationJob, batch_size: int) -> dict[str, Any]:
     choice = job.choice
     return {
         "image_limit": job.image_limit,
+        "reference": None if job.reference is None else str(job.reference),
         "model": None if choice.model is None else str(choice.model),
         "checkpoint": None if choice.checkpoint is None else str(choice.checkpoint),
         "batch_size": batch_size,

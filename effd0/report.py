@@ -11,15 +11,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .against import Against
 from .evaluate import CocoMetrics
 from .files import written_whole
 from .measure import Latency
+from .paired import MIN_IMAGES, PairedDrop
 
 #: Raised by one when a reader of the JSON would have to change.
 SCHEMA = 1
 PACKAGES = (
     "effd0", "numpy", "pillow", "pycocotools", "faster-coco-eval", "torch", "torchvision", "timm",
-    "effdet", "onnx", "onnxruntime", "onnxsim", "onnxscript",
+    "effdet", "onnx", "onnxruntime", "onnxsim", "onnxscript", "openvino",
 )  # fmt: skip
 
 
@@ -28,8 +30,8 @@ class Verdict:
     """
     What an evaluation says of a model.
 
-    *status* is ``pass``, ``fail``, ``undecided`` (a floor was given, but only a part of the
-    images was run) or ``not gated`` (no floor was given).
+    *status* is ``pass``, ``fail``, ``undecided`` (a gate was asked for, but the images that were
+    run cannot decide it) or ``not gated`` (none was asked for).
     """
 
     status: str
@@ -41,8 +43,47 @@ class Verdict:
         return self.status in ("pass", "not gated")
 
 
-def judge(metrics: CocoMetrics, total: int, min_map: float | None) -> Verdict:
-    """Hold AP against *min_map*, in percent; a limited run (fewer than *total*) never passes."""
+def judge(
+    metrics: CocoMetrics, total: int, min_map: float | None, against: Against | None = None
+) -> Verdict:
+    """
+    Hold AP against *min_map*, in percent, and *against* its reference, where these are given.
+
+    What fails either fails, and what is undecided in either is not passed.  A limited run (fewer
+    than *total* images) never passes; it fails where it loses too much against the reference.
+    """
+    absolute = _judge_floor(metrics, total, min_map)
+    if against is None:
+        return absolute
+    paired = _judge_drop(against.drop, against.max_drop, limited=metrics.images < total)
+    # What decides is said first.
+    first, second = sorted((absolute, paired), key=lambda verdict: _GRAVITY.index(verdict.status))
+    return Verdict(first.status, f"{first.reason}; {second.reason}")
+
+
+#: Of two verdicts the graver stands.
+_GRAVITY = ("fail", "undecided", "pass", "not gated")
+
+
+def _judge_drop(drop: PairedDrop, max_drop: float, *, limited: bool) -> Verdict:
+    status, allowed = drop.status(max_drop), f"{max_drop:.2f} points"
+    if status == "fail":
+        return Verdict("fail", f"{drop}, but at most {allowed} were allowed")
+    if limited:
+        return Verdict(
+            "undecided", f"{drop}, but {allowed} are for all images; run without --image-limit"
+        )
+    if status == "pass":
+        return Verdict("pass", f"{drop}, at most {allowed} were allowed")
+    why = (
+        f"fewer than {MIN_IMAGES} images decide nothing"
+        if drop.images < MIN_IMAGES
+        else f"the {allowed} allowed lie within the interval"
+    )
+    return Verdict("undecided", f"{drop}, but {why}; give --root with more images")
+
+
+def _judge_floor(metrics: CocoMetrics, total: int, min_map: float | None) -> Verdict:
     limited = metrics.images < total
     part = f"on the first {metrics.images} of {total} images by id" if limited else ""
     if metrics.ap is None:
@@ -76,6 +117,7 @@ class Evaluation:
     runner: str
     model_sha256: str
     settings: Mapping[str, Any]
+    against: Against | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as plain values; metrics are fractions, None is undefined."""
@@ -94,6 +136,7 @@ class Evaluation:
             "runner": self.runner,
             "model_sha256": self.model_sha256,
             "settings": dict(self.settings),
+            "against": None if self.against is None else self.against.to_json(),
             "environment": environment(),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .against import Against
 from .dataset import Dataset
 from .evaluate import evaluate
 from .files import sha256
@@ -26,16 +27,17 @@ def score(
     runner: str,
     model_sha256: str,
     settings: Mapping[str, Any],
+    against: Against | None = None,
 ) -> Evaluation:
     """
-    Score what was *found*, by image id, in *seconds*; hold it against *min_map*, in percent.
+    Score what was *found*, by image id, in *seconds*; judge it as `judge` does.
 
     *settings* are added to those of the dataset.  Raises `EvaluationError` as `evaluate` does.
     """
     metrics = evaluate(dataset, found, spec, evaluator=evaluator)
     return Evaluation(
         metrics=metrics,
-        verdict=judge(metrics, dataset.total, min_map),
+        verdict=judge(metrics, dataset.total, min_map, against),
         total_images=dataset.total,
         images_per_second=len(found) / seconds,
         stages=stages,
@@ -48,6 +50,7 @@ def score(
             "evaluator": evaluator,
             **settings,
         },
+        against=against,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from effd0.dataset import Dataset
+from effd0.dataset import Dataset, Sample
 from effd0.postprocess import Detections
 
 Found = dict[int, Detections]
@@ -66,6 +68,50 @@ def jittered(dataset: Dataset, seed: int) -> Found:
             rows.append((*corner, *(corner + size), rng.random(), rng.choice(categories)))
         found[image_id] = made(rows)
     return found
+
+
+def drawn_scenes(seed: int, images: int, *, crowds: bool = True) -> Dataset:
+    """Return annotations of *images* images that are nowhere on disk: 4 classes, some crowds."""
+    rng = np.random.default_rng(seed)
+    annotations: list[dict[str, Any]] = []
+    for image_id in range(1, images + 1):
+        for _ in range(rng.integers(0, 6)):
+            corner, size = rng.uniform(0, 200, 2), rng.uniform(4, 150, 2)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": int(rng.choice([1, 2, 5, 9])),
+                    "bbox": [*corner.tolist(), *size.tolist()],
+                    "area": float(size.prod()),
+                    "iscrowd": int(crowds and rng.random() < 0.2),
+                    "ignore": int(rng.random() < 0.2),
+                }
+            )
+    samples = tuple(Sample(n, Path(f"{n}.png"), (400, 400)) for n in range(1, images + 1))
+    categories = {1: "person", 2: "bicycle", 5: "airplane", 9: "boat"}
+    return Dataset(Path("drawn"), samples, tuple(annotations), categories, images, ())
+
+
+def redrawn(dataset: Dataset, found: Found, counts: Sequence[int]) -> tuple[Dataset, Found]:
+    """Return the images of *dataset* as often as *counts* says, each copy with an id of its own."""
+    samples: list[Sample] = []
+    annotations: list[dict[str, Any]] = []
+    copies: Found = {}
+    for sample, count in zip(dataset.samples, counts, strict=True):
+        for _ in range(count):
+            new = len(samples) + 1
+            samples.append(Sample(new, sample.path, sample.size))
+            copies[new] = found[sample.image_id]
+            annotations += [
+                {**a, "image_id": new, "id": len(annotations) + n}
+                for n, a in enumerate(_of(dataset, sample.image_id), start=1)
+            ]
+    return replace(dataset, samples=tuple(samples), annotations=tuple(annotations)), copies
+
+
+def _of(dataset: Dataset, image_id: int) -> list[dict[str, Any]]:
+    return [a for a in dataset.annotations if a["image_id"] == image_id]
 
 
 def as_dicts(found: Mapping[int, Detections]) -> list[dict[str, Any]]:

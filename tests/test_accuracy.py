@@ -23,8 +23,8 @@ Measure = Callable[[str, int | None], CocoMetrics]
 OpenRunner = Callable[[str], Runner]
 
 #: Points of mAP between a runner and effdet's own pipeline on the embedded scenes.  Measured
-#: 2026-11-23: 0.0000 for torch and for ONNX Runtime, at batch 1 and 7.  Another machine's float32
-#: may reorder near-equal scores; float16 weights moved the mAP of 80 photographs by 0.09.
+#: 2026-11-23: 0.0000 for torch, ONNX Runtime and OpenVINO, at batch 1 and 7.  Another machine's
+#: float32 may reorder near-equal scores; float16 weights moved the mAP of 80 photographs by 0.09.
 TO_RECORD = 0.1
 #: Points of mAP between two float32 runners.  Measured 2026-11-23: 0.0000 on both image sets.
 BETWEEN_RUNNERS = 0.05

@@ -11,11 +11,15 @@ from typer.testing import CliRunner
 
 from effd0 import cli
 
-RUN = ("--model", "--checkpoint", "--runner", "--arch", "--provider", "--device", "--precision")
+RUN = (
+    "--model", "--checkpoint", "--runner", "--arch", "--provider", "--provider-option",
+    "--graph-optimization", "--device", "--precision",
+)  # fmt: skip
 OPTIONS = {
     "evaluate": (
         *RUN, "--threads", "--root", "--split", "--batch-size", "--min-map", "--json",
-        "--image-limit", "--evaluator", "--workers",
+        "--reference", "--max-drop",
+        "--image-limit", "--evaluator", "--workers", "--out", "--resume",
     ),
     "detect": (*RUN, "--threads", "--out", "--min-score", "IMAGE"),
     "preprocess": ("--bin-save", "--root", "--split", "--image-limit", "--arch", "--workers"),
@@ -27,6 +31,7 @@ OPTIONS = {
         "--omfile", "--root", "--bins", "--min-map", "--json", "--split", "--image-limit",
         "--arch", "--evaluator", "--workers",
     ),
+    "bisect": ("--model", "--reference", "--image", "--json", "--arch"),
     "export": (
         "--out", "--checkpoint", "--batch-size", "--dynamic-batch", "--opset", "--exporter",
         "--arch",

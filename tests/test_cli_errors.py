@@ -75,6 +75,26 @@ from .fakes.server import FakeHost, serving
             id="precision-in-ort",
         ),
         pytest.param(
+            r"^RunnerError: --graph-optimization is 'o2', but disable, basic, extended, all exist",
+            ["evaluate", "--graph-optimization", "o2"],
+            id="graph-optimization",
+        ),
+        pytest.param(
+            r"^RunnerError: --provider-option is device_id, but each must be KEY=VALUE",
+            ["infer", "--provider-option", "device_id"],
+            id="provider-option",
+        ),
+        pytest.param(
+            r"^RunnerError: --provider-option is a=1, b=2, but --runner torch does not know it",
+            ["detect", "no.jpg", "--out=a.jpg", "--provider-option=a=1", "--provider-option=b=2"],
+            id="provider-option-in-torch",
+        ),
+        pytest.param(
+            r"^RunnerError: --graph-optimization is basic, but --runner openvino does not know it",
+            ["infer", "--runner", "openvino", "--graph-optimization", "basic"],
+            id="graph-optimization-in-openvino",
+        ),
+        pytest.param(
             r"^ExportError: --opset is 10, but the torchscript exporter writes 11 to 18",
             ["export", "--opset", 10, "--out", "out.onnx"],
             id="opset",
@@ -94,12 +114,13 @@ def test_what_is_not_there_is_named(
     ("module", "extra", "arguments"),
     [
         ("onnxruntime", "onnx", ["evaluate", "--model", "d0.onnx", "--image-limit", 1]),
+        ("openvino", "openvino", ["infer", "--runner", "openvino", "--model", "d0.onnx"]),
         ("torch", "torch", ["evaluate", "--runner", "torch", "--image-limit", 1]),
         ("effdet", "torch", ["evaluate", "--runner", "torch", "--image-limit", 1]),
         ("onnx", "onnx", ["simplify", "--model", "d0.onnx", "--out", "out.onnx"]),
         ("torch", "torch", ["export", "--out", "out.onnx"]),
     ],
-    ids=["onnxruntime", "torch", "effdet", "onnx", "torch-to-export"],
+    ids=["onnxruntime", "openvino", "torch", "effdet", "onnx", "torch-to-export"],
 )
 def test_a_missing_extra_comes_with_its_command(
     module: str,

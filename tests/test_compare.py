@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from effd0.compare import compare_tensors
+from effd0.compare import Scan, TensorDiff, compare_tensors
 from effd0.errors import HeadError
 
 REFERENCE = {
@@ -83,3 +85,93 @@ def test_other_shapes_are_refused() -> None:
     candidate = REFERENCE | {"box": REFERENCE["box"][:1]}
     with pytest.raises(HeadError, match=r"box is \(1, 2\), but \(2, 2\) was wanted"):
         compare_tensors(REFERENCE, candidate)
+
+
+@pytest.mark.parametrize(
+    ("factor", "cosine"), [(2.0, 1.0), (-1.0, -1.0)], ids=["scaled", "negated"]
+)
+def test_cosine_knows_directions_alone(factor: float, cosine: float) -> None:
+    """A scaled tensor points the same way, a negated one the opposite."""
+    candidate = {name: tensor * np.float32(factor) for name, tensor in REFERENCE.items()}
+    # Sums of few small whole numbers are exact; the root of one is not: 1e-16.
+    for diff in compare_tensors(REFERENCE, candidate):
+        assert diff.cosine == pytest.approx(cosine, rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf], ids=["zero", "nan", "inf"])
+def test_cosine_of_no_direction_is_none(value: float) -> None:
+    """Zeros point nowhere, and what is not finite neither."""
+    reference = {"x": np.ones(3, np.float32)}
+    (diff,) = compare_tensors(reference, {"x": np.array([value] * 3, np.float32)})
+    assert np.isnan(diff.cosine)
+
+
+@pytest.mark.parametrize("size", [1, 63, 1000, 1001, 40_000, 100_001], ids="size={}".format)
+@pytest.mark.parametrize("kind", ["normal", "few-values", "rising"])
+def test_the_quantile_is_that_of_all_values(size: int, kind: str) -> None:
+    """The short way to 99.9 % gives the smallest value that so many do not exceed."""
+    rng = np.random.default_rng(size)
+    values = {
+        "normal": rng.normal(size=size),
+        "few-values": rng.integers(0, 3, size),
+        "rising": np.arange(size),
+    }[kind].astype(np.float32)
+    (diff,) = compare_tensors({"x": np.zeros(size, np.float32)}, {"x": values})
+    assert diff.q999 == np.quantile(np.abs(values), 0.999, method="inverted_cdf")
+    assert diff.max_abs == np.abs(values).max()
+
+
+def test_values_at_the_end_of_a_range_are_counted() -> None:
+    """NaN, infinities and values cut off at the end of float16, bfloat16, float32 have counts."""
+    candidate = np.zeros(100_000, np.float32)
+    candidate[[5, 70_000]] = np.nan
+    candidate[99_999] = -np.inf
+    candidate[[1, 40_000, 80_000, 90_000]] = 65504, -65504, 3.3895314e38, np.finfo(np.float32).max
+    (diff,) = compare_tensors({"x": np.zeros_like(candidate)}, {"x": candidate})
+    assert diff.scan == Scan(nan=2, inf=1, saturated=4)
+    assert str(diff).endswith("; 2 NaN, 1 infinite, 4 saturated")
+
+
+@pytest.mark.parametrize("value", [65503.0, 65505.0, 1e38], ids=["below", "above", "large"])
+def test_large_values_are_not_saturated(value: float) -> None:
+    """Only the ends of ranges count, not what is merely far out."""
+    (diff,) = compare_tensors({"x": np.zeros(9)}, {"x": np.full(9, value, np.float32)})
+    assert diff.scan == Scan()
+    assert diff.max_abs == np.float32(value)
+
+
+def test_saturated_half_precision_is_counted() -> None:
+    """65504 counts in float16 itself, of which the square is beyond its range."""
+    tensors = {"x": np.array([1, 65504, -65504], np.float16)}
+    assert compare_tensors(tensors, tensors)[0].scan == Scan(saturated=2)
+
+
+@pytest.mark.parametrize("factor", [1e25, 1e-25], ids=["huge", "minute"])
+def test_norms_reach_as_far_as_the_values(factor: float) -> None:
+    """Squares beyond float32, on either end, do not spoil norm, cosine or difference."""
+    reference = {"x": np.array([3, 4], np.float32) * np.float32(factor)}
+    candidate = {"x": np.array([3, 3], np.float32) * np.float32(factor)}
+    (diff,) = compare_tensors(reference, candidate)
+    # Inputs are rounded to float32, 6e-8.
+    assert diff.relative_l2 == pytest.approx(0.2, rel=1e-6)
+    assert diff.cosine == pytest.approx(21 / (5 * np.sqrt(18)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("difference", "required"),
+    [(0.01234, 0.013), (0.25, 0.25), (1.0, 1.0), (9.99e-5, 1e-4), (0.0, 0.0), (np.inf, np.inf)],
+    ids=["rounded-up", "two-digits", "one", "to-the-next-power", "none", "infinite"],
+)
+def test_the_tolerance_required_is_the_difference_rounded_up(
+    difference: float, required: float
+) -> None:
+    """Two digits, never below the difference itself, so that it would pass."""
+    assert TensorDiff("x", difference, 0, (), 0, 0).required == required
+
+
+@given(st.floats(1e-30, 1e30))
+def test_the_tolerance_required_suffices(difference: float) -> None:
+    """Whatever the difference, the tolerance is at least that and less than 11 % more."""
+    required = TensorDiff("x", difference, 0, (), 0, 0).required
+    # One unit of two digits is at most a tenth; the last bits of it are rounded.
+    assert difference <= required <= difference * 1.11

@@ -34,10 +34,11 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(ModelChoice(model=MODEL), "ort", id="model"),
         pytest.param(ModelChoice(checkpoint=CHECKPOINT), "ort", id="checkpoint"),
         pytest.param(ModelChoice(checkpoint=CHECKPOINT, runner="torch"), "torch", id="torch"),
+        pytest.param(ModelChoice(MODEL, runner="openvino"), "openvino", id="openvino"),
     ],
 )
 def test_a_choice_names_its_runner(choice: ModelChoice, runner: str) -> None:
-    """ONNX Runtime runs whatever is not asked to run in torch."""
+    """ONNX Runtime runs whatever is not asked to run elsewhere."""
     assert choice.checked_runner() == runner
 
 
@@ -45,7 +46,9 @@ def test_a_choice_names_its_runner(choice: ModelChoice, runner: str) -> None:
     ("choice", "message"),
     [
         pytest.param(
-            ModelChoice(runner="tpu"), "--runner is 'tpu', but effd0 knows ort, torch", id="unknown"
+            ModelChoice(runner="tpu"),
+            "--runner is 'tpu', but effd0 knows ort, openvino, torch",
+            id="unknown",
         ),
         pytest.param(
             ModelChoice(MODEL, CHECKPOINT),
@@ -138,12 +141,13 @@ def test_a_file_that_can_be_run_is_run_as_it_is(
     [(None, embedded.checkpoint()), (CHECKPOINT, CHECKPOINT)],
     ids=["embedded", "given"],
 )
-def test_a_checkpoint_for_onnx_runtime_is_exported(
-    checkpoint: Path | None, source: Path, exports: list[object]
+@pytest.mark.parametrize("runner", [None, "openvino"], ids=["default", "openvino"])
+def test_a_checkpoint_for_a_runner_of_onnx_is_exported(
+    checkpoint: Path | None, source: Path, runner: str | None, exports: list[object]
 ) -> None:
     """The weights given, or else the embedded ones, in the architecture of the choice."""
     spec = replace(D0, arch="efficientdet_d0")
-    with ModelChoice(checkpoint=checkpoint, spec=spec).file() as path:
+    with ModelChoice(checkpoint=checkpoint, runner=runner, spec=spec).file() as path:
         assert path == Path("exported.onnx")
     assert exports == [(source, spec)]
 

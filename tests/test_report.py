@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from effd0.against import Against
 from effd0.errors import OutputError
 from effd0.evaluate import METRICS, CocoMetrics
+from effd0.match import DetectionParity
 from effd0.measure import Latency
+from effd0.paired import PairedDrop
 from effd0.report import Evaluation, Verdict, installed_version, judge, write_json
 
 
@@ -147,3 +150,100 @@ def test_a_place_that_cannot_be_written_is_named(name: str, tmp_path: Path) -> N
 def test_a_package_that_is_not_installed_has_no_version() -> None:
     """An absent package is None in the record, not an error."""
     assert installed_version("no-such-package-anywhere") is None
+
+
+def held_against(low: float, high: float, images: int = 5000) -> Against:
+    """Return a comparison with a reference whose drop has a given interval, 0.2 allowed."""
+    drop = PairedDrop((low + high) / 2, low, high, images, 0.34, 0.335)
+    parity = DetectionParity(images, 9, 1, 2, (0.0, 0.1, 0.2), (1.0, 0.9, 0.5), ((7, 0.5),))
+    return Against(drop, parity, 0.2, "PyTorch, cpu, fp32", "cd" * 32)
+
+
+PASS, FAIL, ACROSS = (0.0, 0.1), (0.3, 0.5), (0.1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("ap", "min_map", "interval", "status", "reason"),
+    [
+        pytest.param(0.335, 33.4, PASS, "pass", "mAP is 33.50 %, at least", id="both"),
+        pytest.param(0.335, None, PASS, "pass", "mAP drops by 0.05 points", id="no-floor"),
+        pytest.param(0.330, 33.4, PASS, "fail", "mAP is 33.00 %, but", id="below-the-floor"),
+        pytest.param(None, 33.4, PASS, "fail", "mAP is undefined", id="undefined"),
+        pytest.param(0.335, 33.4, FAIL, "fail", "mAP drops by 0.40 points", id="too-much-lost"),
+        pytest.param(0.335, 33.4, ACROSS, "undecided", "mAP drops by 0.20 points", id="across"),
+        pytest.param(0.330, 33.4, ACROSS, "fail", "mAP is 33.00 %, but", id="across-but-below"),
+        pytest.param(0.335, None, ACROSS, "undecided", "mAP drops by 0.20 poi", id="across-alone"),
+    ],
+)
+def test_both_gates_have_to_be_passed(
+    ap: float | None,
+    min_map: float | None,
+    interval: tuple[float, float],
+    status: str,
+    reason: str,
+) -> None:
+    """The graver of both verdicts stands and is said first; undecided is never a pass."""
+    verdict = judge(metrics_of(ap, 5000), 5000, min_map, held_against(*interval))
+    assert verdict.status == status
+    assert verdict.reason.startswith(reason)
+    assert "points against the reference" in verdict.reason
+    assert "mAP is" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("interval", "status"),
+    [(PASS, "undecided"), (ACROSS, "undecided"), (FAIL, "fail")],
+    ids=["below", "across", "above"],
+)
+@pytest.mark.parametrize("min_map", [None, 0.0], ids=["no-floor", "floor"])
+def test_a_limited_run_fails_on_its_drop_but_never_passes(
+    interval: tuple[float, float], status: str, min_map: float | None
+) -> None:
+    """A part of the images can show that too much is lost, and not that all is well."""
+    against = held_against(*interval, images=500)
+    assert judge(metrics_of(0.9, 500), 5000, min_map, against).status == status
+
+
+def test_a_few_images_are_undecided_whatever_they_show() -> None:
+    """A bootstrap over a handful says so and asks for more."""
+    verdict = judge(metrics_of(0.9), 10, None, held_against(0, 0, images=10))
+    assert verdict.status == "undecided"
+    assert "fewer than 30 images decide nothing; give --root with more images" in verdict.reason
+
+
+def test_an_undecided_drop_says_why() -> None:
+    """The interval and the limit that lies in it are both named."""
+    verdict = judge(metrics_of(0.9, 5000), 5000, None, held_against(*ACROSS))
+    assert (
+        "(95 % interval 0.10 to 0.30, 5000 images), "
+        "but the 0.20 points allowed lie within the interval" in verdict.reason
+    )
+
+
+def test_the_record_holds_the_comparison(tmp_path: Path) -> None:
+    """Drop, interval, parity and reference are in the JSON, or null without a reference."""
+    against = replace(EVALUATION, against=held_against(*ACROSS))
+    write_json(against.to_json(), tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["against"] == {
+        "drop": {
+            "points": 0.2,
+            "low": 0.1,
+            "high": 0.3,
+            "images": 5000,
+            "reference_ap": 0.34,
+            "candidate_ap": 0.335,
+        },
+        "parity": {
+            "images": 5000,
+            "matched": 9,
+            "missing": 1,
+            "extra": 2,
+            "score_difference": [0.0, 0.1, 0.2],
+            "iou": [1.0, 0.9, 0.5],
+            "worst": [[7, 0.5]],
+        },
+        "max_drop": 0.2,
+        "runner": "PyTorch, cpu, fp32",
+        "model_sha256": "cd" * 32,
+    }
+    assert EVALUATION.to_json()["against"] is None

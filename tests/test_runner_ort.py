@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, parser
 
 from effd0.arrays import Tensor, Tensors
 from effd0.compare import SAME_FLOAT32, compare_tensors
 from effd0.errors import FeedError, MissingExtra, RunnerError
+from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.ort import OrtRunner
 from effd0.spec import ModelSpec
 
-from .onnx_models import identity_model, need_own_export, pinned
+from .onnx_models import identity_model, need_own_export, operators, pinned
 
 CPU = "CPUExecutionProvider"
 
@@ -73,9 +75,9 @@ def test_a_provider_that_was_replaced_is_refused(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["Elsewhere", CPU])
     real = onnxruntime.InferenceSession
 
-    def on_the_cpu(path: str, _: object, providers: list[str]) -> object:
+    def on_the_cpu(path: str, _: object, providers: list[object], **__: object) -> object:
         """Open the model as ONNX Runtime does for a provider that fails to start."""
-        assert providers == ["Elsewhere"]
+        assert providers == [("Elsewhere", {})]
         return real(path, providers=[CPU])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
@@ -85,6 +87,156 @@ def test_a_provider_that_was_replaced_is_refused(
         OrtRunner(model, provider="Elsewhere"),
     ):
         pass
+
+
+#: It is in every build for Linux, runs remote models alone, and leaves all nodes to the CPU.
+IDLE = "AzureExecutionProvider"
+
+
+def test_nodes_left_to_the_cpu_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A provider that takes no node does not hide behind the CPU; the message leads on."""
+    if IDLE not in onnxruntime.get_available_providers():
+        pytest.skip(f"needs an ONNX Runtime with {IDLE}, a provider that takes no node")
+    model = identity_model(tmp_path / "identity.onnx")
+    assert onnxruntime.InferenceSession(str(model), providers=[IDLE]).get_providers()[0] == IDLE
+    message = rf"on {IDLE}: .*graph nodes that are assigned to the default CPU EP.*effd0 simplify"
+    with pytest.raises(RunnerError, match=message), OrtRunner(model, provider=IDLE):
+        pass
+    # Said once, by the error: not by ONNX Runtime's own log, nor by what retries on the CPU.
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
+    """Options and keywords of every session that is opened; a provider called Chip is the CPU."""
+    opened: list[tuple[Any, dict[str, Any]]] = []
+    real = onnxruntime.InferenceSession
+
+    class Chip:
+        """A session whose provider calls itself Chip."""
+
+        def __init__(self, path: str, options: object, **given: object) -> None:
+            opened.append((options, given))
+            self.session = real(path, providers=[CPU])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.session, name)
+
+        def get_providers(self) -> list[str]:
+            """Name the chip."""
+            return ["Chip", CPU]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["Chip", CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Chip)
+    return opened
+
+
+def test_no_provider_is_helped_out_by_the_cpu(
+    sessions: list[tuple[Any, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Neither a node, nor a failed start, nor a failed run goes to the CPU instead."""
+    with OrtRunner(identity_model(tmp_path / "identity.onnx"), provider="Chip"):
+        ((options, given),) = sessions
+    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    assert given == {"providers": [("Chip", {})], "enable_fallback": 0}
+
+
+def test_a_run_that_fails_is_not_repeated_on_the_cpu(tmp_path: Path) -> None:
+    """ONNX Runtime would open a second session on the CPU; this one is told not to."""
+    with OrtRunner(identity_model(tmp_path / "identity.onnx"), provider=CPU) as runner:
+        assert runner._session._enable_fallback is False
+
+
+def test_provider_options_reach_the_provider_and_the_description(
+    sessions: list[tuple[Any, dict[str, Any]]], tmp_path: Path, spec: ModelSpec
+) -> None:
+    """What was asked of a provider is handed to it as written, and the report tells it."""
+    model = identity_model(tmp_path / "identity.onnx")
+    given = RunnerOptions(provider="Chip", provider_option=("device_id=1", "path=a=b"))
+    with open_runner("ort", model, spec, given) as runner:
+        ((_, keywords),) = sessions
+        assert keywords["providers"] == [("Chip", {"device_id": "1", "path": "a=b"})]
+        assert runner.description.endswith(", Chip, device_id=1, path=a=b")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            RunnerOptions(provider="Chip", provider_option=("device_id",)),
+            r"--provider-option is device_id, but each must be KEY=VALUE",
+            id="no-value",
+        ),
+        pytest.param(
+            RunnerOptions(provider="Chip", provider_option=("=1",)), "is =1, but each", id="no-key"
+        ),
+        pytest.param(
+            RunnerOptions(provider="Chip", provider_option=("a=1", "a=2")),
+            r"is a=1, a=2, but each must be KEY=VALUE, with every key once",
+            id="twice",
+        ),
+        pytest.param(
+            RunnerOptions(provider_option=("device_id=1",)),
+            r"--provider-option gives device_id, but CPUExecutionProvider has none",
+            id="to-the-cpu",
+        ),
+        pytest.param(
+            RunnerOptions(graph_optimization="o2"),
+            r"--graph-optimization is 'o2', but disable, basic, extended, all exist",
+            id="unknown-level",
+        ),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    options: RunnerOptions, message: str, tmp_path: Path, spec: ModelSpec
+) -> None:
+    """ONNX Runtime passes over much in silence; effd0 says what it takes."""
+    with pytest.raises(RunnerError, match=message):
+        open_runner("ort", tmp_path / "d0.onnx", spec, options)
+
+
+#: Three nodes to be merged, in two steps: the constants at once, Relu into Conv by a fusion.
+FUSIBLE = """
+    <ir_version: 8, opset_import: ["" : 13]>
+    g (float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y)
+    <float[1, 1, 1, 1] half = {0.5}> {
+        w = Add(half, half)
+        c = Conv(x, w)
+        y = Relu(c)
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "nodes"),
+    [
+        pytest.param("disable", ["Add", "Conv", "Relu"], id="disable"),
+        pytest.param("basic", ["Conv", "Relu"], id="basic"),
+        pytest.param("extended", ["FusedConv"], id="extended"),
+    ],
+)
+def test_graph_optimization_decides_what_runs(
+    level: str, nodes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each level leaves the nodes that ONNX Runtime documents for it, and is in the description."""
+    model = tmp_path / "fusible.onnx"
+    onnx.save(parser.parse_model(FUSIBLE), str(model))
+    real = onnxruntime.SessionOptions
+
+    def keeping() -> Any:
+        """Options that also write the graph that runs."""
+        options = real()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        return options
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", keeping)
+    with OrtRunner(model, provider=CPU, graph_optimization=level) as runner:
+        assert runner.description.endswith(f", {CPU}, graph optimization {level}")
+        y = runner.infer({"x": np.full((1, 1, 4, 4), -1, np.float32)})["y"]
+    assert not y.any()
+    assert operators(onnx.load(str(tmp_path / "optimized.onnx"))) == nodes
 
 
 @pytest.mark.parametrize("content", [b"", b"no model\n"], ids=["empty", "text"])

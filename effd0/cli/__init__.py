@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from ..errors import Effd0Error
 from ..progress import STDERR
-from . import atc, build, files, run, setup
+from . import atc, bisect, build, files, run, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2
 
@@ -32,6 +32,7 @@ for command, panel in (
     (run.preprocess, "Run"),
     (files.infer, "Run"),
     (files.postprocess, "Run"),
+    (bisect.bisect, "Run"),
     (build.export, "Build"),
     (build.simplify, "Build"),
     (build.modify, "Build"),

@@ -71,13 +71,23 @@ def infer(
     outfmt: Annotated[OutFormat, typer.Option(help="Format of the results.")] = OutFormat.BIN,
     arch: opt.Arch = opt.DEFAULT_ARCH,
     provider: opt.Provider = DEFAULTS.provider,
+    provider_option: opt.ProviderOption = None,
+    graph_optimization: opt.GraphOptimization = DEFAULTS.graph_optimization,
     device: opt.Device = DEFAULTS.device,
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
     overlap: opt.Overlap = DEFAULTS.overlap,
 ) -> None:
     """From input files to <stem>_<i>.bin, a summary with ais_bench's keys, and throughput."""
-    options = RunnerOptions(device, provider, precision, threads, overlap)
+    options = RunnerOptions(
+        device,
+        provider,
+        precision,
+        threads,
+        overlap,
+        graph_optimization=graph_optimization,
+        provider_option=() if provider_option is None else tuple(provider_option),
+    )
     job = InferJob(
         choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),
         inputs=input,

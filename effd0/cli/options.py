@@ -43,6 +43,16 @@ RunnerName = Annotated[
 Provider = Annotated[
     str, typer.Option(help="ONNX Runtime execution provider; no other is used.", metavar="NAME")
 ]
+GraphOptimization = Annotated[
+    str,
+    typer.Option(
+        help="ONNX Runtime rewrites the graph: disable, basic, extended or all.", metavar="LEVEL"
+    ),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(help="An option of --provider; repeatable.", metavar="KEY=VALUE"),
+]
 Device = Annotated[
     str | None,
     typer.Option(

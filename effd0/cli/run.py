@@ -12,9 +12,11 @@ from rich.console import Console
 from .. import pipeline
 from ..choice import ModelChoice
 from ..draw import draw_detections
+from ..errors import EvaluationError
 from ..evaluate import EVALUATORS
 from ..files import check_writable
 from ..job import EvaluationJob, load_checked, run_evaluation
+from ..paired import MAX_DROP
 from ..progress import STDERR, progress
 from ..report import write_json
 from ..runners import RunnerOptions
@@ -50,11 +52,43 @@ def evaluate(
             show_default="none; for the embedded default its own record",
         ),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="ONNX model or weights that run on the same images, for --max-drop.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Gate: exit 1 unless mAP surely drops by no more against --reference.",
+            metavar="POINTS",
+            min=0,
+            max=100,
+            show_default=f"{MAX_DROP} with --reference",
+        ),
+    ] = None,
     json: opt.Json = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory: detections as they come, then detections.json, evaluation.json.",
+            metavar="RUN_DIR",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out, to the same result."),
+    ] = False,
     split: opt.Split = "val2017",
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
     provider: opt.Provider = DEFAULTS.provider,
+    provider_option: opt.ProviderOption = None,
+    graph_optimization: opt.GraphOptimization = DEFAULTS.graph_optimization,
     device: opt.Device = DEFAULTS.device,
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
@@ -63,7 +97,15 @@ def evaluate(
     workers: opt.Workers = 2,
 ) -> None:
     """From image files to COCO's twelve numbers and a verdict, streaming."""
-    options = RunnerOptions(device, provider, precision, threads, overlap)
+    options = RunnerOptions(
+        device,
+        provider,
+        precision,
+        threads,
+        overlap,
+        graph_optimization=graph_optimization,
+        provider_option=() if provider_option is None else tuple(provider_option),
+    )
     job = EvaluationJob(
         choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),
         root=root,
@@ -73,15 +115,31 @@ def evaluate(
         min_map=min_map,
         evaluator=evaluator,
         workers=workers,
+        out=out,
+        resume=resume,
+        reference=reference,
+        max_drop=_max_drop(reference, max_drop),
     )
     if json is not None:
         check_writable(json)
-    evaluation = run_evaluation(job, progress)
+    evaluation = run_evaluation(job, progress, _say)
     show_evaluation(evaluation, Console(highlight=False))
     if json is not None:
         write_json(evaluation.to_json(), json)
     if not evaluation.verdict.ok:
         raise typer.Exit(1)
+
+
+def _max_drop(reference: Path | None, max_drop: float | None) -> float:
+    if max_drop is not None and reference is None:
+        raise EvaluationError(
+            f"--max-drop is {max_drop}, but no --reference is given; name what to compare with"
+        )
+    return MAX_DROP if max_drop is None else max_drop
+
+
+def _say(line: str) -> None:
+    STDERR.print(line, soft_wrap=True, markup=False)
 
 
 def detect(
@@ -93,6 +151,8 @@ def detect(
     min_score: Annotated[float, typer.Option(help="Leave out less certain ones.")] = 0.3,
     arch: opt.Arch = opt.DEFAULT_ARCH,
     provider: opt.Provider = DEFAULTS.provider,
+    provider_option: opt.ProviderOption = None,
+    graph_optimization: opt.GraphOptimization = DEFAULTS.graph_optimization,
     device: opt.Device = DEFAULTS.device,
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
@@ -100,7 +160,14 @@ def detect(
     """Detect in one picture and draw the labelled boxes."""
     if runner is None and model is None:
         runner = "torch"  # nothing to export for one picture
-    options = RunnerOptions(device, provider, precision, threads)
+    options = RunnerOptions(
+        device,
+        provider,
+        precision,
+        threads,
+        graph_optimization=graph_optimization,
+        provider_option=() if provider_option is None else tuple(provider_option),
+    )
     choice = ModelChoice(model, checkpoint, runner, spec_for(arch), options)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)

@@ -47,6 +47,11 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         table.add_row(name, LABELS[name], text, style="bold" if name == "AP" else None)
     console.print(table)
     _show_times(evaluation, console)
+    if evaluation.against is not None:
+        against = evaluation.against
+        name = f"{escape(against.runner)}, model {against.model_sha256[:12]}"
+        console.print(f"reference: {name}", soft_wrap=True)
+        console.print(str(against.parity), soft_wrap=True, markup=False)
     color = COLORS[evaluation.verdict.status]
     verdict = evaluation.verdict
     console.print(

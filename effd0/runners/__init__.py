@@ -12,16 +12,19 @@ from .base import Runner
 #: Runner name -> what it runs.
 RUNNERS = {
     "ort": "an ONNX model in ONNX Runtime (--provider picks the device)",
+    "openvino": "an ONNX model in OpenVINO, in float32 on the CPU",
     "torch": "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
     "acl": "an .om model on an Ascend NPU (--device N)",
     "recorded": "outputs that were written before, as answers to the same inputs",
 }
+_OF_ORT = ("provider", "provider_option", "graph_optimization")
 #: Runner name -> the options that it does not know.
 FOREIGN = {
     "ort": ("device", "precision", "overlap", "bins"),
-    "torch": ("provider", "overlap", "bins"),
-    "acl": ("provider", "precision", "threads", "bins"),
-    "recorded": ("device", "provider", "precision", "threads", "overlap"),
+    "openvino": ("device", *_OF_ORT, "precision", "overlap", "bins"),
+    "torch": (*_OF_ORT, "overlap", "bins"),
+    "acl": (*_OF_ORT, "precision", "threads", "bins"),
+    "recorded": ("device", *_OF_ORT, "precision", "threads", "overlap"),
 }
 
 
@@ -31,7 +34,7 @@ class RunnerOptions:
     How a backend is to compute; what a backend does not know, it refuses.
 
     *overlap* lets a backend work on several batches at a time; *bins* is the folder of the inputs
-    that recorded outputs are of.
+    that recorded outputs are of; each *provider_option* is a KEY=VALUE.
     """
 
     device: str | None = None
@@ -40,9 +43,11 @@ class RunnerOptions:
     threads: int | None = None
     overlap: bool = True
     bins: Path | None = None
+    graph_optimization: str = "all"
+    provider_option: tuple[str, ...] = ()
 
     def check_for(self, runner: str) -> None:
-        """Raise `RunnerError` for no runner's name, or an option that *runner* would ignore."""
+        """Raise `RunnerError` for no runner's name, or an option that *runner* cannot follow."""
         if runner not in RUNNERS:
             raise RunnerError(f"--runner is {runner!r}, but effd0 knows {', '.join(RUNNERS)}")
         for option in FOREIGN[runner]:
@@ -52,24 +57,43 @@ class RunnerOptions:
                     f"--{_as_typed(option, value)}, but --runner {runner} does not know it; "
                     "leave it out, or choose another --runner"
                 )
+        if runner == "ort":
+            from .ort import check_options
+
+            given = _as_mapping(self.provider_option)
+            check_options(self.provider, self.graph_optimization, given)
 
 
 def _as_typed(option: str, value: object) -> str:
-    return f"no-{option} is given" if value is False else f"{option} is {value}"
+    if value is False:
+        return f"no-{option} is given"
+    shown = ", ".join(value) if isinstance(value, tuple) else value
+    return f"{option.replace('_', '-')} is {shown}"
 
 
 def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions) -> Runner:
     """
     Return the runner *name* for the file *model*, to be entered with ``with``.
 
-    *model* is a checkpoint for ``torch``, an ONNX file for ``ort``, an .om file for ``acl`` and a
-    folder of results for ``recorded``.  Raises `RunnerError` for a name that is not one.
+    *model* is a checkpoint for ``torch``, an ONNX file for ``ort`` and ``openvino``, an .om file
+    for ``acl`` and a folder of results for ``recorded``.  Raises `RunnerError` for a name that is
+    not one, and for an option that the backend does not know.
     """
     options.check_for(name)
     if name == "ort":
         from .ort import OrtRunner
 
-        return OrtRunner(model, provider=options.provider, threads=options.threads)
+        return OrtRunner(
+            model,
+            provider=options.provider,
+            threads=options.threads,
+            graph_optimization=options.graph_optimization,
+            provider_options=_as_mapping(options.provider_option),
+        )
+    if name == "openvino":
+        from .openvino import OpenVinoRunner
+
+        return OpenVinoRunner(model, threads=options.threads)
     if name == "acl":
         from .acl import AclRunner
 
@@ -84,6 +108,20 @@ def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions)
     return TorchRunner(
         model, spec, device=device, precision=options.precision, threads=options.threads
     )
+
+
+def _as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    """The options in *pairs* of KEY=VALUE; raise `RunnerError` for what is no pair, or twice."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals) or key in found:
+            raise RunnerError(
+                f"--provider-option is {', '.join(pairs)}, but each must be KEY=VALUE, "
+                "with every key once; write it as device_id=1"
+            )
+        found[key] = value
+    return found
 
 
 def _npu_number(device: str | None) -> int:

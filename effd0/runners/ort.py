@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,17 +14,59 @@ from ..errors import RunnerError, require
 from .base import TensorInfo, check_feed, pad_feed, trim_outputs
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_CPU = "CPUExecutionProvider"
+#: What may be asked for -> ONNX Runtime's name of it.
+GRAPH_OPTIMIZATIONS = {
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_ALL_OR_NOTHING = (
+    " A model of fixed batch size, simplified, has no nodes that compute shapes, "
+    "which a device leaves to the CPU: 'effd0 export --batch-size 1', then 'effd0 simplify'"
+)
+
+
+def check_options(
+    provider: str, graph_optimization: str, provider_options: Mapping[str, str]
+) -> None:
+    """Raise `RunnerError` for what ONNX Runtime would not know, or would pass over in silence."""
+    if graph_optimization not in GRAPH_OPTIMIZATIONS:
+        raise RunnerError(
+            f"--graph-optimization is {graph_optimization!r}, "
+            f"but {', '.join(GRAPH_OPTIMIZATIONS)} exist"
+        )
+    if provider == _CPU and provider_options:
+        # It would take any, and look at none.
+        raise RunnerError(
+            f"--provider-option gives {', '.join(provider_options)}, but {_CPU} has none; "
+            "leave it out, or choose another --provider"
+        )
 
 
 class OrtRunner:
     """
     One inference session on the provider asked for, and on no other.
 
-    A provider that is missing, or that ONNX Runtime quietly replaced, is a `RunnerError`.
+    *provider_options* are the provider's own, as ONNX Runtime documents them; *graph_optimization*
+    is a key of `GRAPH_OPTIMIZATIONS`.  A provider that is missing, that ONNX Runtime quietly
+    replaced, or that would leave nodes of the model to the CPU is a `RunnerError`.
     """
 
-    def __init__(self, model: Path, *, provider: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        provider: str,
+        threads: int | None = None,
+        graph_optimization: str = "all",
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
         self.model, self.provider, self.threads = model, provider, threads
+        self.graph_optimization = graph_optimization
+        self.provider_options = {} if provider_options is None else dict(provider_options)
+        check_options(provider, graph_optimization, self.provider_options)
         self.description = f"ONNX Runtime, {provider}"
         self._session: Any = None
 
@@ -36,25 +79,13 @@ class OrtRunner:
             )
         if not self.model.is_file():
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 export'")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
-        if self.provider != "CPUExecutionProvider":
-            # Without this, nodes that the device cannot take run on the CPU without a word.
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            session = ort.InferenceSession(str(self.model), options, providers=[self.provider])
-        except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
-            raise RunnerError(
-                f"{self.model} cannot be opened by ONNX Runtime on {self.provider}: {error}"
-            ) from error
+        session = self._open(ort)
         if session.get_providers()[0] != self.provider:
             raise RunnerError(
                 f"{self.model} was opened on {session.get_providers()[0]}, "
                 f"but {self.provider} was asked for"
             )
-        self.description = f"ONNX Runtime {ort.__version__}, {self.provider}"
+        self.description = self._describe(ort.__version__)
         self._session = session
         return self
 
@@ -82,10 +113,45 @@ class OrtRunner:
         rows = check_feed(feed, inputs)
         try:
             values = session.run(None, dict(pad_feed(feed, inputs)))
-        except Exception as error:  # see __enter__
+        except Exception as error:  # see _open
             raise RunnerError(f"{self.model} failed in ONNX Runtime: {error}") from error
         names = [output.name for output in session.get_outputs()]
         return trim_outputs(dict(zip(names, values, strict=True)), rows)
+
+    def _open(self, ort: Any) -> Any:
+        try:
+            # Without enable_fallback=0, the CPU would take over what fails, now or in a run.
+            return ort.InferenceSession(
+                str(self.model),
+                self._session_options(ort),
+                providers=[(self.provider, self.provider_options)],
+                enable_fallback=0,
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
+            hint = "" if "fallback to CPU EP" not in str(error) else _ALL_OR_NOTHING
+            raise RunnerError(
+                f"{self.model} cannot be opened by ONNX Runtime on {self.provider}: {error}{hint}"
+            ) from error
+
+    def _session_options(self, ort: Any) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what is fatal; every error is raised too
+        level = GRAPH_OPTIMIZATIONS[self.graph_optimization]
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        if self.provider != _CPU:
+            # Without this, nodes that the device cannot take run on the CPU without a word.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
+    def _describe(self, version: str) -> str:
+        """What computes, with all that is not ONNX Runtime's default."""
+        parts = [f"ONNX Runtime {version}", self.provider]
+        parts += [f"{key}={value}" for key, value in self.provider_options.items()]
+        if self.graph_optimization != "all":
+            parts.append(f"graph optimization {self.graph_optimization}")
+        return ", ".join(parts)
 
     def _opened(self) -> Any:
         if self._session is None:

@@ -48,10 +48,11 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "errors", "runners.base", "spec", "tensorfiles.inputs", "tensorfiles.results",
     },
     "runners.ort": {"arrays", "errors", "runners.base"},
+    "runners.openvino": {"arrays", "errors", "runners.base"},
     "runners.torch": {"arrays", "checkpoint", "errors", "runners.base", "spec"},
     "runners.__init__": {
-        "errors", "runners.acl", "runners.base", "runners.ort", "runners.recorded",
-        "runners.torch", "spec",
+        "errors", "runners.acl", "runners.base", "runners.openvino", "runners.ort",
+        "runners.recorded", "runners.torch", "spec",
     },
     "heads": {"arrays", "errors", "spec"},
     "boxes": {"arrays"},
@@ -63,7 +64,12 @@ LAYERS: dict[str, set[str]] = {
     },
     "evaluate": {"dataset", "errors", "postprocess", "spec"},
     "compare": {"arrays", "errors"},
-    "report": {"evaluate", "files", "measure"},
+    "precision": {"arrays", "compare"},
+    "match": {"arrays", "errors", "postprocess"},
+    "accumulate": {"arrays", "dataset", "evaluate", "postprocess", "spec"},
+    "paired": {"accumulate", "dataset", "errors", "postprocess", "spec"},
+    "against": {"dataset", "match", "paired", "postprocess", "spec"},
+    "report": {"against", "evaluate", "files", "measure", "paired"},
     "tensorfiles.__init__": set(),
     "tensorfiles.manifest": {"errors", "files", "spec"},
     "tensorfiles.inputs": {
@@ -88,7 +94,13 @@ LAYERS: dict[str, set[str]] = {
         "choice", "feed", "files", "infer.run", "infer.throughput", "job", "runners.base",
         "tensorfiles.inputs", "tensorfiles.writer",
     },
-    "score": {"dataset", "evaluate", "files", "measure", "postprocess", "report", "spec"},
+    "score": {
+        "against", "dataset", "evaluate", "files", "measure", "postprocess", "report", "spec",
+    },
+    "reference": {
+        "against", "choice", "dataset", "errors", "feed", "files", "pipeline", "postprocess",
+        "runners.__init__",
+    },
     "resultjob": {
         "dataset", "embedded", "errors", "evaluate", "heads", "job", "measure", "postprocess",
         "report", "score", "spec", "tensorfiles.manifest", "tensorfiles.results",
@@ -120,13 +132,30 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "compare", "embedded", "errors", "export", "files", "graph.__init__",
         "runners.__init__", "runners.base", "spec",
     },
+    "bisect.__init__": set(),
+    "bisect.network": {"errors", "graph.base", "runners.base"},
+    "bisect.tensors": {"bisect.network", "errors", "graph.base"},
+    "bisect.pairs": {"bisect.network", "bisect.tensors"},
+    "bisect.pairing": {"bisect.network", "bisect.pairs", "bisect.tensors"},
+    "bisect.differences": {"bisect.network", "bisect.pairs"},
+    "bisect.search": {"bisect.differences", "bisect.network", "bisect.pairs"},
+    "bisect.job": {
+        "arrays", "bisect.network", "bisect.pairing", "bisect.pairs", "bisect.search",
+        "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
+    },
     "pytest_options": {"runners.__init__", "spec"},
     "choice": {
         "build", "embedded", "errors", "runners.__init__", "runners.base", "spec",
     },
+    "records": {"postprocess"},
+    "identity": {"choice", "dataset", "embedded", "files", "report", "runners.base"},
+    "rundir": {
+        "errors", "files", "identity", "postprocess", "records", "tensorfiles.manifest",
+    },
     "job": {
-        "choice", "dataset", "embedded", "evaluate", "feed", "files", "pipeline", "postprocess",
-        "report", "runners.base", "score",
+        "choice", "dataset", "embedded", "errors", "evaluate", "feed", "files", "identity",
+        "measure", "paired", "pipeline", "postprocess", "reference", "report", "rundir",
+        "runners.base", "score",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
@@ -138,27 +167,34 @@ HOMES: dict[str, set[str]] = {
     "effdet": {"checkpoint"},
     "faster_coco_eval": {"evaluate"},
     "acl": {"runners.acl_api"},
-    "onnx": {"graph.base", "graph.fusion", "graph.pads", "graph.precision", "graph.reduce"},
-    "onnxruntime": {"runners.ort"},
+    "onnx": {
+        "bisect.network", "bisect.tensors", "graph.base", "graph.fusion", "graph.pads",
+        "graph.precision", "graph.reduce",
+    },
+    "onnxruntime": {"bisect.tensors", "runners.ort"},
     "onnxscript": {"export"},
     "onnxsim": {"export"},
+    "openvino": {"runners.openvino"},
     "packaging": {"doctor"},
     "pycocotools": {"evaluate"},
     "pytest": {"pytest_options"},
     "requests": {"fetch"},
     "rich": {
-        "cli.__init__", "cli.build", "cli.atc", "cli.files", "cli.run", "cli.setup", "cli.show",
-        "progress",
+        "cli.__init__", "cli.bisect", "cli.build", "cli.atc", "cli.files", "cli.run", "cli.setup",
+        "cli.show", "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {"checkpoint", "export", "runners.torch"},
     "torch_npu": {"runners.torch"},
     "typer": {
-        "cli.__init__", "cli.build", "cli.atc", "cli.files", "cli.options", "cli.run",
-        "cli.setup",
+        "cli.__init__", "cli.bisect", "cli.build", "cli.atc", "cli.files", "cli.options",
+        "cli.run", "cli.setup",
     },
 }  # fmt: skip
-HEAVY = {"acl", "effdet", "onnx", "onnxruntime", "onnxscript", "onnxsim", "safetensors", "torch"}
+HEAVY = {
+    "acl", "effdet", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino", "safetensors",
+    "torch",
+}  # fmt: skip
 
 
 def _internal(name: str) -> set[str]:

@@ -47,7 +47,10 @@ def test_every_test_states_its_law(path: Path) -> None:
 
 def test_import_is_light() -> None:
     """Importing the package and its command line loads no backend."""
-    heavy = {"torch", "onnx", "onnxruntime", "effdet", "onnxsim", "pycocotools", "hypothesis"}
+    heavy = {
+        "torch", "onnx", "onnxruntime", "openvino", "effdet", "onnxsim", "pycocotools",
+        "hypothesis",
+    }  # fmt: skip
     code = f"import effd0, effd0.cli, sys; print(sorted({heavy} & sys.modules.keys()))"
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

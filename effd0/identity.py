@@ -1,0 +1,81 @@
+"""What the detections of a run depend on: two runs of the same identity find the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from . import embedded
+from .choice import ModelChoice
+from .dataset import Dataset, Sample
+from .files import sha256
+from .report import environment
+from .runners.base import Runner
+
+
+def run_identity(
+    choice: ModelChoice,
+    dataset: Dataset,
+    runner: Runner,
+    *,
+    model_sha256: str,
+    batch_size: int,
+) -> dict[str, Any]:
+    """
+    All that decides what *runner*, which is open, finds in *dataset*, fit for JSON.
+
+    What only judges detections (the floor, the evaluator) is not in it, nor is what only moves
+    files or threads of the host.
+    """
+    return {
+        "model_sha256": model_sha256,
+        "checkpoint_sha256": _checkpoint_sha256(choice),
+        "annotations_sha256": sha256(dataset.annotation_file),
+        "images": len(dataset.samples),
+        "images_sha256": _images_sha256(dataset.samples),
+        "spec": asdict(choice.spec),
+        "settings": {
+            "batch_size": batch_size,
+            "runner": choice.checked_runner(),
+            "backend": runner.description,
+            **{name: value for name, value in asdict(choice.options).items() if name != "bins"},
+        },
+        # A new kernel of the system does not change a result; a new Pillow may.
+        "environment": {k: v for k, v in environment().items() if k != "system"},
+    }
+
+
+def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Each key, as ``spec.nms_iou``, in which the two differ, with both values."""
+    mine, other = dict(_flat(recorded)), dict(_flat(asked))
+    keys = [*mine, *(key for key in other if key not in mine)]
+    return [
+        f"{key} was {mine.get(key, 'not recorded')}, but is {other.get(key, 'not known')}"
+        for key in keys
+        if key not in mine or key not in other or mine[key] != other[key]
+    ]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _checkpoint_sha256(choice: ModelChoice) -> str | None:
+    """The fingerprint of the weights; None where a model was given that holds its own."""
+    if choice.model is not None:
+        return None
+    return sha256(embedded.checkpoint() if choice.checkpoint is None else choice.checkpoint)
+
+
+def _images_sha256(samples: Sequence[Sample]) -> str:
+    """One fingerprint of all image files, in order."""
+    every = hashlib.sha256()
+    for sample in samples:
+        every.update(bytes.fromhex(sha256(sample.path)))
+    return every.hexdigest()

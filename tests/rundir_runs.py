@@ -1,0 +1,53 @@
+"""Whole evaluations into a run directory, on a fake backend: what their tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effd0.arrays import Tensors
+from effd0.choice import ModelChoice
+from effd0.job import EvaluationJob
+
+from .fakes.runner import FakeRunner
+from .helpers import SMALL
+
+BATCH = 2
+
+
+class NeighbourRunner(FakeRunner):
+    """A backend that gives an image other heads beside other images, as some real ones do."""
+
+    def infer(self, feed: Tensors) -> Tensors:
+        """Return the fake's heads, moved by what the whole batch is like."""
+        heads = super().infer(feed)
+        moved = np.float32(feed["in"].mean() + len(feed["in"]) / 3)
+        return {name: head + moved for name, head in heads.items()}
+
+
+@contextlib.contextmanager
+def silent(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda _count: None
+
+
+def small_job(model: Path, root: Path, out: Path | None, **changes: Any) -> EvaluationJob:
+    """Return the evaluation of *model* on *root* in batches of two, with *changes*."""
+    choice = ModelChoice(model, spec=SMALL)
+    values = {"choice": choice, "root": root, "batch_size": BATCH, "out": out, **changes}
+    return EvaluationJob(**values)
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """Return all that a run left in *folder*, but for times and memory."""
+    measured = ("images_per_second", "stages_ms", "peak_rss_mb")
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    return {
+        **{path.name: path.read_bytes() for path in folder.iterdir()},
+        "evaluation.json": {k: v for k, v in evaluation.items() if k not in measured},
+    }

@@ -1,0 +1,262 @@
+"""Tests for `effd0.bisect`: pairs, faults and findings in graphs of a few nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from effd0.bisect.job import Finding, bisect_networks
+from effd0.bisect.network import network_of
+from effd0.bisect.tensors import relative_l2
+from effd0.errors import GraphError, RunnerError
+
+from .bisect_faults import (
+    change_weight,
+    left_out,
+    moved_bias,
+    nodes_of,
+    one_channel,
+    other_corner,
+    renamed,
+    rounded,
+    scaled,
+    set_attribute,
+)
+from .onnx_models import parsed
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.standard_normal((1, 3, 8, 8), np.float32)
+#: A trunk, two branches of the same kinds of nodes, and heads of one shape each.
+GRAPH = """
+tiny (float[1,3,8,8] x) => (float[1,4,8,8] y, float[1,5,4,4] z) {
+  a = Conv<pads=[1,1,1,1]>(x, wa, ba)
+  n = BatchNormalization<epsilon=0.001>(a, scale, shift, mean, var)
+  s = Sigmoid(n)
+  m = Mul(n, s)
+  b = Conv(m, wb, bb)
+  c = Conv(m, wc, bc)
+  r = Relu(c)
+  y = Add(b, r)
+  p = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[0,0,1,1]>(r)
+  z = Conv(p, wz, bz)
+}
+"""
+SHAPES = {
+    "wa": (4, 3, 3, 3), "wb": (4, 4, 1, 1), "wc": (4, 4, 1, 1), "wz": (5, 4, 1, 1),
+    "ba": (4,), "bb": (4,), "bc": (4,), "bz": (5,),
+    "scale": (4,), "shift": (4,), "mean": (4,), "var": (4,),
+}  # fmt: skip
+
+
+def tiny() -> Any:
+    """The graph above, with weights and with nodes named after what they give."""
+    model = parsed(_with_inputs(GRAPH))
+    rng = np.random.default_rng(1)
+    for name, shape in SHAPES.items():
+        value = np.abs(rng.standard_normal(shape, np.float32)) + np.float32(0.1)
+        model.graph.initializer.append(numpy_helper.from_array(value - (name[0] == "w"), name))
+    del model.graph.input[1:]
+    for node in model.graph.node:
+        node.name = f"node_{node.output[0]}"
+    return model
+
+
+def _with_inputs(graph: str) -> str:
+    """The text with all weights as inputs, so that it can be checked before they have values."""
+    more = "".join(f", float[{','.join(map(str, shape))}] {name}" for name, shape in SHAPES.items())
+    return graph.replace("] x)", f"] x{more})")
+
+
+def folded() -> Any:
+    """The same function with the batch normalisation folded into the convolution before it."""
+    model = tiny()
+    conv, norm = model.graph.node[:2]
+    known = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    factor = known["scale"] / np.sqrt(known["var"] + np.float32(0.001))
+    change_weight(model, conv, 1, lambda w: w * factor[:, None, None, None])
+    change_weight(model, conv, 2, lambda b: (b - known["mean"]) * factor + known["shift"])
+    model.graph.node.remove(norm)
+    conv.output[0] = "n"
+    return model
+
+
+def found(bad: Any, good: Any) -> Finding:
+    """What a bisection of two graphs finds."""
+    return bisect_networks(network_of(bad), network_of(good), IMAGES)
+
+
+def moved_epsilon(model: Any, node: Any) -> str:  # noqa: ARG001  # all faults are called alike
+    """The batch normalisation divides by more."""
+    set_attribute(node, "epsilon", 0.01)
+    return str(node.name)
+
+
+FAULTS = [
+    pytest.param("Conv", 0, scaled, "scaled by 1.02", id="first-weights-scaled"),
+    pytest.param("Conv", 1, scaled, "in 16 of 16 values", id="branch-weights-scaled"),
+    pytest.param("Conv", 2, one_channel, "in 4 of 16 values", id="one-channel-gone"),
+    pytest.param("Conv", 3, moved_bias, "max abs 0.1 in 1 of 5 values", id="last-bias-moved"),
+    pytest.param("Conv", 2, rounded, "rounded to float16", id="weights-rounded-to-float16"),
+    pytest.param("BatchNormalization", 0, moved_epsilon, "attribute epsilon is", id="epsilon"),
+    pytest.param("Sigmoid", 0, left_out, "reads ", id="sigmoid-left-out"),
+    pytest.param("Relu", 0, left_out, "reads ", id="relu-left-out"),
+    pytest.param("MaxPool", 0, other_corner, "attribute pads is [1, 1, 0, 0]", id="pool-padding"),
+]
+
+
+@pytest.mark.parametrize("names", [pytest.param(n, id=n) for n in ("same-names", "renamed")])
+@pytest.mark.parametrize(("op", "index", "plant", "evidence"), FAULTS)
+def test_a_fault_is_named(
+    op: str, index: int, plant: Callable[[Any, Any], str], evidence: str, names: str
+) -> None:
+    """The first node in error is the one that was changed, and what was changed is told."""
+    bad = tiny()
+    wanted = plant(bad, nodes_of(bad, op)[index])
+    if names == "renamed":
+        wanted = renamed(bad)[wanted]
+    finding = found(bad, tiny())
+    assert finding.status == "differs"
+    assert finding.culprit is not None
+    assert finding.culprit.node == wanted
+    assert finding.culprit.upstream == 0
+    assert evidence in " ".join(finding.culprit.differences)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(tiny, id="itself"),
+        pytest.param(folded, id="batch-normalisation-folded"),
+    ],
+)
+@pytest.mark.parametrize("names", [pytest.param(n, id=n) for n in ("same-names", "renamed")])
+def test_the_same_function_is_no_fault(make: Callable[[], Any], names: str) -> None:
+    """Names, an order of outputs and a fusion do not make a difference."""
+    bad = make()
+    if names == "renamed":
+        renamed(bad)
+    finding = found(bad, tiny())
+    assert (finding.status, finding.suspects) == ("same", ())
+    assert finding.pairs is not None
+    assert sum(finding.pairs.values()) == finding.nodes
+
+
+def test_a_fault_behind_a_fused_block_is_named() -> None:
+    """Blocks that were fused differently are paired by what they give, and the search goes on."""
+    bad = folded()
+    wanted = scaled(bad, nodes_of(bad, "Conv")[2])
+    finding = found(bad, tiny())
+    assert finding.culprit is not None
+    assert finding.culprit.node == wanted
+
+
+def test_an_inserted_node_is_named() -> None:
+    """A node that the reference does not have is told to have no partner."""
+    bad = tiny()
+    (relu,) = nodes_of(bad, "Relu")
+    twice = copy.deepcopy(relu)
+    twice.op_type, twice.name, twice.input[0], twice.output[0] = "Exp", "extra", "c", "c2"
+    relu.input[0] = "c2"
+    bad.graph.node.insert(6, twice)
+    finding = found(bad, tiny())
+    assert finding.culprit is not None
+    assert finding.culprit.node == "extra"
+    assert finding.culprit.differences == ("has no partner in the reference",)
+
+
+def test_an_output_is_compared_whatever_gives_it() -> None:
+    """A node behind an output's own, which the reference does not have, is no difference."""
+    bad = tiny()
+    (last,) = nodes_of(bad, "Add")
+    behind = copy.deepcopy(nodes_of(bad, "Relu")[0])
+    behind.op_type, behind.name, behind.input[0], behind.output[0] = "Identity", "last", "y0", "y"
+    last.output[0] = "y0"
+    bad.graph.node.append(behind)
+    finding = found(bad, tiny())
+    assert (finding.status, finding.worst) == ("same", 0)
+
+
+def test_two_faults_are_both_suspects() -> None:
+    """Behind the first node stand the next ones that make an error of their own."""
+    bad = tiny()
+    wanted = [scaled(bad, nodes_of(bad, "Conv")[1]), scaled(bad, nodes_of(bad, "Conv")[2])]
+    assert [suspect.node for suspect in found(bad, tiny()).suspects] == wanted
+
+
+def test_a_fault_that_no_output_shows_is_hidden() -> None:
+    """A branch that fades beside its trunk is still told, apart from what moves an output."""
+    bad, good = tiny(), tiny()
+    for model in (bad, good):
+        change_weight(model, nodes_of(model, "Conv")[1], 1, lambda w: 1e-2 * w)
+        change_weight(model, nodes_of(model, "Conv")[1], 2, lambda b: 0 * b)
+    wanted = rounded(bad, nodes_of(bad, "Conv")[1])
+    finding = found(bad, good)
+    assert finding.status == "hidden"
+    assert [suspect.node for suspect in finding.suspects] == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "status"),
+    [
+        pytest.param("image", (1, 3, 8, 8), "same", id="name-alone"),
+        pytest.param("x", (1, 3, 9, 8), "inputs differ", id="shape"),
+    ],
+)
+def test_inputs_that_differ_are_told(name: str, shape: tuple[int, ...], status: str) -> None:
+    """Another name is a note; another shape cannot be fed the same."""
+    bad = tiny()
+    value = bad.graph.input[0]
+    nodes_of(bad, "Conv")[0].input[0] = value.name = name
+    for dim, side in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+        dim.dim_value = side
+    finding = found(bad, tiny())
+    assert finding.status == status
+    assert len(finding.notes) == 1
+    assert "in the reference" in finding.notes[0]
+
+
+def test_a_nan_is_told_and_written() -> None:
+    """A tensor that is not finite is infinitely far off, in words that JSON takes."""
+    bad = tiny()
+    change_weight(bad, nodes_of(bad, "Conv")[2], 1, lambda w: w * np.nan)
+    finding = found(bad, tiny())
+    assert finding.culprit is not None
+    assert finding.culprit.node == "node_c"
+    assert finding.to_json()["suspects"][0]["error"] == "inf"
+
+
+def test_a_model_that_cannot_run_is_refused() -> None:
+    """The runtime's own reason comes through."""
+    bad = tiny()
+    set_attribute(nodes_of(bad, "MaxPool")[0], "kernel_shape", [30, 30])
+    with pytest.raises(RunnerError, match="it has to run before it can be bisected"):
+        found(bad, tiny())
+
+
+def test_a_model_without_input_is_refused() -> None:
+    """There is nothing to feed."""
+    model = tiny()
+    del model.graph.input[:]
+    with pytest.raises(GraphError, match="the model has no input"):
+        network_of(model)
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "error"),
+    [
+        pytest.param([3.0, 4.0], [3.0, 4.0], 0.0, id="equal"),
+        pytest.param([3.0, 9.0], [3.0, 4.0], 1.0, id="off-by-its-size"),
+        pytest.param([np.nan, np.inf], [np.nan, np.inf], 0.0, id="same-nan-and-infinity"),
+        pytest.param([np.nan, 4.0], [3.0, 4.0], np.inf, id="nan-on-one-side"),
+        pytest.param([0.0, 1.0], [0.0, 0.0], np.inf, id="reference-of-zeros"),
+        pytest.param([1.0], [1.0, 1.0], np.inf, id="other-shape"),
+    ],
+)
+def test_relative_l2(got: list[float], wanted: list[float], error: float) -> None:
+    """The distance in units of the reference, infinite where there is no such number."""
+    assert relative_l2(np.array(got, np.float32), np.array(wanted, np.float32)) == error

@@ -1,0 +1,143 @@
+"""Tests for `effd0.match`: detections of two runs, paired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effd0.errors import EvaluationError
+from effd0.match import box_iou, detection_parity, match_detections
+from effd0.postprocess import Detections
+
+from .scored import NOTHING, made
+
+SQUARE = (0, 0, 10, 10)
+#: SQUARE shifted by 1, 2 and 4 pixels: IoU 9/11, 8/12, 6/14.
+BY_1, BY_2, BY_4 = ((n, 0, 10 + n, 10) for n in (1, 2, 4))
+
+
+def drawn(rng: np.random.Generator, count: int) -> Detections:
+    """Return detections on a coarse grid, so that many IoUs and scores tie."""
+    corner, size = rng.integers(0, 3, (count, 2)) * 4, rng.integers(0, 3, (count, 2)) * 6 + 4
+    scores = rng.integers(1, 4, count) / 4
+    return made([(*c, *(c + s), p, k) for c, s, p, k in zip(
+        corner, size, scores, rng.integers(1, 3, count), strict=True
+    )])  # fmt: skip
+
+
+def test_a_run_matches_itself() -> None:
+    """Every detection finds itself, with IoU 1 and no difference of score."""
+    found = made([(*SQUARE, 0.9, 1), (*BY_1, 0.8, 1), (*BY_2, 0.7, 2)])
+    matched = match_detections(found, found)
+    assert matched.reference.tolist() == matched.candidate.tolist()
+    assert sorted(matched.reference) == [0, 1, 2]
+    assert (matched.ious.tolist(), matched.score_differences.tolist()) == ([1] * 3, [0] * 3)
+    assert (matched.missing.size, matched.extra.size, matched.worst) == (0, 0, 0)
+
+
+def test_the_highest_iou_goes_first() -> None:
+    """A detection goes to the nearest box, not to the one of the highest score."""
+    reference = made([(*SQUARE, 0.9, 1)])
+    matched = match_detections(reference, made([(*BY_2, 0.95, 1), (*BY_1, 0.5, 1)]))
+    assert (matched.reference.tolist(), matched.candidate.tolist()) == ([0], [1])
+    assert matched.ious == pytest.approx([9 / 11])
+    # Scores are float32, with half a unit of 6e-8 near 0.5.
+    assert matched.score_differences == pytest.approx([-0.4], abs=1e-7)
+    assert matched.extra == pytest.approx([0.95])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param((*SQUARE, 0.9, 2), id="other-class"),
+        pytest.param((*BY_4, 0.9, 1), id="too-little-overlap"),
+        pytest.param((20, 20, 30, 30, 0.9, 1), id="no-overlap"),
+        pytest.param((5, 5, 5, 5, 0.9, 1), id="no-area"),
+    ],
+)
+def test_what_shows_something_else_is_not_matched(other: tuple[float, ...]) -> None:
+    """Both are listed, each on its side, and the higher score is at stake."""
+    matched = match_detections(made([(*SQUARE, 0.25, 1)]), made([other]))
+    assert matched.ious.size == 0
+    assert (matched.missing.tolist(), matched.extra.tolist()) == ([0.25], [np.float32(0.9)])
+    assert matched.worst == np.float32(0.9)
+
+
+@pytest.mark.parametrize(("min_iou", "pairs"), [(0.42, 1), (0.43, 0)], ids=["below", "above"])
+def test_the_threshold_is_the_callers(min_iou: float, pairs: int) -> None:
+    """Boxes with an IoU of 6/14 match where that is asked for."""
+    found = match_detections(made([(*SQUARE, 1, 1)]), made([(*BY_4, 1, 1)]), min_iou)
+    assert found.ious.size == pairs
+
+
+def test_of_equal_overlaps_the_higher_score_goes_first() -> None:
+    """A box between two goes to the surer of them, and of equally sure ones to the first."""
+    left, right = (-1, 0, 9, 10), (1, 0, 11, 10)
+    for scores, first in (((0.9, 0.5), 0), ((0.5, 0.5), 0)):
+        pair = made([(*left, scores[0], 1), (*right, scores[1], 1)])
+        matched = match_detections(made([(*SQUARE, 0.7, 1)]), pair)
+        assert matched.candidate.tolist() == [first]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 12))
+def test_swapping_the_sides_swaps_the_result(seed: int, left: int, right: int) -> None:
+    """Whatever ties, neither side is preferred; each detection is in one pair or left over."""
+    rng = np.random.default_rng(seed)
+    one, other = drawn(rng, left), drawn(rng, right)
+    there, back = match_detections(one, other), match_detections(other, one)
+    assert set(zip(there.reference.tolist(), there.candidate.tolist(), strict=True)) == set(
+        zip(back.candidate.tolist(), back.reference.tolist(), strict=True)
+    )
+    assert there.missing.tolist() == back.extra.tolist()
+    assert len(set(there.reference.tolist())) + there.missing.size == left
+    assert len(set(there.candidate.tolist())) + there.extra.size == right
+    assert (one.classes[there.reference] == other.classes[there.candidate]).all()
+
+
+def test_iou_is_overlap_over_union() -> None:
+    """Every pair's IoU is the one computed by hand; boxes without area have none."""
+    boxes = made([(*box, 1, 1) for box in (SQUARE, BY_2, (5, 5, 5, 5))]).boxes
+    wanted = [[1, 8 / 12, 0], [8 / 12, 1, 0], [0, 0, 0]]
+    # Rounded to float32, 6e-8.
+    assert box_iou(boxes, boxes) == pytest.approx(np.array(wanted), abs=1e-7)
+
+
+def test_the_summary_counts_and_names_the_worst_images() -> None:
+    """Counts are over all images, the worst image comes first, the same ones are left out."""
+    reference = {n: made([(*SQUARE, 0.5, 1)]) for n in (3, 1, 7, 8)}
+    candidate = reference | {
+        1: made([(*BY_1, 0.75, 1)]),
+        7: NOTHING,
+        8: made([(*SQUARE, 0.5, 1), (*SQUARE, 0.125, 2)]),
+    }
+    parity = detection_parity(reference, candidate)
+    assert (parity.images, parity.matched, parity.missing, parity.extra) == (4, 3, 1, 1)
+    assert parity.worst == ((7, 0.5), (1, 0.25), (8, 0.125))
+    assert parity.score_difference is not None
+    assert parity.iou is not None
+    assert (parity.score_difference[0], parity.score_difference[2]) == (0, 0.25)
+    assert parity.iou[0] == 1
+    assert parity.iou[2] == pytest.approx(9 / 11, abs=1e-7)  # float32
+    assert str(parity) == (
+        "3 detections of 4 images matched, 1 missing, 1 extra; scores differ by 0 in the median "
+        "and 0.25 at most, IoU is 1.0000 in the median and 0.8182 at least; "
+        "worst images: 7 (0.5), 1 (0.25), 8 (0.12)"
+    )
+
+
+def test_runs_without_a_pair_have_no_spread() -> None:
+    """Where nothing matches there is no figure to give, and the text gives none."""
+    parity = detection_parity({1: made([(*SQUARE, 0.5, 1)])}, {1: NOTHING})
+    assert (parity.score_difference, parity.iou) == (None, None)
+    assert str(parity) == (
+        "0 detections of 1 images matched, 1 missing, 0 extra; worst images: 1 (0.5)"
+    )
+
+
+def test_other_images_are_refused() -> None:
+    """Detections are compared image by image, so both sides need the same."""
+    with pytest.raises(EvaluationError, match=r"has 2 images, but the reference 1; 1 .* \[2\]"):
+        detection_parity({1: NOTHING}, {1: NOTHING, 2: NOTHING})

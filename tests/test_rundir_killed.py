@@ -1,0 +1,109 @@
+"""Real processes, killed with no time to clean up: nothing is lost and nothing is different."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from effd0.rundir import RECORDS
+
+from .helpers import coco_content, write_coco
+from .rundir_runs import outcome
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+IMAGES = 40
+POINTS = 20
+#: A run on the fake backend, slow enough to be hit between any two records.
+FAKE = """
+import sys, time
+from pathlib import Path
+from effd0 import choice
+from effd0.job import run_evaluation
+from tests.rundir_runs import NeighbourRunner, silent, small_job
+
+runner = NeighbourRunner()
+runner.on_infer = lambda: time.sleep(0.01)
+choice.open_runner = lambda *_: runner
+model, root, out, resume = sys.argv[1:]
+run_evaluation(small_job(Path(model), Path(root), Path(out), resume=resume == "yes"), silent)
+"""
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start *command* in the clone, so that it finds the tests' fakes."""
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
+
+
+def ended(command: Sequence[str]) -> None:
+    """Run *command* to its end, which is a good one."""
+    assert start(command).wait(timeout=120) == 0
+
+
+def killed_at(command: Sequence[str], records: Path, size: int) -> int:
+    """Kill *command* once *records* has *size* bytes; return its exit code."""
+    process = start(command)
+    while process.poll() is None and not (records.exists() and records.stat().st_size >= size):
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+def test_a_run_killed_at_random_points_ends_as_the_whole_one(tmp_path: Path) -> None:
+    """Killed at 20 places, of a new run and of a resumed one, each ends in the same files."""
+    model = tmp_path / "d0.onnx"
+    model.write_bytes(b"a model")
+    root = write_coco(tmp_path / "coco", coco_content(IMAGES))
+
+    def command(out: Path, resume: str = "no") -> list[str]:
+        return [sys.executable, "-c", FAKE, str(model), str(root), str(out), resume]
+
+    ended(command(tmp_path / "whole"))
+    expected = outcome(tmp_path / "whole")
+    size = (tmp_path / "whole" / RECORDS).stat().st_size
+    rng = random.Random(4)  # noqa: S311  # places to look at, no secret
+    killed = 0
+    for point in range(0, POINTS, 2):
+        folder = tmp_path / f"killed-{point}"
+        first, second = sorted(rng.randrange(size + 1) for _ in range(2))
+        killed += killed_at(command(folder), folder / RECORDS, first) == -signal.SIGKILL
+        killed += killed_at(command(folder, "yes"), folder / RECORDS, second) == -signal.SIGKILL
+        ended(command(folder, "yes"))
+        assert outcome(folder) == expected
+    assert killed == POINTS, "a run was over before it was killed"
+
+
+@pytest.mark.parametrize("part", [0.5, 1.0], ids=["half-way", "at-its-end"])
+def test_the_command_killed_ends_as_the_whole_one(
+    part: float, whole: Path, onnx_model: Path, tmp_path: Path
+) -> None:
+    """What ONNX Runtime finds with trained weights is the same to the last bit."""
+    size = (whole / RECORDS).stat().st_size
+    command = evaluate(onnx_model, tmp_path / "run")
+    assert killed_at(command, tmp_path / "run" / RECORDS, int(part * size)) == -signal.SIGKILL
+    ended([*command, "--resume"])
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
+def evaluate(model: Path, out: Path) -> list[str]:
+    """Return the command that runs *model* on ten embedded scenes in batches of four."""
+    effd0 = str(Path(sys.executable).parent / "effd0")
+    limits = ["--image-limit", "10", "--batch-size", "4"]
+    return [effd0, "evaluate", "--model", str(model), *limits, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def whole(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the command that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    ended(evaluate(onnx_model, folder))
+    return folder
