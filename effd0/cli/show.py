@@ -60,6 +60,9 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def _show_times(evaluation: Evaluation, console: Console) -> None:
+    if not evaluation.stages:
+        console.print("nothing was run: all images were in the run directory")
+        return
     table = Table(title="time", title_justify="left")
     for name in ("stage", "mean ms", "p50", "p90", "p99", "per"):
         table.add_column(name, justify="left" if name in ("stage", "per") else "right")
