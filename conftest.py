@@ -7,7 +7,7 @@ Its options are in `effd0.pytest_options`, so that pytest knows them before it l
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.acl_session import acl_session
 from effd0.runners.base import Runner
 from effd0.spec import SPECS, ModelSpec, spec_for
+from effd0.stages import Check, evidence_of, stage_verdict
 
 MARKERS = {
     "accuracy": "mAP of the artefact under test, held against its reference",
@@ -177,6 +178,22 @@ def _runner_param(name: str, *, slow: bool) -> Any:
 
 
 MEASURED = pytest.StashKey[list[str]]()
+CHECKS = pytest.StashKey[list[Check]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what each check of a stage found, for the verdict at the end."""
+    report = yield
+    marker = item.get_closest_marker("stage")
+    if marker is not None and not report.skipped and (report.when == "call" or report.failed):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        evidence = evidence_of(crash.message) if crash is not None else report.longreprtext
+        check = Check(marker.args[0], item.nodeid, report.passed, evidence)
+        item.config.stash.setdefault(CHECKS, []).append(check)
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -188,12 +205,14 @@ def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """End with the figures that the accuracy tests measured."""
-    lines = config.stash.get(MEASURED, [])
-    if lines:
-        terminalreporter.section("accuracy")
-        for line in lines:
-            terminalreporter.write_line(line)
+    """End with the figures that the accuracy tests measured, and the first broken stage."""
+    checks = config.stash.get(CHECKS, [])
+    verdict = stage_verdict(checks).lines() if checks else []
+    for title, lines in (("accuracy", config.stash.get(MEASURED, [])), ("verdict", verdict)):
+        if lines:
+            terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

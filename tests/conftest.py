@@ -4,10 +4,48 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
+
+from effd0.stages import STAGES
 
 # A slow host is no failure of a law: durations are the affair of benchmarks.
 settings.register_profile("effd0", deadline=None, max_examples=40)
 # CI looks longer than who waits at a terminal.
 settings.register_profile("ci", deadline=None, max_examples=200)
 settings.load_profile("ci" if os.environ.get("CI") else "effd0")
+
+#: Stage -> the modules whose tests are its checks.  What is in none checks a tool, not a stage.
+MODULES = {
+    "dataset": ("test_annotations", "test_data_fixtures", "test_dataset"),
+    "preprocess": (
+        "test_preprocess", "test_preprocess_errors", "test_tensorfiles", "test_tensorfiles_read",
+    ),
+    "checkpoint": ("test_checkpoint", "test_checkpoint_errors"),
+    "export": ("test_build", "test_build_exports", "test_export"),
+    "graph": (
+        "test_graph", "test_graph_exports", "test_graph_fusion", "test_graph_pads",
+        "test_graph_precision", "test_graph_reduce", "test_graph_support",
+    ),
+    "runner": (
+        "test_hardware", "test_pipeline", "test_pipeline_feed", "test_pipeline_stream",
+        "test_recorded", "test_runner_acl", "test_runner_acl_errors", "test_runner_acl_faults",
+        "test_runner_base", "test_runner_openvino", "test_runner_ort", "test_runner_torch",
+        "test_runners", "test_tensorfiles_results", "test_tensorfiles_results_refused",
+    ),
+    "decode": ("test_anchors", "test_boxes", "test_heads", "test_postprocess", "test_topk"),
+    "nms": ("test_nms",),
+    "evaluate": (
+        "test_accumulate", "test_evaluate", "test_evaluate_inputs", "test_match", "test_paired",
+    ),
+    "gate": ("test_accuracy", "test_ascend_chain"),
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the stage that it checks."""
+    stage_of = {module: stage for stage in STAGES for module in MODULES[stage]}
+    for item in items:
+        stage = stage_of.get(item.path.stem)
+        if stage is not None:
+            item.add_marker(pytest.mark.stage(stage))

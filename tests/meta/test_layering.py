@@ -25,6 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "progress": set(),
     "files": {"errors"},
     "spec": {"errors"},
+    "stages": set(),
     "preprocess": {"arrays", "errors", "spec"},
     "annotations": {"errors"},
     "dataset": {"annotations", "errors", "preprocess"},

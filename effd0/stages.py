@@ -1,0 +1,90 @@
+"""
+The stages of the pipeline in their order, and the first of them that is broken.
+
+What a stage gets from a broken one before it cannot be right, so the first failure is the one to
+look at: a wrong mAP with a wrong preprocessing before it says nothing of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: From the images on disk to the gate.
+STAGES = (
+    "dataset", "preprocess", "checkpoint", "export", "graph", "runner", "decode", "nms",
+    "evaluate", "gate",
+)  # fmt: skip
+EVIDENCE_LENGTH = 300
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that was run: its *stage*, its name, and what it found if it failed."""
+
+    stage: str
+    name: str
+    passed: bool
+    evidence: str = ""
+
+
+@dataclass(frozen=True)
+class StageVerdict:
+    """
+    What all checks together say: *broken* is the first stage that fails, None if all hold.
+
+    *first* is its first failing check; *held* and *untested* are stages; *later* counts the other
+    failures, in this stage and behind it.
+    """
+
+    broken: str | None
+    first: Check | None
+    held: tuple[str, ...]
+    untested: tuple[str, ...]
+    later: int
+
+    def lines(self) -> list[str]:
+        """The verdict in words."""
+        untested = f"not tested: {', '.join(self.untested)}" if self.untested else ""
+        if self.first is None:
+            return [f"PASS  every stage tested holds: {', '.join(self.held)}", *_some(untested)]
+        others = "no other check fails"
+        if self.later:
+            others = f"{self.later} more failed, which may follow from it"
+        return [
+            f"FAIL  the first broken stage is {self.broken}",
+            f"check     {self.first.name}",
+            f"evidence  {self.first.evidence}",
+            f"before it {', '.join(self.held) or 'nothing'} held; {others}",
+            *_some(untested),
+        ]
+
+
+def _some(line: str) -> list[str]:
+    return [line] if line else []
+
+
+def stage_verdict(checks: Sequence[Check]) -> StageVerdict:
+    """
+    Find the first broken stage among *checks*.
+
+    In a broken stage, the check that failed first is its evidence.  *held* are the stages before
+    the broken one whose checks all passed.
+    """
+    failed = [check for check in checks if not check.passed]
+    tested = {check.stage for check in checks}
+    first = min(failed, key=lambda check: STAGES.index(check.stage), default=None)
+    end = len(STAGES) if first is None else STAGES.index(first.stage)
+    return StageVerdict(
+        broken=None if first is None else first.stage,
+        first=first,
+        held=tuple(stage for stage in STAGES[:end] if stage in tested),
+        untested=tuple(stage for stage in STAGES if stage not in tested),
+        later=max(len(failed) - 1, 0),
+    )
+
+
+def evidence_of(message: str) -> str:
+    """The first line of what a failure says, at most `EVIDENCE_LENGTH` characters of it."""
+    line = message.removeprefix("AssertionError: ").strip().partition("\n")[0]
+    return line if len(line) <= EVIDENCE_LENGTH else f"{line[: EVIDENCE_LENGTH - 3]}..."
