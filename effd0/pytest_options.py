@@ -35,7 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--results", type=Path, metavar="DIR", help="results made elsewhere, as --runner recorded"
     )
-    group.addoption("--bins", type=Path, metavar="DIR", help="the inputs that --results were of")
+    group.addoption(
+        "--bins", type=Path, metavar="DIR", help="inputs made elsewhere; those --results were of"
+    )
     group.addoption("--device-id", type=int, default=0, metavar="N", help="the NPU of --runner acl")
     group.addoption("--arch", default=D0.arch, help=f"one of {', '.join(SPECS)}")
     group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")

@@ -19,7 +19,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "effd0")
 MODULES = {
     "dataset": ("test_annotations", "test_data_fixtures", "test_dataset"),
     "preprocess": (
-        "test_preprocess", "test_preprocess_errors", "test_tensorfiles", "test_tensorfiles_read",
+        "test_bins", "test_preprocess", "test_preprocess_errors", "test_tensorfiles",
+        "test_tensorfiles_read",
     ),
     "checkpoint": ("test_checkpoint", "test_checkpoint_errors"),
     "export": ("test_build", "test_build_exports", "test_export"),

@@ -16,6 +16,7 @@ from effd0.errors import FeedError, RunnerError
 from effd0.runners import RUNNERS, RunnerOptions, open_runner
 from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import D0, ModelSpec
+from effd0.suspicions.heads import suspect_heads
 
 OpenRunner = Callable[[str], Runner]
 BATCH_SIZES = (1, 2, 5)
@@ -60,6 +61,12 @@ def heads_of(
     return heads
 
 
+def suspected(wanted: Tensors, got: Tensors, spec: ModelSpec) -> str:
+    """Return what may have made the heads *got* of *wanted*, as the end of a message."""
+    found = suspect_heads(wanted, got, spec)
+    return "no suspicion fits" if found is None else f"suspicion: {found}"
+
+
 @pytest.mark.parametrize("rows", BATCH_SIZES, ids="batch={}".format)
 @pytest.mark.parametrize("level", D0.levels, ids="level=p{}".format)
 def test_heads_have_their_levels_shape(
@@ -98,22 +105,29 @@ def test_the_declared_input_is_the_specs(
 
 @pytest.mark.parametrize("rows", [1, 5], ids="batch={}".format)
 def test_heads_are_those_of_torch(
-    runner_name: str, rows: int, heads_of: Callable[[str, int], Tensors], torch_heads: Tensors
+    runner_name: str,
+    rows: int,
+    heads_of: Callable[[str, int], Tensors],
+    torch_heads: Tensors,
+    spec: ModelSpec,
 ) -> None:
     """Every backend computes the same float32 network, whatever the batch."""
     if (runner_name, rows) == ("torch", 5):
         pytest.skip("torch's heads of five images are what the others are held against")
     wanted = {name: head[:rows] for name, head in torch_heads.items()}
-    diffs = compare_tensors(wanted, heads_of(runner_name, rows))
+    got = heads_of(runner_name, rows)
+    diffs = compare_tensors(wanted, got)
     if runner_name in MAY_ROUND:
         for diff in diffs:
-            assert diff.relative_l2 <= ROUNDED_L2, str(diff)
+            assert diff.relative_l2 <= ROUNDED_L2, f"{diff}; {suspected(wanted, got, spec)}"
         return
     worst = diffs[0]
     # Measured 2026-11-23 on the embedded scenes: torch at most 1.5e-5, ONNX Runtime 4.4e-5,
     # OpenVINO 3.1e-5.
     allowed = f"at most {SAME_FLOAT32.max_abs} is allowed"
-    assert worst.max_abs <= SAME_FLOAT32.max_abs, f"{worst}, but {allowed}"
+    assert worst.max_abs <= SAME_FLOAT32.max_abs, (
+        f"{worst}, but {allowed}; {suspected(wanted, got, spec)}"
+    )
 
 
 def test_outputs_belong_to_the_caller(

@@ -66,6 +66,28 @@ LAYERS: dict[str, set[str]] = {
     "evaluate": {"dataset", "errors", "postprocess", "spec"},
     "compare": {"arrays", "errors"},
     "precision": {"arrays", "compare"},
+    "suspicions.__init__": set(),
+    "suspicions.base": set(),
+    "suspicions.head_fault": {"arrays", "spec"},
+    "suspicions.head_orders": {"arrays", "categories", "spec", "suspicions.head_fault"},
+    "suspicions.head_values": {"arrays", "spec", "suspicions.head_fault"},
+    "suspicions.heads": {
+        "arrays", "compare", "errors", "spec", "suspicions.base", "suspicions.head_fault",
+        "suspicions.head_orders", "suspicions.head_values",
+    },
+    "suspicions.resample": {"arrays"},
+    "suspicions.source": {"arrays", "preprocess", "spec"},
+    "suspicions.mistakes": {
+        "arrays", "preprocess", "spec", "suspicions.resample", "suspicions.source",
+    },
+    "suspicions.inputs": {
+        "arrays", "dataset", "errors", "preprocess", "spec", "suspicions.base",
+        "suspicions.mistakes", "suspicions.source",
+    },
+    "suspicions.folder": {
+        "arrays", "dataset", "preprocess", "spec", "suspicions.inputs", "tensorfiles.inputs",
+        "tensorfiles.manifest",
+    },
     "match": {"arrays", "errors", "postprocess"},
     "accumulate": {"arrays", "dataset", "evaluate", "postprocess", "spec"},
     "paired": {"accumulate", "dataset", "errors", "postprocess", "spec"},
@@ -164,7 +186,9 @@ CONTROL_PANELS = {name for name in MODULES if name.startswith("cli.") or name ==
 
 #: Third-party package -> the modules that may name it.
 HOMES: dict[str, set[str]] = {
-    "PIL": {"draw", "preprocess"},
+    "PIL": {
+        "draw", "preprocess", "suspicions.mistakes", "suspicions.resample", "suspicions.source",
+    },
     "effdet": {"checkpoint"},
     "faster_coco_eval": {"evaluate"},
     "acl": {"runners.acl_api"},

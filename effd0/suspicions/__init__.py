@@ -1,0 +1,1 @@
+"""Named suspicions: the inverse of a fault, applied, makes the error vanish."""
