@@ -144,7 +144,8 @@ def _required_but_absent(request: pytest.FixtureRequest) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a runner's name once for each (``runner_beside_torch``: but for torch)."""
     benchmark = metafunc.function.__name__.startswith("bench_")
-    slow = set() if benchmark else _slow_runners(metafunc)
+    # Whoever names a runner wants it; else, what is beside torch and ONNX Runtime takes its time.
+    slow = set() if benchmark or metafunc.config.getoption("--runner") else SLOW_RUNNERS
     for fixture in {"runner_name", "runner_beside_torch"} & set(metafunc.fixturenames):
         # What is emulated, or was recorded, has no speed.
         left_out = {"emulated", "recorded"} if benchmark else set()
@@ -158,14 +159,6 @@ def _runner_names(config: pytest.Config) -> list[str]:
     given: list[str] | None = config.getoption("--runner")
     left_out = {"recorded"} if _no_npu(config) else {"recorded", "emulated"}
     return [n for n in TEST_RUNNERS if n not in left_out] if given is None else given
-
-
-def _slow_runners(metafunc: pytest.Metafunc) -> set[str]:
-    """Runners that need --slow in a test, unless they were asked for by name."""
-    if metafunc.config.getoption("--runner") is not None:
-        return set()
-    many_images = metafunc.definition.get_closest_marker("accuracy") is not None
-    return {"openvino", "emulated"} if many_images else {"openvino"}
 
 
 def _runner_param(name: str, *, slow: bool) -> Any:
@@ -244,6 +237,8 @@ def onnx_model(
 
 
 OpenRunner = Callable[[str], Runner]
+#: Runners that need --slow where none is asked for by name.
+SLOW_RUNNERS = {"openvino", "emulated"}
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,7 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(str(path)).graph.node]
 
 
+@pytest.mark.slow
 def test_simplifying_keeps_the_heads_and_the_free_batch(
     simplified: Built, onnx_model: Path, spec: ModelSpec
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_raw_export_is_to_be_simplified_before_it_is_edited(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_export_with_wrong_numbers_is_not_written(
     one: Path,
     checkpoint: Path,

@@ -18,7 +18,9 @@ from effd0.spec import D0
 from .scored import NOTHING, Found, as_dicts, jittered, perfect, truth_of
 
 EVERY_EVALUATOR = pytest.mark.parametrize("evaluator", EVALUATORS)
-SEEDS = pytest.mark.parametrize("seed", range(3), ids="seed={}".format)
+SEEDS = pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))], ids="seed={}".format
+)
 
 
 def _plain_pycocotools(dataset: Dataset, found: Found) -> list[float]:

@@ -58,7 +58,9 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("run", [step_by_step, overlapped, pytest.param(stopped_early, marks=slow)])
+@pytest.mark.parametrize(
+    "run", [step_by_step, *(pytest.param(run, marks=slow) for run in (overlapped, stopped_early))]
+)
 @pytest.mark.parametrize("shape", MODELS)
 @pytest.mark.parametrize("host", HOSTS)
 def test_whichever_call_fails_is_told_and_all_is_given_back(

@@ -23,6 +23,7 @@ from effd0.spec import ModelSpec
 ROUNDING = {"bf16": (5e-4, 5e-2), "fp16": (5e-5, 5e-3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ROUNDING)
 def test_half_precision_rounds_and_no_more(
     precision: str, checkpoint: Path, spec: ModelSpec, images: Tensor, torch_heads: Tensors
