@@ -46,5 +46,9 @@ def only_input(runner: Runner) -> TensorInfo:
 
 def make_feed(inputs: Sequence[ModelInput], runner: Runner) -> Tensors:
     """Stack network inputs for *runner*, in its input's name and dtype."""
-    info = only_input(runner)
-    return {info.name: np.stack([i.tensor for i in inputs]).astype(info.dtype, copy=False)}
+    return stacked([i.tensor for i in inputs], only_input(runner))
+
+
+def stacked(tensors: Sequence[np.ndarray], info: TensorInfo) -> Tensors:
+    """Make one batch of *tensors*, in the name and dtype of the input *info*."""
+    return {info.name: np.stack(tensors).astype(info.dtype, copy=False)}

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,13 @@ from .measure import Latency
 from .paired import MAX_DROP
 from .pipeline import StageTimes, run_dataset
 from .postprocess import Detections
+from .progress import OpenProgress
 from .reference import reference_choice, run_against
 from .report import Evaluation
 from .rundir import RunDirectory, Say, run_directory
 from .runners.base import Runner, TimedRunner
 from .score import score
 
-#: Opens a progress display: what is being done and how many pieces; gives ``advance(count)``.
-OpenProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 #: The drawn scenes' floor is effd0's own record of the reference pipeline less this, in points.
 EMBEDDED_MARGIN = 0.1
 

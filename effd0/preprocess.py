@@ -107,6 +107,12 @@ def _reason(path: Path, error: Exception) -> str:
     return f"{error} (it begins with {start[:8]!r})"
 
 
+def input_scale(size: tuple[int, int], spec: ModelSpec) -> float:
+    """Factor from pixels of an image of *size* (width, height) to those of the input."""
+    width, height = size
+    return min(spec.image_size / height, spec.image_size / width)
+
+
 def letterbox(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
     """
     Fit an RGB *image* into the square input, keeping its aspect.
@@ -115,7 +121,7 @@ def letterbox(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
     Raises `ImageError` for an image so thin that nothing of its short side would be left.
     """
     width, height = image.size
-    scale = min(spec.image_size / height, spec.image_size / width)
+    scale = input_scale(image.size, spec)
     # int(), not round(): some sizes lose their last row to it, and so do the reference's.
     scaled = (int(width * scale), int(height * scale))
     if 0 in scaled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +24,8 @@ from rich.text import Text
 #: Where progress goes: never into results that someone pipes.
 STDERR = Console(stderr=True, highlight=False)
 LOG_EVERY_S = 10.0
+#: Opens a progress display: what is being done and how many pieces; gives ``advance(count)``.
+OpenProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class _Rate(ProgressColumn):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from .against import Against, hold_against
 from .choice import ModelChoice
@@ -15,10 +13,9 @@ from .feed import choose_batch_size
 from .files import sha256
 from .pipeline import run_dataset
 from .postprocess import Detections
+from .progress import OpenProgress
 from .runners import RunnerOptions
 
-#: As in `effd0.job`, which is built upon this.
-OpenProgress: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 WEIGHTS = (".pth", ".safetensors")
 
 

@@ -15,9 +15,10 @@ from .dataset import Dataset, Sample, load_coco
 from .errors import Effd0Error, ResultError
 from .evaluate import check_evaluator
 from .heads import split_heads
-from .job import OpenProgress
 from .measure import Latency
 from .postprocess import Detections, postprocess
+from .preprocess import input_scale
+from .progress import OpenProgress
 from .report import Evaluation, Verdict
 from .score import score
 from .spec import D0, ModelSpec
@@ -113,8 +114,7 @@ def stem_of(sample: Sample, manifest: Manifest | None, spec: ModelSpec) -> str:
 
 def image_scale(size: tuple[int, int], spec: ModelSpec) -> float:
     """Factor from input pixels back to those of an image of *size* (width, height)."""
-    width, height = size
-    return 1.0 / min(spec.image_size / height, spec.image_size / width)
+    return 1.0 / input_scale(size, spec)
 
 
 def _detections(

@@ -11,7 +11,7 @@ from typing import Any
 from ..choice import ModelChoice
 from ..feed import choose_batch_size
 from ..files import sha256
-from ..job import OpenProgress
+from ..progress import OpenProgress
 from ..runners.base import Runner
 from ..tensorfiles.inputs import InputFiles, open_inputs
 from ..tensorfiles.writer import check_free, results_whole

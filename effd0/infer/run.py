@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ..arrays import Tensors
 from ..errors import FeedError
-from ..feed import choose_batch_size, only_input
+from ..feed import choose_batch_size, only_input, stacked
 from ..runners.base import Runner, TensorInfo
 from ..tensorfiles.inputs import InputFiles
 from ..tensorfiles.writer import PURE, ResultWriter
@@ -65,7 +65,7 @@ def infer_files(
     with ThreadPoolExecutor(settings.workers, "effd0") as pool:
         try:
             read = inputs.read
-            _warm_up(runner, _feed([read(file) for file in batches[0]], info), settings.warmup)
+            _warm_up(runner, stacked([read(file) for file in batches[0]], info), settings.warmup)
             clock = Clock(runner)
             feeds = _feeds(pool, inputs, batches, info, settings.loop, clock)
             writing: list[Future[None]] = []
@@ -122,10 +122,6 @@ def check_fits(inputs: InputFiles, info: TensorInfo) -> None:
         )
 
 
-def _feed(tensors: Sequence[Array], info: TensorInfo) -> Tensors:
-    return {info.name: np.stack(tensors).astype(info.dtype, copy=False)}
-
-
 def _warm_up(runner: Runner, feed: Tensors, runs: int) -> None:
     for _ in range(runs):
         runner.infer(feed)
@@ -146,7 +142,7 @@ def _feeds(
         while len(reading) < min(2, len(batches) - index):
             ahead = batches[index + len(reading)]
             reading.append([pool.submit(inputs.read, file) for file in ahead])
-        feed = _feed([future.result() for future in reading.popleft()], info)
+        feed = stacked([future.result() for future in reading.popleft()], info)
         clock.reading += time.perf_counter() - start
         for _ in range(loop):
             yield feed

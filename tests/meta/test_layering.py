@@ -114,19 +114,20 @@ LAYERS: dict[str, set[str]] = {
         "tensorfiles.inputs", "tensorfiles.writer",
     },
     "infer.job": {
-        "choice", "feed", "files", "infer.run", "infer.throughput", "job", "runners.base",
-        "tensorfiles.inputs", "tensorfiles.writer",
+        "choice", "feed", "files", "infer.run", "infer.throughput", "runners.base",
+        "tensorfiles.inputs", "tensorfiles.writer", "progress",
     },
     "score": {
         "against", "dataset", "evaluate", "files", "measure", "postprocess", "report", "spec",
     },
     "reference": {
         "against", "choice", "dataset", "errors", "feed", "files", "pipeline", "postprocess",
-        "runners.__init__",
+        "runners.__init__", "progress",
     },
     "resultjob": {
-        "dataset", "embedded", "errors", "evaluate", "heads", "job", "measure", "postprocess",
-        "report", "score", "spec", "tensorfiles.manifest", "tensorfiles.results",
+        "dataset", "embedded", "errors", "evaluate", "heads", "measure", "postprocess",
+        "preprocess", "progress", "report", "score", "spec", "tensorfiles.manifest",
+        "tensorfiles.results",
     },
     "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
     "fetch": {"errors", "files", "spec"},
@@ -178,7 +179,7 @@ LAYERS: dict[str, set[str]] = {
     "job": {
         "choice", "dataset", "embedded", "errors", "evaluate", "feed", "files", "identity",
         "measure", "paired", "pipeline", "postprocess", "reference", "report", "rundir",
-        "runners.base", "score",
+        "runners.base", "score", "progress",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
