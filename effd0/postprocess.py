@@ -7,7 +7,7 @@ index (anchor * num_classes + class) comes first; the reference leaves that orde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,14 @@ import numpy as np
 from .anchors import anchor_boxes
 from .arrays import Boxes, Floats, Indices
 from .boxes import clip_boxes, decode_boxes, nms
-from .heads import HeadOutputs, check_finite
+from .heads import HeadOutputs, check_head
 from .spec import ModelSpec
+
+#: Anchors looked into at first for each detection wanted.  Measured 2026-11-25 on trained heads
+#: of 24 images: 100 detections took the candidates of 219 to 1,074 anchors.
+_FIRST_ANCHORS = 10
+#: Bytes of logits that are read at a time, so that they are still in the cache when read again.
+_CACHE = 2**20
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,20 @@ def postprocess(
     *image_scale* and *image_size* (width, height) come from `ModelInput`.  Raises `HeadError`
     naming the head that holds a value which is not finite.
     """
-    check_finite(heads, spec)
-    candidates = select_topk(heads.classes, spec)
-    codes = gather_codes(heads.boxes, candidates.anchors, spec)
-    boxes = decode_boxes(codes, anchor_boxes(spec)[candidates.anchors])
+    maxima = _finite_maxima(heads, spec)
     scale = np.float32(image_scale)
-    boxes = clip_boxes(boxes, image_size, scale)
-    keep = nms(boxes, candidates.classes, spec.nms_iou, spec.max_detections)
+    anchors = _FIRST_ANCHORS * spec.max_detections
+    while True:
+        candidates = _from_anchors(heads.classes, maxima, min(anchors, spec.max_candidates), spec)
+        codes = gather_codes(heads.boxes, candidates.anchors, spec)
+        boxes = decode_boxes(codes, anchor_boxes(spec)[candidates.anchors])
+        boxes = clip_boxes(boxes, image_size, scale)
+        keep = nms(boxes, candidates.classes, spec.nms_iou, spec.max_detections)
+        # Greedy NMS goes down the candidates and ends at the last box wanted, mostly among the
+        # first: what it keeps of a beginning of them is the beginning of what it keeps of all.
+        if keep.size == spec.max_detections or anchors >= spec.max_candidates:
+            break
+        anchors *= 3
     return Detections(
         boxes=boxes[keep] * scale,
         scores=sigmoid(candidates.logits[keep]),
@@ -69,33 +82,64 @@ def postprocess(
 
 
 def select_topk(class_heads: tuple[Floats, ...], spec: ModelSpec) -> Candidates:
-    """
-    Select the exact ``spec.max_candidates`` largest of all class logits.
-
-    An element of the overall top k lies in one of the k anchors with the largest maxima, so
-    only those anchors are looked into.
-    """
-    maxima = np.concatenate([_anchor_maxima(head, spec) for head in class_heads])
-    count = min(spec.max_candidates, maxima.size * spec.num_classes)
-    # With fewer anchors than candidates, each anchor has to give all that it has.
-    floor = _kth_largest(maxima, count) if count <= maxima.size else np.float32(-np.inf)
-    parts = list(_elements_from(class_heads, maxima, floor, spec))
-    logits = np.concatenate([part[0] for part in parts])
-    flat = np.concatenate([part[1] for part in parts])
-    if logits.size > count:
-        wanted = logits >= _kth_largest(logits, count)
-        logits, flat = logits[wanted], flat[wanted]
-    order = np.lexsort((flat, -logits))[:count]
-    anchors, classes = np.divmod(flat[order], spec.num_classes)
-    return Candidates(logits[order], anchors, classes)
+    """Select the exact ``spec.max_candidates`` largest of all class logits."""
+    maxima = [_maxima_and_lowest(head, spec)[0] for head in class_heads]
+    return _from_anchors(class_heads, maxima, spec.max_candidates, spec)
 
 
-def _anchor_maxima(head: Floats, spec: ModelSpec) -> Floats:
-    """Largest logit of each anchor of one level, in anchor order."""
+def _finite_maxima(heads: HeadOutputs, spec: ModelSpec) -> list[Floats]:
+    """Largest logit of each anchor, by level; raise `HeadError` where a head is not finite."""
+    found = []
+    for name, head in zip(spec.class_names, heads.classes, strict=True):
+        maxima, lowest = _maxima_and_lowest(head, spec)
+        # A maximum is NaN or +inf where any of its values is; -inf shows in the lowest.
+        if not (np.isfinite(maxima).all() and np.isfinite(lowest)):
+            check_head(name, head)
+        found.append(maxima)
+    for name, head in zip(spec.box_names, heads.boxes, strict=True):
+        check_head(name, head)
+    return found
+
+
+def _maxima_and_lowest(head: Floats, spec: ModelSpec) -> tuple[Floats, np.float32]:
+    """Largest logit of each anchor of one level, (anchors, places), and the lowest of them all."""
+    grid = _grid(head, spec.num_classes, spec)
+    maxima = np.empty((grid.shape[0], grid.shape[2]), np.float32)
+    step = max(1, _CACHE // grid[0].nbytes)
+    lowest = []
+    for start in range(0, len(grid), step):
+        part = grid[start : start + step]
+        part.max(axis=1, out=maxima[start : start + step])
+        lowest.append(part.min())  # read once more, but from the cache
+    return maxima, np.min(lowest)
+
+
+def _grid(head: Floats, width: int, spec: ModelSpec) -> Floats:
+    """One level's *width* numbers of each anchor and place, (anchors, width, places)."""
     places = head.shape[1] * head.shape[2]
-    grid = head.reshape(spec.anchors_per_cell, spec.num_classes, places)
-    maxima: Floats = grid.max(axis=1).T.ravel()
-    return maxima
+    return head.reshape(spec.anchors_per_cell, width, places)
+
+
+def _from_anchors(
+    class_heads: tuple[Floats, ...], maxima: Sequence[Floats], anchors: int, spec: ModelSpec
+) -> Candidates:
+    """
+    The highest logits, in order: as many as *anchors* or more, ``spec.max_candidates`` at most.
+
+    The k largest of all are those of the k anchors with the largest maxima, and are no less than
+    the k-th of these maxima.  Whatever reaches that is given.
+    """
+    every = np.concatenate([level.ravel() for level in maxima])
+    # With fewer anchors than candidates, each anchor has to give all that it has.
+    floor = _kth_largest(every, anchors) if anchors <= every.size else np.float32(-np.inf)
+    parts = list(_elements_from(class_heads, maxima, floor, spec))
+    logits, flat = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if logits.size > spec.max_candidates:
+        wanted = logits >= _kth_largest(logits, spec.max_candidates)
+        logits, flat = logits[wanted], flat[wanted]
+    # Stable: of equal logits, the smaller flat index stays first.
+    order = np.argsort(-logits, kind="stable")[: spec.max_candidates]
+    return Candidates(logits[order], *np.divmod(flat[order], spec.num_classes))
 
 
 def _kth_largest(values: Floats, k: int) -> np.float32:
@@ -104,20 +148,18 @@ def _kth_largest(values: Floats, k: int) -> np.float32:
 
 
 def _elements_from(
-    class_heads: tuple[Floats, ...], maxima: Floats, floor: np.float32, spec: ModelSpec
+    class_heads: tuple[Floats, ...], maxima: Sequence[Floats], floor: np.float32, spec: ModelSpec
 ) -> Iterator[tuple[Floats, Indices]]:
-    """Per level, the logits that reach *floor* and their flat indices over all levels."""
+    """Per level, the logits that reach *floor* and their flat indices over all levels, rising."""
     start = 0
-    for head in class_heads:
-        places = head.shape[1] * head.shape[2]
-        grid = head.reshape(spec.anchors_per_cell, spec.num_classes, places)
-        stop = start + places * spec.anchors_per_cell
-        local = np.flatnonzero(maxima[start:stop] >= floor)
+    for head, highest in zip(class_heads, maxima, strict=True):
+        local = np.flatnonzero((highest >= floor).T)
         place, anchor = np.divmod(local, spec.anchors_per_cell)
-        logits = grid[anchor, :, place]
-        rows, classes = np.nonzero(logits >= floor)
-        yield logits[rows, classes], (start + local[rows]) * spec.num_classes + classes
-        start = stop
+        logits = _grid(head, spec.num_classes, spec)[anchor, :, place].ravel()
+        reached = np.flatnonzero(logits >= floor)
+        row, label = np.divmod(reached, spec.num_classes)
+        yield logits[reached], (start + local[row]) * spec.num_classes + label
+        start += highest.size
 
 
 def gather_codes(box_heads: tuple[Floats, ...], anchors: Indices, spec: ModelSpec) -> Floats:
@@ -125,11 +167,11 @@ def gather_codes(box_heads: tuple[Floats, ...], anchors: Indices, spec: ModelSpe
     codes = np.empty((anchors.size, 4), np.float32)
     start = 0
     for head in box_heads:
-        places = head.shape[1] * head.shape[2]
-        stop = start + places * spec.anchors_per_cell
+        grid = _grid(head, 4, spec)
+        stop = start + grid.shape[0] * grid.shape[2]
         here = np.flatnonzero((anchors >= start) & (anchors < stop))
         place, anchor = np.divmod(anchors[here] - start, spec.anchors_per_cell)
-        codes[here] = head.reshape(spec.anchors_per_cell, 4, places)[anchor, :, place]
+        codes[here] = grid[anchor, :, place]
         start = stop
     return codes
 
