@@ -1,32 +1,28 @@
 """
 Which detections hit, image by image; and COCO's AP of any mixture of these images.
 
-Matching is done once, by pycocotools.  AP (IoU .50:.95, all sizes, at most 100 detections) of a
-resample then costs sums alone: an image that was drawn n times counts n times.
+Matching is done once.  AP (IoU .50:.95, all sizes, at most 100 detections) of a resample then
+costs sums alone: an image that was drawn n times counts n times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Indices
+from .arrays import Fractions, Indices
+from .curves import RECALLS
 from .dataset import Dataset
-from .evaluate import match_images
+from .evaluate import check_complete, to_coco_results
+from .hits import category_hits
 from .postprocess import Detections
 from .spec import ModelSpec
 
-Fractions = npt.NDArray[np.float64]
 #: How often each image was drawn: (resamples, images), whole numbers.
 Weights = npt.NDArray[np.int32]
-
-#: COCO reads precision at these recalls.
-_RECALLS = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True)
@@ -53,34 +49,18 @@ def class_matches(
 
     Raises `EvaluationError` unless every image is there exactly once and none is foreign.
     """
-    place = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
-    found = match_images(dataset, detections, spec)
-    classes = [
-        _class_matches(list(of_class), place)
-        for _, of_class in groupby(found, key=lambda entry: entry["category_id"])
+    check_complete(dataset, detections)
+    results = to_coco_results(detections, spec)
+    return [
+        ClassMatches(
+            images=found.images,
+            hits=tuple(np.flatnonzero(row) for row in found.hits[:, 0].T),
+            ignored=tuple(np.flatnonzero(row) for row in found.ignored[:, 0].T),
+            truths=found.truths[0],
+        )
+        for found in category_hits(dataset, results)
+        if found.truths[0].any()
     ]
-    return [matches for matches in classes if matches.truths.any()]
-
-
-def _class_matches(entries: Sequence[dict[str, Any]], place: Mapping[int, int]) -> ClassMatches:
-    """One category out of COCOeval's records of its images, in the order of image ids."""
-    truths = np.zeros(len(place), np.int64)
-    for entry in entries:
-        truths[place[entry["image_id"]]] = np.sum(np.asarray(entry["gtIgnore"]) == 0)
-    scores = np.concatenate([entry["dtScores"] for entry in entries])
-    images = np.repeat(
-        [place[entry["image_id"]] for entry in entries], [len(e["dtScores"]) for e in entries]
-    )
-    # Stable, as COCOeval: of equal scores, the smaller image id comes first.
-    order = np.argsort(-scores, kind="stable")
-    matched = np.concatenate([entry["dtMatches"] for entry in entries], axis=1)[:, order] != 0
-    ignored = np.concatenate([entry["dtIgnore"] for entry in entries], axis=1)[:, order] != 0
-    return ClassMatches(
-        images=images[order],
-        hits=tuple(np.flatnonzero(row) for row in matched & ~ignored),
-        ignored=tuple(np.flatnonzero(row) for row in ignored),
-        truths=truths,
-    )
 
 
 def average_precision(classes: Iterable[ClassMatches], weights: Weights) -> Fractions:
@@ -126,7 +106,7 @@ def _interpolated(found: Indices, shown: Weights, truths: Indices) -> Fractions:
     # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
     precision = found / (shown + np.spacing(1))
     highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = np.searchsorted(_RECALLS, found / truths[:, None], side="right")
+    reached = np.searchsorted(RECALLS, found / truths[:, None], side="right")
     points = np.diff(reached, axis=1, prepend=0)
-    mean: Fractions = np.einsum("rh,rh->r", highest, points) / len(_RECALLS)
+    mean: Fractions = np.einsum("rh,rh->r", highest, points) / len(RECALLS)
     return mean

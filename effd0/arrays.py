@@ -16,6 +16,8 @@ Tensor: TypeAlias = npt.NDArray[np.float32]
 Boxes: TypeAlias = npt.NDArray[np.float32]
 #: Logits, scores, regressions: float32 of any shape.
 Floats: TypeAlias = npt.NDArray[np.float32]
+#: Numbers that are counted with, float64 of any shape.
+Fractions: TypeAlias = npt.NDArray[np.float64]
 #: Whole numbers, such as indices, class ids and counts.
 Indices: TypeAlias = npt.NDArray[np.int64]
 #: Named tensors, as a runner takes and gives them.

@@ -1,9 +1,9 @@
 """
 Detections -> COCO's twelve numbers and the AP of each class.
 
-pycocotools is the reference; faster-coco-eval gives the same numbers sooner (a test holds the
-two within 1e-9 of each other).  All images of the dataset are scored: an image without a
-detection costs recall, it does not vanish.
+pycocotools is the reference; ``numpy``, which is effd0's own, gives the same numbers in a fraction
+of the time, and faster-coco-eval gives them too (tests hold all three together).  All images of
+the dataset are scored: an image without a detection costs recall, it does not vanish.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .arrays import Fractions
+from .curves import accumulate_curves
 from .dataset import Dataset
 from .errors import EvaluationError
 from .postprocess import Detections
@@ -30,7 +31,7 @@ METRICS = (
 )  # fmt: skip
 _SIZES = {"s": "small (area < 32²)", "m": "medium (32² to 96²)", "l": "large (area > 96²)"}
 
-EVALUATORS = ("faster-coco-eval", "pycocotools")
+EVALUATORS = ("numpy", "faster-coco-eval", "pycocotools")
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,20 @@ def evaluate(
     detections: Mapping[int, Detections],
     spec: ModelSpec,
     *,
-    evaluator: str = "faster-coco-eval",
+    evaluator: str = EVALUATORS[0],
 ) -> CocoMetrics:
     """
     Score *detections* (by image id) on all images of *dataset*.
 
     Raises `EvaluationError` unless every image is there exactly once and none is foreign.
     """
-    _check_complete(dataset, detections)
+    check_complete(dataset, detections)
     results = to_coco_results(detections, spec)
     scored = _scored(dataset, results, evaluator)
     stats = dict(zip(METRICS, (_defined(v) for v in scored.stats[:12]), strict=True))
-    precision = scored.eval["precision"]
     per_class = {
-        dataset.categories[category]: _class_ap(precision[:, :, k, 0, -1])
-        for k, category in enumerate(scored.params.catIds)
+        dataset.categories[category]: _class_ap(scored.precision[:, :, k])
+        for k, category in enumerate(sorted(dataset.categories))
     }
     return CocoMetrics(
         values=stats,
@@ -84,42 +84,26 @@ def evaluate(
     )
 
 
-def to_coco_results(
-    detections: Mapping[int, Detections], spec: ModelSpec
-) -> npt.NDArray[np.float64]:
+def to_coco_results(detections: Mapping[int, Detections], spec: ModelSpec) -> Fractions:
     """
     Detections as COCO's result table: image id, x, y, width, height, score, category id.
 
     Detections below the score floor are left out, as effdet's evaluator leaves them out.
     """
-    tables = [np.empty((0, 7))]
-    for image_id, found in detections.items():
-        keep = found.scores >= spec.score_floor
-        x1, y1, x2, y2 = found.boxes[keep].T
-        columns = (np.full(x1.shape, image_id), x1, y1, x2 - x1, y2 - y1)
-        tables.append(np.stack([*columns, found.scores[keep], found.classes[keep]], 1))
-    return np.concatenate(tables)
+    found = list(detections.values())
+    if not found:
+        return np.empty((0, 7))
+    images = np.repeat(list(detections), [len(one) for one in found])
+    scores = np.concatenate([one.scores for one in found])
+    keep = scores >= spec.score_floor
+    x1, y1, x2, y2 = np.concatenate([one.boxes for one in found])[keep].T
+    classes = np.concatenate([one.classes for one in found])
+    columns = (images[keep], x1, y1, x2 - x1, y2 - y1, scores[keep], classes[keep])
+    return np.stack(columns, 1).astype(np.float64, copy=False)
 
 
-def match_images(
-    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
-) -> list[dict[str, Any]]:
-    """
-    COCOeval's record of each category and image that has an object or a detection of it.
-
-    Objects of all sizes, at most 100 detections; by category, then by image, in the dataset's
-    order.  Raises `EvaluationError` as `evaluate` does.
-    """
-    _check_complete(dataset, detections)
-    scored = _prepared(dataset, to_coco_results(detections, spec), "pycocotools")
-    scored.params.areaRng, scored.params.areaRngLbl = scored.params.areaRng[:1], ["all"]
-    scored.params.maxDets = scored.params.maxDets[-1:]
-    with contextlib.redirect_stdout(io.StringIO()):
-        scored.evaluate()
-    return [entry for entry in scored.evalImgs if entry is not None]
-
-
-def _check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> None:
+def check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> None:
+    """Raise `EvaluationError` unless *detections* are of just the images of *dataset*."""
     wanted = set(dataset.image_ids)
     missing, foreign = sorted(wanted - detections.keys()), sorted(detections.keys() - wanted)
     if missing or foreign:
@@ -129,26 +113,36 @@ def _check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> N
         )
 
 
-def _scored(dataset: Dataset, results: npt.NDArray[np.float64], evaluator: str) -> Any:
-    """A COCOeval that has evaluated, accumulated and summarised, without printing."""
-    scored = _prepared(dataset, results, evaluator)
+@dataclass(frozen=True)
+class _Scored:
+    """COCO's numbers, and the precision at each IoU, recall and category for all sizes."""
+
+    stats: Sequence[float]
+    precision: Fractions
+
+
+def _scored(dataset: Dataset, results: Fractions, evaluator: str) -> _Scored:
+    check_evaluator(evaluator)
+    if evaluator == "numpy":
+        curves = accumulate_curves(dataset, results)
+        return _Scored(curves.stats(), curves.precision[..., 0])
     with contextlib.redirect_stdout(io.StringIO()):
+        scored = _prepared(dataset, results, evaluator)
         scored.evaluate()
         scored.accumulate()
         scored.summarize()
-    return scored
+    return _Scored(scored.stats, scored.eval["precision"][:, :, :, 0, -1])
 
 
-def _prepared(dataset: Dataset, results: npt.NDArray[np.float64], evaluator: str) -> Any:
+def _prepared(dataset: Dataset, results: Fractions, evaluator: str) -> Any:
     """A COCOeval of all images of *dataset*."""
     coco_class, eval_class = _evaluator(evaluator)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco_class()
-        truth.dataset = _ground_truth(dataset)
-        truth.createIndex()
-        found = truth.loadRes(results) if len(results) else _nothing(coco_class, truth)
-        scored = eval_class(truth, found, "bbox")
-        scored.params.imgIds = dataset.image_ids
+    truth = coco_class()
+    truth.dataset = _ground_truth(dataset)
+    truth.createIndex()
+    found = truth.loadRes(results) if len(results) else _nothing(coco_class, truth)
+    scored = eval_class(truth, found, "bbox")
+    scored.params.imgIds = dataset.image_ids
     return scored
 
 
@@ -159,7 +153,6 @@ def check_evaluator(name: str) -> None:
 
 
 def _evaluator(name: str) -> tuple[Any, Any]:
-    check_evaluator(name)
     if name == "faster-coco-eval":
         import faster_coco_eval
 
@@ -201,7 +194,7 @@ def _defined(value: float) -> float | None:
     return None if value == -1 else float(value)
 
 
-def _class_ap(precision: npt.NDArray[np.float64]) -> float | None:
+def _class_ap(precision: Fractions) -> float | None:
     """AP of one class from its precision at each IoU and recall; None without ground truth."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else None

@@ -17,7 +17,7 @@ from . import embedded
 from .choice import ModelChoice
 from .dataset import Dataset, Sample, check_images, load_coco
 from .errors import OutputError
-from .evaluate import check_evaluator, to_coco_results
+from .evaluate import EVALUATORS, check_evaluator, to_coco_results
 from .feed import choose_batch_size
 from .files import sha256
 from .identity import run_identity
@@ -51,7 +51,7 @@ class EvaluationJob:
     batch_size: int | None = None
     image_limit: int | None = None
     min_map: float | None = None
-    evaluator: str = "faster-coco-eval"
+    evaluator: str = EVALUATORS[0]
     workers: int = 2
     out: Path | None = None
     resume: bool = False

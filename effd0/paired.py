@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .accumulate import ClassMatches, Fractions, Weights, average_precision, class_matches
+from .accumulate import ClassMatches, Weights, average_precision, class_matches
+from .arrays import Fractions
 from .dataset import Dataset
 from .errors import EvaluationError
 from .postprocess import Detections

@@ -13,7 +13,7 @@ from typing import Any
 from . import embedded
 from .dataset import Dataset, Sample, load_coco
 from .errors import Effd0Error, ResultError
-from .evaluate import check_evaluator
+from .evaluate import EVALUATORS, check_evaluator
 from .heads import split_heads
 from .measure import Latency
 from .postprocess import Detections, postprocess
@@ -41,7 +41,7 @@ class ResultJob:
     spec: ModelSpec = D0
     image_limit: int | None = None
     min_map: float | None = None
-    evaluator: str = "faster-coco-eval"
+    evaluator: str = EVALUATORS[0]
     workers: int = 2
 
 

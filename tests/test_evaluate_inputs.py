@@ -62,7 +62,7 @@ def test_incomplete_detections_are_refused(
 def test_unknown_evaluator_is_refused(embedded_dataset: Dataset) -> None:
     """The message shows the name that was asked for and those that would do."""
     found = dict.fromkeys(embedded_dataset.image_ids, NOTHING)
-    message = "--evaluator is 'coco', but effd0 knows faster-coco-eval, pycocotools"
+    message = "--evaluator is 'coco', but effd0 knows numpy, faster-coco-eval, pycocotools"
     with pytest.raises(EvaluationError, match=message):
         evaluate(embedded_dataset, found, D0, evaluator="coco")
 

@@ -1,0 +1,77 @@
+"""Precision over recall of each category, as COCOeval accumulates it, and its twelve numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arrays import Fractions
+from .dataset import Dataset
+from .hits import MOST, SIZES, THRESHOLDS, CategoryHits, category_hits
+
+#: COCO reads precision at these recalls.
+RECALLS: Fractions = np.linspace(0, 1, 101)
+#: COCO counts recall among so many detections of a category and image.
+LIMITS = (1, 10, MOST)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """
+    What COCOeval accumulates; -1 where a category has no object to be found.
+
+    *precision* is (thresholds, recalls, categories, sizes), among at most `MOST` detections;
+    *recall* is (thresholds, categories, sizes, limits).
+    """
+
+    precision: Fractions
+    recall: Fractions
+
+    def stats(self) -> list[float]:
+        """COCO's twelve numbers; -1 for one that is undefined."""
+        last, sizes = len(LIMITS) - 1, range(1, len(SIZES))
+        return [
+            _mean(self.precision[..., 0]),
+            *(_mean(self.precision[np.isclose(THRESHOLDS, iou), ..., 0]) for iou in (0.5, 0.75)),
+            *(_mean(self.precision[..., size]) for size in sizes),
+            *(_mean(self.recall[..., 0, limit]) for limit in range(len(LIMITS))),
+            *(_mean(self.recall[..., size, last]) for size in sizes),
+        ]
+
+
+def accumulate_curves(dataset: Dataset, results: Fractions) -> Curves:
+    """Match *results*, a table as `to_coco_results` gives it, and accumulate all categories."""
+    shape = (len(THRESHOLDS), len(dataset.categories), len(SIZES))
+    precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
+    recall = np.full((*shape, len(LIMITS)), -1.0)
+    for k, found in enumerate(category_hits(dataset, results)):
+        truths = found.truths.sum(axis=1)
+        defined = truths > 0
+        for i, limit in enumerate(LIMITS):
+            hits = np.count_nonzero(found.hits[found.ranks < limit], axis=0)
+            recall[:, k, defined, i] = (hits[defined] / truths[defined, None]).T
+        for size in np.flatnonzero(defined):
+            precision[:, :, k, size] = _precision(found, int(size), int(truths[size]))
+    return Curves(precision, recall)
+
+
+def _precision(found: CategoryHits, size: int, truths: int) -> Fractions:
+    """Precision at each threshold and recall, for objects of one size."""
+    curve = np.zeros((len(THRESHOLDS), len(RECALLS)))
+    for threshold, row in enumerate(curve):
+        shown = np.cumsum(~found.ignored[:, size, threshold])
+        # Only hits matter: after one precision falls, and recall stands still, until the next.
+        shown = shown[found.hits[:, size, threshold]]
+        hits = np.arange(1, shown.size + 1)
+        # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
+        highest = np.maximum.accumulate((hits / (shown + np.spacing(1)))[::-1])[::-1]
+        reached = np.searchsorted(hits / truths, RECALLS)
+        inside = reached < shown.size
+        row[inside] = highest[reached[inside]]
+    return curve
+
+
+def _mean(values: Fractions) -> float:
+    defined = values[values > -1]
+    return float(np.mean(defined)) if defined.size else -1.0
