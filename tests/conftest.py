@@ -37,7 +37,8 @@ MODULES = {
     "decode": ("test_anchors", "test_boxes", "test_heads", "test_postprocess", "test_topk"),
     "nms": ("test_nms",),
     "evaluate": (
-        "test_accumulate", "test_curves", "test_evaluate", "test_evaluate_inputs", "test_match", "test_paired",
+        "test_accumulate", "test_curves", "test_evaluate", "test_evaluate_inputs", "test_match",
+        "test_paired",
     ),
     "gate": ("test_accuracy", "test_ascend_chain"),
 }  # fmt: skip
