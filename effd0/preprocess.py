@@ -10,7 +10,6 @@ as COCO's annotations require.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from .errors import ImageError
 from .spec import ModelSpec
 
 LFS_MAGIC = b"version https://git-lfs"
+#: Rows of the picture that are normalised at a time.
+_BAND = 128
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ def preprocess(path: Path, spec: ModelSpec, *, normalized: bool = True) -> Model
     """
     image = read_image(path)
     try:
-        pixels, image_scale = letterbox(image, spec)
+        picture, image_scale = _resized(image, spec)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    tensor = normalize(pixels, spec) if normalized else pixels
+    tensor = _normalized(picture, spec) if normalized else _on_canvas(picture, spec)
     return ModelInput(tensor, image_scale, image.size)
 
 
@@ -60,7 +61,9 @@ def read_image(path: Path) -> Image.Image:
     with _opened(path) as image:
         # Transparency is dropped on the way to RGB either way; said here, Pillow does not warn.
         image.info.pop("transparency", None)
-        return image.convert("RGB")
+        image.load()
+        # To convert what is RGB already would be to copy it.
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def probe_image(path: Path) -> tuple[int, int]:
@@ -120,6 +123,20 @@ def letterbox(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
     Returns the (size, size, 3) uint8 canvas and the factor from input back to image pixels.
     Raises `ImageError` for an image so thin that nothing of its short side would be left.
     """
+    picture, image_scale = _resized(image, spec)
+    return _on_canvas(picture, spec), image_scale
+
+
+def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
+    """Turn (size, size, 3) uint8 into (3, size, size) float32: (value - 255 mean) / 255 std."""
+    tensor = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel in range(3):
+        _normalize_plane(pixels[:, :, channel], channel, spec, tensor[channel])
+    return tensor
+
+
+def _resized(image: Image.Image, spec: ModelSpec) -> tuple[Image.Image, float]:
+    """The picture in the input's pixels, and the factor from those back to the image's."""
     width, height = image.size
     scale = input_scale(image.size, spec)
     # int(), not round(): some sizes lose their last row to it, and so do the reference's.
@@ -129,25 +146,34 @@ def letterbox(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
             f"image is {width}x{height}, which would shrink to {scaled[0]}x{scaled[1]} pixels, "
             f"but every side must keep one; the aspect may be at most {spec.image_size}:1"
         )
+    return image.resize(scaled, Image.Resampling.BILINEAR), 1.0 / scale
+
+
+def _on_canvas(picture: Image.Image, spec: ModelSpec) -> Pixels:
+    """The letterboxed pixels: *picture* at the top left, the rest filled."""
     canvas = Image.new("RGB", (spec.image_size, spec.image_size), spec.fill)
-    canvas.paste(image.resize(scaled, Image.Resampling.BILINEAR))
-    return np.asarray(canvas), 1.0 / scale
+    canvas.paste(picture)
+    return np.asarray(canvas)
 
 
-def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
-    """Turn (size, size, 3) uint8 into (3, size, size) float32: (value - 255 mean) / 255 std."""
-    table = _normalized_values(spec.mean, spec.std)
-    tensor = np.empty((3, *pixels.shape[:2]), np.float32)
-    for channel in range(3):
-        np.take(table[channel], pixels[:, :, channel], out=tensor[channel], mode="clip")
+def _normalized(picture: Image.Image, spec: ModelSpec) -> Tensor:
+    """`normalize` of `_on_canvas`, without making the canvas."""
+    width, height = picture.size
+    tensor = np.empty(spec.input_shape, np.float32)
+    filler = normalize(np.array([[spec.fill]], np.uint8), spec)
+    tensor[:, :height, width:], tensor[:, height:] = filler, filler
+    # By bands: what is small stays in the cache, and takes no fresh memory from the system.
+    for top in range(0, height, _BAND):
+        band = picture.crop((0, top, width, min(top + _BAND, height)))
+        for channel, name in enumerate("RGB"):
+            values = np.frombuffer(band.tobytes("raw", name), np.uint8).reshape(-1, width)
+            place = tensor[channel, top : top + len(values), :width]
+            _normalize_plane(values, channel, spec, place)
     return tensor
 
 
-@functools.cache
-def _normalized_values(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """The normalised value of each channel's 256 pixel values: a look-up is exact and fast."""
-    values = np.arange(256, dtype=np.float32)
-    shift = np.array([255 * m for m in mean], np.float32)
-    scale = np.array([255 * s for s in std], np.float32)
-    table: Tensor = (values - shift[:, None]) / scale[:, None]
-    return table
+def _normalize_plane(values: Pixels, channel: int, spec: ModelSpec, out: Tensor) -> None:
+    """Write the normalised *values* of one channel to *out*."""
+    out[...] = values
+    out -= np.float32(255 * spec.mean[channel])
+    out /= np.float32(255 * spec.std[channel])
