@@ -22,7 +22,7 @@ from .compare import SAME_FLOAT32, TensorDiff, compare_tensors
 from .errors import Effd0Error, ExportError, GraphError
 from .export import ExportSettings, write_onnx, write_simplified
 from .files import written_whole
-from .graph import GraphChange, load_graph, named_edits, save_graph
+from .graph import GraphChange, apply_edits, load_graph, named_edits, save_graph
 from .runners import RunnerOptions, open_runner
 from .runners.base import Runner, batch_size_of
 from .spec import ModelSpec
@@ -53,10 +53,14 @@ def export(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSetting
     return Built(out, diffs)
 
 
-def simplify(model: Path, out: Path, spec: ModelSpec) -> Built:
-    """Write the simplification of *model* as *out*, equal to *model*, or not at all."""
+def simplify(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
+    """Write the simplification of *model*, with *edits*, as *out*, equal to *model*, or not."""
     with written_whole(out) as temporary:
         write_simplified(model, temporary)
+        if edits:
+            graph = load_graph(temporary)
+            apply_edits(graph, edits)
+            save_graph(graph, temporary)
         diffs = _differences(("ort", model), temporary, spec)
         _require_same(out, model, diffs, ExportError)
     return Built(out, diffs)
@@ -124,19 +128,21 @@ def _require_same(
 
 
 @contextlib.contextmanager
-def exported(checkpoint: Path, spec: ModelSpec) -> Iterator[Path]:
+def exported(
+    checkpoint: Path, spec: ModelSpec, batch_size: int | None = None, edits: Sequence[str] = ()
+) -> Iterator[Path]:
     """
     Export and simplify *checkpoint* for the time of a ``with`` block; yield the ONNX file.
 
-    Its batch size is free.  Processes of their own do it: torch takes 1 GB, which is given back
-    before anything runs.
+    A *batch_size* of None leaves it free; *edits* are made too.  Processes of their own do it:
+    torch takes 1 GB, which is given back before anything runs.
     """
     with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
         raw, out = Path(folder) / "raw.onnx", Path(folder) / f"{checkpoint.stem}.onnx"
         with ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), max_tasks_per_child=1
         ) as process:
-            settings = ExportSettings(batch_size=None)
+            settings = ExportSettings(batch_size=batch_size)
             process.submit(export, checkpoint, raw, spec, settings).result()
-            process.submit(simplify, raw, out, spec).result()
+            process.submit(simplify, raw, out, spec, edits).result()
         yield out

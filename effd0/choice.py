@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import build, embedded
 from .errors import CheckpointError, RunnerError
+from .graph import ORT_EDITS
 from .runners import RunnerOptions, open_runner
 from .runners.base import Runner
 from .spec import D0, ModelSpec
@@ -75,8 +76,13 @@ class ModelChoice:
         return "acl" if compiled else "ort"
 
     @contextlib.contextmanager
-    def file(self) -> Iterator[Path]:
-        """The file to run, exported for the time of the block if need be."""
+    def file(self, batch_size: int | None = None) -> Iterator[Path]:
+        """
+        The file to run, exported for the time of the block if need be.
+
+        For ONNX Runtime on a CPU it is exported for *batch_size*, or 1, in the form that runs
+        fastest there.
+        """
         runner = self.checked_runner()
         if self.model is not None:
             yield self.model
@@ -85,13 +91,15 @@ class ModelChoice:
         if runner == "torch":
             yield checkpoint
             return
-        with build.exported(checkpoint, self.spec) as path:
+        fixed = runner == "ort" and self.options.provider == RunnerOptions.provider
+        best = (batch_size or 1, ORT_EDITS) if fixed else (None, ())
+        with build.exported(checkpoint, self.spec, *best) as path:
             yield path
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[tuple[Runner, Path]]:
-        """The open runner and the file that it runs."""
-        with self.file() as path:
+    def opened(self, batch_size: int | None = None) -> Iterator[tuple[Runner, Path]]:
+        """The open runner and the file that it runs, which takes *batch_size*; see `file`."""
+        with self.file(batch_size) as path:
             name = self.checked_runner()
             with open_runner(name, path, self.spec, self.options) as runner:
                 yield runner, path

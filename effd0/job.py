@@ -150,7 +150,7 @@ def _run(
     """Open the model of *job* and detect in what *place* does not hold yet."""
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
-            runner, path = stack.enter_context(job.choice.opened())
+            runner, path = stack.enter_context(job.choice.opened(job.batch_size))
             advance(1)
         model_sha256 = sha256(path)
         batch_size = choose_batch_size(runner, job.batch_size)

@@ -25,8 +25,8 @@ MODULES = {
     "checkpoint": ("test_checkpoint", "test_checkpoint_errors"),
     "export": ("test_build", "test_build_exports", "test_export"),
     "graph": (
-        "test_graph", "test_graph_exports", "test_graph_fusion", "test_graph_pads",
-        "test_graph_precision", "test_graph_reduce", "test_graph_support",
+        "test_graph", "test_graph_blocked", "test_graph_exports", "test_graph_fusion",
+        "test_graph_pads", "test_graph_precision", "test_graph_reduce", "test_graph_support",
     ),
     "runner": (
         "test_hardware", "test_pipeline", "test_pipeline_feed", "test_pipeline_stream",

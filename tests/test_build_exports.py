@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -119,13 +119,20 @@ def test_a_passing_export_is_gone_after_its_block(
     """A model made for the time of a job is there during it, and nowhere afterwards."""
 
     def quick(source: Path, out: Path, _: ModelSpec, settings: ExportSettings) -> None:
-        assert settings.batch_size is None
+        assert settings.batch_size == 3
         out.write_bytes(source.name.encode())
 
     monkeypatch.setattr(build, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(build, "export", quick)
-    monkeypatch.setattr(build, "simplify", lambda raw, out, _: raw.rename(out))
-    with build.exported(checkpoint, spec) as path:
+
+    def edited(raw: Path, out: Path, _: ModelSpec, edits: Sequence[str]) -> None:
+        assert edits == ["fuse-sums"]
+        raw.rename(out)
+
+    monkeypatch.setattr(build, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(build, "export", quick)
+    monkeypatch.setattr(build, "simplify", edited)
+    with build.exported(checkpoint, spec, 3, ["fuse-sums"]) as path:
         assert path.read_bytes() == checkpoint.name.encode()
         assert path.name == f"{checkpoint.stem}.onnx"
     assert not path.parent.exists()

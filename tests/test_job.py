@@ -12,9 +12,10 @@ import pytest
 from effd0 import build, embedded
 from effd0.choice import ModelChoice
 from effd0.errors import CheckpointError, Effd0Error, RunnerError
+from effd0.graph import ORT_EDITS
 from effd0.job import EvaluationJob
 from effd0.runners import RunnerOptions
-from effd0.spec import D0, ModelSpec
+from effd0.spec import D0
 
 MODEL, CHECKPOINT = Path("d0.onnx"), Path("d0.pth")
 
@@ -104,13 +105,13 @@ def test_a_file_that_is_not_there_is_refused(
 
 
 @pytest.fixture
-def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, ModelSpec]]:
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """What was asked to be exported; nothing is."""
-    asked: list[tuple[Path, ModelSpec]] = []
+    asked: list[tuple[object, ...]] = []
 
     @contextlib.contextmanager
-    def exported(path: Path, spec: ModelSpec) -> Iterator[Path]:
-        asked.append((path, spec))
+    def exported(*given: object) -> Iterator[Path]:
+        asked.append(given)
         yield Path("exported.onnx")
 
     monkeypatch.setattr(build, "exported", exported)
@@ -141,15 +142,30 @@ def test_a_file_that_can_be_run_is_run_as_it_is(
     [(None, embedded.checkpoint()), (CHECKPOINT, CHECKPOINT)],
     ids=["embedded", "given"],
 )
-@pytest.mark.parametrize("runner", [None, "openvino"], ids=["default", "openvino"])
+@pytest.mark.parametrize(
+    ("runner", "options", "asked", "form"),
+    [
+        pytest.param(None, RunnerOptions(), None, (1, ORT_EDITS), id="default"),
+        pytest.param("ort", RunnerOptions(), 8, (8, ORT_EDITS), id="batch=8"),
+        pytest.param("ort", RunnerOptions(provider="CUDA"), 8, (None, ()), id="other-provider"),
+        pytest.param("openvino", RunnerOptions(), 8, (None, ()), id="openvino"),
+    ],
+)
 def test_a_checkpoint_for_a_runner_of_onnx_is_exported(
-    checkpoint: Path | None, source: Path, runner: str | None, exports: list[object]
+    checkpoint: Path | None,
+    source: Path,
+    runner: str | None,
+    options: RunnerOptions,
+    asked: int | None,
+    form: tuple[object, ...],
+    exports: list[object],
 ) -> None:
-    """The weights given, or else the embedded ones, in the architecture of the choice."""
+    """The weights given, or the embedded ones; in its fastest form for ONNX Runtime on a CPU."""
     spec = replace(D0, arch="efficientdet_d0")
-    with ModelChoice(checkpoint=checkpoint, runner=runner, spec=spec).file() as path:
+    choice = ModelChoice(checkpoint=checkpoint, runner=runner, spec=spec, options=options)
+    with choice.file(asked) as path:
         assert path == Path("exported.onnx")
-    assert exports == [(source, spec)]
+    assert exports == [(source, spec, *form)]
 
 
 @pytest.mark.parametrize(

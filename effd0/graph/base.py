@@ -124,14 +124,22 @@ def axes_of(node: Any, known: Constants) -> list[int] | None:
 
 def feature_maps(model: Any) -> set[str]:
     """Names of the tensors known to be float of rank 4: rows of channels of maps."""
+    return set(map_shapes(model))
+
+
+def map_shapes(model: Any) -> dict[str, list[int | None]]:
+    """Shapes of the `feature_maps`, by name; None is a side that is not known."""
     onnx = require("onnx", extra="onnx")
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     graph = onnx.shape_inference.infer_shapes(model).graph
-    return {
-        value.name
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.type.tensor_type.elem_type in kinds and len(value.type.tensor_type.shape.dim) == 4  # noqa: PLR2004  # N, C, H, W
-    }
+    shapes = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        sides = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.elem_type in kinds and len(sides) == 4:  # noqa: PLR2004  # N, C, H, W
+            shapes[value.name] = [
+                side.dim_value if side.HasField("dim_value") else None for side in sides
+            ]
+    return shapes
 
 
 def replace_nodes(model: Any, new: dict[str, list[Any]]) -> None:

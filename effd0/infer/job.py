@@ -46,7 +46,7 @@ def run_infer_job(job: InferJob, open_progress: OpenProgress) -> Performance:
     inputs = None if job.inputs is None else open_inputs(job.inputs, job.choice.spec)
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
-            runner, path = stack.enter_context(job.choice.opened())
+            runner, path = stack.enter_context(job.choice.opened(job.settings.batch_size))
             advance(1)
         writer = None
         if job.results is not None:
