@@ -27,7 +27,7 @@ from .heads import HeadOutputs, split_heads
 from .measure import Latency
 from .postprocess import Detections, postprocess
 from .preprocess import ModelInput, preprocess
-from .runners.base import Runner, infer_each
+from .runners.base import Runner, infer_offline
 from .spec import ModelSpec
 
 
@@ -148,7 +148,7 @@ def _inferred(
             start = time.perf_counter()
         reading_s += time.perf_counter() - start
 
-    with contextlib.closing(infer_each(runner, feeds())) as results:
+    with contextlib.closing(infer_offline(runner, feeds())) as results:
         while True:
             asked, reading_s = time.perf_counter(), 0.0
             outputs = next(results, None)

@@ -25,6 +25,14 @@ def test_feed_is_named_and_typed_as_the_model_wants() -> None:
     assert np.array_equal(half, np.stack(tensors).astype(np.float16))
 
 
+def test_a_single_image_is_fed_without_a_copy() -> None:
+    """Its tensor is the batch of one, in the memory that it has."""
+    tensor = np.ones((3, 128, 128), FLOAT)
+    batch = make_feed([ModelInput(tensor, 1.0, (1, 1))], FakeRunner())["in"]
+    assert batch.shape == (1, 3, 128, 128)
+    assert np.shares_memory(batch, tensor)
+
+
 def test_model_of_two_inputs_is_refused() -> None:
     """Which of them is the image cannot be known, so that the message names both."""
     runner = FakeRunner()

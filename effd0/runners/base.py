@@ -73,6 +73,14 @@ class StreamingRunner(Protocol):
         """Yield the outputs of each feed, in order; feeds are taken ahead of their results."""
 
 
+@runtime_checkable
+class OfflineRunner(Protocol):
+    """A runner that gives more images a second, each of them later, where only that counts."""
+
+    def infer_offline(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        """Yield the outputs of each feed, in order; feeds are taken ahead of their results."""
+
+
 @dataclass
 class DeviceTimes:
     """
@@ -117,6 +125,14 @@ def infer_each(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         yield from runner.infer_stream(feeds)
     else:
         yield from map(runner.infer, feeds)
+
+
+def infer_offline(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+    """Yield what `infer_each` yields, as many a second as *runner* can."""
+    if isinstance(runner, OfflineRunner):
+        yield from runner.infer_offline(feeds)
+    else:
+        yield from infer_each(runner, feeds)
 
 
 def batch_size_of(inputs: Sequence[TensorInfo]) -> int | None:
