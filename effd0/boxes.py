@@ -59,7 +59,7 @@ def nms(boxes: Boxes, classes: Indices, iou_threshold: float, limit: int) -> Ind
     order = np.argsort(classes, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(order.size)
-    ends = np.searchsorted(classes[order], classes, side="right").tolist()
+    ends = np.cumsum(np.bincount(classes))[classes].tolist()
     x1, y1, x2, y2 = boxes[order].T
     # With the near corner negated, the common box of two is a single minimum.
     corners = np.stack([-x1, -y1, x2, y2])

@@ -32,9 +32,13 @@ MODULES = {
         "test_hardware", "test_pipeline", "test_pipeline_feed", "test_pipeline_stream",
         "test_recorded", "test_runner_acl", "test_runner_acl_errors", "test_runner_acl_faults",
         "test_runner_base", "test_runner_openvino", "test_runner_ort", "test_runner_ort_offline",
-        "test_runner_torch", "test_runners", "test_tensorfiles_results", "test_tensorfiles_results_refused",
+        "test_runner_torch", "test_runners", "test_tensorfiles_results",
+        "test_tensorfiles_results_refused",
     ),
-    "decode": ("test_anchors", "test_boxes", "test_heads", "test_postprocess", "test_topk"),
+    "decode": (
+        "test_anchors", "test_boxes", "test_heads", "test_postprocess", "test_postprocess_lazy",
+        "test_topk",
+    ),
     "nms": ("test_nms",),
     "evaluate": (
         "test_accumulate", "test_curves", "test_evaluate", "test_evaluate_inputs", "test_match",
