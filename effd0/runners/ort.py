@@ -74,6 +74,8 @@ class OrtRunner:
         check_options(provider, graph_optimization, self.provider_options)
         self.description = f"ONNX Runtime, {provider}"
         self._session: Any = None
+        #: The session of runs side by side, opened when they are first asked for.
+        self._narrow: Any = None
 
     def __enter__(self) -> Self:
         ort = require("onnxruntime", extra="onnx")
@@ -100,7 +102,7 @@ class OrtRunner:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._session = None
+        self._session = self._narrow = None
 
     @property
     def inputs(self) -> list[TensorInfo]:
@@ -128,12 +130,13 @@ class OrtRunner:
         if batch_size_of(self.inputs) != 1 or self.provider != _CPU or runs == 1:
             yield from map(self.infer, feeds)
             return
-        session = self._open(require("onnxruntime", extra="onnx"), threads // runs)
+        if self._narrow is None:
+            self._narrow = self._open(require("onnxruntime", extra="onnx"), threads // runs)
         pool = ThreadPoolExecutor(runs, "effd0-ort")
         pending: deque[Future[Tensors]] = deque()
         try:
             for feed in feeds:
-                pending.append(pool.submit(self._infer, session, feed))
+                pending.append(pool.submit(self._infer, self._narrow, feed))
                 # One more than can run, so that none of them waits for the next feed.
                 if len(pending) > runs:
                     yield pending.popleft().result()
