@@ -17,17 +17,23 @@ import pytest
 from effd0 import build, embedded
 from effd0.arrays import Tensor, Tensors
 from effd0.dataset import Dataset, load_coco
+from effd0.errors import Effd0Error
 from effd0.export import ExportSettings, write_simplified
 from effd0.files import sha256
+from effd0.preprocess import preprocess
 from effd0.pytest_options import PATHS, TEST_RUNNERS, TORCH_DEVICES
-from effd0.report import installed_version
+from effd0.report import installed_version, write_json
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.acl_session import acl_session
 from effd0.runners.base import Runner
+from effd0.runners.named import NamedRunner
+from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.spec import SPECS, ModelSpec, spec_for
-from effd0.stages import Check, evidence_of, stage_verdict
+from effd0.stages import STAGES, Broken, Check, evidence_of, stage_verdict
+from effd0.tensorfiles.results import find_manifest
 
 MARKERS = {
+    "artefact": "checks the artefact under test; the others test effd0 itself",
     "accuracy": "mAP of the artefact under test, held against its reference",
     "coco": "needs a data set and weights of your own: --coco ROOT --checkpoint FILE",
     "gpu": "needs a CUDA device that torch sees",
@@ -77,6 +83,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"images: {config.getoption('--coco') or 'embedded scenes'}",
         "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),
     ]
+    if _only_artefact(config):
+        lines.append("tests: of what is given; to test effd0 itself, give nothing, or name files")
     absent = [f"{name} ({reason})" for name in MARKERS if (reason := _absent(name, config))]
     return [*lines, f"absent: {', '.join(absent) or 'nothing'}"]
 
@@ -118,8 +126,37 @@ def _has_device(kind: str) -> bool:
     return bool(getattr(torch, kind).is_available())
 
 
+def _only_artefact(config: pytest.Config) -> bool:
+    """Whether the run is about an artefact that was given, and not about effd0 itself."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return not named and any(config.getoption(option) is not None for option in PATHS)
+
+
+# Marks by the conftest of tests/ come first.
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs something absent, with the reason; --require turns that into an error."""
+    """
+    Put the checks of an artefact in the order of their stages; if one is given, only these run.
+
+    Skip what needs something absent, with the reason; --require turns that into an error.
+    """
+    checks = [item for item in items if item.get_closest_marker("artefact")]
+    checks.sort(key=lambda item: STAGES.index(_stage_of(item)))
+    others = [item for item in items if not item.get_closest_marker("artefact")]
+    if _only_artefact(config):
+        config.hook.pytest_deselected(items=others)
+        others = []
+    items[:] = checks + others
+    _skip_absent(config, items)
+
+
+def _stage_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("stage")
+    assert marker is not None, f"{item.nodeid} checks an artefact, but no stage"
+    return str(marker.args[0])
+
+
+def _skip_absent(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for marker in MARKERS:
             name = marker.partition("(")[0]
@@ -176,17 +213,30 @@ CHECKS = pytest.StashKey[list[Check]]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note what each check of a stage found, for the verdict at the end."""
     report = yield
     marker = item.get_closest_marker("stage")
     if marker is not None and not report.skipped and (report.when == "call" or report.failed):
-        crash = getattr(report.longrepr, "reprcrash", None)
-        evidence = evidence_of(crash.message) if crash is not None else report.longreprtext
-        check = Check(marker.args[0], item.nodeid, report.passed, evidence)
+        error = None if call.excinfo is None else call.excinfo.value
+        check = _check(marker.args[0], item.nodeid, error, report)
         item.config.stash.setdefault(CHECKS, []).append(check)
     return report
+
+
+def _check(stage: str, name: str, error: BaseException | None, report: pytest.TestReport) -> Check:
+    if report.passed:
+        return Check(stage, name, True)
+    if isinstance(error, Broken):
+        found = evidence_of(error.evidence)
+        return Check(error.stage or stage, name, False, found, evidence_of(error.suspicion))
+    if isinstance(error, Effd0Error):
+        # It names one fault, over as many lines as that takes.
+        return Check(stage, name, False, evidence_of(" ".join(str(error).split())))
+    crash = getattr(report.longrepr, "reprcrash", None)
+    message = report.longreprtext if crash is None else crash.message
+    return Check(stage, name, False, evidence_of(message))
 
 
 @pytest.fixture(scope="session")
@@ -206,6 +256,16 @@ def pytest_terminal_summary(
             terminalreporter.section(title)
             for line in lines:
                 terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write what was checked and the verdict to --report-json."""
+    path: Path | None = session.config.getoption("--report-json")
+    if path is not None:
+        checks = session.config.stash.get(CHECKS, [])
+        content = stage_verdict(checks).to_json(checks)
+        measured = session.config.stash.get(MEASURED, [])
+        write_json({**content, "accuracy": measured, "exit_status": int(exitstatus)}, path)
 
 
 @pytest.fixture(scope="session")
@@ -269,6 +329,21 @@ def _need(package: str) -> None:
         )
 
 
+def _runner_options(config: pytest.Config, name: str) -> RunnerOptions:
+    """What the session's options mean to the runner *name*; those of others are not for it."""
+    if name == "acl":
+        return RunnerOptions(device=str(config.getoption("--device-id")))
+    threads: int | None = config.getoption("--threads")
+    if name != "ort":
+        return RunnerOptions(threads=threads)
+    return RunnerOptions(
+        threads=threads,
+        provider=config.getoption("--provider"),
+        provider_option=tuple(config.getoption("--provider-option")),
+        graph_optimization=config.getoption("--graph-optimization"),
+    )
+
+
 @pytest.fixture(scope="session")
 def open_under_test(
     checkpoint: Path, spec: ModelSpec, pytestconfig: pytest.Config, request: pytest.FixtureRequest
@@ -276,6 +351,9 @@ def open_under_test(
     """Return the runner of a given name for the artefact under test, to be entered."""
 
     def open_one(name: str) -> Runner:
+        return NamedRunner(open_inner(name), spec)
+
+    def open_inner(name: str) -> Runner:
         # What has to be made first is made only for who needs it.
         if name == "acl":
             request.getfixturevalue("acl_kept_open")
@@ -286,17 +364,17 @@ def open_under_test(
 
             return EmulatedRunner(request.getfixturevalue("emulated_model"))
         if name in ("ort", "openvino"):
-            return open_runner(name, request.getfixturevalue("onnx_model"), spec, RunnerOptions())
-        options = {
-            "acl": RunnerOptions(device=str(pytestconfig.getoption("--device-id"))),
-            "recorded": RunnerOptions(bins=pytestconfig.getoption("--bins")),
-        }
-        files = {
-            "acl": pytestconfig.getoption("--model"),
-            "recorded": pytestconfig.getoption("--results"),
-            "torch": checkpoint,
-        }
-        return open_runner(name, files[name], spec, options.get(name, RunnerOptions()))
+            path = request.getfixturevalue("onnx_model")
+            return open_runner(name, path, spec, _runner_options(pytestconfig, name))
+        if name == "recorded":
+            return RecordedRunner(
+                pytestconfig.getoption("--results"),
+                spec,
+                bins=pytestconfig.getoption("--bins"),
+                digests=request.getfixturevalue("input_digests"),
+            )
+        model = pytestconfig.getoption("--model") if name == "acl" else checkpoint
+        return open_runner(name, model, spec, _runner_options(pytestconfig, name))
 
     return open_one
 
@@ -308,9 +386,35 @@ def embedded_dataset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def images(spec: ModelSpec) -> Tensor:
-    """Network input of five embedded images, (5, 3, 512, 512)."""
-    return embedded.sample_inputs(5, spec)
+def dataset_under_test(pytestconfig: pytest.Config, embedded_dataset: Dataset) -> Dataset:
+    """The images of --coco, or the embedded scenes."""
+    root: Path | None = pytestconfig.getoption("--coco")
+    if root is None:
+        return embedded_dataset
+    limit: int | None = pytestconfig.getoption("--image-limit")
+    return load_coco(root, pytestconfig.getoption("--split"), limit)
+
+
+#: Images of the dataset that tensors are compared on.
+COMPARED_IMAGES = 5
+
+
+@pytest.fixture(scope="session")
+def images(dataset_under_test: Dataset, spec: ModelSpec) -> Tensor:
+    """Network input of the first five images under test, (5, 3, 512, 512)."""
+    samples = dataset_under_test.samples[:COMPARED_IMAGES]
+    return np.stack([preprocess(sample.path, spec).tensor for sample in samples])
+
+
+@pytest.fixture(scope="session")
+def input_digests(
+    pytestconfig: pytest.Config, dataset_under_test: Dataset, spec: ModelSpec
+) -> dict[str, str] | None:
+    """What recorded results are known by where nobody wrote it down: SHA-256 of each input."""
+    if find_manifest(pytestconfig.getoption("--results"), pytestconfig.getoption("--bins")):
+        return None
+    inputs = ((s.path.stem, preprocess(s.path, spec).tensor) for s in dataset_under_test.samples)
+    return {stem: digest_of(tensor) for stem, tensor in inputs}
 
 
 @pytest.fixture(scope="session")

@@ -166,3 +166,22 @@ def _misfits(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+
+
+def blank_layers(model: Any) -> dict[str, str]:
+    """
+    The layers of *model* that training never touched or that a conversion lost, and why so.
+
+    A batch norm whose running mean is 0 and variance 1, a convolution whose weights are all alike.
+    """
+    torch = require("torch", extra="torch")
+    blank = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            if not layer.running_mean.any() and bool((layer.running_var == 1).all()):
+                blank[name] = "its running mean is 0 and its variance 1"
+        elif isinstance(layer, torch.nn.Conv2d) and layer.weight.numel() > 1:
+            low, high = (float(end) for end in layer.weight.detach().aminmax())
+            if low == high:
+                blank[name] = f"all its weights are {low:g}"
+    return blank

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from .runners import RUNNERS
+from .runners import RUNNERS, RunnerOptions
+from .runners.ort import GRAPH_OPTIMIZATIONS
 from .spec import D0, SPECS
 
 #: Marker -> the kind of torch device that it needs.
@@ -39,6 +40,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bins", type=Path, metavar="DIR", help="inputs made elsewhere; those --results were of"
     )
     group.addoption("--device-id", type=int, default=0, metavar="N", help="the NPU of --runner acl")
+    group.addoption(
+        "--provider", default=RunnerOptions.provider, help="ONNX Runtime's, of --runner ort"
+    )
+    group.addoption(
+        "--provider-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable"
+    )
+    group.addoption(
+        "--graph-optimization",
+        default=RunnerOptions.graph_optimization,
+        metavar="LEVEL",
+        help=f"of ONNX Runtime: {', '.join(GRAPH_OPTIMIZATIONS)}",
+    )
+    group.addoption("--threads", type=int, metavar="N", help="of ONNX Runtime, OpenVINO, PyTorch")
     group.addoption("--arch", default=D0.arch, help=f"one of {', '.join(SPECS)}")
     group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")
     group.addoption("--split", default="val2017", help="the split's name in --coco")
@@ -53,6 +67,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         choices=["coco", *HARDWARE],
         help="fail, not skip, where this is absent; repeatable",
+    )
+    group.addoption(
+        "--report-json", type=Path, metavar="FILE", help="write checks and verdict there"
     )
     group.addoption("--slow", action="store_true", help="run the slow tests too")
 

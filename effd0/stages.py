@@ -8,7 +8,8 @@ look at: a wrong mAP with a wrong preprocessing before it says nothing of the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 #: From the images on disk to the gate.
 STAGES = (
@@ -16,16 +17,45 @@ STAGES = (
     "evaluate", "gate",
 )  # fmt: skip
 EVIDENCE_LENGTH = 300
+#: Raised by one when a reader of the JSON would have to change.
+SCHEMA = 1
+
+
+class Broken(AssertionError):
+    """
+    A check that failed: *evidence* says what was measured and what was allowed, in one line.
+
+    *suspicion* is what explains it, once planting that made the difference vanish; *stage* is
+    where the suspicion lies, if that is another stage than the check's own.  *details* are lines
+    for whoever reads on.
+    """
+
+    def __init__(
+        self,
+        evidence: str,
+        suspicion: object = None,
+        stage: str | None = None,
+        details: Sequence[str] = (),
+    ) -> None:
+        self.evidence, self.stage = evidence, stage
+        self.suspicion = "" if suspicion is None else str(suspicion)
+        named = [f"suspicion: {self.suspicion}"] if self.suspicion else []
+        super().__init__("\n".join([evidence, *named, *details]))
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that was run: its *stage*, its name, and what it found if it failed."""
+    """
+    A check that was run: its *stage*, its name, and what it found if it failed.
+
+    *suspicion* is empty where nothing that was tried explains the failure.
+    """
 
     stage: str
     name: str
     passed: bool
     evidence: str = ""
+    suspicion: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,9 +85,18 @@ class StageVerdict:
             f"FAIL  the first broken stage is {self.broken}",
             f"check     {self.first.name}",
             f"evidence  {self.first.evidence}",
+            *_some(f"suspicion {self.first.suspicion}" if self.first.suspicion else ""),
             f"before it {', '.join(self.held) or 'nothing'} held; {others}",
             *_some(untested),
         ]
+
+    def to_json(self, checks: Sequence[Check]) -> dict[str, Any]:
+        """The verdict and the *checks* it rests on as plain values."""
+        return {
+            "schema": SCHEMA,
+            "verdict": {"passed": self.first is None, **asdict(self)},
+            "checks": [asdict(check) for check in checks],
+        }
 
 
 def _some(line: str) -> list[str]:

@@ -19,7 +19,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "effd0")
 MODULES = {
     "dataset": ("test_annotations", "test_data_fixtures", "test_dataset"),
     "preprocess": (
-        "test_bins", "test_preprocess", "test_preprocess_errors", "test_tensorfiles",
+        "test_preprocess", "test_preprocess_errors", "test_tensorfiles",
         "test_tensorfiles_read",
     ),
     "checkpoint": ("test_checkpoint", "test_checkpoint_errors"),
@@ -29,10 +29,11 @@ MODULES = {
         "test_graph_precision", "test_graph_reduce", "test_graph_support",
     ),
     "runner": (
-        "test_hardware", "test_pipeline", "test_pipeline_feed", "test_pipeline_stream",
+        "test_hardware", "test_open_runner", "test_pipeline", "test_pipeline_feed",
+        "test_pipeline_stream",
         "test_recorded", "test_runner_acl", "test_runner_acl_errors", "test_runner_acl_faults",
         "test_runner_base", "test_runner_openvino", "test_runner_ort", "test_runner_torch",
-        "test_runners", "test_tensorfiles_results", "test_tensorfiles_results_refused",
+        "test_tensorfiles_results", "test_tensorfiles_results_refused",
     ),
     "decode": ("test_anchors", "test_boxes", "test_heads", "test_postprocess", "test_topk"),
     "nms": ("test_nms",),

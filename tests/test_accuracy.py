@@ -17,7 +17,7 @@ from effd0.report import judge
 from effd0.runners.base import Runner
 from effd0.spec import ModelSpec
 
-pytestmark = pytest.mark.accuracy
+pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
 
 Measure = Callable[[str, int | None], CocoMetrics]
 OpenRunner = Callable[[str], Runner]

@@ -93,7 +93,7 @@ def test_a_broken_model_is_told_by_its_stage(tmp_path: Path, onnx_model: Path) -
     bad = perturbed(onnx_model, tmp_path / "bad.onnx", "class_p4", by=0.5)
     command = [sys.executable, "-m", "pytest", "-q", "--runner=ort", f"--model={bad}"]
     done = subprocess.run(
-        [*command, "tests/test_runners.py", "tests/test_preprocess.py"],
+        [*command, "tests/artefact/test_runner.py", "tests/test_preprocess.py"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.TESTS_FAILED

@@ -26,6 +26,12 @@ LAYERS: dict[str, set[str]] = {
     "files": {"errors"},
     "spec": {"errors"},
     "stages": set(),
+    "modelfile": {"errors", "graph.base", "spec"},
+    "parity": {"arrays", "compare", "precision", "spec", "stages", "suspicions.heads"},
+    "blame": {"bisect.job", "bisect.search"},
+    "known": {
+        "categories", "dataset", "embedded", "errors", "files", "stages", "tensorfiles.manifest",
+    },
     "preprocess": {"arrays", "errors", "spec"},
     "annotations": {"errors"},
     "dataset": {"annotations", "errors", "preprocess"},
@@ -48,6 +54,7 @@ LAYERS: dict[str, set[str]] = {
     "runners.recorded": {
         "arrays", "errors", "runners.base", "spec", "tensorfiles.inputs", "tensorfiles.results",
     },
+    "runners.named": {"arrays", "heads", "runners.base", "spec"},
     "runners.ort": {"arrays", "errors", "runners.base"},
     "runners.openvino": {"arrays", "errors", "runners.base"},
     "runners.torch": {"arrays", "checkpoint", "errors", "runners.base", "spec"},
@@ -84,9 +91,13 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "dataset", "errors", "preprocess", "spec", "suspicions.base",
         "suspicions.mistakes", "suspicions.source",
     },
+    "suspicions.fed": {
+        "arrays", "compare", "spec", "suspicions.base", "suspicions.heads", "suspicions.mistakes",
+        "suspicions.source",
+    },
     "suspicions.folder": {
-        "arrays", "dataset", "preprocess", "spec", "suspicions.inputs", "tensorfiles.inputs",
-        "tensorfiles.manifest",
+        "arrays", "dataset", "preprocess", "spec", "suspicions.base", "suspicions.inputs",
+        "tensorfiles.inputs", "tensorfiles.manifest",
     },
     "match": {"arrays", "errors", "postprocess"},
     "accumulate": {"arrays", "dataset", "evaluate", "postprocess", "spec"},
@@ -167,7 +178,7 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "bisect.network", "bisect.pairing", "bisect.pairs", "bisect.search",
         "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
     },
-    "pytest_options": {"runners.__init__", "spec"},
+    "pytest_options": {"runners.__init__", "runners.ort", "spec"},
     "choice": {
         "build", "embedded", "errors", "runners.__init__", "runners.base", "spec",
     },
@@ -195,7 +206,7 @@ HOMES: dict[str, set[str]] = {
     "acl": {"runners.acl_api"},
     "onnx": {
         "bisect.network", "bisect.tensors", "graph.base", "graph.fusion", "graph.pads",
-        "graph.precision", "graph.reduce",
+        "graph.precision", "graph.reduce", "modelfile",
     },
     "onnxruntime": {"bisect.tensors", "runners.ort"},
     "onnxscript": {"export"},

@@ -1,0 +1,63 @@
+"""Heads under test held against reference heads: within tolerance, or broken, with the reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arrays import Tensors
+from .compare import SAME_FLOAT32, TensorDiff, compare_tensors
+from .precision import estimate
+from .spec import ModelSpec
+from .stages import Broken
+from .suspicions.heads import suspect_heads
+
+#: Precision that a model is stored or a chip computes in -> relative L2 of a head that it may
+#: have.  float16 on the CPU: 2.2e-3 measured 2026-11-23; a chip sums in other orders and has not
+#: been measured: ten times as much.  bfloat16 and int8: the ends of `precision.BANDS`.
+RELATIVE_L2 = {"fp16": 2e-2, "bf16": 5e-2, "int8": 0.6}
+
+
+def hold_heads(reference: Tensors, got: Tensors, spec: ModelSpec, precision: str = "fp32") -> None:
+    """
+    Raise `Broken` unless heads *got*, computed in *precision*, are those of *reference*.
+
+    Both are (N, channels, rows, columns) by the spec's names, *reference* in float32.
+    """
+    diffs = compare_tensors(reference, got)
+    wrong = next((diff for diff in diffs if not _within(diff, precision)), None)
+    if wrong is None:
+        return
+    raise Broken(
+        f"{wrong}, but {_allowed(precision)}",
+        suspect_heads(reference, got, spec) or _other_precision(reference, got, precision),
+        details=table(reference, got),
+    )
+
+
+def table(reference: Tensors, got: Tensors) -> list[str]:
+    """One line a head: how far *got* is from *reference*, the worst first."""
+    return [
+        f"{d.name:<9} max abs {d.max_abs:.2g}, 99.9 % within {d.q999:.2g}, relative L2 "
+        f"{d.relative_l2:.2g}, cosine {d.cosine:.7f}, would need a tolerance of {d.required:g}"
+        for d in compare_tensors(reference, got)
+    ]
+
+
+def _within(diff: TensorDiff, precision: str) -> bool:
+    if precision == "fp32":
+        return diff.max_abs <= SAME_FLOAT32.max_abs
+    return diff.relative_l2 <= RELATIVE_L2[precision]
+
+
+def _allowed(precision: str) -> str:
+    if precision == "fp32":
+        return f"at most {SAME_FLOAT32.max_abs} is allowed in float32"
+    return f"a relative L2 of at most {RELATIVE_L2[precision]} is allowed in {precision}"
+
+
+def _other_precision(reference: Tensors, got: Tensors, precision: str) -> str | None:
+    """What the error looks like, if that is another precision than was asked for."""
+    found = estimate(reference, got)
+    if found.name in ("unclear", precision) or not np.isfinite(found.error):
+        return None
+    return f"computed in {found.name}, not in {precision}: {found}"
