@@ -6,12 +6,14 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from effd0.dataset import load_coco
 from effd0.evaluate import evaluate
 
-from .fault import Fault, Good
+from .clean import CLEAN, Clean
+from .fault import Fault, Good, Planted
 from .faults import FAULTS
 from .good import make_good
 from .run import Row, run_suite
@@ -19,30 +21,56 @@ from .table import TABLE, differences, line_of, rendered, summary
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the zoo; return 0 if every fault was caught and the table is as it stands, else 1."""
+    """Run the zoo; return 0 if all was caught, nothing falsely, and the table is as it stands."""
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="ID", help="these faults alone, with evidence")
+    parser.add_argument("--only", nargs="+", metavar="ID", help="these alone, with evidence")
     parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
     options = parser.parse_args(arguments)
-    chosen = [f for f in FAULTS if options.only is None or f.id in options.only]
-    if options.only and len(chosen) < len(options.only):
-        parser.error(f"no fault is called {set(options.only) - {f.id for f in FAULTS}}")
+    unknown = set(options.only or ()) - {one.id for one in (*FAULTS, *CLEAN)}
+    if unknown:
+        parser.error(f"nothing in the zoo is called {', '.join(sorted(unknown))}")
+    faults, clean = (
+        [one for one in every if options.only is None or one.id in options.only]
+        for every in (FAULTS, CLEAN)
+    )
     with tempfile.TemporaryDirectory(prefix="effd0-zoo-") as folder:
         good = make_good(Path(folder))
-        rows = []
-        for number, fault in enumerate(chosen):
-            rows.append(_row(fault, good, Path(folder) / fault.id))
-            _tell(rows[-1], f"{number + 1}/{len(chosen)}", verbose=options.only is not None)
-    for line in summary(rows):
+        rows = list(_rows(faults, good, Path(folder), verbose=options.only is not None))
+        alarms = list(_alarms(clean, good, Path(folder)))
+    page = rendered(rows, [one.id for one in clean], alarms)
+    for line in summary(rows, len(clean), alarms):
         print(line)
     if options.only:
         return 0
     if options.write:
-        TABLE.write_text(rendered(rows))
-    changed = differences(TABLE.read_text(), rendered(rows))
+        TABLE.write_text(page)
+    changed = differences(TABLE.read_text(), page)
     for line in changed:
         print(line)
-    return 1 if changed or not all(row.caught for row in rows) else 0
+    return 1 if changed or alarms or not all(row.caught for row in rows) else 0
+
+
+def _rows(faults: list[Fault], good: Good, folder: Path, *, verbose: bool) -> Iterator[Row]:
+    for number, fault in enumerate(faults):
+        row = _row(fault, good, folder / fault.id)
+        _tell(row, f"{number + 1}/{len(faults)}", verbose=verbose)
+        yield row
+
+
+def _alarms(clean: list[Clean], good: Good, folder: Path) -> Iterator[str]:
+    """The ids of clean runs that fail."""
+    for number, one in enumerate(clean):
+        (folder / one.id).mkdir()
+        outcome = run_suite(Planted(tuple(one.make(good, folder / one.id))), first_only=False)
+        shutil.rmtree(folder / one.id)
+        word = "passes" if outcome.passed else "FALSE ALARM"
+        print(
+            f"{number + 1:>4}/{len(clean)}  {one.id:<36} {word}  {outcome.seconds:.1f} s",
+            flush=True,
+        )
+        if not outcome.passed:
+            print(outcome.output)
+            yield one.id
 
 
 def _row(fault: Fault, good: Good, folder: Path) -> Row:

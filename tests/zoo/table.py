@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def line_of(row: Row) -> str:
     return f"{row.fault.id:<32} {marks}  {stage}{right}  {named}  {_points(row)}  {seconds}"
 
 
-def summary(rows: Sequence[Row]) -> Iterator[str]:
-    """The three shares that matter."""
+def summary(rows: Sequence[Row], clean: int, alarms: Sequence[str]) -> Iterator[str]:
+    """The four shares that matter."""
     named = [row for row in rows if row.suspicion_right is not None]
     for what, good, of in (
         ("caught", sum(row.caught for row in rows), len(rows)),
@@ -46,9 +47,11 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         ("suspicion right", sum(row.suspicion_right is True for row in named), len(named)),
     ):
         yield f"{what}: {good} of {of} ({good / max(of, 1):.1%})"
+    named_alarms = f": {', '.join(alarms)}" if alarms else ""
+    yield f"false alarms: {len(alarms)} of {clean} runs without a fault{named_alarms}"
 
 
-def rendered(rows: Sequence[Row]) -> str:
+def rendered(rows: Sequence[Row], clean: Sequence[str], alarms: Sequence[str]) -> str:
     """The page."""
     seconds = sum(row.outcome.seconds for row in rows)
     lines = [
@@ -56,8 +59,10 @@ def rendered(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
         *(_table_line(row) for row in rows),
     ]
-    shares = "\n".join(f"- {line}" for line in summary(rows))
-    return f"{_HEAD}{shares}\n- all runs together: {seconds:.0f} s\n\n" + "\n".join(lines) + "\n"
+    shares = [f"- {line}" for line in summary(rows, len(clean), alarms)]
+    shares.append(f"- the suite's runs on faults took {seconds:.0f} s together, on two cores")
+    without = f"Runs without a fault: {', '.join(clean)}."
+    return _HEAD + "\n".join([*shares, "", *lines, "", *textwrap.wrap(without, 98)]) + "\n"
 
 
 def _table_line(row: Row) -> str:
