@@ -208,6 +208,7 @@ def _runner_param(name: str, *, slow: bool) -> Any:
 
 
 MEASURED = pytest.StashKey[list[str]]()
+PARITY = pytest.StashKey[list[dict[str, Any]]]()
 CHECKS = pytest.StashKey[list[Check]]()
 
 
@@ -245,13 +246,36 @@ def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
     return pytestconfig.stash.setdefault(MEASURED, []).append
 
 
+@pytest.fixture(scope="session")
+def note_parity(pytestconfig: pytest.Config) -> Callable[[dict[str, Any]], None]:
+    """Return a function that keeps how far a runner's heads are from torch's, for the report."""
+    return pytestconfig.stash.setdefault(PARITY, []).append
+
+
+def _parity_lines(records: list[dict[str, Any]]) -> list[str]:
+    """The worst head of each runner, and how exactly the runner seems to compute."""
+    lines = []
+    for one in records:
+        worst = one["heads"][0]
+        far = "infinitely"
+        if worst["max_abs"] is not None:
+            far = f"by {worst['max_abs']:.2g} (relative L2 {worst['relative_l2']:.2g})"
+        lines.append(
+            f"{one['runner']}, {one['images']} images: {worst['name']} differs most from torch, "
+            f"{far}; computes like {one['precision']}"
+        )
+    return lines
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """End with the figures that the accuracy tests measured, and the first broken stage."""
     checks = config.stash.get(CHECKS, [])
     verdict = stage_verdict(checks).lines() if checks else []
-    for title, lines in (("accuracy", config.stash.get(MEASURED, [])), ("verdict", verdict)):
+    parity = _parity_lines(config.stash.get(PARITY, []))
+    accuracy = config.stash.get(MEASURED, [])
+    for title, lines in (("parity", parity), ("accuracy", accuracy), ("verdict", verdict)):
         if lines:
             terminalreporter.section(title)
             for line in lines:
@@ -265,7 +289,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         checks = session.config.stash.get(CHECKS, [])
         content = stage_verdict(checks).to_json(checks)
         measured = session.config.stash.get(MEASURED, [])
-        write_json({**content, "accuracy": measured, "exit_status": int(exitstatus)}, path)
+        parity = session.config.stash.get(PARITY, [])
+        more = {"parity": parity, "accuracy": measured, "exit_status": int(exitstatus)}
+        write_json({**content, **more}, path)
 
 
 @pytest.fixture(scope="session")

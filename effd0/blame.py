@@ -12,17 +12,23 @@ _WEIGHT = "weight "
 
 @dataclass(frozen=True)
 class Blame:
-    """The *stage* in which a model left its reference, and the *suspicion* that says where."""
+    """
+    The *stage* in which a model left its reference, and the *suspicion* that says where.
+
+    *at_input* tells that the node reads the images themselves.
+    """
 
     stage: str
     suspicion: str
+    at_input: bool
 
 
-def blame(finding: Finding) -> Blame | None:
+def blame(finding: Finding, image: tuple[int, ...]) -> Blame | None:
     """
     Tell wrong weights (export) from another computation (graph); None where no node is found.
 
-    It is tested in that all the node reads agrees with the reference, and what it gives does not.
+    *image* is the shape of one image.  It is tested in that all that the node reads agrees with
+    the reference, and what it gives does not.
     """
     culprit = finding.culprit
     if culprit is None:
@@ -31,7 +37,8 @@ def blame(finding: Finding) -> Blame | None:
     stage = "export" if all(map(_is_weight, culprit.differences)) else "graph"
     if not culprit.differences:
         stage = "graph"
-    return Blame(stage, _suspicion(culprit, len(finding.suspects)))
+    at_input = any(shape[1:] == image for shape in culprit.input_shapes)
+    return Blame(stage, _suspicion(culprit, len(finding.suspects)), at_input)
 
 
 def _is_weight(difference: str) -> bool:

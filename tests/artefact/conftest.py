@@ -11,10 +11,9 @@ import pytest
 from effd0.arrays import Tensor, Tensors
 from effd0.dataset import Dataset
 from effd0.modelfile import ModelFile, read_model
-from effd0.parity import hold_heads
 from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import ModelSpec
-from effd0.stages import Broken
+from effd0.suspicions.base import Suspicion
 from effd0.suspicions.fed import suspect_feed
 
 from .plain import PlainHeads
@@ -87,36 +86,26 @@ def heads_of(
     return heads
 
 
-HoldHeads = Callable[[Tensors, Tensors, str], None]
+SuspectFed = Callable[[Tensors], Suspicion | None]
 
 
 @pytest.fixture(scope="session")
-def hold_against_torch(
+def suspect_fed_to(
     open_under_test: OpenRunner, dataset_under_test: Dataset, spec: ModelSpec
-) -> HoldHeads:
-    """
-    Return a function that holds heads of the first images against torch's, in a precision.
+) -> SuspectFed:
+    """Return what names the mistake of preprocessing that explains heads of the first images."""
 
-    Where the heads themselves do not say what is wrong, the mistakes of preprocessing are tried
-    on torch: heads that are right for a wrong input break the stage before.
-    """
+    def suspect(heads: Tensors) -> Suspicion | None:
+        first = {name: head[:1] for name, head in heads.items()}
+        with open_under_test("torch") as torch:
+            return suspect_feed(
+                dataset_under_test.samples[0].path,
+                first,
+                lambda images: torch.infer({spec.input_name: images}),
+                spec,
+            )
 
-    def hold(wanted: Tensors, got: Tensors, precision: str) -> None:
-        try:
-            hold_heads(wanted, got, spec, precision)
-        except Broken as broken:
-            if broken.suspicion and not broken.suspicion.startswith("a fault in"):
-                raise
-            first = {name: head[:1] for name, head in got.items()}
-            path = dataset_under_test.samples[0].path
-            with open_under_test("torch") as torch:
-                found = suspect_feed(path, first, lambda x: torch.infer({spec.input_name: x}), spec)
-            if found is None:
-                raise
-            details = str(broken).splitlines()[1:]
-            raise Broken(broken.evidence, found, "preprocess", details) from broken
-
-    return hold
+    return suspect
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +115,7 @@ def plain_heads(
     images: Tensor,
     torch_heads: Tensors,
     spec: ModelSpec,
-    hold_against_torch: HoldHeads,
+    suspect_fed_to: SuspectFed,
 ) -> PlainHeads:
     """The heads of the ONNX file as it stands, beside torch's."""
-    return PlainHeads(model_file, checkpoint, images, torch_heads, spec, hold_against_torch)
+    return PlainHeads(model_file, checkpoint, images, torch_heads, spec, suspect_fed_to)

@@ -18,10 +18,12 @@ from effd0.export import ExportSettings, write_onnx, write_simplified
 from effd0.files import sha256
 from effd0.graph import load_graph
 from effd0.modelfile import ModelFile
+from effd0.parity import hold_heads
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.named import NamedRunner
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
+from effd0.suspicions.base import Suspicion
 
 #: Images of the heads compared; one tells where a node errs.
 COMPARED = 2
@@ -42,10 +44,10 @@ class PlainHeads:
         images: Tensor,
         reference: Tensors,
         spec: ModelSpec,
-        hold: Callable[[Tensors, Tensors, str], None],
+        suspect_fed: Callable[[Tensors], Suspicion | None],
     ) -> None:
         self.model, self.checkpoint, self.spec = model, checkpoint, spec
-        self._hold = hold
+        self._suspect_fed = suspect_fed
         rows = min(COMPARED, len(images), model.batch or COMPARED)
         self.images = images[:rows]
         self.reference = {name: head[:rows] for name, head in reference.items()}
@@ -53,26 +55,32 @@ class PlainHeads:
     def hold(self, stage: str) -> None:
         """Raise `Broken` where the heads differ and the fault is one of *stage*."""
         broken = self._difference
-        if broken is None:
-            return
-        found = self._blame
-        if (found.stage if found is not None else "graph") == stage:
-            told = [broken.suspicion] if broken.suspicion else []
-            told += [found.suspicion] if found is not None else []
-            # What the node is, is told behind what it does to the heads.
-            raise Broken(broken.evidence, "; ".join(told), details=str(broken).splitlines()[1:])
+        if broken is not None and broken.stage == stage:
+            raise broken
 
     @functools.cached_property
     def _difference(self) -> Broken | None:
+        """How the heads differ, with the stage that made them; None where they do not."""
         options = RunnerOptions(graph_optimization="disable")
+        with NamedRunner(
+            open_runner("ort", self.model.path, self.spec, options), self.spec
+        ) as runner:
+            heads = runner.infer({self.spec.input_name: self.images})
         try:
-            with NamedRunner(
-                open_runner("ort", self.model.path, self.spec, options), self.spec
-            ) as runner:
-                heads = runner.infer({self.spec.input_name: self.images})
-            self._hold(self.reference, heads, self.model.precision)
+            hold_heads(self.reference, heads, self.spec, self.model.precision)
         except Broken as broken:
-            return broken
+            found = self._blame
+            told = [broken.suspicion]
+            if found is None or found.at_input:
+                # The graph may do to its input what preprocessing has done already.
+                told.append(str(self._suspect_fed(heads) or ""))
+            told.append("" if found is None else found.suspicion)
+            return Broken(
+                broken.evidence,
+                "; ".join(filter(None, told)),
+                "graph" if found is None else found.stage,
+                str(broken).splitlines()[1:],
+            )
         return None
 
     @functools.cached_property
@@ -82,7 +90,7 @@ class PlainHeads:
         rows = 1 if self.model.batch is None else self.model.batch
         filled = np.concatenate([self.images] * rows)[:rows]
         try:
-            return blame(bisect_networks(bad, good, filled))
+            return blame(bisect_networks(bad, good, filled), self.spec.input_shape)
         except Effd0Error:
             return None  # what cannot be bisected is told by its heads alone
 

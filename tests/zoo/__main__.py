@@ -26,13 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="ID", help="these alone, with evidence")
     parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
     options = parser.parse_args(arguments)
-    unknown = set(options.only or ()) - {one.id for one in (*FAULTS, *CLEAN)}
+    known = [fault.id for fault in FAULTS] + [one.id for one in CLEAN]
+    unknown = set(options.only or ()) - set(known)
     if unknown:
         parser.error(f"nothing in the zoo is called {', '.join(sorted(unknown))}")
-    faults, clean = (
-        [one for one in every if options.only is None or one.id in options.only]
-        for every in (FAULTS, CLEAN)
-    )
+    chosen = known if options.only is None else options.only
+    faults = [fault for fault in FAULTS if fault.id in chosen]
+    clean = [one for one in CLEAN if one.id in chosen]
     with tempfile.TemporaryDirectory(prefix="effd0-zoo-") as folder:
         good = make_good(Path(folder))
         rows = list(_rows(faults, good, Path(folder), verbose=options.only is not None))
