@@ -75,7 +75,7 @@ def run_result_job(job: ResultJob, open_progress: OpenProgress) -> Evaluation:
         job.spec,
         evaluator=job.evaluator,
         min_map=job.min_map,
-        seconds=seconds,
+        images_per_second=len(found) / seconds,
         stages={
             "read results": Latency.from_seconds(times.reading),
             "postprocess": Latency.from_seconds(times.postprocess),

@@ -208,7 +208,7 @@ def test_a_few_images_are_undecided_whatever_they_show() -> None:
     """A bootstrap over a handful says so and asks for more."""
     verdict = judge(metrics_of(0.9), 10, None, held_against(0, 0, images=10))
     assert verdict.status == "undecided"
-    assert "fewer than 30 images decide nothing; give --root with more images" in verdict.reason
+    assert "fewer than 30 images decide nothing; run on more images" in verdict.reason
 
 
 def test_an_undecided_drop_says_why() -> None:

@@ -28,7 +28,8 @@ import sys, time
 from pathlib import Path
 from effd0 import choice
 from effd0.job import run_evaluation
-from tests.rundir_runs import NeighbourRunner, silent, small_job
+from effd0.progress import silent
+from tests.rundir_runs import NeighbourRunner, small_job
 
 runner = NeighbourRunner()
 runner.on_infer = lambda: time.sleep(0.01)

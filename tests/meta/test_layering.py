@@ -31,7 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "dataset": {"annotations", "errors", "preprocess"},
     "anchors": {"arrays", "spec"},
     "embedded": {"arrays", "dataset", "errors", "preprocess", "spec"},
-    "checkpoint": {"errors", "spec"},
+    "checkpoint": {"errors", "spec", "tolerances"},
     "runners.base": {"arrays", "errors", "measure"},
     "runners.acl_codes": set(),
     "runners.acl_api": {"errors", "runners.acl_codes"},
@@ -64,6 +64,7 @@ LAYERS: dict[str, set[str]] = {
         "runners.base", "spec",
     },
     "evaluate": {"dataset", "errors", "postprocess", "spec"},
+    "tolerances": set(),
     "compare": {"arrays", "errors"},
     "precision": {"arrays", "compare"},
     "suspicions.__init__": set(),
@@ -86,13 +87,14 @@ LAYERS: dict[str, set[str]] = {
     },
     "suspicions.folder": {
         "arrays", "dataset", "preprocess", "spec", "suspicions.inputs", "tensorfiles.inputs",
-        "tensorfiles.manifest",
+        "tensorfiles.manifest", "tolerances",
     },
     "match": {"arrays", "errors", "postprocess"},
     "accumulate": {"arrays", "dataset", "evaluate", "postprocess", "spec"},
     "paired": {"accumulate", "dataset", "errors", "postprocess", "spec"},
     "against": {"dataset", "match", "paired", "postprocess", "spec"},
-    "report": {"against", "evaluate", "files", "measure", "paired"},
+    "reach": {"accumulate", "dataset", "postprocess", "spec"},
+    "report": {"against", "evaluate", "files", "measure", "paired", "tolerances"},
     "tensorfiles.__init__": set(),
     "tensorfiles.manifest": {"errors", "files", "spec"},
     "tensorfiles.inputs": {
@@ -118,7 +120,8 @@ LAYERS: dict[str, set[str]] = {
         "tensorfiles.inputs", "tensorfiles.writer", "progress",
     },
     "score": {
-        "against", "dataset", "evaluate", "files", "measure", "postprocess", "report", "spec",
+        "against", "dataset", "evaluate", "files", "measure", "postprocess", "reach", "report",
+        "spec",
     },
     "reference": {
         "against", "choice", "dataset", "errors", "feed", "files", "pipeline", "postprocess",
@@ -154,7 +157,7 @@ LAYERS: dict[str, set[str]] = {
     # The build line runs what it made before it names it, so it stands above the runners.
     "build": {
         "arrays", "compare", "embedded", "errors", "export", "files", "graph.__init__",
-        "runners.__init__", "runners.base", "spec",
+        "runners.__init__", "runners.base", "spec", "tolerances",
     },
     "bisect.__init__": set(),
     "bisect.network": {"errors", "graph.base", "runners.base"},
@@ -162,24 +165,30 @@ LAYERS: dict[str, set[str]] = {
     "bisect.pairs": {"bisect.network", "bisect.tensors"},
     "bisect.pairing": {"bisect.network", "bisect.pairs", "bisect.tensors"},
     "bisect.differences": {"bisect.network", "bisect.pairs"},
-    "bisect.search": {"bisect.differences", "bisect.network", "bisect.pairs"},
+    "bisect.search": {"bisect.differences", "bisect.network", "bisect.pairs", "tolerances"},
     "bisect.job": {
         "arrays", "bisect.network", "bisect.pairing", "bisect.pairs", "bisect.search",
         "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
     },
-    "pytest_options": {"runners.__init__", "spec"},
+    "pytest_options": {"rundir", "runners.__init__", "spec", "tolerances"},
     "choice": {
         "build", "embedded", "errors", "runners.__init__", "runners.base", "spec",
     },
     "records": {"postprocess"},
-    "identity": {"choice", "dataset", "embedded", "files", "report", "runners.base"},
+    "identity": {
+        "choice", "dataset", "embedded", "files", "report", "runners.__init__", "runners.base",
+        "spec",
+    },
     "rundir": {
         "errors", "files", "identity", "postprocess", "records", "tensorfiles.manifest",
     },
+    "detecting": {
+        "dataset", "identity", "measure", "pipeline", "postprocess", "progress", "rundir",
+        "runners.base",
+    },
     "job": {
-        "choice", "dataset", "embedded", "errors", "evaluate", "feed", "files", "identity",
-        "measure", "paired", "pipeline", "postprocess", "reference", "report", "rundir",
-        "runners.base", "score", "progress",
+        "choice", "dataset", "detecting", "embedded", "errors", "evaluate", "feed", "identity",
+        "paired", "progress", "reference", "report", "rundir", "score", "tolerances",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
