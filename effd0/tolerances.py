@@ -53,8 +53,14 @@ BETWEEN_RUNNERS = Tolerance(
 )  # fmt: skip
 ROUNDED = Tolerance(
     "where float16 may have been used", 0.3, POINTS,
-    "Emulated chips: 0.04 on the embedded scenes, 0.02 on 80 photographs; the recipe lost 0.2.",
-    0.04, _FIRST,
+    "Emulated chips: 0.04 on the embedded scenes, 0.02 on 80 photographs, 0.09 with float16 "
+    "weights in torch; the recipe lost 0.2.",
+    0.09, _FIRST,
+)  # fmt: skip
+ROUNDED_BY_AIPP = Tolerance(
+    "float16, with the normalisation in AIPP", 0.3, POINTS,
+    "An emulated chip, on 80 photographs.",
+    0.135, _FIRST,
 )  # fmt: skip
 AP_ARITHMETIC = Tolerance(
     "the same AP, summed in another order", 1e-9, POINTS,
@@ -106,7 +112,8 @@ HEADS = {
     ),
     ("emulated", "fp16"): Tolerance(
         "acl (emulated), force_fp16", ROUNDED_L2.limit, RELATIVE_L2,
-        "Five embedded scenes against torch in float32; allow_mix_precision the same.", 4.8e-3, _SECOND,
+        "Five embedded scenes against torch in float32; allow_mix_precision the same.",
+        4.8e-3, _SECOND,
     ),
 }  # fmt: skip
 #: Torch on an accelerator against torch on the CPU, each in the precision.
@@ -153,10 +160,21 @@ UNTRAINED = Tolerance(
     "logits of an untrained network", 0.01, "standard deviation over an image",
     "All are the prior, -4.595; trained ones spread by 2.0 and more.", 4e-5, _FIRST,
 )  # fmt: skip
+BOXES = Tolerance(
+    "boxes against effdet's", 2e-6, "part of the image's longer side",
+    "numpy and torch differ in the last bit of exp(), so that a corner errs by a part of its box's "
+    "size, which may be several times the picture's; 72 pairs of synthetic heads and sizes.",
+    1.4e-7, _FIRST,
+)  # fmt: skip
+SCORES = Tolerance(
+    "scores against effdet's", 5e-7, "difference",
+    "Scores are below 1, where a last bit is 6e-8; over the same pairs.", 1.2e-7, _FIRST,
+)  # fmt: skip
 
 TABLE = (
-    MAX_DROP, TO_RECORD, BETWEEN_RUNNERS, ROUNDED, AP_ARITHMETIC, SAME_FLOAT32, ROUNDED_L2,
-    *HEADS.values(), *DEVICES.values(), *INPUTS.values(), NOISE, NOISE_FLOAT16, UNTRAINED,
+    MAX_DROP, TO_RECORD, BETWEEN_RUNNERS, ROUNDED, ROUNDED_BY_AIPP, AP_ARITHMETIC, SAME_FLOAT32,
+    ROUNDED_L2, *HEADS.values(), *DEVICES.values(), *INPUTS.values(), NOISE, NOISE_FLOAT16,
+    UNTRAINED, BOXES, SCORES,
 )  # fmt: skip
 
 _HEAD = """# Tolerances
@@ -166,7 +184,8 @@ Every number by which a verdict forgives a difference, in the one place where it
 
     python -c "from effd0 import tolerances; print(tolerances.page(), end='')" > docs/tolerances.md
 
-*Measured* is the largest difference that was seen where nothing is wrong.
+*Measured* is the largest difference that was seen where nothing is wrong, on trained weights. The
+bands by which `effd0/precision.py` names a precision are there, with what was measured.
 
 | tolerance | allowed | in | measured | on | reason |
 |---|---|---|---|---|---|
