@@ -138,17 +138,17 @@ def _percent(value: float | None) -> str:
 
 
 def against_reference(
-    dataset: Dataset, reference: Measured, candidate: Measured, spec: ModelSpec, max_drop: float
+    dataset: Dataset, reference: Detected, candidate: Detected, spec: ModelSpec, max_drop: float
 ) -> Against:
     """Return what *candidate* lost against *reference* on the same images."""
     return hold_against(
         dataset,
-        reference.run.found,
-        candidate.run.found,
+        reference.found,
+        candidate.found,
         spec,
         max_drop=max_drop,
-        runner=reference.run.runner,
-        model_sha256=reference.run.model_sha256,
+        runner=reference.runner,
+        model_sha256=reference.model_sha256,
     )
 
 

@@ -143,11 +143,11 @@ def test_coco_map_does_not_drop_against_torch(
     pytestconfig: pytest.Config,
 ) -> None:
     """On the same images of --coco, a runner surely loses no more than --max-drop against torch."""
-    reference = measure_coco("torch", None)
-    candidate = measure_coco(runner_beside_torch, _batch_size(pytestconfig))
+    reference = measure_coco("torch", None).run
+    candidate = measure_coco(runner_beside_torch, _batch_size(pytestconfig)).run
     max_drop = pytestconfig.getoption("--max-drop")
     against = against_reference(coco_dataset, reference, candidate, spec, max_drop)
-    note_measured(f"{candidate.run.runner}: {against.drop}; {against.parity}")
+    note_measured(f"{candidate.runner}: {against.drop}; {against.parity}")
     settle(drop_verdict(against, coco_dataset), required=_required(pytestconfig))
 
 
