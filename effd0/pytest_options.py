@@ -83,6 +83,15 @@ def pytest_configure(config: pytest.Config) -> None:
             f"--max-drop is {config.getoption('--max-drop')}, but a drop of at least 0 points is "
             "wanted; a gain always passes"
         )
+    results, model = config.getoption("--results"), config.getoption("--model")
+    if results is not None and model is not None and results.is_dir() and model.is_file():
+        from .errors import Effd0Error
+        from .tensorfiles.origin import check_model
+
+        try:
+            check_model(results, model)
+        except Effd0Error as error:
+            raise pytest.UsageError(str(error)) from error
     given = [
         f"{option}={path}"
         for option in (*PATHS, "--out")

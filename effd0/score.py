@@ -14,6 +14,7 @@ from .postprocess import Detections
 from .reach import reachable_ap
 from .report import Evaluation, judge
 from .spec import ModelSpec
+from .twins import check_twins
 
 
 def score(
@@ -33,9 +34,11 @@ def score(
     """
     Score what was *found*, by image id; judge it as `judge` does.
 
-    *settings* are added to those of the dataset.  Raises `EvaluationError` as `evaluate` does.
+    *settings* are added to those of the dataset.  Raises `EvaluationError` as `evaluate` and
+    `check_twins` do.
     """
     metrics = evaluate(dataset, found, spec, evaluator=evaluator)
+    check_twins(dataset.samples, found, spec)
     reachable = None
     if dataset.limited and min_map is not None:
         reachable = reachable_ap(dataset, found, spec)

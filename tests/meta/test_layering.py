@@ -89,6 +89,7 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "dataset", "preprocess", "spec", "suspicions.inputs", "tensorfiles.inputs",
         "tensorfiles.manifest", "tolerances",
     },
+    "twins": {"dataset", "errors", "postprocess", "preprocess", "spec"},
     "match": {"arrays", "errors", "postprocess"},
     "accumulate": {"arrays", "dataset", "evaluate", "postprocess", "spec"},
     "paired": {"accumulate", "dataset", "errors", "postprocess", "spec"},
@@ -102,10 +103,13 @@ LAYERS: dict[str, set[str]] = {
     },
     "tensorfiles.heads": {"arrays", "errors", "spec"},
     "tensorfiles.names": {"errors", "tensorfiles.manifest"},
+    "tensorfiles.origin": {
+        "errors", "files", "spec", "tensorfiles.manifest", "tensorfiles.names",
+    },
     "tensorfiles.rows": {"spec", "tensorfiles.heads", "tensorfiles.inputs", "tensorfiles.names"},
     "tensorfiles.results": {
         "arrays", "errors", "spec", "tensorfiles.heads", "tensorfiles.inputs",
-        "tensorfiles.manifest", "tensorfiles.names", "tensorfiles.rows",
+        "tensorfiles.manifest", "tensorfiles.names", "tensorfiles.origin", "tensorfiles.rows",
     },
     "tensorfiles.writer": {"arrays", "errors", "files", "tensorfiles.manifest"},
     "infer.__init__": set(),
@@ -121,16 +125,16 @@ LAYERS: dict[str, set[str]] = {
     },
     "score": {
         "against", "dataset", "evaluate", "files", "measure", "postprocess", "reach", "report",
-        "spec",
+        "spec", "twins",
     },
     "reference": {
         "against", "choice", "dataset", "errors", "feed", "files", "pipeline", "postprocess",
         "runners.__init__", "progress",
     },
     "resultjob": {
-        "dataset", "embedded", "errors", "evaluate", "heads", "measure", "postprocess",
+        "dataset", "embedded", "errors", "evaluate", "files", "heads", "measure", "postprocess",
         "preprocess", "progress", "report", "score", "spec", "tensorfiles.manifest",
-        "tensorfiles.results",
+        "tensorfiles.origin", "tensorfiles.results",
     },
     "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
     "fetch": {"errors", "files", "spec"},
@@ -170,7 +174,9 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "bisect.network", "bisect.pairing", "bisect.pairs", "bisect.search",
         "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
     },
-    "pytest_options": {"rundir", "runners.__init__", "spec", "tolerances"},
+    "pytest_options": {
+        "errors", "rundir", "runners.__init__", "spec", "tensorfiles.origin", "tolerances",
+    },
     "choice": {
         "build", "embedded", "errors", "runners.__init__", "runners.base", "spec",
     },
