@@ -110,6 +110,10 @@ HEADS = {
         "openvino, f32", SAME_FLOAT32.limit, MAX_ABS,
         f"{_SCENES}, and batches of 1 to 8.", 3.1e-5, _SECOND,
     ),
+    ("openvino", "fp16"): Tolerance(
+        "openvino, fp16 weights", ROUNDED_L2.limit, RELATIVE_L2,
+        f"{_SCENES}; 2.6e-2 at most.", 3.1e-3, _SECOND,
+    ),
     ("emulated", "fp16"): Tolerance(
         "acl (emulated), force_fp16", ROUNDED_L2.limit, RELATIVE_L2,
         "Five embedded scenes against torch in float32; allow_mix_precision the same.",

@@ -125,6 +125,21 @@ def test_outputs_keep_the_models_names_and_order(tmp_path: Path) -> None:
     }
 
 
+def test_casts_at_the_borders_leave_the_models_names(tmp_path: Path) -> None:
+    """A model in float16 with float32 ends, as ``modify --edit fp16`` makes one, has its names."""
+    text = """
+        <ir_version: 6, opset_import: ["" : 11]>
+        g (float[N, 2] x) => (float[N, 2] y)
+        { x_half = Cast <to = 10> (x)
+          y_half = Neg(x_half)
+          y = Cast <to = 1> (y_half) }
+    """
+    onnx.save(parser.parse_model(text), str(tmp_path / "half.onnx"))
+    with OpenVinoRunner(tmp_path / "half.onnx") as runner:
+        assert [info.name for info in (*runner.inputs, *runner.outputs)] == ["x", "y"]
+        assert runner.infer({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[-1, -1]]
+
+
 def product(path: Path, x: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> Path:
     """Write a model that multiplies its input, of the shape of *x*, by the matrix *y*."""
     kind = TensorProto.FLOAT

@@ -214,9 +214,7 @@ def test_a_picture_that_changed_is_refused(job: ResultJob, tmp_path: Path) -> No
     shutil.copy(bins / "manifest.json", tmp_path / "result_manifest.json")
     run_result_job(job, silent)
     shutil.copy(job.root / "val2017/1.png", job.root / "val2017/2.png")
-    message = (
-        r"2\.png has changed since the inputs of .*_manifest\.json were made of it; preprocess"
-    )
+    message = r"2\.png has changed since the inputs of .*_manifest\.json were made of it; pre"
     with pytest.raises(ResultError, match=message):
         run_result_job(job, silent)
 
