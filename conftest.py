@@ -6,6 +6,7 @@ Its options are in `effd0.pytest_options`, so that pytest knows them before it l
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -368,6 +369,12 @@ def _runner_options(config: pytest.Config, name: str) -> RunnerOptions:
         provider_option=tuple(config.getoption("--provider-option")),
         graph_optimization=config.getoption("--graph-optimization"),
     )
+
+
+@pytest.fixture(scope="session")
+def options_of(pytestconfig: pytest.Config) -> Callable[[str], RunnerOptions]:
+    """Return what the session's options mean to a runner."""
+    return functools.partial(_runner_options, pytestconfig)
 
 
 @pytest.fixture(scope="session")

@@ -53,13 +53,24 @@ def class_matches(
 
     Raises `EvaluationError` unless every image is there exactly once and none is foreign.
     """
+    every = matches_by_category(dataset, detections, spec).values()
+    return [matches for matches in every if matches.truths.any()]
+
+
+def matches_by_category(
+    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
+) -> dict[int, ClassMatches]:
+    """
+    Match *detections* once: by category id, each that has an object or a detection.
+
+    Raises as `class_matches` does.
+    """
     place = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
     found = match_images(dataset, detections, spec)
-    classes = [
-        _class_matches(list(of_class), place)
-        for _, of_class in groupby(found, key=lambda entry: entry["category_id"])
-    ]
-    return [matches for matches in classes if matches.truths.any()]
+    return {
+        category: _class_matches(list(of_class), place)
+        for category, of_class in groupby(found, key=lambda entry: entry["category_id"])
+    }
 
 
 def _class_matches(entries: Sequence[dict[str, Any]], place: Mapping[int, int]) -> ClassMatches:

@@ -10,12 +10,10 @@ from typing import Any
 
 from .errors import CheckpointError, require
 from .spec import SPECS, ModelSpec
+from .tolerances import UNTRAINED
 
 #: Keys under which training tools wrap the weights, the best ones first.
 WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
-#: Standard deviation of the class logits over an image: below 4e-5 for a freshly initialised
-#: network (all logits are its prior, -4.595), 2.0 and more for a trained one (2026-11-23).
-MIN_CLASS_SPREAD = 0.01
 SHOWN = 5
 
 
@@ -139,10 +137,10 @@ def _refuse_untrained(path: Path, model: Any, spec: ModelSpec) -> None:
     with torch.inference_mode():
         classes, _ = model(noise)
     spread = min(float(head.std()) for head in classes)
-    if not spread >= MIN_CLASS_SPREAD:
+    if not spread >= UNTRAINED.limit:
         raise CheckpointError(
             f"{path} is untrained: its class logits vary by {spread:.2g} over an image, but those "
-            f"of a trained model by more than {MIN_CLASS_SPREAD}; every comparison would pass on it"
+            f"of a trained model by more than {UNTRAINED.limit}; every comparison would pass on it"
         )
 
 

@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 
 from .arrays import Tensors
-from .compare import SAME_FLOAT32, TensorDiff, compare_tensors
+from .compare import TensorDiff, compare_tensors
 from .precision import estimate
 from .spec import ModelSpec
 from .stages import Broken
 from .suspicions.heads import suspect_heads
+from .tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
 
-#: Precision that a model is stored or a chip computes in -> relative L2 of a head that it may
-#: have.  float16 on the CPU: 2.2e-3 measured 2026-11-23; a chip sums in other orders and has not
-#: been measured: ten times as much.  bfloat16 and int8: the ends of `precision.BANDS`.
-RELATIVE_L2 = {"fp16": 2e-2, "bf16": 5e-2, "int8": 0.6}
+#: Precision of a model that is not float32 -> relative L2 that a head of it may have.
+RELATIVE_L2 = {
+    "fp16": ROUNDED_L2.limit,
+    "bf16": HEADS["torch", "bf16"].limit,
+    "int8": INT8_L2.limit,
+}
 
 
 def hold_heads(reference: Tensors, got: Tensors, spec: ModelSpec, precision: str = "fp32") -> None:
@@ -81,11 +84,11 @@ def _plain(diff: dict[str, Any]) -> dict[str, Any]:
 
 def _within(diff: TensorDiff, precision: str) -> bool:
     if precision == "fp32":
-        return diff.max_abs <= SAME_FLOAT32.max_abs
+        return diff.max_abs <= SAME_FLOAT32.limit
     return diff.relative_l2 <= RELATIVE_L2[precision]
 
 
 def _allowed(precision: str) -> str:
     if precision == "fp32":
-        return f"at most {SAME_FLOAT32.max_abs} is allowed in float32"
+        return f"at most {SAME_FLOAT32.limit} is allowed in float32"
     return f"a relative L2 of at most {RELATIVE_L2[precision]} is allowed in {precision}"

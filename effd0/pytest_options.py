@@ -16,6 +16,7 @@ import pytest
 from .runners import RUNNERS, RunnerOptions
 from .runners.ort import GRAPH_OPTIMIZATIONS
 from .spec import D0, SPECS
+from .tolerances import MAX_DROP
 
 #: Marker -> the kind of torch device that it needs.
 TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
@@ -62,6 +63,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--min-map", type=float, default=33.4, metavar="PERCENT", help="gate for --coco"
     )
     group.addoption(
+        "--max-drop",
+        type=float,
+        default=MAX_DROP.limit,
+        metavar="POINTS",
+        help="gate for --coco: mAP surely drops by no more against torch",
+    )
+    group.addoption(
+        "--out",
+        type=Path,
+        metavar="RUN_DIR",
+        help="keep detections of -m accuracy as they come, a folder for each runner",
+    )
+    group.addoption("--resume", action="store_true", help="go on with the runs in --out")
+    group.addoption(
         "--require",
         action="append",
         default=[],
@@ -75,10 +90,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Stop where the value of an option led pytest away from the project's configuration."""
+    """Stop where options contradict each other, or led pytest away from its configuration."""
+    if config.getoption("--resume") and config.getoption("--out") is None:
+        from .rundir import resume_without_out  # brings much that other projects' tests need not
+
+        raise pytest.UsageError(str(resume_without_out()))
+    if config.getoption("--max-drop") < 0:
+        raise pytest.UsageError(
+            f"--max-drop is {config.getoption('--max-drop')}, but a drop of at least 0 points is "
+            "wanted; a gain always passes"
+        )
+    results, model = config.getoption("--results"), config.getoption("--model")
+    if results is not None and model is not None and results.is_dir() and model.is_file():
+        from .errors import Effd0Error
+        from .tensorfiles.origin import check_model
+
+        try:
+            check_model(results, model)
+        except Effd0Error as error:
+            raise pytest.UsageError(str(error)) from error
     given = [
         f"{option}={path}"
-        for option in PATHS
+        for option in (*PATHS, "--out")
         if (path := config.getoption(option)) is not None and config.inipath is None
     ]
     if given:

@@ -39,6 +39,7 @@ MODULES = {
     "nms": ("test_nms",),
     "evaluate": (
         "test_accumulate", "test_evaluate", "test_evaluate_inputs", "test_match", "test_paired",
+        "test_reach",
     ),
     "gate": ("test_accuracy", "test_ascend_chain"),
 }  # fmt: skip

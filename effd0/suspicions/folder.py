@@ -16,6 +16,7 @@ from ..preprocess import normalize, preprocess
 from ..spec import ModelSpec
 from ..tensorfiles.inputs import InputFiles, open_inputs
 from ..tensorfiles.manifest import listed
+from ..tolerances import INPUTS
 from .base import Suspicion
 from .inputs import suspect_input, suspect_order, thumbnail
 
@@ -23,9 +24,6 @@ from .inputs import suspect_input, suspect_order, thumbnail
 FIRST, EVERY = 20, 50
 #: How many wrong inputs are looked into.
 EXPLAINED = 5
-#: What another tool's arithmetic may add to an element, where a grey level is 0.0175: 2.4e-7 was
-#: measured with the division by 255 first (2026-11-23); in float16 one step, from 2 on 0.00195.
-TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "uint8": 0.0}
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[In
 
     Missing and foreign files are faults; the latter are not looked for where the dataset is
     limited.  The first `FIRST` images and every `EVERY`-th behind them are compared: bit for bit
-    where effd0's manifest is beside them, else within `TOLERANCES`.  Raises `ResultError` where
+    where effd0's manifest is beside them, else within `INPUTS`' limits.  Raises `ResultError` where
     the folder cannot be read as inputs of *spec*.
     """
     inputs = open_inputs(folder, spec)
@@ -91,7 +89,7 @@ def _difference(
         return None
     differences = np.abs(given.astype(np.float64) - wanted)
     worst = np.unravel_index(np.argmax(differences), differences.shape)
-    allowed = 0.0 if inputs.manifest is not None else TOLERANCES[str(inputs.dtype)]
+    allowed = 0.0 if inputs.manifest is not None else INPUTS[str(inputs.dtype)].limit
     # Not the other way round: NaN is not within any tolerance.
     if differences[worst] <= allowed:
         return None

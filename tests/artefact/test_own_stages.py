@@ -16,14 +16,12 @@ from effd0.heads import HeadOutputs, split_heads
 from effd0.postprocess import postprocess
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
+from effd0.tolerances import BOXES, SCORES
 
 from ..scored import NOTHING, perfect, truth_of
 
 #: Images whose detections are held against effdet's.
 COMPARED = 3
-#: Corners, as a part of the image's longer side, and scores: float32 in another library, where
-#: exp() differs in its last bit.  Measured 2026-11-23 on trained heads: 4.8e-7 and 1.2e-7.
-BOX_TOLERANCE, SCORE_TOLERANCE = 2e-6, 5e-7
 
 
 @pytest.fixture(scope="session")
@@ -86,11 +84,11 @@ def _faults(got: Floats, wanted: Floats, side: int) -> Iterator[str]:
     if classes:
         yield f"{classes} of {len(got)} detections have another class"
     scores = float(np.abs(got[:, 4] - wanted[:, 4]).max(initial=0))
-    if not scores <= SCORE_TOLERANCE:
-        yield f"scores differ by {scores:.3g}, but {SCORE_TOLERANCE} is allowed"
+    if not scores <= SCORES.limit:
+        yield f"scores differ by {scores:.3g}, but {SCORES.limit} is allowed"
     corners = float(np.abs(got[:, :4] - wanted[:, :4]).max(initial=0)) / side
-    if not corners <= BOX_TOLERANCE:
-        allowed = f"but {BOX_TOLERANCE} of the longer side is allowed"
+    if not corners <= BOXES.limit:
+        allowed = f"but {BOXES.limit} of the longer side is allowed"
         yield f"corners differ by {corners:.3g}, {allowed}"
 
 

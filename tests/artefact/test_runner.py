@@ -16,13 +16,12 @@ from effd0.modelfile import read_model
 from effd0.parity import hold_heads, record, suspect_precision
 from effd0.spec import D0, ModelSpec
 from effd0.stages import Broken
+from effd0.tolerances import MAY_ROUND
 
 from .conftest import HeadsOf, OpenRunner, SuspectFed
 
 pytestmark = pytest.mark.stage("runner")
 BATCH_SIZES = (1, 2, 5)
-#: A model compiled for a chip, and results from elsewhere, may have been computed in float16.
-MAY_ROUND = ("acl", "recorded")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,9 @@ LAYERS: dict[str, set[str]] = {
     "spec": {"errors"},
     "stages": set(),
     "modelfile": {"errors", "graph.base", "spec"},
-    "parity": {"arrays", "compare", "precision", "spec", "stages", "suspicions.heads"},
+    "parity": {
+        "arrays", "compare", "precision", "spec", "stages", "suspicions.heads", "tolerances",
+    },
     "blame": {"bisect.job", "bisect.search"},
     "known": {
         "categories", "dataset", "embedded", "errors", "files", "stages", "tensorfiles.manifest",
@@ -37,7 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "dataset": {"annotations", "errors", "preprocess"},
     "anchors": {"arrays", "spec"},
     "embedded": {"arrays", "dataset", "errors", "preprocess", "spec"},
-    "checkpoint": {"errors", "spec"},
+    "checkpoint": {"errors", "spec", "tolerances"},
     "runners.base": {"arrays", "errors", "measure"},
     "runners.acl_codes": set(),
     "runners.acl_api": {"errors", "runners.acl_codes"},
@@ -71,6 +73,7 @@ LAYERS: dict[str, set[str]] = {
         "runners.base", "spec",
     },
     "evaluate": {"dataset", "errors", "postprocess", "spec"},
+    "tolerances": set(),
     "compare": {"arrays", "errors"},
     "precision": {"arrays", "compare"},
     "suspicions.__init__": set(),
@@ -97,13 +100,15 @@ LAYERS: dict[str, set[str]] = {
     },
     "suspicions.folder": {
         "arrays", "dataset", "preprocess", "spec", "suspicions.base", "suspicions.inputs",
-        "tensorfiles.inputs", "tensorfiles.manifest",
+        "tensorfiles.inputs", "tensorfiles.manifest", "tolerances",
     },
+    "twins": {"dataset", "errors", "postprocess", "preprocess", "spec"},
     "match": {"arrays", "errors", "postprocess"},
     "accumulate": {"arrays", "dataset", "evaluate", "postprocess", "spec"},
     "paired": {"accumulate", "dataset", "errors", "postprocess", "spec"},
     "against": {"dataset", "match", "paired", "postprocess", "spec"},
-    "report": {"against", "evaluate", "files", "measure", "paired"},
+    "reach": {"accumulate", "dataset", "postprocess", "spec"},
+    "report": {"against", "evaluate", "files", "measure", "paired", "tolerances"},
     "tensorfiles.__init__": set(),
     "tensorfiles.manifest": {"errors", "files", "spec"},
     "tensorfiles.inputs": {
@@ -111,10 +116,13 @@ LAYERS: dict[str, set[str]] = {
     },
     "tensorfiles.heads": {"arrays", "errors", "spec"},
     "tensorfiles.names": {"errors", "tensorfiles.manifest"},
+    "tensorfiles.origin": {
+        "errors", "files", "spec", "tensorfiles.manifest", "tensorfiles.names",
+    },
     "tensorfiles.rows": {"spec", "tensorfiles.heads", "tensorfiles.inputs", "tensorfiles.names"},
     "tensorfiles.results": {
         "arrays", "errors", "spec", "tensorfiles.heads", "tensorfiles.inputs",
-        "tensorfiles.manifest", "tensorfiles.names", "tensorfiles.rows",
+        "tensorfiles.manifest", "tensorfiles.names", "tensorfiles.origin", "tensorfiles.rows",
     },
     "tensorfiles.writer": {"arrays", "errors", "files", "tensorfiles.manifest"},
     "infer.__init__": set(),
@@ -129,16 +137,17 @@ LAYERS: dict[str, set[str]] = {
         "tensorfiles.inputs", "tensorfiles.writer", "progress",
     },
     "score": {
-        "against", "dataset", "evaluate", "files", "measure", "postprocess", "report", "spec",
+        "against", "dataset", "evaluate", "files", "measure", "postprocess", "reach", "report",
+        "spec", "twins",
     },
     "reference": {
         "against", "choice", "dataset", "errors", "feed", "files", "pipeline", "postprocess",
         "runners.__init__", "progress",
     },
     "resultjob": {
-        "dataset", "embedded", "errors", "evaluate", "heads", "measure", "postprocess",
+        "dataset", "embedded", "errors", "evaluate", "files", "heads", "measure", "postprocess",
         "preprocess", "progress", "report", "score", "spec", "tensorfiles.manifest",
-        "tensorfiles.results",
+        "tensorfiles.origin", "tensorfiles.results",
     },
     "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
     "fetch": {"errors", "files", "spec"},
@@ -165,7 +174,7 @@ LAYERS: dict[str, set[str]] = {
     # The build line runs what it made before it names it, so it stands above the runners.
     "build": {
         "arrays", "compare", "embedded", "errors", "export", "files", "graph.__init__",
-        "runners.__init__", "runners.base", "spec",
+        "runners.__init__", "runners.base", "spec", "tolerances",
     },
     "bisect.__init__": set(),
     "bisect.network": {"errors", "graph.base", "runners.base"},
@@ -173,24 +182,33 @@ LAYERS: dict[str, set[str]] = {
     "bisect.pairs": {"bisect.network", "bisect.tensors"},
     "bisect.pairing": {"bisect.network", "bisect.pairs", "bisect.tensors"},
     "bisect.differences": {"bisect.network", "bisect.pairs"},
-    "bisect.search": {"bisect.differences", "bisect.network", "bisect.pairs"},
+    "bisect.search": {"bisect.differences", "bisect.network", "bisect.pairs", "tolerances"},
     "bisect.job": {
         "arrays", "bisect.network", "bisect.pairing", "bisect.pairs", "bisect.search",
         "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
     },
-    "pytest_options": {"runners.__init__", "runners.ort", "spec"},
+    "pytest_options": {
+        "errors", "rundir", "runners.__init__", "runners.ort", "spec", "tensorfiles.origin",
+        "tolerances",
+    },
     "choice": {
         "build", "embedded", "errors", "runners.__init__", "runners.base", "spec",
     },
     "records": {"postprocess"},
-    "identity": {"choice", "dataset", "embedded", "files", "report", "runners.base"},
+    "identity": {
+        "choice", "dataset", "embedded", "files", "report", "runners.__init__", "runners.base",
+        "spec",
+    },
     "rundir": {
         "errors", "files", "identity", "postprocess", "records", "tensorfiles.manifest",
     },
+    "detecting": {
+        "dataset", "identity", "measure", "pipeline", "postprocess", "progress", "rundir",
+        "runners.base",
+    },
     "job": {
-        "choice", "dataset", "embedded", "errors", "evaluate", "feed", "files", "identity",
-        "measure", "paired", "pipeline", "postprocess", "reference", "report", "rundir",
-        "runners.base", "score", "progress",
+        "choice", "dataset", "detecting", "embedded", "errors", "evaluate", "feed", "identity",
+        "paired", "progress", "reference", "report", "rundir", "score", "tolerances",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
