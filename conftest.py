@@ -52,7 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = set(config.getoption("--runner") or ()) - set(TEST_RUNNERS)
     if unknown:
         raise pytest.UsageError(f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}")
-    if ("recorded" in (config.getoption("--runner") or ())) != bool(config.getoption("--results")):
+    runners, results = config.getoption("--runner"), config.getoption("--results")
+    if runners is not None and ("recorded" in runners) != (results is not None):
         raise pytest.UsageError(
             "--runner=recorded and --results=DIR go together, but one is given without the other"
         )
@@ -195,6 +196,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _runner_names(config: pytest.Config) -> list[str]:
     """The runners of this session: those asked for, or all; what is real is not emulated."""
     given: list[str] | None = config.getoption("--runner")
+    if given is None and config.getoption("--results") is not None:
+        given = ["recorded"]
     left_out = {"recorded"} if _no_npu(config) else {"recorded", "emulated"}
     return [n for n in TEST_RUNNERS if n not in left_out] if given is None else given
 

@@ -35,11 +35,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--model", type=Path, help=".onnx or .om model under test")
     group.addoption("--checkpoint", type=Path, help="weights under test (default: embedded)")
     group.addoption(
-        "--results", type=Path, metavar="DIR", help="results made elsewhere, as --runner recorded"
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="heads made elsewhere; implies --runner=recorded",
     )
     group.addoption(
         "--bins", type=Path, metavar="DIR", help="inputs made elsewhere; those --results were of"
     )
+    group.addoption("--arch", default=D0.arch, help=f"one of {', '.join(SPECS)}")
+    group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")
+    group.addoption("--split", default="val2017", help="the split's name in --coco")
+    group.addoption("--image-limit", type=int, metavar="N", help="first N images of --coco only")
+    group.addoption("--slow", action="store_true", help="run the slow tests too")
+    _add_runner_options(group)
+    _add_gate_options(group)
+
+
+def _add_runner_options(group: pytest.OptionGroup) -> None:
+    """How a backend computes."""
     group.addoption("--device-id", type=int, default=0, metavar="N", help="the NPU of --runner acl")
     group.addoption(
         "--provider", default=RunnerOptions.provider, help="ONNX Runtime's, of --runner ort"
@@ -54,11 +68,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"of ONNX Runtime: {', '.join(GRAPH_OPTIMIZATIONS)}",
     )
     group.addoption("--threads", type=int, metavar="N", help="of ONNX Runtime, OpenVINO, PyTorch")
-    group.addoption("--arch", default=D0.arch, help=f"one of {', '.join(SPECS)}")
-    group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")
-    group.addoption("--split", default="val2017", help="the split's name in --coco")
-    group.addoption("--image-limit", type=int, metavar="N", help="first N images of --coco only")
     group.addoption("--batch-size", type=int, action="append", metavar="N", help="repeatable")
+
+
+def _add_gate_options(group: pytest.OptionGroup) -> None:
+    """What has to be reached, and what is kept of a run."""
     group.addoption(
         "--min-map", type=float, default=33.4, metavar="PERCENT", help="gate for --coco"
     )
@@ -86,7 +100,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--report-json", type=Path, metavar="FILE", help="write checks and verdict there"
     )
-    group.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -111,7 +124,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from error
     given = [
         f"{option}={path}"
-        for option in (*PATHS, "--out")
+        for option in (*PATHS, "--out", "--report-json")
         if (path := config.getoption(option)) is not None and config.inipath is None
     ]
     if given:
