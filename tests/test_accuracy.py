@@ -13,9 +13,10 @@ from effd0.files import sha256
 from effd0.pytest_options import PATHS
 from effd0.runners import RunnerOptions
 from effd0.spec import ModelSpec
+from effd0.suspicions.architecture import suspect_architecture
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 
-from .gate import Gate, Measured, OpenRunner, against_reference, drop_verdict, settle
+from .gate import Gate, Measured, OpenRunner, against_reference, drop_verdict, points_in, settle
 
 pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
 
@@ -130,11 +131,20 @@ def test_embedded_map_does_not_depend_on_the_batch(
 
 @pytest.mark.coco
 def test_coco_map_reaches_the_gate(
-    measure_coco: Measure, runner_name: str, pytestconfig: pytest.Config
+    measure_coco: Measure,
+    dataset_under_test: Dataset,
+    checkpoint: Path,
+    spec: ModelSpec,
+    runner_name: str,
+    pytestconfig: pytest.Config,
 ) -> None:
     """On all images of --coco, mAP is at least --min-map."""
     measured = measure_coco(runner_name, _batch_size(pytestconfig))
-    settle(measured.evaluation.verdict, required=_required(pytestconfig))
+    settle(
+        measured.evaluation.verdict,
+        required=_required(pytestconfig),
+        suspect=lambda: suspect_architecture(points_in(dataset_under_test, checkpoint), spec),
+    )
 
 
 @pytest.fixture(scope="session")

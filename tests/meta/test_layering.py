@@ -94,6 +94,7 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "dataset", "errors", "preprocess", "spec", "suspicions.base",
         "suspicions.mistakes", "suspicions.source",
     },
+    "suspicions.architecture": {"spec"},
     "suspicions.fed": {
         "arrays", "compare", "spec", "suspicions.base", "suspicions.heads", "suspicions.mistakes",
         "suspicions.source",

@@ -126,7 +126,7 @@ def _results(*, manifest: bool) -> Make:
         if not manifest:
             results = folder / "result"
             shutil.copytree(good.results, results)
-        return (*base_options(good), f"--results={results}", "--runner=recorded")
+        return (*base_options(good), f"--results={results}")
 
     return make
 

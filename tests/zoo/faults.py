@@ -6,6 +6,8 @@ from effd0.stages import STAGES
 
 from .checkpoint_faults import CHECKPOINT_FAULTS
 from .dataset_faults import DATASET_FAULTS
+from .detection_faults import DETECTION_FAULTS
+from .gate_faults import GATE_FAULTS
 from .input_faults import INPUT_FAULTS
 from .model_faults import MODEL_FAULTS
 from .own_faults import OWN_FAULTS
@@ -16,7 +18,7 @@ FAULTS = tuple(
     sorted(
         (
             *DATASET_FAULTS, *INPUT_FAULTS, *CHECKPOINT_FAULTS, *MODEL_FAULTS, *RUNTIME_FAULTS,
-            *RESULT_FAULTS, *OWN_FAULTS,
+            *RESULT_FAULTS, *OWN_FAULTS, *DETECTION_FAULTS, *GATE_FAULTS,
         ),
         key=lambda fault: STAGES.index(fault.stage),
     )

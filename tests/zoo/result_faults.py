@@ -29,7 +29,7 @@ def _planted(good: Good, folder: Path, *, runs: bool) -> Planted:
         with RecordedRunner(folder, good.spec) as runner:
             return detections_by(runner, good.dataset)
 
-    options = (*base_options(good), f"--results={folder}", "--runner=recorded")
+    options = (*base_options(good), f"--results={folder}")
     return Planted(options, found=found if runs else None)
 
 
