@@ -13,6 +13,7 @@ import pytest
 from effd0.against import Against, hold_against
 from effd0.dataset import Dataset
 from effd0.detecting import Detected, detect_dataset
+from effd0.errors import CheckpointError
 from effd0.evaluate import EVALUATORS, evaluate, to_coco_results
 from effd0.feed import choose_batch_size
 from effd0.files import folder_sha256, sha256
@@ -178,16 +179,19 @@ def settle(
         )
 
 
-def points_in(dataset: Dataset, checkpoint: Path) -> Callable[[ModelSpec], float]:
-    """Return what gives the mAP of *checkpoint* in an architecture, on the first images."""
+def points_in(dataset: Dataset, checkpoint: Path) -> Callable[[ModelSpec], float | None]:
+    """Return what gives the mAP of *checkpoint* in an architecture that it fits, on some images."""
     samples = dataset.samples[:TRIED]
     ids = {sample.image_id for sample in samples}
     annotations = tuple(a for a in dataset.annotations if a["image_id"] in ids)
     few = replace(dataset, samples=samples, annotations=annotations, total=len(samples))
 
-    def points(spec: ModelSpec) -> float:
-        with open_runner("torch", checkpoint, spec, RunnerOptions()) as runner:
-            found = dict(run_dataset(samples, runner, spec, batch_size=1))
+    def points(spec: ModelSpec) -> float | None:
+        try:
+            with open_runner("torch", checkpoint, spec, RunnerOptions()) as runner:
+                found = dict(run_dataset(samples, runner, spec, batch_size=1))
+        except CheckpointError:
+            return None
         detections = {sample.image_id: one for sample, one in found.items()}
         ap = evaluate(few, detections, spec).ap
         return 0.0 if ap is None else 100 * ap
