@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .other_detector import Entries, Entry, Picture, Wrong, entries
+from .other_detector import Entries, Entry, Wrong
 
 #: COCO's ids without gaps, as other tools number them.
 UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -28,9 +28,9 @@ class Planted:
     spoil: Callable[[Entry], Entry] = dict
     order: Callable[[Entries], Entries] = list
 
-    def written(self, pictures: dict[int, Picture]) -> Entries:
-        """Return the content of the file that has the mistake."""
-        return self.order([self.spoil(entry) for entry in entries(pictures, self.wrong)])
+    def written(self, found: Callable[[Wrong], Entries]) -> Entries:
+        """Return the content of the file that has the mistake, of what a detector *found*."""
+        return self.order([self.spoil(entry) for entry in found(self.wrong)])
 
 
 def _box(change: Callable[..., list[float]]) -> Callable[[Entry], Entry]:

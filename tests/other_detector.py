@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ class Picture:
     scale: float
     size: tuple[int, int]
 
+    @cached_property
+    def logits(self) -> torch.Tensor:
+        """Logits, (anchors, classes)."""
+        return torch.cat([_flat(head, 90) for head in self.heads.classes])
+
+    @cached_property
+    def codes(self) -> torch.Tensor:
+        """Box codes, (anchors, 4)."""
+        return torch.cat([_flat(head, 4) for head in self.heads.boxes])
+
+    @cached_property
+    def best(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The 5,000 highest logits and their places among all."""
+        values, places = self.logits.flatten().topk(5000)
+        return values, places
+
 
 @dataclass(frozen=True)
 class Wrong:
@@ -50,17 +67,15 @@ class Wrong:
 
 def detect(picture: Picture, wrong: Wrong) -> list[tuple[list[float], float, float, int]]:
     """Return what is found in *picture*: corners in its pixels, score, logit, category id."""
-    logits = torch.cat([_flat(head, 90) for head in picture.heads.classes])
-    codes = torch.cat([_flat(head, 4) for head in picture.heads.boxes])
     if wrong.best_class:
-        best, label = logits.max(dim=1)
+        best, label = picture.logits.max(dim=1)
         value, anchor = best.sort(descending=True, stable=True)
         value, anchor = value[: wrong.topk], anchor[: wrong.topk]
         label = label[anchor]
     else:
-        value, place = logits.flatten().topk(wrong.topk)
+        value, place = (part[: wrong.topk] for part in picture.best)
         anchor, label = place // 90, place % 90
-    chosen = codes[anchor][:, list(wrong.codes)] * torch.tensor(wrong.factors)
+    chosen = picture.codes[anchor][:, list(wrong.codes)] * torch.tensor(wrong.factors)
     anchors = wrong.anchors(effdet_anchors(D0).boxes)[anchor]
     boxes = decode_box_outputs(chosen, anchors, output_xyxy=True)
     if wrong.clip == "picture":
@@ -90,9 +105,9 @@ def _suppress(
     elif wrong.nms == "none":
         keep = torch.arange(len(scores))
     else:
-        gaussian = wrong.nms == "gaussian"
+        # What ends below 0.02 is not among the first hundred, and lowers nothing above it.
         keep, scores = batched_soft_nms(
-            boxes, scores, labels, method_gaussian=gaussian, iou_threshold=wrong.iou
+            boxes, scores, labels, wrong.nms == "gaussian", 0.5, wrong.iou, score_threshold=0.02
         )
         order = scores.argsort(descending=True, stable=True)[:100]
         return keep[order], scores[order]

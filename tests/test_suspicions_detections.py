@@ -2,103 +2,109 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from effd0 import embedded
-from effd0.arrays import Floats, Tensors
+from effd0.arrays import Tensors
 from effd0.dataset import Dataset, load_coco
 from effd0.heads import HeadOutputs, split_heads
 from effd0.match import detection_parity
 from effd0.postprocess import Detections, postprocess
 from effd0.preprocess import input_scale
 from effd0.results_json import read_results
-from effd0.spec import D0, ModelSpec
+from effd0.spec import D0
 from effd0.stages import EVIDENCE_LENGTH
 from effd0.suspicions.detection_fault import DetectionFault
 from effd0.suspicions.detection_steps import ImageCandidates, image_candidates, make
 from effd0.suspicions.detections import TRIED, faults_of_detections
 
 from .detection_plants import PLANTED, Planted
-from .other_detector import Entries, Picture, Wrong, entries, write_entries
+from .other_detector import Entries, Entry, Picture, Wrong, entries, write_entries
+
+RIGHT = Wrong()
 
 
-@dataclass(frozen=True)
 class Scene:
-    """Images, their heads, and what effd0 makes of these."""
+    """Images and their heads as a whole data set, and what two detectors make of these."""
 
-    dataset: Dataset
-    pictures: dict[int, Picture]
-    spec: ModelSpec
-    file: Path
-
-    def reference(self) -> dict[int, Detections]:
-        """Return effd0's own detections."""
-        return {
-            id_: postprocess(p.heads, p.scale, p.size, self.spec)
-            for id_, p in self.pictures.items()
+    def __init__(self, dataset: Dataset, heads: Sequence[HeadOutputs], file: Path) -> None:
+        self.dataset, self.file = replace(dataset, total=len(heads)), file
+        self.pictures = {
+            sample.image_id: Picture(image, 1 / input_scale(sample.size, D0), sample.size)
+            for sample, image in zip(dataset.samples, heads, strict=True)
         }
+        each = {id_: (p.heads, p.scale, p.size) for id_, p in self.pictures.items()}
+        self.reference = {id_: postprocess(*image, D0) for id_, image in each.items()}
+        self.candidates = {id_: image_candidates(*image, D0) for id_, image in each.items()}
+        self._found: dict[Wrong, Entries] = {}
 
-    def candidates(self, image_id: int) -> ImageCandidates:
-        """Return effd0's own candidates of an image."""
-        picture = self.pictures[image_id]
-        return image_candidates(picture.heads, picture.scale, picture.size, self.spec)
+    def found(self, wrong: Wrong = RIGHT) -> Entries:
+        """Return what the other detector finds."""
+        if wrong not in self._found:
+            self._found[wrong] = entries(self.pictures, wrong)
+        return self._found[wrong]
 
-    def faults(self, content: Entries) -> list[DetectionFault]:
+    def faults(self, content: Entries, dataset: Dataset | None = None) -> list[DetectionFault]:
         """Return what is found wrong with a results file of *content*."""
         given = read_results(write_entries(self.file, content))
-        return faults_of_detections(
-            self.dataset, self.reference(), given, self.spec, self.candidates
-        )
+        images = self.dataset if dataset is None else dataset
+        return faults_of_detections(images, self.reference, given, D0, self.candidates.__getitem__)
 
 
 @pytest.fixture(scope="module")
-def scene(torch_heads: Tensors, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """Five embedded images with the heads of the trained network, as a whole data set."""
-    heads = split_heads(torch_heads, D0)
+def heads(torch_heads: Tensors) -> list[HeadOutputs]:
+    """The heads of five embedded images in the trained network."""
+    return split_heads(torch_heads, D0)
+
+
+@pytest.fixture(scope="module")
+def scene(heads: list[HeadOutputs], tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Five embedded images."""
     dataset = load_coco(embedded.coco_root(), image_limit=len(heads))
-    pictures = {
-        sample.image_id: Picture(image, 1 / input_scale(sample.size, D0), sample.size)
-        for sample, image in zip(dataset.samples, heads, strict=True)
-    }
-    file = tmp_path_factory.mktemp("results") / "results.json"
-    return Scene(replace(dataset, total=len(heads)), pictures, D0, file)
+    return Scene(dataset, heads, tmp_path_factory.mktemp("results") / "results.json")
 
 
 @pytest.fixture(scope="module")
 def right(scene: Scene) -> Entries:
     """What the other detector finds if nothing is wrong with it."""
-    return entries(scene.pictures)
+    return scene.found()
 
 
-def noisy(heads: HeadOutputs, size: float, seed: int) -> HeadOutputs:
-    """Return *heads* with noise of *size* of their norm, as another arithmetic has."""
-    rng = np.random.default_rng(seed)
+@pytest.fixture(scope="module")
+def with_noise(scene: Scene, heads: list[HeadOutputs]) -> Callable[[float], Scene]:
+    """Return the scene as another arithmetic has it: noise of a part of each head's norm."""
+    rng = np.random.default_rng(0)
+    shapes = (heads[0].classes, heads[0].boxes)
+    drawn = [[rng.standard_normal(head.shape, np.float32) for head in kind] for kind in shapes]
 
-    def changed(head: Floats) -> Floats:
-        spread = size * float(np.sqrt(np.square(head).mean()))
-        return head + rng.standard_normal(head.shape, np.float32) * np.float32(spread)
+    def noisy(image: HeadOutputs, size: float) -> HeadOutputs:
+        classes, boxes = (
+            tuple(
+                head + np.float32(size * np.sqrt(np.square(head).mean())) * noise
+                for head, noise in zip(kind, noises, strict=True)
+            )
+            for kind, noises in zip((image.classes, image.boxes), drawn, strict=True)
+        )
+        return HeadOutputs(classes, boxes)
 
-    return HeadOutputs(tuple(map(changed, heads.classes)), tuple(map(changed, heads.boxes)))
+    @functools.cache
+    def changed(size: float) -> Scene:
+        return Scene(scene.dataset, [noisy(image, size) for image in heads], scene.file)
 
-
-def with_noise(scene: Scene, size: float) -> dict[int, Picture]:
-    """Return the pictures of *scene* with `noisy` heads."""
-    return {
-        id_: replace(picture, heads=noisy(picture.heads, size, id_))
-        for id_, picture in scene.pictures.items()
-    }
+    return changed
 
 
 @pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
 def test_a_mistake_is_named_with_its_stage(planted: Planted, scene: Scene) -> None:
     """One mistake in another detector is one fault, tested, in one line that a verdict can show."""
-    faults = scene.faults(planted.written(scene.pictures))
+    faults = scene.faults(planted.written(scene.found))
     assert [fault.stage for fault in faults] == [planted.stage]
     suspicion = faults[0].suspicion
     assert suspicion is not None
@@ -155,16 +161,20 @@ def test_right_detections_have_no_fault(
         pytest.param(2.2e-3, id="float16"),
     ],
 )
-def test_heads_of_another_precision_are_no_fault(size: float, scene: Scene) -> None:
+def test_heads_of_another_precision_are_no_fault(
+    size: float, scene: Scene, with_noise: Callable[[float], Scene]
+) -> None:
     """What a backend's arithmetic leaves in the heads is not taken for a mistake behind them."""
-    assert scene.faults(entries(with_noise(scene, size))) == []
+    assert scene.faults(with_noise(size).found()) == []
 
 
 @pytest.mark.parametrize("name", ["xyxy", "network-pixels", "class-agnostic", "iou-0.7"])
-def test_a_mistake_is_named_in_another_precision(name: str, scene: Scene) -> None:
+def test_a_mistake_is_named_in_another_precision(
+    name: str, scene: Scene, with_noise: Callable[[float], Scene]
+) -> None:
     """Heads in float16 do not hide what was done wrong with them."""
     planted = PLANTED[name]
-    faults = scene.faults(planted.written(with_noise(scene, 2.2e-3)))
+    faults = scene.faults(planted.written(with_noise(2.2e-3).found))
     assert [fault.stage for fault in faults] == [planted.stage]
     # A threshold that fits is nowhere exact in noise.
     assert planted.name.rstrip("0.7") in str(faults[0])
@@ -187,7 +197,7 @@ def test_two_mistakes_are_both_named(
     wrong: Wrong, spoils: tuple[str, ...], stages: list[str], scene: Scene
 ) -> None:
     """Mistakes in different steps are each named, the first stage first."""
-    content = entries(scene.pictures, wrong)
+    content = scene.found(wrong)
     for name in spoils:
         content = [PLANTED[name].spoil(entry) for entry in content]
     faults = scene.faults(content)
@@ -198,7 +208,7 @@ def test_two_mistakes_are_both_named(
 
 def test_shifted_images_do_not_hide_another_mistake(scene: Scene) -> None:
     """Detections are held against the image that they are of, whatever their id."""
-    content = PLANTED["xyxy"].written(scene.pictures)
+    content = PLANTED["xyxy"].written(scene.found)
     faults = scene.faults(PLANTED["next-image"].order(content))
     assert [fault.stage for fault in faults] == ["evaluate", "evaluate"]
     assert "the next one's" in str(faults[0])
@@ -244,14 +254,14 @@ def test_each_image_is_there_once(
 
 def test_of_a_part_of_the_images_none_is_foreign(scene: Scene, right: Entries) -> None:
     """A limited run does not blame detections of images that were left out of it."""
-    limited = replace(scene, dataset=replace(scene.dataset, total=6))
-    assert limited.faults([*right, *({**e, "image_id": 7} for e in right[:9])]) == []
+    limited = replace(scene.dataset, total=6)
+    assert scene.faults([*right, *({**e, "image_id": 7} for e in right[:9])], limited) == []
 
 
 def test_an_image_below_a_floor_is_not_missing(scene: Scene) -> None:
     """A floor that leaves images without detections is one fault, not two."""
     # Two images have their best detection below 0.9.
-    faults = scene.faults(entries(scene.pictures, Wrong(floor=0.9)))
+    faults = scene.faults(scene.found(Wrong(floor=0.9)))
     assert [fault.stage for fault in faults] == ["nms"]
     assert "score floor 0.9" in str(faults[0])
 
@@ -296,23 +306,25 @@ def test_what_has_no_name_is_confined(
 
 def test_boxes_decoded_in_an_unknown_way_are_a_fault_of_decoding(scene: Scene) -> None:
     """Boxes of right candidates that went wrong before suppression are told from suppression."""
-    (fault,) = scene.faults(entries(scene.pictures, Wrong(factors=(1, 1, 0.6, 0.6))))
+    (fault,) = scene.faults(scene.found(Wrong(factors=(1, 1, 0.6, 0.6))))
     assert (fault.stage, fault.suspicion) == ("decode", None)
     assert "boxes are wrong, classes and scores of 100% are those of candidates" in str(fault)
 
 
 def test_detections_chosen_in_an_unknown_way_are_a_fault_of_nms(scene: Scene) -> None:
     """Right candidates, wrongly chosen, are suppression's."""
-    found = entries(scene.pictures, Wrong(nms="none", keep=5000))
+    found = scene.found(Wrong(nms="none", keep=5000))
     chosen = random.Random(5).sample(found, 300)  # noqa: S311 (any choice)
     (fault,) = scene.faults(chosen)
     assert (fault.stage, fault.suspicion) == ("nms", None)
     assert "100% are among effd0's candidates, but others are kept" in str(fault)
 
 
-def test_detections_of_another_network_are_not_explained(scene: Scene) -> None:
+def test_detections_of_another_network_are_not_explained(
+    scene: Scene, with_noise: Callable[[float], Scene]
+) -> None:
     """Heads that differ by more than a precision leave nothing to be named but that."""
-    (fault,) = scene.faults(entries(with_noise(scene, 3e-2)))
+    (fault,) = scene.faults(with_noise(3e-2).found())
     assert fault.suspicion is None
     assert "or the heads were others: compare those first" in str(fault)
 
@@ -340,36 +352,36 @@ def test_one_wrong_image_is_found(scene: Scene, right: Entries) -> None:
     assert "worst images: 1074" in fault.details
 
 
-def test_few_images_are_looked_into(scene: Scene) -> None:
+def test_few_images_are_looked_into(scene: Scene, right: Entries) -> None:
     """Candidates are asked for of some images only, and of none where nothing is wrong."""
     ids = [10 * n for n in range(1, 41)]
-    sample, picture = scene.dataset.samples[0], next(iter(scene.pictures.values()))
-    samples = tuple(replace(sample, image_id=id_) for id_ in ids)
-    dataset = replace(scene.dataset, samples=samples, total=len(ids))
-    own = postprocess(picture.heads, picture.scale, picture.size, D0)
+    sample = scene.dataset.samples[0]
+    dataset = replace(
+        scene.dataset, samples=tuple(replace(sample, image_id=id_) for id_ in ids), total=len(ids)
+    )
+    reference = dict.fromkeys(ids, scene.reference[sample.image_id])
+    one = [entry for entry in right if entry["image_id"] == sample.image_id]
     asked: list[int] = []
 
     def candidates(image_id: int) -> ImageCandidates:
         asked.append(image_id)
-        return scene.candidates(sample.image_id)
+        return scene.candidates[sample.image_id]
 
-    def faults(name: str | None) -> list[DetectionFault]:
-        one = entries({0: picture}) if name is None else PLANTED[name].written({0: picture})
-        content = [{**entry, "image_id": id_} for id_ in ids for entry in one]
+    def faults(planted: Callable[[Entry], Entry]) -> list[DetectionFault]:
+        content = [{**planted(entry), "image_id": id_} for id_ in ids for entry in one]
         given = read_results(write_entries(scene.file, content))
-        return faults_of_detections(dataset, dict.fromkeys(ids, own), given, D0, candidates)
+        return faults_of_detections(dataset, reference, given, D0, candidates)
 
-    assert faults(None) == []
+    assert faults(dict) == []
     assert asked == []
-    assert "in 40 of 40 images (10, 20, 30, ...)" in str(faults("xyxy")[0])
+    assert "in 40 of 40 images (10, 20, 30, ...)" in str(faults(PLANTED["xyxy"].spoil)[0])
     assert 0 < len(asked) <= TRIED
 
 
 def test_steps_give_what_postprocessing_gives(scene: Scene) -> None:
     """The steps in which mistakes are made are, without one, those of `postprocess`."""
-    reference = scene.reference()
-    found = {id_: make(scene.candidates(id_), D0) for id_ in scene.pictures}
+    found = {id_: make(image, D0) for id_, image in scene.candidates.items()}
     own = {id_: Detections(f.boxes, f.scores, f.classes) for id_, f in found.items()}
-    parity = detection_parity(reference, own)
+    parity = detection_parity(scene.reference, own)
     assert (parity.missing, parity.extra) == (0, 0)
     assert parity.worst == ()

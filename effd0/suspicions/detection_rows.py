@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,8 @@ EXACT = Tolerance(box=0.06, size=0.0, score=6e-4, explained=0.05, fall=0.1)
 #: 8 % of the rows differed so, with 5e-3 16 %, and a float32 tolerance would have 85 %, measured
 #: 2026-11-25.
 NEAR = Tolerance(box=1.5, size=0.03, score=0.02, explained=0.15, fall=0.25)
+#: Rows alone, and rows that count.
+Count: TypeAlias = tuple[int, int]
 #: What each row holds besides its image.
 FIELDS = ("boxes", "scores", "classes")
 #: A score is also off by this part of itself, for logits written as scores.
@@ -109,7 +112,7 @@ def _exclusive(
 
 def count_different(
     given: Rows, wanted: Rows, tolerance: Tolerance, floor: float, but: str = ""
-) -> tuple[int, int]:
+) -> Count:
     """
     How many rows of both sides have no like on the other, and how many rows count at all.
 

@@ -22,8 +22,9 @@ from .detection_rows import FIELDS, Tolerance, count_different, same_rows
 from .detection_writing import grown_mistake, moved_mistake, stretched_mistake, writing_mistakes
 
 Mistakes: TypeAlias = tuple[DetectionMistake, ...]
-#: The images on which most mistakes are seen to explain nothing, at little cost.
-_SCREEN = 2
+#: The images on which most mistakes are seen to explain nothing, at little cost, and those to
+#: which a threshold is fitted.
+_SCREEN, _FIT = 1, 2
 _COUNTS = (100, 200, 300, 400, 500, 1000, 2000)
 _FLOORS = (
     0.002, 0.005, 0.01, 0.02, 0.03, 0.05, *(n / 20 for n in range(2, 20)),
@@ -122,7 +123,7 @@ def _fitted_sets(
     for count in _COUNTS:
         if count < spec.max_candidates:
             yield candidates_mistake(count)
-    yield from _nearest_iou(trials[:_SCREEN], tolerance, spec)
+    yield from _nearest_iou(trials[:_FIT], tolerance, spec)
 
 
 def _nearest_iou(
