@@ -135,7 +135,10 @@ def _nearest_iou(
         return share_different(trials, tolerance, mistakes[iou], but=unheeded)
 
     # What was written otherwise besides must not hide which boxes were kept.
-    unheeded = min(FIELDS, key=lambda field: share_different(trials, tolerance, but=field))
+    shares = {field: share_different(trials, tolerance, but=field) for field in FIELDS}
+    unheeded = min(shares, key=lambda field: shares[field])
+    if not shares[unheeded]:
+        return
     nearest = spec.nms_iou
     for step, reach in ((0.05, 8), (0.01, 4)):
         ious = [round(nearest + step * n, 2) for n in range(-reach, reach + 1)]
