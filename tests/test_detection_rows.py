@@ -30,7 +30,7 @@ ROWS = Rows(
 def test_rows_below_the_floor_do_not_count(score: float, alone: int) -> None:
     """What one side alone has below the floor is neither a difference nor counted."""
     more = replace(ROWS, scores=np.array([0.9, 0.5, score]))
-    other = replace(more, boxes=more.boxes + [[0, 0, 0, 0], [0, 0, 0, 0], [5, 5, 5, 5]])
+    other = replace(more, boxes=np.add(more.boxes, [[0], [0], [5]]))
     assert count_different(more, other, EXACT, floor=1e-3) == (alone, 4 + alone)
 
 
