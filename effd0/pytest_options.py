@@ -23,7 +23,7 @@ TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
 HARDWARE = ("npu", *TORCH_DEVICES)
 #: The runners that tests are run with; where there is no NPU, ACL is emulated.
 TEST_RUNNERS = (*RUNNERS, "emulated")
-PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins")
+PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins", "--detections")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--bins", type=Path, metavar="DIR", help="inputs made elsewhere; those --results were of"
+    )
+    group.addoption(
+        "--detections", type=Path, metavar="FILE", help="detections made elsewhere, as COCO's JSON"
     )
     group.addoption("--arch", default=D0.arch, help=f"one of {', '.join(SPECS)}")
     group.addoption("--coco", type=Path, metavar="ROOT", help="folder in COCO's layout")

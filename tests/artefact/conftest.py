@@ -36,7 +36,9 @@ def onnx_under_test(pytestconfig: pytest.Config, request: pytest.FixtureRequest)
     model: Path | None = pytestconfig.getoption("--model")
     if model is not None and model.suffix == ".om":
         pytest.skip("needs an ONNX file, but --model is compiled: give the .onnx it was made of")
-    others = [o for o in ("--results", "--bins") if pytestconfig.getoption(o) is not None]
+    others = [
+        o for o in ("--results", "--bins", "--detections") if pytestconfig.getoption(o) is not None
+    ]
     if model is None and others:
         pytest.skip(f"needs an ONNX file: {others[0]} was given without --model=FILE.onnx")
     path: Path = request.getfixturevalue("onnx_model")

@@ -105,6 +105,40 @@ LAYERS: dict[str, set[str]] = {
     },
     "twins": {"dataset", "errors", "postprocess", "preprocess", "spec"},
     "match": {"arrays", "errors", "postprocess"},
+    "results_json": {"arrays", "errors"},
+    "suspicions.detection_steps": {
+        "anchors", "arrays", "boxes", "heads", "postprocess", "spec",
+    },
+    "suspicions.detection_rows": {"arrays", "evaluate", "postprocess", "spec"},
+    "suspicions.detection_mistake": {
+        "arrays", "spec", "suspicions.detection_rows", "suspicions.detection_steps",
+    },
+    "suspicions.detection_making": {
+        "anchors", "arrays", "boxes", "postprocess", "spec", "suspicions.detection_mistake",
+        "suspicions.detection_steps",
+    },
+    "suspicions.detection_writing": {
+        "arrays", "categories", "spec", "suspicions.detection_mistake",
+        "suspicions.detection_steps",
+    },
+    "suspicions.detection_search": {
+        "spec", "suspicions.detection_making", "suspicions.detection_mistake",
+        "suspicions.detection_rows", "suspicions.detection_writing",
+    },
+    "suspicions.detection_images": {
+        "dataset", "results_json", "suspicions.base", "suspicions.detection_rows",
+        "tensorfiles.manifest",
+    },
+    "suspicions.detection_fault": {
+        "suspicions.base", "suspicions.detection_mistake", "suspicions.detection_rows",
+        "suspicions.detection_search",
+    },
+    "suspicions.detections": {
+        "arrays", "categories", "dataset", "match", "postprocess", "results_json", "spec",
+        "suspicions.base", "suspicions.detection_fault", "suspicions.detection_images",
+        "suspicions.detection_mistake", "suspicions.detection_rows",
+        "suspicions.detection_search", "suspicions.detection_steps", "tensorfiles.manifest",
+    },
     "accumulate": {"arrays", "dataset", "evaluate", "postprocess", "spec"},
     "paired": {"accumulate", "dataset", "errors", "postprocess", "spec"},
     "against": {"dataset", "match", "paired", "postprocess", "spec"},
