@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, require
+from .files import LFS_MAGIC
 from .spec import SPECS, ModelSpec
 from .tolerances import UNTRAINED
 
@@ -73,6 +74,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     """The content of a checkpoint file, read without running any code in it."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; get one with 'effd0 fetch checkpoint'")
+    with path.open("rb") as file:
+        if file.read(len(LFS_MAGIC)) == LFS_MAGIC:
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer, not the checkpoint; run 'git lfs pull'"
+            )
     torch = require("torch", extra="torch")
     try:
         if path.suffix == ".safetensors":
@@ -100,8 +106,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    """The beginning of a long message; the error's kind where it has none, as for an empty file."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The first sentence of a long message; the error's kind where it has none."""
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return first.partition(". ")[0]
 
 
 def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from .errors import OutputError
 
+#: How a file begins that Git LFS put in place of a large one.
+LFS_MAGIC = b"version https://git-lfs"
+
 
 @contextlib.contextmanager
 def writing_to(place: Path) -> Iterator[None]:

@@ -20,9 +20,8 @@ from PIL import Image
 
 from .arrays import Pixels, Tensor
 from .errors import ImageError
+from .files import LFS_MAGIC
 from .spec import ModelSpec
-
-LFS_MAGIC = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def _suppressed(rows: Rows, iou: float, *, by_class: bool = True, limit: int = 1
     boxes, scores = torch.from_numpy(rows[:, :4]), torch.from_numpy(rows[:, 4])
     classes = torch.from_numpy(rows[:, 5])
     kept = batched_nms(boxes, scores, classes, iou) if by_class else nms(boxes, scores, iou)
-    return rows[kept.numpy()[:limit]]
+    chosen: Rows = rows[kept.numpy()[:limit]]
+    return chosen
 
 
 def _best_class(rows: Rows) -> Rows:
