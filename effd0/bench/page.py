@@ -1,0 +1,78 @@
+"""
+The tables of a saved run in a Markdown page, between two marks that stay.
+
+Run: python -m effd0.bench.page RUN.json docs/performance.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import MARKDOWN
+from rich.console import Console
+
+from ..errors import BenchmarkError
+from ..files import written_whole
+from .baseline import read_run
+from .rows import Row
+from .tables import report
+
+BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
+#: No cell of a table may be broken: Markdown has no second line.
+_WIDTH = 2000
+
+
+def write_page(run: Path, page: Path) -> None:
+    """Replace what stands between the marks in *page* by the tables of the saved *run*."""
+    text = page.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise BenchmarkError(
+            f"{page} lacks {BEGIN} and {END}, but the tables go between them; write both lines"
+        )
+    made = "\n".join(page_lines(*read_run(run)))
+    with written_whole(page) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}")
+
+
+def page_lines(machine: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
+    """The machine and the tables of a run, in Markdown."""
+    versions = {name: version for name, version in machine["packages"].items() if version}
+    devices = [f"{d['name']} (driver {d['driver'] or 'not known'})" for d in machine["devices"]]
+    yield f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_mb']} MB,"
+    yield f"governor {machine['governor'] or 'not told'}, OMP_NUM_THREADS {machine['threads']},"
+    yield f"load {machine['load'][0]:.1f} at the end, {machine['system']}; accelerators: "
+    yield f"{', '.join(devices) or 'none'}. Date: {machine['date']}. Command: `{machine['command']}`."
+    yield f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}."
+    for part in report(rows, box=MARKDOWN):
+        yield ""
+        yield _markdown(part)
+
+
+def _markdown(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    title, part.title = part.title, None
+    console = Console(width=_WIDTH, record=True, file=_Nowhere(), highlight=False)
+    console.print(part)
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    return "\n".join([f"**{title}**", "", *(line for line in lines if line)])
+
+
+class _Nowhere:
+    """Where a recording console writes to."""
+
+    def write(self, text: str) -> int:
+        """Drop *text*."""
+        return len(text)
+
+    def flush(self) -> None:
+        """Have nothing to do."""
+
+
+if __name__ == "__main__":
+    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
