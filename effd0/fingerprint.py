@@ -15,8 +15,10 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,6 +91,8 @@ def machine_record() -> dict[str, Any]:
     """All that is known of this host now, fit for JSON; what cannot be read is None."""
     return {
         **environment(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "cpu": cpu_model(),
         "cores": _cores(),
         "governor": _read(_GOVERNOR),
@@ -101,6 +105,12 @@ def machine_record() -> dict[str, Any]:
             for name, driver in _chips(kind)
         ],
     }
+
+
+def _program() -> str:
+    """The program's name as it is typed: ``pytest`` for ``python -m pytest`` too."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 @functools.cache

@@ -6,6 +6,7 @@ Run: python -m effd0.bench.page RUN.json docs/performance.md
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,13 +42,20 @@ def write_page(run: Path, page: Path) -> None:
 
 def page_lines(machine: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
     """The machine and the tables of a run, in Markdown."""
-    versions = {name: version for name, version in machine["packages"].items() if version}
-    devices = [f"{d['name']} (driver {d['driver'] or 'not known'})" for d in machine["devices"]]
-    yield f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_mb']} MB,"
-    yield f"governor {machine['governor'] or 'not told'}, OMP_NUM_THREADS {machine['threads']},"
-    yield f"load {machine['load'][0]:.1f} at the end, {machine['system']}; accelerators: "
-    yield f"{', '.join(devices) or 'none'}. Date: {machine['date']}. Command: `{machine['command']}`."
-    yield f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}."
+    devices = [f"{d['name']}, driver {d['driver'] or 'not told'}" for d in machine["devices"]]
+    packages = [f"{name} {version}" for name, version in machine["packages"].items() if version]
+    for what, value in (
+        ("date", machine["date"]),
+        ("command", f"`{machine['command']}`"),
+        ("processor", f"{machine['cpu']}, {machine['cores']} cores"),
+        ("governor", machine["governor"] or "not told"),
+        ("OMP_NUM_THREADS", machine["threads"] or "not set"),
+        ("memory", f"{machine['memory_mb']} MB"),
+        ("load at the end", f"{machine['load'][0]:.1f}"),
+        ("accelerators", "; ".join(devices) or "none"),
+        ("versions", ", ".join([f"Python {machine['python']}", *packages])),
+    ):
+        yield f"- {what}: {value}"
     for part in report(rows, box=MARKDOWN):
         yield ""
         yield _markdown(part)
@@ -57,21 +65,10 @@ def _markdown(part: Any) -> str:
     if isinstance(part, str):
         return part
     title, part.title = part.title, None
-    console = Console(width=_WIDTH, record=True, file=_Nowhere(), highlight=False)
-    console.print(part)
-    lines = [line.strip() for line in console.export_text().splitlines()]
+    drawn = io.StringIO()
+    Console(width=_WIDTH, file=drawn, highlight=False).print(part)
+    lines = [line.strip() for line in drawn.getvalue().splitlines()]
     return "\n".join([f"**{title}**", "", *(line for line in lines if line)])
-
-
-class _Nowhere:
-    """Where a recording console writes to."""
-
-    def write(self, text: str) -> int:
-        """Drop *text*."""
-        return len(text)
-
-    def flush(self) -> None:
-        """Have nothing to do."""
 
 
 if __name__ == "__main__":

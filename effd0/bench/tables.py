@@ -44,8 +44,8 @@ def report(
     for table, notes in (
         (throughput_table(swept, accuracy, box), ()),
         (published_table(swept, box), published_notes(swept)),
-        (apart_table(swept, box), ()),
         (stage_table(staged, box), ()),
+        (apart_table(rows, box), ()),
         (rival_table(rivals, box), ()),
     ):
         if table.row_count:
@@ -128,14 +128,15 @@ def _beside(rows: Sequence[Row]) -> list[tuple[Published, Row]]:
 def apart_table(rows: Sequence[Row], box: Box = SIMPLE) -> Table:
     """What runners timed by themselves: transfers, computing, the host's copies."""
     table = _table(
-        "apart, a batch", ("batch", "timed", "step", "p50 ms", "p90 ms", "p99 ms"),
+        "apart, a call", ("timed", "batch", "step", "p50 ms", "p90 ms", "p99 ms"),
         ("samples", "backend"), box,
     )  # fmt: skip
     for row in rows:
         for step, latency in row.apart.items():
             times = (latency.p50_ms, latency.p90_ms, latency.p99_ms)
             cells = (*(f"{time:.2f}" for time in times), str(len(latency.samples_ms)))
-            table.add_row(str(row.batch), row.timed, step, *cells, escape(row.fingerprint.backend))
+            batch = "" if row.batch is None else str(row.batch)
+            table.add_row(escape(row.timed), batch, step, *cells, escape(row.fingerprint.backend))
     return table
 
 

@@ -228,8 +228,8 @@ HOMES: dict[str, set[str]] = {
     "pytest": {"pytest_options"},
     "requests": {"fetch"},
     "rich": {
-        "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc", "cli.files", "cli.run", "cli.setup",
-        "cli.show", "progress",
+        "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc",
+        "cli.files", "cli.run", "cli.setup", "cli.show", "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {"checkpoint", "export", "runners.torch"},
