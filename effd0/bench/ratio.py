@@ -7,7 +7,6 @@ no distribution that has a name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..errors import BenchmarkError
 Samples = npt.NDArray[np.float64]
 #: Probability that an interval holds the true ratio, were the samples independent.
 LEVEL = 0.95
-RESAMPLES = 2000
+RESAMPLES = 1000
 #: A bootstrap of fewer samples knows too little of their spread to accuse anyone.
 MIN_SAMPLES = 8
 
@@ -46,7 +45,7 @@ class Ratio:
 
 
 def ratio_of_medians(
-    numerator: Sequence[float], denominator: Sequence[float], *, seed: int = 0
+    numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, seed: int = 0
 ) -> Ratio:
     """The ratio of the medians of two runs, which are resampled apart."""
     over, under = _samples(numerator), _samples(denominator)
@@ -56,9 +55,7 @@ def ratio_of_medians(
     return Ratio(value, *_interval(drawn), min(over.size, under.size))
 
 
-def paired_ratio(
-    numerator: Sequence[float], denominator: Sequence[float], *, seed: int = 0
-) -> Ratio:
+def paired_ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, seed: int = 0) -> Ratio:
     """
     The median of the ratios of times that were taken in turn, A B A B, resampled in pairs.
 
@@ -76,11 +73,11 @@ def paired_ratio(
     return Ratio(float(np.exp(np.median(logs))), *_interval(drawn), over.size)
 
 
-def _samples(times: Sequence[float]) -> Samples:
+def _samples(times: npt.ArrayLike) -> Samples:
     samples: Samples = np.asarray(times, np.float64)
     if samples.size == 0 or not (np.isfinite(samples) & (samples > 0)).all():
         raise BenchmarkError(
-            f"the times are {list(times)[:5]}, but a ratio needs times above 0; run it again"
+            f"the times are {samples.tolist()[:5]}, but a ratio needs times above 0; run it again"
         )
     return samples
 
