@@ -26,7 +26,7 @@ from effd0.choice import ModelChoice
 from effd0.dataset import Dataset, load_coco
 from effd0.feed import make_feed
 from effd0.files import sha256
-from effd0.fingerprint import machine_record
+from effd0.fingerprint import chip_kind, machine_record
 from effd0.heads import split_heads
 from effd0.preprocess import preprocess
 from effd0.runners import RunnerOptions, open_runner
@@ -37,19 +37,32 @@ COMPARISONS = pytest.StashKey[Sequence[Comparison]]()
 Backend = tuple[str, RunnerOptions]
 
 
-#: Batches, runners and images that --quick does without, and its budgets.
+#: Batches, runners and images that --quick does with, and its budgets.
 QUICK_BATCHES, QUICK_RUNNERS, QUICK_IMAGES = (1, 8), ("ort", "acl"), 8
-IMAGES = 48
-ALONE = {True: Budget(0.5, 3), False: Budget(3, 5)}
+IMAGES = 24
+#: Beyond this batch, backends on the CPU that are beside ONNX Runtime need --slow.
+LARGE = 8
+ALONE = {True: Budget(0.5, 3), False: Budget(3, MIN_SAMPLES)}
 IN_TURN = {True: Budget(2, 3), False: Budget(10, MIN_SAMPLES)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a backend or a batch with each; see `backends` and `batches`."""
-    if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", backends(metafunc.config))
+    """Run what asks for a backend, or for a backend and a batch, with each."""
     if "batch" in metafunc.fixturenames:
-        metafunc.parametrize("batch", batches(metafunc.config), ids="batch={}".format)
+        metafunc.parametrize(("backend", "batch"), list(_swept(metafunc.config)))
+    elif "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", backends(metafunc.config))
+
+
+def _swept(config: pytest.Config) -> Iterator[Any]:
+    """Each backend with each batch; what takes minutes on a CPU is marked slow."""
+    for backend in backends(config):
+        name, options = backend.values[0]
+        aside = name != "ort" and chip_kind(name, options) == "cpu"
+        for batch in batches(config):
+            marks = [*backend.marks, *([pytest.mark.slow] if aside and batch > LARGE else [])]
+            label = f"{backend.id}-batch={batch}"
+            yield pytest.param((name, options), batch, marks=marks, id=label)
 
 
 def batches(config: pytest.Config) -> tuple[int, ...]:

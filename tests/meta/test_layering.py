@@ -177,7 +177,7 @@ LAYERS: dict[str, set[str]] = {
     "bench.accuracy": {"errors"},
     "bench.baseline": {"bench.ratio", "bench.rows", "errors"},
     "bench.tables": {"bench.accuracy", "bench.baseline", "bench.published", "bench.rows"},
-    "bench.page": {"bench.baseline", "bench.tables", "errors", "files"},
+    "bench.page": {"bench.baseline", "bench.rows", "bench.tables", "errors", "files"},
     "bench.precision": {"graph.__init__", "runners.__init__"},
     "bench.subject": {"bench.precision", "choice", "files", "fingerprint", "runners.base"},
     "bench.scenarios": {
