@@ -49,12 +49,12 @@ IN_TURN = {True: Budget(2, 3), False: Budget(10, MIN_SAMPLES)}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a backend, or for a backend and a batch, with each."""
     if "batch" in metafunc.fixturenames:
-        metafunc.parametrize(("backend", "batch"), list(_swept(metafunc.config)))
+        metafunc.parametrize(("backend", "batch"), list(swept(metafunc.config)))
     elif "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", backends(metafunc.config))
 
 
-def _swept(config: pytest.Config) -> Iterator[Any]:
+def swept(config: pytest.Config) -> Iterator[Any]:
     """Each backend with each batch; what takes minutes on a CPU is marked slow."""
     for backend in backends(config):
         name, options = backend.values[0]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import conftest
 from benchmarks.measuring import Budget, Measure, Versus
 from benchmarks.synthetic import DETECTIONS, scored_set
 from effd0.bench.baseline import read_run
@@ -29,6 +30,7 @@ class FakeBenchmark:
 
     def __init__(self, *, disabled: bool = False) -> None:
         self.disabled, self.fullname = disabled, "bench.py::bench"
+        self.has_error = False
         self.extra_info: dict[str, Any] = {}
         self.stats = SimpleNamespace(stats=SimpleNamespace(data=[]))
 
@@ -73,11 +75,9 @@ def test_a_budget_says_how_many_calls(seconds: float, rounds: int) -> None:
 
 def test_a_measured_call_becomes_a_row() -> None:
     """The first call warms up; the timed ones are the samples, and the result comes back."""
-    benchmark, calls = FakeBenchmark(), []
+    benchmark, calls = FakeBenchmark(), list[str]()
     measure = Measure(benchmark, "scenes", Budget(0, 4))
-    assert (
-        measure(lambda: calls.append(1) or "result", "stage", images=8, on="library 1") == "result"
-    )
+    assert measure(noting(calls, "result"), "stage", images=8, on="library 1") == "result"
     row = benchmark.row
     assert len(calls) == 5
     assert row.samples.samples_ms == (10.0,) * 4
@@ -89,7 +89,11 @@ def test_steps_leave_out_the_warm_up() -> None:
     """What a call notes of its parts is told for the timed calls alone."""
     benchmark, steps = FakeBenchmark(), {"open": [9.0]}
     measure = Measure(benchmark, "scenes", Budget(0, 2))
-    measure(lambda: steps["open"].append(0.5), "load", images=1, on="x", steps=steps)
+
+    def load() -> None:
+        steps["open"].append(0.5)
+
+    measure(load, "load", images=1, on="x", steps=steps)
     assert benchmark.row.apart["open"].samples_ms == (500.0, 500.0)
 
 
@@ -131,6 +135,51 @@ def test_the_drawn_detections_are_a_detectors() -> None:
     assert 0.2 < ap < 0.9
     again = scored_set(20)[1]
     assert all(np.array_equal(found[n].boxes, again[n].boxes) for n in found)
+
+
+def config(**options: Any) -> Any:
+    """Return a pytest configuration of these options, others not given."""
+    given = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    return SimpleNamespace(getoption=given.get)
+
+
+def test_quick_does_with_fewer_rows() -> None:
+    """--quick keeps the batches at both ends; --batch-size is what was asked for."""
+    assert conftest.batches(config()) == (1, 2, 4, 8, 16, 32, 64)
+    assert set(conftest.batches(config(quick=True))) < {1, 2, 4, 8}
+    assert conftest.batches(config(quick=True, batch_size=[5, 6])) == (5, 6)
+    ids = [backend.id for backend in conftest.backends(config(quick=True))]
+    assert "runner=ort" in ids
+    assert "runner=torch" not in ids
+
+
+def test_large_batches_are_slow_beside_onnx_runtime() -> None:
+    """The default run has the recipe's whole table in ONNX Runtime, and small batches of others."""
+    slow = {
+        param.id: any(mark.name == "slow" for mark in param.marks)
+        for param in conftest.swept(config())
+    }
+    assert not slow["runner=ort-batch=64"]
+    assert not slow["runner=torch-bf16-batch=8"]
+    assert slow["runner=torch-bf16-batch=16"]
+    assert not slow["runner=torch-cuda-fp16-batch=64"]
+    assert slow["runner=openvino-batch=64"]
+
+
+@pytest.mark.parametrize("failed", [True, False], ids=["failed", "passed"])
+def test_times_of_a_wrong_result_are_no_row(failed: bool) -> None:
+    """Where the assertion after the calls fails, neither table nor comparison sees the times."""
+    done = FakeBenchmark()
+    Measure(done, "scenes", Budget(0, 3))(lambda: None, "stage", images=1, on="x")
+    item: Any = SimpleNamespace(funcargs={"benchmark": done})
+    report: Any = SimpleNamespace(failed=failed)
+    session: Any = SimpleNamespace(_benchmarksession=SimpleNamespace(benchmarks=[done]))
+    hook = conftest.pytest_runtest_makereport(item)
+    next(hook)
+    with pytest.raises(StopIteration):
+        hook.send(report)
+    rows = conftest.rows_of(session)
+    assert len(rows) == (0 if failed else 1)
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
