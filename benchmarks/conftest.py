@@ -164,6 +164,8 @@ def choice(backend: Backend, spec: ModelSpec, request: pytest.FixtureRequest) ->
     for package in {"torch", "openvino"} & {name}:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}: pip install 'effd0[{package}]'")
+    if name == "ort" and options.provider not in available_providers():
+        pytest.skip(f"this ONNX Runtime has no {options.provider}; install onnxruntime-gpu")
     if name == "acl":
         request.getfixturevalue("acl_kept_open")
         return ModelChoice(request.config.getoption("--model"), None, name, spec, options)
@@ -199,6 +201,15 @@ def versus(benchmark: BenchmarkFixture, dataset_label: str, quick: bool) -> Vers
 def dataset_label(pytestconfig: pytest.Config) -> str:
     """What the images are called in tables."""
     return dataset_name(pytestconfig.getoption("--coco"), pytestconfig.getoption("--split"))
+
+
+def available_providers() -> list[str]:
+    """The execution providers of the ONNX Runtime that is installed; none without one."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return []
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
 
 
 @pytest.fixture

@@ -105,10 +105,19 @@ def test_another_fingerprint_is_no_baseline(changed: dict[str, object], reason: 
     assert (one.status, one.reason) == (NO_BASELINE, reason)
 
 
-def test_other_work_is_no_baseline() -> None:
-    """A call of other images is not the same row, whatever its name."""
-    one = compare(drawn(10.0), replace(drawn(1.0), images=8))
-    assert (one.status, one.reason) == (NO_BASELINE, "a call was 8 images of drawn scenes")
+@pytest.mark.parametrize(
+    ("changed", "was"),
+    [
+        ({"images": 8}, "8 images of drawn scenes, input to heads"),
+        ({"dataset": "coco"}, "1 images of coco, input to heads"),
+        ({"timed": "file to input"}, "1 images of drawn scenes, file to input"),
+    ],
+    ids=["images", "dataset", "timed"],
+)
+def test_other_work_is_no_baseline(changed: dict[str, object], was: str) -> None:
+    """A call that did something else is not the same row, whatever its name."""
+    one = compare(drawn(10.0), replace(drawn(1.0), **changed))  # type: ignore[arg-type]  # one field
+    assert (one.status, one.reason) == (NO_BASELINE, f"a call was {was}")
 
 
 def test_few_samples_decide_nothing() -> None:

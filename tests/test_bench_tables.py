@@ -12,7 +12,7 @@ import pytest
 
 from effd0.bench.accuracy import Accuracy
 from effd0.bench.baseline import compare, run_to_json
-from effd0.bench.page import BEGIN, END, write_page
+from effd0.bench.page import BEGIN, END, main, write_page
 from effd0.bench.published import published_figures
 from effd0.bench.rows import END_TO_END, Rival, Row
 from effd0.bench.tables import baseline_table, print_report, report
@@ -151,6 +151,19 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"page\.md lacks <!-- generated: begin -->"):
         write_page(run, page)
     assert page.read_text() == "# Speed\n"
+
+
+def test_the_page_is_written_by_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/performance.md tells it; what is no run ends it with one message."""
+    run, page = tmp_path / "run.json", tmp_path / "page.md"
+    run.write_text(json.dumps(run_to_json(machine_record(), [row()])))
+    page.write_text(BEGIN + END)
+    monkeypatch.setattr("sys.argv", ["page", str(run), str(page)])
+    main()
+    assert "| drawn scenes |" in page.read_text()
+    run.write_text("{}")
+    with pytest.raises(SystemExit, match=r"run\.json is not a saved run"):
+        main()
 
 
 def test_the_report_of_nothing_is_empty() -> None:

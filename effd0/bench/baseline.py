@@ -74,8 +74,8 @@ def compare(now: Row, before: Row | None, max_slowdown: float = MAX_SLOWDOWN) ->
     if before is None:
         return Comparison(now.name, NO_BASELINE, None, "it is not in the saved run")
     changed = now.fingerprint.differences(before.fingerprint)
-    if now.images != before.images or now.dataset != before.dataset:
-        changed.append(f"a call was {before.images} images of {before.dataset}")
+    if _work(now) != _work(before):
+        changed.append(f"a call was {_work(before)}")
     if changed:
         return Comparison(now.name, NO_BASELINE, None, "; ".join(changed))
     ratio = ratio_of_medians(now.samples.samples_ms, before.samples.samples_ms)
@@ -86,3 +86,8 @@ def compare(now: Row, before: Row | None, max_slowdown: float = MAX_SLOWDOWN) ->
         return Comparison(now.name, SLOWER, ratio, f"more than {max_slowdown:.0%}")
     faster = ratio.inverse().slower(max_slowdown)
     return Comparison(now.name, FASTER if faster else SAME, ratio)
+
+
+def _work(row: Row) -> str:
+    """What a call of *row* does."""
+    return f"{row.images} images of {row.dataset}, {row.timed}"

@@ -6,6 +6,7 @@ Run: python -m effd0.bench.page RUN.json docs/performance.md
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,5 +72,17 @@ def _markdown(part: Any) -> str:
     return "\n".join([f"**{title}**", "", *(line for line in lines if line)])
 
 
+def main() -> None:
+    """Write the page; what cannot be read is one message."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="what pytest benchmarks --benchmark-json wrote")
+    parser.add_argument("page", type=Path, help="Markdown file with both marks")
+    given = parser.parse_args()
+    try:
+        write_page(given.run, given.page)
+    except BenchmarkError as error:
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
-    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()
