@@ -164,6 +164,7 @@ def bench_pixels_floor(versus: Versus, dataset: Dataset, spec: ModelSpec) -> Non
         name="Pillow decode + resize",
         images=len(paths),
         on=f"Pillow {installed_version('pillow')}",
+        target=Target(kind="cost"),
     )
     for ours, resized in zip(found, floor, strict=True):
         assert np.array_equal(ours.tensor[: resized.height, : resized.width], np.asarray(resized))
