@@ -24,6 +24,8 @@ HARDWARE = ("npu", *TORCH_DEVICES)
 #: The runners that tests are run with; where there is no NPU, ACL is emulated.
 TEST_RUNNERS = (*RUNNERS, "emulated")
 PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins", "--detections")
+#: Files of benchmarks; a baseline that is missing is no error.
+BENCHMARK_PATHS = ("--baseline", "--accuracy-report")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--slow", action="store_true", help="run the slow tests too")
     _add_runner_options(group)
     _add_gate_options(group)
+    _add_benchmark_options(parser)
 
 
 def _add_runner_options(group: pytest.OptionGroup) -> None:
@@ -105,6 +108,27 @@ def _add_gate_options(group: pytest.OptionGroup) -> None:
     )
 
 
+def _add_benchmark_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("effd0 benchmarks", "effd0: pytest benchmarks")
+    group.addoption("--quick", action="store_true", help="in two minutes: fewer rows and calls")
+    group.addoption(
+        "--baseline", type=Path, metavar="FILE", help="compare with what --benchmark-json wrote"
+    )
+    group.addoption(
+        "--max-slowdown",
+        type=float,
+        default=5.0,
+        metavar="PERCENT",
+        help="fail where a row is surely slower than --baseline by more (default: 5)",
+    )
+    group.addoption(
+        "--accuracy-report",
+        type=Path,
+        metavar="FILE",
+        help="what 'effd0 evaluate --json' wrote of the same model: the table's mAP",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Stop where options contradict each other, or led pytest away from its configuration."""
     if config.getoption("--resume") and config.getoption("--out") is None:
@@ -127,7 +151,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from error
     given = [
         f"{option}={path}"
-        for option in (*PATHS, "--out", "--report-json")
+        for option in (*PATHS, *BENCHMARK_PATHS, "--out", "--report-json")
         if (path := config.getoption(option)) is not None and config.inipath is None
     ]
     if given:

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from ..errors import Effd0Error
 from ..progress import STDERR
-from . import atc, bisect, build, files, run, setup
+from . import atc, benchmark, bisect, build, files, run, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2
 
@@ -33,6 +33,7 @@ for command, panel in (
     (files.infer, "Run"),
     (files.postprocess, "Run"),
     (bisect.bisect, "Run"),
+    (benchmark.benchmark, "Run"),
     (build.export, "Build"),
     (build.simplify, "Build"),
     (build.modify, "Build"),

@@ -226,6 +226,28 @@ LAYERS: dict[str, set[str]] = {
         "errors", "rundir", "runners.__init__", "runners.ort", "spec", "tensorfiles.origin",
         "tolerances",
     },
+    "fingerprint": {"atc.npusmi", "errors", "report", "runners.__init__"},
+    "bench.__init__": set(),
+    "bench.ratio": {"errors"},
+    "bench.targets": {"bench.ratio"},
+    "bench.rows": {"bench.ratio", "bench.targets", "errors", "fingerprint", "measure"},
+    "bench.timing": {"measure", "runners.base"},
+    "bench.published": {"bench.rows"},
+    "bench.accuracy": {"errors"},
+    "bench.baseline": {"bench.ratio", "bench.rows", "errors"},
+    "bench.tables": {"bench.accuracy", "bench.baseline", "bench.published", "bench.rows"},
+    "bench.page": {"bench.baseline", "bench.rows", "bench.tables", "errors", "files"},
+    "bench.precision": {"graph.__init__", "runners.__init__"},
+    "bench.subject": {"bench.precision", "choice", "files", "fingerprint", "runners.base"},
+    "bench.scenarios": {
+        "arrays", "bench.timing", "dataset", "feed", "heads", "postprocess", "preprocess",
+        "runners.base", "spec",
+    },
+    "bench.job": {
+        "arrays", "bench.accuracy", "bench.rows", "bench.scenarios", "bench.subject",
+        "bench.timing", "choice", "compare", "dataset", "embedded", "errors", "feed", "heads",
+        "measure", "progress", "runners.base",
+    },
     "choice": {
         "build", "embedded", "errors", "runners.__init__", "runners.base", "spec",
     },
@@ -270,15 +292,15 @@ HOMES: dict[str, set[str]] = {
     "pytest": {"pytest_options"},
     "requests": {"fetch"},
     "rich": {
-        "cli.__init__", "cli.bisect", "cli.build", "cli.atc", "cli.files", "cli.run", "cli.setup",
-        "cli.show", "progress",
+        "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc",
+        "cli.files", "cli.run", "cli.setup", "cli.show", "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {"checkpoint", "export", "runners.torch"},
     "torch_npu": {"runners.torch"},
     "typer": {
-        "cli.__init__", "cli.bisect", "cli.build", "cli.atc", "cli.files", "cli.options",
-        "cli.run", "cli.setup",
+        "cli.__init__", "cli.benchmark", "cli.bisect", "cli.build", "cli.atc", "cli.files",
+        "cli.options", "cli.run", "cli.setup",
     },
 }  # fmt: skip
 HEAVY = {

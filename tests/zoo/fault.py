@@ -42,7 +42,7 @@ class Planted:
     A pipeline with a fault: the *options* of pytest that name it, and what is *patched* meanwhile.
 
     *found* gives the detections that come of it in *dataset* (None: the good one), for the effect
-    on mAP; None where none can.
+    on mAP, asked for while the patch is on; None where none can.
     """
 
     options: tuple[str, ...]

@@ -28,12 +28,8 @@ def _patched(module: Any, name: str, wrong: Callable[[Change], Change]) -> Plant
         return mock.patch.object(module, name, wrong(getattr(module, name)))
 
     def plant(good: Good, _: object) -> Planted:
-        def found() -> Any:
-            with patch():
-                return detections_of(good.model, good.dataset)
-
         options = (*base_options(good), f"--model={good.model}", "--runner=ort")
-        return Planted(options, patch, found)
+        return Planted(options, patch, lambda: detections_of(good.model, good.dataset))
 
     return plant
 

@@ -38,13 +38,9 @@ def _runtime(spoil: Spoil) -> Plant:
             yield None
 
     def plant(good: Good, _: object) -> Planted:
-        def found() -> Any:
-            with patched():
-                return detections_of(good.model, good.dataset)
-
         # The export is run by the same backend, so it is given, not made under the patch.
         options = (*base_options(good), f"--model={good.model}", "--runner=ort")
-        return Planted(options, patched, found)
+        return Planted(options, patched, lambda: detections_of(good.model, good.dataset))
 
     return plant
 
