@@ -250,7 +250,8 @@ def pytest_terminal_summary(
 ) -> None:
     """End with the figures that the accuracy tests measured, and the first broken stage."""
     checks = config.stash.get(CHECKS, [])
-    verdict = stage_verdict(checks).lines() if checks else []
+    asked = bool(checks) or _only_artefact(config)
+    verdict = stage_verdict(checks).lines() if asked else []
     for title, lines in (("accuracy", config.stash.get(MEASURED, [])), ("verdict", verdict)):
         if lines:
             terminalreporter.section(title)

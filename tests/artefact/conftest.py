@@ -113,8 +113,7 @@ def hold_against_torch(
                 found = suspect_feed(path, first, lambda x: torch.infer({spec.input_name: x}), spec)
             if found is None:
                 raise
-            details = str(broken).splitlines()[1:]
-            raise Broken(broken.evidence, found, "preprocess", details) from broken
+            raise Broken(broken.evidence, found, "preprocess", broken.details) from broken
 
     return hold
 
