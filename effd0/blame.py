@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .bisect.job import Finding
 from .bisect.search import Suspect
 
+#: So a difference of weights begins, as `bisect.differences` tells it.
 _WEIGHT = "weight "
 
 
@@ -28,19 +29,15 @@ def blame(finding: Finding) -> Blame | None:
     if culprit is None:
         return None
     # Another operator or edge explains other weights beside it; not the other way round.
-    stage = "export" if all(map(_is_weight, culprit.differences)) else "graph"
-    if not culprit.differences:
-        stage = "graph"
+    others = [text for text in culprit.differences if not text.startswith(_WEIGHT)]
+    stage = "export" if culprit.differences and not others else "graph"
     return Blame(stage, _suspicion(culprit, len(finding.suspects)))
-
-
-def _is_weight(difference: str) -> bool:
-    return difference.startswith(_WEIGHT)
 
 
 def _suspicion(culprit: Suspect, nodes: int) -> str:
     what = "; ".join(culprit.differences) or "the same node computes something else"
-    more = f" ({nodes - 1} more nodes err by themselves)" if nodes > 1 else ""
+    others = {1: "", 2: " (1 more node errs by itself)"}
+    more = others.get(nodes, f" ({nodes - 1} more nodes err by themselves)")
     return (
         f"{culprit.op} {culprit.node}: {what}; what it reads is off by {culprit.upstream:.2g}, "
         f"what it gives by {culprit.error:.2g}{more}"
