@@ -152,12 +152,19 @@ def _set(**values: float) -> Callable[[torch.nn.Module], None]:
     return change
 
 
+def _one_variance(layer: torch.nn.Module) -> None:
+    """One channel's statistics were kept, though its mean is 0."""
+    _set(running_mean=0)(layer)
+    layer.state_dict()["running_var"][3] = 2
+
+
 @pytest.mark.parametrize(
     ("layer", "change", "blank"),
     [
         pytest.param(1, _set(running_mean=0), "its running mean is 0", id="norm-as-it-began"),
         pytest.param(1, _set(running_var=2), None, id="norm-with-mean-and-variance"),
         pytest.param(1, _set(running_mean=0, running_var=2), None, id="norm-with-variance-alone"),
+        pytest.param(1, _one_variance, None, id="norm-with-one-variance"),
         pytest.param(0, _set(weight=0), "all its weights are 0", id="weights-zero"),
         pytest.param(0, _set(weight=0.25), "all its weights are 0.25", id="weights-alike"),
         pytest.param(0, _set(bias=0), None, id="no-bias"),

@@ -306,6 +306,16 @@ def test_rounded_boxes_are_named(scenes: Dataset, monkeypatch: pytest.MonkeyPatc
     assert broken.evidence.startswith(f"{count} of {count} published annotations are missing")
 
 
+def test_twins_are_counted(scenes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd with an object's box becomes a second one of it as its flag is lost."""
+    crowd = next(a for a in scenes.annotations if a["iscrowd"])
+    both = replace(scenes, annotations=(*scenes.annotations, crowd | {"iscrowd": 0}))
+    monkeypatch.setattr(known, "load_coco", lambda _: both)
+    lost = _each(iscrowd=lambda _: 0)([dict(a) for a in both.annotations])
+    broken = refused(hold_contents, replace(scenes, annotations=tuple(lost)))
+    assert broken.suspicion.startswith("crowd flags lost")
+
+
 def _copied(scenes: Dataset, folder: Path) -> Dataset:
     """*scenes* with their pictures in *folder*."""
     for sample in scenes.samples:

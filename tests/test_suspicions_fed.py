@@ -12,9 +12,10 @@ from PIL import Image
 from effd0.arrays import Floats, Tensor, Tensors
 from effd0.errors import ImageError
 from effd0.preprocess import preprocess
+from effd0.suspicions import fed
 from effd0.suspicions.fed import suspect_feed
 from effd0.suspicions.mistakes import mistakes_for
-from effd0.suspicions.source import Source
+from effd0.suspicions.source import Mistake, Source
 
 from .helpers import TINY, noise
 
@@ -143,15 +144,51 @@ def test_one_wrong_head_is_not_laid_on_the_input(path: Path, source: Source) -> 
     assert suspect_feed(path, mixed, infer, TINY) is None
 
 
-def test_right_heads_cost_one_run(path: Path) -> None:
-    """No mistake is made where nothing is wrong."""
+def test_one_explained_head_does_not_explain_the_others(path: Path, source: Source) -> None:
+    """A mistake has to give all heads; that it gives one by chance is no test."""
+    mixed = {**_other_heads(right(path)), "class_p6": wrong("RGB/BGR swapped", source)["class_p6"]}
+    assert suspect_feed(path, mixed, infer, TINY) is None
+
+
+def _nearly(part: float) -> Callable[[Source], Floats]:
+    """Return an input of exchanged colours that is off by *part*."""
+    return lambda source: source.tensor[::-1] * np.float32(1 + part)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param((0.01, 0.0, 0.01), id="between"),
+        pytest.param((0.0, 0.01, 0.005), id="first"),
+        pytest.param((0.01, 0.005, 0.0), id="last"),
+        pytest.param((0.0, 0.0, 0.01), id="first-of-two"),
+    ],
+)
+def test_the_best_of_several_is_named(
+    parts: tuple[float, ...], path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mistakes that are nearly the same are told by what they leave; the first where equal."""
+    made = [Mistake(f"mistake {n}", "it is not", _nearly(part)) for n, part in enumerate(parts)]
+    heads = wrong("RGB/BGR swapped", source)
+    monkeypatch.setattr(fed, "mistakes_for", lambda _: made)
+    found = suspect_feed(path, heads, infer, TINY)
+    assert found is not None
+    assert found.name == f"input mistake {parts.index(0.0)}"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [pytest.param(lambda heads: heads, id="right"), pytest.param(_with_nan, id="not-finite")],
+)
+def test_what_no_mistake_can_give_costs_one_run(plant: Plant, path: Path) -> None:
+    """No mistake is tried where nothing is wrong, or where heads overflowed."""
     runs: list[Tensor] = []
 
     def counted(tensor: Tensor) -> Tensors:
         runs.append(tensor)
         return infer(tensor)
 
-    suspect_feed(path, right(path), counted, TINY)
+    suspect_feed(path, plant(right(path)), counted, TINY)
     assert [run.shape for run in runs] == [(1, 3, 128, 128)]
 
 
