@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from .bisect.job import Finding
 from .bisect.search import Suspect
 
-#: So a difference of weights begins, as `bisect.differences` tells it.
 _WEIGHT = "weight "
 
 
@@ -29,9 +28,14 @@ def blame(finding: Finding) -> Blame | None:
     if culprit is None:
         return None
     # Another operator or edge explains other weights beside it; not the other way round.
-    others = [text for text in culprit.differences if not text.startswith(_WEIGHT)]
-    stage = "export" if culprit.differences and not others else "graph"
+    stage = "export" if all(map(_is_weight, culprit.differences)) else "graph"
+    if not culprit.differences:
+        stage = "graph"
     return Blame(stage, _suspicion(culprit, len(finding.suspects)))
+
+
+def _is_weight(difference: str) -> bool:
+    return difference.startswith(_WEIGHT)
 
 
 def _suspicion(culprit: Suspect, nodes: int) -> str:

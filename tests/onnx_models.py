@@ -191,7 +191,7 @@ def head_model(shapes: Shapes, side: int = 128, *, batch: int | None = None) -> 
     nodes, tensors, outputs = [], [], []
     for name, (channels, height, width) in shapes.items():
         cell = [side // height, side // width]
-        pool = {"kernel_shape": cell, "strides": cell}
+        pool: dict[str, Any] = {"kernel_shape": cell, "strides": cell}
         nodes.append(helper.make_node("AveragePool", ["x.1"], [f"{name}_mean"], **pool))
         nodes.append(helper.make_node("Conv", [f"{name}_mean", f"{name}_weight"], [name]))
         weight = rng.standard_normal((channels, 3, 1, 1), np.float32)

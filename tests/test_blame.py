@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from effd0.bisect.job import Finding
-from effd0.blame import blame
+from effd0.blame import Blame, blame
 
 from .bisect_faults import (
     change_weight,
@@ -27,6 +27,11 @@ from .bisect_faults import (
 from .test_bisect import folded, found, moved_epsilon, tiny
 
 Plant = Callable[[Any, Any], object]
+
+
+def told_of(finding: Finding) -> Blame | None:
+    """Who is blamed for *finding*."""
+    return blame(finding)
 
 
 def planted(op: str, index: int, plant: Plant) -> Finding:
@@ -76,7 +81,7 @@ def test_what_a_node_differs_in_names_the_stage(
 ) -> None:
     """Weights alone are export's; an attribute, an operator, an edge or a node are the graph's."""
     finding = planted(op, index, plant)
-    told = blame(finding)
+    told = told_of(finding)
     assert told is not None
     assert finding.culprit is not None
     assert told.stage == stage
@@ -87,7 +92,7 @@ def test_what_a_node_differs_in_names_the_stage(
 def test_the_suspicion_says_how_it_was_tested() -> None:
     """What the node reads agrees with the reference, and what it gives does not."""
     finding = planted("Conv", 3, moved_bias)
-    told, culprit = blame(finding), finding.culprit
+    told, culprit = told_of(finding), finding.culprit
     assert told is not None
     assert culprit is not None
     assert told.suspicion == (
@@ -100,7 +105,7 @@ def test_a_node_without_a_difference_is_the_graphs() -> None:
     """The same node with the same weights that gives something else computes otherwise."""
     finding = planted("Conv", 3, moved_bias)
     (suspect,) = finding.suspects
-    told = blame(replace(finding, suspects=(replace(suspect, differences=()),)))
+    told = told_of(replace(finding, suspects=(replace(suspect, differences=()),)))
     assert told is not None
     assert told.stage == "graph"
     assert told.suspicion.startswith("Conv node_z: the same node computes something else; what")
@@ -117,7 +122,7 @@ def test_a_node_without_a_difference_is_the_graphs() -> None:
 def test_more_nodes_in_error_are_counted(nodes: int, more: str) -> None:
     """The first is blamed; how many err beside it says whether all weights are wrong."""
     finding = planted("Conv", 1, scaled)
-    told = blame(replace(finding, suspects=finding.suspects * nodes))
+    told = told_of(replace(finding, suspects=finding.suspects * nodes))
     assert told is not None
     assert finding.culprit is not None
     assert told.suspicion.endswith(f" by {finding.culprit.error:.2g}{more}")
@@ -128,7 +133,7 @@ def test_the_first_node_decides() -> None:
     bad = tiny()
     scaled(bad, nodes_of(bad, "Conv")[0])
     other_corner(bad, nodes_of(bad, "MaxPool")[0])
-    told = blame(found(bad, tiny()))
+    told = told_of(found(bad, tiny()))
     assert told is not None
     assert (told.stage, told.suspicion[:12]) == ("export", "Conv node_a:")
 
@@ -159,13 +164,13 @@ def test_where_no_node_is_found_nobody_is_blamed(change: Callable[[Any], None]) 
     """No guess is made where bisection found nothing or could not be done."""
     bad = tiny()
     change(bad)
-    assert blame(found(bad, tiny())) is None
+    assert told_of(found(bad, tiny())) is None
 
 
 def test_a_fused_graph_is_blamed_for_its_weights() -> None:
     """A batch normalisation folded into its convolution is no fault of the graph's."""
     bad = folded()
     scaled(bad, nodes_of(bad, "Conv")[2])
-    told = blame(found(bad, tiny()))
+    told = told_of(found(bad, tiny()))
     assert told is not None
     assert told.stage == "export"

@@ -113,7 +113,8 @@ def hold_against_torch(
                 found = suspect_feed(path, first, lambda x: torch.infer({spec.input_name: x}), spec)
             if found is None:
                 raise
-            raise Broken(broken.evidence, found, "preprocess", broken.details) from broken
+            details = str(broken).splitlines()[1:]
+            raise Broken(broken.evidence, found, "preprocess", details) from broken
 
     return hold
 

@@ -60,7 +60,7 @@ class PlainHeads:
             told = [broken.suspicion] if broken.suspicion else []
             told += [found.suspicion] if found is not None else []
             # What the node is, is told behind what it does to the heads.
-            raise Broken(broken.evidence, "; ".join(told), details=broken.details)
+            raise Broken(broken.evidence, "; ".join(told), details=str(broken).splitlines()[1:])
 
     @functools.cached_property
     def _difference(self) -> Broken | None:
