@@ -276,7 +276,8 @@ def pytest_terminal_summary(
 ) -> None:
     """End with the figures that the accuracy tests measured, and the first broken stage."""
     checks = config.stash.get(CHECKS, [])
-    verdict = stage_verdict(checks).lines() if checks else []
+    asked = bool(checks) or _only_artefact(config)
+    verdict = stage_verdict(checks).lines() if asked else []
     parity = _parity_lines(config.stash.get(PARITY, []))
     accuracy = config.stash.get(MEASURED, [])
     for title, lines in (("parity", parity), ("accuracy", accuracy), ("verdict", verdict)):

@@ -47,7 +47,8 @@ def _is_weight(difference: str) -> bool:
 
 def _suspicion(culprit: Suspect, nodes: int) -> str:
     what = "; ".join(culprit.differences) or "the same node computes something else"
-    more = f" ({nodes - 1} more nodes err by themselves)" if nodes > 1 else ""
+    others = {1: "", 2: " (1 more node errs by itself)"}
+    more = others.get(nodes, f" ({nodes - 1} more nodes err by themselves)")
     return (
         f"{culprit.op} {culprit.node}: {what}; what it reads is off by {culprit.upstream:.2g}, "
         f"what it gives by {culprit.error:.2g}{more}"

@@ -25,8 +25,9 @@ Annotation = dict[str, Any]
 #: Source: instances_val2017.json as counted in public logs of detectron2 (36,335 boxes without
 #: crowds) and COCO's own loader.
 VAL2017_IMAGES, VAL2017_EMPTY, VAL2017_ANNOTATIONS, VAL2017_CROWDS = 5000, 48, 36_781, 446
-#: From so many images on, a set is taken for val2017, whole or filtered.
-_NEARLY_VAL2017 = 4000
+#: A set of so many images under COCO's file names is taken for val2017, whole or filtered; smaller
+#: ones are a part of it, larger ones are train2017 or no set of COCO's.
+_NEARLY_VAL2017 = range(4000, VAL2017_IMAGES + 1)
 #: Annotated boxes may leave their image by this, in pixels: COCO's own end up to 0.5 outside.
 OVERHANG = 1.0
 #: Part of the boxes that has to leave its image before the whole file is doubted.
@@ -104,11 +105,16 @@ def hold_contents(dataset: Dataset) -> None:
             f"{dataset.annotation_file.name}: {listed(dataset.extra_files)}",
             "images filtered out of the annotation file: the folder still has them",
         )
-    if dataset.total >= _NEARLY_VAL2017 and not dataset.limited:
+    if _is_val2017(dataset):
         _hold_counts(dataset)
     # An installed effd0 without its data has nothing to compare with.
     with contextlib.suppress(DatasetError):
         _hold_embedded(dataset, load_coco(embedded.coco_root()))
+
+
+def _is_val2017(dataset: Dataset) -> bool:
+    named = all(s.path.name == f"{s.image_id:012}.jpg" for s in dataset.samples)
+    return named and dataset.total in _NEARLY_VAL2017 and not dataset.limited
 
 
 def _hold_counts(dataset: Dataset) -> None:

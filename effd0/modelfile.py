@@ -60,7 +60,8 @@ def _precision(model: Any, onnx: Any) -> str:
     if any(node.op_type in INT8_OPERATORS for node in graph.node):
         return "int8"
     kinds: Counter[str] = Counter()
-    for tensor in graph.initializer:
+    held = [a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute]
+    for tensor in (*graph.initializer, *held):
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)
         if kind in _FLOATS:
             size = 1
@@ -106,7 +107,7 @@ def _check_input(path: Path, model: Any, spec: ModelSpec) -> int | None:
 def _check_outputs(path: Path, model: Any, spec: ModelSpec) -> None:
     """Raise `ExportError` unless each head of *spec* is an output, told by its name or shape."""
     outputs = {v.name: _sides(v)[1:] for v in model.graph.output}
-    if any(None in sides or not sides for sides in outputs.values()):
+    if any(None in sides for sides in outputs.values()):
         return  # what is not declared is seen when it is run
     wanted = spec.head_shapes
     shown = {name: _shown(sides) for name, sides in outputs.items()}
@@ -115,13 +116,14 @@ def _check_outputs(path: Path, model: Any, spec: ModelSpec) -> None:
         if wrong:
             raise ExportError(
                 f"output {wrong[0]} of {path} is {shown[wrong[0]]}, but {_shown(wanted[wrong[0]])} "
-                f"was wanted: names and shapes do not fit together; all outputs are {shown}"
+                f"was wanted: names and shapes do not fit together, all outputs are {shown}; "
+                "export it with each head under its own name"
             )
         return
     found = Counter(outputs.values())
     lost = [name for name, shape in wanted.items() if not found[shape]]
     twice = [name for name, shape in wanted.items() if found[shape] > 1]
-    if lost or twice or len(outputs) != len(wanted):
+    if lost or len(outputs) != len(wanted):
         what = f"{lost} are missing" if lost else f"{twice} could each be several outputs"
         if not (lost or twice):
             what = f"{len(outputs)} outputs are there"

@@ -37,7 +37,7 @@ class Broken(AssertionError):
         stage: str | None = None,
         details: Sequence[str] = (),
     ) -> None:
-        self.evidence, self.stage = evidence, stage
+        self.evidence, self.stage, self.details = evidence, stage, tuple(details)
         self.suspicion = "" if suspicion is None else str(suspicion)
         named = [f"suspicion: {self.suspicion}"] if self.suspicion else []
         super().__init__("\n".join([evidence, *named, *details]))
@@ -73,8 +73,15 @@ class StageVerdict:
     untested: tuple[str, ...]
     later: int
 
+    @property
+    def passed(self) -> bool:
+        """Whether all that was tested holds, and something was."""
+        return self.first is None and bool(self.held)
+
     def lines(self) -> list[str]:
         """The verdict in words."""
+        if self.first is None and not self.held:
+            return ["NONE  nothing was tested, so nothing is known: no check of a stage was run"]
         untested = f"not tested: {', '.join(self.untested)}" if self.untested else ""
         if self.first is None:
             return [f"PASS  every stage tested holds: {', '.join(self.held)}", *_some(untested)]
@@ -94,7 +101,7 @@ class StageVerdict:
         """The verdict and the *checks* it rests on as plain values."""
         return {
             "schema": SCHEMA,
-            "verdict": {"passed": self.first is None, **asdict(self)},
+            "verdict": {"passed": self.passed, **asdict(self)},
             "checks": [asdict(check) for check in checks],
         }
 

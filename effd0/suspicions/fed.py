@@ -18,6 +18,9 @@ from .source import Source
 #: Network input, (1, 3, size, size) -> heads by the spec's names, as the reference computes them.
 Infer = Callable[[Tensor], Tensors]
 
+#: A later mistake has to leave less than this part of an earlier one's error: not by rounding.
+_BETTER = 0.999
+
 
 def suspect_feed(path: Path, heads: Tensors, infer: Infer, spec: ModelSpec) -> Suspicion | None:
     """
@@ -35,7 +38,9 @@ def suspect_feed(path: Path, heads: Tensors, infer: Infer, spec: ModelSpec) -> S
     for mistake in mistakes_for(spec):
         remade = np.ascontiguousarray(mistake.remake(source), np.float32)
         after = _error(infer(remade[None]), heads)
-        if after <= (min(EXPLAINED, FALL * before) if best is None else best.error_after * 0.999):
+        if not after <= min(EXPLAINED, FALL * before):
+            continue
+        if best is None or after < _BETTER * best.error_after:
             best = Suspicion(f"input {mistake.name}", mistake.inverse, before, after)
     return best
 

@@ -142,7 +142,7 @@ def test_an_image_does_not_depend_on_its_batch(
             f"in the {row if row >= 0 else 'last'} row of a batch, {broken.evidence} "
             "(reference: the image alone)",
             broken.suspicion or "heads depend on the batch: alone, the same image has others",
-            details=str(broken).splitlines()[1:],
+            details=broken.details,
         ) from broken
 
 

@@ -93,5 +93,5 @@ def differences(recorded: str, now: str) -> list[str]:
 
 
 def _verdicts(page: str) -> dict[str, str]:
-    rows = re.findall(r"^\| ([\w-]+) \| (\w+) \| .+? \| (\w+) \| (.+?) \| (\S+) \|", page, re.M)
+    rows = re.findall(r"^\| ([\w.-]+) \| (\w+) \| .+? \| (\w+) \| (.+?) \| (\S+) \|", page, re.M)
     return {name: ", ".join(cells) for name, *cells in rows if name != "fault"}
