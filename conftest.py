@@ -30,7 +30,7 @@ from effd0.runners.base import Runner
 from effd0.runners.named import NamedRunner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.spec import SPECS, ModelSpec, spec_for
-from effd0.stages import STAGES, Broken, Check, evidence_of, stage_verdict
+from effd0.stages import STAGES, SUSPICION_LENGTH, Broken, Check, evidence_of, stage_verdict
 from effd0.tensorfiles.results import find_manifest
 
 MARKERS = {
@@ -235,7 +235,8 @@ def _check(stage: str, name: str, error: BaseException | None, report: pytest.Te
         return Check(stage, name, True)
     if isinstance(error, Broken):
         found = evidence_of(error.evidence)
-        return Check(error.stage or stage, name, False, found, evidence_of(error.suspicion))
+        suspicion = evidence_of(error.suspicion, SUSPICION_LENGTH)
+        return Check(error.stage or stage, name, False, found, suspicion)
     if isinstance(error, Effd0Error):
         # It names one fault, over as many lines as that takes.
         return Check(stage, name, False, evidence_of(" ".join(str(error).split())))

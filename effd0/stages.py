@@ -17,6 +17,8 @@ STAGES = (
     "evaluate", "gate",
 )  # fmt: skip
 EVIDENCE_LENGTH = 300
+#: A suspicion may name a node of a graph, whose name is a path.
+SUSPICION_LENGTH = 600
 #: Raised by one when a reader of the JSON would have to change.
 SCHEMA = 1
 
@@ -130,7 +132,7 @@ def stage_verdict(checks: Sequence[Check]) -> StageVerdict:
     )
 
 
-def evidence_of(message: str) -> str:
-    """The first line of what a failure says, at most `EVIDENCE_LENGTH` characters of it."""
+def evidence_of(message: str, length: int = EVIDENCE_LENGTH) -> str:
+    """The first line of what a failure says, at most *length* characters of it."""
     line = message.removeprefix("AssertionError: ").strip().partition("\n")[0]
-    return line if len(line) <= EVIDENCE_LENGTH else f"{line[: EVIDENCE_LENGTH - 3]}..."
+    return line if len(line) <= length else f"{line[: length - 3]}..."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import pytest
 
 from effd0.arrays import Tensors
 from effd0.errors import FeedError, HeadError, RunnerError
-from effd0.runners.base import Runner, TensorInfo
+from effd0.runners.base import DeviceTimes, Runner, TensorInfo, TimedRunner, infer_each
 from effd0.runners.named import NamedRunner
 
 from .helpers import SMALL
@@ -208,3 +208,35 @@ def test_the_inner_runner_is_closed_on_an_error() -> None:
     with pytest.raises(ValueError, match="of the caller"), NamedRunner(inner, SMALL):
         raise error
     assert inner.left == [error]
+
+
+class Streaming(Inner):
+    """A runner that looks one feed ahead, and tells its times."""
+
+    device_times = DeviceTimes([1.0], [2.0], [3.0], [4.0])
+
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        """Take all feeds before the first result goes out."""
+        taken = [self.infer(feed) for feed in feeds]
+        yield from taken
+
+
+def test_what_overlaps_inside_still_does() -> None:
+    """Feeds go to the inner stream under its names, ahead of their results."""
+    inner = Streaming(HEADS)
+    feeds = [{SMALL.input_name: np.full((1, 3, 128, 128), n, np.float32)} for n in range(2)]
+    with NamedRunner(inner, SMALL) as runner:
+        stream = infer_each(runner, feeds)
+        first = next(stream)
+        assert len(inner.fed) == 2
+        assert list(inner.fed[1]) == ["images"]
+        assert list(first) == list(SMALL.output_names)
+        assert len(list(stream)) == 1
+
+
+def test_only_what_tells_times_has_any() -> None:
+    """The report asks for times of transfers where there are some, and only there."""
+    timed, plain = NamedRunner(Streaming(HEADS), SMALL), NamedRunner(Inner(HEADS), SMALL)
+    assert isinstance(timed, TimedRunner)
+    assert timed.device_times is Streaming.device_times
+    assert not isinstance(plain, TimedRunner)

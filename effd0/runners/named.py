@@ -6,6 +6,8 @@ Heads are found by name, or by shape where a model has other names, never by pos
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +16,7 @@ import numpy as np
 from ..arrays import Tensors
 from ..heads import named_heads
 from ..spec import ModelSpec
-from .base import Runner, TensorInfo, check_feed, only_input
+from .base import DeviceTimes, Runner, TensorInfo, check_feed, infer_each, only_input
 
 
 class NamedRunner:
@@ -60,7 +62,21 @@ class NamedRunner:
 
     def infer(self, feed: Tensors) -> Tensors:
         """Run *inner*; see `Runner.infer`.  Raises `HeadError` for outputs that are no heads."""
+        return named_heads(self.inner.infer(self._renamed(feed)), self.spec)
+
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        """Yield the heads of each feed, overlapped where *inner* can; see `StreamingRunner`."""
+        with contextlib.closing(infer_each(self.inner, map(self._renamed, feeds))) as results:
+            for outputs in results:
+                yield named_heads(outputs, self.spec)
+
+    @property
+    def device_times(self) -> DeviceTimes:
+        """Those of *inner*; one that tells none has no such attribute, and neither has this."""
+        times: DeviceTimes = self.inner.device_times  # type: ignore[attr-defined]
+        return times
+
+    def _renamed(self, feed: Tensors) -> Tensors:
         check_feed(feed, self.inputs)
         info = only_input(self.inner.inputs)
-        tensor = feed[self.spec.input_name].astype(info.dtype, copy=False)
-        return named_heads(self.inner.infer({info.name: tensor}), self.spec)
+        return {info.name: feed[self.spec.input_name].astype(info.dtype, copy=False)}

@@ -70,7 +70,9 @@ class PlainHeads:
             hold_heads(self.reference, heads, self.spec, self.model.precision)
         except Broken as broken:
             found = self._blame
-            told = [broken.suspicion]
+            # That a fault is confined to some heads says less than the node does.
+            vague = found is not None and broken.suspicion.startswith("a fault in")
+            told = ["" if vague else broken.suspicion]
             if found is None or found.at_input:
                 # The graph may do to its input what preprocessing has done already.
                 told.append(str(self._suspect_fed(heads) or ""))
@@ -79,7 +81,7 @@ class PlainHeads:
                 broken.evidence,
                 "; ".join(filter(None, told)),
                 "graph" if found is None else found.stage,
-                str(broken).splitlines()[1:],
+                broken.details,
             )
         return None
 

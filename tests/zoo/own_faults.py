@@ -52,7 +52,10 @@ def _unclipped(_: Change) -> Change:
 
 
 def _threshold(value: float) -> Callable[[Change], Change]:
-    return lambda right: lambda boxes, classes, _iou, limit: right(boxes, classes, value, limit)
+    """Another threshold than the spec's; a call that suppresses nothing still does so."""
+    return lambda right: (
+        lambda boxes, classes, iou, limit: right(boxes, classes, value if iou < 1 else iou, limit)
+    )
 
 
 def _agnostic(right: Change) -> Change:
