@@ -32,6 +32,9 @@ from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.spec import SPECS, ModelSpec, spec_for
 from effd0.stages import STAGES, SUSPICION_LENGTH, Broken, Check, evidence_of, stage_verdict
 from effd0.tensorfiles.results import find_manifest
+from effd0.threads import let_threads_sleep
+
+let_threads_sleep()
 
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",

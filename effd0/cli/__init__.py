@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from ..errors import Effd0Error
 from ..progress import STDERR
+from ..threads import let_threads_sleep
 from . import atc, benchmark, bisect, build, files, run, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2
@@ -46,6 +47,7 @@ for command, panel in (
 
 def main() -> None:
     """Run the command line; known failures are one message and exit code 2."""
+    let_threads_sleep()
     try:
         app()
     except Effd0Error as error:

@@ -26,6 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "files": {"errors"},
     "spec": {"errors"},
     "stages": set(),
+    "threads": set(),
     "modelfile": {"errors", "graph.base", "spec"},
     "parity": {
         "arrays", "compare", "precision", "spec", "stages", "suspicions.heads", "tolerances",
