@@ -6,6 +6,7 @@ Its options are in `effd0.pytest_options`, so that pytest knows them before it l
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -17,17 +18,26 @@ import pytest
 from effd0 import build, embedded
 from effd0.arrays import Tensor, Tensors
 from effd0.dataset import Dataset, load_coco
+from effd0.errors import Effd0Error
 from effd0.export import ExportSettings, write_simplified
 from effd0.files import sha256
+from effd0.preprocess import preprocess
 from effd0.pytest_options import PATHS, TEST_RUNNERS, TORCH_DEVICES
-from effd0.report import installed_version
+from effd0.report import installed_version, write_json
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.acl_session import acl_session
 from effd0.runners.base import Runner
+from effd0.runners.named import NamedRunner
+from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.spec import SPECS, ModelSpec, spec_for
-from effd0.stages import Check, evidence_of, stage_verdict
+from effd0.stages import STAGES, SUSPICION_LENGTH, Broken, Check, evidence_of, stage_verdict
+from effd0.tensorfiles.results import find_manifest
+from effd0.threads import let_threads_sleep
+
+let_threads_sleep()
 
 MARKERS = {
+    "artefact": "checks the artefact under test; the others test effd0 itself",
     "accuracy": "mAP of the artefact under test, held against its reference",
     "coco": "needs a data set and weights of your own: --coco ROOT --checkpoint FILE",
     "gpu": "needs a CUDA device that torch sees",
@@ -45,7 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = set(config.getoption("--runner") or ()) - set(TEST_RUNNERS)
     if unknown:
         raise pytest.UsageError(f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}")
-    if ("recorded" in (config.getoption("--runner") or ())) != bool(config.getoption("--results")):
+    runners, results = config.getoption("--runner"), config.getoption("--results")
+    if runners is not None and ("recorded" in runners) != (results is not None):
         raise pytest.UsageError(
             "--runner=recorded and --results=DIR go together, but one is given without the other"
         )
@@ -77,6 +88,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"images: {config.getoption('--coco') or 'embedded scenes'}",
         "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),
     ]
+    if _only_artefact(config):
+        lines.append("tests: of what is given; to test effd0 itself, give nothing, or name files")
     absent = [f"{name} ({reason})" for name in MARKERS if (reason := _absent(name, config))]
     return [*lines, f"absent: {', '.join(absent) or 'nothing'}"]
 
@@ -118,8 +131,37 @@ def _has_device(kind: str) -> bool:
     return bool(getattr(torch, kind).is_available())
 
 
+def _only_artefact(config: pytest.Config) -> bool:
+    """Whether the run is about an artefact that was given, and not about effd0 itself."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return not named and any(config.getoption(option) is not None for option in PATHS)
+
+
+# Marks by the conftest of tests/ come first.
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs something absent, with the reason; --require turns that into an error."""
+    """
+    Put the checks of an artefact in the order of their stages; if one is given, only these run.
+
+    Skip what needs something absent, with the reason; --require turns that into an error.
+    """
+    checks = [item for item in items if item.get_closest_marker("artefact")]
+    checks.sort(key=lambda item: STAGES.index(_stage_of(item)))
+    others = [item for item in items if not item.get_closest_marker("artefact")]
+    if _only_artefact(config):
+        config.hook.pytest_deselected(items=others)
+        others = []
+    items[:] = checks + others
+    _skip_absent(config, items)
+
+
+def _stage_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("stage")
+    assert marker is not None, f"{item.nodeid} checks an artefact, but no stage"
+    return str(marker.args[0])
+
+
+def _skip_absent(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for marker in MARKERS:
             name = marker.partition("(")[0]
@@ -157,6 +199,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _runner_names(config: pytest.Config) -> list[str]:
     """The runners of this session: those asked for, or all; what is real is not emulated."""
     given: list[str] | None = config.getoption("--runner")
+    if given is None and config.getoption("--results") is not None:
+        given = ["recorded"]
     left_out = {"recorded"} if _no_npu(config) else {"recorded", "emulated"}
     return [n for n in TEST_RUNNERS if n not in left_out] if given is None else given
 
@@ -171,22 +215,37 @@ def _runner_param(name: str, *, slow: bool) -> Any:
 
 
 MEASURED = pytest.StashKey[list[str]]()
+PARITY = pytest.StashKey[list[dict[str, Any]]]()
 CHECKS = pytest.StashKey[list[Check]]()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
+    item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note what each check of a stage found, for the verdict at the end."""
     report = yield
     marker = item.get_closest_marker("stage")
     if marker is not None and not report.skipped and (report.when == "call" or report.failed):
-        crash = getattr(report.longrepr, "reprcrash", None)
-        evidence = evidence_of(crash.message) if crash is not None else report.longreprtext
-        check = Check(marker.args[0], item.nodeid, report.passed, evidence)
+        error = None if call.excinfo is None else call.excinfo.value
+        check = _check(marker.args[0], item.nodeid, error, report)
         item.config.stash.setdefault(CHECKS, []).append(check)
     return report
+
+
+def _check(stage: str, name: str, error: BaseException | None, report: pytest.TestReport) -> Check:
+    if report.passed:
+        return Check(stage, name, True)
+    if isinstance(error, Broken):
+        found = evidence_of(error.evidence)
+        suspicion = evidence_of(error.suspicion, SUSPICION_LENGTH)
+        return Check(error.stage or stage, name, False, found, suspicion)
+    if isinstance(error, Effd0Error):
+        # It names one fault, over as many lines as that takes.
+        return Check(stage, name, False, evidence_of(" ".join(str(error).split())))
+    crash = getattr(report.longrepr, "reprcrash", None)
+    message = report.longreprtext if crash is None else crash.message
+    return Check(stage, name, False, evidence_of(message))
 
 
 @pytest.fixture(scope="session")
@@ -195,17 +254,53 @@ def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
     return pytestconfig.stash.setdefault(MEASURED, []).append
 
 
+@pytest.fixture(scope="session")
+def note_parity(pytestconfig: pytest.Config) -> Callable[[dict[str, Any]], None]:
+    """Return a function that keeps how far a runner's heads are from torch's, for the report."""
+    return pytestconfig.stash.setdefault(PARITY, []).append
+
+
+def _parity_lines(records: list[dict[str, Any]]) -> list[str]:
+    """The worst head of each runner, and how exactly the runner seems to compute."""
+    lines = []
+    for one in records:
+        worst = one["heads"][0]
+        far = "infinitely"
+        if worst["max_abs"] is not None:
+            far = f"by {worst['max_abs']:.2g} (relative L2 {worst['relative_l2']:.2g})"
+        lines.append(
+            f"{one['runner']}, {one['images']} images: {worst['name']} differs most from torch, "
+            f"{far}; computes like {one['precision']}"
+        )
+    return lines
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """End with the figures that the accuracy tests measured, and the first broken stage."""
     checks = config.stash.get(CHECKS, [])
-    verdict = stage_verdict(checks).lines() if checks else []
-    for title, lines in (("accuracy", config.stash.get(MEASURED, [])), ("verdict", verdict)):
+    asked = bool(checks) or _only_artefact(config)
+    verdict = stage_verdict(checks).lines() if asked else []
+    parity = _parity_lines(config.stash.get(PARITY, []))
+    accuracy = config.stash.get(MEASURED, [])
+    for title, lines in (("parity", parity), ("accuracy", accuracy), ("verdict", verdict)):
         if lines:
             terminalreporter.section(title)
             for line in lines:
                 terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write what was checked and the verdict to --report-json."""
+    path: Path | None = session.config.getoption("--report-json")
+    if path is not None:
+        checks = session.config.stash.get(CHECKS, [])
+        content = stage_verdict(checks).to_json(checks)
+        measured = session.config.stash.get(MEASURED, [])
+        parity = session.config.stash.get(PARITY, [])
+        more = {"parity": parity, "accuracy": measured, "exit_status": int(exitstatus)}
+        write_json({**content, **more}, path)
 
 
 @pytest.fixture(scope="session")
@@ -269,6 +364,27 @@ def _need(package: str) -> None:
         )
 
 
+def _runner_options(config: pytest.Config, name: str) -> RunnerOptions:
+    """What the session's options mean to the runner *name*; those of others are not for it."""
+    if name == "acl":
+        return RunnerOptions(device=str(config.getoption("--device-id")))
+    threads: int | None = config.getoption("--threads")
+    if name != "ort":
+        return RunnerOptions(threads=threads)
+    return RunnerOptions(
+        threads=threads,
+        provider=config.getoption("--provider"),
+        provider_option=tuple(config.getoption("--provider-option")),
+        graph_optimization=config.getoption("--graph-optimization"),
+    )
+
+
+@pytest.fixture(scope="session")
+def options_of(pytestconfig: pytest.Config) -> Callable[[str], RunnerOptions]:
+    """Return what the session's options mean to a runner."""
+    return functools.partial(_runner_options, pytestconfig)
+
+
 @pytest.fixture(scope="session")
 def open_under_test(
     checkpoint: Path, spec: ModelSpec, pytestconfig: pytest.Config, request: pytest.FixtureRequest
@@ -276,6 +392,9 @@ def open_under_test(
     """Return the runner of a given name for the artefact under test, to be entered."""
 
     def open_one(name: str) -> Runner:
+        return NamedRunner(open_inner(name), spec)
+
+    def open_inner(name: str) -> Runner:
         # What has to be made first is made only for who needs it.
         if name == "acl":
             request.getfixturevalue("acl_kept_open")
@@ -286,17 +405,17 @@ def open_under_test(
 
             return EmulatedRunner(request.getfixturevalue("emulated_model"))
         if name in ("ort", "openvino"):
-            return open_runner(name, request.getfixturevalue("onnx_model"), spec, RunnerOptions())
-        options = {
-            "acl": RunnerOptions(device=str(pytestconfig.getoption("--device-id"))),
-            "recorded": RunnerOptions(bins=pytestconfig.getoption("--bins")),
-        }
-        files = {
-            "acl": pytestconfig.getoption("--model"),
-            "recorded": pytestconfig.getoption("--results"),
-            "torch": checkpoint,
-        }
-        return open_runner(name, files[name], spec, options.get(name, RunnerOptions()))
+            path = request.getfixturevalue("onnx_model")
+            return open_runner(name, path, spec, _runner_options(pytestconfig, name))
+        if name == "recorded":
+            return RecordedRunner(
+                pytestconfig.getoption("--results"),
+                spec,
+                bins=pytestconfig.getoption("--bins"),
+                digests=request.getfixturevalue("input_digests"),
+            )
+        model = pytestconfig.getoption("--model") if name == "acl" else checkpoint
+        return open_runner(name, model, spec, _runner_options(pytestconfig, name))
 
     return open_one
 
@@ -308,9 +427,35 @@ def embedded_dataset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def images(spec: ModelSpec) -> Tensor:
-    """Network input of five embedded images, (5, 3, 512, 512)."""
-    return embedded.sample_inputs(5, spec)
+def dataset_under_test(pytestconfig: pytest.Config, embedded_dataset: Dataset) -> Dataset:
+    """The images of --coco, or the embedded scenes."""
+    root: Path | None = pytestconfig.getoption("--coco")
+    if root is None:
+        return embedded_dataset
+    limit: int | None = pytestconfig.getoption("--image-limit")
+    return load_coco(root, pytestconfig.getoption("--split"), limit)
+
+
+#: Images of the dataset that tensors are compared on.
+COMPARED_IMAGES = 5
+
+
+@pytest.fixture(scope="session")
+def images(dataset_under_test: Dataset, spec: ModelSpec) -> Tensor:
+    """Network input of the first five images under test, (5, 3, 512, 512)."""
+    samples = dataset_under_test.samples[:COMPARED_IMAGES]
+    return np.stack([preprocess(sample.path, spec).tensor for sample in samples])
+
+
+@pytest.fixture(scope="session")
+def input_digests(
+    pytestconfig: pytest.Config, dataset_under_test: Dataset, spec: ModelSpec
+) -> dict[str, str] | None:
+    """What recorded results are known by where nobody wrote it down: SHA-256 of each input."""
+    if find_manifest(pytestconfig.getoption("--results"), pytestconfig.getoption("--bins")):
+        return None
+    inputs = ((s.path.stem, preprocess(s.path, spec).tensor) for s in dataset_under_test.samples)
+    return {stem: digest_of(tensor) for stem, tensor in inputs}
 
 
 @pytest.fixture(scope="session")

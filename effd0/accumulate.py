@@ -49,18 +49,29 @@ def class_matches(
 
     Raises `EvaluationError` unless every image is there exactly once and none is foreign.
     """
+    every = matches_by_category(dataset, detections, spec).values()
+    return [matches for matches in every if matches.truths.any()]
+
+
+def matches_by_category(
+    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
+) -> dict[int, ClassMatches]:
+    """
+    Match *detections* once: by category id, each that has an object or a detection.
+
+    Raises as `class_matches` does.
+    """
     check_complete(dataset, detections)
     results = to_coco_results(detections, spec)
-    return [
-        ClassMatches(
+    return {
+        found.category: ClassMatches(
             images=found.images,
             hits=tuple(np.flatnonzero(row) for row in found.hits[:, 0].T),
             ignored=tuple(np.flatnonzero(row) for row in found.ignored[:, 0].T),
             truths=found.truths[0],
         )
         for found in category_hits(dataset, results)
-        if found.truths[0].any()
-    ]
+    }
 
 
 def average_precision(classes: Iterable[ClassMatches], weights: Weights) -> Fractions:

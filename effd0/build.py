@@ -18,7 +18,7 @@ import numpy as np
 
 from . import embedded
 from .arrays import Tensors
-from .compare import SAME_FLOAT32, TensorDiff, compare_tensors
+from .compare import TensorDiff, compare_tensors
 from .errors import Effd0Error, ExportError, GraphError
 from .export import ExportSettings, write_onnx, write_simplified
 from .files import written_whole
@@ -26,6 +26,7 @@ from .graph import GraphChange, apply_edits, load_graph, named_edits, save_graph
 from .runners import RunnerOptions, open_runner
 from .runners.base import Runner, batch_size_of
 from .spec import ModelSpec
+from .tolerances import SAME_FLOAT32
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ def _require_same(
     out: Path, source: Path | str, diffs: list[TensorDiff], error: type[Effd0Error]
 ) -> None:
     worst = diffs[0]
-    if worst.max_abs > SAME_FLOAT32.max_abs:
+    if worst.max_abs > SAME_FLOAT32.limit:
         raise error(
             f"{out} was not written, since it does not compute what {source} does: {worst}, "
-            f"but at most {SAME_FLOAT32.max_abs} is allowed ({SAME_FLOAT32.reason})"
+            f"but at most {SAME_FLOAT32.limit} is allowed ({SAME_FLOAT32.name})"
         )
 
 

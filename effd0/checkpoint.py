@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, require
+from .files import LFS_MAGIC
 from .spec import SPECS, ModelSpec
+from .tolerances import UNTRAINED
 
 #: Keys under which training tools wrap the weights, the best ones first.
 WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
-#: Standard deviation of the class logits over an image: below 4e-5 for a freshly initialised
-#: network (all logits are its prior, -4.595), 2.0 and more for a trained one (2026-11-23).
-MIN_CLASS_SPREAD = 0.01
 SHOWN = 5
 
 
@@ -75,6 +74,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     """The content of a checkpoint file, read without running any code in it."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; get one with 'effd0 fetch checkpoint'")
+    with path.open("rb") as file:
+        if file.read(len(LFS_MAGIC)) == LFS_MAGIC:
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer, not the checkpoint; run 'git lfs pull'"
+            )
     torch = require("torch", extra="torch")
     try:
         if path.suffix == ".safetensors":
@@ -102,8 +106,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    """The beginning of a long message; the error's kind where it has none, as for an empty file."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The first sentence of a long message; the error's kind where it has none."""
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return first.partition(". ")[0]
 
 
 def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -139,10 +144,10 @@ def _refuse_untrained(path: Path, model: Any, spec: ModelSpec) -> None:
     with torch.inference_mode():
         classes, _ = model(noise)
     spread = min(float(head.std()) for head in classes)
-    if not spread >= MIN_CLASS_SPREAD:
+    if not spread >= UNTRAINED.limit:
         raise CheckpointError(
             f"{path} is untrained: its class logits vary by {spread:.2g} over an image, but those "
-            f"of a trained model by more than {MIN_CLASS_SPREAD}; every comparison would pass on it"
+            f"of a trained model by more than {UNTRAINED.limit}; every comparison would pass on it"
         )
 
 
@@ -166,3 +171,22 @@ def _misfits(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+
+
+def blank_layers(model: Any) -> dict[str, str]:
+    """
+    The layers of *model* that training never touched or that a conversion lost, and why so.
+
+    A batch norm whose running mean is 0 and variance 1, a convolution whose weights are all alike.
+    """
+    torch = require("torch", extra="torch")
+    blank = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            if not layer.running_mean.any() and bool((layer.running_var == 1).all()):
+                blank[name] = "its running mean is 0 and its variance 1"
+        elif isinstance(layer, torch.nn.Conv2d) and layer.weight.numel() > 1:
+            low, high = (float(end) for end in layer.weight.detach().aminmax())
+            if low == high:
+                blank[name] = f"all its weights are {low:g}"
+    return blank

@@ -11,21 +11,6 @@ import numpy.typing as npt
 from .arrays import Floats, Tensors
 from .errors import HeadError
 
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a head may be from its reference, and why."""
-
-    max_abs: float
-    reason: str
-
-
-#: Same arithmetic (float32), another order of sums and fused batch norms.  Measured 2026-11-23 on
-#: trained weights, against torch, both exporters, opsets 11 to 18, simplified or not, batch 1 to
-#: 8: at most 8.4e-5 on real images and 1.3e-4 on noise, for logits that reach -36.  Float16
-#: arithmetic differs by 3e-2, bfloat16 by 0.27.
-SAME_FLOAT32 = Tolerance(2e-3, "float32 arithmetic in another order")
-
 #: Where float16 ends, and from where bfloat16 and float32 do: a value here was cut off.
 _FLOAT16_MAX, _BFLOAT16_MAX = 65504.0, 3.3895e38
 #: Values at a time: they stay in a processor's cache for all that is done with them.
@@ -69,7 +54,7 @@ class TensorDiff:
 
     @property
     def required(self) -> float:
-        """The `Tolerance.max_abs` that would let this pass, rounded up to two digits."""
+        """The smallest limit that would let this pass, rounded up to two digits."""
         if not 0 < self.max_abs < math.inf:
             return self.max_abs
         unit = 10.0 ** (math.floor(math.log10(self.max_abs)) - 1)

@@ -11,9 +11,10 @@ Every image of the annotation file counts, those without annotation too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Dataset:
     The images of a run, by rising image id, and COCO's annotations of just these images.
 
     *total* counts the images of the whole annotation file; *extra_files* are pictures in the
-    folder that the file does not name.
+    folder that the file does not name.  *left_out* counts, by category id, the objects to be found
+    in the images that a limit left out.
     """
 
     annotation_file: Path
@@ -48,6 +50,7 @@ class Dataset:
     categories: dict[int, str]
     total: int
     extra_files: tuple[str, ...]
+    left_out: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def limited(self) -> bool:
@@ -88,6 +91,11 @@ def load_coco(root: Path, split: str = "val2017", image_limit: int | None = None
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(images),
         extra_files=extra,
+        left_out=Counter(
+            a["category_id"]
+            for a in content["annotations"]
+            if a["image_id"] not in ids and not a.get("iscrowd")
+        ),
     )
 
 

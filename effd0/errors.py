@@ -17,6 +17,7 @@ Every failure this package knows, and who has to act on it.
     |- GraphError               an ONNX graph that is broken or that an edit cannot take
     |- AtcError                 a compilation to .om that cannot be asked for or that failed
     |- EvaluationError          detections that cannot be scored
+    |- BenchmarkError           times, figures or baselines that cannot be compared
     |- FetchError               a download that failed or is not what it should be
     |- OutputError              a result that cannot be written
     `- MissingExtra             an optional dependency that is not installed
@@ -88,6 +89,10 @@ class AtcError(Effd0Error):
 
 class EvaluationError(Effd0Error):
     """The detections cannot be scored against the annotations."""
+
+
+class BenchmarkError(Effd0Error):
+    """Times, published figures or baselines cannot be read or compared."""
 
 
 class FetchError(Effd0Error):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .arrays import Tensors
-from .errors import FeedError, RunnerError
+from .errors import FeedError
 from .preprocess import ModelInput
-from .runners.base import Runner, TensorInfo, batch_size_of
+from .runners.base import Runner, TensorInfo, batch_size_of, only_input
 
 
 def choose_batch_size(runner: Runner, asked: int | None) -> int:
@@ -36,17 +36,9 @@ def takes_pixels(runner: Runner) -> bool:
     return runner.inputs[0].dtype == np.uint8
 
 
-def only_input(runner: Runner) -> TensorInfo:
-    """The input for images; raise `RunnerError` for a model that has others beside it."""
-    if len(runner.inputs) != 1:
-        names = [info.name for info in runner.inputs]
-        raise RunnerError(f"the model has the inputs {names}, but an EfficientDet-D0 has one")
-    return runner.inputs[0]
-
-
 def make_feed(inputs: Sequence[ModelInput], runner: Runner) -> Tensors:
     """Stack network inputs for *runner*, in its input's name and dtype."""
-    return stacked([i.tensor for i in inputs], only_input(runner))
+    return stacked([i.tensor for i in inputs], only_input(runner.inputs))
 
 
 def stacked(tensors: Sequence[np.ndarray], info: TensorInfo) -> Tensors:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from .errors import OutputError
 
+#: How a file begins that Git LFS put in place of a large one.
+LFS_MAGIC = b"version https://git-lfs"
+
 
 @contextlib.contextmanager
 def writing_to(place: Path) -> Iterator[None]:
@@ -58,6 +61,15 @@ def check_writable(path: Path) -> None:
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of the file *path*."""
     return digest(path, "sha256")
+
+
+def folder_sha256(folder: Path) -> str:
+    """One fingerprint of the names, sizes and times of all files in *folder*."""
+    every = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        stat = path.stat()
+        every.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return every.hexdigest()
 
 
 def digest(path: Path, algorithm: str) -> str:

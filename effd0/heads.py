@@ -26,7 +26,7 @@ def split_heads(outputs: Tensors, spec: ModelSpec) -> list[HeadOutputs]:
     A head is found by its name, or, where a model has other names, by its shape; never by
     position.  Raises `HeadError` where a head is missing, doubled or of another shape.
     """
-    heads = _named_heads(outputs, spec)
+    heads = named_heads(outputs, spec)
     batch = {head.shape[0] for head in heads.values()}
     if len(batch) != 1:
         raise HeadError(f"heads hold {sorted(batch)} images, but all must hold the same number")
@@ -39,7 +39,12 @@ def split_heads(outputs: Tensors, spec: ModelSpec) -> list[HeadOutputs]:
     ]
 
 
-def _named_heads(outputs: Tensors, spec: ModelSpec) -> dict[str, Floats]:
+def named_heads(outputs: Tensors, spec: ModelSpec) -> dict[str, Floats]:
+    """
+    Return the heads of a batch, (N, channels, rows, columns) float32, in the recipe's order.
+
+    Finds them as `split_heads` does, and raises what it raises.
+    """
     shapes = spec.head_shapes
     if outputs.keys() == shapes.keys():
         names = {name: name for name in shapes}

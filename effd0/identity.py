@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from . import embedded
@@ -12,16 +13,39 @@ from .choice import ModelChoice
 from .dataset import Dataset, Sample
 from .files import sha256
 from .report import environment
+from .runners import RunnerOptions
 from .runners.base import Runner
+from .spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class UnderTest:
+    """
+    What is run, as far as it can be known without running it.
+
+    *checkpoint_sha256* is None where a model was given that holds its own weights.
+    """
+
+    model_sha256: str
+    checkpoint_sha256: str | None
+    runner: str
+    spec: ModelSpec
+    options: RunnerOptions
+
+
+def under_test(choice: ModelChoice, path: Path) -> UnderTest:
+    """What *choice* runs; *path* is its file, exported or not."""
+    return UnderTest(
+        model_sha256=sha256(path),
+        checkpoint_sha256=_checkpoint_sha256(choice),
+        runner=choice.checked_runner(),
+        spec=choice.spec,
+        options=choice.options,
+    )
 
 
 def run_identity(
-    choice: ModelChoice,
-    dataset: Dataset,
-    runner: Runner,
-    *,
-    model_sha256: str,
-    batch_size: int,
+    what: UnderTest, dataset: Dataset, runner: Runner, *, batch_size: int
 ) -> dict[str, Any]:
     """
     All that decides what *runner*, which is open, finds in *dataset*, fit for JSON.
@@ -30,17 +54,17 @@ def run_identity(
     files or threads of the host.
     """
     return {
-        "model_sha256": model_sha256,
-        "checkpoint_sha256": _checkpoint_sha256(choice),
+        "model_sha256": what.model_sha256,
+        "checkpoint_sha256": what.checkpoint_sha256,
         "annotations_sha256": sha256(dataset.annotation_file),
         "images": len(dataset.samples),
         "images_sha256": _images_sha256(dataset.samples),
-        "spec": asdict(choice.spec),
+        "spec": asdict(what.spec),
         "settings": {
             "batch_size": batch_size,
-            "runner": choice.checked_runner(),
+            "runner": what.runner,
             "backend": runner.description,
-            **{name: value for name, value in asdict(choice.options).items() if name != "bins"},
+            **{name: value for name, value in asdict(what.options).items() if name != "bins"},
         },
         # A new kernel of the system does not change a result; a new Pillow may.
         "environment": {k: v for k, v in environment().items() if k != "system"},

@@ -7,33 +7,24 @@ What is not given is the embedded default.
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import embedded
 from .choice import ModelChoice
-from .dataset import Dataset, Sample, check_images, load_coco
-from .errors import OutputError
+from .dataset import Dataset, check_images, load_coco
+from .detecting import Detected, detect_dataset
 from .evaluate import EVALUATORS, check_evaluator, to_coco_results
 from .feed import choose_batch_size
-from .files import sha256
-from .identity import run_identity
-from .measure import Latency
-from .paired import MAX_DROP
-from .pipeline import StageTimes, run_dataset
-from .postprocess import Detections
+from .identity import under_test
 from .progress import OpenProgress
 from .reference import reference_choice, run_against
 from .report import Evaluation
-from .rundir import RunDirectory, Say, run_directory
-from .runners.base import Runner, TimedRunner
+from .rundir import RunDirectory, Say, resume_without_out, run_directory
 from .score import score
-
-#: The drawn scenes' floor is effd0's own record of the reference pipeline less this, in points.
-EMBEDDED_MARGIN = 0.1
+from .tolerances import MAX_DROP, TO_RECORD
 
 
 @dataclass(frozen=True)
@@ -56,14 +47,18 @@ class EvaluationJob:
     out: Path | None = None
     resume: bool = False
     reference: Path | None = None
-    max_drop: float = MAX_DROP
+    max_drop: float = MAX_DROP.limit
 
     def floor(self) -> float | None:
-        """The gate in percent: as given; else, for the embedded default alone, its own record."""
+        """
+        The gate in percent: as given; else, for the embedded default alone, its own record.
+
+        That is what effdet's own pipeline reaches, less `TO_RECORD`.
+        """
         own = self.choice.model is None and self.choice.checkpoint is None and self.root is None
         if self.min_map is not None or not own or self.image_limit is not None:
             return self.min_map
-        return 100 * embedded.reference_ap() - EMBEDDED_MARGIN
+        return 100 * embedded.reference_ap() - TO_RECORD.limit
 
     def load(self) -> Dataset:
         """The dataset, checked but for the inside of the image files."""
@@ -105,7 +100,7 @@ def run_evaluation(
                 job.choice.spec,
                 evaluator=job.evaluator,
                 min_map=job.floor(),
-                seconds=run.seconds,
+                images_per_second=run.images_per_second,
                 stages=run.stages,
                 runner=run.runner,
                 model_sha256=run.model_sha256,
@@ -113,8 +108,6 @@ def run_evaluation(
                 against=against,
             )
             advance(1)
-        # Of images that were there already, this run knows no times.
-        evaluation = replace(evaluation, images_per_second=run.detected / run.seconds)
         if place is not None:
             place.finish(to_coco_results(run.found, job.choice.spec), evaluation.to_json())
     return evaluation
@@ -126,76 +119,28 @@ def _run_directory(job: EvaluationJob, say: Say) -> Iterator[RunDirectory | None
         with run_directory(job.out, resume=job.resume, say=say) as place:
             yield place
     elif job.resume:
-        raise OutputError("--resume is given, but no --out; name the run directory to go on with")
+        raise resume_without_out()
     else:
         yield None
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What a model found, by image id; *detected* images of it in *seconds*."""
-
-    found: dict[int, Detections]
-    detected: int
-    seconds: float
-    stages: dict[str, Latency]
-    runner: str
-    model_sha256: str
-    batch_size: int
-
-
 def _run(
     job: EvaluationJob, dataset: Dataset, place: RunDirectory | None, open_progress: OpenProgress
-) -> _Run:
+) -> Detected:
     """Open the model of *job* and detect in what *place* does not hold yet."""
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
             runner, path = stack.enter_context(job.choice.opened(job.batch_size))
             advance(1)
-        model_sha256 = sha256(path)
-        batch_size = choose_batch_size(runner, job.batch_size)
-        found: dict[int, Detections] = {}
-        if place is not None:
-            identity = run_identity(
-                job.choice, dataset, runner, model_sha256=model_sha256, batch_size=batch_size
-            )
-            found = place.start(identity, dataset.image_ids, batch_size)
-        samples = dataset.samples[len(found) :]
-        times, start = StageTimes(), time.perf_counter()
-        stream = _detect(job, samples, runner, batch_size, times, open_progress)
-        for sample, detections in stack.enter_context(contextlib.closing(stream)):
-            if place is not None:
-                place.append(sample.image_id, detections)
-            found[sample.image_id] = detections
-        seconds = time.perf_counter() - start
-        stages = times.latencies() if samples else {}
-        if isinstance(runner, TimedRunner):
-            stages |= runner.device_times.latencies()
-        return _Run(
-            found, len(samples), seconds, stages, runner.description, model_sha256, batch_size
-        )
-
-
-def _detect(
-    job: EvaluationJob,
-    samples: Sequence[Sample],
-    runner: Runner,
-    batch_size: int,
-    times: StageTimes,
-    open_progress: OpenProgress,
-) -> Generator[tuple[Sample, Detections]]:
-    """What `run_dataset` gives, with progress."""
-    with open_progress("detecting", len(samples)) as advance:
-        for sample, detections in run_dataset(
-            samples,
+        return detect_dataset(
+            dataset,
             runner,
-            job.choice.spec,
-            batch_size=batch_size,
+            under_test(job.choice, path),
+            batch_size=choose_batch_size(runner, job.batch_size),
+            place=place,
             workers=job.workers,
-            times=times,
-        ):
-            yield sample, detections
-            advance(1)
+            open_progress=open_progress,
+        )
 
 
 def _settings(job: EvaluationJob, batch_size: int) -> dict[str, Any]:

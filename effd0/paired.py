@@ -14,8 +14,6 @@ from .errors import EvaluationError
 from .postprocess import Detections
 from .spec import ModelSpec
 
-#: Points of mAP that a candidate may lose where nothing else is said.
-MAX_DROP = 0.2
 RESAMPLES = 1000
 #: A bootstrap of fewer images knows too little of its own spread to decide anything.
 MIN_IMAGES = 30

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,7 +61,7 @@ def run_dataset(
     batch_size: int,
     workers: int = 2,
     times: StageTimes | None = None,
-) -> Iterator[tuple[Sample, Detections]]:
+) -> Generator[tuple[Sample, Detections]]:
     """
     Yield the detections of every sample, in order, as they are done; *runner* is open.
 

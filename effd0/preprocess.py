@@ -19,9 +19,9 @@ from PIL import Image
 
 from .arrays import Pixels, Tensor
 from .errors import ImageError
+from .files import LFS_MAGIC
 from .spec import ModelSpec
 
-LFS_MAGIC = b"version https://git-lfs"
 #: Rows of the picture that are normalised at a time.
 _BAND = 128
 

@@ -28,6 +28,12 @@ LOG_EVERY_S = 10.0
 OpenProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
+@contextlib.contextmanager
+def silent(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda _count: None
+
+
 class _Rate(ProgressColumn):
     """Pieces of work a second."""
 

@@ -16,6 +16,7 @@ from .evaluate import CocoMetrics
 from .files import written_whole
 from .measure import Latency
 from .paired import MIN_IMAGES, PairedDrop
+from .tolerances import AP_ARITHMETIC
 
 #: Raised by one when a reader of the JSON would have to change.
 SCHEMA = 1
@@ -44,18 +45,23 @@ class Verdict:
 
 
 def judge(
-    metrics: CocoMetrics, total: int, min_map: float | None, against: Against | None = None
+    metrics: CocoMetrics,
+    total: int,
+    min_map: float | None,
+    against: Against | None = None,
+    reachable: float | None = None,
 ) -> Verdict:
     """
     Hold AP against *min_map*, in percent, and *against* its reference, where these are given.
 
     What fails either fails, and what is undecided in either is not passed.  A limited run (fewer
-    than *total* images) never passes; it fails where it loses too much against the reference.
+    than *total* images) never passes; it fails where it loses too much against the reference, and
+    where *reachable*, the most that AP of all images can still be, is below the floor.
     """
-    absolute = _judge_floor(metrics, total, min_map)
+    absolute = _judge_floor(metrics, total, min_map, reachable)
     if against is None:
         return absolute
-    paired = _judge_drop(against.drop, against.max_drop, limited=metrics.images < total)
+    paired = judge_drop(against.drop, against.max_drop, limited=metrics.images < total)
     # What decides is said first.
     first, second = sorted((absolute, paired), key=lambda verdict: _GRAVITY.index(verdict.status))
     return Verdict(first.status, f"{first.reason}; {second.reason}")
@@ -65,7 +71,12 @@ def judge(
 _GRAVITY = ("fail", "undecided", "pass", "not gated")
 
 
-def _judge_drop(drop: PairedDrop, max_drop: float, *, limited: bool) -> Verdict:
+def judge_drop(drop: PairedDrop, max_drop: float, *, limited: bool) -> Verdict:
+    """
+    Hold the whole interval of *drop* against *max_drop*, in points.
+
+    A *limited* run, of not all images, can fail, but never pass.
+    """
     status, allowed = drop.status(max_drop), f"{max_drop:.2f} points"
     if status == "fail":
         return Verdict("fail", f"{drop}, but at most {allowed} were allowed")
@@ -80,10 +91,12 @@ def _judge_drop(drop: PairedDrop, max_drop: float, *, limited: bool) -> Verdict:
         if drop.images < MIN_IMAGES
         else f"the {allowed} allowed lie within the interval"
     )
-    return Verdict("undecided", f"{drop}, but {why}; give --root with more images")
+    return Verdict("undecided", f"{drop}, but {why}; run on more images")
 
 
-def _judge_floor(metrics: CocoMetrics, total: int, min_map: float | None) -> Verdict:
+def _judge_floor(
+    metrics: CocoMetrics, total: int, min_map: float | None, reachable: float | None
+) -> Verdict:
     limited = metrics.images < total
     part = f"on the first {metrics.images} of {total} images by id" if limited else ""
     if metrics.ap is None:
@@ -92,6 +105,12 @@ def _judge_floor(metrics: CocoMetrics, total: int, min_map: float | None) -> Ver
     if min_map is None:
         reason = f"{figure} {part}".rstrip()
         return Verdict("not gated", f"{reason}; no floor was given (--min-map)")
+    if limited and reachable is not None and 100 * reachable < min_map - AP_ARITHMETIC.limit:
+        return Verdict(
+            "fail",
+            f"{figure} {part} and cannot reach {min_map:.2f} %: "
+            f"if all others were perfect, it would be {100 * reachable:.2f} %",
+        )
     if limited:
         return Verdict(
             "undecided",

@@ -14,6 +14,7 @@ from . import embedded
 from .dataset import Dataset, Sample, load_coco
 from .errors import Effd0Error, ResultError
 from .evaluate import EVALUATORS, check_evaluator
+from .files import sha256
 from .heads import split_heads
 from .measure import Latency
 from .postprocess import Detections, postprocess
@@ -23,6 +24,7 @@ from .report import Evaluation, Verdict
 from .score import score
 from .spec import D0, ModelSpec
 from .tensorfiles.manifest import Manifest
+from .tensorfiles.origin import check_model
 from .tensorfiles.results import Results, find_manifest, open_results
 
 
@@ -31,13 +33,15 @@ class ResultJob:
     """
     Everything that the score of the folder *results* depends on; *min_map* is in percent.
 
-    *bins* is the folder of the inputs, where there is no manifest beside the results.
+    *bins* is the folder of the inputs, where there is no manifest beside the results; *model* is
+    the one that the results have to be of, if that is to be checked.
     """
 
     results: Path
     root: Path | None = None
     split: str = "val2017"
     bins: Path | None = None
+    model: Path | None = None
     spec: ModelSpec = D0
     image_limit: int | None = None
     min_map: float | None = None
@@ -58,6 +62,8 @@ def run_result_job(job: ResultJob, open_progress: OpenProgress) -> Evaluation:
     Results without a single detection fail, whatever the floor: nothing was recognised.
     """
     check_evaluator(job.evaluator)
+    if job.model is not None:
+        check_model(job.results, job.model, proved=True)
     root = embedded.coco_root() if job.root is None else job.root
     dataset = load_coco(root, job.split, job.image_limit)
     manifest = find_manifest(job.results, job.bins)
@@ -75,7 +81,7 @@ def run_result_job(job: ResultJob, open_progress: OpenProgress) -> Evaluation:
         job.spec,
         evaluator=job.evaluator,
         min_map=job.min_map,
-        seconds=seconds,
+        images_per_second=len(found) / seconds,
         stages={
             "read results": Latency.from_seconds(times.reading),
             "postprocess": Latency.from_seconds(times.postprocess),
@@ -91,7 +97,7 @@ def stem_of(sample: Sample, manifest: Manifest | None, spec: ModelSpec) -> str:
     """
     The stem of the results of *sample*: by its image id in *manifest*, or else of its file.
 
-    Raises `ResultError` where the manifest is of another image of this id.
+    Raises `ResultError` where the manifest is of another image of this id, or of another picture.
     """
     if manifest is None:
         return sample.path.stem
@@ -108,6 +114,11 @@ def stem_of(sample: Sample, manifest: Manifest | None, spec: ModelSpec) -> str:
             f"{image.image_size} pixels at scale {image.image_scale}, but it is "
             f"{sample.path.stem}, {sample.size} at {image_scale(sample.size, spec)}; "
             "give the --root that the inputs were made of"
+        )
+    if image.picture_sha256 not in (None, sha256(sample.path)):
+        raise ResultError(
+            f"{sample.path} has changed since the inputs of {manifest.path} were made of it; "
+            "preprocess and run the inference again, or give the --root that they were made of"
         )
     return image.stem
 

@@ -139,6 +139,11 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
             raise
 
 
+def resume_without_out() -> OutputError:
+    """The error of who would go on with a run, and does not say which."""
+    return OutputError("--resume is given, but no --out; name the run directory to go on with")
+
+
 def _check_ours(folder: Path) -> None:
     """Raise `OutputError` unless *folder* is a run directory, empty, or not there."""
     if folder.exists() and not folder.is_dir():

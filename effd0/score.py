@@ -11,8 +11,10 @@ from .evaluate import evaluate
 from .files import sha256
 from .measure import Latency, peak_rss_mb
 from .postprocess import Detections
+from .reach import reachable_ap
 from .report import Evaluation, judge
 from .spec import ModelSpec
+from .twins import check_twins
 
 
 def score(
@@ -22,7 +24,7 @@ def score(
     *,
     evaluator: str,
     min_map: float | None,
-    seconds: float,
+    images_per_second: float,
     stages: Mapping[str, Latency],
     runner: str,
     model_sha256: str,
@@ -30,16 +32,21 @@ def score(
     against: Against | None = None,
 ) -> Evaluation:
     """
-    Score what was *found*, by image id, in *seconds*; judge it as `judge` does.
+    Score what was *found*, by image id; judge it as `judge` does.
 
-    *settings* are added to those of the dataset.  Raises `EvaluationError` as `evaluate` does.
+    *settings* are added to those of the dataset.  Raises `EvaluationError` as `evaluate` and
+    `check_twins` do.
     """
     metrics = evaluate(dataset, found, spec, evaluator=evaluator)
+    check_twins(dataset.samples, found, spec)
+    reachable = None
+    if dataset.limited and min_map is not None:
+        reachable = reachable_ap(dataset, found, spec)
     return Evaluation(
         metrics=metrics,
-        verdict=judge(metrics, dataset.total, min_map, against),
+        verdict=judge(metrics, dataset.total, min_map, against, reachable),
         total_images=dataset.total,
-        images_per_second=len(found) / seconds,
+        images_per_second=images_per_second,
         stages=stages,
         peak_rss_mb=peak_rss_mb(),
         runner=runner,

@@ -8,7 +8,8 @@ look at: a wrong mAP with a wrong preprocessing before it says nothing of the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 #: From the images on disk to the gate.
 STAGES = (
@@ -16,16 +17,47 @@ STAGES = (
     "evaluate", "gate",
 )  # fmt: skip
 EVIDENCE_LENGTH = 300
+#: A suspicion may name a node of a graph, whose name is a path.
+SUSPICION_LENGTH = 600
+#: Raised by one when a reader of the JSON would have to change.
+SCHEMA = 1
+
+
+class Broken(AssertionError):
+    """
+    A check that failed: *evidence* says what was measured and what was allowed, in one line.
+
+    *suspicion* is what explains it, once planting that made the difference vanish; *stage* is
+    where the suspicion lies, if that is another stage than the check's own.  *details* are lines
+    for whoever reads on.
+    """
+
+    def __init__(
+        self,
+        evidence: str,
+        suspicion: object = None,
+        stage: str | None = None,
+        details: Sequence[str] = (),
+    ) -> None:
+        self.evidence, self.stage, self.details = evidence, stage, tuple(details)
+        self.suspicion = "" if suspicion is None else str(suspicion)
+        named = [f"suspicion: {self.suspicion}"] if self.suspicion else []
+        super().__init__("\n".join([evidence, *named, *details]))
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that was run: its *stage*, its name, and what it found if it failed."""
+    """
+    A check that was run: its *stage*, its name, and what it found if it failed.
+
+    *suspicion* is empty where nothing that was tried explains the failure.
+    """
 
     stage: str
     name: str
     passed: bool
     evidence: str = ""
+    suspicion: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,8 +75,15 @@ class StageVerdict:
     untested: tuple[str, ...]
     later: int
 
+    @property
+    def passed(self) -> bool:
+        """Whether all that was tested holds, and something was."""
+        return self.first is None and bool(self.held)
+
     def lines(self) -> list[str]:
         """The verdict in words."""
+        if self.first is None and not self.held:
+            return ["NONE  nothing was tested, so nothing is known: no check of a stage was run"]
         untested = f"not tested: {', '.join(self.untested)}" if self.untested else ""
         if self.first is None:
             return [f"PASS  every stage tested holds: {', '.join(self.held)}", *_some(untested)]
@@ -55,9 +94,18 @@ class StageVerdict:
             f"FAIL  the first broken stage is {self.broken}",
             f"check     {self.first.name}",
             f"evidence  {self.first.evidence}",
+            *_some(f"suspicion {self.first.suspicion}" if self.first.suspicion else ""),
             f"before it {', '.join(self.held) or 'nothing'} held; {others}",
             *_some(untested),
         ]
+
+    def to_json(self, checks: Sequence[Check]) -> dict[str, Any]:
+        """The verdict and the *checks* it rests on as plain values."""
+        return {
+            "schema": SCHEMA,
+            "verdict": {"passed": self.passed, **asdict(self)},
+            "checks": [asdict(check) for check in checks],
+        }
 
 
 def _some(line: str) -> list[str]:
@@ -84,7 +132,7 @@ def stage_verdict(checks: Sequence[Check]) -> StageVerdict:
     )
 
 
-def evidence_of(message: str) -> str:
-    """The first line of what a failure says, at most `EVIDENCE_LENGTH` characters of it."""
+def evidence_of(message: str, length: int = EVIDENCE_LENGTH) -> str:
+    """The first line of what a failure says, at most *length* characters of it."""
     line = message.removeprefix("AssertionError: ").strip().partition("\n")[0]
-    return line if len(line) <= EVIDENCE_LENGTH else f"{line[: EVIDENCE_LENGTH - 3]}..."
+    return line if len(line) <= length else f"{line[: length - 3]}..."

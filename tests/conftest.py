@@ -17,22 +17,23 @@ settings.load_profile("ci" if os.environ.get("CI") else "effd0")
 
 #: Stage -> the modules whose tests are its checks.  What is in none checks a tool, not a stage.
 MODULES = {
-    "dataset": ("test_annotations", "test_data_fixtures", "test_dataset"),
+    "dataset": ("test_annotations", "test_data_fixtures", "test_dataset", "test_known"),
     "preprocess": (
-        "test_bins", "test_preprocess", "test_preprocess_errors", "test_tensorfiles",
+        "test_preprocess", "test_preprocess_errors", "test_tensorfiles",
         "test_tensorfiles_read",
     ),
     "checkpoint": ("test_checkpoint", "test_checkpoint_errors"),
-    "export": ("test_build", "test_build_exports", "test_export"),
+    "export": ("test_build", "test_build_exports", "test_export", "test_modelfile"),
     "graph": (
         "test_graph", "test_graph_blocked", "test_graph_exports", "test_graph_fusion",
         "test_graph_pads", "test_graph_precision", "test_graph_reduce", "test_graph_support",
     ),
     "runner": (
-        "test_hardware", "test_pipeline", "test_pipeline_feed", "test_pipeline_stream",
+        "test_hardware", "test_named", "test_open_runner", "test_pipeline", "test_pipeline_feed",
+        "test_pipeline_stream",
         "test_recorded", "test_runner_acl", "test_runner_acl_errors", "test_runner_acl_faults",
         "test_runner_base", "test_runner_openvino", "test_runner_ort", "test_runner_ort_offline",
-        "test_runner_torch", "test_runners", "test_tensorfiles_results",
+        "test_runner_torch", "test_tensorfiles_results",
         "test_tensorfiles_results_refused",
     ),
     "decode": (
@@ -42,7 +43,7 @@ MODULES = {
     "nms": ("test_nms",),
     "evaluate": (
         "test_accumulate", "test_curves", "test_evaluate", "test_evaluate_inputs", "test_match",
-        "test_paired",
+        "test_paired", "test_reach",
     ),
     "gate": ("test_accuracy", "test_ascend_chain"),
 }  # fmt: skip

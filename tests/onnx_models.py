@@ -174,3 +174,30 @@ def unfolded(model: Path, out: Path) -> int:
         count += 1
     onnx.save(content, str(out))
     return count
+
+
+#: Of a model's heads, by name: channels, rows and columns.
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def head_model(shapes: Shapes, side: int = 128, *, batch: int | None = None) -> Any:
+    """
+    Return a model with a head for each of *shapes*, from images of *side* pixels.
+
+    A head is a 1x1 convolution of the image's means; its weights are named after it.
+    """
+    rng = np.random.default_rng(0)
+    rows = "N" if batch is None else batch
+    nodes, tensors, outputs = [], [], []
+    for name, (channels, height, width) in shapes.items():
+        cell = [side // height, side // width]
+        pool: dict[str, Any] = {"kernel_shape": cell, "strides": cell}
+        nodes.append(helper.make_node("AveragePool", ["x.1"], [f"{name}_mean"], **pool))
+        nodes.append(helper.make_node("Conv", [f"{name}_mean", f"{name}_weight"], [name]))
+        weight = rng.standard_normal((channels, 3, 1, 1), np.float32)
+        tensors.append(numpy_helper.from_array(weight, f"{name}_weight"))
+        sides = [rows, channels, height, width]
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sides))
+    image = helper.make_tensor_value_info("x.1", TensorProto.FLOAT, [rows, 3, side, side])
+    graph = helper.make_graph(nodes, "heads", [image], outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from effdet import get_efficientdet_config
-from effdet.anchors import Anchors
+from effdet.anchors import Anchors, clip_boxes_xyxy, decode_box_outputs
 from effdet.bench import _batch_detection, _post_process
 from effdet.data import resolve_input_config
 from effdet.data.transforms import transforms_coco_eval
@@ -92,3 +92,19 @@ def effdet_detections(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> F
     )
     found: Floats = rows[0].numpy()
     return found[found[:, 5] > 0]  # effdet fills up to 100 rows with zeros
+
+
+def effdet_candidates(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> Floats:
+    """Return what effdet decodes of *heads* before NMS: rows x1, y1, x2, y2, score, category."""
+    classes, boxes, indices, labels = _post_process(
+        [torch.tensor(head[None]) for head in heads.classes],
+        [torch.tensor(head[None]) for head in heads.boxes],
+        num_levels=len(spec.levels),
+        num_classes=spec.num_classes,
+        max_detection_points=spec.max_candidates,
+    )
+    anchors = effdet_anchors(spec).boxes[indices[0]]
+    corners = decode_box_outputs(boxes[0].float(), anchors, output_xyxy=True)
+    corners = clip_boxes_xyxy(corners, torch.tensor(image.size) / image.scale) * image.scale
+    rows: Floats = torch.cat([corners, classes[0].sigmoid(), labels[0, :, None] + 1], 1).numpy()
+    return rows

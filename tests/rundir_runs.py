@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +26,6 @@ class NeighbourRunner(FakeRunner):
         heads = super().infer(feed)
         moved = np.float32(feed["in"].mean() + len(feed["in"]) / 3)
         return {name: head + moved for name, head in heads.items()}
-
-
-@contextlib.contextmanager
-def silent(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
-    """Show no progress."""
-    yield lambda _count: None
 
 
 def small_job(model: Path, root: Path, out: Path | None, **changes: Any) -> EvaluationJob:

@@ -15,23 +15,13 @@ from pathlib import Path
 import pytest
 
 from effd0 import embedded
+from effd0.tolerances import ROUNDED, ROUNDED_BY_AIPP, TO_RECORD
 
 from .cli_run import effd0
 from .fakes.acl import installed
 from .fakes.emulated import FLOAT32, emulated_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.accuracy]
-
-#: Points of mAP.  Measured 2026-11-23 on the embedded scenes and on 80 photographs: 0.0000 at
-#: batch 1, 4 and 7.  The emulator computes in ONNX Runtime; where another version of it sums in
-#: another order, near-equal scores may change places.
-FLOAT32_POINTS = 0.1
-#: As above, with weights, inputs and outputs rounded to float16 as the emulator does it, measured
-#: 2026-11-23: 0.019 on 80 photographs (0.09 with float16 weights in torch).
-FLOAT16_POINTS = 0.3
-#: As above, with the normalisation in AIPP's float16, measured 2026-11-23: 0.135 on 80
-#: photographs.
-AIPP_POINTS = 0.3
 
 Chain = Callable[..., float]
 
@@ -114,22 +104,22 @@ def chain(
 def test_float32_loses_nothing(batch: int, chain: Chain, reference: float) -> None:
     """At each batch size, also where it does not divide the images, the mAP is the checkpoint's."""
     points = chain(batch, "--precision-mode", FLOAT32)
-    assert points == pytest.approx(reference, abs=FLOAT32_POINTS)
+    assert points == pytest.approx(reference, abs=TO_RECORD.limit)
 
 
 def test_gears_lose_nothing(chain: Chain, reference: float) -> None:
     """One model of several batch sizes, its last batch smaller than any of them, does the same."""
     gears = ("--dynamic-batch-size", "1,4,7")
     points = chain(None, *gears, "--precision-mode", FLOAT32, size=7)
-    assert points == pytest.approx(reference, abs=FLOAT32_POINTS)
+    assert points == pytest.approx(reference, abs=TO_RECORD.limit)
 
 
 def test_the_recipes_precision_costs_little(chain: Chain, reference: float) -> None:
     """Mixed precision, which the emulator takes for float16 throughout, costs what is stated."""
-    assert chain(4) == pytest.approx(reference, abs=FLOAT16_POINTS)
+    assert chain(4) == pytest.approx(reference, abs=ROUNDED.limit)
 
 
 def test_normalising_on_the_chip_costs_little(chain: Chain, reference: float) -> None:
     """Pixels in, normalised by AIPP in float16: what is lost is stated."""
     points = chain(4, "--precision-mode", FLOAT32, "--aipp", dtype="uint8")
-    assert points == pytest.approx(reference, abs=AIPP_POINTS)
+    assert points == pytest.approx(reference, abs=ROUNDED_BY_AIPP.limit)

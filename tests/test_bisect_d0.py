@@ -13,9 +13,9 @@ from effd0 import embedded
 from effd0.arrays import Tensor
 from effd0.bisect.job import bisect_networks
 from effd0.bisect.network import network_of
-from effd0.bisect.search import NOISE
 from effd0.export import ExportSettings, write_onnx, write_simplified
 from effd0.spec import D0
+from effd0.tolerances import NOISE
 
 from .bisect_faults import FAULTS, halved_sides, nodes_of, renamed
 
@@ -80,4 +80,4 @@ def test_raw_and_simplified_are_the_same(files: tuple[Path, Path]) -> None:
     assert finding.pairs is not None
     assert sum(finding.pairs.values()) == finding.nodes
     # Outputs differ by 3.7e-7 (2026-11-23): a tenth of what is allowed leaves room for a CPU.
-    assert finding.worst < NOISE / 10
+    assert finding.worst < NOISE.limit / 10

@@ -12,17 +12,17 @@ import pytest
 
 from effd0 import build
 from effd0.build import Built
-from effd0.compare import SAME_FLOAT32
 from effd0.errors import ExportError, GraphError
 from effd0.export import ExportSettings
 from effd0.graph import DEFAULT_EDITS, EDITS, ORT_EDITS
 from effd0.runners.ort import OrtRunner
 from effd0.spec import ModelSpec
+from effd0.tolerances import SAME_FLOAT32
 
 from .onnx_models import need_own_export, perturbed, pinned, unfolded
 
 #: A bias moved by this is seen: five times what rounding may do.
-SEEN = 5 * SAME_FLOAT32.max_abs
+SEEN = 5 * SAME_FLOAT32.limit
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_simplifying_keeps_the_heads_and_the_free_batch(
     assert len(operators(simplified.path)) < len(operators(onnx_model)) / 2
     assert {diff.name for diff in simplified.diffs} == set(spec.output_names)
     # Measured 2026-11-23: at most 1.5e-5.
-    assert simplified.diffs[0].max_abs <= SAME_FLOAT32.max_abs, str(simplified.diffs[0])
+    assert simplified.diffs[0].max_abs <= SAME_FLOAT32.limit, str(simplified.diffs[0])
     with OrtRunner(simplified.path, provider="CPUExecutionProvider") as runner:
         assert runner.inputs[0].shape == (None, *spec.input_shape)
 
@@ -102,7 +102,7 @@ def test_the_default_edits_straighten_a_simplified_export(
     ]
     assert [change.worst.max_abs for change in built.changes[:2]] == [0.0, 0.0]
     # Measured 2026-11-23: 9.6e-6.
-    assert built.diffs[0].max_abs <= SAME_FLOAT32.max_abs
+    assert built.diffs[0].max_abs <= SAME_FLOAT32.limit
     assert not {"Div", "Unsqueeze", "ReduceSum"} & set(operators(built.path))
     assert metadata(built.path) == metadata(simplified_one)
 
@@ -119,7 +119,7 @@ def test_the_edits_for_onnx_runtime_keep_the_heads(
     assert {name: found[name] for name in wanted} == wanted
     # Measured 2026-11-25 on embedded images and on photographs: 1.0e-5 of the largest logit.
     assert max(diff.relative_l2 for diff in built.diffs) <= 1e-4
-    assert built.diffs[0].max_abs <= SAME_FLOAT32.max_abs
+    assert built.diffs[0].max_abs <= SAME_FLOAT32.limit
     quick = build.simplify(one, tmp_path / "at-once.onnx", spec, ORT_EDITS)
     assert operators(quick.path) == operators(built.path)
 
@@ -136,7 +136,7 @@ def test_exact_edits_find_their_patterns_in_a_raw_export(
     built = build.modify(one, tmp_path / "d0.onnx", spec, list(PATTERNS))
     assert {change.edit.name: change.matches for change in built.changes} == PATTERNS
     # Measured 2026-11-23: fold-weights 9.6e-6, fuse-sums 0, mean-pool 4.4e-4.
-    assert all(c.worst.max_abs <= SAME_FLOAT32.max_abs for c in built.changes)
+    assert all(c.worst.max_abs <= SAME_FLOAT32.limit for c in built.changes)
 
 
 @pytest.mark.slow
@@ -150,8 +150,8 @@ def test_float16_is_written_with_what_it_costs(
         assert {info.dtype for info in (*runner.inputs, *runner.outputs)} == {np.dtype("f4")}
         assert [info.name for info in runner.outputs] == list(spec.output_names)
     exact, rounded = built.changes
-    assert exact.worst.max_abs <= SAME_FLOAT32.max_abs
-    assert rounded.worst.max_abs > SAME_FLOAT32.max_abs
+    assert exact.worst.max_abs <= SAME_FLOAT32.limit
+    assert rounded.worst.max_abs > SAME_FLOAT32.limit
     # Weights of 11 bits through a deep network.  Measured 2026-11-23: 2.1e-2, by logits that reach
     # -36; relative L2 at most 1e-3, in P7's boxes.
     assert built.diffs[0].max_abs <= 0.1
@@ -180,7 +180,7 @@ def test_the_recipes_edit_is_shown_to_change_the_heads(
     path, count = padded_one
     built = build.modify(path, tmp_path / "d0.onnx", spec, ["zero-pad"])
     assert built.changes[0].matches == count
-    assert built.diffs[0].max_abs > SAME_FLOAT32.max_abs
+    assert built.diffs[0].max_abs > SAME_FLOAT32.limit
     assert built.path.exists()
 
 

@@ -10,7 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from effd0.checkpoint import WRAPPERS, build_model, check_weights, load_model, read_weights
+from effd0.checkpoint import (
+    WRAPPERS,
+    blank_layers,
+    build_model,
+    check_weights,
+    load_model,
+    read_weights,
+)
 from effd0.spec import ModelSpec
 
 State = dict[str, torch.Tensor]
@@ -120,3 +127,57 @@ def test_a_loaded_model_holds_the_weights(
     assert not model.training
     state = model.state_dict()
     assert [name for name in weights if not torch.equal(state[name], weights[name])] == []
+
+
+def trained() -> torch.nn.Sequential:
+    """A net of three kinds of layers, none of which is as it began."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(1, 1, 1)
+    )
+    norm = net[1]
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    norm.running_mean[2] = 0.1
+    return net
+
+
+def _set(**values: float) -> Callable[[torch.nn.Module], None]:
+    """Return what fills tensors of a layer, by name."""
+
+    def change(layer: torch.nn.Module) -> None:
+        for name, value in values.items():
+            layer.state_dict()[name].fill_(value)
+
+    return change
+
+
+def _one_variance(layer: torch.nn.Module) -> None:
+    """One channel's statistics were kept, though its mean is 0."""
+    _set(running_mean=0)(layer)
+    layer.state_dict()["running_var"][3] = 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "change", "blank"),
+    [
+        pytest.param(1, _set(running_mean=0), "its running mean is 0", id="norm-as-it-began"),
+        pytest.param(1, _set(running_var=2), None, id="norm-with-mean-and-variance"),
+        pytest.param(1, _set(running_mean=0, running_var=2), None, id="norm-with-variance-alone"),
+        pytest.param(1, _one_variance, None, id="norm-with-one-variance"),
+        pytest.param(0, _set(weight=0), "all its weights are 0", id="weights-zero"),
+        pytest.param(0, _set(weight=0.25), "all its weights are 0.25", id="weights-alike"),
+        pytest.param(0, _set(bias=0), None, id="no-bias"),
+        pytest.param(2, _set(weight=0), None, id="one-weight-alone"),
+    ],
+)
+def test_layers_that_training_left_blank_are_named(
+    layer: int, change: Callable[[torch.nn.Module], None], blank: str | None
+) -> None:
+    """Both statistics of a norm, or all weights of a convolution, as they were before training."""
+    net = trained()
+    assert blank_layers(net) == {}
+    change(net[layer])
+    found = blank_layers(net)
+    assert list(found) == ([] if blank is None else [str(layer)])
+    assert all(what.startswith(str(blank)) for what in found.values())

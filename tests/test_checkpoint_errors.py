@@ -54,6 +54,12 @@ def test_a_missing_file_says_where_to_get_one(tmp_path: Path) -> None:
         pytest.param("d0.pth", b"not weights\n", "is not a file of plain tensors", id="text"),
         pytest.param("d0.pth", b"", "is not a readable checkpoint", id="empty"),
         pytest.param(
+            "d0.pth",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a Git LFS pointer",
+            id="lfs-pointer",
+        ),
+        pytest.param(
             "d0.pth", saved({"w": torch.ones(9)})[:-100], "is not a readable checkp", id="cut-off"
         ),
         pytest.param(

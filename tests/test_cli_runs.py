@@ -48,6 +48,15 @@ def test_a_limited_run_is_undecided(limited: Evaluated) -> None:
     assert limited.record["verdict"]["status"] == "undecided"
 
 
+def test_a_limited_run_fails_where_the_floor_is_out_of_reach(onnx_model: Path) -> None:
+    """Two images that are not perfect have decided it, and the verdict says so; exit code 1."""
+    floor = ("--image-limit", 2, "--min-map", 100)
+    outcome = effd0("evaluate", "--model", onnx_model, *floor)
+    assert outcome.code == 1
+    assert "FAIL" in outcome.out
+    assert "cannot reach 100.00 %" in " ".join(outcome.out.split())
+
+
 def test_the_terminal_shows_the_twelve_numbers(limited: Evaluated) -> None:
     """Each metric has its row, and progress stays off stdout."""
     rows = [line.split() for line in limited.outcome.out.splitlines()]

@@ -63,6 +63,16 @@ def test_image_limit_keeps_the_first_by_id(
     assert dataset.categories == {1: "person", 2: "bicycle"}
 
 
+def test_objects_beyond_the_limit_are_counted_by_category(tmp_path: Path) -> None:
+    """Crowds, which nobody has to find, are not; without a limit nothing is left out."""
+    content = coco_content(4)
+    content["annotations"][3]["iscrowd"] = 1
+    root = write_coco(tmp_path, content)
+    assert load_coco(root, image_limit=1).left_out == {1: 1, 2: 1}
+    assert load_coco(root, image_limit=2).left_out == {2: 1}
+    assert load_coco(root).left_out == {}
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_image_limit_below_one_is_refused(limit: int, tmp_path: Path) -> None:
     """No limit may stand for "all" or count from the end."""

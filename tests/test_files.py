@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from effd0.errors import OutputError
-from effd0.files import check_writable, sha256, written_whole
+from effd0.files import check_writable, folder_sha256, sha256, written_whole
 
 from .helpers import names_in
 
@@ -116,6 +118,35 @@ def test_fingerprint_is_the_published_one(content: bytes, digest: str, tmp_path:
     path = tmp_path / "file"
     path.write_bytes(content)
     assert sha256(path) == digest
+
+
+def grow(path: Path) -> None:
+    """Add to a file without a trace in its times."""
+    path.write_bytes(path.read_bytes() + b"more")
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        pytest.param(lambda _: None, True, id="nothing"),
+        pytest.param(grow, False, id="size"),
+        pytest.param(lambda path: os.utime(path, ns=(0, 1)), False, id="time"),
+        pytest.param(lambda path: path.rename(path.with_name("other")), False, id="name"),
+        pytest.param(lambda path: path.with_name("more").touch(), False, id="another-file"),
+    ],
+)
+def test_a_folder_is_known_by_its_files(
+    change: Callable[[Path], object], same: bool, tmp_path: Path
+) -> None:
+    """Names, sizes and times are all that is looked at, each of them, in folders below too."""
+    path = tmp_path / "device0" / "1_0.bin"
+    path.parent.mkdir()
+    path.write_bytes(b"heads")
+    os.utime(path, ns=(0, 0))
+    before = folder_sha256(tmp_path)
+    change(path)
+    assert (folder_sha256(tmp_path) == before) is same
 
 
 def test_place_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:

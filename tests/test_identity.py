@@ -13,7 +13,7 @@ from effd0 import embedded
 from effd0.choice import ModelChoice
 from effd0.errors import ResultError
 from effd0.files import sha256
-from effd0.identity import differences, run_identity
+from effd0.identity import differences, run_identity, under_test
 from effd0.rundir import MANIFEST, run_directory
 
 from .fakes.runner import FakeRunner
@@ -26,7 +26,8 @@ def identity(tmp_path: Path) -> dict[str, Any]:
     """The identity of a small run of the embedded checkpoint, as JSON keeps it."""
     dataset = small_job(tmp_path, write_coco(tmp_path / "coco"), None).load()
     choice = ModelChoice(spec=SMALL)
-    made = run_identity(choice, dataset, FakeRunner(), model_sha256="ab12", batch_size=2)
+    what = under_test(choice, embedded.checkpoint())
+    made = run_identity(what, dataset, FakeRunner(), batch_size=2)
     kept: dict[str, Any] = json.loads(json.dumps(made))
     return kept
 

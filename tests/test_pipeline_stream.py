@@ -102,7 +102,7 @@ def test_a_stream_is_closed_when_the_run_is_left(samples: Sequence[Sample]) -> N
     run = run_dataset(samples, runner, SMALL, batch_size=1)
     next(run)
     assert not runner.closed
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     assert runner.closed
 
 

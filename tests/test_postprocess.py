@@ -15,17 +15,10 @@ from effd0.errors import HeadError
 from effd0.heads import HeadOutputs, split_heads
 from effd0.postprocess import postprocess, sigmoid
 from effd0.spec import D0, ModelSpec
+from effd0.tolerances import BOXES, SCORES
 
 from .helpers import SMALL, synthetic_heads
 from .reference import Geometry, effdet_detections
-
-#: Pixels by which corners may differ, as a part of the image's longer side.  numpy and torch
-#: differ in the last bit of exp(), so that a corner errs by a part of its box's size, which may
-#: be several times the picture's.  Measured 2026-11-23 over 72 pairs of synthetic heads and
-#: sizes: 1.4e-7.
-BOX_TOLERANCE = 2e-6
-#: Scores are below 1, where a last bit is 6e-8.  Measured 2026-11-23 over the same: 1.2e-7.
-SCORE_TOLERANCE = 5e-7
 
 
 def _assert_as_effdet(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> int:
@@ -35,8 +28,8 @@ def _assert_as_effdet(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> i
     found = postprocess(heads, image.scale, image.size, spec)
     assert len(found) == len(wanted)
     assert found.classes.tolist() == wanted[:, 5].tolist()
-    assert np.abs(found.scores - wanted[:, 4]).max() <= SCORE_TOLERANCE
-    assert np.abs(found.boxes - wanted[:, :4]).max() <= BOX_TOLERANCE * max(image.size)
+    assert np.abs(found.scores - wanted[:, 4]).max() <= SCORES.limit
+    assert np.abs(found.boxes - wanted[:, :4]).max() <= BOXES.limit * max(image.size)
     return len(found)
 
 

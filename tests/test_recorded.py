@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from effd0.dataset import Dataset
 from effd0.errors import FeedError, ResultError, RunnerError
 from effd0.pipeline import run_dataset
 from effd0.preprocess import preprocess
-from effd0.runners.recorded import RecordedRunner
+from effd0.runners.recorded import RecordedRunner, digest_of
 
 from .helpers import SMALL
 from .recordings import coco_of, heads_of, write_bins, write_results, write_summary
@@ -148,6 +149,45 @@ def test_without_a_manifest_nothing_is_known(folder: Path) -> None:
     """The message says which option would help."""
     with pytest.raises(RunnerError, match=r"has no manifest of its inputs beside it; .* --bins"):
         RecordedRunner(folder, SMALL).__enter__()
+
+
+def digests_of(images: Tensor) -> dict[str, str]:
+    """What each input of the three is known by."""
+    return {stem: digest_of(image) for stem, image in zip(STEMS, images, strict=True)}
+
+
+def test_results_of_another_tool_are_known_by_digests(images: Tensor, tmp_path: Path) -> None:
+    """Without any manifest, fingerprints that the caller took say whose row is whose."""
+    folder = write_results(tmp_path / "result", STEMS, "whole-stem")
+    with RecordedRunner(folder, SMALL, digests=digests_of(images)) as runner:
+        assert runner.inputs[0].dtype == np.float32
+        heads = runner.infer({SMALL.input_name: images[[2, 0]]})
+    for name, head in heads.items():
+        assert np.array_equal(head, np.concatenate([heads_of(n)[name] for n in (2, 0)])), name
+
+
+def test_digests_must_be_of_all_results(images: Tensor, tmp_path: Path) -> None:
+    """Results of other inputs than those named are told when the folder is opened."""
+    folder = write_results(tmp_path / "result", STEMS[:2], "whole-stem")
+    with pytest.raises(ResultError, match="does not hold the results of 3 images"):
+        RecordedRunner(folder, SMALL, digests=digests_of(images)).__enter__()
+
+
+def test_a_manifest_is_believed_before_digests(folder: Path, bins: Path, images: Tensor) -> None:
+    """It was written with the inputs; fingerprints taken later may be of others."""
+    turned = digests_of(images[::-1])
+    with RecordedRunner(folder, SMALL, bins=bins, digests=turned) as runner:
+        heads = runner.infer({SMALL.input_name: images[:1]})
+    assert np.array_equal(heads["class_p3"], heads_of(0)["class_p3"])
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "|u1"])
+def test_a_digest_is_that_of_the_input_on_disk(dtype: str) -> None:
+    """Little-endian and row by row, however the array lies in memory."""
+    row = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    wanted = hashlib.sha256(row.astype(np.dtype(dtype).newbyteorder("<")).tobytes()).hexdigest()
+    assert digest_of(row) == digest_of(np.asfortranarray(row)) == wanted
+    assert digest_of(row[::-1]) != wanted
 
 
 def test_a_folder_that_is_not_whole_cannot_be_opened(folder: Path, bins: Path) -> None:

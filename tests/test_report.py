@@ -69,6 +69,39 @@ def test_a_limited_run_is_undecided(ap: float) -> None:
     assert "run without --image-limit" in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("reachable", "status"),
+    [
+        pytest.param(0.33, "fail", id="below-the-floor"),
+        pytest.param(0.334, "undecided", id="on-the-floor"),
+        pytest.param(0.334 - 1e-12, "undecided", id="below-by-rounding"),
+        pytest.param(1.0, "undecided", id="all-is-open"),
+        pytest.param(float("nan"), "undecided", id="nothing-to-find"),
+    ],
+)
+@pytest.mark.parametrize("ap", [0.0, 1.0], ids=["below", "above"])
+def test_a_limited_run_fails_once_the_floor_is_out_of_reach(
+    ap: float, reachable: float, status: str
+) -> None:
+    """It fails early, and only by the most that is left to hope for; it never passes."""
+    verdict = judge(metrics_of(ap, images=9), 10, 33.4, reachable=reachable)
+    assert verdict.status == status
+
+
+def test_what_cannot_be_reached_is_said_with_its_figures() -> None:
+    """The part, the floor, and what perfection would give."""
+    verdict = judge(metrics_of(0.12, images=9), 10, 33.4, reachable=0.3)
+    assert verdict.reason == (
+        "mAP is 12.00 % on the first 9 of 10 images by id and cannot reach 33.40 %: "
+        "if all others were perfect, it would be 30.00 %"
+    )
+
+
+def test_a_whole_run_has_reached_what_it_could() -> None:
+    """The bound is of limited runs alone; a whole one is held against its own AP."""
+    assert judge(metrics_of(0.5), 10, 33.4, reachable=0.0).status == "pass"
+
+
 def test_a_limited_run_without_a_floor_says_that_it_is_limited() -> None:
     """The figure of a part is never given as that of the whole."""
     verdict = judge(metrics_of(0.5, images=9), 10, None)
@@ -208,7 +241,7 @@ def test_a_few_images_are_undecided_whatever_they_show() -> None:
     """A bootstrap over a handful says so and asks for more."""
     verdict = judge(metrics_of(0.9), 10, None, held_against(0, 0, images=10))
     assert verdict.status == "undecided"
-    assert "fewer than 30 images decide nothing; give --root with more images" in verdict.reason
+    assert "fewer than 30 images decide nothing; run on more images" in verdict.reason
 
 
 def test_an_undecided_drop_says_why() -> None:

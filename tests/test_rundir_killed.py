@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,11 +12,11 @@ import pytest
 from effd0.rundir import RECORDS
 
 from .helpers import coco_content, write_coco
+from .killed import ended, killed_at
 from .rundir_runs import outcome
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 IMAGES = 40
 POINTS = 20
 #: A run on the fake backend, slow enough to be hit between any two records.
@@ -28,7 +25,8 @@ import sys, time
 from pathlib import Path
 from effd0 import choice
 from effd0.job import run_evaluation
-from tests.rundir_runs import NeighbourRunner, silent, small_job
+from effd0.progress import silent
+from tests.rundir_runs import NeighbourRunner, small_job
 
 runner = NeighbourRunner()
 runner.on_infer = lambda: time.sleep(0.01)
@@ -36,26 +34,6 @@ choice.open_runner = lambda *_: runner
 model, root, out, resume = sys.argv[1:]
 run_evaluation(small_job(Path(model), Path(root), Path(out), resume=resume == "yes"), silent)
 """
-
-
-def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start *command* in the clone, so that it finds the tests' fakes."""
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
-
-
-def ended(command: Sequence[str]) -> None:
-    """Run *command* to its end, which is a good one."""
-    assert start(command).wait(timeout=120) == 0
-
-
-def killed_at(command: Sequence[str], records: Path, size: int) -> int:
-    """Kill *command* once *records* has *size* bytes; return its exit code."""
-    process = start(command)
-    while process.poll() is None and not (records.exists() and records.stat().st_size >= size):
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    return process.wait()
 
 
 def test_a_run_killed_at_random_points_ends_as_the_whole_one(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from effd0.choice import ModelChoice
 from effd0.dataset import load_coco
 from effd0.errors import OutputError, ResultError, RunnerError
 from effd0.job import EvaluationJob, run_evaluation
+from effd0.progress import silent
 from effd0.rundir import RECORDS
 from effd0.runners import RunnerOptions
 
 from .helpers import SMALL, coco_content, names_in, write_coco
-from .rundir_runs import BATCH, NeighbourRunner, outcome, silent, small_job
+from .rundir_runs import BATCH, NeighbourRunner, outcome, small_job
 
 IMAGES = 5
 

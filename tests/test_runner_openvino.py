@@ -15,11 +15,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from effd0.arrays import Tensor, Tensors
-from effd0.compare import SAME_FLOAT32, compare_tensors
+from effd0.compare import compare_tensors
 from effd0.errors import FeedError, MissingExtra, RunnerError
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.openvino import OpenVinoRunner
 from effd0.spec import ModelSpec
+from effd0.tolerances import SAME_FLOAT32
 
 from .onnx_models import identity_model, need_own_export, pinned
 
@@ -42,7 +43,7 @@ def test_a_fixed_batch_takes_fewer_images(
     assert [n for n in whole if not np.array_equal(whole[n][:3], padded[n])] == []
     worst = compare_tensors({n: head[:3] for n, head in torch_heads.items()}, padded)[0]
     # Measured 2026-11-23: at most 2.3e-5 with the batch fixed.
-    assert worst.max_abs <= SAME_FLOAT32.max_abs, str(worst)
+    assert worst.max_abs <= SAME_FLOAT32.limit, str(worst)
 
 
 def test_a_fixed_batch_is_padded_and_never_cut(tmp_path: Path) -> None:
@@ -122,6 +123,21 @@ def test_outputs_keep_the_models_names_and_order(tmp_path: Path) -> None:
         "ant": [[0, -2]],
         "inner": [[0, 2]],
     }
+
+
+def test_casts_at_the_borders_leave_the_models_names(tmp_path: Path) -> None:
+    """A model in float16 with float32 ends, as ``modify --edit fp16`` makes one, has its names."""
+    text = """
+        <ir_version: 6, opset_import: ["" : 11]>
+        g (float[N, 2] x) => (float[N, 2] y)
+        { x_half = Cast <to = 10> (x)
+          y_half = Neg(x_half)
+          y = Cast <to = 1> (y_half) }
+    """
+    onnx.save(parser.parse_model(text), str(tmp_path / "half.onnx"))
+    with OpenVinoRunner(tmp_path / "half.onnx") as runner:
+        assert [info.name for info in (*runner.inputs, *runner.outputs)] == ["x", "y"]
+        assert runner.infer({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[-1, -1]]
 
 
 def product(path: Path, x: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.stages import EVIDENCE_LENGTH, STAGES, Check, evidence_of, stage_verdict
+from effd0.stages import (
+    EVIDENCE_LENGTH,
+    SCHEMA,
+    STAGES,
+    Broken,
+    Check,
+    evidence_of,
+    stage_verdict,
+)
 
 from .conftest import MODULES
 
@@ -47,6 +56,80 @@ def test_the_first_broken_stage_is_told_with_its_evidence() -> None:
         "evidence  0.3 off, 0.1 allowed",
         "before it dataset, preprocess held; 2 more failed, which may follow from it",
     ]
+
+
+def test_a_suspicion_stands_below_its_evidence() -> None:
+    """What explains the first failure is told; what explains a later one is not."""
+    first = Check("export", "test_weights", False, "0.3 off", "weight w: scaled by 1.02")
+    later = Check("runner", "test_heads", False, "0.4 off", "computed in bf16")
+    assert stage_verdict([later, first, check("dataset")]).lines() == [
+        "FAIL  the first broken stage is export",
+        "check     test_weights",
+        "evidence  0.3 off",
+        "suspicion weight w: scaled by 1.02",
+        "before it dataset held; 1 more failed, which may follow from it",
+        "not tested: preprocess, checkpoint, graph, decode, nms, evaluate, gate",
+    ]
+
+
+def test_a_failure_alone_says_so() -> None:
+    """Where nothing else fails, and nothing was tested before it, both are said."""
+    lines = stage_verdict([check("dataset", passed=False), check("runner")]).lines()
+    assert lines[3] == "before it nothing held; no other check fails"
+    assert not [line for line in lines if line.startswith("suspicion")]
+
+
+def test_nothing_tested_is_no_pass() -> None:
+    """A run in which all was skipped has no verdict, neither in words nor in JSON."""
+    verdict = stage_verdict([])
+    assert verdict.lines() == [
+        "NONE  nothing was tested, so nothing is known: no check of a stage was run"
+    ]
+    written = verdict.to_json([])["verdict"]
+    assert (written["passed"], written["broken"], written["held"]) == (False, None, ())
+    assert written["untested"] == STAGES
+
+
+@pytest.mark.parametrize("passed", [True, False], ids=["pass", "fail"])
+def test_the_json_holds_the_verdict_and_its_checks(passed: bool) -> None:
+    """Whoever reads it has all that the lines are made of, and each check as it was run."""
+    checks = [check("runner", passed=passed, name="test_heads"), check("dataset")]
+    checks.append(Check("gate", "test_map", passed, "30.1, 33.4 wanted", "heads wrong"))
+    content = json.loads(json.dumps(stage_verdict(checks).to_json(checks)))
+    assert (content["schema"], len(content["checks"])) == (SCHEMA, 3)
+    assert content["checks"][2] == {
+        "stage": "gate", "name": "test_map", "passed": passed, "evidence": "30.1, 33.4 wanted",
+        "suspicion": "heads wrong",
+    }  # fmt: skip
+    verdict = content["verdict"]
+    assert verdict["passed"] is passed
+    assert verdict["broken"] == (None if passed else "runner")
+    assert verdict["first"] == (None if passed else content["checks"][0])
+    assert verdict["held"] == (["dataset", "runner", "gate"] if passed else ["dataset"])
+    assert verdict["later"] == (0 if passed else 1)
+
+
+class _Tested:
+    """A suspicion, whose words are those of its `__str__`."""
+
+    def __str__(self) -> str:
+        return "BGR: it falls to 0"
+
+
+def test_what_is_broken_says_its_evidence_first() -> None:
+    """A traceback shows evidence, suspicion and details, each on lines of its own."""
+    broken = Broken("0.3 off", _Tested(), "preprocess", ["class_p3 0.3", "box_p3 0.1"])
+    assert str(broken) == "0.3 off\nsuspicion: BGR: it falls to 0\nclass_p3 0.3\nbox_p3 0.1"
+    assert (broken.evidence, broken.suspicion) == ("0.3 off", "BGR: it falls to 0")
+    assert (broken.stage, broken.details) == ("preprocess", ("class_p3 0.3", "box_p3 0.1"))
+
+
+def test_without_a_suspicion_none_is_shown() -> None:
+    """What explains nothing leaves no line; a check that fails so is a failed assertion."""
+    broken = Broken("0.3 off", details=["class_p3 0.3"])
+    assert str(broken) == "0.3 off\nclass_p3 0.3"
+    assert (broken.suspicion, broken.stage) == ("", None)
+    assert isinstance(broken, AssertionError)
 
 
 @given(st.lists(st.tuples(st.sampled_from(STAGES), st.booleans()), min_size=1, max_size=30))
@@ -93,7 +176,7 @@ def test_a_broken_model_is_told_by_its_stage(tmp_path: Path, onnx_model: Path) -
     bad = perturbed(onnx_model, tmp_path / "bad.onnx", "class_p4", by=0.5)
     command = [sys.executable, "-m", "pytest", "-q", "--runner=ort", f"--model={bad}"]
     done = subprocess.run(
-        [*command, "tests/test_runners.py", "tests/test_preprocess.py"],
+        [*command, "tests/artefact/test_runner.py", "tests/test_preprocess.py"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.TESTS_FAILED

@@ -16,7 +16,7 @@ from effd0.arrays import Floats
 from effd0.dataset import Dataset, load_coco
 from effd0.errors import ResultError
 from effd0.preprocess import preprocess
-from effd0.spec import D0
+from effd0.spec import D0, ModelSpec
 from effd0.suspicions.folder import FIRST, faults_of_inputs
 from effd0.suspicions.inputs import suspect_order, thumbnail
 from effd0.tensorfiles.inputs import write_inputs
@@ -42,6 +42,11 @@ def bins(dataset: Dataset, tmp_path: Path) -> Path:
     return folder
 
 
+def told(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[str]:
+    """The faults as a message shows them."""
+    return [str(fault) for fault in faults_of_inputs(dataset, folder, spec)]
+
+
 def _change(file: Path, change: Callable[[Floats], Floats]) -> None:
     change(np.fromfile(file, "<f4").reshape(SMALL.input_shape)).astype("<f4").tofile(file)
 
@@ -55,7 +60,7 @@ def test_right_inputs_have_no_fault(
     folder = write_bins(tmp_path / "bins", dataset, dtype=dtype)
     if not with_manifest:
         (folder / MANIFEST).unlink()
-    assert faults_of_inputs(dataset, folder, SMALL) == []
+    assert told(dataset, folder, SMALL) == []
 
 
 def test_other_arithmetic_is_no_fault(dataset: Dataset, bins: Path) -> None:
@@ -64,13 +69,13 @@ def test_other_arithmetic_is_no_fault(dataset: Dataset, bins: Path) -> None:
     for sample in dataset.samples:
         pixels = preprocess(sample.path, SMALL, normalized=False).tensor.transpose(2, 0, 1)
         _change(bins / f"{sample.path.stem}.bin", lambda _, p=pixels: (p / 255 - mean) / std)  # type: ignore[misc]
-    assert faults_of_inputs(dataset, bins, SMALL) == []
+    assert told(dataset, bins, SMALL) == []
 
 
 def test_a_fault_names_image_values_and_mistake(dataset: Dataset, bins: Path) -> None:
     """One line tells which image, how far off, and what explains it."""
     _change(bins / "2.bin", lambda tensor: tensor[::-1])
-    (fault,) = faults_of_inputs(dataset, bins, SMALL)
+    (fault,) = told(dataset, bins, SMALL)
     assert fault.startswith("2.png: the largest difference is ")
     assert "RGB/BGR swapped" in fault
     assert "red and blue are exchanged" in fault
@@ -84,7 +89,7 @@ def test_a_fault_without_a_name_is_still_a_fault(dataset: Dataset, bins: Path) -
         return tensor
 
     _change(bins / "3.bin", spoil)
-    (fault,) = faults_of_inputs(dataset, bins, SMALL)
+    (fault,) = told(dataset, bins, SMALL)
     assert fault.startswith("3.png: the largest difference is nan at (1, 2, 3), nan where ")
     assert fault.endswith("(allowed: 1e-05)")
 
@@ -95,7 +100,7 @@ def test_pixels_are_suspected_too(dataset: Dataset, tmp_path: Path) -> None:
     (folder / MANIFEST).unlink()
     for file in folder.iterdir():
         np.fromfile(file, np.uint8).reshape(-1, 3)[:, ::-1].tofile(file)
-    faults = faults_of_inputs(dataset, folder, SMALL)
+    faults = told(dataset, folder, SMALL)
     assert len(faults) == 4
     assert all("RGB/BGR swapped" in fault for fault in faults)
 
@@ -103,7 +108,7 @@ def test_pixels_are_suspected_too(dataset: Dataset, tmp_path: Path) -> None:
 def test_missing_and_foreign_inputs_are_faults(dataset: Dataset, bins: Path) -> None:
     """Every image has its input, and every input its image."""
     (bins / "2.bin").rename(bins / "cat.bin")
-    missing, foreign = faults_of_inputs(dataset, bins, SMALL)
+    missing, foreign = told(dataset, bins, SMALL)
     assert missing == "1 of 4 images have no input: 2"
     assert foreign == "1 of 4 inputs are of no image: cat"
 
@@ -111,7 +116,7 @@ def test_missing_and_foreign_inputs_are_faults(dataset: Dataset, bins: Path) -> 
 def test_inputs_beyond_the_limit_are_not_foreign(dataset: Dataset, bins: Path) -> None:
     """A limited run does not know the other images, and does not accuse their inputs."""
     limited = load_coco(dataset.annotation_file.parents[1], image_limit=2)
-    assert faults_of_inputs(limited, bins, SMALL) == []
+    assert told(limited, bins, SMALL) == []
 
 
 def test_shifted_inputs_are_told_first(dataset: Dataset, bins: Path) -> None:
@@ -119,8 +124,8 @@ def test_shifted_inputs_are_told_first(dataset: Dataset, bins: Path) -> None:
     contents = [(bins / f"{n}.bin").read_bytes() for n in (1, 2, 3, 4)]
     for n, content in zip((1, 2, 3, 4), [*contents[1:], contents[0]], strict=True):
         (bins / f"{n}.bin").write_bytes(content)
-    faults = faults_of_inputs(dataset, bins, SMALL)
-    assert faults[0].startswith("images shifted by one (each holds the next)")
+    faults = told(dataset, bins, SMALL)
+    assert "images; images shifted by one (each holds the next)" in faults[0]
     assert len(faults) == 5
 
 
@@ -128,7 +133,7 @@ def test_stale_inputs_are_found_beside_their_manifest(dataset: Dataset, tmp_path
     """Inputs of a picture that has changed since are wrong, though their manifest is whole."""
     folder = write_bins(tmp_path / "bins", dataset)
     Image.fromarray(noise((40, 30), seed=99)).save(dataset.samples[0].path)
-    (fault,) = faults_of_inputs(dataset, folder, SMALL)
+    (fault,) = told(dataset, folder, SMALL)
     assert fault.startswith("1.png: the largest difference is ")
     assert fault.endswith("(allowed: 0)")
 
@@ -140,14 +145,14 @@ def test_of_many_images_the_first_and_some_are_compared(tmp_path: Path) -> None:
     (folder / MANIFEST).unlink()
     for file in folder.iterdir():
         _change(file, lambda tensor: tensor * 2)
-    faults = faults_of_inputs(dataset, folder, SMALL)
+    faults = told(dataset, folder, SMALL)
     assert [fault.partition(".")[0] for fault in faults] == [str(n + 1) for n in range(FIRST + 1)]
 
 
 def test_a_folder_without_inputs_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     """Nothing to compare is no agreement."""
     with pytest.raises(ResultError, match=r"holds no \.bin or \.npy"):
-        faults_of_inputs(dataset, tmp_path, SMALL)
+        told(dataset, tmp_path, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_the_suite_names_the_stage_and_the_mistake(dataset: Dataset, tmp_path: P
     (folder / MANIFEST).unlink()
     root = dataset.annotation_file.parents[1]
     given = (f"--bins={folder}", f"--coco={root}", f"--checkpoint={embedded.checkpoint()}")
-    command = [sys.executable, "-m", "pytest", "-q", *given, "tests/test_bins.py"]
+    command = [sys.executable, "-m", "pytest", "-q", *given, "tests/artefact/test_inputs.py"]
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, cwd=CLONE, capture_output=True, text=True, check=False)

@@ -54,6 +54,7 @@ def test_manifest_says_what_leads_back_to_the_images(dataset: Dataset, tmp_path:
                 "image_scale": 40 / 128,
                 "image_size": [40, 30],
                 "sha256": sha256(tmp_path / "bins" / f"{image_id // 10}.bin"),
+                "picture_sha256": sha256(tmp_path / "coco" / "val2017" / f"{image_id // 10}.png"),
             }
             for image_id in (10, 20)
         ],

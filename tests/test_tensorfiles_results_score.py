@@ -130,6 +130,29 @@ def test_results_without_a_detection_fail(job: ResultJob) -> None:
     assert "not one detection in 3 images" in evaluation.verdict.reason
 
 
+def test_results_that_stand_for_two_images_are_refused(job: ResultJob) -> None:
+    """A copy of another image's heads is complete and fresh, and yet a result too few."""
+    write_results(job.results, STEMS, "whole-stem")
+    for path in job.results.glob("2_*"):
+        shutil.copyfile(job.results / path.name.replace("2_", "3_", 1), path)
+    message = r"images 20 \(2\.png\) and 30 \(3\.png\) differ, but their \d+ detections"
+    with pytest.raises(EvaluationError, match=message):
+        run_result_job(job, silent)
+
+
+def test_a_limited_score_fails_where_the_floor_is_out_of_reach(job: ResultJob) -> None:
+    """Of three images two that show nothing rightly leave at most what the third could give."""
+    write_results(job.results, STEMS, "sample-id")
+    for path in job.results.iterdir():
+        np.full(path.stat().st_size // 4, -30, np.float32).tofile(path)
+    write_results(job.results, STEMS[:1], "sample-id")
+    limited = replace(job, image_limit=2)
+    verdict = run_result_job(replace(limited, min_map=99.0), silent).verdict
+    assert verdict.status == "fail"
+    assert re.search(r"on the first 2 of 3 images by id and cannot reach 99\.00 %", verdict.reason)
+    assert run_result_job(replace(limited, min_map=1.0), silent).verdict.status == "undecided"
+
+
 def test_a_broken_head_names_its_image(job: ResultJob) -> None:
     """Of thousands of files, the one that overflowed can be found."""
     write_results(job.results, STEMS, "whole-stem")
@@ -181,6 +204,32 @@ def test_inputs_of_other_images_are_refused(
     shutil.copy(job.root / "val2017/1.png", job.root / "val2017/4.png")
     with pytest.raises(ResultError, match=message):
         run_result_job(replace(job, bins=bins), silent)
+
+
+def test_a_picture_that_changed_is_refused(job: ResultJob, tmp_path: Path) -> None:
+    """Of a picture that was replaced since, there is no result, whatever its name and size."""
+    write_results(job.results, STEMS, "whole-stem")
+    assert job.root is not None
+    bins = write_bins(tmp_path / "bins", load_coco(job.root))
+    shutil.copy(bins / "manifest.json", tmp_path / "result_manifest.json")
+    run_result_job(job, silent)
+    shutil.copy(job.root / "val2017/1.png", job.root / "val2017/2.png")
+    message = r"2\.png has changed since the inputs of .*_manifest\.json were made of it; pre"
+    with pytest.raises(ResultError, match=message):
+        run_result_job(job, silent)
+
+
+def test_a_manifest_of_an_early_version_knows_no_pictures(job: ResultJob, tmp_path: Path) -> None:
+    """What it does not say cannot be held against the results."""
+    write_results(job.results, STEMS, "whole-stem")
+    assert job.root is not None
+    bins = write_bins(tmp_path / "bins", load_coco(job.root))
+    content = json.loads((bins / "manifest.json").read_text())
+    for image in content["images"]:
+        del image["picture_sha256"]
+    (tmp_path / "result_manifest.json").write_text(json.dumps(content))
+    shutil.copy(job.root / "val2017/1.png", job.root / "val2017/2.png")
+    assert run_result_job(job, silent).metrics.images == 3
 
 
 def test_inputs_of_another_scale_are_refused(job: ResultJob, tmp_path: Path) -> None:

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..tolerances import NOISE, NOISE_FLOAT16
 from .differences import differences
 from .network import Node
 from .pairs import Pairs
 
-#: Relative L2 up to which two float32 (float16) graphs that compute the same may differ: heads of
-#: a raw and a simplified D0 differ by 3.7e-7, tensors in float16 by up to 3.1e-3 (2026-11-23).
-NOISE, NOISE_FLOAT16 = 1e-5, 2e-2
 #: An error so many times that of what a node reads is the node's own.
 JUMP = 10.0
 #: An error that falls below the noise fades if the next tensor keeps this much of it, else heals:
@@ -50,7 +48,7 @@ class Suspect:
 def noise_of(pairs: Pairs) -> float:
     """The error that is nobody's fault, in the coarser of both precisions."""
     kinds = {seen.dtype for side in (pairs.bad, pairs.good) for seen in side.seen.values()}
-    return NOISE_FLOAT16 if np.dtype(np.float16) in kinds else NOISE
+    return (NOISE_FLOAT16 if np.dtype(np.float16) in kinds else NOISE).limit
 
 
 def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> list[Suspect]:

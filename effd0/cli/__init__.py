@@ -13,7 +13,8 @@ from rich.markup import escape
 
 from ..errors import Effd0Error
 from ..progress import STDERR
-from . import atc, bisect, build, files, run, setup
+from ..threads import let_threads_sleep
+from . import atc, benchmark, bisect, build, files, run, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2
 
@@ -33,6 +34,7 @@ for command, panel in (
     (files.infer, "Run"),
     (files.postprocess, "Run"),
     (bisect.bisect, "Run"),
+    (benchmark.benchmark, "Run"),
     (build.export, "Build"),
     (build.simplify, "Build"),
     (build.modify, "Build"),
@@ -45,6 +47,7 @@ for command, panel in (
 
 def main() -> None:
     """Run the command line; known failures are one message and exit code 2."""
+    let_threads_sleep()
     try:
         app()
     except Effd0Error as error:

@@ -119,6 +119,14 @@ def postprocess(
     ],
     root: opt.Root = None,
     bins: Bins = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model that the results must be of, by their summary.",
+            metavar="FILE",
+            show_default="any",
+        ),
+    ] = None,
     min_map: Annotated[
         float | None,
         typer.Option(
@@ -142,6 +150,7 @@ def postprocess(
         root=root,
         split=split,
         bins=bins,
+        model=model,
         spec=spec_for(arch),
         image_limit=image_limit,
         min_map=min_map,

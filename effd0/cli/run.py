@@ -16,12 +16,12 @@ from ..errors import EvaluationError
 from ..evaluate import EVALUATORS
 from ..files import check_writable
 from ..job import EvaluationJob, load_checked, run_evaluation
-from ..paired import MAX_DROP
 from ..progress import STDERR, progress
 from ..report import write_json
 from ..runners import RunnerOptions
 from ..spec import spec_for
 from ..tensorfiles.inputs import write_inputs
+from ..tolerances import MAX_DROP
 from . import options as opt
 from .show import show_evaluation
 
@@ -67,7 +67,7 @@ def evaluate(
             metavar="POINTS",
             min=0,
             max=100,
-            show_default=f"{MAX_DROP} with --reference",
+            show_default=f"{MAX_DROP.limit} with --reference",
         ),
     ] = None,
     json: opt.Json = None,
@@ -135,7 +135,7 @@ def _max_drop(reference: Path | None, max_drop: float | None) -> float:
         raise EvaluationError(
             f"--max-drop is {max_drop}, but no --reference is given; name what to compare with"
         )
-    return MAX_DROP if max_drop is None else max_drop
+    return MAX_DROP.limit if max_drop is None else max_drop
 
 
 def _say(line: str) -> None:

@@ -62,9 +62,14 @@ def load_graph(path: Path) -> Any:
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's DecodeError has no stable place to import it from
-        raise GraphError(f"{path} is not an ONNX file: {error}") from error
+        raise GraphError(
+            f"{path} is not an ONNX file, or not all of one: {error}; copy it again, or make it "
+            "with 'effd0 export'"
+        ) from error
     if not model.graph.node:
-        raise GraphError(f"{path} is not an ONNX model: its graph has no node")
+        raise GraphError(
+            f"{path} is not an ONNX model: its graph has no node; make it with 'effd0 export'"
+        )
     return model
 
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from ..arrays import Tensors
 from ..errors import FeedError
-from ..feed import choose_batch_size, only_input, stacked
-from ..runners.base import Runner, TensorInfo
+from ..feed import choose_batch_size, stacked
+from ..runners.base import Runner, TensorInfo, only_input
 from ..tensorfiles.inputs import InputFiles
 from ..tensorfiles.writer import PURE, ResultWriter
 from .clock import Clock
@@ -57,7 +57,7 @@ def infer_files(
     Raises `FeedError` where the model takes other inputs, and what reading, running and writing
     raise.  A batch's padding is never saved.
     """
-    info = only_input(runner)
+    info = only_input(runner.inputs)
     check_fits(inputs, info)
     size = choose_batch_size(runner, settings.batch_size)
     batches = [inputs.files[i : i + size] for i in range(0, len(inputs.files), size)]
@@ -89,7 +89,7 @@ def infer_nothing(
 
     Where there is a *writer*, it saves the last outputs as ``pure_infer_data_{i}``.
     """
-    info = only_input(runner)
+    info = only_input(runner.inputs)
     size = choose_batch_size(runner, settings.batch_size)
     if None in info.shape[1:]:
         raise FeedError(f"{info.name} is {info}, but only its batch may be free; give --input")

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from ..arrays import Tensors
-from ..errors import FeedError
+from ..errors import FeedError, RunnerError
 from ..measure import Latency
 
 
@@ -138,6 +138,14 @@ def infer_offline(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors
 def batch_size_of(inputs: Sequence[TensorInfo]) -> int | None:
     """The fixed batch size of a model, or None if it takes any."""
     return inputs[0].shape[0]
+
+
+def only_input(inputs: Sequence[TensorInfo]) -> TensorInfo:
+    """The input for images; raise `RunnerError` for a model that has others beside it."""
+    if len(inputs) != 1:
+        names = [info.name for info in inputs]
+        raise RunnerError(f"the model has the inputs {names}, but an EfficientDet-D0 has one")
+    return inputs[0]
 
 
 def check_feed(feed: Tensors, inputs: Sequence[TensorInfo]) -> int:

@@ -34,6 +34,7 @@ class OpenVinoRunner:
         self.model, self.threads = model, threads
         self.description = "OpenVINO, CPU, f32"
         self._request: Any = None
+        self._names: set[str] = set()
         self._inputs: list[TensorInfo] = []
         self._outputs: list[TensorInfo] = []
 
@@ -98,7 +99,10 @@ class OpenVinoRunner:
         try:
             # By name: read_model tries all formats in turn, and each complains of a broken file.
             reader = openvino.frontend.FrontEndManager().load_by_framework("onnx")
-            model = reader.convert(reader.load(str(self.model)))
+            loaded = reader.load(str(self.model))
+            ends = (*loaded.get_inputs(), *loaded.get_outputs())
+            self._names = {name for end in ends for name in end.get_names()}
+            model = reader.convert(loaded)
             compiled = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:  # OpenVINO's errors share no base class but Exception.
             raise RunnerError(f"{self.model} cannot be opened by OpenVINO: {error}") from error
@@ -116,7 +120,8 @@ class OpenVinoRunner:
         return self._request
 
     def _info(self, port: Any) -> TensorInfo:
-        (name,) = port.names
+        # A cast between float16 and float32 is none where all is float32: its ends are one.
+        (name,) = port.names & self._names
         kind = port.element_type.get_type_name()
         if kind not in _DTYPES:
             raise RunnerError(

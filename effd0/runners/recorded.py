@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,11 +22,19 @@ class RecordedRunner:
     """
     A folder of results, asked by input: each row that is fed is known by its SHA-256.
 
-    The fingerprints come from the manifest of the inputs, beside *results* or in *bins*.
+    The fingerprints come from the manifest of the inputs, beside *results* or in *bins*; without
+    one, as with another tool's inputs, from *digests*, stem -> SHA-256 of its float32 input.
     """
 
-    def __init__(self, results: Path, spec: ModelSpec, *, bins: Path | None = None) -> None:
-        self.folder, self.spec, self.bins = results, spec, bins
+    def __init__(
+        self,
+        results: Path,
+        spec: ModelSpec,
+        *,
+        bins: Path | None = None,
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self.spec, self.bins, self.digests = results, spec, bins, digests
         self.description = f"results in {results}"
         self._results: Results | None = None
         self._stems: dict[str, str] = {}
@@ -33,14 +42,16 @@ class RecordedRunner:
 
     def __enter__(self) -> Self:
         manifest = find_manifest(self.folder, self.bins)
-        if manifest is None:
+        digests = self.digests if manifest is None else manifest.digests
+        if digests is None:
             raise RunnerError(
                 f"{self.folder} has no manifest of its inputs beside it; give their folder, "
                 "which 'effd0 preprocess' made, by --bins"
             )
-        results = open_results(self.folder, self.spec, list(manifest.digests), bins=self.bins)
-        self._stems = {digest: stem for stem, digest in manifest.digests.items()}
-        self._results, self._dtype = results, np.dtype(manifest.dtype)
+        results = open_results(self.folder, self.spec, list(digests), bins=self.bins)
+        self._stems = {digest: stem for stem, digest in digests.items()}
+        self._results = results
+        self._dtype = np.dtype(np.float32 if manifest is None else manifest.dtype)
         self.description = results.description
         return self
 
@@ -74,8 +85,7 @@ class RecordedRunner:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _stem(self, row: np.ndarray, number: int) -> str:
-        raw = row.astype(row.dtype.newbyteorder("<"), copy=False).tobytes()
-        digest = hashlib.sha256(raw).hexdigest()
+        digest = digest_of(row)
         try:
             return self._stems[digest]
         except KeyError:
@@ -88,3 +98,9 @@ class RecordedRunner:
         if self._results is None:
             raise RunnerError(f"{self.folder} is not open; use the runner in a 'with' block")
         return self._results
+
+
+def digest_of(row: np.ndarray) -> str:
+    """SHA-256 of one input as it stands in a file: little-endian, row by row."""
+    raw = row.astype(row.dtype.newbyteorder("<"), copy=False).tobytes()
+    return hashlib.sha256(raw).hexdigest()

@@ -11,7 +11,8 @@ class Suspicion:
     What explains a difference: *name* of the fault, *explanation* in the words of its inverse.
 
     *error_before* and *error_after* are relative L2 (norm of the difference over that of the
-    reference), as the tensors came and with the fault accounted for.
+    reference), or the share of detections that differ, as they came and with the fault accounted
+    for.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,34 @@ from ..preprocess import normalize, preprocess
 from ..spec import ModelSpec
 from ..tensorfiles.inputs import InputFiles, open_inputs
 from ..tensorfiles.manifest import listed
+from ..tolerances import INPUTS
+from .base import Suspicion
 from .inputs import suspect_input, suspect_order, thumbnail
 
 #: The first images and every so many behind them are compared, the others only counted.
 FIRST, EVERY = 20, 50
 #: How many wrong inputs are looked into.
 EXPLAINED = 5
-#: What another tool's arithmetic may add to an element, where a grey level is 0.0175: 2.4e-7 was
-#: measured with the division by 255 first (2026-11-23); in float16 one step, from 2 on 0.00195.
-TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "uint8": 0.0}
 
 
-def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[str]:
+@dataclass(frozen=True)
+class InputFault:
+    """What is wrong with an input or with the folder, and the mistake that explains it."""
+
+    text: str
+    suspicion: Suspicion | None = None
+
+    def __str__(self) -> str:
+        return self.text if self.suspicion is None else f"{self.text}; {self.suspicion}"
+
+
+def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[InputFault]:
     """
-    Say what is wrong with the inputs in *folder* as those of *dataset*, a line a fault.
+    Say what is wrong with the inputs in *folder* as those of *dataset*.
 
     Missing and foreign files are faults; the latter are not looked for where the dataset is
     limited.  The first `FIRST` images and every `EVERY`-th behind them are compared: bit for bit
-    where effd0's manifest is beside them, else within `TOLERANCES`.  Raises `ResultError` where
+    where effd0's manifest is beside them, else within `INPUTS`' limits.  Raises `ResultError` where
     the folder cannot be read as inputs of *spec*.
     """
     inputs = open_inputs(folder, spec)
@@ -47,14 +58,15 @@ def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[st
     def planes(sample: Sample) -> Floats:
         return _planes(inputs.read(files[sample.path.stem]), spec)
 
-    faults = list(_unmatched(dataset, files))
+    faults = [InputFault(text) for text in _unmatched(dataset, files)]
     if wrong:
         first = samples[:FIRST]
         order = suspect_order(first, [thumbnail(planes(sample)) for sample in first], spec)
-        faults += [] if order is None else [str(order)]
-    for n, (sample, fault) in enumerate(wrong.items()):
+        if order is not None:
+            faults.append(InputFault(f"{len(wrong)} inputs are those of other images", order))
+    for n, (sample, text) in enumerate(wrong.items()):
         suspicion = suspect_input(sample.path, planes(sample), spec) if n < EXPLAINED else None
-        faults.append(fault if suspicion is None else f"{fault}; {suspicion}")
+        faults.append(InputFault(text, suspicion))
     return faults
 
 
@@ -77,7 +89,7 @@ def _difference(
         return None
     differences = np.abs(given.astype(np.float64) - wanted)
     worst = np.unravel_index(np.argmax(differences), differences.shape)
-    allowed = 0.0 if inputs.manifest is not None else TOLERANCES[str(inputs.dtype)]
+    allowed = 0.0 if inputs.manifest is not None else INPUTS[str(inputs.dtype)].limit
     # Not the other way round: NaN is not within any tolerance.
     if differences[worst] <= allowed:
         return None

@@ -84,6 +84,7 @@ def _write_input(sample: Sample, *, folder: Path, spec: ModelSpec, dtype: str) -
         "image_scale": model_input.image_scale,
         "image_size": list(model_input.image_size),
         "sha256": sha256(path),
+        "picture_sha256": sha256(sample.path),
     }
 
 

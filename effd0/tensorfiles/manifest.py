@@ -23,13 +23,18 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class ManifestImage:
-    """One image: its file of input, and what `ModelInput` says of its geometry."""
+    """
+    One image: its file of input, and what `ModelInput` says of its geometry.
+
+    *picture_sha256* is of the picture it was made from; None in manifests of early versions.
+    """
 
     image_id: int
     file: str
     image_scale: float
     image_size: tuple[int, int]
     sha256: str
+    picture_sha256: str | None = None
 
     @property
     def stem(self) -> str:
@@ -132,6 +137,7 @@ def _image(entry: Mapping[str, Any]) -> ManifestImage:
         float(entry["image_scale"]),
         (int(width), int(height)),
         str(entry["sha256"]),
+        entry.get("picture_sha256"),
     )
 
 

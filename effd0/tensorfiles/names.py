@@ -35,14 +35,17 @@ class Summary:
     """
     What a run says of itself: the stems that each numbered sample was made of, in order.
 
-    ais_bench's name for padding is one of them.  *runner* and *model_sha256* are what computed, if
-    it says so.
+    ais_bench's name for padding is one of them.  The rest is what effd0 adds, None where another
+    tool wrote it: what computed, of which model file and spec, on the inputs of which manifest.
     """
 
     path: Path
     samples: Mapping[int, tuple[str, ...]]
-    runner: str | None
-    model_sha256: str | None
+    runner: str | None = None
+    model: str | None = None
+    model_sha256: str | None = None
+    manifest_sha256: str | None = None
+    spec: Mapping[str, Any] | None = None
 
     @property
     def stems(self) -> set[str]:
@@ -94,7 +97,8 @@ def _summary(path: Path, content: Mapping[str, Any]) -> Summary:
         for number, sample in content.get("filesinfo", {}).items()
     }
     own = content.get("effd0", {})
-    return Summary(path, samples, own.get("runner"), own.get("model_sha256"))
+    keys = ("runner", "model", "model_sha256", "manifest_sha256", "spec")
+    return Summary(path, samples, *(own.get(key) for key in keys))
 
 
 def named_files(files: Iterable[Path], stems: Sequence[str]) -> Named:

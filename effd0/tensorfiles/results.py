@@ -17,6 +17,7 @@ from .heads import HeadFile
 from .inputs import InputFiles, open_inputs
 from .manifest import MANIFEST, Manifest, listed, read_manifest
 from .names import Summary, read_summary, result_files
+from .origin import check_origin
 from .rows import sort_results
 
 
@@ -79,6 +80,7 @@ def open_results(
     elif inputs is not None:
         fed = [file.stem for file in inputs.files]
     summary, paths = read_summary(folder), result_files(folder)
+    check_origin(folder, summary, manifest, spec)
     files, problems = sort_results(paths, stems if fed is None else fed, summary, spec)
     problems["missing"] += [stem for stem in stems if stem not in files]
     for stem in stems:

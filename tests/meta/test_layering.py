@@ -26,12 +26,21 @@ LAYERS: dict[str, set[str]] = {
     "files": {"errors"},
     "spec": {"errors"},
     "stages": set(),
-    "preprocess": {"arrays", "errors", "spec"},
+    "threads": set(),
+    "modelfile": {"errors", "graph.base", "spec"},
+    "parity": {
+        "arrays", "compare", "precision", "spec", "stages", "suspicions.heads", "tolerances",
+    },
+    "blame": {"bisect.job", "bisect.search"},
+    "known": {
+        "categories", "dataset", "embedded", "errors", "files", "stages", "tensorfiles.manifest",
+    },
+    "preprocess": {"arrays", "errors", "files", "spec"},
     "annotations": {"errors"},
     "dataset": {"annotations", "errors", "preprocess"},
     "anchors": {"arrays", "spec"},
     "embedded": {"arrays", "dataset", "errors", "preprocess", "spec"},
-    "checkpoint": {"errors", "spec"},
+    "checkpoint": {"errors", "files", "spec", "tolerances"},
     "runners.base": {"arrays", "errors", "measure"},
     "runners.acl_codes": set(),
     "runners.acl_api": {"errors", "runners.acl_codes"},
@@ -48,6 +57,7 @@ LAYERS: dict[str, set[str]] = {
     "runners.recorded": {
         "arrays", "errors", "runners.base", "spec", "tensorfiles.inputs", "tensorfiles.results",
     },
+    "runners.named": {"arrays", "heads", "runners.base", "spec"},
     "runners.ort": {"arrays", "errors", "runners.base"},
     "runners.openvino": {"arrays", "errors", "runners.base"},
     "runners.torch": {"arrays", "checkpoint", "errors", "runners.base", "spec"},
@@ -66,6 +76,7 @@ LAYERS: dict[str, set[str]] = {
     "hits": {"arrays", "dataset"},
     "curves": {"arrays", "dataset", "hits"},
     "evaluate": {"arrays", "curves", "dataset", "errors", "postprocess", "spec"},
+    "tolerances": set(),
     "compare": {"arrays", "errors"},
     "precision": {"arrays", "compare"},
     "suspicions.__init__": set(),
@@ -86,17 +97,58 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "dataset", "errors", "preprocess", "spec", "suspicions.base",
         "suspicions.mistakes", "suspicions.source",
     },
+    "suspicions.architecture": {"spec"},
+    "suspicions.fed": {
+        "arrays", "compare", "spec", "suspicions.base", "suspicions.heads", "suspicions.mistakes",
+        "suspicions.source",
+    },
     "suspicions.folder": {
-        "arrays", "dataset", "preprocess", "spec", "suspicions.inputs", "tensorfiles.inputs",
+        "arrays", "dataset", "preprocess", "spec", "suspicions.base", "suspicions.inputs",
+        "tensorfiles.inputs", "tensorfiles.manifest", "tolerances",
+    },
+    "twins": {"dataset", "errors", "postprocess", "preprocess", "spec"},
+    "match": {"arrays", "errors", "postprocess"},
+    "results_json": {"arrays", "errors"},
+    "suspicions.detection_steps": {
+        "anchors", "arrays", "boxes", "heads", "postprocess", "spec",
+    },
+    "suspicions.detection_rows": {"arrays", "evaluate", "postprocess", "spec"},
+    "suspicions.detection_mistake": {
+        "arrays", "spec", "suspicions.detection_rows", "suspicions.detection_steps",
+    },
+    "suspicions.detection_making": {
+        "anchors", "arrays", "boxes", "postprocess", "spec", "suspicions.detection_mistake",
+        "suspicions.detection_steps",
+    },
+    "suspicions.detection_writing": {
+        "arrays", "categories", "spec", "suspicions.detection_mistake",
+        "suspicions.detection_steps",
+    },
+    "suspicions.detection_search": {
+        "spec", "suspicions.detection_making", "suspicions.detection_mistake",
+        "suspicions.detection_rows", "suspicions.detection_writing",
+    },
+    "suspicions.detection_images": {
+        "dataset", "results_json", "suspicions.base", "suspicions.detection_rows",
         "tensorfiles.manifest",
     },
-    "match": {"arrays", "errors", "postprocess"},
+    "suspicions.detection_fault": {
+        "suspicions.base", "suspicions.detection_mistake", "suspicions.detection_rows",
+        "suspicions.detection_search",
+    },
+    "suspicions.detections": {
+        "arrays", "categories", "dataset", "match", "postprocess", "results_json", "spec",
+        "suspicions.base", "suspicions.detection_fault", "suspicions.detection_images",
+        "suspicions.detection_mistake", "suspicions.detection_rows",
+        "suspicions.detection_search", "suspicions.detection_steps", "tensorfiles.manifest",
+    },
     "accumulate": {
         "arrays", "curves", "dataset", "evaluate", "hits", "postprocess", "spec",
     },
     "paired": {"accumulate", "arrays", "dataset", "errors", "postprocess", "spec"},
     "against": {"dataset", "match", "paired", "postprocess", "spec"},
-    "report": {"against", "evaluate", "files", "measure", "paired"},
+    "reach": {"accumulate", "dataset", "postprocess", "spec"},
+    "report": {"against", "evaluate", "files", "measure", "paired", "tolerances"},
     "tensorfiles.__init__": set(),
     "tensorfiles.manifest": {"errors", "files", "spec"},
     "tensorfiles.inputs": {
@@ -104,10 +156,13 @@ LAYERS: dict[str, set[str]] = {
     },
     "tensorfiles.heads": {"arrays", "errors", "spec"},
     "tensorfiles.names": {"errors", "tensorfiles.manifest"},
+    "tensorfiles.origin": {
+        "errors", "files", "spec", "tensorfiles.manifest", "tensorfiles.names",
+    },
     "tensorfiles.rows": {"spec", "tensorfiles.heads", "tensorfiles.inputs", "tensorfiles.names"},
     "tensorfiles.results": {
         "arrays", "errors", "spec", "tensorfiles.heads", "tensorfiles.inputs",
-        "tensorfiles.manifest", "tensorfiles.names", "tensorfiles.rows",
+        "tensorfiles.manifest", "tensorfiles.names", "tensorfiles.origin", "tensorfiles.rows",
     },
     "tensorfiles.writer": {"arrays", "errors", "files", "tensorfiles.manifest"},
     "infer.__init__": set(),
@@ -122,16 +177,17 @@ LAYERS: dict[str, set[str]] = {
         "tensorfiles.inputs", "tensorfiles.writer", "progress",
     },
     "score": {
-        "against", "dataset", "evaluate", "files", "measure", "postprocess", "report", "spec",
+        "against", "dataset", "evaluate", "files", "measure", "postprocess", "reach", "report",
+        "spec", "twins",
     },
     "reference": {
         "against", "choice", "dataset", "errors", "feed", "files", "pipeline", "postprocess",
         "runners.__init__", "progress",
     },
     "resultjob": {
-        "dataset", "embedded", "errors", "evaluate", "heads", "measure", "postprocess",
+        "dataset", "embedded", "errors", "evaluate", "files", "heads", "measure", "postprocess",
         "preprocess", "progress", "report", "score", "spec", "tensorfiles.manifest",
-        "tensorfiles.results",
+        "tensorfiles.origin", "tensorfiles.results",
     },
     "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
     "fetch": {"errors", "files", "spec"},
@@ -159,7 +215,7 @@ LAYERS: dict[str, set[str]] = {
     # The build line runs what it made before it names it, so it stands above the runners.
     "build": {
         "arrays", "compare", "embedded", "errors", "export", "files", "graph.__init__",
-        "runners.__init__", "runners.base", "spec",
+        "runners.__init__", "runners.base", "spec", "tolerances",
     },
     "bisect.__init__": set(),
     "bisect.network": {"errors", "graph.base", "runners.base"},
@@ -167,24 +223,55 @@ LAYERS: dict[str, set[str]] = {
     "bisect.pairs": {"bisect.network", "bisect.tensors"},
     "bisect.pairing": {"bisect.network", "bisect.pairs", "bisect.tensors"},
     "bisect.differences": {"bisect.network", "bisect.pairs"},
-    "bisect.search": {"bisect.differences", "bisect.network", "bisect.pairs"},
+    "bisect.search": {"bisect.differences", "bisect.network", "bisect.pairs", "tolerances"},
     "bisect.job": {
         "arrays", "bisect.network", "bisect.pairing", "bisect.pairs", "bisect.search",
         "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
     },
-    "pytest_options": {"runners.__init__", "spec"},
+    "pytest_options": {
+        "errors", "rundir", "runners.__init__", "runners.ort", "spec", "tensorfiles.origin",
+        "tolerances",
+    },
+    "fingerprint": {"atc.npusmi", "errors", "report", "runners.__init__"},
+    "bench.__init__": set(),
+    "bench.ratio": {"errors"},
+    "bench.targets": {"bench.ratio"},
+    "bench.rows": {"bench.ratio", "bench.targets", "errors", "fingerprint", "measure"},
+    "bench.timing": {"measure", "runners.base"},
+    "bench.published": {"bench.rows"},
+    "bench.accuracy": {"errors"},
+    "bench.baseline": {"bench.ratio", "bench.rows", "errors"},
+    "bench.tables": {"bench.accuracy", "bench.baseline", "bench.published", "bench.rows"},
+    "bench.page": {"bench.baseline", "bench.rows", "bench.tables", "errors", "files"},
+    "bench.precision": {"graph.__init__", "runners.__init__"},
+    "bench.subject": {"bench.precision", "choice", "files", "fingerprint", "runners.base"},
+    "bench.scenarios": {
+        "arrays", "bench.timing", "dataset", "feed", "heads", "postprocess", "preprocess",
+        "runners.base", "spec",
+    },
+    "bench.job": {
+        "arrays", "bench.accuracy", "bench.rows", "bench.scenarios", "bench.subject",
+        "bench.timing", "choice", "compare", "dataset", "embedded", "errors", "feed", "heads",
+        "measure", "progress", "runners.base",
+    },
     "choice": {
         "build", "embedded", "errors", "graph.__init__", "runners.__init__", "runners.base", "spec",
     },
     "records": {"postprocess"},
-    "identity": {"choice", "dataset", "embedded", "files", "report", "runners.base"},
+    "identity": {
+        "choice", "dataset", "embedded", "files", "report", "runners.__init__", "runners.base",
+        "spec",
+    },
     "rundir": {
         "errors", "files", "identity", "postprocess", "records", "tensorfiles.manifest",
     },
+    "detecting": {
+        "dataset", "identity", "measure", "pipeline", "postprocess", "progress", "rundir",
+        "runners.base",
+    },
     "job": {
-        "choice", "dataset", "embedded", "errors", "evaluate", "feed", "files", "identity",
-        "measure", "paired", "pipeline", "postprocess", "reference", "report", "rundir",
-        "runners.base", "score", "progress",
+        "choice", "dataset", "detecting", "embedded", "errors", "evaluate", "feed", "identity",
+        "paired", "progress", "reference", "report", "rundir", "score", "tolerances",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
@@ -200,7 +287,7 @@ HOMES: dict[str, set[str]] = {
     "acl": {"runners.acl_api"},
     "onnx": {
         "bisect.network", "bisect.tensors", "graph.base", "graph.blocked", "graph.fusion",
-        "graph.pads", "graph.precision", "graph.reduce",
+        "graph.pads", "graph.precision", "graph.reduce", "modelfile",
     },
     "onnxruntime": {"bisect.tensors", "runners.ort"},
     "onnxscript": {"export"},
@@ -211,15 +298,15 @@ HOMES: dict[str, set[str]] = {
     "pytest": {"pytest_options"},
     "requests": {"fetch"},
     "rich": {
-        "cli.__init__", "cli.bisect", "cli.build", "cli.atc", "cli.files", "cli.run", "cli.setup",
-        "cli.show", "progress",
+        "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc",
+        "cli.files", "cli.run", "cli.setup", "cli.show", "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {"checkpoint", "export", "runners.torch"},
     "torch_npu": {"runners.torch"},
     "typer": {
-        "cli.__init__", "cli.bisect", "cli.build", "cli.atc", "cli.files", "cli.options",
-        "cli.run", "cli.setup",
+        "cli.__init__", "cli.benchmark", "cli.bisect", "cli.build", "cli.atc", "cli.files",
+        "cli.options", "cli.run", "cli.setup",
     },
 }  # fmt: skip
 HEAVY = {

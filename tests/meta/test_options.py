@@ -75,7 +75,11 @@ def test_the_suite_runs_on_results_made_elsewhere(onnx_model: Path, tmp_path: Pa
     recorded = [f"--results={out / 'result'}", f"--bins={bins}"]
     command = [sys.executable, "-m", "pytest", "-q", "--runner=recorded", *recorded]
     done = subprocess.run(
-        [*command, "tests/test_runners.py"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "tests/artefact/test_runner.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout

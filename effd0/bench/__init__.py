@@ -1,0 +1,1 @@
+"""How fast: rows of times, ratios with intervals, published figures, baselines, tables."""

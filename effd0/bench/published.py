@@ -1,0 +1,55 @@
+"""Throughputs that others published of EfficientDet-D0, each with its source and conditions."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .rows import END_TO_END, NETWORK
+
+DATA = Path(__file__).with_name("published.toml")
+#: What the data file calls what was timed -> the rows of ours that may stand beside it.
+SCOPES = {"network": NETWORK, "end to end": END_TO_END}
+#: Images a second, or milliseconds a batch.
+UNITS = ("images/s", "ms")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published figure: *value* in *unit* for a batch, on *chip*, as *source* says."""
+
+    chip: str
+    batch: int
+    value: float
+    unit: str
+    scope: str
+    precision: str
+    dataset: str
+    map: str
+    conditions: str
+    source: str
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second, whatever was published."""
+        return 1000 * self.batch / self.value if self.unit == "ms" else self.value
+
+    @property
+    def timed(self) -> str:
+        """What lies between the clock's start and its end, in our words."""
+        return SCOPES[self.scope]
+
+
+@functools.cache
+def published_figures() -> tuple[Published, ...]:
+    """All published figures, in the order of the data file."""
+    content = tomllib.loads(DATA.read_text())
+    return tuple(
+        Published(
+            batch=int(batch), value=float(value), **{k: v for k, v in run.items() if k != "values"}
+        )
+        for run in content["run"]
+        for batch, value in run["values"].items()
+    )

@@ -1,0 +1,40 @@
+"""What is timed: an open model, and what its rows say of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..choice import ModelChoice
+from ..files import sha256
+from ..fingerprint import Fingerprint, chip_kind, fingerprint
+from ..runners.base import Runner
+from .precision import precision_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An open model and what its rows say of it."""
+
+    runner: Runner
+    fingerprint: Fingerprint
+    model_sha256: str
+    precision: str
+    label: str
+
+
+@contextlib.contextmanager
+def opened(choice: ModelChoice) -> Iterator[Subject]:
+    """Open what *choice* says."""
+    with choice.opened() as (runner, path):
+        name = choice.checked_runner()
+        threads = choice.options.threads
+        backend = runner.description + ("" if threads is None else f", {threads} threads")
+        yield Subject(
+            runner,
+            fingerprint(backend, chip_kind(name, choice.options)),
+            sha256(path),
+            precision_of(path, name, choice.options),
+            name,
+        )

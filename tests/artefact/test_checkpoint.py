@@ -1,0 +1,37 @@
+"""Stage checkpoint: the weights are a trained D0's, all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effd0.checkpoint import blank_layers, load_model
+from effd0.spec import ModelSpec
+from effd0.stages import Broken
+
+pytestmark = pytest.mark.stage("checkpoint")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torch_is_there() -> None:
+    """Only PyTorch reads checkpoints."""
+    pytest.importorskip("torch", reason="needs torch: pip install 'effd0[torch]'")
+
+
+def test_the_weights_are_a_trained_d0s(checkpoint: Path, spec: ModelSpec) -> None:
+    """Every key is there with its shape, all values are finite, and the class logits vary."""
+    load_model(checkpoint, spec)
+
+
+def test_no_layer_was_left_as_it_began(checkpoint: Path, spec: ModelSpec) -> None:
+    """Training gives every batch norm its statistics, and every weight its spread."""
+    blank = blank_layers(load_model(checkpoint, spec))
+    if blank:
+        first = next(iter(blank))
+        raise Broken(
+            f"{len(blank)} layers hold no trace of training, the first is {first}: {blank[first]}",
+            "statistics of batch norms lost: all means are 0 and variances 1"
+            if all("mean is 0" in what for what in blank.values())
+            else None,
+        )

@@ -1,0 +1,30 @@
+"""Stage dataset: images and truths are whole, and mean what COCO means by them."""
+
+from __future__ import annotations
+
+import pytest
+
+from effd0.dataset import Dataset, check_images
+from effd0.known import hold_boxes, hold_categories, hold_contents
+
+pytestmark = pytest.mark.stage("dataset")
+
+
+def test_every_image_can_be_decoded(dataset_under_test: Dataset) -> None:
+    """Each image file is there, is whole, and has the size that is annotated."""
+    assert sum(1 for _ in check_images(dataset_under_test.samples)) > 0
+
+
+def test_categories_have_cocos_ids(dataset_under_test: Dataset) -> None:
+    """The network's class n is COCO's category n, so the truths must use COCO's ids."""
+    hold_categories(dataset_under_test)
+
+
+def test_boxes_lie_in_their_images(dataset_under_test: Dataset) -> None:
+    """Annotated boxes are x, y, width and height in pixels of their images."""
+    hold_boxes(dataset_under_test)
+
+
+def test_a_published_set_is_as_published(dataset_under_test: Dataset) -> None:
+    """val2017 and the embedded scenes have the contents that they are known by."""
+    hold_contents(dataset_under_test)

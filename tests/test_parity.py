@@ -1,0 +1,203 @@
+"""Tests for `effd0.parity`: heads hold within their precision's tolerance, else are explained."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from effd0.arrays import Floats, Tensors
+from effd0.errors import HeadError
+from effd0.parity import RELATIVE_L2, hold_heads, record, suspect_precision, table
+from effd0.stages import Broken
+from effd0.tolerances import SAME_FLOAT32
+
+from .helpers import SMALL
+from .recordings import heads_of
+
+HEADS = heads_of(0)
+NAMES = tuple(HEADS)
+
+
+def noisy(error: float, *only: str) -> dict[str, Floats]:
+    """Heads, or *only* these, with noise of *error* standard deviations."""
+    rng = np.random.default_rng(3)
+    return {
+        name: head + (error * head.std() * rng.standard_normal(head.shape)).astype(np.float32)
+        if name in (only or NAMES)
+        else head
+        for name, head in HEADS.items()
+    }
+
+
+def off_by(part: float) -> dict[str, Floats]:
+    """Heads of which one, box_p4, is off by *part* of its norm."""
+    rng, head = np.random.default_rng(3), HEADS["box_p4"]
+    noise = rng.standard_normal(head.shape)
+    noise *= part * float(np.linalg.norm(head)) / float(np.linalg.norm(noise))
+    return {**HEADS, "box_p4": (head + noise).astype(np.float32)}
+
+
+def moved(by: float) -> dict[str, Floats]:
+    """Heads in which one value is moved."""
+    head = HEADS["class_p5"].copy()
+    head[0, 7, 1, 2] += np.float32(by)
+    return {**HEADS, "class_p5": head}
+
+
+def broken_by(got: Tensors, precision: str = "fp32") -> Broken:
+    """What is said of heads *got*."""
+    with pytest.raises(Broken) as caught:
+        hold_heads(HEADS, got, SMALL, precision)
+    return caught.value
+
+
+def test_one_value_decides_in_float32() -> None:
+    """The largest difference of all counts, and the message shows where it is."""
+    hold_heads(HEADS, HEADS, SMALL)
+    hold_heads(HEADS, moved(0.9 * SAME_FLOAT32.limit), SMALL)
+    said = broken_by(moved(-1.1 * SAME_FLOAT32.limit)).evidence
+    assert re.match(r"class_p5 differs by 0\.0022 at \[0, 7, 1, 2\] \(.*reference .*\), but", said)
+    assert said.endswith(f", but at most {SAME_FLOAT32.limit} is allowed in float32")
+
+
+@pytest.mark.parametrize("precision", RELATIVE_L2)
+def test_the_worst_head_decides_in_other_precisions(precision: str) -> None:
+    """Single values may be off; the relative L2 of no head may."""
+    allowed = RELATIVE_L2[precision]
+    hold_heads(HEADS, off_by(0.95 * allowed), SMALL, precision)
+    said = broken_by(off_by(1.05 * allowed), precision).evidence
+    assert said.startswith("box_p4 differs by ")
+    assert said.endswith(f"a relative L2 of at most {allowed} is allowed in {precision}")
+
+
+def test_the_head_beyond_its_tolerance_is_told() -> None:
+    """A head of large values may differ by more, and still be the one within."""
+    scales = {name: np.float32(100 if name == "class_p3" else 1) for name in HEADS}
+    wanted = {name: head * scales[name] for name, head in HEADS.items()}
+    got = {name: head * scales[name] for name, head in off_by(0.03).items()}
+    got["class_p3"] = wanted["class_p3"] * np.float32(1.01)
+    with pytest.raises(Broken, match=r"^box_p4 differs by .* L2 0\.03\), but"):
+        hold_heads(wanted, got, SMALL, "fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", *RELATIVE_L2])
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "infinite"])
+def test_what_is_not_finite_never_holds(value: float, precision: str) -> None:
+    """However coarse the precision."""
+    assert re.search(r"; 1 (NaN|infinite), but", broken_by(moved(value), precision).evidence)
+
+
+def _sigmoid(head: Floats) -> Floats:
+    return (1 / (1 + np.exp(-head))).astype(np.float32)
+
+
+def test_a_fault_of_heads_is_the_suspicion() -> None:
+    """What explains the difference comes before any precision that it is as large as."""
+    got = {n: _sigmoid(h) if n.startswith("class") else h for n, h in HEADS.items()}
+    broken = broken_by(got)
+    assert "sigmoid" in broken.suspicion
+    assert "error falls from" in broken.suspicion
+    assert "computed in" not in str(broken)
+
+
+@pytest.mark.parametrize(
+    ("error", "round_", "claimed", "suspicion"),
+    [
+        pytest.param(6e-3, None, "fp32", "computed in bf16, not in fp32: bf16 (", id="bf16"),
+        pytest.param(
+            1.2e-3, np.float16, "fp32", "computed in fp16, not in fp32: fp16 (", id="fp16"
+        ),
+        pytest.param(1.5e-2, None, "fp16", "computed in int8, not in fp16: int8 (", id="int8"),
+        pytest.param(6e-3, None, "bf16", None, id="as-claimed"),
+        pytest.param(0.1, None, "fp32", None, id="as-large-as-a-fault"),
+        pytest.param(2.0, None, "fp32", None, id="like-no-precision"),
+        pytest.param(7e-4, None, "fp32", None, id="like-two-precisions"),
+        pytest.param(np.nan, None, "fp32", None, id="not-finite"),
+    ],
+)
+def test_another_precision_is_suspected(
+    error: float, round_: Callable[..., Floats] | None, claimed: str, suspicion: str | None
+) -> None:
+    """Where the error is like one precision's, small enough, and not that which was claimed."""
+    got = noisy(error)
+    if round_ is not None:
+        got = {name: round_(head).astype(np.float32) for name, head in got.items()}
+    found = suspect_precision(HEADS, got, claimed)
+    assert (found is None) == (suspicion is None)
+    assert (found or "").startswith(suspicion or "")
+
+
+def test_a_difference_without_a_cause_has_no_suspicion() -> None:
+    """Heads that all are off by chance are told by their figures alone."""
+    assert broken_by(noisy(0.1)).suspicion == ""
+
+
+def test_a_record_is_plain_and_whole() -> None:
+    """Runner, images, precision and each head's figures, in words that JSON takes."""
+    written = json.loads(json.dumps(record("ort", HEADS, noisy(6e-3)), allow_nan=False))
+    assert (written["runner"], written["images"], written["precision"]) == ("ort", 1, "bf16")
+    assert written["relative_error"] == pytest.approx(6e-3, rel=0.1)
+    assert {head["name"] for head in written["heads"]} == set(NAMES)
+    infinite = record("ort", HEADS, moved(np.inf))["heads"][0]
+    assert (infinite["name"], infinite["max_abs"]) == ("class_p5", None)
+
+
+def test_every_head_is_in_the_details() -> None:
+    """Behind the evidence come the figures of all heads."""
+    broken = broken_by(noisy(6e-3))
+    assert list(broken.details) == table(HEADS, noisy(6e-3))
+    assert len(broken.details) == len(HEADS)
+    assert str(broken).splitlines()[1:] == list(broken.details)
+
+
+@pytest.mark.parametrize("far", [0.25, 0.5])
+def test_the_table_shows_each_figure(far: float) -> None:
+    """Largest difference, quantile, relative L2, cosine, and the tolerance that would do."""
+    wanted, got = np.zeros((2, 1, 1, 40, 50), np.float32)
+    wanted[0, 0, 0, 0] = got[0, 0, 0, 0] = 3
+    # Of 2,000 differences the two largest are beyond the quantile, which is the third.
+    got[0, 0, 1, :3] = 4, far, far
+    length = math.sqrt(9 + 16 + 2 * far**2)
+    (line,) = table({"class_p3": wanted}, {"class_p3": got})
+    assert line.split(", ") == [
+        "class_p3  max abs 4",
+        f"99.9 % within {far:.2g}",
+        f"relative L2 {math.sqrt(16 + 2 * far**2) / 3:.2g}",
+        f"cosine {3 / length:.7f}",
+        "would need a tolerance of 4",
+    ]
+
+
+def test_the_worst_head_is_first_in_the_table() -> None:
+    """By its largest difference, whatever the order of the heads."""
+    ones = np.ones(9, np.float32)
+    first, second = table({"a": ones, "b": ones}, {"a": ones, "b": ones * np.float32(1.234)})
+    assert first.startswith(
+        "b         max abs 0.23, 99.9 % within 0.23, relative L2 0.23, cosine 1"
+    )
+    assert first.endswith("would need a tolerance of 0.24")
+    assert second.startswith("a         max abs 0, ")
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        pytest.param(
+            {"class_p3": HEADS["class_p3"]}, r"outputs are \['class_p3'\], but", id="lost"
+        ),
+        pytest.param(
+            {**HEADS, "box_p3": HEADS["box_p3"][:, :9]},
+            r"box_p3 is \(1, 9, 16, 16\), but \(1, 36, 16, 16\) was wanted",
+            id="shape",
+        ),
+    ],
+)
+def test_other_heads_are_refused(got: Tensors, message: str) -> None:
+    """Names and shapes are the runner's affair, and no difference to be measured."""
+    with pytest.raises(HeadError, match=message):
+        hold_heads(HEADS, got, SMALL)

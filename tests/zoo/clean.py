@@ -1,0 +1,199 @@
+"""Runs in which nothing is wrong, as unlike each other as users' are: none may fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnx import TensorProto
+
+from effd0.checkpoint import read_weights
+from effd0.dataset import load_coco
+from effd0.export import ExportSettings, write_onnx, write_simplified
+from effd0.graph import DEFAULT_EDITS, apply_edits, load_graph, save_graph
+from effd0.spec import D0
+from effd0.tensorfiles.inputs import write_inputs
+
+from ..bisect_faults import renamed
+from ..onnx_models import pinned
+from .fault import Good
+from .good import copy_scenes
+from .run import base_options
+
+#: What is right and an empty folder -> the options of pytest.
+Make = Callable[[Good, Path], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A run called *id* that has to pass."""
+
+    id: str
+    make: Make = field(repr=False)
+
+
+def _model(write: Callable[[Good, Path], object], *more: str) -> Make:
+    """The ONNX file that *write* puts at the path it is given."""
+
+    def make(good: Good, folder: Path) -> Sequence[str]:
+        path = folder / "d0.onnx"
+        write(good, path)
+        return (*base_options(good), f"--model={path}", "--runner=ort", *more)
+
+    return make
+
+
+def _export(settings: ExportSettings, *, simplified: bool = False) -> Make:
+    def write(good: Good, path: Path) -> None:
+        raw = path.with_name("raw.onnx") if simplified else path
+        write_onnx(good.checkpoint, raw, D0, settings)
+        if simplified:
+            write_simplified(raw, path)
+
+    return _model(write)
+
+
+def _edited(*edits: str, then: Callable[[Any], object] = lambda _: None) -> Make:
+    def write(good: Good, path: Path) -> None:
+        graph = load_graph(good.model)
+        apply_edits(graph, edits)
+        then(graph)
+        save_graph(graph, path)
+
+    return _model(write)
+
+
+def _float16_outside(graph: Any) -> None:
+    """Take the casts at the borders away: inputs and outputs are float16 too."""
+    name = graph.graph.input[0].name
+    (cast,) = [n for n in graph.graph.node if n.op_type == "Cast" and n.input[0] == name]
+    graph.graph.node.remove(cast)
+    for node in graph.graph.node:
+        node.input[:] = [name if i == cast.output[0] else i for i in node.input]
+    graph.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    for output in graph.graph.output:
+        (cast,) = [n for n in graph.graph.node if output.name in n.output]
+        assert cast.op_type == "Cast"
+        graph.graph.node.remove(cast)
+        for node in graph.graph.node:
+            node.output[:] = [output.name if o == cast.input[0] else o for o in node.output]
+            node.input[:] = [output.name if i == cast.input[0] else i for i in node.input]
+        output.type.tensor_type.elem_type = TensorProto.FLOAT16
+    del graph.graph.value_info[:]
+
+
+def _weights(seed: int, settings: ExportSettings) -> Make:
+    """Other weights, a hundredth of their spread away, with an export of their own."""
+
+    def make(good: Good, folder: Path) -> Sequence[str]:
+        generator = torch.Generator().manual_seed(seed)
+        state = {
+            name: value + 0.01 * value.std() * torch.randn(value.shape, generator=generator)
+            if name.endswith("weight") and value.ndim == 4
+            else value
+            for name, value in read_weights(good.checkpoint).items()
+        }
+        checkpoint, path = folder / "d0.pth", folder / "d0.onnx"
+        torch.save(state, checkpoint)
+        write_onnx(checkpoint, path, D0, settings)
+        options = base_options(good, checkpoint=checkpoint)[:-1]
+        # These weights have no record: what they lose is no fault of the pipeline.
+        return (*options, "--min-map=30", f"--model={path}", "--runner=ort")
+
+    return make
+
+
+def _bins(dtype: str) -> Make:
+    """Inputs of another tool: right, but without effd0's manifest."""
+
+    def make(good: Good, folder: Path) -> Sequence[str]:
+        bins = folder / "bins"
+        list(write_inputs(good.dataset, bins, D0, dtype=dtype))
+        (bins / "manifest.json").unlink()
+        return (*base_options(good), f"--bins={bins}", "--runner=ort")
+
+    return make
+
+
+def _results(*, manifest: bool) -> Make:
+    def make(good: Good, folder: Path) -> Sequence[str]:
+        results = good.results
+        if not manifest:
+            results = folder / "result"
+            shutil.copytree(good.results, results)
+        return (*base_options(good), f"--results={results}")
+
+    return make
+
+
+def _other_scenes(good: Good, folder: Path) -> Sequence[str]:
+    """Other pictures, under names and ids that no published set has."""
+    root = copy_scenes(folder / "coco", 20)
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    last = {image["id"] for image in content["images"][10:]}
+    content["images"] = [image for image in content["images"] if image["id"] in last]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in last]
+    for entry, key in [(i, "id") for i in content["images"]] + [
+        (a, "image_id") for a in content["annotations"]
+    ]:
+        entry[key] += 1_000_000
+    path.write_text(json.dumps(content))
+    names = {image["file_name"] for image in content["images"]}
+    for picture in (root / "val2017").iterdir():
+        if picture.name not in names:
+            picture.unlink()
+    assert len(load_coco(root).samples) == 10
+    options = (f"--coco={root}", f"--checkpoint={good.checkpoint}", "--min-map=30")
+    return (*options, f"--model={good.model}", "--runner=ort")
+
+
+def _shuffled(good: Good, path: Path) -> None:
+    graph = load_graph(good.model)
+    renamed(graph, seed=3)
+    save_graph(graph, path)
+
+
+def _plain(*options: str) -> Make:
+    return lambda good, _: (*base_options(good), *options)
+
+
+def _with_model(*options: str) -> Make:
+    return lambda good, _: (*base_options(good), f"--model={good.model}", *options)
+
+
+CLEAN = (
+    Clean("export-opset-13-free-batch", _export(ExportSettings(None, 13))),
+    Clean("export-opset-17-batch-1-simplified", _export(ExportSettings(1, 17), simplified=True)),
+    Clean("export-opset-11-batch-16", _export(ExportSettings(16, 11))),
+    Clean("export-dynamo-opset-18", _export(ExportSettings(None, 18, "dynamo"))),
+    Clean("batch-fixed-to-4", _model(lambda good, path: pinned(good.model, path, 4))),
+    Clean("edited-by-default", _edited(*DEFAULT_EDITS)),
+    Clean("edited-mean-pool", _edited(*DEFAULT_EDITS, "mean-pool")),
+    Clean("weights-in-fp16", _edited("fp16")),
+    Clean("all-in-fp16", _edited("fp16", then=_float16_outside)),
+    Clean("renamed-and-shuffled", _model(_shuffled)),
+    Clean("runner-openvino", _with_model("--runner=openvino")),
+    Clean("runner-torch", _plain("--runner=torch")),
+    Clean("runner-ort-1-thread-unoptimised", _with_model(
+        "--runner=ort", "--threads=1", "--graph-optimization=disable")),
+    Clean("runner-ort-2-threads-basic", _with_model(
+        "--runner=ort", "--threads=2", "--graph-optimization=basic")),
+    Clean("runner-ort-1-thread-extended", _with_model(
+        "--runner=ort", "--threads=1", "--graph-optimization=extended")),
+    Clean("batch-7", _with_model("--runner=ort", "--batch-size=7")),
+    Clean("results-with-manifest", _results(manifest=True)),
+    Clean("results-of-another-tool", _results(manifest=False)),
+    Clean("bins-in-float32", _bins("float32")),
+    Clean("bins-in-float16", _bins("float16")),
+    Clean("bins-in-uint8", _bins("uint8")),
+    Clean("weights-seed-1", _weights(1, ExportSettings(None, 17))),
+    Clean("weights-seed-2", _weights(2, ExportSettings(2, 13))),
+    Clean("weights-seed-3", _weights(3, ExportSettings(None, 18, "dynamo"))),
+    Clean("other-scenes", _other_scenes),
+)  # fmt: skip
