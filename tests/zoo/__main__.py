@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
-from effd0.dataset import load_coco
-from effd0.evaluate import evaluate
-
-from .clean import CLEAN, Clean
-from .fault import Fault, Good, Planted
+from .clean import CLEAN
+from .fault import Good
 from .faults import FAULTS
 from .good import make_good
-from .run import Row, run_suite
+from .run import Outcome, Row
 from .table import TABLE, differences, line_of, rendered, summary
+from .work import run_clean, run_fault
+
+#: Runs at a time: much of the suite keeps one core busy.
+PROCESSES = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,13 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"nothing in the zoo is called {', '.join(sorted(unknown))}")
     chosen = known if options.only is None else options.only
-    faults = [fault for fault in FAULTS if fault.id in chosen]
-    clean = [one for one in CLEAN if one.id in chosen]
-    with tempfile.TemporaryDirectory(prefix="effd0-zoo-") as folder:
+    faults = [fault.id for fault in FAULTS if fault.id in chosen]
+    clean = [one.id for one in CLEAN if one.id in chosen]
+    with (
+        tempfile.TemporaryDirectory(prefix="effd0-zoo-") as folder,
+        ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool,
+    ):
         good = make_good(Path(folder))
-        rows = list(_rows(faults, good, Path(folder), verbose=options.only is not None))
-        alarms = list(_alarms(clean, good, Path(folder)))
-    page = rendered(rows, [one.id for one in clean], alarms)
+        rows = list(_rows(faults, good, pool, verbose=options.only is not None))
+        alarms = list(_alarms(clean, good, pool))
+    page = rendered(rows, clean, alarms)
     for line in summary(rows, len(clean), alarms):
         print(line)
     if options.only:
@@ -50,41 +56,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if changed or alarms or not all(row.caught for row in rows) else 0
 
 
-def _rows(faults: list[Fault], good: Good, folder: Path, *, verbose: bool) -> Iterator[Row]:
-    for number, fault in enumerate(faults):
-        row = _row(fault, good, folder / fault.id)
+def _rows(
+    faults: list[str], good: Good, pool: ProcessPoolExecutor, *, verbose: bool
+) -> Iterator[Row]:
+    known = {fault.id: fault for fault in FAULTS}
+    for number, (outcome, change) in enumerate(pool.map(partial(run_fault, good), faults)):
+        row = Row(known[faults[number]], outcome, change)
         _tell(row, f"{number + 1}/{len(faults)}", verbose=verbose)
         yield row
 
 
-def _alarms(clean: list[Clean], good: Good, folder: Path) -> Iterator[str]:
+def _alarms(clean: list[str], good: Good, pool: ProcessPoolExecutor) -> Iterator[str]:
     """The ids of clean runs that fail."""
-    for number, one in enumerate(clean):
-        (folder / one.id).mkdir()
-        outcome = run_suite(Planted(tuple(one.make(good, folder / one.id))), first_only=False)
-        shutil.rmtree(folder / one.id)
+    outcomes: Iterator[Outcome] = pool.map(partial(run_clean, good), clean)
+    for number, outcome in enumerate(outcomes):
         word = "passes" if outcome.passed else "FALSE ALARM"
-        print(
-            f"{number + 1:>4}/{len(clean)}  {one.id:<36} {word}  {outcome.seconds:.1f} s",
-            flush=True,
-        )
+        told = f"{number + 1}/{len(clean)}  {clean[number]:<36} {word}  {outcome.seconds:.1f} s"
+        print(f"    {told}", flush=True)
         if not outcome.passed:
             print(outcome.output)
-            yield one.id
-
-
-def _row(fault: Fault, good: Good, folder: Path) -> Row:
-    folder.mkdir()
-    planted = fault.plant(good, folder)
-    outcome = run_suite(planted)
-    change = None
-    if planted.found is not None:
-        dataset = good.dataset if planted.dataset is None else load_coco(planted.dataset)
-        with planted.patched():
-            ap = evaluate(dataset, planted.found(), good.spec).ap
-        change = (0 if ap is None else 100 * ap) - good.points
-    shutil.rmtree(folder)
-    return Row(fault, outcome, change)
+            yield clean[number]
 
 
 def _tell(row: Row, number: str, *, verbose: bool) -> None:
@@ -94,7 +85,7 @@ def _tell(row: Row, number: str, *, verbose: bool) -> None:
     if verbose or not row.caught or not row.stage_right or row.suspicion_right is False:
         for name in ("check", "evidence", "suspicion"):
             print(f"         {name:<9} {getattr(outcome, name)}")
-    if verbose and not row.caught:
+    if not row.caught:
         print(outcome.output)
 
 

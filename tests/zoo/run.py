@@ -50,6 +50,7 @@ def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
         words += [
             "-q",
             f"--report-json={report}",
+            "--threads=1",  # other runs go on beside this one
             *planted.options,
             *(["-x"] if first_only else []),
         ]

@@ -1,0 +1,51 @@
+"""One run of the zoo, in a process of its own: what crosses to it are names and paths."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from effd0.dataset import load_coco
+from effd0.evaluate import evaluate
+
+from .clean import CLEAN
+from .fault import Good, Planted
+from .faults import FAULTS
+from .run import Outcome, run_suite
+
+
+@contextmanager
+def _room(good: Good, name: str) -> Iterator[Path]:
+    """An empty folder beside what is good, for the time of the block."""
+    folder = good.model.parent / name
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def run_fault(good: Good, name: str) -> tuple[Outcome, float | None]:
+    """Plant the fault *name*; return what the suite said, and the points of mAP that it moves."""
+    (fault,) = [fault for fault in FAULTS if fault.id == name]
+    with _room(good, name) as folder:
+        planted = fault.plant(good, folder)
+        return run_suite(planted), _map_change(planted, good)
+
+
+def run_clean(good: Good, name: str) -> Outcome:
+    """Run the suite on the pipeline *name*, in which nothing is wrong."""
+    (clean,) = [clean for clean in CLEAN if clean.id == name]
+    with _room(good, name) as folder:
+        return run_suite(Planted(tuple(clean.make(good, folder))), first_only=False)
+
+
+def _map_change(planted: Planted, good: Good) -> float | None:
+    if planted.found is None:
+        return None
+    dataset = good.dataset if planted.dataset is None else load_coco(planted.dataset)
+    with planted.patched():
+        ap = evaluate(dataset, planted.found(), good.spec).ap
+    return (0 if ap is None else 100 * ap) - good.points
