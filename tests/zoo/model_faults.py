@@ -191,6 +191,17 @@ def _swap_names(pairs: dict[str, str]) -> Callable[[Any], None]:
     return change
 
 
+def _fusion_edges(model: Any) -> None:
+    """Two tensors that a fusion of the BiFPN joins have each other's weights."""
+    maker = {output: node.op_type for node in model.graph.node for output in node.output}
+    fusions = [
+        node
+        for node in nodes_of(model, "Concat")
+        if all(maker.get(name) == "Unsqueeze" for name in node.input)
+    ]
+    swapped_edges(model, fusions[len(fusions) // 2])
+
+
 def _zero_pads(model: Any) -> None:
     """The pooling takes zeros, not minus infinity, beyond the border (the recipe's modify.py)."""
     nodes = nodes_of(model, "MaxPool")
@@ -299,7 +310,7 @@ MODEL_FAULTS = (
     Fault("zeros-around-max-pool", "graph", "peers F33: the recipe's modify.py", "Pad|pads",
           _graph(_zero_pads)),
     Fault("bifpn-edges-swapped", "graph", "a refactored BiFPN", "reads",
-          _node("Concat", 0.4, swapped_edges)),
+          _graph(_fusion_edges)),
     Fault("sigmoid-left-out", "graph", "peers F37", "", _node("Sigmoid", 0.1, left_out)),
     Fault("swish-became-relu", "graph", "peers F41", "", _node("Sigmoid", 0.6, _relu)),
     Fault("hard-sigmoid", "graph", "peers F41", "HardSigmoid",

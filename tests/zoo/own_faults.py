@@ -80,13 +80,14 @@ def _classes_shifted(right: Change) -> Change:
     return results
 
 
-def _mean_of_bgr(right: Change) -> Change:
+def _fill_of_bgr(right: Change) -> Change:
+    """What the picture leaves of the square is filled with its colour the wrong way round."""
     return lambda pixels, spec: right(pixels[..., ::-1], spec)
 
 
 OWN_FAULTS = (
-    Fault("own-input-bgr", "preprocess", "peers F1", "BGR",
-          _patched(effd0.preprocess, "normalize", _mean_of_bgr)),
+    Fault("own-fill-bgr", "preprocess", "peers F8", "fill with red and blue swapped",
+          _patched(effd0.preprocess, "normalize", _fill_of_bgr)),
     Fault("own-h-and-w-swapped", "decode", "peers F27", "own decoding",
           _patched(effd0.postprocess, "decode_boxes", _swapped_sizes)),
     Fault("own-anchors-offset", "decode", "peers F39", "own decoding",
