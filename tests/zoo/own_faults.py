@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
+import effd0
 import effd0.evaluate
 import effd0.pipeline
 import effd0.postprocess
@@ -19,6 +22,12 @@ from .good import detections_of
 from .run import base_options
 
 Change = Callable[..., Any]
+
+
+# A module that is imported while a function is patched would keep the wrong one for good.
+for _module in pkgutil.walk_packages(effd0.__path__, "effd0."):
+    if not _module.name.endswith("__main__"):
+        importlib.import_module(_module.name)
 
 
 def _patched(module: Any, name: str, wrong: Callable[[Change], Change]) -> Plant:
@@ -86,7 +95,7 @@ def _fill_of_bgr(right: Change) -> Change:
 
 
 OWN_FAULTS = (
-    Fault("own-fill-bgr", "preprocess", "peers F8", "fill with red and blue swapped",
+    Fault("own-fill-bgr", "preprocess", "peers F8", "own preprocessing",
           _patched(effd0.preprocess, "normalize", _fill_of_bgr)),
     Fault("own-h-and-w-swapped", "decode", "peers F27", "own decoding",
           _patched(effd0.postprocess, "decode_boxes", _swapped_sizes)),

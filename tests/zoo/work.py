@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from effd0.dataset import load_coco
+from effd0.errors import Effd0Error
 from effd0.evaluate import evaluate
 
 from .clean import CLEAN
@@ -46,6 +47,9 @@ def _map_change(planted: Planted, good: Good) -> float | None:
     if planted.found is None:
         return None
     dataset = good.dataset if planted.dataset is None else load_coco(planted.dataset)
-    with planted.patched():
-        ap = evaluate(dataset, planted.found(), good.spec).ap
+    try:
+        with planted.patched():
+            ap = evaluate(dataset, planted.found(), good.spec).ap
+    except Effd0Error:
+        return None  # it does not get as far as a score
     return (0 if ap is None else 100 * ap) - good.points
