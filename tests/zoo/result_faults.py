@@ -149,9 +149,7 @@ def _of_bad_inputs(remake: Callable[[Array], Array]) -> Plant:
 
 RESULT_FAULTS = (
     Fault("results-shifted-by-one", "runner", "peers F18", "shifted by one", _heads(_next_images)),
-    Fault("levels-swapped-in-names", "runner", "peers F24", "", _heads(
-        lambda h: {s: {**of, 0: of[1], 1: of[0]} for s, of in h.items()}, runs=False)),
-    Fault("box-and-class-swapped", "runner", "peers F23", "", _heads(
+    Fault("a-head-twice-in-results", "runner", "peers F23", "", _heads(
         lambda h: {s: {**of, 4: of[9], 9: of[9]} for s, of in h.items()}, runs=False)),
     Fault("result-missing", "runner", "peers F20", "", _files(lambda p: p[7].unlink())),
     Fault("result-cut-off", "runner", "peers F20", "", _files(_cut)),

@@ -106,7 +106,7 @@ class _Reused:
             key = f"{name}{head.shape}"
             buffer = self.buffers.setdefault(key, np.empty_like(head))
             buffer[:] = head
-            given[name] = buffer
+            given[name] = buffer.view()
         return given
 
 
