@@ -7,6 +7,7 @@ computed; a hundred boxes an image come down, not 18.5 MB of heads.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class TorchDetector(TorchRunner):
         self._steps: Any = None
         self._program: Any = None
         self._lanes: list[Lane] = []
+        self._padded = launch != "eager"
         self._hint = "" if launch == "eager" else f" (--launch is {launch}; eager does without)"
 
     def __enter__(self) -> Self:
@@ -79,27 +81,37 @@ class TorchDetector(TorchRunner):
 
     def detect_stream(self, batches: Iterable[Sequence[ModelInput]]) -> Generator[list[Detections]]:
         """Yield the detections of each batch of pixels, overlapped; see `DetectingRunner`."""
+        yield from self._overlapped(batches, once=False)
+
+    def detect_again(self, images: Sequence[ModelInput], times: int) -> Generator[list[Detections]]:
+        """Yield the detections of *images* so many *times*; they go up for the first ones only."""
+        yield from self._overlapped(itertools.repeat(images, times), once=True)
+
+    def _overlapped(
+        self, batches: Iterable[Sequence[ModelInput]], *, once: bool
+    ) -> Generator[list[Detections]]:
         self.opened()
         under_way: deque[tuple[Sequence[ModelInput], Lane]] = deque()
         for index, images in enumerate(batches):
             with self.translated(len(images), self._hint):
-                under_way.append((images, self._started(images, index % _LANES)))
+                lane = self._lane(index % _LANES, len(images))
+                if not once or index < _LANES:
+                    lane.upload(images)
+                lane.compute(self._program, lane.rows if self._padded else len(images))
+            under_way.append((images, lane))
             if len(under_way) == _LANES:
                 yield self._finished(*under_way.popleft())
         while under_way:
             yield self._finished(*under_way.popleft())
 
-    def _started(self, images: Sequence[ModelInput], index: int) -> Lane:
-        """Send *images* on their way, and return without waiting for them."""
-        if not self._lanes or len(images) > self._lanes[0].rows:
+    def _lane(self, index: int, rows: int) -> Lane:
+        """The buffers for a batch of *rows*, which nothing uses any more."""
+        if not self._lanes or rows > self._lanes[0].rows:
             # What is under way keeps its own lane, and the tensors in it, until it is done.
-            self._lanes = [
-                Lane(self._torch, self.device, self.spec, len(images)) for _ in range(_LANES)
-            ]
+            sized = (self._torch, self.device, self.spec, rows)
+            self._lanes = [Lane(*sized) for _ in range(_LANES)]
             self._program = self._launched(self._lanes[0])
-        lane = self._lanes[index]
-        lane.start(images, self._program, padded=self.launch != "eager")
-        return lane
+        return self._lanes[index]
 
     def _finished(self, images: Sequence[ModelInput], lane: Lane) -> list[Detections]:
         with self.translated(len(images)):

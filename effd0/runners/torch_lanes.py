@@ -64,15 +64,17 @@ class Lane:
             self._copying = torch.cuda.Stream(self.device)
             self._done = torch.cuda.Event()
 
-    def start(self, images: Sequence[ModelInput], program: Any, *, padded: bool) -> None:
-        """Upload *images*, compute and download; nothing of it is waited for."""
+    def upload(self, images: Sequence[ModelInput]) -> None:
+        """Send *images* to the device, beside what is computed there."""
         for row, image in enumerate(images):
             self._host[0][row] = self._torch.from_numpy(_pixels(image, self._host[0].shape[1:]))
             self._host[1][row] = self._torch.tensor([image.image_scale, *image.image_size])
-        rows = self.rows if padded else len(images)
         with self._torch.cuda.stream(self._copying) if self._on_cuda else contextlib.nullcontext():
             for staged, host in zip(self.staged, self._host, strict=True):
                 staged.copy_(host, non_blocking=True)
+
+    def compute(self, program: Any, rows: int) -> None:
+        """Run *program* on the first *rows* and download what it gives, without waiting for it."""
         if self._on_cuda:
             self._torch.cuda.current_stream(self.device).wait_stream(self._copying)
         with self._torch.inference_mode():

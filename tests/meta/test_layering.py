@@ -246,12 +246,15 @@ LAYERS: dict[str, set[str]] = {
     "bench.ratio": {"errors"},
     "bench.targets": {"bench.ratio"},
     "bench.rows": {"bench.ratio", "bench.targets", "errors", "fingerprint", "measure"},
+    "bench.gpu": {"bench.rows"},
     "bench.timing": {"measure", "runners.base"},
     "bench.published": {"bench.rows"},
     "bench.accuracy": {"errors"},
     "bench.baseline": {"bench.ratio", "bench.rows", "errors"},
     "bench.tables": {"bench.accuracy", "bench.baseline", "bench.published", "bench.rows"},
-    "bench.page": {"bench.baseline", "bench.rows", "bench.tables", "errors", "files"},
+    "bench.page": {
+        "bench.baseline", "bench.gpu", "bench.rows", "bench.tables", "errors", "files",
+    },
     "bench.precision": {"graph.__init__", "runners.__init__"},
     "bench.subject": {"bench.precision", "choice", "files", "fingerprint", "runners.base"},
     "bench.scenarios": {
