@@ -37,6 +37,7 @@ from benchmarks.effdet_path import EffdetPath
 
 #: Beyond the recipe's batches, for as long as it grows.
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+QUICK = (1, 64)
 PRECISIONS = ("fp16", "bf16")
 LAUNCHES = ("graph", "compile")
 #: Batches a call: what is under way at its ends is a part of it that gets smaller with more.
@@ -105,27 +106,30 @@ def assert_alike(found: Sequence[Detections], rows: np.ndarray) -> None:
         assert np.abs(pairs.score_differences).max(initial=0) <= _SCORES
 
 
-@pytest.fixture(params=LAUNCHES, ids="launch={}".format)
+@pytest.fixture(scope="module", params=LAUNCHES, ids="launch={}".format)
 def launch(request: pytest.FixtureRequest) -> str:
     """How the work of a batch is launched."""
     return str(request.param)
 
 
-@pytest.fixture(params=PRECISIONS, ids="precision={}".format)
+@pytest.fixture(scope="module", params=PRECISIONS, ids="precision={}".format)
 def options(request: pytest.FixtureRequest, launch: str) -> RunnerOptions:
     """A detector on the GPU."""
     return RunnerOptions("cuda", precision=request.param, postprocess="device", launch=launch)
 
 
-@pytest.fixture(params=BATCHES, ids="images={}".format)
+@pytest.fixture(scope="module", params=BATCHES, ids="images={}".format)
 def case(
     request: pytest.FixtureRequest,
     checkpoint: Path,
     dataset: Dataset,
     spec: ModelSpec,
     options: RunnerOptions,
+    quick: bool,
 ) -> Iterator[Case]:
-    """A detector and its batch: opening, capturing and compiling are not timed."""
+    """A detector and its batch, for all rows of it: capturing and compiling are not timed."""
+    if quick and request.param not in QUICK:
+        pytest.skip(f"batches but {QUICK} are left out by --quick: leave it out")
     yield from opened_case(checkpoint, dataset, spec, request.param, options)
 
 

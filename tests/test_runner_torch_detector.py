@@ -21,6 +21,7 @@ from effd0.runners import RunnerOptions, open_runner
 from effd0.runners import torch as module
 from effd0.runners.base import DetectingRunner
 from effd0.runners.torch_detector import TorchDetector
+from effd0.runners.torch_lanes import Lane
 from effd0.spec import ModelSpec
 from effd0.tolerances import BOXES, SCORES
 
@@ -105,6 +106,24 @@ def test_a_batch_is_taken_before_the_one_before_is_given(samples: Sequence[Sampl
         assert next(stream)[0].classes[0] == REDS[0] // 50 + 1
         assert taken == [0, 1]
         assert [one[0].classes[0] for one in stream] == [r // 50 + 1 for r in REDS[1:4]]
+
+
+def test_pixels_that_lie_on_the_device_go_up_once(
+    net: Net, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each of the two batches under way; the detections come as often as asked."""
+    uploads: list[int] = []
+    right = Lane.upload
+
+    def noted(lane: Lane, images: Sequence[ModelInput]) -> None:
+        uploads.append(len(images))
+        right(lane, images)
+
+    monkeypatch.setattr(Lane, "upload", noted)
+    with TorchDetector(Path("d0.pth"), SMALL) as runner:
+        found = list(runner.detect_again(pixels(samples[:3]), 5))
+    assert [[int(d.classes[0]) for d in one] for one in found] == [[3, 1, 5]] * 5
+    assert (uploads, net.fed) == ([3, 3], [3] * 5)
 
 
 def test_a_program_serves_smaller_batches(

@@ -80,10 +80,13 @@ def single_stream(runner: Runner, queries: Queries, spec: ModelSpec) -> Call:
 def offline(runner: Runner, queries: Queries, spec: ModelSpec, loop: int, workers: int) -> Call:
     """Answer *loop* queries that are there at once: batches overlap, as in the run line."""
     if isinstance(runner, DetectingRunner):
-        pixels = itertools.cycle(queries.pixels)
-        return lambda _: list(
-            itertools.chain.from_iterable(runner.detect_stream(itertools.islice(pixels, loop)))
-        )
+        detecting, pixels = runner.detect_stream, queries.pixels
+
+        def detect(_: int) -> list[Detections]:
+            batches = itertools.islice(itertools.cycle(pixels), loop)
+            return list(itertools.chain.from_iterable(detecting(batches)))
+
+        return detect
 
     def answer(_: int) -> list[Detections]:
         found: list[Detections] = []
