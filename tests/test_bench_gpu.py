@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +57,32 @@ def test_effdets_bench_finds_the_same(case: Case, checkpoint: Path) -> None:
     """In turn, from the same pixels; what is compared would not pass on other detections."""
     found = beside_effdet(Versus(FakeBenchmark(disabled=True), "", Budget(0, 1)), case, checkpoint)
     assert found[0].scores[0] > bench_gpu._SURE
+
+
+def test_what_effdet_does_not_find_fails(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detections that only we have, surely, are a wrong result."""
+    monkeypatch.setattr(bench_gpu, "effdets", lambda *_: lambda: np.zeros((1, 100, 6), np.float32))
+    versus = Versus(FakeBenchmark(disabled=True), "", Budget(0, 1))
+    with pytest.raises(AssertionError):
+        beside_effdet(versus, case, Path("d0.pth"))
+
+
+def test_a_copy_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of a megabyte in half a second moves four megabytes a second."""
+
+    class Halves:
+        """A timer by which everything takes half a second."""
+
+        def __init__(self, statement: str, *, globals: dict[str, object]) -> None:  # noqa: A002 - torch's name
+            exec(statement, globals)  # noqa: S102 - the statement is the benchmark's own
+            assert bool((globals["target"] == 1).all())  # type: ignore[attr-defined]  # a tensor
+
+        def timeit(self, _: int) -> SimpleNamespace:
+            """Return what torch's timer does."""
+            return SimpleNamespace(mean=0.5)
+
+    monkeypatch.setattr(bench_gpu, "Timer", Halves)
+    assert bytes_per_second("cpu", size=2**20) == 4 * 2**20
 
 
 def detections(score: float) -> Detections:

@@ -194,13 +194,21 @@ def test_a_failure_is_the_runners(
 
 
 @pytest.mark.usefixtures("net")
-def test_only_pixels_are_taken(samples: Sequence[Sample]) -> None:
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (np.zeros((3, 128, 128), np.uint8), r"uint8 \(3, 128, 128\), but .* \(128, 128, 3\)"),
+        (np.zeros((128, 128, 3), np.float32), r"float32 \(128, 128, 3\), but .* uint8"),
+    ],
+    ids=["planes", "normalised"],
+)
+def test_only_pixels_are_taken(tensor: Any, message: str) -> None:
     """What is normalised already would be so twice."""
     with (
         TorchDetector(Path("d0.pth"), SMALL) as runner,
-        pytest.raises(FeedError, match=r"float32 \(3, 128, 128\), but .* \(128, 128, 3\)"),
+        pytest.raises(FeedError, match=message),
     ):
-        next(runner.detect_stream([[preprocess(samples[0].path, SMALL)]]))
+        next(runner.detect_stream([[ModelInput(tensor, 1.0, (128, 128))]]))
 
 
 def test_a_closed_runner_detects_nothing() -> None:
