@@ -26,7 +26,7 @@ from effd0.pytest_options import PATHS, TEST_RUNNERS, TORCH_DEVICES
 from effd0.report import installed_version, write_json
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.acl_session import acl_session
-from effd0.runners.base import Runner
+from effd0.runners.base import DetectingRunner, Runner
 from effd0.runners.named import NamedRunner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.spec import SPECS, ModelSpec, spec_for
@@ -369,6 +369,8 @@ def _runner_options(config: pytest.Config, name: str) -> RunnerOptions:
     if name == "acl":
         return RunnerOptions(device=str(config.getoption("--device-id")))
     threads: int | None = config.getoption("--threads")
+    if name == "torch":
+        return RunnerOptions(threads=threads, postprocess=config.getoption("--postprocess"))
     if name != "ort":
         return RunnerOptions(threads=threads)
     return RunnerOptions(
@@ -392,7 +394,9 @@ def open_under_test(
     """Return the runner of a given name for the artefact under test, to be entered."""
 
     def open_one(name: str) -> Runner:
-        return NamedRunner(open_inner(name), spec)
+        inner = open_inner(name)
+        # What detects by itself has the spec's names already.
+        return inner if isinstance(inner, DetectingRunner) else NamedRunner(inner, spec)
 
     def open_inner(name: str) -> Runner:
         # What has to be made first is made only for who needs it.

@@ -16,6 +16,7 @@ from benchmarks.seen import Seen
 from effd0 import build, embedded
 from effd0.bench.accuracy import Accuracy, check_same_model, read_accuracy
 from effd0.bench.baseline import Comparison, compare_with
+from effd0.bench.gpu import target_lines
 from effd0.bench.job import dataset_name
 from effd0.bench.ratio import MIN_SAMPLES
 from effd0.bench.rows import Row
@@ -266,6 +267,8 @@ def pytest_terminal_summary(
         return
     terminalreporter.section("throughput")
     print_report(rows, accuracy_of(config))
+    for line in target_lines(rows):
+        terminalreporter.write_line(f"GPU {line}")
     if config.getoption("--quick"):
         terminalreporter.write_line(
             f"left out by --quick: batches but {QUICK_BATCHES}, runners but ort and acl, and calls "

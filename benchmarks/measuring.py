@@ -71,6 +71,13 @@ class Measure:
         self.benchmark.extra_info.update(row.extra_info())
         return result
 
+    def note(self, line: Callable[[Row], str]) -> None:
+        """Add a *line* to the notes of the row that was left, if one was."""
+        info = self.benchmark.extra_info
+        if info:
+            row = Row.from_json({"fullname": self.benchmark.fullname, "extra_info": info})
+            info["notes"] = [*row.notes, line(row)]
+
     def _row(self, timed: str, images: int, on: Subject | str) -> Row:
         samples = Latency.from_seconds(self.benchmark.stats.stats.data)
         row = Row(

@@ -4,7 +4,8 @@ Images through the run line: preprocess, infer, postprocess, overlapped and in b
 Worker threads read images ahead and turn finished heads into detections while the caller's
 thread runs the network (PIL, numpy and the backends release the interpreter lock).  At most
 two batches of inputs and two of heads exist at a time, whatever the size of the dataset; a
-runner that works on several batches at a time holds those in memory of its own.
+runner that works on several batches at a time holds those in memory of its own.  Where a runner
+gives detections by itself, pixels go to it and no heads come back.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from .arrays import Tensors
 from .dataset import Sample
@@ -27,13 +29,19 @@ from .heads import HeadOutputs, split_heads
 from .measure import Latency
 from .postprocess import Detections, postprocess
 from .preprocess import ModelInput, preprocess
-from .runners.base import Runner, infer_offline
+from .runners.base import DetectingRunner, Runner, infer_offline
 from .spec import ModelSpec
+
+T = TypeVar("T")
 
 
 @dataclass
 class StageTimes:
-    """Seconds spent in each stage: per image, but for inference, which is per batch."""
+    """
+    Seconds spent in each stage: per image, but for inference, which is per batch.
+
+    A runner that gives detections by itself postprocesses within its inference.
+    """
 
     preprocess: list[float] = field(default_factory=list)
     inference: list[float] = field(default_factory=list)
@@ -46,6 +54,9 @@ class StageTimes:
 
 def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
+    if isinstance(runner, DetectingRunner):
+        (found,) = runner.detect_stream([[preprocess(path, spec, normalized=False)]])
+        return found[0]
     model_input = preprocess(path, spec, normalized=not takes_pixels(runner))
     outputs = runner.infer(make_feed([model_input], runner))
     return postprocess(
@@ -68,20 +79,17 @@ def run_dataset(
     Raises what the stages raise.  *times*, where given, is filled.
     """
     times = StageTimes() if times is None else times
-    pending: list[tuple[Sample, Future[Detections]]] = []
+    pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
     with ThreadPoolExecutor(workers, "effd0") as pool:
-        read_image = partial(_timed_preprocess, spec, not takes_pixels(runner), times)
-        batches = _batches(samples, pool, read_image, batch_size)
+        batches = _batches(
+            samples, pool, partial(_timed_preprocess, spec, not pixels, times), batch_size
+        )
         try:
-            for batch, heads in _inferred(batches, runner, spec, times):
-                # The batch before ends here, so that its heads are freed before more come.
-                done = [(sample, future.result()) for sample, future in pending]
-                futures = _submit_postprocess(pool, heads, batch, spec, times)
-                pending = list(zip((read.sample for read in batch), futures, strict=True))
-                del heads
-                yield from done
-            for sample, future in pending:
-                yield sample, future.result()
+            if isinstance(runner, DetectingRunner):
+                for batch, found in _timed(runner.detect_stream, batches, times):
+                    yield from zip((read.sample for read in batch), found, strict=True)
+            else:
+                yield from _postprocessed(pool, batches, runner, spec, times)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -131,59 +139,77 @@ def _timed_preprocess(
     return result
 
 
+def _postprocessed(
+    pool: ThreadPoolExecutor,
+    batches: Iterator[ReadBatch],
+    runner: Runner,
+    spec: ModelSpec,
+    times: StageTimes,
+) -> Iterator[tuple[Sample, Detections]]:
+    """Each image with its detections: *pool* makes them of the heads of the batch before."""
+    pending: list[tuple[Sample, Future[Detections]]] = []
+    for batch, heads in _inferred(batches, runner, spec, times):
+        # The batch before ends here, so that its heads are freed before more come.
+        done = [(sample, future.result()) for sample, future in pending]
+        pending = [
+            (read.sample, pool.submit(_timed_postprocess, head, read, spec, times))
+            for read, head in zip(batch, heads, strict=True)
+        ]
+        del heads
+        yield from done
+    for sample, future in pending:
+        yield sample, future.result()
+
+
 def _inferred(
     batches: Iterator[ReadBatch], runner: Runner, spec: ModelSpec, times: StageTimes
 ) -> Iterator[tuple[list[_Read], list[HeadOutputs]]]:
-    """Each batch with its heads.  Inference is the time that the runner takes of this thread."""
+    """Each batch with its heads."""
+
+    def infer(inputs: Iterable[Sequence[ModelInput]]) -> Generator[Tensors]:
+        return infer_offline(runner, (make_feed(batch, runner) for batch in inputs))
+
+    for batch, outputs in _timed(infer, batches, times):
+        heads = split_heads(outputs, spec)
+        if len(heads) != len(batch):
+            raise RunnerError(f"the model gave {len(heads)} rows for {len(batch)} images")
+        del outputs  # the heads are all that is to stay in memory
+        yield batch, heads
+
+
+def _timed(
+    run: Callable[[Iterable[Sequence[ModelInput]]], Generator[T]],
+    batches: Iterator[ReadBatch],
+    times: StageTimes,
+) -> Iterator[tuple[list[_Read], T]]:
+    """Each batch with what *run* gives.  Inference is the time that it takes of this thread."""
     under_way: deque[list[_Read]] = deque()
     reading_s = 0.0
 
-    def feeds() -> Iterator[Tensors]:
+    def inputs_of() -> Iterator[list[ModelInput]]:
         nonlocal reading_s
         start = time.perf_counter()
         for batch, inputs in batches:
             under_way.append(batch)
             reading_s += time.perf_counter() - start
-            yield make_feed(inputs, runner)
+            yield inputs
             start = time.perf_counter()
         reading_s += time.perf_counter() - start
 
-    with contextlib.closing(infer_offline(runner, feeds())) as results:
+    with contextlib.closing(run(inputs_of())) as results:
         while True:
             asked, reading_s = time.perf_counter(), 0.0
-            outputs = next(results, None)
-            if outputs is None:
+            done = list(islice(results, 1))
+            if not done:
                 return
             times.inference.append(time.perf_counter() - asked - reading_s)
-            batch, heads = under_way.popleft(), split_heads(outputs, spec)
-            if len(heads) != len(batch):
-                raise RunnerError(f"the model gave {len(heads)} rows for {len(batch)} images")
-            del outputs  # the heads are all that is to stay in memory
-            yield batch, heads
-
-
-def _submit_postprocess(
-    pool: ThreadPoolExecutor,
-    heads: Sequence[HeadOutputs],
-    batch: Sequence[_Read],
-    spec: ModelSpec,
-    times: StageTimes,
-) -> list[Future[Detections]]:
-    """Hand each image's heads to *pool*."""
-    return [
-        pool.submit(_timed_postprocess, head, read.image_scale, read.image_size, spec, times)
-        for head, read in zip(heads, batch, strict=True)
-    ]
+            yield under_way.popleft(), done.pop()  # so that it is not held here while it is used
 
 
 def _timed_postprocess(
-    heads: HeadOutputs,
-    image_scale: float,
-    image_size: tuple[int, int],
-    spec: ModelSpec,
-    times: StageTimes,
+    heads: HeadOutputs, read: _Read, spec: ModelSpec, times: StageTimes
 ) -> Detections:
     start = time.perf_counter()
-    result = postprocess(heads, image_scale, image_size, spec)
+    result = postprocess(heads, read.image_scale, read.image_size, spec)
     times.postprocess.append(time.perf_counter() - start)
     return result

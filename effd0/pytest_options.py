@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .runners import RUNNERS, RunnerOptions
+from .runners import POSTPROCESS, RUNNERS, RunnerOptions
 from .runners.ort import GRAPH_OPTIMIZATIONS
 from .spec import D0, SPECS
 from .tolerances import MAX_DROP
@@ -74,6 +74,12 @@ def _add_runner_options(group: pytest.OptionGroup) -> None:
         help=f"of ONNX Runtime: {', '.join(GRAPH_OPTIMIZATIONS)}",
     )
     group.addoption("--threads", type=int, metavar="N", help="of ONNX Runtime, OpenVINO, PyTorch")
+    group.addoption(
+        "--postprocess",
+        default=RunnerOptions.postprocess,
+        choices=POSTPROCESS,
+        help="where --runner torch makes detections: on the host or on its device",
+    )
     group.addoption("--batch-size", type=int, action="append", metavar="N", help="repeatable")
 
 

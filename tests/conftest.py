@@ -33,14 +33,14 @@ MODULES = {
         "test_pipeline_stream",
         "test_recorded", "test_runner_acl", "test_runner_acl_errors", "test_runner_acl_faults",
         "test_runner_base", "test_runner_openvino", "test_runner_ort", "test_runner_ort_offline",
-        "test_runner_torch", "test_tensorfiles_results",
+        "test_runner_torch", "test_runner_torch_detector", "test_tensorfiles_results",
         "test_tensorfiles_results_refused",
     ),
     "decode": (
-        "test_anchors", "test_boxes", "test_heads", "test_postprocess", "test_postprocess_lazy",
-        "test_topk",
+        "test_anchors", "test_boxes", "test_device_steps", "test_heads", "test_postprocess",
+        "test_postprocess_lazy", "test_topk",
     ),
-    "nms": ("test_nms",),
+    "nms": ("test_device_nms", "test_nms"),
     "evaluate": (
         "test_accumulate", "test_curves", "test_evaluate", "test_evaluate_inputs", "test_match",
         "test_paired", "test_reach",

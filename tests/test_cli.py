@@ -20,6 +20,7 @@ OPTIONS = {
         *RUN, "--threads", "--root", "--split", "--batch-size", "--min-map", "--json",
         "--reference", "--max-drop",
         "--image-limit", "--evaluator", "--workers", "--out", "--resume",
+        "--postprocess", "--launch",
     ),
     "detect": (*RUN, "--threads", "--out", "--min-score", "IMAGE"),
     "preprocess": ("--bin-save", "--root", "--split", "--image-limit", "--arch", "--workers"),

@@ -35,6 +35,21 @@ from .fakes.server import FakeHost, serving
             id="checkpoint",
         ),
         pytest.param(
+            r"^RunnerError: --postprocess is 'gpu', but auto, host, device exist",
+            ["evaluate", "--runner", "torch", "--postprocess", "gpu"],
+            id="postprocess",
+        ),
+        pytest.param(
+            r"^RunnerError: --launch is graph, but detections are made on the host; give --postpr",
+            ["evaluate", "--runner", "torch", "--launch", "graph"],
+            id="launch",
+        ),
+        pytest.param(
+            r"^RunnerError: --launch is graph, but --device is cpu, and only CUDA has graphs",
+            ["benchmark", "--runner", "torch", "--launch", "graph", "--postprocess", "device"],
+            id="launch-to-time",
+        ),
+        pytest.param(
             r"^ImageError: .*no\.jpg",
             ["detect", "no.jpg", "--out", "out.jpg"],
             id="image",

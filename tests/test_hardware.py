@@ -6,11 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from effd0 import embedded
 from effd0.arrays import Tensor, Tensors
 from effd0.compare import compare_tensors
+from effd0.dataset import Dataset
+from effd0.device_steps import detect_on_device
+from effd0.evaluate import evaluate
+from effd0.pipeline import run_dataset
+from effd0.postprocess import postprocess
 from effd0.runners import RunnerOptions, open_runner
-from effd0.spec import ModelSpec
-from effd0.tolerances import DEVICES
+from effd0.runners.torch_detector import LAUNCHES
+from effd0.spec import D0, ModelSpec
+from effd0.tolerances import DEVICES, ROUNDED, TO_RECORD
+
+from .helpers import synthetic_heads
+from .reference import Geometry
+from .test_device_steps import assert_same, tensors
 
 KINDS = [
     pytest.param("cuda", marks=pytest.mark.gpu, id="device=cuda"),
@@ -34,3 +45,34 @@ def test_torch_heads_do_not_depend_on_the_device(
         heads = runner.infer({spec.input_name: images})
     for diff in compare_tensors(torch_heads, heads):
         assert diff.relative_l2 <= DEVICES[precision].limit, str(diff)
+
+
+@pytest.mark.gpu
+def test_detections_of_the_same_heads_do_not_depend_on_the_device() -> None:
+    """Decoding, ties and suppression on CUDA are the host's, to the last bits of exp()."""
+    heads = [synthetic_heads(seed) for seed in range(3)]
+    images = [Geometry.of(size, D0) for size in ((640, 480), (333, 517), (32, 20))]
+    classes, boxes = ([one.cuda() for one in levels] for levels in tensors(heads))
+    scales, sizes = [one.scale for one in images], [one.size for one in images]
+    found = detect_on_device(classes, boxes, scales, sizes, D0)
+    for one, head, image in zip(found, heads, images, strict=True):
+        assert_same(one, postprocess(head, image.scale, image.size, D0), image)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("launch", LAUNCHES)
+@pytest.mark.parametrize(
+    ("precision", "margin"),
+    [("fp32", TO_RECORD.limit), ("fp16", ROUNDED.limit)],
+    ids=["fp32", "fp16"],
+)
+def test_map_from_pixels_is_the_recorded_one(
+    precision: str, margin: float, launch: str, embedded_dataset: Dataset, spec: ModelSpec
+) -> None:
+    """However it is launched; seven images a batch, so that the last batch is filled up."""
+    options = RunnerOptions("cuda", precision=precision, postprocess="device", launch=launch)
+    with open_runner("torch", embedded.checkpoint(), spec, options) as runner:
+        run = run_dataset(embedded_dataset.samples, runner, spec, batch_size=7)
+        found = {sample.image_id: detections for sample, detections in run}
+    ap = evaluate(embedded_dataset, found, spec).ap
+    assert ap == pytest.approx(embedded.reference_ap(), abs=margin / 100)

@@ -19,6 +19,7 @@ from rich.console import Console
 from ..errors import BenchmarkError
 from ..files import written_whole
 from .baseline import read_run
+from .gpu import target_lines
 from .rows import Row
 from .tables import report
 
@@ -60,6 +61,8 @@ def page_lines(machine: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]
     for part in report(rows, box=MARKDOWN):
         yield ""
         yield _markdown(part)
+    yield ""
+    yield from (f"- GPU {line}" for line in target_lines(rows))
 
 
 def _markdown(part: Any) -> str:

@@ -7,6 +7,7 @@ percentile counts, or all images at once, whose images a second count.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,17 +18,22 @@ from ..feed import make_feed, takes_pixels
 from ..heads import split_heads
 from ..postprocess import Detections, postprocess
 from ..preprocess import ModelInput, preprocess
-from ..runners.base import Runner, infer_each
+from ..runners.base import DetectingRunner, Runner, infer_each
 from ..spec import ModelSpec
 from .timing import Call
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Batches of real images as network input, and what leads back to the images."""
+    """
+    Batches of real images as network input, and what leads back to the images.
+
+    *pixels* are the same images for a runner that detects by itself.
+    """
 
     feeds: tuple[Tensors, ...]
     inputs: tuple[tuple[ModelInput, ...], ...]
+    pixels: tuple[tuple[ModelInput, ...], ...] = ()
 
     def feed(self, index: int) -> Tensors:
         """The *index*-th batch; after the last one the first comes again."""
@@ -44,15 +50,24 @@ def read_queries(samples: Sequence[Sample], runner: Runner, batch: int, spec: Mo
 
     Where there are fewer samples than a batch or the last one needs, the first come again.
     """
-    normalized = not takes_pixels(runner)
-    read = [preprocess(sample.path, spec, normalized=normalized) for sample in samples]
-    starts = range(0, len(read), batch)
-    batches = [tuple(read[(s + i) % len(read)] for i in range(batch)) for s in starts]
-    return Queries(tuple(make_feed(images, runner) for images in batches), tuple(batches))
+
+    def batches(*, normalized: bool) -> tuple[tuple[ModelInput, ...], ...]:
+        read = [preprocess(sample.path, spec, normalized=normalized) for sample in samples]
+        starts = range(0, len(read), batch)
+        return tuple(tuple(read[(s + i) % len(read)] for i in range(batch)) for s in starts)
+
+    inputs = batches(normalized=not takes_pixels(runner))
+    feeds = tuple(make_feed(images, runner) for images in inputs)
+    detecting = isinstance(runner, DetectingRunner)
+    return Queries(feeds, inputs, batches(normalized=False) if detecting else ())
 
 
 def single_stream(runner: Runner, queries: Queries, spec: ModelSpec) -> Call:
     """Answer one query after the other: the input of an image to its detections."""
+    if isinstance(runner, DetectingRunner):
+        return lambda index: next(
+            runner.detect_stream([queries.pixels[index % len(queries.pixels)]])
+        )
 
     def answer(index: int) -> list[Detections]:
         outputs = runner.infer(queries.feed(index))
@@ -64,6 +79,14 @@ def single_stream(runner: Runner, queries: Queries, spec: ModelSpec) -> Call:
 
 def offline(runner: Runner, queries: Queries, spec: ModelSpec, loop: int, workers: int) -> Call:
     """Answer *loop* queries that are there at once: batches overlap, as in the run line."""
+    if isinstance(runner, DetectingRunner):
+        detecting, pixels = runner.detect_stream, queries.pixels
+
+        def detect(_: int) -> list[Detections]:
+            batches = itertools.islice(itertools.cycle(pixels), loop)
+            return list(itertools.chain.from_iterable(detecting(batches)))
+
+        return detect
 
     def answer(_: int) -> list[Detections]:
         found: list[Detections] = []

@@ -92,6 +92,8 @@ def benchmark(
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
     overlap: opt.Overlap = DEFAULTS.overlap,
+    postprocess: opt.Postprocess = DEFAULTS.postprocess,
+    launch: opt.Launch = DEFAULTS.launch,
     workers: opt.Workers = 2,
 ) -> None:
     """Time a model on real images; print the recipe's table, published figures beside it."""
@@ -103,6 +105,8 @@ def benchmark(
         overlap,
         graph_optimization=graph_optimization,
         provider_option=() if provider_option is None else tuple(provider_option),
+        postprocess=postprocess,
+        launch=launch,
     )
     job = BenchmarkJob(
         choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),

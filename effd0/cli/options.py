@@ -9,6 +9,7 @@ import typer
 
 from ..evaluate import EVALUATORS
 from ..runners import RUNNERS
+from ..runners.torch_detector import LAUNCHES
 from ..spec import D0, SPECS
 
 Root = Annotated[
@@ -65,6 +66,22 @@ Overlap = Annotated[
     typer.Option(help="For --runner acl: transfers of one batch while another is computed."),
 ]
 Precision = Annotated[str, typer.Option(help="fp32, fp16 or bf16, for --runner torch.")]
+Postprocess = Annotated[
+    str,
+    typer.Option(
+        help="For --runner torch: detections on the host or on the device (auto: there on CUDA).",
+        metavar="WHERE",
+    ),
+]
+Launch = Annotated[
+    str,
+    typer.Option(
+        help="For detections on the device: "
+        + "; ".join(f"{name}: {how}" for name, how in LAUNCHES.items())
+        + ".",
+        metavar="HOW",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(help="Threads of the backend.", min=1, show_default="the backend's choice"),

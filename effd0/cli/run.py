@@ -93,6 +93,8 @@ def evaluate(
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
     overlap: opt.Overlap = DEFAULTS.overlap,
+    postprocess: opt.Postprocess = DEFAULTS.postprocess,
+    launch: opt.Launch = DEFAULTS.launch,
     evaluator: opt.Evaluator = EVALUATORS[0],
     workers: opt.Workers = 2,
 ) -> None:
@@ -105,6 +107,8 @@ def evaluate(
         overlap,
         graph_optimization=graph_optimization,
         provider_option=() if provider_option is None else tuple(provider_option),
+        postprocess=postprocess,
+        launch=launch,
     )
     job = EvaluationJob(
         choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),

@@ -17,15 +17,18 @@ RUNNERS = {
     "acl": "an .om model on an Ascend NPU (--device N)",
     "recorded": "outputs that were written before, as answers to the same inputs",
 }
+_OF_TORCH = ("postprocess", "launch")
 _OF_ORT = ("provider", "provider_option", "graph_optimization")
 #: Runner name -> the options that it does not know.
 FOREIGN = {
-    "ort": ("device", "precision", "overlap", "bins"),
-    "openvino": ("device", *_OF_ORT, "precision", "overlap", "bins"),
+    "ort": ("device", "precision", "overlap", "bins", *_OF_TORCH),
+    "openvino": ("device", *_OF_ORT, "precision", "overlap", "bins", *_OF_TORCH),
     "torch": (*_OF_ORT, "overlap", "bins"),
-    "acl": (*_OF_ORT, "precision", "threads", "bins"),
-    "recorded": ("device", *_OF_ORT, "precision", "threads", "overlap"),
+    "acl": (*_OF_ORT, "precision", "threads", "bins", *_OF_TORCH),
+    "recorded": ("device", *_OF_ORT, "precision", "threads", "overlap", *_OF_TORCH),
 }
+#: Where a checkpoint's detections are made.
+POSTPROCESS = ("auto", "host", "device")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class RunnerOptions:
     How a backend is to compute; what a backend does not know, it refuses.
 
     *overlap* lets a backend work on several batches at a time; *bins* is the folder of the inputs
-    that recorded outputs are of; each *provider_option* is a KEY=VALUE.
+    that recorded outputs are of; each *provider_option* is a KEY=VALUE.  *postprocess* says whether
+    detections are made on the ``host`` or on the ``device``; ``auto`` is the device on CUDA.
+    *launch*, for those made there, is a key of `runners.torch_detector.LAUNCHES`.
     """
 
     device: str | None = None
@@ -45,6 +50,8 @@ class RunnerOptions:
     bins: Path | None = None
     graph_optimization: str = "all"
     provider_option: tuple[str, ...] = ()
+    postprocess: str = "auto"
+    launch: str = "eager"
 
     def check_for(self, runner: str) -> None:
         """Raise `RunnerError` for no runner's name, or an option that *runner* cannot follow."""
@@ -57,11 +64,28 @@ class RunnerOptions:
                     f"--{_as_typed(option, value)}, but --runner {runner} does not know it; "
                     "leave it out, or choose another --runner"
                 )
+        if runner == "torch":
+            self.detects_on_device()
         if runner == "ort":
             from .ort import check_options
 
             given = _as_mapping(self.provider_option)
             check_options(self.provider, self.graph_optimization, given)
+
+    def detects_on_device(self) -> bool:
+        """Whether a checkpoint's detections are made where its heads are."""
+        if self.postprocess not in POSTPROCESS:
+            raise RunnerError(
+                f"--postprocess is {self.postprocess!r}, but {', '.join(POSTPROCESS)} exist"
+            )
+        on_cuda = self.device is not None and self.device.startswith("cuda")
+        on_device = self.postprocess == "device" or (self.postprocess == "auto" and on_cuda)
+        if self.launch != RunnerOptions.launch and not on_device:
+            raise RunnerError(
+                f"--launch is {self.launch}, but detections are made on the host; "
+                "give --postprocess device too"
+            )
+        return on_device
 
 
 def _as_typed(option: str, value: object) -> str:
@@ -102,12 +126,20 @@ def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions)
         from .recorded import RecordedRunner
 
         return RecordedRunner(model, spec, bins=options.bins)
+    return _torch_runner(model, spec, options)
+
+
+def _torch_runner(model: Path, spec: ModelSpec, options: RunnerOptions) -> Runner:
     from .torch import TorchRunner
+    from .torch_detector import TorchDetector
 
     device = "cpu" if options.device is None else options.device
-    return TorchRunner(
-        model, spec, device=device, precision=options.precision, threads=options.threads
-    )
+    precision, threads = options.precision, options.threads
+    if options.detects_on_device():
+        return TorchDetector(
+            model, spec, device=device, precision=precision, threads=threads, launch=options.launch
+        )
+    return TorchRunner(model, spec, device=device, precision=precision, threads=threads)
 
 
 def _as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:

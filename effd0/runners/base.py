@@ -19,6 +19,8 @@ import numpy as np
 from ..arrays import Tensors
 from ..errors import FeedError, RunnerError
 from ..measure import Latency
+from ..postprocess import Detections
+from ..preprocess import ModelInput
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,18 @@ class OfflineRunner(Protocol):
 
     def infer_offline(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
         """Yield the outputs of each feed, in order; feeds are taken ahead of their results."""
+
+
+@runtime_checkable
+class DetectingRunner(Protocol):
+    """A runner that goes on to detections where its heads are: a hundred boxes come back."""
+
+    def detect_stream(self, batches: Iterable[Sequence[ModelInput]]) -> Generator[list[Detections]]:
+        """
+        Yield the detections of each batch of letterboxed uint8 pixels, in order.
+
+        Batches are taken ahead of their results.  Raises `HeadError` as `postprocess` does.
+        """
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +43,7 @@ class TorchRunner:
         self.device, self.precision = device, precision
         self.description = f"PyTorch, {device}, {precision}"
         self._model: Any = None
+        self.dtype: Any = None
 
     def __enter__(self) -> Self:
         torch = require("torch", extra="torch")
@@ -48,8 +51,8 @@ class TorchRunner:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        dtype = getattr(torch, PRECISIONS[self.precision])
-        model = load_model(self.checkpoint, self.spec).to(self.device, dtype)
+        self.dtype = getattr(torch, PRECISIONS[self.precision])
+        model = load_model(self.checkpoint, self.spec).to(self.device, self.dtype)
         if not self.device.startswith("npu"):
             # A fifth faster on a CPU; an NPU has layouts of its own.
             model = model.to(memory_format=torch.channels_last)
@@ -81,25 +84,33 @@ class TorchRunner:
 
     def infer(self, feed: Tensors) -> Tensors:
         """Run the network on *feed*; see `Runner.infer`.  The device is done when it returns."""
-        if self._model is None:
-            raise RunnerError(f"{self.checkpoint} is not open; use the runner in a 'with' block")
+        model = self.opened()
         check_feed(feed, self.inputs)
         torch = require("torch", extra="torch")
-        dtype = getattr(torch, PRECISIONS[self.precision])
         # A copy of what is read-only: torch knows no such tensors, and warns.
         images = np.require(feed[self.spec.input_name], requirements=["C", "W"])
+        with self.translated(len(images)), torch.inference_mode():
+            classes, boxes = model(torch.from_numpy(images).to(self.device, self.dtype))
+            # To the host: this waits for the device, and the arrays are the caller's own.
+            heads = [head.float().contiguous().cpu().numpy() for head in (*classes, *boxes)]
+        return dict(zip(self.spec.output_names, heads, strict=True))
+
+    def opened(self) -> Any:
+        """The network; raise `RunnerError` where the runner is not open."""
+        if self._model is None:
+            raise RunnerError(f"{self.checkpoint} is not open; use the runner in a 'with' block")
+        return self._model
+
+    @contextlib.contextmanager
+    def translated(self, rows: int, hint: str = "") -> Iterator[None]:
+        """Raise what torch raises for a batch of *rows* as a `RunnerError`, with a *hint*."""
         try:
-            with torch.inference_mode():
-                batch = torch.from_numpy(images).to(self.device, dtype)
-                classes, boxes = self._model(batch)
-                # To the host: this waits for the device, and the arrays are the caller's own.
-                heads = [head.float().contiguous().cpu().numpy() for head in (*classes, *boxes)]
+            yield
         except RuntimeError as error:
             raise RunnerError(
                 f"{self.checkpoint} failed in PyTorch on {self.device} "
-                f"with a batch of {len(images)}: {error}"
+                f"with a batch of {rows}: {error}{hint}"
             ) from error
-        return dict(zip(self.spec.output_names, heads, strict=True))
 
 
 def _check_device(torch: Any, device: str) -> None:

@@ -41,7 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "anchors": {"arrays", "spec"},
     "embedded": {"arrays", "dataset", "errors", "preprocess", "spec"},
     "checkpoint": {"errors", "files", "spec", "tolerances"},
-    "runners.base": {"arrays", "errors", "measure"},
+    "runners.base": {"arrays", "errors", "measure", "postprocess", "preprocess"},
     "runners.acl_codes": set(),
     "runners.acl_api": {"errors", "runners.acl_codes"},
     "runners.acl_session": {"errors", "runners.acl_api", "runners.acl_codes"},
@@ -61,13 +61,22 @@ LAYERS: dict[str, set[str]] = {
     "runners.ort": {"arrays", "errors", "runners.base"},
     "runners.openvino": {"arrays", "errors", "runners.base"},
     "runners.torch": {"arrays", "checkpoint", "errors", "runners.base", "spec"},
+    "runners.torch_detector": {
+        "device_steps", "errors", "postprocess", "preprocess", "runners.torch",
+        "runners.torch_lanes", "spec",
+    },
+    "runners.torch_lanes": {"arrays", "errors", "preprocess", "spec"},
     "runners.__init__": {
         "errors", "runners.acl", "runners.base", "runners.openvino", "runners.ort",
-        "runners.recorded", "runners.torch", "spec",
+        "runners.recorded", "runners.torch", "runners.torch_detector", "spec",
     },
     "heads": {"arrays", "errors", "spec"},
     "boxes": {"arrays"},
     "postprocess": {"anchors", "arrays", "boxes", "heads", "spec"},
+    "device_nms": {"errors", "spec"},
+    "device_steps": {
+        "anchors", "arrays", "device_nms", "errors", "heads", "postprocess", "spec",
+    },
     "feed": {"arrays", "errors", "preprocess", "runners.base"},
     "pipeline": {
         "arrays", "dataset", "errors", "feed", "heads", "measure", "postprocess", "preprocess",
@@ -237,12 +246,15 @@ LAYERS: dict[str, set[str]] = {
     "bench.ratio": {"errors"},
     "bench.targets": {"bench.ratio"},
     "bench.rows": {"bench.ratio", "bench.targets", "errors", "fingerprint", "measure"},
+    "bench.gpu": {"bench.rows"},
     "bench.timing": {"measure", "runners.base"},
     "bench.published": {"bench.rows"},
     "bench.accuracy": {"errors"},
     "bench.baseline": {"bench.ratio", "bench.rows", "errors"},
     "bench.tables": {"bench.accuracy", "bench.baseline", "bench.published", "bench.rows"},
-    "bench.page": {"bench.baseline", "bench.rows", "bench.tables", "errors", "files"},
+    "bench.page": {
+        "bench.baseline", "bench.gpu", "bench.rows", "bench.tables", "errors", "files",
+    },
     "bench.precision": {"graph.__init__", "runners.__init__"},
     "bench.subject": {"bench.precision", "choice", "files", "fingerprint", "runners.base"},
     "bench.scenarios": {
@@ -302,7 +314,10 @@ HOMES: dict[str, set[str]] = {
         "cli.files", "cli.run", "cli.setup", "cli.show", "progress",
     },
     "safetensors": {"checkpoint"},
-    "torch": {"checkpoint", "export", "runners.torch"},
+    "torch": {
+        "checkpoint", "device_nms", "device_steps", "export", "runners.torch",
+        "runners.torch_detector",
+    },
     "torch_npu": {"runners.torch"},
     "typer": {
         "cli.__init__", "cli.benchmark", "cli.bisect", "cli.build", "cli.atc", "cli.files",
