@@ -33,6 +33,11 @@ OPTIONS = {
         "--arch", "--evaluator", "--workers",
     ),
     "bisect": ("--model", "--reference", "--image", "--json", "--arch"),
+    "benchmark": (
+        *RUN, "--threads", "--root", "--split", "--batch-size", "--loop", "--warmup",
+        "--scenario", "--against", "--max-slowdown", "--accuracy-report", "--json", "--workers",
+        "--overlap", "--postprocess", "--launch",
+    ),
     "export": (
         "--out", "--checkpoint", "--batch-size", "--dynamic-batch", "--opset", "--exporter",
         "--arch",

@@ -246,5 +246,5 @@ def test_inputs_of_another_scale_are_refused(job: ResultJob, tmp_path: Path) -> 
 
 def test_an_unknown_evaluator_is_refused_first(job: ResultJob) -> None:
     """Nothing is read for a score that could not be given."""
-    with pytest.raises(EvaluationError, match="--evaluator is 'mine', but effd0 knows faster"):
+    with pytest.raises(EvaluationError, match="--evaluator is 'mine', but effd0 knows numpy"):
         run_result_job(replace(job, evaluator="mine"), silent)

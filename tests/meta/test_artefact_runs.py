@@ -15,7 +15,7 @@ import pytest
 
 from effd0 import embedded
 from effd0.errors import DatasetError
-from effd0.stages import EVIDENCE_LENGTH, SCHEMA, STAGES, Broken, Check
+from effd0.stages import EVIDENCE_LENGTH, SCHEMA, STAGES, SUSPICION_LENGTH, Broken, Check
 
 from ..helpers import write_annotations, write_coco
 
@@ -181,7 +181,7 @@ def root_conftest(pytestconfig: pytest.Config) -> ModuleType:
     return module
 
 
-LONG = "x" * (EVIDENCE_LENGTH + 1)
+LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, SUSPICION_LENGTH))
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ LONG = "x" * (EVIDENCE_LENGTH + 1)
             id="broken-in-another-stage",
         ),
         pytest.param(
-            Broken(LONG, LONG),
+            Broken(LONG, LONGER),
             _Report(False),
-            Check("runner", "t", False, f"{LONG[:-4]}...", f"{LONG[:-4]}..."),
+            Check("runner", "t", False, f"{LONG[:-4]}...", f"{LONGER[:-4]}..."),
             id="broken-at-length",
         ),
         pytest.param(
