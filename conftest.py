@@ -34,8 +34,6 @@ from effd0.stages import STAGES, SUSPICION_LENGTH, Broken, Check, evidence_of, s
 from effd0.tensorfiles.results import find_manifest
 from effd0.threads import let_threads_sleep
 
-let_threads_sleep()
-
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
     "accuracy": "mAP of the artefact under test, held against its reference",
@@ -50,6 +48,9 @@ MARKERS = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and refuse options that contradict each other."""
+    # Nothing has imported torch yet.  Benchmarks take it as its users do.
+    if not any("benchmarks" in argument for argument in config.args):
+        let_threads_sleep()
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     unknown = set(config.getoption("--runner") or ()) - set(TEST_RUNNERS)

@@ -37,6 +37,7 @@ def case(checkpoint: Path, embedded_dataset: Dataset, spec: ModelSpec) -> Iterat
     )
 
 
+@pytest.mark.slow
 def test_throughput_becomes_a_row_with_its_distance(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,12 +54,14 @@ def test_throughput_becomes_a_row_with_its_distance(
     assert target_lines([left])[0].count("not measured") == 1, "the CPU is no GPU"
 
 
+@pytest.mark.slow
 def test_effdets_bench_finds_the_same(case: Case, checkpoint: Path) -> None:
     """In turn, from the same pixels; what is compared would not pass on other detections."""
     found = beside_effdet(Versus(FakeBenchmark(disabled=True), "", Budget(0, 1)), case, checkpoint)
     assert found[0].scores[0] > bench_gpu._SURE
 
 
+@pytest.mark.slow
 def test_what_effdet_does_not_find_fails(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Detections that only we have, surely, are a wrong result."""
     monkeypatch.setattr(bench_gpu, "effdets", lambda *_: lambda: np.zeros((1, 100, 6), np.float32))

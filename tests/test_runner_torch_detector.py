@@ -269,7 +269,7 @@ def test_other_backends_do_not_know_it(runner: str, options: RunnerOptions) -> N
 
 
 @pytest.mark.parametrize(
-    "images", [pytest.param(1, id="images=1"), pytest.param(48, marks=pytest.mark.slow, id="all")]
+    "images", [pytest.param(n, marks=pytest.mark.slow, id=f"images={n}") for n in (1, 48)]
 )
 def test_scenes_are_scored_as_on_the_host(images: int, spec: ModelSpec) -> None:
     """With trained weights, the mAP does not depend on where detections are made."""

@@ -107,7 +107,17 @@ def with_noise(scene: Scene, heads: list[HeadOutputs]) -> Callable[[float], Scen
     return changed
 
 
-@pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
+#: Candidates are suppressed over and over to find these.
+LONG = {"iou-0.7", "iou-0.63", "class-agnostic", "best-class", "soft-gaussian", "soft-linear"}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        pytest.param(planted, id=name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name, planted in PLANTED.items()
+    ],
+)
 def test_a_mistake_is_named_with_its_stage(planted: Planted, scene: Scene) -> None:
     """One mistake in another detector is one fault, tested, in one line that a verdict can show."""
     faults = scene.faults(planted.written(scene.found))
@@ -164,7 +174,7 @@ def test_right_detections_have_no_fault(
     [
         pytest.param(1e-5, id="float32"),
         pytest.param(2e-4, id="stored-in-float16", marks=pytest.mark.slow),
-        pytest.param(2.2e-3, id="float16"),
+        pytest.param(2.2e-3, id="float16", marks=pytest.mark.slow),
         pytest.param(5e-3, id="coarser", marks=pytest.mark.slow),
     ],
 )
@@ -327,6 +337,7 @@ def test_boxes_decoded_in_an_unknown_way_are_a_fault_of_decoding(scene: Scene) -
     assert "boxes are wrong, classes and scores of 100% are those of candidates" in str(fault)
 
 
+@pytest.mark.slow
 def test_detections_chosen_in_an_unknown_way_are_a_fault_of_nms(scene: Scene) -> None:
     """Right candidates, wrongly chosen, are suppression's."""
     found = scene.found(Wrong(nms="none", keep=5000))
@@ -336,6 +347,7 @@ def test_detections_chosen_in_an_unknown_way_are_a_fault_of_nms(scene: Scene) ->
     assert "100% are among effd0's candidates, but others are kept" in str(fault)
 
 
+@pytest.mark.slow
 def test_detections_of_another_network_are_not_explained(scene: Scene, right: Entries) -> None:
     """Where boxes and scores are all others, nothing is named but that."""
     factor = random.Random(1).uniform  # noqa: S311 (any factors)
@@ -375,6 +387,7 @@ def test_one_wrong_image_is_found(scene: Scene, right: Entries) -> None:
     assert "worst images: 1074" in fault.details
 
 
+@pytest.mark.slow
 def test_few_images_are_looked_into(scene: Scene, right: Entries) -> None:
     """Candidates are asked for of some images only, and of none where nothing is wrong."""
     ids = [10 * n for n in range(1, 41)]

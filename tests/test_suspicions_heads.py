@@ -371,8 +371,12 @@ def test_heads_of_another_spec_are_refused() -> None:
     ("kind", "plant", "name"),
     [
         pytest.param("class", sigmoid, "logits already through a sigmoid", id="sigmoid"),
-        pytest.param("box", coordinates(1, 0, 3, 2), "box x and y swapped", id="x-y"),
-        pytest.param("", lambda h: h[::-1], "batch rows shifted by one", id="rows"),
+        pytest.param(
+            "box", coordinates(1, 0, 3, 2), "box x and y swapped", id="x-y", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "", lambda h: h[::-1], "batch rows shifted by one", id="rows", marks=pytest.mark.slow
+        ),
         pytest.param("", lambda h: np.flip(h, 3), "flipped left to right", id="mirrored"),
     ],
 )
