@@ -441,7 +441,7 @@ def test_the_suite_names_the_stage_and_the_mistake(name: str, stage: str, tmp_pa
     wrong = run(planted.written(lambda setup: entries(pictures, setup)))
     assert wrong.returncode == pytest.ExitCode.TESTS_FAILED
     assert f"FAIL  the first broken stage is {stage}" in wrong.stdout
-    assert f"evidence  {planted.name}" in wrong.stdout
+    assert f"suspicion {planted.name}" in wrong.stdout
 
 
 def test_steps_give_what_postprocessing_gives(scene: Scene) -> None:
