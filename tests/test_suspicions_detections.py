@@ -169,13 +169,14 @@ def test_right_detections_have_no_fault(
     assert scene.faults(change(right)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [
         pytest.param(1e-5, id="float32"),
-        pytest.param(2e-4, id="stored-in-float16", marks=pytest.mark.slow),
-        pytest.param(2.2e-3, id="float16", marks=pytest.mark.slow),
-        pytest.param(5e-3, id="coarser", marks=pytest.mark.slow),
+        pytest.param(2e-4, id="stored-in-float16"),
+        pytest.param(2.2e-3, id="float16"),
+        pytest.param(5e-3, id="coarser"),
     ],
 )
 def test_heads_of_another_precision_are_no_fault(
@@ -188,7 +189,7 @@ def test_heads_of_another_precision_are_no_fault(
 @pytest.mark.parametrize(
     "name",
     [
-        "xyxy",
+        pytest.param("xyxy", marks=pytest.mark.slow),
         pytest.param("network-pixels", marks=pytest.mark.slow),
         pytest.param("80-from-0", marks=pytest.mark.slow),
         pytest.param("class-agnostic", marks=pytest.mark.slow),

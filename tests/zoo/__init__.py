@@ -1,5 +1,6 @@
 """The zoo of faults: ``python -m tests.zoo`` plants each and runs the suite on it."""
 
-from effd0.threads import let_threads_sleep
+import os
 
-let_threads_sleep()  # before any of the modules imports torch
+# Before any of the modules imports torch: two processes share the cores (see `effd0.threads`).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

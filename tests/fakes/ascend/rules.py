@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +63,7 @@ def rule(*numbers: int) -> Callable[[Test], Test]:
     return lambda test: test
 
 
+@cache
 def tests_by_rule(folder: Path) -> Counter[int]:
     """Count the tests in *folder* that `rule` marks, by rule."""
     counts: Counter[int] = Counter()
