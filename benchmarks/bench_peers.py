@@ -173,8 +173,12 @@ def bench_pixels_floor(versus: Versus, dataset: Dataset, spec: ModelSpec) -> Non
 def bench_preprocess_floor(versus: Versus, dataset: Dataset, spec: ModelSpec) -> None:
     """Files to the normalised float32 input, which the floor does not make, one thread."""
     paths = [sample.path for sample in dataset.samples[:8]]
+    # As in a run, where inputs are written to two arrays in turn.
+    arrays = np.empty((2, *spec.input_shape), np.float32)
     found, _ = versus.in_turn(
-        lambda: [preprocess(path, spec) for path in paths],
+        lambda: [
+            preprocess(path, spec, out=arrays[number % 2]) for number, path in enumerate(paths)
+        ],
         lambda: [_pil_floor(path, spec) for path in paths],
         "file to input, 1 thread",
         name="Pillow decode + resize",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .arrays import Tensors
+from .arrays import Tensor, Tensors
 from .errors import FeedError
 from .preprocess import ModelInput
 from .runners.base import Runner, TensorInfo, batch_size_of, only_input
@@ -36,9 +36,16 @@ def takes_pixels(runner: Runner) -> bool:
     return runner.inputs[0].dtype == np.uint8
 
 
-def make_feed(inputs: Sequence[ModelInput], runner: Runner) -> Tensors:
-    """Stack network inputs for *runner*, in its input's name and dtype."""
-    return stacked([i.tensor for i in inputs], only_input(runner.inputs))
+def make_feed(inputs: Sequence[ModelInput], runner: Runner, rows: Tensor | None = None) -> Tensors:
+    """
+    Stack network inputs for *runner*, in its input's name and dtype.
+
+    *rows*, where given, is the batch whose rows the inputs' tensors are already.
+    """
+    info = only_input(runner.inputs)
+    if rows is None:
+        return stacked([i.tensor for i in inputs], info)
+    return {info.name: rows.astype(info.dtype, copy=False)}
 
 
 def stacked(tensors: Sequence[np.ndarray], info: TensorInfo) -> Tensors:

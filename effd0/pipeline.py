@@ -3,9 +3,10 @@ Images through the run line: preprocess, infer, postprocess, overlapped and in b
 
 Worker threads read images ahead and turn finished heads into detections while the caller's
 thread runs the network (PIL, numpy and the backends release the interpreter lock).  At most
-two batches of inputs and two of heads exist at a time, whatever the size of the dataset; a
-runner that works on several batches at a time holds those in memory of its own.  Where a runner
-gives detections by itself, pixels go to it and no heads come back.
+two batches of inputs and two of heads exist at a time, whatever the size of the dataset, besides
+those that a runner works on at a time.  Inputs are written to the same few arrays again and again,
+each once the heads of what it held are there.  Where a runner gives detections by itself, pixels
+go to it and no heads come back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from .arrays import Tensors
+from .arrays import Tensor, Tensors
+from .batches import Arrays, Batch, Read, read_batches
 from .dataset import Sample
 from .errors import RunnerError
 from .feed import make_feed, takes_pixels
@@ -81,79 +83,44 @@ def run_dataset(
     times = StageTimes() if times is None else times
     pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
     with ThreadPoolExecutor(workers, "effd0") as pool:
-        batches = _batches(
-            samples, pool, partial(_timed_preprocess, spec, not pixels, times), batch_size
-        )
+        read = partial(_timed_preprocess, spec, not pixels, times)
+        arrays = None if pixels else Arrays((batch_size, *spec.input_shape))
+        batches = read_batches(samples, pool, read, batch_size, arrays)
         try:
             if isinstance(runner, DetectingRunner):
-                for batch, found in _timed(runner.detect_stream, batches, times):
-                    yield from zip((read.sample for read in batch), found, strict=True)
+                detected = _timed(partial(_detected, runner), batches, arrays, times)
+                for reads, found in detected:
+                    yield from zip((read.sample for read in reads), found, strict=True)
             else:
-                yield from _postprocessed(pool, batches, runner, spec, times)
+                inferred = _timed(partial(_inferred, runner), batches, arrays, times)
+                yield from _postprocessed(pool, inferred, spec, times)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """An image that was read, without its pixels: what its detections need."""
-
-    sample: Sample
-    image_scale: float
-    image_size: tuple[int, int]
-
-
-ReadBatch = tuple[list[_Read], list[ModelInput]]
-
-
-def _batches(
-    samples: Sequence[Sample],
-    pool: ThreadPoolExecutor,
-    read: Callable[[Path], ModelInput],
-    batch_size: int,
-) -> Iterator[ReadBatch]:
-    """Batches of preprocessed images, read at most one batch ahead."""
-    source = iter(samples)
-    reading: deque[tuple[Sample, Future[ModelInput]]] = deque()
-
-    def read_on(count: int) -> None:
-        for sample in islice(source, count):
-            reading.append((sample, pool.submit(read, sample.path)))
-
-    read_on(batch_size)
-    while reading:
-        ready = list(reading)
-        reading.clear()
-        read_on(batch_size)
-        inputs = [future.result() for _, future in ready]
-        images = zip((sample for sample, _ in ready), inputs, strict=True)
-        yield [_Read(sample, i.image_scale, i.image_size) for sample, i in images], inputs
-
-
 def _timed_preprocess(
-    spec: ModelSpec, normalized: bool, times: StageTimes, path: Path
+    spec: ModelSpec, normalized: bool, times: StageTimes, path: Path, out: Tensor | None
 ) -> ModelInput:
     start = time.perf_counter()
-    result = preprocess(path, spec, normalized=normalized)
+    result = preprocess(path, spec, normalized=normalized, out=out)
     times.preprocess.append(time.perf_counter() - start)
     return result
 
 
 def _postprocessed(
     pool: ThreadPoolExecutor,
-    batches: Iterator[ReadBatch],
-    runner: Runner,
+    inferred: Iterator[tuple[list[Read], Tensors]],
     spec: ModelSpec,
     times: StageTimes,
 ) -> Iterator[tuple[Sample, Detections]]:
     """Each image with its detections: *pool* makes them of the heads of the batch before."""
     pending: list[tuple[Sample, Future[Detections]]] = []
-    for batch, heads in _inferred(batches, runner, spec, times):
+    for reads, heads in _split(inferred, spec):
         # The batch before ends here, so that its heads are freed before more come.
         done = [(sample, future.result()) for sample, future in pending]
         pending = [
             (read.sample, pool.submit(_timed_postprocess, head, read, spec, times))
-            for read, head in zip(batch, heads, strict=True)
+            for read, head in zip(reads, heads, strict=True)
         ]
         del heads
         yield from done
@@ -161,53 +128,69 @@ def _postprocessed(
         yield sample, future.result()
 
 
-def _inferred(
-    batches: Iterator[ReadBatch], runner: Runner, spec: ModelSpec, times: StageTimes
-) -> Iterator[tuple[list[_Read], list[HeadOutputs]]]:
-    """Each batch with its heads."""
-
-    def infer(inputs: Iterable[Sequence[ModelInput]]) -> Generator[Tensors]:
-        return infer_offline(runner, (make_feed(batch, runner) for batch in inputs))
-
-    for batch, outputs in _timed(infer, batches, times):
+def _split(
+    inferred: Iterator[tuple[list[Read], Tensors]], spec: ModelSpec
+) -> Iterator[tuple[list[Read], list[HeadOutputs]]]:
+    """Each batch with the heads of its images."""
+    for reads, outputs in inferred:
         heads = split_heads(outputs, spec)
-        if len(heads) != len(batch):
-            raise RunnerError(f"the model gave {len(heads)} rows for {len(batch)} images")
+        if len(heads) != len(reads):
+            raise RunnerError(f"the model gave {len(heads)} rows for {len(reads)} images")
         del outputs  # the heads are all that is to stay in memory
-        yield batch, heads
+        yield reads, heads
+
+
+def _inferred(runner: Runner, batches: Iterable[Batch]) -> Generator[Tensors]:
+    """The outputs of each batch."""
+    return infer_offline(
+        runner,
+        (
+            make_feed(one.inputs, runner, None if one.rows is None else one.rows[: len(one.reads)])
+            for one in batches
+        ),
+    )
+
+
+def _detected(runner: DetectingRunner, batches: Iterable[Batch]) -> Generator[list[Detections]]:
+    """The detections of each batch."""
+    return runner.detect_stream(batch.inputs for batch in batches)
 
 
 def _timed(
-    run: Callable[[Iterable[Sequence[ModelInput]]], Generator[T]],
-    batches: Iterator[ReadBatch],
+    run: Callable[[Iterable[Batch]], Generator[T]],
+    batches: Iterator[Batch],
+    arrays: Arrays | None,
     times: StageTimes,
-) -> Iterator[tuple[list[_Read], T]]:
+) -> Iterator[tuple[list[Read], T]]:
     """Each batch with what *run* gives.  Inference is the time that it takes of this thread."""
-    under_way: deque[list[_Read]] = deque()
+    under_way: deque[tuple[list[Read], Tensor | None]] = deque()
     reading_s = 0.0
 
-    def inputs_of() -> Iterator[list[ModelInput]]:
+    def taken() -> Iterator[Batch]:
         nonlocal reading_s
         start = time.perf_counter()
-        for batch, inputs in batches:
-            under_way.append(batch)
+        for batch in batches:
+            under_way.append((batch.reads, batch.rows))
             reading_s += time.perf_counter() - start
-            yield inputs
+            yield batch
             start = time.perf_counter()
         reading_s += time.perf_counter() - start
 
-    with contextlib.closing(run(inputs_of())) as results:
+    with contextlib.closing(run(taken())) as results:
         while True:
             asked, reading_s = time.perf_counter(), 0.0
             done = list(islice(results, 1))
             if not done:
                 return
             times.inference.append(time.perf_counter() - asked - reading_s)
-            yield under_way.popleft(), done.pop()  # so that it is not held here while it is used
+            reads, rows = under_way.popleft()
+            if arrays is not None and rows is not None:
+                arrays.give_back(rows)
+            yield reads, done.pop()  # so that it is not held here while it is used
 
 
 def _timed_postprocess(
-    heads: HeadOutputs, read: _Read, spec: ModelSpec, times: StageTimes
+    heads: HeadOutputs, read: Read, spec: ModelSpec, times: StageTimes
 ) -> Detections:
     start = time.perf_counter()
     result = postprocess(heads, read.image_scale, read.image_size, spec)

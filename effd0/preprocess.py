@@ -41,18 +41,24 @@ class ModelInput:
     image_size: tuple[int, int]
 
 
-def preprocess(path: Path, spec: ModelSpec, *, normalized: bool = True) -> ModelInput:
+def preprocess(
+    path: Path, spec: ModelSpec, *, normalized: bool = True, out: Tensor | None = None
+) -> ModelInput:
     """
     Read the image file *path* as network input, *normalized* or as pixels.
 
-    Raises `ImageError` if it cannot be read.
+    What is normalised is written to *out*, (3, size, size) float32, where that is given: fresh
+    memory costs more than normalising does.  Raises `ImageError` if *path* cannot be read.
     """
     image = read_image(path)
     try:
         picture, image_scale = _resized(image, spec)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    tensor = _normalized(picture, spec) if normalized else _on_canvas(picture, spec)
+    if not normalized:
+        return ModelInput(_on_canvas(picture, spec), image_scale, image.size)
+    tensor = np.empty(spec.input_shape, np.float32) if out is None else out
+    _write_normalized(picture, spec, tensor)
     return ModelInput(tensor, image_scale, image.size)
 
 
@@ -156,10 +162,9 @@ def _on_canvas(picture: Image.Image, spec: ModelSpec) -> Pixels:
     return np.asarray(canvas)
 
 
-def _normalized(picture: Image.Image, spec: ModelSpec) -> Tensor:
-    """`normalize` of `_on_canvas`, without making the canvas."""
+def _write_normalized(picture: Image.Image, spec: ModelSpec, tensor: Tensor) -> None:
+    """Write `normalize` of `_on_canvas` to *tensor*, without making the canvas."""
     width, height = picture.size
-    tensor = np.empty(spec.input_shape, np.float32)
     filler = normalize(np.array([[spec.fill]], np.uint8), spec)
     tensor[:, :height, width:], tensor[:, height:] = filler, filler
     # By bands: what is small stays in the cache, and takes no fresh memory from the system.
@@ -169,11 +174,9 @@ def _normalized(picture: Image.Image, spec: ModelSpec) -> Tensor:
             values = np.frombuffer(band.tobytes("raw", name), np.uint8).reshape(-1, width)
             place = tensor[channel, top : top + len(values), :width]
             _normalize_plane(values, channel, spec, place)
-    return tensor
 
 
 def _normalize_plane(values: Pixels, channel: int, spec: ModelSpec, out: Tensor) -> None:
     """Write the normalised *values* of one channel to *out*."""
-    out[...] = values
-    out -= np.float32(255 * spec.mean[channel])
+    np.subtract(values, np.float32(255 * spec.mean[channel]), out=out, dtype=np.float32)
     out /= np.float32(255 * spec.std[channel])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,14 @@ def test_images_are_read_one_batch_ahead(
 ) -> None:
     """While a batch is inferred, the next one is read and no more, and no other input is held."""
     tensors: list[weakref.ref[Tensor | Pixels]] = []
+    arrays: set[int] = set()
     at_infer: list[tuple[int, int]] = []
 
-    def counted(path: Path, spec: ModelSpec, *, normalized: bool) -> ModelInput:
-        result = preprocess(path, spec, normalized=normalized)
+    def counted(path: Path, spec: ModelSpec, *, normalized: bool, out: Tensor | None) -> ModelInput:
+        result = preprocess(path, spec, normalized=normalized, out=out)
         tensors.append(weakref.ref(result.tensor))
+        assert isinstance(result.tensor.base, np.ndarray)
+        arrays.add(result.tensor.base.ctypes.data)
         return result
 
     def slow(*args: Any) -> Detections:
@@ -115,6 +119,26 @@ def test_images_are_read_one_batch_ahead(
     assert len(tensors) == given == 7
     assert [read for read, _ in at_infer] == [4, 6, 7, 7]
     assert max(held for _, held in at_infer) <= 2 + 2
+    assert len(arrays) == 2  # four batches
+
+
+def test_an_input_stays_until_its_heads_are_there(samples: Sequence[Sample]) -> None:
+    """A runner that takes batches ahead finds in each what it was given, as long as it needs it."""
+
+    class Ahead(FakeRunner):
+        """Takes three batches before it works on the first."""
+
+        def infer_offline(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+            under_way: deque[Tensors] = deque()
+            for feed in feeds:
+                under_way.append(feed)
+                if len(under_way) == 3:
+                    yield self.infer(under_way.popleft())
+            for feed in under_way:
+                yield self.infer(feed)
+
+    found = list(run_dataset(samples, Ahead(), SMALL, batch_size=1, workers=4))
+    assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
 
 
 def test_unreadable_image_ends_the_run(samples: Sequence[Sample]) -> None:

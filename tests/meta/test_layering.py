@@ -78,9 +78,10 @@ LAYERS: dict[str, set[str]] = {
         "anchors", "arrays", "device_nms", "errors", "heads", "postprocess", "spec",
     },
     "feed": {"arrays", "errors", "preprocess", "runners.base"},
+    "batches": {"arrays", "dataset", "preprocess"},
     "pipeline": {
-        "arrays", "dataset", "errors", "feed", "heads", "measure", "postprocess", "preprocess",
-        "runners.base", "spec",
+        "arrays", "batches", "dataset", "errors", "feed", "heads", "measure", "postprocess",
+        "preprocess", "runners.base", "spec",
     },
     "hits": {"arrays", "dataset"},
     "curves": {"arrays", "dataset", "hits"},
