@@ -28,11 +28,11 @@ def doubling(folder: Path, batch: str = "1") -> Path:
     return path
 
 
-def feeds(count: int, taken: list[int]) -> Iterator[Tensors]:
+def feeds(count: int, taken: list[int], rows: int = 1) -> Iterator[Tensors]:
     """Yield feeds filled with their numbers, and note each in *taken*."""
     for number in range(count):
         taken.append(number)
-        yield {"x": np.full((1, 4), number, np.float32)}
+        yield {"x": np.full((rows, 4), number, np.float32)}
 
 
 def opened(model: Path, threads: int | None) -> OrtRunner:
@@ -61,24 +61,26 @@ def at_a_time(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("threads", "batch", "most"),
+    ("threads", "batch", "rows", "most"),
     [
-        pytest.param(1, "1", 1, id="one-thread"),
-        pytest.param(2, "1", 2, id="two-threads"),
-        pytest.param(9, "1", 4, id="many-threads"),
-        pytest.param(2, "2", 1, id="batch=2"),
-        pytest.param(2, "N", 1, id="batch-free"),
+        pytest.param(1, "1", 1, 1, id="one-thread"),
+        pytest.param(2, "1", 1, 2, id="two-threads"),
+        pytest.param(9, "1", 1, 4, id="many-threads"),
+        pytest.param(2, "2", 2, 1, id="batch=2"),
+        pytest.param(2, "2", 1, 1, id="batch=2-fed-one"),
+        pytest.param(2, "N", 1, 2, id="batch-free-fed-one"),
+        pytest.param(2, "N", 2, 1, id="batch-free-fed-two"),
     ],
 )
 def test_outputs_come_in_order_from_as_many_runs_as_there_are_threads(
-    threads: int, batch: str, most: int, at_a_time: list[int], tmp_path: Path
+    threads: int, batch: str, rows: int, most: int, at_a_time: list[int], tmp_path: Path
 ) -> None:
     """Each feed gets its own outputs though the first takes longest; memory bounds the runs."""
     taken: list[int] = []
     with opened(doubling(tmp_path, batch), threads) as runner:
         assert isinstance(runner, OfflineRunner)
-        for number, outputs in enumerate(infer_offline(runner, feeds(8, taken))):
-            assert outputs["y"].tolist() == [[2 * number] * 4]
+        for number, outputs in enumerate(infer_offline(runner, feeds(8, taken, rows))):
+            assert outputs["y"].tolist() == [[2 * number] * 4] * rows
             assert len(taken) <= number + 1 + most
     assert taken == list(range(8))
     assert max(at_a_time) == most

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -122,12 +123,19 @@ class OrtRunner:
         """
         Yield the outputs of each feed, in order; see `OfflineRunner`.
 
-        On a CPU, runs of a model of batch size 1 go side by side with few threads each: threads
-        that share so small a run wait for each other at every node.
+        On a CPU, runs of one image go side by side with few threads each: threads that share so
+        small a run wait for each other at every node.
         """
         threads = _usable_cores() if self.threads is None else self.threads
         runs = min(threads, _SIDE_BY_SIDE)
-        if batch_size_of(self.inputs) != 1 or self.provider != _CPU or runs == 1:
+        feeds = iter(feeds)
+        first = list(islice(feeds, 1))
+        feeds, fixed = chain(first, feeds), batch_size_of(self.inputs)
+        rows = (
+            {len(value) for feed in first for value in feed.values()} if fixed is None else {fixed}
+        )
+        alone = rows == {1}
+        if not alone or self.provider != _CPU or runs == 1:
             yield from map(self.infer, feeds)
             return
         if self._narrow is None:
