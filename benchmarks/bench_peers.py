@@ -98,8 +98,11 @@ def ours(edited: Path, spec: ModelSpec) -> Iterator[Subject]:
 
 @pytest.fixture
 def few(dataset: Dataset, quick: bool) -> Dataset:
-    """So many images that a slow rival can run them often."""
-    return replace(dataset, samples=dataset.samples[: 2 if quick else 8])
+    """
+    So many images that the beginning and the end of a run, where one stage works alone, weigh
+    little, and so few that a slow rival can run them often.
+    """
+    return replace(dataset, samples=dataset.samples[: 2 if quick else 24])
 
 
 def assert_identical(ours: Detections, rows: np.ndarray) -> None:
@@ -274,22 +277,20 @@ def bench_files_to_detections_effdet(
 
 
 def bench_files_to_detections_floor(
-    versus: Versus, ours: Subject, dataset: Dataset, quick: bool, spec: ModelSpec
+    versus: Versus, ours: Subject, few: Dataset, spec: ModelSpec
 ) -> None:
     """The whole way beside our own inference of the same images alone."""
-    # So many that beginning and end, where one stage works alone, weigh little.
-    images = replace(dataset, samples=dataset.samples[: 4 if quick else 24])
-    feeds = [make_feed([preprocess(s.path, spec)], ours.runner) for s in images.samples]
+    feeds = [make_feed([preprocess(s.path, spec)], ours.runner) for s in few.samples]
     found, heads = versus.in_turn(
-        _files_to_detections(ours, images, spec),
+        _files_to_detections(ours, few, spec),
         lambda: list(infer_offline(ours.runner, feeds)),
         END_TO_END,
         name="our inference alone",
-        images=len(images.samples),
+        images=len(few.samples),
         on=ours,
         target=Target(1.1, kind="cost"),
     )
-    assert len(found) == len(heads) == len(images.samples)
+    assert len(found) == len(heads) == len(few.samples)
 
 
 @pytest.mark.parametrize(
