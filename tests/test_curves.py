@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from effd0 import hits
+from effd0 import hits, overlaps
 from effd0.arrays import Fractions
 from effd0.curves import accumulate_curves
 from effd0.dataset import Dataset, Sample
@@ -174,7 +174,7 @@ def test_memory_for_pairs_changes_nothing(chunk: int, monkeypatch: pytest.Monkey
     dataset = drawn_scenes(2, 10)
     results = to_coco_results(jittered(dataset, 2), D0)
     whole = accumulate_curves(dataset, results)
-    monkeypatch.setattr(hits, "_CHUNK", chunk)
+    monkeypatch.setattr(overlaps, "_CHUNK", chunk)
     parts = accumulate_curves(dataset, results)
     assert np.array_equal(parts.precision, whole.precision)
     assert np.array_equal(parts.recall, whole.recall)
