@@ -294,7 +294,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "job": {
         "choice", "dataset", "detecting", "embedded", "errors", "evaluate", "feed", "identity",
-        "paired", "progress", "reference", "report", "rundir", "score", "tolerances",
+        "insight.__init__", "progress", "reference", "report", "rundir", "score", "tolerances",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
