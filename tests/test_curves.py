@@ -168,6 +168,25 @@ def test_no_more_than_a_hundred_of_an_image_are_looked_at() -> None:
     assert found == [0, 0, 300, 0]
 
 
+@given(scene=scenes())
+def test_a_hit_names_its_row_and_its_object(scene: tuple[Dataset, Fractions]) -> None:
+    """Both are of the same image and category, and no object, nor any crowd, is named twice."""
+    dataset, results = scene
+    truth = overlaps.placed_objects(dataset)
+    for found in hits.category_hits(dataset, results):
+        places = np.searchsorted(dataset.image_ids, results[found.rows, 0])
+        assert np.array_equal(places, found.images)
+        assert (results[found.rows, 6] == found.category).all()
+        assert (np.diff(results[found.rows, 5]) <= 0).all()
+        hit = found.objects >= 0
+        assert np.array_equal(hit, found.hits[:, 0, 0])
+        objects = found.objects[hit]
+        assert (truth.categories[objects] == found.category).all()
+        assert np.array_equal(truth.images[objects], found.images[hit])
+        assert len(set(objects.tolist())) == objects.size
+        assert not truth.crowds[objects].any()
+
+
 @pytest.mark.parametrize("chunk", [1, 7], ids="chunk={}".format)
 def test_memory_for_pairs_changes_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few pairs are in memory at a time, the numbers are the same."""

@@ -76,8 +76,11 @@ def test_the_difference_has_no_sides(seed: int) -> None:
 
 def test_mistakes_are_those_that_are_seen(tmp_path: Path) -> None:
     """An object counts unless a shown detection found it; so does a shown one that found none."""
-    root = write_coco(tmp_path, coco_content(6))
-    dataset = load_coco(root)
+    content = coco_content(6)
+    large = {"id": 7, "image_id": 20, "category_id": 1, "bbox": [0, 0, 40, 30], "area": 1200}
+    crowd = {**large, "id": 8, "image_id": 60, "category_id": 2, "iscrowd": 1}
+    content["annotations"] += [large, crowd]
+    dataset = load_coco(write_coco(tmp_path, content))
     there, category = (2, 3, 12, 11), {n: 1 + n % 2 for n in range(1, 7)}
     found = {
         10: made([(*there, 0.9, category[1])]),
@@ -88,7 +91,7 @@ def test_mistakes_are_those_that_are_seen(tmp_path: Path) -> None:
         60: made([(*there, 0.9, category[6]), (*there, 0.8, category[6])]),
     }
     outcomes = find_outcomes(dataset, to_coco_results(found, D0))
-    assert mistakes(dataset, outcomes) == {10: 0, 20: 1, 30: 1, 40: 1, 50: 2, 60: 1}
+    assert mistakes(dataset, outcomes) == {10: 0, 20: 2, 30: 1, 40: 1, 50: 2, 60: 1}
 
 
 def test_the_greatest_differences_come_first(tmp_path: Path) -> None:

@@ -121,6 +121,11 @@ def test_thresholds_belong_to_what_is_above(width: float, category: int, kind: s
     assert counts(errors_in(OBJECTS, rows)) == {kind: 1}
 
 
+def test_half_an_overlap_is_right() -> None:
+    """A free object is found by an IoU of 0.5, and that is no mistake of localisation."""
+    assert counts(errors_in(OBJECTS, [(0, 0, 5, 10, 0.9, 1), *PERFECT[1:]])) == {}
+
+
 @pytest.mark.parametrize(
     ("own", "kind"),
     [
