@@ -164,8 +164,10 @@ def test_no_more_than_a_hundred_of_an_image_are_looked_at() -> None:
         ]
     )
     _assert_as_pycocotools(dataset, results)
-    found = [len(one.ranks) for one in hits.category_hits(dataset, results)]
-    assert found == [0, 0, 300, 0]
+    found = list(hits.category_hits(dataset, results))
+    assert [len(one.ranks) for one in found] == [0, 0, 300, 0]
+    by_image = np.argsort(results[:, 5].reshape(3, 130))[:, 30:] + [[0], [130], [260]]
+    assert set(found[2].rows.tolist()) == set(by_image.ravel().tolist())
 
 
 @given(scene=scenes())
