@@ -23,7 +23,7 @@ SIZES = {
 }
 _LOW, _HIGH = np.array(list(SIZES.values()), np.float64).T
 #: Detections times objects whose overlap is in memory at a time.
-_CHUNK = 1_000_000
+_CHUNK = 250_000
 
 
 @dataclass(frozen=True)
