@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arrays import Fractions
+from .arrays import Fractions, Indices
 from .dataset import Dataset
-from .hits import MOST, SIZES, THRESHOLDS, CategoryHits, category_hits
+from .hits import MOST, THRESHOLDS, CategoryHits, category_hits
+from .overlaps import SIZES
 
 #: COCO reads precision at these recalls.
 RECALLS: Fractions = np.linspace(0, 1, 101)
@@ -60,15 +61,25 @@ def _precision(found: CategoryHits, size: int, truths: int) -> Fractions:
     """Precision at each threshold and recall, for objects of one size."""
     curve = np.zeros((len(THRESHOLDS), len(RECALLS)))
     for threshold, row in enumerate(curve):
-        shown = np.cumsum(~found.ignored[:, size, threshold])
-        # Only hits matter: after one precision falls, and recall stands still, until the next.
-        shown = shown[found.hits[:, size, threshold]]
-        hits = np.arange(1, shown.size + 1)
-        # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
-        highest = np.maximum.accumulate((hits / (shown + np.spacing(1)))[::-1])[::-1]
-        reached = np.searchsorted(hits / truths, RECALLS)
-        inside = reached < shown.size
-        row[inside] = highest[reached[inside]]
+        shown = np.cumsum(~found.ignored[:, size, threshold], dtype=np.int64)
+        row[:] = precision_at_recalls(shown[found.hits[:, size, threshold]], truths)
+    return curve
+
+
+def precision_at_recalls(shown: Indices, truths: int) -> Fractions:
+    """
+    COCO's precision at each of `RECALLS`, of detections that are to find *truths* objects.
+
+    *shown* counts the detections down to each hit.  Only hits matter: after one precision falls,
+    and recall stands still, until the next.
+    """
+    curve = np.zeros(len(RECALLS))
+    hits = np.arange(1, shown.size + 1)
+    # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
+    highest = np.maximum.accumulate((hits / (shown + np.spacing(1)))[::-1])[::-1]
+    reached = np.searchsorted(hits / truths, RECALLS)
+    inside = reached < shown.size
+    curve[inside] = highest[reached[inside]]
     return curve
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .detecting import Detected, detect_dataset
 from .evaluate import EVALUATORS, check_evaluator, to_coco_results
 from .feed import choose_batch_size
 from .identity import under_test
+from .insight import insight
 from .progress import OpenProgress
 from .reference import reference_choice, run_against
 from .report import Evaluation
@@ -33,7 +34,8 @@ class EvaluationJob:
     Everything that an evaluation depends on; *min_map* is in percent.
 
     *out* is the run directory, which *resume* goes on with; see `run_directory`.  *reference* is
-    what the model may lose *max_drop* points of mAP against.
+    what the model may lose *max_drop* points of mAP against.  With *insight* the evaluation holds
+    what pictures of it need.
     """
 
     choice: ModelChoice
@@ -48,6 +50,7 @@ class EvaluationJob:
     resume: bool = False
     reference: Path | None = None
     max_drop: float = MAX_DROP.limit
+    insight: bool = False
 
     def floor(self) -> float | None:
         """
@@ -90,7 +93,7 @@ def run_evaluation(
     with _run_directory(job, say) as place:
         dataset = load_checked(job, open_progress)
         run = _run(job, dataset, place, open_progress)
-        against = run_against(
+        compared = run_against(
             reference, dataset, run.found, job.max_drop, job.workers, open_progress
         )
         with open_progress("scoring", 1) as advance:
@@ -105,8 +108,12 @@ def run_evaluation(
                 runner=run.runner,
                 model_sha256=run.model_sha256,
                 settings=_settings(job, run.batch_size),
-                against=against,
+                against=None if compared is None else compared.against,
             )
+            if job.insight:
+                reference_found = None if compared is None else compared.found
+                drawn = insight(dataset, run.found, reference_found, job.choice.spec)
+                evaluation = replace(evaluation, insight=drawn)
             advance(1)
         if place is not None:
             place.finish(to_coco_results(run.found, job.choice.spec), evaluation.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from .against import Against, hold_against
@@ -17,6 +18,14 @@ from .progress import OpenProgress
 from .runners import RunnerOptions
 
 WEIGHTS = (".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, and what the reference *found*, by image id."""
+
+    against: Against
+    found: Mapping[int, Detections]
 
 
 def reference_choice(file: Path | None, candidate: ModelChoice) -> ModelChoice | None:
@@ -50,7 +59,7 @@ def run_against(
     max_drop: float,
     workers: int,
     open_progress: OpenProgress,
-) -> Against | None:
+) -> Compared | None:
     """
     Run the reference *choice*, if there is one, on all images of *dataset*, and compare.
 
@@ -80,4 +89,4 @@ def run_against(
             model_sha256=model_sha256,
         )
         advance(1)
-    return against
+    return Compared(against, found)

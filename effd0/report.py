@@ -125,7 +125,11 @@ def _judge_floor(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation, complete enough to be repeated."""
+    """
+    One evaluation, complete enough to be repeated.
+
+    *insight* is what pictures of it need, where that was asked for; `to_json` leaves it out.
+    """
 
     metrics: CocoMetrics
     verdict: Verdict
@@ -137,6 +141,7 @@ class Evaluation:
     model_sha256: str
     settings: Mapping[str, Any]
     against: Against | None = None
+    insight: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as plain values; metrics are fractions, None is undefined."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from effd0 import hits
+from effd0 import hits, overlaps
 from effd0.arrays import Fractions
 from effd0.curves import accumulate_curves
 from effd0.dataset import Dataset, Sample
@@ -164,8 +164,29 @@ def test_no_more_than_a_hundred_of_an_image_are_looked_at() -> None:
         ]
     )
     _assert_as_pycocotools(dataset, results)
-    found = [len(one.ranks) for one in hits.category_hits(dataset, results)]
-    assert found == [0, 0, 300, 0]
+    found = list(hits.category_hits(dataset, results))
+    assert [len(one.ranks) for one in found] == [0, 0, 300, 0]
+    by_image = np.argsort(results[:, 5].reshape(3, 130))[:, 30:] + [[0], [130], [260]]
+    assert set(found[2].rows.tolist()) == set(by_image.ravel().tolist())
+
+
+@given(scene=scenes())
+def test_a_hit_names_its_row_and_its_object(scene: tuple[Dataset, Fractions]) -> None:
+    """Both are of the same image and category, and no object, nor any crowd, is named twice."""
+    dataset, results = scene
+    truth = overlaps.placed_objects(dataset)
+    for found in hits.category_hits(dataset, results):
+        places = np.searchsorted(dataset.image_ids, results[found.rows, 0])
+        assert np.array_equal(places, found.images)
+        assert (results[found.rows, 6] == found.category).all()
+        assert (np.diff(results[found.rows, 5]) <= 0).all()
+        hit = found.objects >= 0
+        assert np.array_equal(hit, found.hits[:, 0, 0])
+        objects = found.objects[hit]
+        assert (truth.categories[objects] == found.category).all()
+        assert np.array_equal(truth.images[objects], found.images[hit])
+        assert len(set(objects.tolist())) == objects.size
+        assert not truth.crowds[objects].any()
 
 
 @pytest.mark.parametrize("chunk", [1, 7], ids="chunk={}".format)
@@ -174,7 +195,7 @@ def test_memory_for_pairs_changes_nothing(chunk: int, monkeypatch: pytest.Monkey
     dataset = drawn_scenes(2, 10)
     results = to_coco_results(jittered(dataset, 2), D0)
     whole = accumulate_curves(dataset, results)
-    monkeypatch.setattr(hits, "_CHUNK", chunk)
+    monkeypatch.setattr(overlaps, "_CHUNK", chunk)
     parts = accumulate_curves(dataset, results)
     assert np.array_equal(parts.precision, whole.precision)
     assert np.array_equal(parts.recall, whole.recall)

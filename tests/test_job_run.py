@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,25 @@ def test_images_are_checked_before_the_model_is_opened(
     monkeypatch.setattr(choice, "open_runner", lambda *_: pytest.fail("the model was opened"))
     with pytest.raises(ImageError, match=path.name):
         run_evaluation(EvaluationJob(ModelChoice(model), root), Progress())
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["alone", "with-reference"])
+def test_insight_is_made_where_it_is_asked_for(
+    given: bool, monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    """It is of what was found, and of what the reference found; the record leaves it out."""
+    root = write_coco(tmp_path / "coco", coco_content(3))
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"another model")
+    monkeypatch.setattr(choice, "open_runner", lambda *_: FakeRunner(fixed=4))
+    job = EvaluationJob(
+        ModelChoice(model, spec=SMALL), root, insight=True, reference=other if given else None
+    )
+    evaluation = run_evaluation(job, Progress())
+    assert evaluation.insight is not None
+    scores = evaluation.insight["scores"]
+    assert sum(scores["candidate"]) == evaluation.metrics.detections > 0
+    assert scores["reference"] == (scores["candidate"] if given else None)
+    assert len(evaluation.insight["gallery"]) == 3
+    assert "insight" not in evaluation.to_json()
+    assert run_evaluation(replace(job, insight=False), Progress()).insight is None

@@ -83,8 +83,9 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "batches", "dataset", "errors", "feed", "heads", "measure", "postprocess",
         "preprocess", "runners.base", "spec",
     },
-    "hits": {"arrays", "dataset"},
-    "curves": {"arrays", "dataset", "hits"},
+    "overlaps": {"arrays", "dataset"},
+    "hits": {"arrays", "dataset", "overlaps"},
+    "curves": {"arrays", "dataset", "hits", "overlaps"},
     "evaluate": {"arrays", "curves", "dataset", "errors", "postprocess", "spec"},
     "tolerances": set(),
     "compare": {"arrays", "errors"},
@@ -158,6 +159,16 @@ LAYERS: dict[str, set[str]] = {
     "paired": {"accumulate", "arrays", "dataset", "errors", "postprocess", "spec"},
     "against": {"dataset", "match", "paired", "postprocess", "spec"},
     "reach": {"accumulate", "dataset", "postprocess", "spec"},
+    "insight.tide": {"arrays", "curves", "dataset", "hits", "overlaps"},
+    "insight.thumbnail": {"errors", "preprocess"},
+    "insight.gallery": {
+        "arrays", "categories", "dataset", "evaluate", "insight.thumbnail", "insight.tide", "match",
+        "overlaps", "postprocess", "spec",
+    },
+    "insight.__init__": {
+        "arrays", "curves", "dataset", "evaluate", "hits", "insight.gallery", "insight.tide",
+        "postprocess", "spec",
+    },
     "report": {"against", "evaluate", "files", "measure", "paired", "tolerances"},
     "tensorfiles.__init__": set(),
     "tensorfiles.manifest": {"errors", "files", "spec"},
@@ -284,7 +295,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "job": {
         "choice", "dataset", "detecting", "embedded", "errors", "evaluate", "feed", "identity",
-        "paired", "progress", "reference", "report", "rundir", "score", "tolerances",
+        "insight.__init__", "progress", "reference", "report", "rundir", "score", "tolerances",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
@@ -293,7 +304,8 @@ CONTROL_PANELS = {name for name in MODULES if name.startswith("cli.") or name ==
 #: Third-party package -> the modules that may name it.
 HOMES: dict[str, set[str]] = {
     "PIL": {
-        "draw", "preprocess", "suspicions.mistakes", "suspicions.resample", "suspicions.source",
+        "draw", "insight.thumbnail", "preprocess", "suspicions.mistakes", "suspicions.resample",
+        "suspicions.source",
     },
     "effdet": {"checkpoint"},
     "faster_coco_eval": {"evaluate"},
