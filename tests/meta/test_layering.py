@@ -241,6 +241,9 @@ LAYERS: dict[str, set[str]] = {
         "errors", "rundir", "runners.__init__", "runners.ort", "spec", "tensorfiles.origin",
         "tolerances",
     },
+    "runfile.schema": {"errors"},
+    "runfile.file": {"errors", "files", "runfile.schema"},
+    "runfile.__init__": {"runfile.file", "runfile.schema"},
     "fingerprint": {"atc.npusmi", "errors", "report", "runners.__init__"},
     "bench.__init__": set(),
     "bench.ratio": {"errors"},
@@ -295,6 +298,7 @@ HOMES: dict[str, set[str]] = {
         "draw", "preprocess", "suspicions.mistakes", "suspicions.resample", "suspicions.source",
     },
     "effdet": {"checkpoint"},
+    "jsonschema": {"runfile.schema"},
     "faster_coco_eval": {"evaluate"},
     "acl": {"runners.acl_api"},
     "onnx": {
@@ -325,8 +329,8 @@ HOMES: dict[str, set[str]] = {
     },
 }  # fmt: skip
 HEAVY = {
-    "acl", "effdet", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino", "safetensors",
-    "torch",
+    "acl", "effdet", "jsonschema", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino",
+    "safetensors", "torch",
 }  # fmt: skip
 
 
