@@ -125,7 +125,11 @@ def _judge_floor(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation, complete enough to be repeated."""
+    """
+    One evaluation, complete enough to be repeated.
+
+    *floor* is the part of the verdict that *against* has no say in; None where nobody asked.
+    """
 
     metrics: CocoMetrics
     verdict: Verdict
@@ -137,6 +141,7 @@ class Evaluation:
     model_sha256: str
     settings: Mapping[str, Any]
     against: Against | None = None
+    floor: Verdict | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as plain values; metrics are fractions, None is undefined."""

@@ -65,6 +65,7 @@ class Gate:
     resume: bool
     options_of: Callable[[str], RunnerOptions]
     say: Callable[[str], object]
+    keep: Callable[[Evaluation], object] = lambda _: None
 
     def __post_init__(self) -> None:
         self._begun: set[str] = set()
@@ -111,6 +112,7 @@ class Gate:
             if place is not None:
                 place.finish(to_coco_results(run.found, self.spec), evaluation.to_json())
         self._note(evaluation, size)
+        self.keep(evaluation)
         return Measured(run, evaluation)
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from benchmarks import conftest
 from benchmarks.measuring import Budget, Measure, Versus
 from benchmarks.synthetic import DETECTIONS, scored_set
 from effd0.bench.baseline import read_run
+from effd0.bench.session import rows_of
 from effd0.bench.targets import Target
 from effd0.evaluate import evaluate
 from effd0.spec import D0
@@ -149,7 +150,7 @@ def test_times_of_a_wrong_result_are_no_row(failed: bool) -> None:
     next(hook)
     with pytest.raises(StopIteration):
         hook.send(report)
-    rows = conftest.rows_of(session)
+    rows = rows_of(session)
     assert len(rows) == (0 if failed else 1)
 
 
