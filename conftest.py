@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import importlib.util
+import shlex
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,24 @@ import pytest
 
 from effd0 import build, embedded
 from effd0.arrays import Tensor, Tensors
+from effd0.bench.accuracy import read_accuracy
+from effd0.bench.session import rows_of
 from effd0.dataset import Dataset, load_coco
-from effd0.errors import Effd0Error
 from effd0.export import ExportSettings, write_simplified
 from effd0.files import sha256
 from effd0.preprocess import preprocess
-from effd0.pytest_options import PATHS, TEST_RUNNERS, TORCH_DEVICES
-from effd0.report import installed_version, write_json
+from effd0.pytest_options import PATHS, RECORD, TEST_RUNNERS, TORCH_DEVICES
+from effd0.report import Evaluation, installed_version
+from effd0.runfile import write_run
+from effd0.runfile.checks import FIGURES, check_of, properties_of
+from effd0.runfile.suite import SuiteRecord
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.acl_session import acl_session
 from effd0.runners.base import DetectingRunner, Runner
 from effd0.runners.named import NamedRunner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.spec import SPECS, ModelSpec, spec_for
-from effd0.stages import STAGES, SUSPICION_LENGTH, Broken, Check, evidence_of, stage_verdict
+from effd0.stages import STAGES
 from effd0.tensorfiles.results import find_manifest
 from effd0.threads import let_threads_sleep
 
@@ -55,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Nothing has imported torch yet.  Benchmarks take it as its users do.
     if not any("benchmarks" in argument for argument in config.args):
         let_threads_sleep()
+    config.stash[RECORD] = SuiteRecord()
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     unknown = set(config.getoption("--runner") or ()) - set(TEST_RUNNERS)
@@ -219,93 +225,77 @@ def _runner_param(name: str, *, slow: bool) -> Any:
     return pytest.param(name, marks=marks, id=f"runner={shown}")
 
 
-MEASURED = pytest.StashKey[list[str]]()
-PARITY = pytest.StashKey[list[dict[str, Any]]]()
-CHECKS = pytest.StashKey[list[Check]]()
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note what each check of a stage found, for the verdict at the end."""
+    """Note what each check of a stage found, for the verdict at the end and for JUnit's XML."""
     report = yield
     marker = item.get_closest_marker("stage")
-    if marker is not None and not report.skipped and (report.when == "call" or report.failed):
+    if marker is not None and (report.when == "call" or not report.passed):
         error = None if call.excinfo is None else call.excinfo.value
-        check = _check(marker.args[0], item.nodeid, error, report)
-        item.config.stash.setdefault(CHECKS, []).append(check)
+        check = check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
+        item.config.stash[RECORD].checks.append(check)
+        item.user_properties += properties_of(check)
     return report
-
-
-def _check(stage: str, name: str, error: BaseException | None, report: pytest.TestReport) -> Check:
-    if report.passed:
-        return Check(stage, name, True)
-    if isinstance(error, Broken):
-        found = evidence_of(error.evidence)
-        suspicion = evidence_of(error.suspicion, SUSPICION_LENGTH)
-        return Check(error.stage or stage, name, False, found, suspicion)
-    if isinstance(error, Effd0Error):
-        # It names one fault, over as many lines as that takes.
-        return Check(stage, name, False, evidence_of(" ".join(str(error).split())))
-    crash = getattr(report.longrepr, "reprcrash", None)
-    message = report.longreprtext if crash is None else crash.message
-    return Check(stage, name, False, evidence_of(message))
 
 
 @pytest.fixture(scope="session")
 def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """Return a function that adds a line to the summary's list of measured accuracies."""
-    return pytestconfig.stash.setdefault(MEASURED, []).append
+    return pytestconfig.stash[RECORD].lines.append
+
+
+@pytest.fixture(scope="session")
+def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation], None]:
+    """Return a function that keeps an evaluation for --report-json."""
+    return pytestconfig.stash[RECORD].keep
 
 
 @pytest.fixture(scope="session")
 def note_parity(pytestconfig: pytest.Config) -> Callable[[dict[str, Any]], None]:
     """Return a function that keeps how far a runner's heads are from torch's, for the report."""
-    return pytestconfig.stash.setdefault(PARITY, []).append
+    return pytestconfig.stash[RECORD].parity.append
 
 
-def _parity_lines(records: list[dict[str, Any]]) -> list[str]:
-    """The worst head of each runner, and how exactly the runner seems to compute."""
-    lines = []
-    for one in records:
-        worst = one["heads"][0]
-        far = "infinitely"
-        if worst["max_abs"] is not None:
-            far = f"by {worst['max_abs']:.2g} (relative L2 {worst['relative_l2']:.2g})"
-        lines.append(
-            f"{one['runner']}, {one['images']} images: {worst['name']} differs most from torch, "
-            f"{far}; computes like {one['precision']}"
-        )
-    return lines
+@pytest.fixture
+def note_figure(
+    request: pytest.FixtureRequest,
+) -> Callable[[float | None, float | None, str], None]:
+    """Return a function that keeps the figure which decides a check, what is allowed, the unit."""
+
+    def note(figure: float | None, tolerance: float | None, unit: str) -> None:
+        request.node.user_properties += zip(FIGURES, (figure, tolerance, unit), strict=True)
+
+    return note
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """End with the figures that the accuracy tests measured, and the first broken stage."""
-    checks = config.stash.get(CHECKS, [])
-    asked = bool(checks) or _only_artefact(config)
-    verdict = stage_verdict(checks).lines() if asked else []
-    parity = _parity_lines(config.stash.get(PARITY, []))
-    accuracy = config.stash.get(MEASURED, [])
-    for title, lines in (("parity", parity), ("accuracy", accuracy), ("verdict", verdict)):
+    for title, lines in config.stash[RECORD].sections(asked=_only_artefact(config)).items():
         if lines:
             terminalreporter.section(title)
             for line in lines:
                 terminalreporter.write_line(line)
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write what was checked and the verdict to --report-json."""
-    path: Path | None = session.config.getoption("--report-json")
-    if path is not None:
-        checks = session.config.stash.get(CHECKS, [])
-        content = stage_verdict(checks).to_json(checks)
-        measured = session.config.stash.get(MEASURED, [])
-        parity = session.config.stash.get(PARITY, [])
-        more = {"parity": parity, "accuracy": measured, "exit_status": int(exitstatus)}
-        write_json({**content, **more}, path)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the session as a run to --report-json."""
+    config = session.config
+    path: Path | None = config.getoption("--report-json")
+    if path is None:
+        return
+    report: Path | None = config.getoption("--accuracy-report")
+    run = config.stash[RECORD].to_run(
+        {option: config.getoption(option) for option in PATHS},
+        shlex.join(["pytest", *map(str, config.invocation_params.args)]),
+        int(session.exitstatus),
+        rows_of(config),
+        None if report is None else read_accuracy(report),
+    )
+    write_run(path, run)
 
 
 @pytest.fixture(scope="session")
@@ -430,19 +420,25 @@ def open_under_test(
 
 
 @pytest.fixture(scope="session")
-def embedded_dataset() -> Dataset:
+def embedded_dataset(pytestconfig: pytest.Config) -> Dataset:
     """The embedded scenes."""
-    return load_coco(embedded.coco_root())
+    dataset = load_coco(embedded.coco_root())
+    if pytestconfig.getoption("--coco") is None:
+        pytestconfig.stash[RECORD].note_dataset(dataset, None, "")
+    return dataset
 
 
 @pytest.fixture(scope="session")
-def dataset_under_test(pytestconfig: pytest.Config, embedded_dataset: Dataset) -> Dataset:
+def dataset_under_test(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Dataset:
     """The images of --coco, or the embedded scenes."""
     root: Path | None = pytestconfig.getoption("--coco")
     if root is None:
-        return embedded_dataset
-    limit: int | None = pytestconfig.getoption("--image-limit")
-    return load_coco(root, pytestconfig.getoption("--split"), limit)
+        embedded_scenes: Dataset = request.getfixturevalue("embedded_dataset")
+        return embedded_scenes
+    split, limit = pytestconfig.getoption("--split"), pytestconfig.getoption("--image-limit")
+    dataset = load_coco(root, split, limit)
+    pytestconfig.stash[RECORD].note_dataset(dataset, root, split)
+    return dataset
 
 
 #: Images of the dataset that tensors are compared on.

@@ -19,8 +19,8 @@ from effd0.bench.baseline import Comparison, compare_with
 from effd0.bench.gpu import target_lines
 from effd0.bench.job import dataset_name
 from effd0.bench.ratio import MIN_SAMPLES
-from effd0.bench.rows import Row
 from effd0.bench.scenarios import Queries, read_queries
+from effd0.bench.session import rows_of
 from effd0.bench.subject import Subject, opened
 from effd0.bench.tables import WIDTH, baseline_table, print_report
 from effd0.choice import ModelChoice
@@ -30,6 +30,8 @@ from effd0.files import sha256
 from effd0.fingerprint import chip_kind, machine_record
 from effd0.heads import split_heads
 from effd0.preprocess import preprocess
+from effd0.pytest_options import RECORD
+from effd0.runfile.checks import speed_check
 from effd0.runners import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 
@@ -231,16 +233,6 @@ def pytest_runtest_makereport(
     return report
 
 
-def rows_of(config: pytest.Config) -> list[Row]:
-    """The rows of this run, those of failed benchmarks left out."""
-    session: Any = getattr(config, "_benchmarksession", None)
-    done = [] if session is None else session.benchmarks
-    entries = [
-        {"fullname": b.fullname, "extra_info": b.extra_info} for b in done if not b.has_error
-    ]
-    return [Row.from_json(entry) for entry in entries]
-
-
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """Put the machine into --benchmark-json."""
     machine_info["effd0"] = machine_record()
@@ -254,6 +246,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     allowed = config.getoption("--max-slowdown") / 100
     comparisons = compare_with(baseline, rows_of(config), allowed)
     config.stash[COMPARISONS] = comparisons
+    config.stash[RECORD].checks += [speed_check(one, allowed) for one in comparisons]
     if any(one.regressed for one in comparisons) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

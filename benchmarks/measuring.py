@@ -90,7 +90,7 @@ class Measure:
         )
         if isinstance(on, str):
             return row
-        return replace(row, precision=on.precision, model_sha256=on.model_sha256)
+        return replace(row, precision=on.precision, model_sha256=on.model_sha256, runner=on.label)
 
 
 class Versus(Measure):

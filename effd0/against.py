@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .dataset import Dataset
+from .evaluate import CocoMetrics, evaluate
 from .match import DetectionParity, detection_parity
 from .paired import PairedDrop, paired_drop
 from .postprocess import Detections
@@ -18,7 +19,8 @@ class Against:
     """
     What the comparison gave, and what was compared with.
 
-    *max_drop* is in points of mAP; *runner* and *model_sha256* are those of the reference.
+    *max_drop* is in points of mAP; *runner*, *model_sha256* and *metrics* are those of the
+    reference.
     """
 
     drop: PairedDrop
@@ -26,6 +28,7 @@ class Against:
     max_drop: float
     runner: str
     model_sha256: str
+    metrics: CocoMetrics
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain values; the drop in points, AP as fractions."""
@@ -49,4 +52,5 @@ def hold_against(
         max_drop=max_drop,
         runner=runner,
         model_sha256=model_sha256,
+        metrics=evaluate(dataset, reference, spec),
     )

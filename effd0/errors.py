@@ -19,6 +19,7 @@ Every failure this package knows, and who has to act on it.
     |- EvaluationError          detections that cannot be scored
     |- BenchmarkError           times, figures or baselines that cannot be compared
     |- FetchError               a download that failed or is not what it should be
+    |- RunFileError             a run file that cannot be read, merged or compared
     |- OutputError              a result that cannot be written
     `- MissingExtra             an optional dependency that is not installed
 
@@ -97,6 +98,10 @@ class BenchmarkError(Effd0Error):
 
 class FetchError(Effd0Error):
     """A download failed, or what came is not what was published."""
+
+
+class RunFileError(Effd0Error):
+    """A run file is missing, foreign or invalid, or cannot be merged or compared."""
 
 
 class OutputError(Effd0Error):

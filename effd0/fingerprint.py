@@ -92,7 +92,7 @@ def machine_record() -> dict[str, Any]:
     return {
         **environment(),
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join([_program(), *sys.argv[1:]]),
+        "command": " ".join([program(), *sys.argv[1:]]),
         "cpu": cpu_model(),
         "cores": _cores(),
         "governor": _read(_GOVERNOR),
@@ -107,7 +107,7 @@ def machine_record() -> dict[str, Any]:
     }
 
 
-def _program() -> str:
+def program() -> str:
     """The program's name as it is typed: ``pytest`` for ``python -m pytest`` too."""
     path = Path(sys.argv[0])
     return path.parent.name if path.name == "__main__.py" else path.name

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
 from typing import Any
-
-import numpy as np
 
 from .arrays import Tensors
 from .compare import TensorDiff, compare_tensors
@@ -62,33 +60,63 @@ def suspect_precision(reference: Tensors, got: Tensors, precision: str) -> str |
     return f"computed in {found.name}, not in {precision}: {found}"
 
 
-def record(runner: str, reference: Tensors, got: Tensors) -> dict[str, Any]:
-    """How far the heads of *runner* are from *reference*, and how exactly it seems to compute."""
+def record(
+    runner: str, reference: Tensors, got: Tensors, precision: str = "fp32"
+) -> dict[str, Any]:
+    """
+    How far the heads of *runner* are from torch's *reference*, fit for a run file.
+
+    The worst head comes first.  *precision* is what it claims, and says what is allowed; how
+    exactly it seems to compute is in the record.
+    """
     found = estimate(reference, got)
     return {
         "runner": runner,
-        "images": len(next(iter(got.values()))),
-        "precision": found.name,
-        "relative_error": found.error,
-        "heads": [_plain(asdict(diff)) for diff in compare_tensors(reference, got)],
+        "reference": "torch",
+        "batch": len(next(iter(got.values()))),
+        "precision": None if found.name == "unclear" else found.name,
+        "heads": [_plain(diff, precision) for diff in compare_tensors(reference, got)],
     }
 
 
-def _plain(diff: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity: what is not finite is None."""
-    finite = {
-        k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in diff.items()
+def worst_figure(diffs: dict[str, Any]) -> tuple[float, float, str]:
+    """Of a `record`: the figure furthest from its reference, what is allowed, and its unit."""
+    measure, allowed = diffs["heads"][0]["measure"], diffs["heads"][0]["allowed"]
+    figures = [head[measure] for head in diffs["heads"]]
+    worst = math.inf if None in figures else max(figures)
+    return worst, allowed, measure.replace("_", " ")
+
+
+def _plain(diff: TensorDiff, precision: str) -> dict[str, Any]:
+    kind, _, level = diff.name.partition("_p")
+    measure, allowed = _limit(precision)
+    figures = {
+        "max_abs": diff.max_abs,
+        "relative_l2": diff.relative_l2,
+        "cosine": diff.cosine,
+        "q999": diff.q999,
+        "allowed": allowed,
+        "required": diff.required,
     }
-    return {**finite, "worst": list(diff["worst"])}
+    # JSON knows no infinity: what is not finite is None.
+    finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
+    return {"head": kind, "level": f"P{level}", **finite, "measure": measure}
 
 
 def _within(diff: TensorDiff, precision: str) -> bool:
+    measure, allowed = _limit(precision)
+    return bool(getattr(diff, measure) <= allowed)
+
+
+def _limit(precision: str) -> tuple[str, float]:
+    """The figure of `TensorDiff` that decides in *precision*, and how large it may be."""
     if precision == "fp32":
-        return diff.max_abs <= SAME_FLOAT32.limit
-    return diff.relative_l2 <= RELATIVE_L2[precision]
+        return "max_abs", SAME_FLOAT32.limit
+    return "relative_l2", RELATIVE_L2[precision]
 
 
 def _allowed(precision: str) -> str:
-    if precision == "fp32":
-        return f"at most {SAME_FLOAT32.limit} is allowed in float32"
-    return f"a relative L2 of at most {RELATIVE_L2[precision]} is allowed in {precision}"
+    measure, allowed = _limit(precision)
+    if measure == "max_abs":
+        return f"at most {allowed} is allowed in float32"
+    return f"a relative L2 of at most {allowed} is allowed in {precision}"

@@ -10,6 +10,7 @@ message about unknown arguments.  From here a message can say what to do.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +19,11 @@ from .runners.ort import GRAPH_OPTIMIZATIONS
 from .spec import D0, SPECS
 from .tolerances import MAX_DROP
 
+if TYPE_CHECKING:
+    from .runfile.suite import SuiteRecord
+
+#: Where a session keeps what it found.
+RECORD: pytest.StashKey[SuiteRecord] = pytest.StashKey()
 #: Marker -> the kind of torch device that it needs.
 TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
 HARDWARE = ("npu", *TORCH_DEVICES)
@@ -110,7 +116,10 @@ def _add_gate_options(group: pytest.OptionGroup) -> None:
         help="fail, not skip, where this is absent; repeatable",
     )
     group.addoption(
-        "--report-json", type=Path, metavar="FILE", help="write checks and verdict there"
+        "--report-json",
+        type=Path,
+        metavar="FILE",
+        help="write the run there, as a file for effd0 merge, compare",
     )
 
 

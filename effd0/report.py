@@ -128,6 +128,7 @@ class Evaluation:
     """
     One evaluation, complete enough to be repeated.
 
+    *floor* is the part of the verdict that *against* has no say in; None where nobody asked.
     *insight* is what pictures of it need, where that was asked for; `to_json` leaves it out.
     """
 
@@ -141,6 +142,7 @@ class Evaluation:
     model_sha256: str
     settings: Mapping[str, Any]
     against: Against | None = None
+    floor: Verdict | None = None
     insight: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def score(
     reachable = None
     if dataset.limited and min_map is not None:
         reachable = reachable_ap(dataset, found, spec)
+    floor = judge(metrics, dataset.total, min_map, reachable=reachable)
     return Evaluation(
         metrics=metrics,
         verdict=judge(metrics, dataset.total, min_map, against, reachable),
@@ -58,6 +59,7 @@ def score(
             **settings,
         },
         against=against,
+        floor=floor,
     )
 
 

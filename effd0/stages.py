@@ -8,8 +8,7 @@ look at: a wrong mAP with a wrong preprocessing before it says nothing of the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 #: From the images on disk to the gate.
 STAGES = (
@@ -19,8 +18,6 @@ STAGES = (
 EVIDENCE_LENGTH = 300
 #: A suspicion may name a node of a graph, whose name is a path.
 SUSPICION_LENGTH = 600
-#: Raised by one when a reader of the JSON would have to change.
-SCHEMA = 1
 
 
 class Broken(AssertionError):
@@ -48,16 +45,27 @@ class Broken(AssertionError):
 @dataclass(frozen=True)
 class Check:
     """
-    A check that was run: its *stage*, its name, and what it found if it failed.
+    A check: its *stage*, its name, and what it found if it failed, or why it was skipped.
 
-    *suspicion* is empty where nothing that was tried explains the failure.
+    *passed* is None where it was skipped.  *suspicion* is empty where nothing that was tried
+    explains the failure.  *figure* is what was measured and *tolerance* what was allowed, in
+    *unit*, where it is one number that decides.
     """
 
     stage: str
     name: str
-    passed: bool
+    passed: bool | None
     evidence: str = ""
     suspicion: str = ""
+    figure: float | None = None
+    tolerance: float | None = None
+    unit: str = ""
+    seconds: float | None = None
+
+    @property
+    def status(self) -> str:
+        """``passed``, ``failed`` or ``skipped``."""
+        return {True: "passed", False: "failed", None: "skipped"}[self.passed]
 
 
 @dataclass(frozen=True)
@@ -99,14 +107,6 @@ class StageVerdict:
             *_some(untested),
         ]
 
-    def to_json(self, checks: Sequence[Check]) -> dict[str, Any]:
-        """The verdict and the *checks* it rests on as plain values."""
-        return {
-            "schema": SCHEMA,
-            "verdict": {"passed": self.passed, **asdict(self)},
-            "checks": [asdict(check) for check in checks],
-        }
-
 
 def _some(line: str) -> list[str]:
     return [line] if line else []
@@ -117,10 +117,10 @@ def stage_verdict(checks: Sequence[Check]) -> StageVerdict:
     Find the first broken stage among *checks*.
 
     In a broken stage, the check that failed first is its evidence.  *held* are the stages before
-    the broken one whose checks all passed.
+    the broken one whose checks all passed.  What was skipped says nothing.
     """
-    failed = [check for check in checks if not check.passed]
-    tested = {check.stage for check in checks}
+    failed = [check for check in checks if check.passed is False]
+    tested = {check.stage for check in checks if check.passed is not None}
     first = min(failed, key=lambda check: STAGES.index(check.stage), default=None)
     end = len(STAGES) if first is None else STAGES.index(first.stage)
     return StageVerdict(

@@ -18,9 +18,11 @@ from effd0.evaluate import EVALUATORS, evaluate, to_coco_results
 from effd0.feed import choose_batch_size
 from effd0.files import folder_sha256, sha256
 from effd0.identity import UnderTest
+from effd0.insight import insight
 from effd0.pipeline import run_dataset
 from effd0.report import Evaluation, Verdict, judge_drop
 from effd0.rundir import RunDirectory, run_directory
+from effd0.runfile.verdict import UNDECIDED
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.base import Runner
 from effd0.score import score
@@ -53,6 +55,7 @@ class Gate:
     What is run for the gate, and where it is kept.
 
     *file_of* and *open_under_test* give the file that a runner runs, and the runner, by its name.
+    What pictures of an evaluation need is made *with_insight*.
     Of what *resume* does not allow to be continued, this gate continues what it began itself.
     """
 
@@ -65,6 +68,8 @@ class Gate:
     resume: bool
     options_of: Callable[[str], RunnerOptions]
     say: Callable[[str], object]
+    keep: Callable[[Evaluation], object] = lambda _: None
+    with_insight: bool = False
 
     def __post_init__(self) -> None:
         self._begun: set[str] = set()
@@ -111,6 +116,9 @@ class Gate:
             if place is not None:
                 place.finish(to_coco_results(run.found, self.spec), evaluation.to_json())
         self._note(evaluation, size)
+        if self.with_insight:
+            evaluation = replace(evaluation, insight=insight(dataset, run.found, None, self.spec))
+        self.keep(evaluation)
         return Measured(run, evaluation)
 
     @contextlib.contextmanager
@@ -172,7 +180,7 @@ def settle(
     *suspect* is asked for what explains a failure.
     """
     if verdict.status == "undecided" and not required:
-        pytest.skip(f"undecided: {verdict.reason}")
+        pytest.skip(f"{UNDECIDED}{verdict.reason}")
     if verdict.status != "pass":
         raise Broken(
             f"{verdict.status}: {verdict.reason}", suspect() if verdict.status == "fail" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from effd0 import embedded
 from effd0.dataset import Dataset, check_images
 from effd0.files import sha256
+from effd0.insight import insight
 from effd0.pytest_options import PATHS
+from effd0.report import Evaluation
 from effd0.runners import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.suspicions.architecture import suspect_architecture
@@ -22,6 +25,8 @@ pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
 
 Measure = Callable[[str, int | None], Measured]
 HoldDrop = Callable[[Measure, Dataset, str], None]
+NoteEvaluation = Callable[[Evaluation], None]
+NoteFigure = Callable[[float | None, float | None, str], None]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +35,7 @@ def gate(
     checkpoint: Path,
     spec: ModelSpec,
     note_measured: Callable[[str], None],
+    note_evaluation: NoteEvaluation,
     options_of: Callable[[str], RunnerOptions],
     request: pytest.FixtureRequest,
 ) -> Gate:
@@ -57,6 +63,8 @@ def gate(
         resume=option("--resume"),
         options_of=options_of,
         say=note_measured,
+        keep=note_evaluation,
+        with_insight=option("--report-json") is not None,
     )
 
 
@@ -96,13 +104,18 @@ def test_embedded_checkpoint_is_the_recorded_one() -> None:
 
 
 def test_embedded_map_is_the_recorded_reference(
-    measure_embedded: Measure, runner_name: str, pytestconfig: pytest.Config
+    measure_embedded: Measure,
+    runner_name: str,
+    note_figure: NoteFigure,
+    pytestconfig: pytest.Config,
 ) -> None:
     """Every runner reaches the mAP of effdet's own pipeline on the embedded scenes."""
     _for_the_embedded_alone(pytestconfig)
     measured = measure_embedded(runner_name, None)
     assert measured.evaluation.metrics.images == embedded.reference()["images"]
     margin = ROUNDED if runner_name in MAY_ROUND else TO_RECORD
+    distance = abs(measured.points - 100 * embedded.reference_ap())
+    note_figure(distance, margin.limit, "points")
     assert measured.points == pytest.approx(100 * embedded.reference_ap(), abs=margin.limit)
 
 
@@ -136,10 +149,13 @@ def test_coco_map_reaches_the_gate(
     checkpoint: Path,
     spec: ModelSpec,
     runner_name: str,
+    note_figure: NoteFigure,
     pytestconfig: pytest.Config,
 ) -> None:
     """On all images of --coco, mAP is at least --min-map."""
     measured = measure_coco(runner_name, _batch_size(pytestconfig))
+    ap = measured.evaluation.metrics.ap
+    note_figure(None if ap is None else 100 * ap, pytestconfig.getoption("--min-map"), "%")
     settle(
         measured.evaluation.verdict,
         required=_required(pytestconfig),
@@ -147,18 +163,28 @@ def test_coco_map_reaches_the_gate(
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def hold_drop(
-    spec: ModelSpec, note_measured: Callable[[str], None], pytestconfig: pytest.Config
+    spec: ModelSpec,
+    note_measured: Callable[[str], None],
+    note_evaluation: NoteEvaluation,
+    note_figure: NoteFigure,
+    pytestconfig: pytest.Config,
 ) -> HoldDrop:
     """Return what holds a runner's mAP against torch's on the same images, by --max-drop."""
 
     def hold(measure: Measure, dataset: Dataset, runner_name: str) -> None:
         reference = measure("torch", None).run
-        candidate = measure(runner_name, _batch_size(pytestconfig)).run
+        measured = measure(runner_name, _batch_size(pytestconfig))
+        candidate = measured.run
         max_drop = pytestconfig.getoption("--max-drop")
         against = against_reference(dataset, reference, candidate, spec, max_drop)
         note_measured(f"{candidate.runner}: {against.drop}; {against.parity}")
+        seen = measured.evaluation.insight
+        if seen is not None:
+            seen = insight(dataset, candidate.found, reference.found, spec)
+        note_evaluation(replace(measured.evaluation, against=against, insight=seen))
+        note_figure(against.drop.points, max_drop, "points")
         settle(drop_verdict(against, dataset), required=_required(pytestconfig))
 
     return hold

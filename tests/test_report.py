@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -189,7 +189,7 @@ def held_against(low: float, high: float, images: int = 5000) -> Against:
     """Return a comparison with a reference whose drop has a given interval, 0.2 allowed."""
     drop = PairedDrop((low + high) / 2, low, high, images, 0.34, 0.335)
     parity = DetectionParity(images, 9, 1, 2, (0.0, 0.1, 0.2), (1.0, 0.9, 0.5), ((7, 0.5),))
-    return Against(drop, parity, 0.2, "PyTorch, cpu, fp32", "cd" * 32)
+    return Against(drop, parity, 0.2, "PyTorch, cpu, fp32", "cd" * 32, metrics_of(0.34))
 
 
 PASS, FAIL, ACROSS = (0.0, 0.1), (0.3, 0.5), (0.1, 0.3)
@@ -278,5 +278,6 @@ def test_the_record_holds_the_comparison(tmp_path: Path) -> None:
         "max_drop": 0.2,
         "runner": "PyTorch, cpu, fp32",
         "model_sha256": "cd" * 32,
+        "metrics": asdict(metrics_of(0.34)),
     }
     assert EVALUATION.to_json()["against"] is None

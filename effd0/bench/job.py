@@ -137,6 +137,7 @@ def _row(
         batch=size,
         precision=subject.precision,
         model_sha256=subject.model_sha256,
+        runner=subject.label,
     )
     heads = _checked_heads(subject.runner, queries, job)
     if rival is not None:

@@ -34,7 +34,8 @@ class Row:
     One thing that was timed.
 
     *timed* is what lies between the clock's start and its end; *images* how many real images a
-    call had, padding left out.  *apart* are parts of a call that the runner timed by itself.
+    call had, padding left out; *runner* is empty for a library.  *apart* are parts of a call that
+    the runner timed by itself.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row:
     precision: str = ""
     dataset: str = ""
     model_sha256: str = ""
+    runner: str = ""
     apart: Mapping[str, Latency] = field(default_factory=dict)
     rival: Rival | None = None
     notes: tuple[str, ...] = ()
@@ -83,6 +85,7 @@ class Row:
             "precision": self.precision,
             "dataset": self.dataset,
             "model_sha256": self.model_sha256,
+            "runner": self.runner,
             "fingerprint": {**asdict(self.fingerprint), "key": self.fingerprint.key},
             "apart": {step: _percentiles(latency) for step, latency in self.apart.items()},
             "rival": rival,
@@ -108,6 +111,7 @@ class Row:
                 precision=info["precision"],
                 dataset=info["dataset"],
                 model_sha256=info["model_sha256"],
+                runner=info.get("runner", ""),  # rows that were saved before have none
                 apart={step: Latency(tuple(v["samples_ms"])) for step, v in info["apart"].items()},
                 rival=_rival(info["rival"]),
                 notes=tuple(info["notes"]),

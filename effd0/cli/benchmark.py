@@ -16,6 +16,8 @@ from ..files import check_writable
 from ..fingerprint import machine_record
 from ..progress import progress
 from ..report import write_json
+from ..runfile import write_run
+from ..runfile.commands import benchmark_run
 from ..runners import RunnerOptions
 from ..spec import spec_for
 from . import options as opt
@@ -82,6 +84,7 @@ def benchmark(
             help="Write rows, samples and the machine.", metavar="FILE", show_default=False
         ),
     ] = None,
+    report_json: opt.ReportJson = None,
     root: opt.Root = None,
     split: opt.Split = "val2017",
     arch: opt.Arch = opt.DEFAULT_ARCH,
@@ -120,12 +123,15 @@ def benchmark(
         max_slowdown=None if max_slowdown is None else max_slowdown / 100,
         workers=workers,
     )
-    if json is not None:
-        check_writable(json)
+    for path in (json, report_json):
+        if path is not None:
+            check_writable(path)
     accuracy = None if accuracy_report is None else read_accuracy(accuracy_report)
     rows = run_benchmark(job, progress, accuracy)
     print_report(rows, accuracy)
     if json is not None:
         write_json(run_to_json(machine_record(), rows), json)
+    if report_json is not None:
+        write_run(report_json, benchmark_run(job, rows, accuracy))
     if job.regressed(rows):
         raise typer.Exit(1)

@@ -106,4 +106,12 @@ Json = Annotated[
     Path | None,
     typer.Option(help="Write the evaluation as JSON.", metavar="FILE", show_default=False),
 ]
+ReportJson = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the run as a file for 'effd0 merge' and 'effd0 compare'.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Evaluator = Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")]

@@ -18,6 +18,8 @@ from ..files import check_writable
 from ..job import EvaluationJob, load_checked, run_evaluation
 from ..progress import STDERR, progress
 from ..report import write_json
+from ..runfile import write_run
+from ..runfile.commands import evaluation_run
 from ..runners import RunnerOptions
 from ..spec import spec_for
 from ..tensorfiles.inputs import write_inputs
@@ -71,6 +73,7 @@ def evaluate(
         ),
     ] = None,
     json: opt.Json = None,
+    report_json: opt.ReportJson = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -123,13 +126,17 @@ def evaluate(
         resume=resume,
         reference=reference,
         max_drop=_max_drop(reference, max_drop),
+        insight=report_json is not None,
     )
-    if json is not None:
-        check_writable(json)
+    for path in (json, report_json):
+        if path is not None:
+            check_writable(path)
     evaluation = run_evaluation(job, progress, _say)
     show_evaluation(evaluation, Console(highlight=False))
     if json is not None:
         write_json(evaluation.to_json(), json)
+    if report_json is not None:
+        write_run(report_json, evaluation_run(job, evaluation))
     if not evaluation.verdict.ok:
         raise typer.Exit(1)
 

@@ -20,6 +20,7 @@ from .plain import PlainHeads
 
 OpenRunner = Callable[[str], Runner]
 HeadsOf = Callable[[str, int], Tensors]
+NoteFigure = Callable[[float | None, float | None, str], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

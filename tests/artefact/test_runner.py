@@ -13,13 +13,13 @@ from effd0.arrays import Tensor, Tensors
 from effd0.compare import scan
 from effd0.errors import FeedError, RunnerError
 from effd0.modelfile import read_model
-from effd0.parity import hold_heads, record, suspect_precision
+from effd0.parity import hold_heads, record, suspect_precision, worst_figure
 from effd0.spec import D0, ModelSpec
 from effd0.stages import Broken
 from effd0.suspicions.heads import suspect_heads
 from effd0.tolerances import MAY_ROUND
 
-from .conftest import HeadsOf, OpenRunner, SuspectFed
+from .conftest import HeadsOf, NoteFigure, OpenRunner, SuspectFed
 
 pytestmark = pytest.mark.stage("runner")
 BATCH_SIZES = (1, 2, 5)
@@ -152,13 +152,16 @@ def test_heads_are_those_of_torch(
     precision_of: Callable[[str], str],
     explain_runner: ExplainRunner,
     note_parity: Callable[[dict[str, Any]], None],
+    note_figure: NoteFigure,
 ) -> None:
     """Every backend computes the same network, whatever the batch, as exactly as it claims to."""
     got = heads_of(runner_name, rows)
     if got is torch_heads:
         pytest.skip("torch's heads of all images are what the others are held against")
     wanted = {name: head[: len(got[name])] for name, head in torch_heads.items()}
-    note_parity(record(runner_name, wanted, got))
+    found = record(runner_name, wanted, got, precision_of(runner_name))
+    note_parity(found)
+    note_figure(*worst_figure(found))
     try:
         hold_heads(wanted, got, spec, precision_of(runner_name))
     except Broken as broken:
@@ -175,12 +178,15 @@ def test_an_image_does_not_depend_on_its_batch(
     images: Tensor,
     spec: ModelSpec,
     precision_of: Callable[[str], str],
+    note_figure: NoteFigure,
 ) -> None:
     """Alone or in any row among others, an image has the same heads."""
     together = {name: head[row][None] for name, head in heads_of(runner_name, 5).items()}
     alone = opened(runner_name).infer({spec.input_name: images[row][None]})
+    precision = precision_of(runner_name)
+    note_figure(*worst_figure(record(runner_name, alone, together, precision)))
     try:
-        hold_heads(alone, together, spec, precision_of(runner_name))
+        hold_heads(alone, together, spec, precision)
     except Broken as broken:
         raise Broken(
             f"in the {row if row >= 0 else 'last'} row of a batch, {broken.evidence} "

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from effd0 import embedded
-from effd0.errors import DatasetError
-from effd0.stages import EVIDENCE_LENGTH, SCHEMA, STAGES, SUSPICION_LENGTH, Broken, Check
+from effd0.dataset import load_coco
+from effd0.files import sha256
+from effd0.runfile import read_run
+from effd0.stages import STAGES
 
 from ..helpers import write_annotations, write_coco
 
@@ -128,15 +130,24 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
         "tests/artefact/test_dataset.py",
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    content = json.loads(report.read_text())
-    assert content.keys() >= {"schema", "verdict", "checks", "accuracy", "exit_status"}
-    assert (content["schema"], content["exit_status"], content["accuracy"]) == (SCHEMA, 1, [])
-    verdict, (failed,) = content["verdict"], [c for c in content["checks"] if not c["passed"]]
+    content = read_run(report)
+    assert (content["exit_status"], content["accuracy"], content["latency"]) == (1, [], [])
+    verdict = content["verdict"]
+    (failed,) = [check for check in content["checks"] if check["status"] == "failed"]
     assert len(content["checks"]) == 4
+    (command,) = content["commands"]
+    assert shlex.split(command)[-2:] == [WEIGHTS, "tests/artefact/test_dataset.py"]
+    artefact, scenes = content["artefact"], load_coco(tmp_path / "coco")
+    assert artefact["checkpoint_sha256"] == sha256(embedded.checkpoint())
+    assert artefact["dataset"] == {
+        "name": "coco val2017", "images": len(scenes.samples),
+        "sha256": sha256(scenes.annotation_file),
+    }  # fmt: skip
     assert failed["name"].endswith("test_dataset.py::test_categories_have_cocos_ids")
     assert failed["evidence"].startswith("category person has id 0, but 1 in COCO, as have 2 of 2")
     assert failed["suspicion"].startswith("80 categories numbered 0 to 79: every id")
-    assert (verdict["passed"], verdict["broken"], verdict["first"]) == (False, "dataset", failed)
+    assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
+    assert (verdict["evidence"], verdict["suspicion"]) == (failed["evidence"], failed["suspicion"])
     assert f"evidence  {failed['evidence']}\nsuspicion {failed['suspicion']}\n" in done.stdout
 
 
@@ -146,79 +157,34 @@ def test_a_run_that_skips_everything_is_no_pass(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = run_pytest(f"--report-json={report}", WEIGHTS, "-o", SOME, "-k", "no_such_check")
     assert "NONE  nothing was tested" in done.stdout
-    content = json.loads(report.read_text())
-    assert content["verdict"]["passed"] is False
-    assert content["verdict"]["untested"] == list(STAGES)
+    verdict = read_run(report)["verdict"]
+    assert verdict["status"] == "not gated"
+    assert verdict["evidence"].startswith("nothing was tested")
+    assert verdict["untested"] == list(STAGES)
 
 
-# How a failure becomes a check.
-
-
-@dataclass(frozen=True)
-class _Report:
-    """What pytest says of a test, as far as it matters."""
-
-    passed: bool
-    longrepr: object = None
-    longreprtext: str = "in full"
-
-
-@dataclass(frozen=True)
-class _Crash:
-    message: str
-
-
-@dataclass(frozen=True)
-class _Shown:
-    reprcrash: _Crash
-
-
-@pytest.fixture
-def root_conftest(pytestconfig: pytest.Config) -> ModuleType:
-    """The control panel that runs this test."""
-    module = pytestconfig.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
-    assert isinstance(module, ModuleType)
-    return module
-
-
-LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, SUSPICION_LENGTH))
-
-
-@pytest.mark.parametrize(
-    ("error", "report", "wanted"),
-    [
-        pytest.param(None, _Report(True), Check("runner", "t", True), id="passed"),
-        pytest.param(
-            Broken("0.3 off", "BGR: it falls", "preprocess", ["class_p3 0.3"]),
-            _Report(False),
-            Check("preprocess", "t", False, "0.3 off", "BGR: it falls"),
-            id="broken-in-another-stage",
-        ),
-        pytest.param(
-            Broken(LONG, LONGER),
-            _Report(False),
-            Check("runner", "t", False, f"{LONG[:-4]}...", f"{LONGER[:-4]}..."),
-            id="broken-at-length",
-        ),
-        pytest.param(
-            DatasetError("a.json is\n  cut off;\nget it again"),
-            _Report(False),
-            Check("runner", "t", False, "a.json is cut off; get it again"),
-            id="error-over-lines",
-        ),
-        pytest.param(
-            AssertionError("0.3 off"),
-            _Report(False, _Shown(_Crash("AssertionError: 0.3 off\nassert 0.3 < 0.1"))),
-            Check("runner", "t", False, "0.3 off"),
-            id="assert",
-        ),
-        pytest.param(
-            None, _Report(False, "text"), Check("runner", "t", False, "in full"), id="no-crash"
-        ),
-    ],
-)
-def test_a_failure_becomes_a_check(
-    error: BaseException | None, report: _Report, wanted: Check, root_conftest: ModuleType
-) -> None:
-    """In the stage that the failure names, with its evidence and suspicion on a line each."""
-    assert root_conftest._check("runner", "t", error, report) == wanted
+@pytest.mark.slow
+def test_junit_has_the_figures_of_the_checks(tmp_path: Path) -> None:
+    """CI shows stage, evidence and suspicion of a failure, and what was measured and allowed."""
+    report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
+    run_pytest(
+        f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS, "--runner=ort",
+        f"--coco={shifted_scenes(tmp_path)}",
+        "tests/artefact/test_dataset.py",
+        "tests/artefact/test_runner.py::test_heads_are_those_of_torch",
+    )  # fmt: skip
+    told = [
+        {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
+        for case in ET.parse(junit).iter("testcase")  # noqa: S314  # our own file
+    ]
+    checks = read_run(report)["checks"]
+    assert len(told) == len(checks)
+    for properties, check in zip(told, checks, strict=True):
+        words = ("stage", "evidence", "suspicion", "unit")
+        figures = [key for key in ("figure", "tolerance") if check[key] is not None]
+        assert {key: float(properties.pop(key)) for key in figures} == {
+            key: check[key] for key in figures
+        }
+        assert properties == {key: check[key] for key in words if check[key]}
+    assert {check["stage"] for check in checks if check["figure"] is not None} >= {"runner"}
+    assert {check["status"] for check in checks} >= {"passed", "failed"}

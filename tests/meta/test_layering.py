@@ -157,7 +157,7 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "curves", "dataset", "evaluate", "hits", "postprocess", "spec",
     },
     "paired": {"accumulate", "arrays", "dataset", "errors", "postprocess", "spec"},
-    "against": {"dataset", "match", "paired", "postprocess", "spec"},
+    "against": {"dataset", "evaluate", "match", "paired", "postprocess", "spec"},
     "reach": {"accumulate", "dataset", "postprocess", "spec"},
     "insight.tide": {"arrays", "curves", "dataset", "hits", "overlaps"},
     "insight.thumbnail": {"errors", "preprocess"},
@@ -250,8 +250,34 @@ LAYERS: dict[str, set[str]] = {
         "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
     },
     "pytest_options": {
-        "errors", "rundir", "runners.__init__", "runners.ort", "spec", "tensorfiles.origin",
+        "errors", "rundir", "runfile.suite", "runners.__init__", "runners.ort", "spec",
+        "tensorfiles.origin", "tolerances",
+    },
+    "runfile.schema": {"errors"},
+    "runfile.file": {"errors", "files", "runfile.schema"},
+    "runfile.merge": {"errors", "runfile.schema", "runfile.verdict"},
+    "runfile.speed": {"bench.ratio", "runfile.schema"},
+    "runfile.pairs": {"runfile.schema", "runfile.speed"},
+    "runfile.compare": {
+        "bench.baseline", "errors", "evaluate", "runfile.pairs", "runfile.schema", "runfile.speed",
         "tolerances",
+    },
+    "runfile.__init__": {
+        "runfile.compare", "runfile.file", "runfile.merge", "runfile.schema",
+    },
+    "runfile.checks": {"bench.baseline", "errors", "stages"},
+    "runfile.verdict": {"runfile.schema", "stages"},
+    "runfile.parts": {
+        "bench.accuracy", "bench.job", "bench.rows", "evaluate", "files", "fingerprint", "measure",
+        "report", "runfile.checks", "runfile.schema", "runfile.verdict", "stages",
+    },
+    "runfile.commands": {
+        "bench.accuracy", "bench.job", "bench.rows", "choice", "embedded", "job", "report",
+        "runfile.parts", "runfile.schema", "runfile.verdict", "stages",
+    },
+    "runfile.suite": {
+        "bench.accuracy", "bench.rows", "dataset", "embedded", "files", "report", "runfile.parts",
+        "runfile.schema", "stages",
     },
     "fingerprint": {"atc.npusmi", "errors", "report", "runners.__init__"},
     "bench.__init__": set(),
@@ -262,6 +288,7 @@ LAYERS: dict[str, set[str]] = {
     "bench.timing": {"measure", "runners.base"},
     "bench.published": {"bench.rows"},
     "bench.accuracy": {"errors"},
+    "bench.session": {"bench.rows"},
     "bench.baseline": {"bench.ratio", "bench.rows", "errors"},
     "bench.tables": {"bench.accuracy", "bench.baseline", "bench.published", "bench.rows"},
     "bench.page": {
@@ -308,6 +335,7 @@ HOMES: dict[str, set[str]] = {
         "suspicions.source",
     },
     "effdet": {"checkpoint"},
+    "jsonschema": {"runfile.schema"},
     "faster_coco_eval": {"evaluate"},
     "acl": {"runners.acl_api"},
     "onnx": {
@@ -324,7 +352,7 @@ HOMES: dict[str, set[str]] = {
     "requests": {"fetch"},
     "rich": {
         "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc",
-        "cli.files", "cli.run", "cli.setup", "cli.show", "progress",
+        "cli.files", "cli.run", "cli.runs", "cli.setup", "cli.show", "cli.show_runs", "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {
@@ -334,12 +362,12 @@ HOMES: dict[str, set[str]] = {
     "torch_npu": {"runners.torch"},
     "typer": {
         "cli.__init__", "cli.benchmark", "cli.bisect", "cli.build", "cli.atc", "cli.files",
-        "cli.options", "cli.run", "cli.setup",
+        "cli.options", "cli.run", "cli.runs", "cli.setup",
     },
 }  # fmt: skip
 HEAVY = {
-    "acl", "effdet", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino", "safetensors",
-    "torch",
+    "acl", "effdet", "jsonschema", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino",
+    "safetensors", "torch",
 }  # fmt: skip
 
 

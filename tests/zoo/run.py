@@ -62,13 +62,15 @@ def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
     if content is None:
         return Outcome(False, None, "usage", shown.getvalue()[-500:], "", seconds, shown.getvalue())
     verdict = content["verdict"]
-    first = verdict["first"] or {}
+    failed = [check for check in content["checks"] if check["status"] == "failed"]
+    first = next((check for check in failed if check["stage"] == verdict["stage"]), None)
     return Outcome(
-        passed=verdict["passed"] and code == pytest.ExitCode.OK,
-        broken=verdict["broken"],
-        check=str(first.get("name", "")).rpartition("::")[2],
-        evidence=first.get("evidence", ""),
-        suspicion=first.get("suspicion", ""),
+        # What stays undecided is no false alarm.
+        passed=verdict["status"] in ("pass", "undecided") and code == pytest.ExitCode.OK,
+        broken=verdict["stage"],
+        check="" if first is None else first["name"].rpartition("::")[2],
+        evidence="" if first is None else first["evidence"],
+        suspicion=verdict["suspicion"],
         seconds=seconds,
         output=shown.getvalue(),
     )
