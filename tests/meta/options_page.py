@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import inspect
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +24,14 @@ Made by `python -m tests.meta.options_page` of what `effd0 COMMAND --help` and `
 gate failed, 2 bad input.
 """
 Row = tuple[str, str, str]
+#: Options of pytest itself and of pytest-benchmark that pages and environments use.
+PYTESTS_OWN = {"--benchmark-json", "--help", "--junit-xml"}
+#: What run files bring; on a branch without them, commands that need it wait.
+COMING = (
+    ()
+    if {"compare", "report"} <= {c.callback.__name__ for c in app.registered_commands if c.callback}
+    else ("effd0 report", "effd0 merge", "effd0 compare", "--report-json")
+)
 
 
 class _Recorder:
@@ -124,6 +134,16 @@ def rendered() -> str:
     for title, rows in pytest_groups():
         lines += [f"## pytest, {title.partition(': ')[2]}\n", *_table(rows), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def unknown_options(command: str) -> set[str]:
+    """What *command*, a line of effd0 or pytest, gives as an option and what is none."""
+    program, *words = shlex.split(command, comments=True)
+    rows, known = [row for _, group in pytest_groups() for row in group], set(PYTESTS_OWN)
+    if program == "effd0":
+        rows, known = command_tables()[words[0]][1], set()
+    known |= {one for option, _, _ in rows for one in re.findall(r"--[a-z0-9-]+", option)}
+    return {word.partition("=")[0] for word in words if word.startswith("--")} - known
 
 
 if __name__ == "__main__":

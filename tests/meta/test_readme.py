@@ -11,7 +11,7 @@ import pytest
 
 from effd0 import cli, embedded
 
-from .options_page import command_tables, pytest_groups
+from .options_page import COMING, unknown_options
 
 ROOT = Path(__file__).parents[2]
 LINES = [
@@ -23,14 +23,8 @@ LINES = [
 COMMANDS = [line for line in LINES if line.startswith("effd0 ")]
 #: These need a network or a data set; tests/test_fetch.py and .ci/run run them in kind.
 ELSEWHERE = ("effd0 fetch",)
-#: Options of pytest and of pytest-benchmark that pages show.
-PYTESTS_OWN = {"--benchmark-json", "--help"}
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 NAMES = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
-#: What run files bring; on a branch without them, lines that need it wait.
-COMING = () if {"compare", "report"} <= set(NAMES) else (
-    "effd0 report", "effd0 merge", "effd0 compare", "--report-json",
-)  # fmt: skip
 SHOWN = [
     pytest.param(line.strip(), id=f"{name}:{number}")
     for name in PAGES
@@ -71,14 +65,7 @@ def test_a_page_shows_options_that_are_there(line: str) -> None:
     """Whoever copies a command from any page is not told that there is no such option."""
     if any(word in line for word in COMING):
         pytest.skip("needs run files: merge the branch that brings effd0 compare and report")
-    program, *words = shlex.split(line, comments=True)
-    rows = [row for _, group in pytest_groups() for row in group]
-    known = PYTESTS_OWN
-    if program == "effd0":
-        rows, known = command_tables()[words[0]][1], set()
-    known = known | {one for option, _, _ in rows for one in re.findall(r"--[a-z0-9-]+", option)}
-    given = {word.partition("=")[0] for word in words if word.startswith("--")}
-    assert given <= known
+    assert unknown_options(line) == set()
 
 
 @pytest.mark.slow
