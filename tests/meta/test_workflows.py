@@ -28,12 +28,13 @@ JOBS = [
     for name, workflow in WORKFLOWS.items()
     for job_name, job in workflow["jobs"].items()
 ]
-STEPS = [
-    pytest.param(step, id=f"{name}-{job_name}-{place}")
+NAMED_STEPS: dict[str, dict[str, Any]] = {
+    f"{name}-{job_name}-{place}": step
     for name, workflow in WORKFLOWS.items()
     for job_name, job in workflow["jobs"].items()
     for place, step in enumerate(job.get("steps", ()))
-]
+}
+STEPS = [pytest.param(step, id=name) for name, step in NAMED_STEPS.items()]
 #: The key `on` of a workflow, as YAML 1.1 reads it.
 ON = True
 
@@ -155,9 +156,9 @@ RUN = [
     for environment in sorted(ENVIRONMENTS)
     for place, line in enumerate(commands_of(environment))
 ] + [
-    (line, str(param.id))
-    for param in STEPS
-    if (run := str(param.values[0].get("run", ""))).startswith("tox -e") and " -- " in run
+    (line, name)
+    for name, step in NAMED_STEPS.items()
+    if (run := step.get("run", "")).startswith("tox -e") and " -- " in run
     for line in commands_of(run.split()[2], run.partition(" -- ")[2])
 ]
 
