@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from effd0 import cli, embedded
+
+from .options_page import COMING, unknown_options
 
 ROOT = Path(__file__).parents[2]
 LINES = [
@@ -20,6 +23,14 @@ LINES = [
 COMMANDS = [line for line in LINES if line.startswith("effd0 ")]
 #: These need a network or a data set; tests/test_fetch.py and .ci/run run them in kind.
 ELSEWHERE = ("effd0 fetch",)
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+NAMES = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+SHOWN = [
+    pytest.param(line.strip(), id=f"{name}:{number}")
+    for name in PAGES
+    for number, line in enumerate((ROOT / name).read_text().splitlines(), 1)
+    if line.startswith(("    effd0 ", "    pytest "))
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +50,30 @@ def test_readme_leads_in_forty_lines() -> None:
 def test_readme_shows_every_command() -> None:
     """A command that the README does not mention would never be found."""
     text = (ROOT / "README.md").read_text()
-    names = [
-        command.callback.__name__ for command in cli.app.registered_commands if command.callback
-    ]
-    assert [name for name in names if f"effd0 {name}" not in text] == []
+    assert [name for name in NAMES if f"effd0 {name}" not in text] == []
+
+
+def test_readme_leads_to_every_page() -> None:
+    """A page that nothing leads to is not read; one that is not there leads nowhere."""
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"`(?:docs/)?([a-z-]+\.md)`", text))
+    assert named == {Path(name).name for name in PAGES if name.startswith("docs/")}
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_page_shows_options_that_are_there(line: str) -> None:
+    """Whoever copies a command from any page is not told that there is no such option."""
+    if any(word in line for word in COMING):
+        pytest.skip("needs run files: merge the branch that brings effd0 compare and report")
+    assert unknown_options(line) == set()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_readme_command_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command succeeds as it stands; those before it have made its files."""
+    if any(word in line for word in COMING):
+        pytest.skip("needs run files: merge the branch that brings effd0 compare and report")
     if line.startswith(ELSEWHERE):
         pytest.skip("needs a network; tests/test_fetch.py runs it against a local server")
     monkeypatch.chdir(folder)
