@@ -38,7 +38,7 @@ def test_merge_writes_what_merging_gives() -> None:
     outcome = effd0("merge", "a.json", "b.json", "--out", "new/run.json")
     assert outcome.code == 0, outcome.err
     assert read_run(Path("new/run.json")) == merge_runs(runs)
-    assert "wrote new/run.json: 2 runs, 3 of checks, 1 of parity, 1 of accuracy" in outcome.out
+    assert "wrote new/run.json: 2 runs; checks 3, parity 1, accuracy 1" in outcome.out
     assert "PASS" in outcome.out
 
 

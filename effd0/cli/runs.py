@@ -30,9 +30,9 @@ def merge(
     merged = merge_runs([read_run(path) for path in runs], [str(path) for path in runs])
     write_run(out, merged)
     verdict, parts = merged["verdict"], ("checks", "parity", "accuracy", "latency")
-    counts = ", ".join(f"{len(merged[part])} of {part}" for part in parts)
+    counts = ", ".join(f"{part} {len(merged[part])}" for part in parts)
     console = Console(highlight=False)
-    console.print(f"wrote {escape(str(out))}: {len(runs)} runs, {counts}", soft_wrap=True)
+    console.print(f"wrote {escape(str(out))}: {len(runs)} runs; {counts}", soft_wrap=True)
     color, where = COLORS[verdict["status"]], f" in {verdict['stage']}" if verdict["stage"] else ""
     console.print(
         f"[bold {color}]{verdict['status'].upper()}[/]{where}  {escape(verdict['evidence'])}",
