@@ -16,6 +16,7 @@ import pytest
 from benchmarks import conftest
 from benchmarks.measuring import Budget, Measure, Versus
 from benchmarks.synthetic import DETECTIONS, scored_set
+from effd0 import runfile
 from effd0.bench.baseline import read_run
 from effd0.bench.session import rows_of
 from effd0.bench.targets import Target
@@ -164,7 +165,11 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved run of the cheapest benchmark."""
     path = tmp_path_factory.mktemp("run") / "run.json"
-    done = bench("benchmarks/bench_preprocess.py", f"--benchmark-json={path}")
+    done = bench(
+        "benchmarks/bench_preprocess.py",
+        f"--benchmark-json={path}",
+        f"--report-json={path.with_name('report.json')}",
+    )
     assert done.returncode == 0, done.stdout
     assert "throughput" in done.stdout
     return path
@@ -192,6 +197,16 @@ def test_a_saved_run_holds_machine_and_samples(run: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_run_file_holds_the_same_samples(run: Path) -> None:
+    """`--report-json` of benchmarks fills the latency; nothing is gated."""
+    content = runfile.read_run(run.with_name("report.json"))
+    (one,), (row,) = content["latency"], read_run(run)[1]
+    assert one["samples_ms"] == list(row.samples.samples_ms)
+    assert (one["name"], one["chip"]) == (row.name, row.fingerprint.chip)
+    assert content["verdict"]["status"] == "not gated"
+
+
+@pytest.mark.slow
 def test_what_is_surely_slower_fails_the_run(run: Path, tmp_path: Path) -> None:
     """Against a baseline of a third of the time pytest ends with 1, and names the row."""
 
@@ -199,10 +214,17 @@ def test_what_is_surely_slower_fails_the_run(run: Path, tmp_path: Path) -> None:
         info["samples_ms"] = [sample / 3 for sample in info["samples_ms"]]
 
     baseline = altered(run, tmp_path, thrice_as_fast)
-    done = bench("benchmarks/bench_preprocess.py", f"--baseline={baseline}")
+    report = tmp_path / "report.json"
+    done = bench(
+        "benchmarks/bench_preprocess.py", f"--baseline={baseline}", f"--report-json={report}"
+    )
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert "bench_preprocess  " in done.stdout
     assert "slower" in done.stdout
+    content = runfile.read_run(report)
+    (check,), found = content["checks"], content["verdict"]
+    assert (check["status"], found["status"], content["exit_status"]) == ("failed", "fail", 1)
+    assert check["figure"] > check["tolerance"] == 5
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from effd0 import choice as choice_module
+from effd0 import runfile
 from effd0.arrays import Tensors
 from effd0.bench import subject
 from effd0.bench.baseline import read_run
@@ -79,6 +81,21 @@ def test_batches_are_swept_in_their_order(runners: Runners) -> None:
     assert rows[0].model_sha256 == sha256(Path("d0.onnx"))
     assert rows[0].dataset == "coco val2017"
     assert machine["cores"] >= 1
+
+
+def test_the_run_is_written_for_merging_and_comparing() -> None:
+    """`--report-json` has a row for each batch, with the samples that were timed."""
+    words = (*RUN, "--batch-size", 1, 4, "--json", "rows.json", "--report-json", "run.json")
+    outcome = effd0(*words)
+    assert outcome.code == 0, outcome.err
+    content, (_, rows) = runfile.read_run(Path("run.json")), read_run(Path("rows.json"))
+    assert [one["samples_ms"] for one in content["latency"]] == [
+        list(row.samples.samples_ms) for row in rows
+    ]
+    told = [(one["runner"], one["batch"], one["dataset"]) for one in content["latency"]]
+    assert told == [("ort", 1, "coco val2017"), ("ort", 4, "coco val2017")]
+    assert content["artefact"]["model_sha256"] == sha256(Path("d0.onnx"))
+    assert content["commands"] == [shlex.join(["effd0", *map(str, words)])]
 
 
 def test_the_table_is_printed_with_published_figures() -> None:

@@ -17,6 +17,7 @@ from effd0.dataset import load_coco
 from effd0.evaluate import METRICS
 from effd0.files import sha256
 from effd0.preprocess import preprocess
+from effd0.runfile import Run, read_run
 from effd0.spec import ModelSpec
 
 from .cli_run import Outcome, effd0
@@ -29,15 +30,19 @@ class Evaluated:
 
     outcome: Outcome
     record: dict[str, Any]
+    run: Run
 
 
 @pytest.fixture(scope="module")
 def limited(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     """Two embedded images through the model under test, with a floor that they may not decide."""
-    path = tmp_path_factory.mktemp("evaluated") / "record.json"
+    folder = tmp_path_factory.mktemp("evaluated")
+    path, report = folder / "record.json", folder / "run.json"
     floor = ("--image-limit", 2, "--min-map", 1)
-    outcome = effd0("evaluate", "--model", onnx_model, *floor, "--json", path)
-    return Evaluated(outcome, json.loads(path.read_text()))
+    outcome = effd0(
+        "evaluate", "--model", onnx_model, *floor, "--json", path, "--report-json", report
+    )
+    return Evaluated(outcome, json.loads(path.read_text()), read_run(report))
 
 
 def test_a_limited_run_is_undecided(limited: Evaluated) -> None:
@@ -88,6 +93,21 @@ def test_the_record_is_complete(limited: Evaluated, onnx_model: Path) -> None:
     assert record["model_sha256"] == sha256(onnx_model)
     assert record["settings"]["image_limit"] == 2
     assert record["settings"]["annotations_sha256"] == sha256(dataset.annotation_file)
+
+
+def test_the_run_holds_what_the_record_does(limited: Evaluated, onnx_model: Path) -> None:
+    """`--report-json` has the same figures, and the gate as a check that is not decided."""
+    run, record = limited.run, limited.record
+    (one,) = run["accuracy"]
+    assert (one["metrics"], one["per_class"]) == (record["metrics"], record["per_class"])
+    assert (one["images"], one["images_total"]) == (2, record["images_total"])
+    assert run["artefact"]["model_sha256"] == sha256(onnx_model)
+    assert run["artefact"]["dataset"]["sha256"] == record["settings"]["annotations_sha256"]
+    (check,) = run["checks"]
+    assert (check["status"], check["tolerance"]) == ("skipped", 1)
+    assert check["figure"] == pytest.approx(100 * record["metrics"]["AP"])
+    assert (run["verdict"]["status"], run["exit_status"]) == ("undecided", 1)
+    assert run["verdict"]["evidence"] == record["verdict"]["reason"]
 
 
 def test_a_run_without_a_floor_claims_nothing(tmp_path: Path) -> None:

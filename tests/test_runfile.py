@@ -45,6 +45,15 @@ def test_the_schema_names_what_the_code_does() -> None:
     assert SPEC["properties"]["schema"]["const"] == SCHEMA
 
 
+def test_the_page_explains_every_key() -> None:
+    """A key that is in the schema and not in docs/run-json.md would be guessed at."""
+    page = (Path(__file__).parents[1] / "docs" / "run-json.md").read_text()
+    told = ("artefact", "dataset", "environment", "verdict", "check", "parity", "head", "accuracy")
+    parts = [SPEC, *(SPEC["$defs"][name] for name in (*told, "against", "latency"))]
+    keys = {key for part in parts for key in part["properties"]}
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """A run comes back as it went, names in any script too."""
     content = run(artefact={**run()["artefact"], "name": "模型 <b>.onnx"})

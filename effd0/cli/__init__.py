@@ -14,7 +14,7 @@ from rich.markup import escape
 from ..errors import Effd0Error
 from ..progress import STDERR
 from ..threads import let_threads_sleep
-from . import atc, benchmark, bisect, build, files, run, setup
+from . import atc, benchmark, bisect, build, files, run, runs, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2
 
@@ -35,6 +35,8 @@ for command, panel in (
     (files.postprocess, "Run"),
     (bisect.bisect, "Run"),
     (benchmark.benchmark, "Run"),
+    (runs.merge, "Judge"),
+    (runs.compare, "Judge"),
     (build.export, "Build"),
     (build.simplify, "Build"),
     (build.modify, "Build"),

@@ -23,6 +23,8 @@ from .checks import check_part
 from .schema import FORMAT, SCHEMA, Run
 from .verdict import verdict_part
 
+#: What the drawn scenes are called in a run.
+_EMBEDDED = "embedded"
 #: What changes from one run to the next on the same machine.
 _MOMENTARY = ("packages", "date", "command", "load")
 
@@ -70,7 +72,7 @@ def artefact_part(
 
 def dataset_part(root: Path | None, split: str, images: int, digest: str) -> dict[str, Any]:
     """The images that accuracy was measured on; *digest* is that of their annotations."""
-    name = "embedded" if root is None else dataset_name(root, split)
+    name = _EMBEDDED if root is None else dataset_name(root, split)
     return {"name": name, "images": images, "sha256": digest}
 
 
@@ -131,7 +133,7 @@ def latency_part(row: Row, accuracy: Accuracy | None = None) -> dict[str, Any]:
         "runner": row.runner,
         "precision": row.precision,
         "batch": row.batch,
-        "dataset": row.dataset,
+        "dataset": _EMBEDDED if row.dataset == dataset_name(None, "") else row.dataset,
         "chip": row.fingerprint.chip,
         "images_per_second": row.images_per_second,
         **_percentiles(row.samples),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -160,3 +161,28 @@ def test_a_run_that_skips_everything_is_no_pass(tmp_path: Path) -> None:
     assert verdict["status"] == "not gated"
     assert verdict["evidence"].startswith("nothing was tested")
     assert verdict["untested"] == list(STAGES)
+
+
+@pytest.mark.slow
+def test_junit_has_the_figures_of_the_checks(tmp_path: Path) -> None:
+    """CI shows stage, evidence and suspicion of a failure, and what was measured and allowed."""
+    report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
+    run_pytest(
+        f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS, "--runner=ort",
+        f"--coco={shifted_scenes(tmp_path)}",
+        "tests/artefact/test_dataset.py",
+        "tests/artefact/test_runner.py::test_heads_are_those_of_torch",
+    )  # fmt: skip
+    told = [
+        {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
+        for case in ET.parse(junit).iter("testcase")  # noqa: S314  # our own file
+    ]
+    checks = read_run(report)["checks"]
+    assert len(told) == len(checks)
+    for properties, check in zip(told, checks, strict=True):
+        wanted = {key: check[key] for key in ("stage", "evidence", "suspicion") if check[key]}
+        if check["figure"] is not None:
+            wanted |= {key: str(check[key]) for key in ("figure", "tolerance", "unit")}
+        assert properties == wanted
+    assert {check["stage"] for check in checks if check["figure"] is not None} == {"runner"}
+    assert {check["status"] for check in checks} >= {"passed", "failed"}

@@ -243,7 +243,16 @@ LAYERS: dict[str, set[str]] = {
     },
     "runfile.schema": {"errors"},
     "runfile.file": {"errors", "files", "runfile.schema"},
-    "runfile.__init__": {"runfile.file", "runfile.schema"},
+    "runfile.merge": {"errors", "runfile.schema", "runfile.verdict"},
+    "runfile.speed": {"bench.ratio", "runfile.schema"},
+    "runfile.pairs": {"runfile.schema", "runfile.speed"},
+    "runfile.compare": {
+        "bench.baseline", "errors", "evaluate", "runfile.pairs", "runfile.schema", "runfile.speed",
+        "tolerances",
+    },
+    "runfile.__init__": {
+        "runfile.compare", "runfile.file", "runfile.merge", "runfile.schema",
+    },
     "runfile.checks": {"bench.baseline", "errors", "stages"},
     "runfile.verdict": {"runfile.schema", "stages"},
     "runfile.parts": {
@@ -330,7 +339,7 @@ HOMES: dict[str, set[str]] = {
     "requests": {"fetch"},
     "rich": {
         "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc",
-        "cli.files", "cli.run", "cli.setup", "cli.show", "progress",
+        "cli.files", "cli.run", "cli.runs", "cli.setup", "cli.show", "cli.show_runs", "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {
@@ -340,7 +349,7 @@ HOMES: dict[str, set[str]] = {
     "torch_npu": {"runners.torch"},
     "typer": {
         "cli.__init__", "cli.benchmark", "cli.bisect", "cli.build", "cli.atc", "cli.files",
-        "cli.options", "cli.run", "cli.setup",
+        "cli.options", "cli.run", "cli.runs", "cli.setup",
     },
 }  # fmt: skip
 HEAVY = {
