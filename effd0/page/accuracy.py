@@ -41,12 +41,18 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ErrorRow:
-    """One kind of error on both sides: how many, and points of AP50 that they cost."""
+    """
+    One kind of error on both sides: how many, and points of AP50 that they cost.
+
+    The shares, in per cent, are of the costliest kind.
+    """
 
     name: str
     meaning: str
     candidate: Mapping[str, Any]
     reference: Mapping[str, Any] | None
+    share: float
+    reference_share: float
 
 
 def foremost(run: Run) -> Accuracy | None:
@@ -81,12 +87,26 @@ def _worst_first(row: ClassRow) -> tuple[float, float, str]:
 
 def error_rows(accuracy: Accuracy) -> list[ErrorRow]:
     """TIDE's kinds of error in their order."""
-    errors = accuracy["insight"]["errors"]
-    other = errors["reference"]
+    sides = accuracy["insight"]["errors"]
+    candidate, reference = sides["candidate"], sides["reference"]
+    both = [side for side in (candidate, reference) if side is not None]
+    greatest = max((_cost(side[name]) for side in both for name in ERRORS), default=0.0)
     return [
-        ErrorRow(name, meaning, errors["candidate"][name], None if other is None else other[name])
+        ErrorRow(
+            name,
+            meaning,
+            candidate[name],
+            None if reference is None else reference[name],
+            100 * _cost(candidate[name]) / (greatest or 1.0),
+            0.0 if reference is None else 100 * _cost(reference[name]) / (greatest or 1.0),
+        )
         for name, meaning in ERRORS.items()
     ]
+
+
+def _cost(error: Mapping[str, Any]) -> float:
+    """What a kind of error costs, as far as a bar can show it."""
+    return max(0.0, error["delta_ap"] or 0.0)
 
 
 def comparable(run: Run, accuracy: Accuracy) -> bool:
