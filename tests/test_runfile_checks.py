@@ -207,13 +207,15 @@ def test_of_failures_the_first_broken_stage_is_told() -> None:
 
 
 def test_a_stage_is_untested_where_no_run_tested_it() -> None:
-    """What one run held is held in the whole, unless it broke in another."""
+    """What one run held is held in the whole, unless it, or one before it, broke in another."""
     found = merged(
         verdict(held=["dataset"], untested=list(STAGES[1:])),
         verdict(held=["gate"], untested=list(STAGES[:-1])),
     )
     assert found["held"] == ["dataset", "gate"]
     assert found["untested"] == list(STAGES[1:-1])
+    late = verdict(held=["dataset", "gate"])
+    assert merged(verdict("fail", "runner", held=["dataset"]), late)["held"] == ["dataset"]
     broken = run(
         verdict=verdict("fail", "gate", held=["runner"]),
         checks=[check("gate", "failed"), check("dataset", "failed")],

@@ -65,11 +65,11 @@ def test_all_twelve_numbers_are_paired() -> None:
 
 def test_classes_that_moved_most_come_first() -> None:
     """By size, up or down; a class that only one side defines has not moved."""
-    per_class = {"person": 0.33, "car": 0.1, "kite": 0.5}
+    per_class = {"person": 0.33, "car": 0.7, "kite": 0.5}
     found = against(run(accuracy=[accuracy(per_class=per_class)]))
     assert [pair.name for pair in found.classes] == ["car", "person", "kite"]
     assert [pair.change for pair in found.classes] == [
-        pytest.approx(-30), pytest.approx(-0.6), None,
+        pytest.approx(30), pytest.approx(-0.6), None,
     ]  # fmt: skip
 
 
@@ -134,6 +134,7 @@ def test_a_check_that_passed_before_is_to_pass(before: str, after: str, status: 
         pytest.param(11.0, 20, SLOWER, WORSE, id="slower"),
         pytest.param(9.0, 20, FASTER, NO_WORSE, id="faster"),
         pytest.param(11.0, MIN_SAMPLES - 1, UNSURE, UNDECIDED, id="too-few-samples"),
+        pytest.param(10.0, MIN_SAMPLES - 1, UNSURE, UNDECIDED, id="too-few-for-the-same"),
     ],
 )
 def test_times_are_held_with_their_interval(
@@ -182,6 +183,15 @@ def test_only_times_of_the_same_thing_are_compared(changed: dict[str, Any]) -> N
     ]  # fmt: skip
 
 
+def test_what_no_runner_does_is_known_by_its_name() -> None:
+    """Preprocessing and scoring have no runner, and are not each other."""
+    stages = [latency(10.0 * n, runner="", name=f"bench_{n}") for n in (1, 2)]
+    found = compare_runs(run(latency=stages), run(latency=stages[:1]))
+    assert [(speed.name, speed.before) for speed in found.speeds] == [
+        ("bench_1, fp32, batch 1, embedded", 100)
+    ]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
@@ -224,7 +234,7 @@ def test_heads_are_paired_by_their_worst() -> None:
 @pytest.mark.parametrize(
     ("entries", "paired"),
     [
-        pytest.param([accuracy(0.3), accuracy(0.4, batch=8)], ["ort, batch 1"], id="same-batch"),
+        pytest.param([accuracy(0.4, batch=8), accuracy(0.3)], ["ort, batch 1"], id="same-batch"),
         pytest.param([accuracy(0.3, batch=8)], ["ort, batch 1"], id="other-batch"),
         pytest.param([accuracy(0.3, "acl")], ["acl -> ort"], id="other-runner"),
     ],

@@ -43,6 +43,7 @@ def test_merging_changes_no_run() -> None:
     runs = [alone("parity"), alone("latency", artefact=artefact(dataset=None))]
     before = copy.deepcopy(runs)
     merge_runs(runs)
+    merge_runs(runs[::-1])
     assert runs == before
 
 

@@ -18,7 +18,7 @@ from effd0.export import ExportSettings, write_onnx, write_simplified
 from effd0.files import sha256
 from effd0.graph import load_graph
 from effd0.modelfile import ModelFile
-from effd0.parity import hold_heads
+from effd0.parity import hold_heads, record, worst_figure
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.named import NamedRunner
 from effd0.spec import ModelSpec
@@ -58,14 +58,24 @@ class PlainHeads:
         if broken is not None and broken.stage == stage:
             raise broken
 
+    @property
+    def figure(self) -> tuple[float, float, str]:
+        """How far the heads are from the reference, what is allowed, and the unit."""
+        return worst_figure(record("ort", self.reference, self._heads, self.model.precision))
+
     @functools.cached_property
-    def _difference(self) -> Broken | None:
-        """How the heads differ, with the stage that made them; None where they do not."""
+    def _heads(self) -> Tensors:
+        """What the file gives as it stands."""
         options = RunnerOptions(graph_optimization="disable")
         with NamedRunner(
             open_runner("ort", self.model.path, self.spec, options), self.spec
         ) as runner:
-            heads = runner.infer({self.spec.input_name: self.images})
+            return runner.infer({self.spec.input_name: self.images})
+
+    @functools.cached_property
+    def _difference(self) -> Broken | None:
+        """How the heads differ, with the stage that made them; None where they do not."""
+        heads = self._heads
         try:
             hold_heads(self.reference, heads, self.spec, self.model.precision)
         except Broken as broken:

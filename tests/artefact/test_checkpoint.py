@@ -10,6 +10,8 @@ from effd0.checkpoint import blank_layers, load_model
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 
+from .conftest import NoteFigure
+
 pytestmark = pytest.mark.stage("checkpoint")
 
 
@@ -24,9 +26,12 @@ def test_the_weights_are_a_trained_d0s(checkpoint: Path, spec: ModelSpec) -> Non
     load_model(checkpoint, spec)
 
 
-def test_no_layer_was_left_as_it_began(checkpoint: Path, spec: ModelSpec) -> None:
+def test_no_layer_was_left_as_it_began(
+    checkpoint: Path, spec: ModelSpec, note_figure: NoteFigure
+) -> None:
     """Training gives every batch norm its statistics, and every weight its spread."""
     blank = blank_layers(load_model(checkpoint, spec))
+    note_figure(len(blank), 0, "blank layers")
     if blank:
         first = next(iter(blank))
         raise Broken(

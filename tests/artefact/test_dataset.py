@@ -7,12 +7,18 @@ import pytest
 from effd0.dataset import Dataset, check_images
 from effd0.known import hold_boxes, hold_categories, hold_contents
 
+from .conftest import NoteFigure
+
 pytestmark = pytest.mark.stage("dataset")
 
 
-def test_every_image_can_be_decoded(dataset_under_test: Dataset) -> None:
+def test_every_image_can_be_decoded(dataset_under_test: Dataset, note_figure: NoteFigure) -> None:
     """Each image file is there, is whole, and has the size that is annotated."""
-    assert sum(1 for _ in check_images(dataset_under_test.samples)) > 0
+    decoded, wanted = 0, len(dataset_under_test.samples)
+    for _ in check_images(dataset_under_test.samples):
+        decoded += 1
+    note_figure(decoded, wanted, "images")
+    assert decoded == wanted > 0
 
 
 def test_categories_have_cocos_ids(dataset_under_test: Dataset) -> None:

@@ -21,6 +21,8 @@ from effd0.suspicions.detection_fault import DetectionFault
 from effd0.suspicions.detection_steps import ImageCandidates, image_candidates
 from effd0.suspicions.detections import faults_of_detections
 
+from .conftest import NoteFigure
+
 
 @pytest.fixture(scope="session")
 def detection_faults(
@@ -52,26 +54,33 @@ def detection_faults(
         return faults_of_detections(dataset_under_test, own, given, spec, candidates)
 
 
-def _check(faults: list[DetectionFault], stage: str) -> None:
+def _check(faults: list[DetectionFault], stage: str, note_figure: NoteFigure) -> None:
     mine = [fault for fault in faults if fault.stage == stage]
+    note_figure(len(mine), 0, "faults")
     if mine:
         details = [str(fault) for fault in mine]
         raise Broken(mine[0].text, mine[0].suspicion, details=details)
 
 
 @pytest.mark.stage("decode")
-def test_boxes_are_decoded_right(detection_faults: list[DetectionFault]) -> None:
+def test_boxes_are_decoded_right(
+    detection_faults: list[DetectionFault], note_figure: NoteFigure
+) -> None:
     """Boxes and scores are what the heads say, in pixels of the image."""
-    _check(detection_faults, "decode")
+    _check(detection_faults, "decode", note_figure)
 
 
 @pytest.mark.stage("nms")
-def test_suppression_is_right(detection_faults: list[DetectionFault]) -> None:
+def test_suppression_is_right(
+    detection_faults: list[DetectionFault], note_figure: NoteFigure
+) -> None:
     """The detections kept are those that suppression within each class keeps, all of them."""
-    _check(detection_faults, "nms")
+    _check(detection_faults, "nms", note_figure)
 
 
 @pytest.mark.stage("evaluate")
-def test_results_are_those_of_the_images(detection_faults: list[DetectionFault]) -> None:
+def test_results_are_those_of_the_images(
+    detection_faults: list[DetectionFault], note_figure: NoteFigure
+) -> None:
     """Each image has its detections once, written as COCO's evaluator reads them."""
-    _check(detection_faults, "evaluate")
+    _check(detection_faults, "evaluate", note_figure)

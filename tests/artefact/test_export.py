@@ -14,6 +14,7 @@ from effd0.runners.named import NamedRunner
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 
+from .conftest import NoteFigure
 from .plain import PlainHeads
 
 pytestmark = pytest.mark.stage("export")
@@ -47,6 +48,7 @@ def test_its_batch_is_what_it_says(model_file: ModelFile, images: Tensor, spec: 
             assert {head.shape[0] for head in heads.values()} == {rows}
 
 
-def test_its_weights_are_the_checkpoints(plain_heads: PlainHeads) -> None:
+def test_its_weights_are_the_checkpoints(plain_heads: PlainHeads, note_figure: NoteFigure) -> None:
     """No node's weights make it leave what the checkpoint computes."""
+    note_figure(*plain_heads.figure)
     plain_heads.hold("export")

@@ -13,12 +13,16 @@ from effd0.spec import ModelSpec
 from effd0.stages import Broken
 from effd0.suspicions.folder import faults_of_inputs
 
+from .conftest import NoteFigure
+
 pytestmark = pytest.mark.stage("preprocess")
 #: Images whose inputs are held against effdet's.
 COMPARED = 3
 
 
-def test_own_inputs_are_effdets(dataset_under_test: Dataset, spec: ModelSpec) -> None:
+def test_own_inputs_are_effdets(
+    dataset_under_test: Dataset, spec: ModelSpec, note_figure: NoteFigure
+) -> None:
     """What effd0 makes of these images is what effdet makes of them, bit for bit."""
     pytest.importorskip("effdet", reason="needs effdet: pip install 'effd0[torch]'")
     from ..reference import effdet_input
@@ -26,8 +30,9 @@ def test_own_inputs_are_effdets(dataset_under_test: Dataset, spec: ModelSpec) ->
     for sample in dataset_under_test.samples[:COMPARED]:
         wanted, scale = effdet_input(sample.path, spec)
         own = preprocess(sample.path, spec)
+        worst = float(np.abs(own.tensor - wanted).max())
+        note_figure(worst, 0, "max abs")
         if not np.array_equal(own.tensor, wanted):
-            worst = float(np.abs(own.tensor - wanted).max())
             # What names mistakes rests on the same code, and is of no use here.
             raise Broken(
                 f"{sample.path.name}: effd0's own input differs by {worst:.3g} from effdet's",
@@ -37,13 +42,17 @@ def test_own_inputs_are_effdets(dataset_under_test: Dataset, spec: ModelSpec) ->
 
 
 def test_inputs_made_elsewhere_are_effd0s_own(
-    pytestconfig: pytest.Config, dataset_under_test: Dataset, spec: ModelSpec
+    pytestconfig: pytest.Config,
+    dataset_under_test: Dataset,
+    spec: ModelSpec,
+    note_figure: NoteFigure,
 ) -> None:
     """Every image has its input, which is effd0's own; no input is of another image."""
     folder: Path | None = pytestconfig.getoption("--bins")
     if folder is None:
         pytest.skip("needs inputs made elsewhere: no --bins DIR was given")
     faults = faults_of_inputs(dataset_under_test, folder, spec)
+    note_figure(len(faults), 0, "faults")
     if faults:
         named = next((fault for fault in faults if fault.suspicion is not None), faults[0])
         raise Broken(named.text, named.suspicion, details=[str(fault) for fault in faults])

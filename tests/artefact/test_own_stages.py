@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from effd0.stages import Broken
 from effd0.tolerances import BOXES, SCORES
 
 from ..scored import NOTHING, perfect, truth_of
+from .conftest import NoteFigure
 
 #: Images whose detections are held against effdet's.
 COMPARED = 3
@@ -36,7 +38,7 @@ def heads(
 
 @pytest.mark.stage("decode")
 def test_own_candidates_are_effdets(
-    heads: list[tuple[Sample, HeadOutputs]], spec: ModelSpec
+    heads: list[tuple[Sample, HeadOutputs]], spec: ModelSpec, note_figure: NoteFigure
 ) -> None:
     """Without suppression, the best hundred candidates are those that effdet decodes."""
     from ..reference import Geometry, effdet_candidates
@@ -47,12 +49,13 @@ def test_own_candidates_are_effdets(
         wanted = effdet_candidates(head, image, spec)[: spec.max_detections]
         found = postprocess(head, image.scale, image.size, unsuppressed)
         got = np.column_stack([found.boxes, found.scores, found.classes])
+        note_figure(_apart(got, wanted, max(sample.size)), BOXES.limit, "of the longer side")
         _hold_rows(got, wanted, sample, "effd0's own decoding")
 
 
 @pytest.mark.stage("nms")
 def test_own_detections_are_effdets(
-    heads: list[tuple[Sample, HeadOutputs]], spec: ModelSpec
+    heads: list[tuple[Sample, HeadOutputs]], spec: ModelSpec, note_figure: NoteFigure
 ) -> None:
     """Number, order, classes, boxes and scores are those of effdet's bench."""
     from ..reference import Geometry, effdet_detections
@@ -62,6 +65,7 @@ def test_own_detections_are_effdets(
         found = postprocess(head, image.scale, image.size, spec)
         got = np.column_stack([found.boxes, found.scores, found.classes])
         wanted = effdet_detections(head, image, spec)
+        note_figure(_apart(got, wanted, max(sample.size)), BOXES.limit, "of the longer side")
         _hold_rows(got, wanted, sample, "effd0's own suppression")
 
 
@@ -86,16 +90,26 @@ def _faults(got: Floats, wanted: Floats, side: int) -> Iterator[str]:
     scores = float(np.abs(got[:, 4] - wanted[:, 4]).max(initial=0))
     if not scores <= SCORES.limit:
         yield f"scores differ by {scores:.3g}, but {SCORES.limit} is allowed"
-    corners = float(np.abs(got[:, :4] - wanted[:, :4]).max(initial=0)) / side
+    corners = _apart(got, wanted, side)
     if not corners <= BOXES.limit:
         allowed = f"but {BOXES.limit} of the longer side is allowed"
         yield f"corners differ by {corners:.3g}, {allowed}"
 
 
+def _apart(got: Floats, wanted: Floats, side: int) -> float:
+    """The largest difference of corners, in longer sides; infinite where a row has no partner."""
+    if len(got) != len(wanted):
+        return math.inf
+    return float(np.abs(got[:, :4] - wanted[:, :4]).max(initial=0)) / side
+
+
 @pytest.mark.stage("evaluate")
-def test_the_truth_is_perfect(dataset_under_test: Dataset, spec: ModelSpec) -> None:
+def test_the_truth_is_perfect(
+    dataset_under_test: Dataset, spec: ModelSpec, note_figure: NoteFigure
+) -> None:
     """Every annotation, given as a detection, makes an AP of 1 in all and in each class."""
     metrics = evaluate(dataset_under_test, perfect(dataset_under_test), spec)
+    note_figure(None if metrics.ap is None else 100 * metrics.ap, 100 * _ALL, "%")
     low = {name: ap for name, ap in metrics.per_class.items() if ap is not None and ap < _ALL}
     if low or metrics.ap is None or metrics.ap < _ALL:
         raise Broken(

@@ -178,12 +178,15 @@ def test_an_image_does_not_depend_on_its_batch(
     images: Tensor,
     spec: ModelSpec,
     precision_of: Callable[[str], str],
+    note_figure: NoteFigure,
 ) -> None:
     """Alone or in any row among others, an image has the same heads."""
     together = {name: head[row][None] for name, head in heads_of(runner_name, 5).items()}
     alone = opened(runner_name).infer({spec.input_name: images[row][None]})
+    precision = precision_of(runner_name)
+    note_figure(*worst_figure(record(runner_name, alone, together, precision)))
     try:
-        hold_heads(alone, together, spec, precision_of(runner_name))
+        hold_heads(alone, together, spec, precision)
     except Broken as broken:
         raise Broken(
             f"in the {row if row >= 0 else 'last'} row of a batch, {broken.evidence} "
