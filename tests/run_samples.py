@@ -94,7 +94,7 @@ def older_run() -> Run:
 
 def bare_run() -> Run:
     """A run in which nothing was measured."""
-    none = {"held": [], "untested": list(STAGES), "evidence": "nothing was tested"}
+    none: dict[str, Any] = {"held": [], "untested": list(STAGES), "evidence": "nothing was run"}
     return runs.run(
         artefact=runs.artefact(dataset=None, model_sha256=None),
         verdict=runs.verdict("not gated", **none),
@@ -203,10 +203,7 @@ def _picture(sample: Sample, jitter: float, rng: np.random.Generator) -> dict[st
         "height": height,
         "jpeg": _thumbnail(sample),
         "difference": round(float(rng.uniform(0, 0.02 + jitter / 12)), 4),
-        "truth": [
-            {"box": box.tolist(), "class": name, "crowd": False}
-            for box, name in annotated
-        ],
+        "truth": [{"box": box.tolist(), "class": name, "crowd": False} for box, name in annotated],
         "candidate": detected(2 + jitter),
         "reference": detected(2),
     }
@@ -240,7 +237,7 @@ def _checks(stage: str) -> list[dict[str, Any]]:
     }
     value, limit, unit = figures.get(stage, (None, None, ""))
     name = f"tests/artefact/test_{stage}.py::test_"
-    no_figure = {"figure": None, "tolerance": None, "unit": ""}
+    no_figure: dict[str, Any] = {"figure": None, "tolerance": None, "unit": ""}
     return [
         runs.check(stage, figure=value, tolerance=limit, unit=unit, name=f"{name}it_is_right"),
         runs.check(stage, **no_figure, name=f"{name}it_repeats_itself", seconds=0.02),

@@ -55,10 +55,11 @@ _STYLE = {
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
 }
+_SIDES = ("candidate", "reference")
 #: Beyond this ratio of largest to smallest, a linear axis hides the small ones.
 _WIDE = 8
-#: Inches of plots that stand in threes, in twos and alone: their text comes out alike.
-_SMALL, _MIDDLE, _WIDE_SIZE = (3.9, 2.9), (5.4, 3.1), (9.0, 2.7)
+#: Inches of plots that stand in threes and in twos: their text comes out alike.
+_SMALL, _MIDDLE = (3.9, 2.9), (5.6, 3.2)
 #: One figure for each point of an axis; None where it is undefined.
 Values: TypeAlias = Sequence[float | None]
 
@@ -76,7 +77,9 @@ def precision_recall(iou: str, recall: Sequence[float], sides: Sequence[Values])
             axes.plot(recall, _holes(values), color=color, linestyle=dash)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
 
-    return _drawn(draw, f"Precision against recall at IoU {iou}", _SMALL)
+    means = [_mean(values) for values in sides]
+    told = f"Mean precision over recall: {_named(means)}"
+    return _drawn(draw, f"Precision against recall at IoU {iou}", told, _SMALL)
 
 
 def histogram(edges: Sequence[float], sides: Sequence[Sequence[int]]) -> str:
@@ -91,7 +94,8 @@ def histogram(edges: Sequence[float], sides: Sequence[Sequence[int]]) -> str:
         axes.set(xlim=(edges[0], edges[-1]), xlabel="score", ylabel="detections")
         axes.set_ylim(bottom=0)
 
-    return _drawn(draw, "Detections by score", _WIDE_SIZE)
+    told = f"Detections in all: {_named([str(sum(counts)) for counts in sides])}"
+    return _drawn(draw, "Detections by score", told, _MIDDLE)
 
 
 def throughput(curves: Sequence[Curve], published: Curve) -> str:
@@ -106,7 +110,12 @@ def throughput(curves: Sequence[Curve], published: Curve) -> str:
         _scale(axes, every)
         axes.set_ylabel("images/s")
 
-    return _drawn(draw, "Images a second against batch", _MIDDLE)
+    return _drawn(
+        draw,
+        "Images a second against batch",
+        _ends(curves, "images_per_second", "images/s"),
+        _MIDDLE,
+    )
 
 
 def latency(curves: Sequence[Curve]) -> str:
@@ -122,7 +131,7 @@ def latency(curves: Sequence[Curve]) -> str:
         _scale(axes, [point.p99_ms or 0.0 for curve in curves for point in curve.points])
         axes.set_ylabel("ms a call")
 
-    return _drawn(draw, "Time of a call against batch", _MIDDLE)
+    return _drawn(draw, "Time of a call against batch", _ends(curves, "p50_ms", "ms"), _MIDDLE)
 
 
 def _line(axes: Any, curve: Curve, key: str, color: str, mark: str, dash: str) -> None:
@@ -145,24 +154,47 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
     positive = [value for value in values if value > 0]
     if positive and max(positive) > _WIDE * min(positive):
         axes.set_yscale("log")
+        ticker = require("matplotlib.ticker", extra="report")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
         axes.set_ylim(bottom=0, top=1.1 * max(values, default=1))
+
+
+def _named(figures: Sequence[str]) -> str:
+    """Figures of the candidate and perhaps of the reference, in words."""
+    return ", ".join(f"{side} {figure}" for side, figure in zip(_SIDES, figures, strict=False))
+
+
+def _mean(values: Values) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.3f}" if known else "undefined"
+
+
+def _ends(curves: Sequence[Curve], key: str, unit: str) -> str:
+    """Where each curve begins and ends, in words; names stand in the legend."""
+    ends = [(curve.points[0], curve.points[-1]) for curve in curves]
+    said = [
+        " to ".join(f"{getattr(end, key):.4g} {unit} at batch {end.batch}" for end in both)
+        for both in ends
+    ]
+    return "; ".join(f"line {place}: {words}" for place, words in enumerate(said, 1))
 
 
 def _holes(values: Values) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 
 
-def _drawn(draw: Callable[[Any], None], title: str, size: tuple[float, float]) -> str:
-    """The plot that *draw* makes on empty axes, to stand in HTML."""
+def _drawn(draw: Callable[[Any], None], title: str, told: str, size: tuple[float, float]) -> str:
+    """The plot that *draw* makes on empty axes, and what is *told* of it, to stand in HTML."""
     matplotlib = _matplotlib()
     figure_type = require("matplotlib.figure", extra="report").Figure
     with matplotlib.rc_context(_STYLE), io.StringIO() as file:
         figure = figure_type(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
-        return _for_html(file.getvalue(), title)
+        return _for_html(file.getvalue(), title, told)
 
 
 @functools.cache
@@ -170,7 +202,7 @@ def _matplotlib() -> Any:
     return require("matplotlib", extra="report")
 
 
-def _for_html(svg: str, title: str) -> str:
+def _for_html(svg: str, title: str, told: str) -> str:
     """An SVG file as an element: names instead of colours, ids of its own, nothing of the web."""
     body = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
     body = re.sub(r"^.*?<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>", r"\1\n", body, flags=re.DOTALL)
@@ -182,5 +214,6 @@ def _for_html(svg: str, title: str) -> str:
     for color, name in _VARIABLES.items():
         content = content.replace(color, f"var({name})")
     content = re.sub(r" font-family: [^;\"]*;", "", content)
-    head = f'<svg class="plot" viewBox="{box}" role="img" aria-label="{title}"><title>{title}</title>'
-    return head + content.rstrip()
+    head = f'<svg class="plot" viewBox="{box}" role="img" aria-labelledby="{mine}-t {mine}-d">'
+    named = f'<title id="{mine}-t">{title}</title><desc id="{mine}-d">{told}</desc>'
+    return head + named + content.rstrip()

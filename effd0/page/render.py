@@ -72,6 +72,7 @@ def _environment() -> Any:
     environment.filters |= {
         "percent": text.percent,
         "change": text.change,
+        "points": text.points,
         "figure": text.figure,
         "ms": text.milliseconds,
         "with_unit": text.with_unit,

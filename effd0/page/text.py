@@ -18,6 +18,11 @@ def change(points: float | None, digits: int = 2) -> str:
     return shown[1:] if float(shown) == 0 else shown.replace("-", "\N{MINUS SIGN}")
 
 
+def points(value: float | None) -> str:
+    """A number of points, with a sign only below nothing."""
+    return change(value).removeprefix("+")
+
+
 def figure(value: float | None, significant: int = 4) -> str:
     """A *value* of any size, short."""
     return NONE if value is None else f"{value:.{significant}g}"

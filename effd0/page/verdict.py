@@ -9,7 +9,7 @@ from typing import Any
 from ..runfile import Run
 from ..runfile.verdict import UNDECIDED
 from ..stages import STAGES
-from .text import count, with_unit
+from .text import count, figure, with_unit
 
 #: A check as it stands in a run file.
 Check = Mapping[str, Any]
@@ -72,7 +72,7 @@ def _mark(stage: str, run: Run) -> StageMark:
         stage,
         state,
         with_unit(telling["figure"], telling["unit"]),
-        "" if limit is None else f"limit {with_unit(limit, telling['unit'])}",
+        "" if limit is None else f"limit {figure(limit)}",
     )
 
 
