@@ -14,6 +14,8 @@ STEPS = ((0.0, 0), (0.03, 1), (0.1, 2), (0.3, 3), (1.0, 4))
 #: The steps of the scale in words, in order; then what is beyond it, and what has no limit.
 SCALE = ("under 3 %", "3 to 10 %", "10 to 30 %", "30 to 100 %", "over what is allowed")
 BEYOND = len(SCALE) - 1
+#: What is judged -> that in words.
+_WORDS = {"max_abs": "largest difference", "relative_l2": "relative L2"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Cell:
         """The share in words, as times or per cent of what is allowed."""
         if self.share is None:
             return "no limit"
-        return f"{self.share:.2g} × allowed" if self.share > 1 else f"{100 * self.share:.2g} %"  # noqa: RUF001  # times
+        if self.share > 1:
+            return f"{self.share:.3g} × allowed"  # noqa: RUF001  # times
+        # Two digits, but no power of ten where the head uses up all of it.
+        percent = 100 * self.share
+        return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"  # noqa: PLR2004
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def _heat_map(one: Mapping[str, Any]) -> HeatMap:
         (head, tuple(cells.get((head, level)) for level in levels)) for head in ("class", "box")
     )
     precision = one["precision"]
-    about = f"measured: {_measure(one['heads'][0]).replace('_', ' ')}"
+    about = f"measured: {_WORDS[_measure(one['heads'][0])]}"
     if precision is not None:
         about += f"; computes like {precision}"
     return HeatMap(

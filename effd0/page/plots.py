@@ -43,7 +43,7 @@ _STYLE = {
     "figure.facecolor": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # travels with matplotlib, so widths are the same anywhere
-    "font.size": 9.5,
+    "font.size": 9,
     "grid.color": _RULE,
     "grid.linewidth": 0.6,
     "lines.linewidth": 2,
@@ -59,7 +59,7 @@ _SIDES = ("candidate", "reference")
 #: Beyond this ratio of largest to smallest, a linear axis hides the small ones.
 _WIDE = 8
 #: Inches of plots that stand in threes and in twos: their text comes out alike.
-_SMALL, _MIDDLE = (3.9, 2.9), (5.6, 3.2)
+_SMALL, _MIDDLE = (3.9, 2.9), (4.8, 2.9)
 #: One figure for each point of an axis; None where it is undefined.
 Values: TypeAlias = Sequence[float | None]
 

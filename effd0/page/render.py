@@ -13,6 +13,7 @@ from ..errors import require
 from ..evaluate import METRICS
 from ..files import written_whole
 from ..runfile import Run
+from ..stages import STAGES
 from . import accuracy, legend, parity, plots, speed, text, verdict
 from .beside import beside
 
@@ -86,16 +87,17 @@ def _environment() -> Any:
     return environment
 
 
-_ORDER = ("failed", "skipped", "passed")
+_ORDER = ("failed", "passed", "skipped")
 
 
 def _sorted_checks(run: Run) -> list[Any]:
-    """What failed before what was skipped before what passed, each by stage."""
-    stages = [mark.stage for mark in verdict.stage_line(run)]
-    return sorted(
-        run["checks"],
-        key=lambda check: (_ORDER.index(check["status"]), stages.index(check["stage"])),
-    )
+    """What failed or stayed undecided before what passed before what was skipped, each by stage."""
+
+    def rank(check: Any) -> tuple[int, int]:
+        status = "failed" if verdict.is_undecided(check) else check["status"]
+        return _ORDER.index(status), STAGES.index(check["stage"])
+
+    return sorted(run["checks"], key=rank)
 
 
 def _pictures(foremost: accuracy.Accuracy | None) -> dict[str, Any] | None:

@@ -288,7 +288,7 @@ LAYERS: dict[str, set[str]] = {
     "page.render": {
         "bench.published", "errors", "evaluate", "files", "page.accuracy", "page.beside",
         "page.legend", "page.parity", "page.plots", "page.speed", "page.text", "page.verdict",
-        "runfile.__init__",
+        "runfile.__init__", "stages",
     },
     "page.__init__": {"page.render"},
     "bench.baseline": {"bench.ratio", "bench.rows", "errors"},

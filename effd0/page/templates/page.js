@@ -77,6 +77,7 @@ function enlarge(dialog, button) {
   for (const box of picture.querySelectorAll("rect[data-tag]")) {
     const tag = document.createElementNS(picture.namespaceURI, "text");
     tag.textContent = box.dataset.tag;
+    tag.classList.add(box.classList[0]);
     // Each side has a corner of its own, so that tags of one object do not hide each other.
     const below = box.classList.contains("reference");
     const inside = box.classList.contains("truth");
