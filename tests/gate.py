@@ -21,6 +21,7 @@ from effd0.identity import UnderTest
 from effd0.pipeline import run_dataset
 from effd0.report import Evaluation, Verdict, judge_drop
 from effd0.rundir import RunDirectory, run_directory
+from effd0.runfile.verdict import UNDECIDED
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.base import Runner
 from effd0.score import score
@@ -174,7 +175,7 @@ def settle(
     *suspect* is asked for what explains a failure.
     """
     if verdict.status == "undecided" and not required:
-        pytest.skip(f"undecided: {verdict.reason}")
+        pytest.skip(f"{UNDECIDED}{verdict.reason}")
     if verdict.status != "pass":
         raise Broken(
             f"{verdict.status}: {verdict.reason}", suspect() if verdict.status == "fail" else None

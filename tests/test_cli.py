@@ -19,7 +19,7 @@ OPTIONS = {
     "evaluate": (
         *RUN, "--threads", "--root", "--split", "--batch-size", "--min-map", "--json",
         "--reference", "--max-drop",
-        "--image-limit", "--evaluator", "--workers", "--out", "--resume",
+        "--image-limit", "--evaluator", "--workers", "--out", "--resume", "--report-json",
         "--postprocess", "--launch",
     ),
     "detect": (*RUN, "--threads", "--out", "--min-score", "IMAGE"),
@@ -36,8 +36,10 @@ OPTIONS = {
     "benchmark": (
         *RUN, "--threads", "--root", "--split", "--batch-size", "--loop", "--warmup",
         "--scenario", "--against", "--max-slowdown", "--accuracy-report", "--json", "--workers",
-        "--overlap", "--postprocess", "--launch",
+        "--overlap", "--postprocess", "--launch", "--report-json",
     ),
+    "merge": ("--out", "RUN.json"),
+    "compare": ("--max-drop", "--max-slowdown", "BASELINE.json", "CANDIDATE.json"),
     "export": (
         "--out", "--checkpoint", "--batch-size", "--dynamic-batch", "--opset", "--exporter",
         "--arch",

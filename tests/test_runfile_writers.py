@@ -278,6 +278,25 @@ def test_a_session_is_called_by_what_is_under_test(
     assert artefact["checkpoint_sha256"] == sha256(weights)
 
 
+@pytest.mark.parametrize("status", [2, 3, 4], ids=["interrupted", "internal-error", "usage"])
+def test_a_session_that_was_cut_off_passes_nothing(status: int) -> None:
+    """What held so far is told; a failure stays one."""
+    record = session()
+    found = record.to_run(GIVEN, "pytest", status)
+    check_run(found)
+    assert (found["verdict"]["status"], found["verdict"]["held"]) == ("undecided", ["gate"])
+    assert "not all checks were run" in found["verdict"]["evidence"]
+    record.checks.append(Check("runner", "t", False, "0.3 off"))
+    failed = record.to_run(GIVEN, "pytest", status)["verdict"]
+    assert (failed["status"], failed["evidence"]) == ("fail", "0.3 off")
+
+
+@pytest.mark.parametrize("status", [0, 1, 5], ids=["passed", "failed", "nothing-collected"])
+def test_a_session_that_ended_by_itself_is_judged_by_its_checks(status: int) -> None:
+    """A failure among effd0's own tests is none of the artefact's."""
+    assert session().to_run(GIVEN, "pytest", status)["verdict"]["status"] == "pass"
+
+
 def test_a_session_of_benchmarks_is_not_gated() -> None:
     """Times without a baseline pass nothing, and say so."""
     found = SuiteRecord().to_run(GIVEN, "pytest benchmarks", 0, [ROW])

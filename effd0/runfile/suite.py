@@ -19,6 +19,12 @@ from .schema import Run
 
 #: Options that name an artefact, the one that a run is called by first.
 NAMING = ("--model", "--detections", "--results", "--bins", "--checkpoint")
+#: Exit statuses of pytest after which nobody knows what the checks that did not run would say.
+CUT_OFF = {
+    2: "the run was interrupted, or files could not be collected: not all checks were run",
+    3: "pytest failed by itself: not all checks were run",
+    4: "pytest was called wrongly: not all checks were run",
+}
 
 
 @dataclass
@@ -67,7 +73,7 @@ class SuiteRecord:
         checkpoint = given.get("--checkpoint") or embedded.checkpoint()
         # What was held against a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one.against is None)
-        return new_run(
+        run = new_run(
             artefact_part(
                 given.get("--model"), checkpoint, self.dataset, "" if named is None else named.name
             ),
@@ -79,6 +85,9 @@ class SuiteRecord:
             accuracy=[accuracy_part(one) for one in every],
             latency=[latency_part(row, accuracy) for row in rows],
         )
+        if exit_status in CUT_OFF and run["verdict"]["status"] != "fail":
+            run["verdict"] |= {"status": "undecided", "evidence": CUT_OFF[exit_status]}
+        return run
 
 
 def _parity_line(one: Mapping[str, Any]) -> str:
