@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +229,40 @@ def test_small_times_are_seen_beside_large() -> None:
     assert ">500<" in plots.latency(wide)
     assert ">0<" not in plots.latency(wide)
     assert ">0<" in plots.latency(near)
+
+
+STYLE = (Path(plots.__file__).parent / "templates" / "page.css").read_text()
+#: Variable of the style sheet -> its colours in light and in dark.
+COLOURS = {
+    name: (light, dark)
+    for name, light, dark in re.findall(
+        r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", STYLE.partition("}")[0]
+    )
+}
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of *colour*, as WCAG 2 defines it."""
+    parts = (int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [pytest.param(0, id="light"), pytest.param(1, id="dark")])
+@pytest.mark.parametrize(
+    ("above", "ground", "wanted"),
+    [
+        *[(text, ground, 4.5) for text in ("ink", "muted") for ground in ("paper", "card")],
+        *[(text, ground, 4.5) for text in ("good", "bad", "unsure") for ground in ("card",)],
+        *[(text, f"{text}-wash", 4.5) for text in ("good", "bad", "unsure")],
+        *[("muted", f"{state}-wash", 4.5) for state in ("bad", "unsure")],
+        *[(f"series-{n}", "paper", 3.0) for n in (3, 4, 5)],
+        *[(side, "paper", 3.0) for side in ("candidate", "reference", "truth")],
+    ],
+)
+def test_colours_can_be_told_from_their_ground(
+    theme: int, above: str, ground: str, wanted: float
+) -> None:
+    """Text has WCAG's contrast of 4.5, what is drawn has 3, in both themes."""
+    both = sorted(luminance(COLOURS[name][theme]) for name in (above, ground))
+    assert (both[1] + 0.05) / (both[0] + 0.05) >= wanted

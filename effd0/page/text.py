@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+_TINY = 1e-3
 NONE = "–"  # noqa: RUF001  # the dash that tables use
 
 
@@ -24,8 +25,10 @@ def points(value: float | None) -> str:
 
 
 def figure(value: float | None, significant: int = 4) -> str:
-    """A *value* of any size, short."""
-    return NONE if value is None else f"{value:.{significant}g}"
+    """A *value* of any size, short; what is tiny needs two digits."""
+    if value is None:
+        return NONE
+    return f"{value:.{min(significant, 2) if abs(value) < _TINY else significant}g}"
 
 
 def milliseconds(value: float | None) -> str:
