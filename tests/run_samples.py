@@ -57,6 +57,9 @@ def faulty_run(*, pictures: int = 24) -> Run:
     for check in checks:
         if check["stage"] == "preprocess":
             check |= {**failed, "figure": 2.9, "tolerance": 0.01, "suspicion": suspicion}
+        elif check["stage"] == "runner" and check["figure"] is not None:
+            off = "class_p4 is off by 0.0286, but 0.002 is allowed"
+            check |= {**failed, "evidence": off, "figure": 0.0286}
         elif check["stage"] == "gate" and check["figure"] is not None:
             check |= {**failed, "evidence": "mAP 58.10 % is below 65.13 %", "figure": 58.1}
     low = accuracy(REFERENCE_AP - 0.0724, pictures=pictures, jitter=6.0, seed=3)
@@ -74,7 +77,7 @@ def faulty_run(*, pictures: int = 24) -> Run:
             "untested": ["decode", "nms"],
             "later": sum(check["status"] == "failed" for check in checks) - 1,
         },
-        "parity": [_parity("ort", 1, 4e-5, 0), _parity("ort", 8, 3e-2, 1)],
+        "parity": [_parity("ort", 1, 4e-3, 0), _parity("ort", 8, 3e-2, 1)],
         "accuracy": [low],
         "exit_status": 1,
     }

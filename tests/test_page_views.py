@@ -87,7 +87,7 @@ def head_of(**figures: Any) -> dict[str, Any]:
         pytest.param(1e-4, 2e-3, 1, "5 %", id="small"),
         pytest.param(2e-4, 2e-3, 2, "10 %", id="bound-is-of-the-next"),
         pytest.param(2e-3, 2e-3, 3, "100 %", id="just-allowed"),
-        pytest.param(3e-3, 2e-3, 4, "1.5 × allowed", id="beyond"),  # noqa: RUF001  # times
+        pytest.param(3e-3, 2e-3, 4, "1.5 × limit", id="beyond"),  # noqa: RUF001  # times
         pytest.param(None, 2e-3, 4, "not finite", id="not-finite"),
         pytest.param(1e-3, None, None, "no limit", id="no-limit"),
     ],

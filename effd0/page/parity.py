@@ -39,7 +39,7 @@ class Cell:
         if self.share is None:
             return "no limit"
         if self.share > 1:
-            return f"{self.share:.3g} × allowed"  # noqa: RUF001  # times
+            return f"{self.share:.3g} × limit"  # noqa: RUF001  # times
         # Two digits, but no power of ten where the head uses up all of it.
         percent = 100 * self.share
         return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"  # noqa: PLR2004
