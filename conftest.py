@@ -10,6 +10,7 @@ import functools
 import gc
 import importlib.util
 import shlex
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from effd0.threads import let_threads_sleep
 
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
+    "browser": "needs Playwright and a Chromium that it drives",
     "accuracy": "mAP of the artefact under test, held against its reference",
     "coco": "needs a data set and weights of your own: --coco ROOT --checkpoint FILE",
     "gpu": "needs a CUDA device that torch sees",
@@ -117,8 +119,19 @@ def _absent(marker: str, config: pytest.Config) -> str | None:
         return "no --slow was given"
     if marker == "npu":
         return _no_npu(config)
+    if marker == "browser":
+        return _no_browser()
     if marker in TORCH_DEVICES and not _has_device(TORCH_DEVICES[marker]):
         return f"torch sees no {TORCH_DEVICES[marker]} device on this host"
+    return None
+
+
+def _no_browser() -> str | None:
+    """Why no page can be opened here; None if one can."""
+    if importlib.util.find_spec("playwright") is None:
+        return "Playwright is not installed; pip install 'effd0[report,browser]'"
+    if shutil.which("chromium") is None:
+        return "no chromium is on the PATH; apt-get install chromium"
     return None
 
 

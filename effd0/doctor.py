@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import requires
+from importlib.metadata import metadata, requires
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -59,7 +59,8 @@ def _extra_of(requirement: Requirement) -> str:
     """The extra that brings *requirement*; empty for the base install."""
     if requirement.marker is None:
         return ""
-    for extra in ("torch", "onnx", "openvino", "test", "all"):
+    extras: list[str] = metadata("effd0").get_all("Provides-Extra") or []
+    for extra in extras:
         if requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate(
             {"extra": ""}
         ):

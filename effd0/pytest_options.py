@@ -112,7 +112,7 @@ def _add_gate_options(group: pytest.OptionGroup) -> None:
         "--require",
         action="append",
         default=[],
-        choices=["coco", *HARDWARE],
+        choices=["browser", "coco", *HARDWARE],
         help="fail, not skip, where this is absent; repeatable",
     )
     group.addoption(

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from effd0.bench.published import SCOPES, UNITS, Published, published_figures
+from effd0.bench.published import (
+    SCOPES,
+    UNITS,
+    Published,
+    published_accuracies,
+    published_figures,
+)
 from effd0.bench.rows import END_TO_END, NETWORK
 
 FIGURES = published_figures()
@@ -43,3 +50,14 @@ def test_every_chip_of_interest_is_there() -> None:
     """The chips that the recipe's table is read beside."""
     chips = " ".join(figure.chip for figure in FIGURES)
     assert all(chip in chips for chip in ("310P3", "310B1", "T4", "V100", "A100"))
+
+
+def test_every_published_map_has_its_source_and_conditions() -> None:
+    """The mAPs that docs/pipeline.md tells apart, each with who says so and of what."""
+    accuracies = published_accuracies()
+    assert [one.map for one in accuracies] == [34.3, 34.2, 33.4, 31.95]
+    for one in accuracies:
+        assert re.match(r"https://[\w.]+/\S+", one.source)
+        assert one.conditions
+    page = (Path(__file__).parents[1] / "docs" / "pipeline.md").read_text()
+    assert [one.by for one in accuracies if f"{one.map:g}" not in page or one.by not in page] == []

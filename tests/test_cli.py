@@ -39,6 +39,7 @@ OPTIONS = {
         "--overlap", "--postprocess", "--launch", "--report-json",
     ),
     "merge": ("--out", "RUN.json"),
+    "report": ("--html", "--baseline", "RUN.json"),
     "compare": ("--max-drop", "--max-slowdown", "BASELINE.json", "CANDIDATE.json"),
     "export": (
         "--out", "--checkpoint", "--batch-size", "--dynamic-batch", "--opset", "--exporter",

@@ -1,4 +1,4 @@
-"""Throughputs that others published of EfficientDet-D0, each with its source and conditions."""
+"""What others published of EfficientDet-D0, each figure with its source and conditions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .rows import END_TO_END, NETWORK
 
@@ -42,14 +43,33 @@ class Published:
         return SCOPES[self.scope]
 
 
+@dataclass(frozen=True)
+class PublishedAccuracy:
+    """One published mAP in per cent on val2017, *by* whom, and what was run as *source* says."""
+
+    by: str
+    map: float
+    conditions: str
+    source: str
+
+
+def published_accuracies() -> tuple[PublishedAccuracy, ...]:
+    """All published mAPs, in the order of the data file."""
+    return tuple(PublishedAccuracy(**one) for one in _content()["accuracy"])
+
+
+@functools.cache
+def _content() -> dict[str, Any]:
+    return tomllib.loads(DATA.read_text())
+
+
 @functools.cache
 def published_figures() -> tuple[Published, ...]:
-    """All published figures, in the order of the data file."""
-    content = tomllib.loads(DATA.read_text())
+    """All published throughputs, in the order of the data file."""
     return tuple(
         Published(
             batch=int(batch), value=float(value), **{k: v for k, v in run.items() if k != "values"}
         )
-        for run in content["run"]
+        for run in _content()["run"]
         for batch, value in run["values"].items()
     )

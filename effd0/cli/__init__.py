@@ -14,7 +14,7 @@ from rich.markup import escape
 from ..errors import Effd0Error
 from ..progress import STDERR
 from ..threads import let_threads_sleep
-from . import atc, benchmark, bisect, build, files, run, runs, setup
+from . import atc, benchmark, bisect, build, files, page, run, runs, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2
 
@@ -37,6 +37,7 @@ for command, panel in (
     (benchmark.benchmark, "Run"),
     (runs.merge, "Judge"),
     (runs.compare, "Judge"),
+    (page.report, "Judge"),
     (build.export, "Build"),
     (build.simplify, "Build"),
     (build.modify, "Build"),

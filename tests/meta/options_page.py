@@ -26,12 +26,6 @@ gate failed, 2 bad input.
 Row = tuple[str, str, str]
 #: Options of pytest itself and of pytest-benchmark that pages and environments use.
 PYTESTS_OWN = {"--benchmark-json", "--help", "--junit-xml"}
-#: What run files bring; on a branch without them, commands that need it wait.
-COMING = (
-    ()
-    if {"compare", "report"} <= {c.callback.__name__ for c in app.registered_commands if c.callback}
-    else ("effd0 report", "effd0 merge", "effd0 compare", "--report-json")
-)
 
 
 class _Recorder:

@@ -289,6 +289,20 @@ LAYERS: dict[str, set[str]] = {
     "bench.published": {"bench.rows"},
     "bench.accuracy": {"errors"},
     "bench.session": {"bench.rows"},
+    "page.text": set(),
+    "page.verdict": {"page.text", "runfile.__init__", "runfile.verdict", "stages"},
+    "page.accuracy": {"runfile.__init__"},
+    "page.parity": {"page.text", "runfile.__init__"},
+    "page.speed": {"bench.published", "bench.rows", "runfile.__init__"},
+    "page.beside": {"errors", "runfile.__init__"},
+    "page.plots": {"errors", "page.speed"},
+    "page.legend": {"page.plots", "page.speed"},
+    "page.render": {
+        "bench.published", "errors", "evaluate", "files", "page.accuracy", "page.beside",
+        "page.legend", "page.parity", "page.plots", "page.speed", "page.text", "page.verdict",
+        "runfile.__init__", "stages",
+    },
+    "page.__init__": {"page.render"},
     "bench.baseline": {"bench.ratio", "bench.rows", "errors"},
     "bench.tables": {"bench.accuracy", "bench.baseline", "bench.published", "bench.rows"},
     "bench.page": {
@@ -335,7 +349,10 @@ HOMES: dict[str, set[str]] = {
         "suspicions.source",
     },
     "effdet": {"checkpoint"},
+    "jinja2": {"page.render"},
     "jsonschema": {"runfile.schema"},
+    "markupsafe": {"page.render"},
+    "matplotlib": {"page.plots"},
     "faster_coco_eval": {"evaluate"},
     "acl": {"runners.acl_api"},
     "onnx": {
@@ -352,7 +369,8 @@ HOMES: dict[str, set[str]] = {
     "requests": {"fetch"},
     "rich": {
         "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc",
-        "cli.files", "cli.run", "cli.runs", "cli.setup", "cli.show", "cli.show_runs", "progress",
+        "cli.files", "cli.page", "cli.run", "cli.runs", "cli.setup", "cli.show", "cli.show_runs",
+        "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {
@@ -362,12 +380,12 @@ HOMES: dict[str, set[str]] = {
     "torch_npu": {"runners.torch"},
     "typer": {
         "cli.__init__", "cli.benchmark", "cli.bisect", "cli.build", "cli.atc", "cli.files",
-        "cli.options", "cli.run", "cli.runs", "cli.setup",
+        "cli.options", "cli.page", "cli.run", "cli.runs", "cli.setup",
     },
 }  # fmt: skip
 HEAVY = {
-    "acl", "effdet", "jsonschema", "onnx", "onnxruntime", "onnxscript", "onnxsim", "openvino",
-    "safetensors", "torch",
+    "acl", "effdet", "jinja2", "jsonschema", "markupsafe", "matplotlib", "onnx", "onnxruntime",
+    "onnxscript", "onnxsim", "openvino", "safetensors", "torch",
 }  # fmt: skip
 
 
