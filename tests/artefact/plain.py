@@ -58,9 +58,14 @@ class PlainHeads:
         if broken is not None and broken.stage == stage:
             raise broken
 
-    @property
-    def figure(self) -> tuple[float, float, str]:
-        """How far the heads are from the reference, what is allowed, and the unit."""
+    def figure_of(self, stage: str) -> tuple[float | None, float | None, str]:
+        """
+        How far the heads are from the reference, what is allowed, and the unit.
+
+        Where the fault is one of another stage, *stage* has no figure.
+        """
+        if self._difference is not None and self._difference.stage != stage:
+            return None, None, ""
         return worst_figure(record("ort", self.reference, self._heads, self.model.precision))
 
     @functools.cached_property

@@ -50,5 +50,5 @@ def test_its_batch_is_what_it_says(model_file: ModelFile, images: Tensor, spec: 
 
 def test_its_weights_are_the_checkpoints(plain_heads: PlainHeads, note_figure: NoteFigure) -> None:
     """No node's weights make it leave what the checkpoint computes."""
-    note_figure(*plain_heads.figure)
+    note_figure(*plain_heads.figure_of("export"))
     plain_heads.hold("export")

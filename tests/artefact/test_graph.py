@@ -14,5 +14,5 @@ def test_its_nodes_compute_what_the_checkpoint_does(
     plain_heads: PlainHeads, note_figure: NoteFigure
 ) -> None:
     """Run without any optimisation, the graph gives torch's heads."""
-    note_figure(*plain_heads.figure)
+    note_figure(*plain_heads.figure_of("graph"))
     plain_heads.hold("graph")
