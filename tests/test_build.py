@@ -81,6 +81,7 @@ def test_simplifying_keeps_the_heads_and_the_free_batch(
         assert runner.inputs[0].shape == (None, *spec.input_shape)
 
 
+@pytest.mark.slow
 def test_simplifying_keeps_the_origin(simplified: Built, onnx_model: Path) -> None:
     """The metadata stays, and says that it was simplified and by what."""
     kept = metadata(simplified.path)

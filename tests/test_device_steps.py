@@ -179,6 +179,7 @@ def test_overflowing_codes_give_the_border() -> None:
     assert_same(found, postprocess(heads, image.scale, image.size, SMALL), image)
 
 
+@pytest.mark.slow
 def test_nothing_of_it_leaves_the_graph() -> None:
     """A compiler follows all of it: nothing waits for a value, as a CUDA graph must not."""
     heads = [synthetic_heads(seed, SMALL) for seed in range(2)]

@@ -233,6 +233,7 @@ def test_mathematics_in_a_name_is_no_mathematics() -> None:
     assert "$\\frac{broken" in page.text
 
 
+@pytest.mark.slow
 def test_page_is_the_same_each_time() -> None:
     """The same run gives the same bytes, so that two pages can be compared."""
     assert render_page(run_samples.good_run(pictures=2)) == render_page(
@@ -258,6 +259,7 @@ def test_a_baseline_of_other_images_is_told() -> None:
     assert 'id="reproduce"' in page
 
 
+@pytest.mark.slow
 def test_eighty_images_stay_small() -> None:
     """A page with as many pictures as a run may hold can be mailed: below 5 MB."""
     page = render_page(run_samples.good_run(pictures=80))

@@ -186,13 +186,14 @@ def test_heads_of_another_precision_are_no_fault(
     assert scene.faults(with_noise(size).found()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("xyxy", marks=pytest.mark.slow),
-        pytest.param("network-pixels", marks=pytest.mark.slow),
-        pytest.param("80-from-0", marks=pytest.mark.slow),
-        pytest.param("class-agnostic", marks=pytest.mark.slow),
+        "xyxy",
+        "network-pixels",
+        "80-from-0",
+        "class-agnostic",
         "iou-0.7",
     ],
 )
