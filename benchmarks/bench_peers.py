@@ -50,7 +50,10 @@ BOX_TOLERANCE, SCORE_TOLERANCE = 2e-3, 1e-6
 #: IoU and scores of a pair where the heads come from two backends.  Measured 2026-11-25 on 8
 #: drawn scenes: 0.999995 and 3.4e-6, no detection without its pair.
 MIN_IOU, BACKEND_SCORES = 0.99, 1e-3
-#: Relative L2 norm that the issue allows heads; measured 2026-11-25: 9.6e-7 against the plain
+#: Of two overlapping boxes of one score, rounding decides which stays, and so which others go.
+#: Measured 2026-11-25 on 24 drawn scenes: 0.034 at most, in one of them.
+UNSURE = 0.05
+#: Relative L2 norm by which heads may differ; measured 2026-11-25: 9.6e-7 against the plain
 #: export, 6.6e-6 against OpenVINO, 7.3e-6 against PyTorch.
 SAME_HEADS = 1e-4
 #: Sums of the same terms, perhaps in another order; measured 2026-11-25: 0.
@@ -117,9 +120,8 @@ def assert_same_found(ours: Detections, rows: np.ndarray) -> None:
     found = Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
     pairs = match_detections(found, ours, MIN_IOU)
     # The hundredth may be another, where scores end in a crowd.
-    assert (
-        max(pairs.missing.max(initial=0), pairs.extra.max(initial=0)) <= found.scores.min() + 1e-3
-    )
+    unsure = max(UNSURE, found.scores.min() + 1e-3)
+    assert max(pairs.missing.max(initial=0), pairs.extra.max(initial=0)) <= unsure
     assert np.abs(pairs.score_differences).max() <= BACKEND_SCORES
 
 
