@@ -63,12 +63,12 @@ def judge(
         return absolute
     paired = judge_drop(against.drop, against.max_drop, limited=metrics.images < total)
     # What decides is said first.
-    first, second = sorted((absolute, paired), key=lambda verdict: _GRAVITY.index(verdict.status))
+    first, second = sorted((absolute, paired), key=lambda verdict: GRAVITY.index(verdict.status))
     return Verdict(first.status, f"{first.reason}; {second.reason}")
 
 
-#: Of two verdicts the graver stands.
-_GRAVITY = ("fail", "undecided", "pass", "not gated")
+#: Of several verdicts the gravest stands.
+GRAVITY = ("fail", "undecided", "pass", "not gated")
 
 
 def judge_drop(drop: PairedDrop, max_drop: float, *, limited: bool) -> Verdict:

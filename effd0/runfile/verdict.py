@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..report import GRAVITY
 from ..stages import STAGES, Check, evidence_of, stage_verdict
 from .schema import Run
 
-#: Of several verdicts the gravest stands.
-GRAVITY = ("fail", "undecided", "pass", "not gated")
 #: How a check begins to say why it was skipped where its figures decide nothing.
 UNDECIDED = "undecided: "
 

@@ -266,7 +266,7 @@ LAYERS: dict[str, set[str]] = {
         "runfile.compare", "runfile.file", "runfile.merge", "runfile.schema",
     },
     "runfile.checks": {"bench.baseline", "errors", "stages"},
-    "runfile.verdict": {"runfile.schema", "stages"},
+    "runfile.verdict": {"report", "runfile.schema", "stages"},
     "runfile.parts": {
         "bench.accuracy", "bench.job", "bench.rows", "evaluate", "files", "fingerprint", "measure",
         "report", "runfile.checks", "runfile.schema", "runfile.verdict", "stages",
