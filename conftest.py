@@ -30,7 +30,7 @@ from effd0.pytest_options import PATHS, RECORD, TEST_RUNNERS, TORCH_DEVICES
 from effd0.report import Evaluation, installed_version
 from effd0.runfile import write_run
 from effd0.runfile.checks import FIGURES, check_of, properties_of
-from effd0.runfile.suite import SuiteRecord
+from effd0.runfile.suite import Draw, SuiteRecord
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.acl_session import acl_session
 from effd0.runners.base import DetectingRunner, Runner
@@ -260,7 +260,7 @@ def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation], None]:
+def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation, Draw], None]:
     """Return a function that keeps an evaluation for --report-json."""
     return pytestconfig.stash[RECORD].keep
 

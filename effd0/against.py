@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .dataset import Dataset
-from .evaluate import CocoMetrics, evaluate
+from .evaluate import CocoMetrics
 from .match import DetectionParity, detection_parity
 from .paired import PairedDrop, paired_drop
 from .postprocess import Detections
@@ -44,13 +44,18 @@ def hold_against(
     max_drop: float,
     runner: str,
     model_sha256: str,
+    metrics: CocoMetrics,
 ) -> Against:
-    """Compare the detections of two models, by image id; raise as `paired_drop` does."""
+    """
+    Compare the detections of two models, by image id; raise as `paired_drop` does.
+
+    *runner*, *model_sha256* and *metrics* are those of the reference.
+    """
     return Against(
         drop=paired_drop(dataset, reference, candidate, spec),
         parity=detection_parity(reference, candidate),
         max_drop=max_drop,
         runner=runner,
         model_sha256=model_sha256,
-        metrics=evaluate(dataset, reference, spec),
+        metrics=metrics,
     )

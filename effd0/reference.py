@@ -10,6 +10,7 @@ from .against import Against, hold_against
 from .choice import ModelChoice
 from .dataset import Dataset
 from .errors import RunnerError
+from .evaluate import evaluate
 from .feed import choose_batch_size
 from .files import sha256
 from .pipeline import run_dataset
@@ -87,6 +88,7 @@ def run_against(
             max_drop=max_drop,
             runner=description,
             model_sha256=model_sha256,
+            metrics=evaluate(dataset, found, choice.spec),
         )
         advance(1)
     return Compared(against, found)

@@ -16,6 +16,7 @@ from .errors import Effd0Error, ResultError
 from .evaluate import EVALUATORS, check_evaluator
 from .files import sha256
 from .heads import split_heads
+from .insight import insight
 from .measure import Latency
 from .postprocess import Detections, postprocess
 from .preprocess import input_scale
@@ -27,6 +28,9 @@ from .tensorfiles.manifest import Manifest
 from .tensorfiles.origin import check_model
 from .tensorfiles.results import Results, find_manifest, open_results
 
+#: Stands for the hash of a model that the results do not name.
+UNKNOWN_MODEL = "unknown"
+
 
 @dataclass(frozen=True)
 class ResultJob:
@@ -34,7 +38,8 @@ class ResultJob:
     Everything that the score of the folder *results* depends on; *min_map* is in percent.
 
     *bins* is the folder of the inputs, where there is no manifest beside the results; *model* is
-    the one that the results have to be of, if that is to be checked.
+    the one that the results have to be of, if that is to be checked.  With *insight* the evaluation
+    holds what pictures of it need.
     """
 
     results: Path
@@ -47,6 +52,7 @@ class ResultJob:
     min_map: float | None = None
     evaluator: str = EVALUATORS[0]
     workers: int = 2
+    insight: bool = False
 
 
 @dataclass
@@ -90,6 +96,8 @@ def run_result_job(job: ResultJob, open_progress: OpenProgress) -> Evaluation:
         model_sha256=_model_sha256(results),
         settings=_settings(job, results),
     )
+    if job.insight:
+        evaluation = replace(evaluation, insight=insight(dataset, found, None, job.spec))
     return _not_empty(evaluation)
 
 
@@ -181,7 +189,7 @@ def _not_empty(evaluation: Evaluation) -> Evaluation:
 
 def _model_sha256(results: Results) -> str:
     known = None if results.summary is None else results.summary.model_sha256
-    return "unknown" if known is None else known
+    return UNKNOWN_MODEL if known is None else known
 
 
 def _settings(job: ResultJob, results: Results) -> dict[str, Any]:

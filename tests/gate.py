@@ -14,7 +14,7 @@ from effd0.against import Against, hold_against
 from effd0.dataset import Dataset
 from effd0.detecting import Detected, detect_dataset
 from effd0.errors import CheckpointError
-from effd0.evaluate import EVALUATORS, evaluate, to_coco_results
+from effd0.evaluate import EVALUATORS, CocoMetrics, evaluate, to_coco_results
 from effd0.feed import choose_batch_size
 from effd0.files import folder_sha256, sha256
 from effd0.identity import UnderTest
@@ -22,6 +22,7 @@ from effd0.insight import insight
 from effd0.pipeline import run_dataset
 from effd0.report import Evaluation, Verdict, judge_drop
 from effd0.rundir import RunDirectory, run_directory
+from effd0.runfile.suite import Draw
 from effd0.runfile.verdict import UNDECIDED
 from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.base import Runner
@@ -55,7 +56,7 @@ class Gate:
     What is run for the gate, and where it is kept.
 
     *file_of* and *open_under_test* give the file that a runner runs, and the runner, by its name.
-    What pictures of an evaluation need is made *with_insight*.
+    To *keep* comes each evaluation, with what makes that which pictures of it need.
     Of what *resume* does not allow to be continued, this gate continues what it began itself.
     """
 
@@ -68,8 +69,7 @@ class Gate:
     resume: bool
     options_of: Callable[[str], RunnerOptions]
     say: Callable[[str], object]
-    keep: Callable[[Evaluation], object] = lambda _: None
-    with_insight: bool = False
+    keep: Callable[[Evaluation, Draw], object] = lambda _evaluation, _draw: None
 
     def __post_init__(self) -> None:
         self._begun: set[str] = set()
@@ -116,9 +116,7 @@ class Gate:
             if place is not None:
                 place.finish(to_coco_results(run.found, self.spec), evaluation.to_json())
         self._note(evaluation, size)
-        if self.with_insight:
-            evaluation = replace(evaluation, insight=insight(dataset, run.found, None, self.spec))
-        self.keep(evaluation)
+        self.keep(evaluation, functools.partial(insight, dataset, run.found, None, self.spec))
         return Measured(run, evaluation)
 
     @contextlib.contextmanager
@@ -151,9 +149,14 @@ def _percent(value: float | None) -> str:
 
 
 def against_reference(
-    dataset: Dataset, reference: Detected, candidate: Detected, spec: ModelSpec, max_drop: float
+    dataset: Dataset,
+    reference: Detected,
+    metrics: CocoMetrics,
+    candidate: Detected,
+    spec: ModelSpec,
+    max_drop: float,
 ) -> Against:
-    """Return what *candidate* lost against *reference* on the same images."""
+    """Return what *candidate* lost against *reference*, of *metrics*, on the same images."""
     return hold_against(
         dataset,
         reference.found,
@@ -162,6 +165,7 @@ def against_reference(
         max_drop=max_drop,
         runner=reference.runner,
         model_sha256=reference.model_sha256,
+        metrics=metrics,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from effd0.files import sha256
 from effd0.insight import insight
 from effd0.pytest_options import PATHS
 from effd0.report import Evaluation
+from effd0.runfile.suite import Draw
 from effd0.runners import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.suspicions.architecture import suspect_architecture
@@ -25,7 +27,7 @@ pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
 
 Measure = Callable[[str, int | None], Measured]
 HoldDrop = Callable[[Measure, Dataset, str], None]
-NoteEvaluation = Callable[[Evaluation], None]
+NoteEvaluation = Callable[[Evaluation, Draw], None]
 NoteFigure = Callable[[float | None, float | None, str], None]
 
 
@@ -64,7 +66,6 @@ def gate(
         options_of=options_of,
         say=note_measured,
         keep=note_evaluation,
-        with_insight=option("--report-json") is not None,
     )
 
 
@@ -174,16 +175,16 @@ def hold_drop(
     """Return what holds a runner's mAP against torch's on the same images, by --max-drop."""
 
     def hold(measure: Measure, dataset: Dataset, runner_name: str) -> None:
-        reference = measure("torch", None).run
+        reference = measure("torch", None)
         measured = measure(runner_name, _batch_size(pytestconfig))
-        candidate = measured.run
+        wanted, candidate = reference.run, measured.run
         max_drop = pytestconfig.getoption("--max-drop")
-        against = against_reference(dataset, reference, candidate, spec, max_drop)
+        against = against_reference(
+            dataset, wanted, reference.evaluation.metrics, candidate, spec, max_drop
+        )
         note_measured(f"{candidate.runner}: {against.drop}; {against.parity}")
-        seen = measured.evaluation.insight
-        if seen is not None:
-            seen = insight(dataset, candidate.found, reference.found, spec)
-        note_evaluation(replace(measured.evaluation, against=against, insight=seen))
+        draw = functools.partial(insight, dataset, candidate.found, wanted.found, spec)
+        note_evaluation(replace(measured.evaluation, against=against), draw)
         note_figure(against.drop.points, max_drop, "points")
         settle(drop_verdict(against, dataset), required=_required(pytestconfig))
 

@@ -29,8 +29,8 @@ OPTIONS = {
         "--batch-size", "--loop", "--warmup", "--outfmt", "--overlap",
     ),
     "postprocess": (
-        "--omfile", "--root", "--bins", "--min-map", "--json", "--split", "--image-limit",
-        "--arch", "--evaluator", "--workers",
+        "--omfile", "--root", "--bins", "--model", "--min-map", "--json", "--report-json",
+        "--split", "--image-limit", "--arch", "--evaluator", "--workers",
     ),
     "bisect": ("--model", "--reference", "--image", "--json", "--arch"),
     "benchmark": (

@@ -14,6 +14,7 @@ import pytest
 from effd0 import choice as choice_module
 from effd0.dataset import load_coco
 from effd0.files import sha256
+from effd0.runfile import merge_runs, read_run
 from effd0.spec import SPECS
 
 from .cli_run import assert_one_error, effd0
@@ -107,6 +108,22 @@ def test_the_floor_decides_the_exit_code(floor: float, code: int) -> None:
     effd0(*INFER)
     floor_ = ("--min-map", floor)
     assert effd0("postprocess", "--root", "coco", "--omfile", "out/result", *floor_).code == code
+
+
+@pytest.mark.parametrize(("floor", "status"), [(0, "pass"), (99, "fail")], ids=["met", "not-met"])
+@pytest.mark.usefixtures("place")
+def test_what_was_postprocessed_is_a_run(floor: float, status: str) -> None:
+    """It has the figures, the gate and the pictures of `evaluate`'s, of the same model's file."""
+    effd0(*INFER)
+    data = ("--root", "coco", "--min-map", floor, "--report-json")
+    effd0("evaluate", "--model", "d0.onnx", *data, "a.json")
+    outcome = effd0("postprocess", "--omfile", "out/result", *data, "b.json")
+    one, two = (read_run(Path(name)) for name in ("a.json", "b.json"))
+    assert (two["verdict"], two["exit_status"]) == (one["verdict"], outcome.code)
+    assert two["verdict"]["status"] == status
+    for key in ("metrics", "per_class", "min_map", "insight"):
+        assert one["accuracy"][0][key] == two["accuracy"][0][key], key
+    assert len(merge_runs([one, two])["accuracy"]) == 2
 
 
 @pytest.mark.usefixtures("place")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import sys
@@ -28,12 +29,14 @@ from effd0.match import DetectionParity
 from effd0.measure import Latency
 from effd0.paired import PairedDrop
 from effd0.report import Evaluation, Verdict, judge
-from effd0.runfile import check_run, merge_runs
-from effd0.runfile.commands import benchmark_run, evaluation_run
+from effd0.resultjob import UNKNOWN_MODEL, ResultJob
+from effd0.runfile import check_run, compare_runs, merge_runs
+from effd0.runfile.commands import benchmark_run, evaluation_run, result_run
 from effd0.runfile.parts import environment_part
 from effd0.runfile.suite import SuiteRecord
 from effd0.stages import Check
 
+from .run_samples import insight
 from .runs import parity
 
 TIMES = Latency((1.0, 2.0, 3.0, 10.0))
@@ -165,6 +168,45 @@ def test_gates_are_checks(
         assert found["verdict"]["evidence"] == evaluation.verdict.reason
 
 
+RESULTS = ResultJob(Path("out/result"))
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["model-given", "model-unknown"])
+def test_results_are_a_run_of_what_they_say_they_are(given: bool) -> None:
+    """The model is the summary's; the batch, which nobody knows, does not keep it from pairing."""
+    model = Path("mine.om") if given else None
+    settings = {**evaluated().settings, "batch_size": None, "runner": "recorded"}
+    digest = "ab" * 32 if given else UNKNOWN_MODEL
+    evaluation = replace(evaluated(), settings=settings, model_sha256=digest)
+    found = result_run(replace(RESULTS, model=model), evaluation)
+    check_run(found)
+    artefact = found["artefact"]
+    assert artefact["name"] == ("mine.om" if given else "result")
+    assert artefact["model_sha256"] == (digest if given else None)
+    assert (artefact["checkpoint_sha256"], artefact["dataset"]["name"]) == (None, "embedded")
+    (check,) = found["checks"]
+    assert check["name"] == "effd0 postprocess: mAP reaches --min-map"
+    other = copy.deepcopy(found)
+    other["accuracy"][0]["batch"] = 1
+    assert {pair.of for pair in compare_runs(found, other).metrics} == {"recorded, batch 1"}
+    assert {pair.of for pair in compare_runs(other, found).metrics} == {"recorded"}
+
+
+@pytest.mark.parametrize("min_map", [None, 33.4], ids=["not-gated", "gated"])
+def test_results_without_a_detection_fail(min_map: float | None) -> None:
+    """Nothing was recognised: that is a check of its own, whatever the floor."""
+    bare = evaluated(0.0, min_map)
+    evaluation = replace(
+        bare, metrics=replace(bare.metrics, detections=0), verdict=Verdict("fail", "not one")
+    )
+    found = result_run(RESULTS, evaluation)
+    check_run(found)
+    first = found["checks"][0]
+    assert (first["status"], first["figure"], first["evidence"]) == ("failed", 0, "not one")
+    assert (found["verdict"]["status"], found["verdict"]["evidence"]) == ("fail", "not one")
+    assert found["exit_status"] == 1
+
+
 MACHINE = Fingerprint("a chip", "a processor", 2, "", "", "ONNX Runtime 1.32.0")
 ROW = Row(
     "bench[ort]", NETWORK, 8, TIMES, MACHINE, 8, "fp32", "drawn scenes", "ab" * 32, "ort",
@@ -221,15 +263,21 @@ def test_the_environment_does_not_change_from_run_to_run() -> None:
     assert len(merged["environment"]) == 1
 
 
+def not_drawn() -> dict[str, Any]:
+    """Return what is to be seen of an evaluation without pictures."""
+    return insight(0, drop=0.0, jitter=0.0, seed=0)
+
+
 def session() -> SuiteRecord:
     """What a session found that ran two checks, two runners and the embedded scenes."""
     record = SuiteRecord([Check("gate", "t", True), Check("decode", "s", None, "needs coco")])
     record.parity.append(parity())
     record.note_dataset(load_coco(embedded.coco_root()), None, "")
     torch = evaluated()
-    record.keep(replace(torch, runner="PyTorch", settings={**torch.settings, "runner": "torch"}))
-    record.keep(evaluated())
-    record.keep(evaluated(against=held(0.0, 0.1)))
+    beside = replace(torch, runner="PyTorch", settings={**torch.settings, "runner": "torch"})
+    record.keep(beside, not_drawn)
+    record.keep(evaluated(), not_drawn)
+    record.keep(evaluated(against=held(0.0, 0.1)), not_drawn)
     return record
 
 
@@ -252,6 +300,19 @@ def test_a_session_is_a_run() -> None:
         "name": "embedded", "images": len(scenes.samples), "sha256": sha256(scenes.annotation_file),
     }  # fmt: skip
     json.dumps(found, allow_nan=False)
+
+
+def test_only_what_is_written_is_drawn() -> None:
+    """Pictures are made once a run is, of what it holds; a comparison's replace those before."""
+    record, alone, compared = SuiteRecord(), mock.Mock(), mock.Mock(side_effect=not_drawn)
+    record.keep(evaluated(), alone)
+    record.keep(evaluated(against=held(0.0, 0.1)), compared)
+    compared.assert_not_called()
+    found = record.to_run(GIVEN, "pytest", 0)
+    check_run(found)
+    assert [one["insight"] for one in found["accuracy"]] == [not_drawn()]
+    compared.assert_called_once_with()
+    alone.assert_not_called()
 
 
 @pytest.mark.parametrize(

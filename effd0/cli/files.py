@@ -19,6 +19,8 @@ from ..infer.run import InferSettings
 from ..progress import progress
 from ..report import write_json
 from ..resultjob import ResultJob, run_result_job
+from ..runfile import write_run
+from ..runfile.commands import result_run
 from ..runners import RunnerOptions
 from ..spec import spec_for
 from . import options as opt
@@ -138,6 +140,7 @@ def postprocess(
         ),
     ] = None,
     json: opt.Json = None,
+    report_json: opt.ReportJson = None,
     split: opt.Split = "val2017",
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
@@ -156,12 +159,16 @@ def postprocess(
         min_map=min_map,
         evaluator=evaluator,
         workers=workers,
+        insight=report_json is not None,
     )
-    if json is not None:
-        check_writable(json)
+    for path in (json, report_json):
+        if path is not None:
+            check_writable(path)
     evaluation = run_result_job(job, progress)
     show_evaluation(evaluation, Console(highlight=False))
     if json is not None:
         write_json(evaluation.to_json(), json)
+    if report_json is not None:
+        write_run(report_json, result_run(job, evaluation))
     if not evaluation.verdict.ok:
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..runfile import Run
+from ..runfile.pairs import called
 
 #: An accuracy as it stands in a run file.
 Accuracy = Mapping[str, Any]
@@ -68,7 +69,7 @@ def _rank(accuracy: Accuracy) -> tuple[bool, float]:
 
 def title(accuracy: Accuracy) -> str:
     """What an accuracy is of, short."""
-    return f"{accuracy['runner']}, batch {accuracy['batch']}"
+    return called(accuracy)
 
 
 def class_rows(accuracy: Accuracy) -> list[ClassRow]:

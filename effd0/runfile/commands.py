@@ -1,9 +1,10 @@
-"""What the commands `evaluate` and `benchmark` did, as runs."""
+"""What the commands `evaluate`, `postprocess` and `benchmark` did, as runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import embedded
 from ..bench.accuracy import Accuracy
@@ -12,6 +13,7 @@ from ..bench.rows import Row
 from ..choice import ModelChoice
 from ..job import EvaluationJob
 from ..report import Evaluation, Verdict, judge_drop
+from ..resultjob import UNKNOWN_MODEL, ResultJob
 from ..stages import Check
 from .parts import accuracy_part, artefact_part, dataset_part, latency_part, new_run
 from .schema import Run
@@ -20,31 +22,52 @@ from .verdict import UNDECIDED
 
 def evaluation_run(job: EvaluationJob, evaluation: Evaluation) -> Run:
     """What *job* came to."""
-    dataset = dataset_part(
-        job.root, job.split, evaluation.metrics.images, evaluation.settings["annotations_sha256"]
-    )
+    artefact = artefact_part(*_files(job.choice), _dataset(job, evaluation))
+    return _accuracy_run(artefact, evaluation, gate_checks(evaluation, "evaluate"))
+
+
+def result_run(job: ResultJob, evaluation: Evaluation) -> Run:
+    """What *job* came to; its model is known by what the results say of themselves."""
+    name = job.results.name if job.model is None else job.model.name
+    known = None if evaluation.model_sha256 == UNKNOWN_MODEL else evaluation.model_sha256
+    artefact = artefact_part(None, None, _dataset(job, evaluation), name)
+    checks = gate_checks(evaluation, "postprocess")
+    if not evaluation.metrics.detections:
+        nothing = Verdict("fail", evaluation.verdict.reason)
+        told = "effd0 postprocess: something is detected"
+        checks.insert(0, _gate(told, nothing, 0, 1, "detections"))
+    return _accuracy_run({**artefact, "model_sha256": known}, evaluation, checks)
+
+
+def _accuracy_run(
+    artefact: Mapping[str, Any], evaluation: Evaluation, checks: Sequence[Check]
+) -> Run:
     return new_run(
-        artefact_part(*_files(job.choice), dataset),
+        artefact,
         exit_status=0 if evaluation.verdict.ok else 1,
-        checks=gate_checks(evaluation),
+        checks=checks,
         reason=evaluation.verdict.reason,
         accuracy=[accuracy_part(evaluation)],
     )
 
 
-def gate_checks(evaluation: Evaluation) -> list[Check]:
-    """The gates that *evaluation* was held against: its floor, and its reference."""
-    checks, against = [], evaluation.against
+def _dataset(job: EvaluationJob | ResultJob, evaluation: Evaluation) -> dict[str, Any]:
+    digest = evaluation.settings["annotations_sha256"]
+    return dataset_part(job.root, job.split, evaluation.metrics.images, digest)
+
+
+def gate_checks(evaluation: Evaluation, command: str) -> list[Check]:
+    """The gates that *command* held *evaluation* against: its floor, and its reference."""
+    checks, against, said = [], evaluation.against, f"effd0 {command}: mAP"
     floor, ap = evaluation.floor, evaluation.metrics.ap
     if floor is not None and floor.status != "not gated":
         points = None if ap is None else 100 * ap
-        checks.append(
-            _gate("mAP reaches --min-map", floor, points, evaluation.settings["min_map"], "%")
-        )
+        wanted = evaluation.settings["min_map"]
+        checks.append(_gate(f"{said} reaches --min-map", floor, points, wanted, "%"))
     if against is not None:
         limited = evaluation.metrics.images < evaluation.total_images
         drop = judge_drop(against.drop, against.max_drop, limited=limited)
-        name = "mAP does not drop against --reference"
+        name = f"{said} does not drop against --reference"
         checks.append(_gate(name, drop, against.drop.points, against.max_drop, "points"))
     return checks
 
@@ -56,7 +79,7 @@ def _gate(
     passed = {"pass": True, "fail": False}.get(verdict.status)
     open_ = f"{UNDECIDED}{verdict.reason}" if passed is None else verdict.reason
     evidence = "" if passed else open_
-    return Check("gate", f"effd0 evaluate: {name}", passed, evidence, "", figure, tolerance, unit)
+    return Check("gate", name, passed, evidence, "", figure, tolerance, unit)
 
 
 def benchmark_run(job: BenchmarkJob, rows: Sequence[Row], accuracy: Accuracy | None = None) -> Run:

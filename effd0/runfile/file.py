@@ -12,7 +12,7 @@ from .schema import FORMAT, SCHEMA, Run, check_run
 
 _WANTED = "a run file was wanted"
 _NEXT = (
-    "write one with --report-json FILE of pytest, 'effd0 evaluate' or 'effd0 benchmark' "
+    "write one with --report-json FILE of pytest, 'effd0 evaluate', 'postprocess' or 'benchmark' "
     "(docs/run-json.md)"
 )
 

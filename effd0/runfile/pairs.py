@@ -36,7 +36,7 @@ def accuracy_pairs(baseline: Run, candidate: Run) -> list[Sides]:
     """What is compared, and its two sides: the same runner and batch, else the same runner."""
     before, after = baseline["accuracy"], candidate["accuracy"]
     pairs = []
-    told: dict[tuple[str, int], Entry] = {}
+    told: dict[tuple[str, int | None], Entry] = {}
     for entry in after:
         # Merged runs may have measured the same thing twice: the first counts.
         told.setdefault((entry["runner"], entry["batch"]), entry)
@@ -44,13 +44,18 @@ def accuracy_pairs(baseline: Run, candidate: Run) -> list[Sides]:
         alike = [one for one in before if one["runner"] == entry["runner"]]
         same = [one for one in alike if one["batch"] == entry["batch"]]
         if alike:
-            name = f"{entry['runner']}, batch {entry['batch']}"
-            pairs.append((name, (same or alike)[0], entry))
+            pairs.append((called(entry), (same or alike)[0], entry))
     # A model and what was compiled of it have no runner in common.
     if not pairs and before and after:
         name = f"{before[0]['runner']} -> {after[0]['runner']}"
         pairs.append((name, before[0], after[0]))
     return pairs
+
+
+def called(entry: Entry) -> str:
+    """The runner of *entry*, and its batch where that is known."""
+    batch = "" if entry["batch"] is None else f", batch {entry['batch']}"
+    return f"{entry['runner']}{batch}"
 
 
 def points(
@@ -70,7 +75,7 @@ def parity_pairs(baseline: Run, candidate: Run) -> Iterator[Pair]:
         for figure in ("max_abs", "relative_l2"):
             if key in before and one["heads"] and before[key]["heads"]:
                 sides = (_worst(side["heads"], figure) for side in (before[key], one))
-                yield Pair(f"{one['runner']}, batch {one['batch']}", figure, *sides)
+                yield Pair(called(one), figure, *sides)
 
 
 def _worst(heads: Sequence[Entry], figure: str) -> float | None:
@@ -85,12 +90,12 @@ def alone(baseline: Run, candidate: Run, pairs: Sequence[Sides]) -> Iterator[str
     for side, run in (("baseline", baseline), ("candidate", candidate)):
         for entry in run["accuracy"]:
             if (entry["runner"], entry["batch"]) not in paired:
-                yield f"{side} alone: mAP of {entry['runner']}, batch {entry['batch']}"
+                yield f"{side} alone: mAP of {called(entry)}"
         other = candidate if run is baseline else baseline
         keys = {(one["runner"], one["batch"]) for one in other["parity"]}
         for one in run["parity"]:
             if (one["runner"], one["batch"]) not in keys:
-                yield f"{side} alone: parity of {one['runner']}, batch {one['batch']}"
+                yield f"{side} alone: parity of {called(one)}"
     for side, name in rows_alone(baseline, candidate):
         yield f"{side} alone: times of {name}"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -13,6 +16,7 @@ from effd0.stages import Broken
 from .conftest import NoteFigure
 
 pytestmark = pytest.mark.stage("checkpoint")
+Load: TypeAlias = Callable[[], Any]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,16 +25,20 @@ def torch_is_there() -> None:
     pytest.importorskip("torch", reason="needs torch: pip install 'effd0[torch]'")
 
 
-def test_the_weights_are_a_trained_d0s(checkpoint: Path, spec: ModelSpec) -> None:
+@pytest.fixture(scope="module")
+def load(checkpoint: Path, spec: ModelSpec) -> Load:
+    """Return what loads the checkpoint under test, once: it fails in a test, not before."""
+    return functools.cache(functools.partial(load_model, checkpoint, spec))
+
+
+def test_the_weights_are_a_trained_d0s(load: Load) -> None:
     """Every key is there with its shape, all values are finite, and the class logits vary."""
-    load_model(checkpoint, spec)
+    load()
 
 
-def test_no_layer_was_left_as_it_began(
-    checkpoint: Path, spec: ModelSpec, note_figure: NoteFigure
-) -> None:
+def test_no_layer_was_left_as_it_began(load: Load, note_figure: NoteFigure) -> None:
     """Training gives every batch norm its statistics, and every weight its spread."""
-    blank = blank_layers(load_model(checkpoint, spec))
+    blank = blank_layers(load())
     note_figure(len(blank), 0, "blank layers")
     if blank:
         first = next(iter(blank))

@@ -202,13 +202,13 @@ LAYERS: dict[str, set[str]] = {
         "spec", "twins",
     },
     "reference": {
-        "against", "choice", "dataset", "errors", "feed", "files", "pipeline", "postprocess",
-        "runners.__init__", "progress",
+        "against", "choice", "dataset", "errors", "evaluate", "feed", "files", "pipeline",
+        "postprocess", "runners.__init__", "progress",
     },
     "resultjob": {
-        "dataset", "embedded", "errors", "evaluate", "files", "heads", "measure", "postprocess",
-        "preprocess", "progress", "report", "score", "spec", "tensorfiles.manifest",
-        "tensorfiles.origin", "tensorfiles.results",
+        "dataset", "embedded", "errors", "evaluate", "files", "heads", "insight.__init__",
+        "measure", "postprocess", "preprocess", "progress", "report", "score", "spec",
+        "tensorfiles.manifest", "tensorfiles.origin", "tensorfiles.results",
     },
     "draw": {"categories", "errors", "files", "postprocess", "preprocess"},
     "fetch": {"errors", "files", "spec"},
@@ -273,7 +273,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "runfile.commands": {
         "bench.accuracy", "bench.job", "bench.rows", "choice", "embedded", "job", "report",
-        "runfile.parts", "runfile.schema", "runfile.verdict", "stages",
+        "resultjob", "runfile.parts", "runfile.schema", "runfile.verdict", "stages",
     },
     "runfile.suite": {
         "bench.accuracy", "bench.rows", "dataset", "embedded", "files", "report", "runfile.parts",
@@ -291,7 +291,7 @@ LAYERS: dict[str, set[str]] = {
     "bench.session": {"bench.rows"},
     "page.text": set(),
     "page.verdict": {"page.text", "runfile.__init__", "runfile.verdict", "stages"},
-    "page.accuracy": {"runfile.__init__"},
+    "page.accuracy": {"runfile.__init__", "runfile.pairs"},
     "page.parity": {"page.text", "runfile.__init__"},
     "page.speed": {"bench.published", "bench.rows", "runfile.__init__"},
     "page.beside": {"errors", "runfile.__init__"},

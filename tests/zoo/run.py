@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from effd0.pytest_options import RECORD
+from effd0.runfile.verdict import verdict_part
+from effd0.stages import Check, stage_verdict
 
 from .fault import Fault, Good, Planted
 
@@ -37,43 +39,48 @@ class Outcome:
 
 def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
     """Run the checks on *planted*; with *first_only* no further than the first failure."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        words = [
-            *(str(ROOT / path) for path in CHECKS),
-            f"--rootdir={ROOT}",
-            "-p",
-            "no:cacheprovider",
-        ]
-        # This process has run the suite before, and uses effd0 itself.
-        words += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-        words += [
-            "-q",
-            f"--report-json={report}",
-            "--threads=1",  # other runs go on beside this one
-            *planted.options,
-            *(["-x"] if first_only else []),
-        ]
-        start = time.perf_counter()
-        with planted.patched(), contextlib.redirect_stdout(io.StringIO()) as shown:
-            code = pytest.main(words)
-        seconds = time.perf_counter() - start
-        content = json.loads(report.read_text()) if report.exists() else None
-    if content is None:
+    words = [
+        *(str(ROOT / path) for path in CHECKS),
+        f"--rootdir={ROOT}",
+        "-p",
+        "no:cacheprovider",
+    ]
+    # This process has run the suite before, and uses effd0 itself.
+    words += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    words += [
+        "-q",
+        "--threads=1",  # other runs go on beside this one
+        *planted.options,
+        *(["-x"] if first_only else []),
+    ]
+    ended, start = _Ended(), time.perf_counter()
+    with planted.patched(), contextlib.redirect_stdout(io.StringIO()) as shown:
+        code = pytest.main(words, plugins=[ended])
+    seconds = time.perf_counter() - start
+    if ended.checks is None:
         return Outcome(False, None, "usage", shown.getvalue()[-500:], "", seconds, shown.getvalue())
-    verdict = content["verdict"]
-    failed = [check for check in content["checks"] if check["status"] == "failed"]
-    first = next((check for check in failed if check["stage"] == verdict["stage"]), None)
+    verdict = verdict_part(ended.checks)
+    first = stage_verdict(ended.checks).first
     return Outcome(
         # What stays undecided is no false alarm.
         passed=verdict["status"] in ("pass", "undecided") and code == pytest.ExitCode.OK,
         broken=verdict["stage"],
-        check="" if first is None else first["name"].rpartition("::")[2],
-        evidence="" if first is None else first["evidence"],
+        check="" if first is None else first.name.rpartition("::")[2],
+        evidence=verdict["evidence"] if first is not None else "",
         suspicion=verdict["suspicion"],
         seconds=seconds,
         output=shown.getvalue(),
     )
+
+
+class _Ended:
+    """What a session found, taken from it at its end: None of one that did not begin."""
+
+    checks: list[Check] | None = None
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Take the checks of *session*."""
+        self.checks = session.config.stash[RECORD].checks
 
 
 @dataclass(frozen=True)
