@@ -190,21 +190,21 @@ def _skip_absent(config: pytest.Config, items: list[pytest.Item]) -> None:
         for marker in MARKERS:
             name = marker.partition("(")[0]
             reason = _absent(name, config) if item.get_closest_marker(name) else None
-            if reason and name in config.getoption("--require"):
-                item.add_marker(pytest.mark.usefixtures("_required_but_absent"))
-            elif reason:
+            if reason and name not in config.getoption("--require"):
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}: {reason}"))
 
 
-@pytest.fixture
-def _required_but_absent(request: pytest.FixtureRequest) -> None:
+# A hook, and the first: a fixture that is asked for after collection is never made.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test whose resource was demanded by --require and is not there."""
     reasons = [
         f"{name} is required (--require {name}), but {reason}"
-        for name in request.config.getoption("--require")
-        if request.node.get_closest_marker(name) and (reason := _absent(name, request.config))
+        for name in item.config.getoption("--require")
+        if item.get_closest_marker(name) and (reason := _absent(name, item.config))
     ]
-    pytest.fail("; ".join(reasons), pytrace=False)
+    if reasons:
+        pytest.fail("; ".join(reasons), pytrace=False)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

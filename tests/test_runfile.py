@@ -122,7 +122,8 @@ def test_what_is_invalid_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     path.write_text(json.dumps(changed("accuracy.0.batch", "one")))
     message = (
-        r"run\.json is invalid: accuracy\[0\]\.batch is \"one\", but integer or null was wanted; write"
+        r"run\.json is invalid: accuracy\[0\]\.batch is \"one\", "
+        r"but integer or null was wanted; write"
     )
     with pytest.raises(RunFileError, match=message):
         read_run(path)

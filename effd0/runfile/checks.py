@@ -70,7 +70,8 @@ def _found(
         return stage, False, evidence_of(" ".join(str(error).split())), ""
     crash = getattr(report.longrepr, "reprcrash", None)
     message = report.longreprtext if crash is None else crash.message
-    return stage, False, evidence_of(message), ""
+    # What pytest.fail says is told as it was written.
+    return stage, False, evidence_of(message.removeprefix("Failed: ")), ""
 
 
 def check_part(check: Check) -> dict[str, Any]:

@@ -163,6 +163,25 @@ def test_a_run_that_skips_everything_is_no_pass(tmp_path: Path) -> None:
     assert verdict["untested"] == list(STAGES)
 
 
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [
+        pytest.param("coco", "tests/test_accuracy.py", id="coco"),
+        pytest.param("npu", "tests/artefact/test_runner.py", id="npu"),
+    ],
+)
+def test_what_is_required_and_absent_fails(kind: str, module: str, tmp_path: Path) -> None:
+    """Nothing is run on something else in its place: each test fails with the reason."""
+    report = tmp_path / "report.json"
+    done = run_pytest("-m", kind, f"--require={kind}", f"--report-json={report}", module)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    checks = read_run(report)["checks"]
+    assert {check["status"] for check in checks} == {"failed"}
+    wanted = f"{kind} is required (--require {kind}), but "
+    assert [check["evidence"] for check in checks if not check["evidence"].startswith(wanted)] == []
+    assert f"evidence  {wanted}" in done.stdout
+
+
 @pytest.mark.slow
 def test_junit_has_the_figures_of_the_checks(tmp_path: Path) -> None:
     """CI shows stage, evidence and suspicion of a failure, and what was measured and allowed."""
