@@ -269,7 +269,7 @@ def test_eighty_images_stay_small() -> None:
 
 @pytest.mark.slow
 def test_a_page_of_thousands_of_checks_takes_seconds(tmp_path: Path) -> None:
-    """5000 checks and 80 images are read, checked and written within 20 s, as the issue asks."""
+    """5000 checks and 80 images are read, checked and written within 20 s."""
     run = run_samples.good_run(pictures=80)
     run["checks"] *= 5000 // len(run["checks"]) + 1
     write_run(tmp_path / "run.json", run)

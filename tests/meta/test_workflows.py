@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 import shlex
 import shutil
@@ -16,6 +15,7 @@ import yaml
 from effd0.pytest_options import HARDWARE
 
 from .options_page import unknown_options
+from .tox_commands import ENVIRONMENTS, TOX, commands_of
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -37,19 +37,6 @@ NAMED_STEPS: dict[str, dict[str, Any]] = {
 STEPS = [pytest.param(step, id=name) for name, step in NAMED_STEPS.items()]
 #: The key `on` of a workflow, as YAML 1.1 reads it.
 ON = True
-
-
-def read_tox() -> configparser.ConfigParser:
-    """tox.ini, nothing in it substituted."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(ROOT / "tox.ini")
-    return parser
-
-
-TOX = read_tox()
-ENVIRONMENTS = {
-    section.partition(":")[2] for section in TOX.sections() if section.startswith("testenv:")
-}
 
 
 def documented() -> set[str]:
@@ -141,14 +128,6 @@ def test_a_board_that_is_absent_fails(kind: str) -> None:
     assert kind in HARDWARE
     for environment in (kind, f"{kind}-speed"):
         assert f"--require={kind} " in TOX[f"testenv:{environment}"]["commands"]
-
-
-def commands_of(environment: str, arguments: str = "") -> list[str]:
-    """The lines of effd0 and pytest that an environment runs with *arguments* behind --."""
-    lines = TOX[f"testenv:{environment}"].get("commands", TOX["testenv"]["commands"]).splitlines()
-    given = re.compile(r"\{posargs(:[^}]*)?\}")
-    ours = [line.partition("{[bin]path}/")[2] for line in lines]
-    return [given.sub(arguments, line) for line in ours if line.startswith(("effd0", "pytest"))]
 
 
 RUN = [

@@ -1,0 +1,116 @@
+"""The way to a release as docs/release-gate.md tells it: tox's commands, on files that are real."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from effd0.bench.ratio import MIN_SAMPLES
+
+from ..cli_run import Outcome, effd0
+from .tox_commands import commands_of
+
+pytestmark = pytest.mark.slow
+
+BASELINE = "baselines/board.json"
+Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def change(path: Path, how: Change) -> None:
+    """Change the first measurement in a run file."""
+    content = json.loads(path.read_text())
+    part = "accuracy" if content["accuracy"] else "latency"
+    content[part][0] = how(content[part][0])
+    path.write_text(json.dumps(content))
+
+
+def steady(row: dict[str, Any]) -> dict[str, Any]:
+    """Every call takes what the middle one took."""
+    return row | {"samples_ms": [row["p50_ms"]] * len(row["samples_ms"])}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what was measured on this host: accuracy.json and speed.json."""
+    folder = tmp_path_factory.mktemp("gate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        speed = f"effd0 benchmark --batch-size 1 --loop {MIN_SAMPLES} --report-json speed.json"
+        for line in (*commands_of("evaluate"), speed):
+            assert run(line).code == 0, line
+    # On a busy machine even the same times may decide nothing: steady ones stand in.
+    change(folder / "speed.json", steady)
+    return folder
+
+
+@pytest.fixture
+def place(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of its own that holds the same files."""
+    folder = tmp_path / "clone"
+    shutil.copytree(measured, folder)
+    (folder / "baselines").mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(line: str) -> Outcome:
+    """Run a command as it stands in tox.ini."""
+    return effd0(*shlex.split(line)[1:])
+
+
+def gate() -> list[Outcome]:
+    """Run `tox -e gate` on the baseline: what follows a failure is not run."""
+    outcomes = []
+    for line in commands_of("gate", BASELINE):
+        outcomes.append(run(line))
+        if outcomes[-1].code != 0:
+            break
+    return outcomes
+
+
+@pytest.mark.usefixtures("place")
+def test_a_new_board_becomes_its_own_baseline() -> None:
+    """Without one the gate stops behind run.json; with that it passes, and the page is there."""
+    *_, stopped = gate()
+    assert stopped.code == 2
+    assert f"{BASELINE} cannot be read" in stopped.err
+    shutil.copy("run.json", BASELINE)
+    assert [outcome.code for outcome in gate()] == [0, 0, 0]
+    for line in commands_of("report"):
+        assert run(line).code == 0, line
+    assert "<h1" in Path("report.html").read_text()
+
+
+def less_exact(accuracy: dict[str, Any]) -> dict[str, Any]:
+    """One point in a hundred of the mAP is lost."""
+    return accuracy | {"metrics": accuracy["metrics"] | {"AP": 0.99 * accuracy["metrics"]["AP"]}}
+
+
+def slower(row: dict[str, Any]) -> dict[str, Any]:
+    """Each call takes half as long again."""
+    return row | {"samples_ms": [1.5 * sample for sample in row["samples_ms"]]}
+
+
+@pytest.mark.parametrize(
+    ("file", "fault", "reason"),
+    [
+        pytest.param("accuracy.json", less_exact, "mAP", id="less-exact"),
+        pytest.param("speed.json", slower, "1.5 (1.5 to 1.5) times as long", id="slower"),
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_a_worse_candidate_is_red(file: str, fault: Change, reason: str) -> None:
+    """A loss that the baseline does not have fails the last command, which says which it is."""
+    gate()
+    shutil.copy("run.json", BASELINE)
+    change(Path(file), fault)
+    outcomes = gate()
+    assert [outcome.code for outcome in outcomes] == [0, 0, 1]
+    verdict = next(line for line in outcomes[-1].out.splitlines() if line.startswith("WORSE"))
+    assert reason in verdict

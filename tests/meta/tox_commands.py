@@ -1,0 +1,28 @@
+"""The environments of tox.ini, and what they run."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+
+def _read_tox() -> configparser.ConfigParser:
+    """tox.ini, nothing in it substituted."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(Path(__file__).parents[2] / "tox.ini")
+    return parser
+
+
+TOX = _read_tox()
+ENVIRONMENTS = {
+    section.partition(":")[2] for section in TOX.sections() if section.startswith("testenv:")
+}
+_GIVEN = re.compile(r"\{posargs(:[^}]*)?\}")
+
+
+def commands_of(environment: str, arguments: str = "") -> list[str]:
+    """The lines of effd0 and pytest that an environment runs with *arguments* behind --."""
+    lines = TOX[f"testenv:{environment}"].get("commands", TOX["testenv"]["commands"]).splitlines()
+    ours = [line.partition("{[bin]path}/")[2] for line in lines]
+    return [_GIVEN.sub(arguments, line) for line in ours if line.startswith(("effd0", "pytest"))]
