@@ -163,6 +163,13 @@ def test_pictures_are_of_the_lowest_map() -> None:
     assert accuracy.foremost(runs.run(accuracy=[])) is None
 
 
+def test_pictures_are_never_of_the_reference_itself() -> None:
+    """A fault may raise mAP: what was held against a reference comes before what is lower."""
+    low, high = (run_samples.accuracy(ap, pictures=0, jitter=1, seed=0) for ap in (0.3, 0.5))
+    reference = low | {"against": None}
+    assert accuracy.foremost(runs.run(accuracy=[reference, high])) is high
+
+
 def test_classes_that_lose_most_come_first() -> None:
     """By change; what neither side defines is left out."""
     one = runs.accuracy(

@@ -57,14 +57,18 @@ class ErrorRow:
 
 
 def foremost(run: Run) -> Accuracy | None:
-    """The accuracy that pictures are of: with insight before without, then the lowest mAP."""
+    """
+    The accuracy that pictures are of: one with insight, held against a reference if any is.
+
+    Of several the lowest mAP.  A fault may raise mAP, so that the reference itself has the lowest.
+    """
     every: Sequence[Accuracy] = run["accuracy"]
     return min(every, key=_rank, default=None)
 
 
-def _rank(accuracy: Accuracy) -> tuple[bool, float]:
+def _rank(accuracy: Accuracy) -> tuple[bool, bool, float]:
     ap = accuracy["metrics"]["AP"]
-    return accuracy["insight"] is None, 2.0 if ap is None else ap
+    return accuracy["insight"] is None, accuracy["against"] is None, 2.0 if ap is None else ap
 
 
 def title(accuracy: Accuracy) -> str:
