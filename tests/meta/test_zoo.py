@@ -16,7 +16,7 @@ from ..zoo.faults import FAULTS
 from ..zoo.run import Outcome, Row
 from ..zoo.table import TABLE, differences, line_of, rendered, summary
 
-#: At least so many faults, and so many runs without one, as issue 4 asks.
+#: At least so many faults, and so many runs without one.
 FEWEST_FAULTS, FEWEST_CLEAN = 50, 20
 
 
