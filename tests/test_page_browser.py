@@ -134,6 +134,23 @@ def test_checks_are_filtered_by_a_click_on_their_stage(good: Page) -> None:
     assert good.locator("#check-count").inner_text() == "1 check"
 
 
+def test_checks_are_sorted(good: Page) -> None:
+    """As the page was made, by name and by time if asked; a filter stays."""
+    rows = "#check-table tbody tr"
+    made = names(good, rows)
+    good.locator("#check-filter").fill("npu")
+    good.locator("#check-sort").select_option("name")
+    assert len(names(good, rows)) < len(made)
+    good.locator("#check-filter").fill("")
+    assert names(good, rows) == sorted(made) != made
+    good.locator("#check-sort").select_option("seconds")
+    told = [row.get_attribute("data-seconds") for row in good.locator(rows).all()]
+    times = [float(str(seconds)) for seconds in told]
+    assert times == sorted(times, reverse=True) != [times[0]] * len(times)
+    good.locator("#check-sort").select_option("place")
+    assert names(good, rows) == made
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_theme_follows_the_system_and_the_button(
     browser: Browser, pages: dict[str, Path], theme: Literal["dark", "light"]

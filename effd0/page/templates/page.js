@@ -97,11 +97,18 @@ function enlarge(dialog, button) {
 
 const table = byId("check-table");
 if (table) {
+  const order = byId("check-sort");
+  const body = table.tBodies[0];
+  const orders = { place: number("place", 1), seconds: number("seconds", -1), name: word };
+  const arrange = () => sort(body, body.rows, orders[order.value]);
+  order.addEventListener("change", arrange);
+  arrange();
+
   const [stage, status, wanted] = ["check-stage", "check-status", "check-filter"].map(byId);
   const filter = () => {
     const text = wanted.value.trim().toLowerCase();
     let shown = 0;
-    for (const row of table.tBodies[0].rows) {
+    for (const row of body.rows) {
       row.hidden = Boolean(
         (stage.value && row.dataset.stage !== stage.value)
         || (status.value && row.dataset.status !== status.value)
