@@ -34,4 +34,6 @@ _EMULATOR = Emulator(**_DEFAULTS | json.loads(os.environ.get("EFFD0_FAKE_ACL", "
 if "EFFD0_FAKE_ACL_REPORT" in os.environ:
     # Registered before the program registers anything, so that it runs last.
     atexit.register(_report, _EMULATOR, Path(os.environ["EFFD0_FAKE_ACL_REPORT"]))
-sys.modules[__name__] = _EMULATOR.module()
+_MODULE = _EMULATOR.module()
+_MODULE.__spec__ = __spec__  # without one, whoever looks whether there is an acl is told off
+sys.modules[__name__] = _MODULE
