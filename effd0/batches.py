@@ -1,4 +1,4 @@
-"""Images read ahead in batches, by worker threads, into memory that is used again."""
+"""Images read ahead in batches, by threads of the host, into memory that is used again."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def load_coco(root: Path, split: str = "val2017", image_limit: int | None = None
     )
 
 
-def check_images(samples: Sequence[Sample], workers: int = 2) -> Iterator[Sample]:
+def check_images(samples: Sequence[Sample], host_threads: int = 2) -> Iterator[Sample]:
     """
     Decode every image once, yielding each sample as it is done, so that progress can be shown.
 
@@ -107,7 +107,7 @@ def check_images(samples: Sequence[Sample], workers: int = 2) -> Iterator[Sample
     pointers, or not of the annotated size.
     """
     problems: list[str] = []
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(host_threads) as pool:
         for sample, problem in zip(samples, pool.map(_image_problem, samples), strict=True):
             if problem is not None:
                 problems.append(problem)

@@ -45,7 +45,7 @@ def detect_dataset(
     *,
     batch_size: int,
     place: RunDirectory | None,
-    workers: int = 2,
+    host_threads: int = 2,
     open_progress: OpenProgress = silent,
 ) -> Detected:
     """
@@ -61,7 +61,12 @@ def detect_dataset(
     samples = dataset.samples[len(found) :]
     times, start = StageTimes(), time.perf_counter()
     stream = run_dataset(
-        samples, runner, under_test.spec, batch_size=batch_size, workers=workers, times=times
+        samples,
+        runner,
+        under_test.spec,
+        batch_size=batch_size,
+        host_threads=host_threads,
+        times=times,
     )
     with (
         contextlib.closing(stream),

@@ -45,7 +45,7 @@ class EvaluationJob:
     image_limit: int | None = None
     min_map: float | None = None
     evaluator: str = EVALUATORS[0]
-    workers: int = 2
+    host_threads: int = 2
     out: Path | None = None
     resume: bool = False
     reference: Path | None = None
@@ -77,7 +77,7 @@ def load_checked(job: EvaluationJob, open_progress: OpenProgress) -> Dataset:
     """The dataset of *job*, every image decoded once to see that it can be."""
     dataset = job.load()
     with open_progress("checking images", len(dataset.samples)) as advance:
-        for _ in check_images(dataset.samples, job.workers):
+        for _ in check_images(dataset.samples, job.host_threads):
             advance(1)
     return dataset
 
@@ -94,7 +94,7 @@ def run_evaluation(
         dataset = load_checked(job, open_progress)
         run = _run(job, dataset, place, open_progress)
         compared = run_against(
-            reference, dataset, run.found, job.max_drop, job.workers, open_progress
+            reference, dataset, run.found, job.max_drop, job.host_threads, open_progress
         )
         with open_progress("scoring", 1) as advance:
             evaluation = score(
@@ -145,7 +145,7 @@ def _run(
             under_test(job.choice, path),
             batch_size=choose_batch_size(runner, job.batch_size),
             place=place,
-            workers=job.workers,
+            host_threads=job.host_threads,
             open_progress=open_progress,
         )
 

@@ -1,7 +1,7 @@
 """
 Images through the run line: preprocess, infer, postprocess, overlapped and in bounded memory.
 
-Worker threads read images ahead and turn finished heads into detections while the caller's
+Threads of the host read images ahead and turn finished heads into detections while the caller's
 thread runs the network (PIL, numpy and the backends release the interpreter lock).  At most
 two batches of inputs and two of heads exist at a time, whatever the size of the dataset, besides
 those that a runner works on at a time.  Inputs are written to the same few arrays again and again,
@@ -72,7 +72,7 @@ def run_dataset(
     spec: ModelSpec,
     *,
     batch_size: int,
-    workers: int = 2,
+    host_threads: int = 2,
     times: StageTimes | None = None,
 ) -> Generator[tuple[Sample, Detections]]:
     """
@@ -82,7 +82,7 @@ def run_dataset(
     """
     times = StageTimes() if times is None else times
     pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
-    with ThreadPoolExecutor(workers, "effd0") as pool:
+    with ThreadPoolExecutor(host_threads, "effd0") as pool:
         read = partial(_timed_preprocess, spec, not pixels, times)
         arrays = None if pixels else Arrays((batch_size, *spec.input_shape))
         batches = read_batches(samples, pool, read, batch_size, arrays)

@@ -58,7 +58,7 @@ def run_against(
     dataset: Dataset,
     candidate: Mapping[int, Detections],
     max_drop: float,
-    workers: int,
+    host_threads: int,
     open_progress: OpenProgress,
 ) -> Compared | None:
     """
@@ -74,7 +74,7 @@ def run_against(
         found = {}
         batch_size = choose_batch_size(runner, None)
         for sample, detections in run_dataset(
-            samples, runner, choice.spec, batch_size=batch_size, workers=workers
+            samples, runner, choice.spec, batch_size=batch_size, host_threads=host_threads
         ):
             found[sample.image_id] = detections
             advance(1)

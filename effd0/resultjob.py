@@ -51,7 +51,7 @@ class ResultJob:
     image_limit: int | None = None
     min_map: float | None = None
     evaluator: str = EVALUATORS[0]
-    workers: int = 2
+    host_threads: int = 2
     insight: bool = False
 
 
@@ -148,7 +148,7 @@ def _detections(
     detect = partial(_detect, results=results, stems=stems, times=times)
     with (
         open_progress("postprocessing", len(dataset.samples)) as advance,
-        ThreadPoolExecutor(job.workers, "effd0") as pool,
+        ThreadPoolExecutor(job.host_threads, "effd0") as pool,
     ):
         try:
             every = pool.map(detect, dataset.samples)

@@ -151,7 +151,7 @@ def accuracy(ap: float, *, pictures: int, jitter: float, seed: int) -> dict[str,
             name: {"mean_ms": ms, "p50_ms": ms, "p90_ms": 1.2 * ms, "p99_ms": 1.6 * ms, "count": 48}
             for name, ms in (("preprocess", 6.1), ("infer", 182.0), ("postprocess", 15.8))
         },
-        settings={"batch_size": 8, "min_score": 0.001, "workers": 2},
+        settings={"batch_size": 8, "min_score": 0.001, "host_threads": 2},
         insight=insight(pictures, drop=drop, jitter=jitter, seed=seed),
     )
 

@@ -53,7 +53,7 @@ def test_single_stream_gives_the_detections_of_each_query(queries: Queries) -> N
 
 def test_offline_gives_the_detections_of_all_queries(queries: Queries) -> None:
     """As many batches as asked, from the first one on in every call."""
-    answer = offline(Detecting(), queries, SMALL, loop=3, workers=1)
+    answer = offline(Detecting(), queries, SMALL, loop=3, host_threads=1)
     for _ in range(2):
         assert [int(d.classes[0]) for d in answer(0)] == [3, 1, 5, 3, 3, 1]
 

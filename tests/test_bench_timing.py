@@ -101,7 +101,7 @@ def test_scenarios_find_what_the_run_line_finds(samples: Sequence[Sample], batch
             strict=True,
         )
     ]
-    at_once = offline(runner, queries, SMALL, loop=5, workers=2)(0)
+    at_once = offline(runner, queries, SMALL, loop=5, host_threads=2)(0)
     one = single_stream(runner, queries, SMALL)
     one_by_one = [found for index in range(5) for found in one(index)]
     for found in (at_once, one_by_one):

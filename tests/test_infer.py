@@ -137,7 +137,7 @@ def test_reading_is_not_counted_as_computing(
         return read(self, file)
 
     monkeypatch.setattr(InputFiles, "read", slowly)
-    settings = InferSettings(workers=1, warmup=0)
+    settings = InferSettings(host_threads=1, warmup=0)
     performance = infer_files(DeclaringRunner(), inputs, None, settings)
     assert performance.total_s >= 7 * 0.02
     # Half of it at least: on a busy host, more is read while the runner works.

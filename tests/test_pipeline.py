@@ -35,19 +35,21 @@ def samples(tmp_path: Path) -> Sequence[Sample]:
     return load_coco(root).samples
 
 
-@pytest.mark.parametrize("workers", [1, 3], ids="workers={}".format)
+@pytest.mark.parametrize("host_threads", [1, 3], ids="host-threads={}".format)
 @pytest.mark.parametrize(
     ("batch_size", "fed"),
     [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (50, [7])],
     ids=["batch=1", "batch=3", "batch=all", "batch=more-than-all"],
 )
 def test_every_image_gets_its_own_detections_in_order(
-    batch_size: int, fed: list[int], workers: int, samples: Sequence[Sample]
+    batch_size: int, fed: list[int], host_threads: int, samples: Sequence[Sample]
 ) -> None:
     """Whatever the batch and the number of threads, and though the last batch is smaller."""
     runner, times = FakeRunner(), StageTimes()
     found = list(
-        run_dataset(samples, runner, SMALL, batch_size=batch_size, workers=workers, times=times)
+        run_dataset(
+            samples, runner, SMALL, batch_size=batch_size, host_threads=host_threads, times=times
+        )
     )
     assert [sample for sample, _ in found] == list(samples)
     assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
@@ -113,7 +115,7 @@ def test_images_are_read_one_batch_ahead(
     runner = FakeRunner()
     runner.on_infer = note
     given = 0
-    for _ in run_dataset(samples, runner, SMALL, batch_size=2, workers=4):
+    for _ in run_dataset(samples, runner, SMALL, batch_size=2, host_threads=4):
         given += 1
         assert len(tensors) <= given + 3 * 2  # a batch being given, one inferred, one read
     assert len(tensors) == given == 7
@@ -137,7 +139,7 @@ def test_an_input_stays_until_its_heads_are_there(samples: Sequence[Sample]) -> 
             for feed in under_way:
                 yield self.infer(feed)
 
-    found = list(run_dataset(samples, Ahead(), SMALL, batch_size=1, workers=4))
+    found = list(run_dataset(samples, Ahead(), SMALL, batch_size=1, host_threads=4))
     assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
 
 

@@ -51,7 +51,7 @@ class BenchmarkJob:
     split: str = "val2017"
     against: Path | None = None
     max_slowdown: float | None = None
-    workers: int = 2
+    host_threads: int = 2
 
     def check(self) -> None:
         """Raise `BenchmarkError` for what contradicts itself."""
@@ -174,7 +174,7 @@ def _offline(
     job: BenchmarkJob, row: Row, runner: Runner, queries: Queries, advance: Advance
 ) -> Row:
     """One call that is given all there is."""
-    call = offline(runner, queries, job.choice.spec, job.loop, job.workers)
+    call = offline(runner, queries, job.choice.spec, job.loop, job.host_threads)
     samples = time_calls(call, 1, 0, lambda _: advance(job.loop))
     return replace(row, timed=OFFLINE, images=row.images * job.loop, samples=samples)
 

@@ -77,7 +77,9 @@ def single_stream(runner: Runner, queries: Queries, spec: ModelSpec) -> Call:
     return answer
 
 
-def offline(runner: Runner, queries: Queries, spec: ModelSpec, loop: int, workers: int) -> Call:
+def offline(
+    runner: Runner, queries: Queries, spec: ModelSpec, loop: int, host_threads: int
+) -> Call:
     """Answer *loop* queries that are there at once: batches overlap, as in the run line."""
     if isinstance(runner, DetectingRunner):
         detecting, pixels = runner.detect_stream, queries.pixels
@@ -91,7 +93,7 @@ def offline(runner: Runner, queries: Queries, spec: ModelSpec, loop: int, worker
     def answer(_: int) -> list[Detections]:
         found: list[Detections] = []
         pending: list[Future[Detections]] = []
-        with ThreadPoolExecutor(workers, "effd0") as pool:
+        with ThreadPoolExecutor(host_threads, "effd0") as pool:
             stream = infer_each(runner, (queries.feed(n) for n in range(loop)))
             for index, outputs in enumerate(stream):
                 # The batch before ends here, so that memory stays bounded.

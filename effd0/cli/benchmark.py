@@ -97,7 +97,7 @@ def benchmark(
     overlap: opt.Overlap = DEFAULTS.overlap,
     postprocess: opt.Postprocess = DEFAULTS.postprocess,
     launch: opt.Launch = DEFAULTS.launch,
-    workers: opt.Workers = 2,
+    host_threads: opt.HostThreads = 2,
 ) -> None:
     """Time a model on real images; print the recipe's table, published figures beside it."""
     options = RunnerOptions(
@@ -121,7 +121,7 @@ def benchmark(
         split=split,
         against=against,
         max_slowdown=None if max_slowdown is None else max_slowdown / 100,
-        workers=workers,
+        host_threads=host_threads,
     )
     for path in (json, report_json):
         if path is not None:

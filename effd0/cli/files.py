@@ -145,7 +145,7 @@ def postprocess(
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
     evaluator: opt.Evaluator = EVALUATORS[0],
-    workers: opt.Workers = 2,
+    host_threads: opt.HostThreads = 2,
 ) -> None:
     """From results made elsewhere to COCO's twelve numbers and a verdict."""
     job = ResultJob(
@@ -158,7 +158,7 @@ def postprocess(
         image_limit=image_limit,
         min_map=min_map,
         evaluator=evaluator,
-        workers=workers,
+        host_threads=host_threads,
         insight=report_json is not None,
     )
     for path in (json, report_json):

@@ -99,7 +99,9 @@ ImageLimit = Annotated[
         show_default="all",
     ),
 ]
-Workers = Annotated[int, typer.Option(help="Threads that read images and decode heads.", min=1)]
+HostThreads = Annotated[
+    int, typer.Option(help="Threads of this host that read images and decode heads.", min=1)
+]
 InputModel = Annotated[Path, typer.Option("--model", help="ONNX file to read.", metavar="FILE")]
 OutputModel = Annotated[Path, typer.Option("--out", help="ONNX file to write.", metavar="FILE")]
 Json = Annotated[

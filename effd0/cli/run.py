@@ -99,7 +99,7 @@ def evaluate(
     postprocess: opt.Postprocess = DEFAULTS.postprocess,
     launch: opt.Launch = DEFAULTS.launch,
     evaluator: opt.Evaluator = EVALUATORS[0],
-    workers: opt.Workers = 2,
+    host_threads: opt.HostThreads = 2,
 ) -> None:
     """From image files to COCO's twelve numbers and a verdict, streaming."""
     options = RunnerOptions(
@@ -121,7 +121,7 @@ def evaluate(
         image_limit=image_limit,
         min_map=min_map,
         evaluator=evaluator,
-        workers=workers,
+        host_threads=host_threads,
         out=out,
         resume=resume,
         reference=reference,
@@ -192,17 +192,19 @@ def preprocess(
     split: opt.Split = "val2017",
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
-    workers: opt.Workers = 2,
+    host_threads: opt.HostThreads = 2,
     dtype: Annotated[
         InputType,
         typer.Option(help="float32, as the recipe; float16; uint8 pixels, for a model with AIPP."),
     ] = InputType.float32,
 ) -> None:
     """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
-    job = EvaluationJob(ModelChoice(), root, split, image_limit=image_limit, workers=workers)
+    job = EvaluationJob(
+        ModelChoice(), root, split, image_limit=image_limit, host_threads=host_threads
+    )
     dataset = load_checked(job, progress)
     with progress("preprocessing", len(dataset.samples)) as advance:
-        for _ in write_inputs(dataset, bin_save, spec_for(arch), workers, dtype=dtype.value):
+        for _ in write_inputs(dataset, bin_save, spec_for(arch), host_threads, dtype=dtype.value):
             advance(1)
     if dataset.extra_files:
         STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")

@@ -41,7 +41,7 @@ class InferSettings:
     batch_size: int | None = None
     loop: int = 1
     warmup: int = 1
-    workers: int = 2
+    host_threads: int = 2
 
 
 def infer_files(
@@ -62,7 +62,7 @@ def infer_files(
     size = choose_batch_size(runner, settings.batch_size)
     batches = [inputs.files[i : i + size] for i in range(0, len(inputs.files), size)]
     order = [output.name for output in runner.outputs]
-    with ThreadPoolExecutor(settings.workers, "effd0") as pool:
+    with ThreadPoolExecutor(settings.host_threads, "effd0") as pool:
         try:
             read = inputs.read
             _warm_up(runner, stacked([read(file) for file in batches[0]], info), settings.warmup)

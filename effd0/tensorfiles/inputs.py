@@ -38,7 +38,12 @@ def input_shape(dtype: str, spec: ModelSpec) -> tuple[int, int, int]:
 
 
 def write_inputs(
-    dataset: Dataset, folder: Path, spec: ModelSpec, workers: int = 2, *, dtype: str = "float32"
+    dataset: Dataset,
+    folder: Path,
+    spec: ModelSpec,
+    host_threads: int = 2,
+    *,
+    dtype: str = "float32",
 ) -> Iterator[Sample]:
     """
     Write the network input of every image to *folder*, yielding each sample when it is written.
@@ -58,7 +63,7 @@ def write_inputs(
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to: {error}; choose another") from error
     entries = []
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(host_threads) as pool:
         entry_of = partial(_write_input, folder=folder, spec=spec, dtype=dtype)
         for sample, entry in zip(dataset.samples, pool.map(entry_of, dataset.samples), strict=True):
             entries.append(entry)
