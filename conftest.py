@@ -26,7 +26,7 @@ from effd0.dataset import Dataset, load_coco
 from effd0.export import ExportSettings, write_simplified
 from effd0.files import sha256
 from effd0.preprocess import preprocess
-from effd0.pytest_options import PATHS, RECORD, TEST_RUNNERS, TORCH_DEVICES
+from effd0.pytest_options import PATHS, RECORD, TEST_RUNNERS, TORCH_DEVICES, pool_asked
 from effd0.report import Evaluation, installed_version
 from effd0.runfile import write_run
 from effd0.runfile.checks import FIGURES, check_of, properties_of
@@ -40,6 +40,7 @@ from effd0.spec import SPECS, ModelSpec, spec_for
 from effd0.stages import STAGES
 from effd0.tensorfiles.results import find_manifest
 from effd0.threads import let_threads_sleep
+from tests.session_workers import accelerator_of, check_workers
 
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
@@ -86,6 +87,19 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"{option} is {path}, which does not exist")
     if config.getoption("--arch") not in SPECS:
         raise pytest.UsageError(f"--arch must be one of {', '.join(SPECS)}")
+    _check_workers(config)
+
+
+def _check_workers(config: pytest.Config) -> None:
+    """Refuse workers who could not be what is asked for."""
+    if (pool := pool_asked(config)) is not None:
+        options_of = functools.partial(_runner_options, config)
+        check_workers(pool, accelerator_of(_runners_here(config), options_of), config)
+
+
+def _runners_here(config: pytest.Config) -> list[str]:
+    """The runners of this session that can be opened on this host."""
+    return [n for n in _runner_names(config) if n != "acl" or _no_npu(config) is None]
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -101,6 +115,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"images: {config.getoption('--coco') or 'embedded scenes'}",
         "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),
     ]
+    if (pool := pool_asked(config)) is not None:
+        lines.append(f"workers: {pool}, for the tests of accuracy")
     if _only_artefact(config):
         lines.append("tests: of what is given; to test effd0 itself, give nothing, or name files")
     absent = [f"{name} ({reason})" for name in MARKERS if (reason := _absent(name, config))]
@@ -375,7 +391,9 @@ def _need(package: str) -> None:
 def _runner_options(config: pytest.Config, name: str) -> RunnerOptions:
     """What the session's options mean to the runner *name*; those of others are not for it."""
     if name == "acl":
-        return RunnerOptions(device=str(config.getoption("--device-id")))
+        # Each worker has a device of its own.
+        own = pool_asked(config) is not None
+        return RunnerOptions(device=None if own else str(config.getoption("--device-id")))
     threads: int | None = config.getoption("--threads")
     if name == "torch":
         return RunnerOptions(threads=threads, postprocess=config.getoption("--postprocess"))
@@ -393,6 +411,12 @@ def _runner_options(config: pytest.Config, name: str) -> RunnerOptions:
 def options_of(pytestconfig: pytest.Config) -> Callable[[str], RunnerOptions]:
     """Return what the session's options mean to a runner."""
     return functools.partial(_runner_options, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def runners_here(pytestconfig: pytest.Config) -> list[str]:
+    """The runners of this session that can be opened on this host."""
+    return _runners_here(pytestconfig)
 
 
 @pytest.fixture(scope="session")

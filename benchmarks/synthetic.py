@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +18,44 @@ OBJECTS, DETECTIONS = 7, 100
 _SIDE = 500.0
 
 
+Annotations = list[dict[str, Any]]
+
+
 def scored_set(images: int, seed: int = 0) -> tuple[Dataset, dict[int, Detections]]:
     """Draw a dataset and 100 detections an image: the objects, a little off, and inventions."""
+    drawn = {id_: (own, found) for id_, own, found in drawn_images(images, seed)}
+    dataset = dataset_of({id_: own for id_, (own, _) in drawn.items()})
+    return dataset, {id_: found for id_, (_, found) in drawn.items()}
+
+
+def dataset_of(annotations: Mapping[int, Annotations]) -> Dataset:
+    """Images of these ids, and their annotations."""
+    samples = tuple(Sample(n, Path(f"{n}.jpg"), (640, 640)) for n in annotations)
+    every = tuple(itertools.chain.from_iterable(annotations.values()))
+    return Dataset(Path("drawn"), samples, every, NAMES, len(samples), ())
+
+
+def drawn_images(images: int, seed: int = 0) -> Iterator[tuple[int, Annotations, Detections]]:
+    """Draw the id, the annotations and the detections of one image after another."""
     rng = np.random.default_rng(seed)
     categories = np.array(sorted(NAMES))
-    annotations: list[dict[str, Any]] = []
-    found = {}
     for image_id in range(1, images + 1):
         boxes, classes = _boxes(rng, OBJECTS), rng.choice(categories, OBJECTS)
-        for box, category in zip(boxes.tolist(), classes.tolist(), strict=True):
-            x1, y1, x2, y2 = box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": int(rng.random() < 0.01),
-                }
+        first = OBJECTS * (image_id - 1) + 1
+        annotations = [
+            {
+                "id": id_,
+                "image_id": image_id,
+                "category_id": category,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": int(rng.random() < 0.01),
+            }
+            for id_, (x1, y1, x2, y2), category in zip(
+                itertools.count(first), boxes.tolist(), classes.tolist(), strict=False
             )
-        found[image_id] = _found(rng, boxes, classes, categories)
-    samples = tuple(Sample(n, Path(f"{n}.jpg"), (640, 640)) for n in range(1, images + 1))
-    return Dataset(Path("drawn"), samples, tuple(annotations), NAMES, images, ()), found
+        ]
+        yield image_id, annotations, _found(rng, boxes, classes, categories)
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Fractions, Indices
+from .complete import check_complete
 from .curves import RECALLS
 from .dataset import Dataset
-from .evaluate import check_complete, to_coco_results
-from .hits import category_hits
+from .evaluate import to_coco_results
+from .hits import CategoryHits, category_hits
 from .postprocess import Detections
 from .spec import ModelSpec
 
@@ -49,29 +50,19 @@ def class_matches(
 
     Raises `EvaluationError` unless every image is there exactly once and none is foreign.
     """
-    every = matches_by_category(dataset, detections, spec).values()
-    return [matches for matches in every if matches.truths.any()]
-
-
-def matches_by_category(
-    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
-) -> dict[int, ClassMatches]:
-    """
-    Match *detections* once: by category id, each that has an object or a detection.
-
-    Raises as `class_matches` does.
-    """
     check_complete(dataset, detections)
-    results = to_coco_results(detections, spec)
-    return {
-        found.category: ClassMatches(
-            images=found.images,
-            hits=tuple(np.flatnonzero(row) for row in found.hits[:, 0].T),
-            ignored=tuple(np.flatnonzero(row) for row in found.ignored[:, 0].T),
-            truths=found.truths[0],
-        )
-        for found in category_hits(dataset, results)
-    }
+    every = category_hits(dataset, to_coco_results(detections, spec))
+    return [matches for matches in map(matches_of_hits, every) if matches.truths.any()]
+
+
+def matches_of_hits(found: CategoryHits) -> ClassMatches:
+    """What of the hits of a category counts in AP over objects of all sizes."""
+    return ClassMatches(
+        images=found.images,
+        hits=tuple(np.flatnonzero(row) for row in found.hits[:, 0].T),
+        ignored=tuple(np.flatnonzero(row) for row in found.ignored[:, 0].T),
+        truths=found.truths[0],
+    )
 
 
 def average_precision(classes: Iterable[ClassMatches], weights: Weights) -> Fractions:

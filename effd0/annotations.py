@@ -16,6 +16,11 @@ from typing import Any
 
 from .errors import DatasetError
 
+#: What no reader of a dataset asks for, and what makes most of a large file.
+UNREAD = {
+    "attributes", "caption", "coco_url", "date_captured", "flickr_url", "keypoints", "license",
+    "num_keypoints", "segmentation",
+}  # fmt: skip
 #: How many of many problems a message shows.
 SHOWN = 5
 
@@ -24,23 +29,40 @@ def read_annotations(path: Path) -> dict[str, Any]:
     """
     The content of the COCO file *path*: ``images``, ``annotations``, ``categories``.
 
+    Images and annotations come without what is `UNREAD`.
+
     Raises one `DatasetError` with all that is wrong with it.
     """
-    content = _read_json(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise no_annotations(path) from error
+    except OSError as error:
+        raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
+    return parse_annotations(data, path)
+
+
+def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
+    """As `read_annotations`, of *data* that were read already; errors name *path*."""
+    content = _lists(data, path)
     _check_annotations(path, content)
     return content
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def no_annotations(path: Path | str) -> DatasetError:
+    """The error of a root that has no annotation file where it belongs."""
+    return DatasetError(
+        f"{path} does not exist; give --root the folder that holds annotations/ "
+        "and the images' folder, and --split its name"
+    )
+
+
+def _lists(data: bytes, path: Path | str) -> dict[str, Any]:
     """The lists of a COCO file, whatever is in them."""
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path} does not exist; give --root the folder that holds annotations/ "
-            "and the images' folder, and --split its name"
-        ) from error
-    except (OSError, ValueError) as error:
+        # Dropped while the file is read: the polygons of a large set are larger than all else.
+        content = json.loads(data, object_hook=_without_unread)
+    except ValueError as error:
         raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
     wanted = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(
@@ -51,7 +73,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_annotations(path: Path, content: dict[str, Any]) -> None:
+def _without_unread(entry: dict[str, Any]) -> dict[str, Any]:
+    """*entry*, smaller where it is an image or an annotation."""
+    if UNREAD.isdisjoint(entry) or not ("image_id" in entry or "file_name" in entry):
+        return entry
+    return {key: value for key, value in entry.items() if key not in UNREAD}
+
+
+def _check_annotations(path: Path | str, content: dict[str, Any]) -> None:
     """Raise `DatasetError` for what would make COCO's metric wrong without a word."""
     try:
         image_ids = [image["id"] for image in content["images"]]

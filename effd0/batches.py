@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import Tensor
-from .dataset import Sample
+from .dataset import Sample, other_size
+from .errors import ImageError
 from .preprocess import ModelInput
 
 
@@ -50,13 +51,17 @@ class Arrays:
 
 
 def read_batches(
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     pool: ThreadPoolExecutor,
     read: Callable[[Path, Tensor | None], ModelInput],
     batch_size: int,
     arrays: Arrays | None,
 ) -> Iterator[Batch]:
-    """Batches of preprocessed images, read at most one batch ahead."""
+    """
+    Batches of preprocessed images, read at most one batch ahead.
+
+    Raises what *read* raises, and `ImageError` for an image that is not of the annotated size.
+    """
     source = iter(samples)
 
     def read_on() -> tuple[list[tuple[Sample, Future[ModelInput]]], Tensor | None]:
@@ -73,8 +78,15 @@ def read_batches(
         ready, rows = reading, array
         reading, array = read_on()
         inputs = [future.result() for _, future in ready]
-        reads = [
-            Read(sample, one.image_scale, one.image_size)
-            for (sample, _), one in zip(ready, inputs, strict=True)
-        ]
+        reads = [_read(sample, one) for (sample, _), one in zip(ready, inputs, strict=True)]
         yield Batch(reads, inputs, rows)
+
+
+def _read(sample: Sample, one: ModelInput) -> Read:
+    """What is kept of *sample*, which was read as *one*."""
+    if one.image_size != sample.size:
+        raise ImageError(
+            f"{other_size(sample, one.image_size)}; "
+            "copy or download it again, or correct the annotation file"
+        )
+    return Read(sample, one.image_scale, one.image_size)

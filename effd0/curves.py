@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,27 +44,34 @@ class Curves:
 
 def accumulate_curves(dataset: Dataset, results: Fractions) -> Curves:
     """Match *results*, a table as `to_coco_results` gives it, and accumulate all categories."""
+    return curves_of_hits(dataset, category_hits(dataset, results))
+
+
+def curves_of_hits(dataset: Dataset, every: Iterable[CategoryHits]) -> Curves:
+    """Accumulate the hits of *every* category of *dataset*, by rising id."""
     shape = (len(THRESHOLDS), len(dataset.categories), len(SIZES))
     precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
     recall = np.full((*shape, len(LIMITS)), -1.0)
-    for k, found in enumerate(category_hits(dataset, results)):
+    for k, (_, found) in enumerate(zip(sorted(dataset.categories), every, strict=True)):
         truths = found.truths.sum(axis=1)
-        defined = truths > 0
-        for i, limit in enumerate(LIMITS):
-            hits = np.count_nonzero(found.hits[found.ranks < limit], axis=0)
-            recall[:, k, defined, i] = (hits[defined] / truths[defined, None]).T
-        for size in np.flatnonzero(defined):
-            precision[:, :, k, size] = _precision(found, int(size), int(truths[size]))
+        for size in np.flatnonzero(truths).tolist():
+            own = _of_size(found, size, int(truths[size]))
+            precision[:, :, k, size], recall[:, k, size] = own
     return Curves(precision, recall)
 
 
-def _precision(found: CategoryHits, size: int, truths: int) -> Fractions:
-    """Precision at each threshold and recall, for objects of one size."""
-    curve = np.zeros((len(THRESHOLDS), len(RECALLS)))
-    for threshold, row in enumerate(curve):
-        shown = np.cumsum(~found.ignored[:, size, threshold], dtype=np.int64)
-        row[:] = precision_at_recalls(shown[found.hits[:, size, threshold]], truths)
-    return curve
+def _of_size(found: CategoryHits, size: int, truths: int) -> tuple[Fractions, Fractions]:
+    """Precision at each threshold and recall, recall at each threshold and limit."""
+    # A threshold in a row of its own: of many detections, a column lies all over the memory.
+    hits, ignored = (
+        np.ascontiguousarray(flags[:, size].T) for flags in (found.hits, found.ignored)
+    )
+    counts = [np.count_nonzero(hits & (found.ranks < limit), axis=1) for limit in LIMITS]
+    precision = []
+    for hit, out in zip(hits, ignored, strict=True):
+        shown = np.cumsum(~out, dtype=np.int64)[hit]
+        precision.append(precision_at_recalls(shown, truths))
+    return np.stack(precision), np.stack(counts, 1) / truths
 
 
 def precision_at_recalls(shown: Indices, truths: int) -> Fractions:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from .dataset import Dataset
-from .identity import UnderTest, run_identity
+from .identity import UnderTest, image_sha256, images_sha256, run_identity
 from .measure import Latency
 from .pipeline import StageTimes, run_dataset
 from .postprocess import Detections
@@ -56,7 +56,8 @@ def detect_dataset(
     """
     found: dict[int, Detections] = {}
     if place is not None:
-        identity = run_identity(under_test, dataset, runner, batch_size=batch_size)
+        identity = run_identity(under_test, dataset, runner.description, batch_size=batch_size)
+        identity["images_sha256"] = images_sha256(map(image_sha256, dataset.samples))
         found = place.start(identity, dataset.image_ids, batch_size)
     samples = dataset.samples[len(found) :]
     times, start = StageTimes(), time.perf_counter()

@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .arrays import Fractions
-from .curves import accumulate_curves
+from .complete import check_complete
+from .curves import Curves, accumulate_curves, curves_of_hits
 from .dataset import Dataset
 from .errors import EvaluationError
+from .hits import CategoryHits
 from .postprocess import Detections
 from .spec import ModelSpec
 
@@ -69,19 +71,14 @@ def evaluate(
     """
     check_complete(dataset, detections)
     results = to_coco_results(detections, spec)
-    scored = _scored(dataset, results, evaluator)
-    stats = dict(zip(METRICS, (_defined(v) for v in scored.stats[:12]), strict=True))
-    per_class = {
-        dataset.categories[category]: _class_ap(scored.precision[:, :, k])
-        for k, category in enumerate(sorted(dataset.categories))
-    }
-    return CocoMetrics(
-        values=stats,
-        per_class=per_class,
-        undefined={name: _why(name) for name, value in stats.items() if value is None},
-        images=len(dataset.samples),
-        detections=len(results),
-    )
+    return _metrics(dataset, _scored(dataset, results, evaluator), len(results))
+
+
+def metrics_of_hits(
+    dataset: Dataset, every: Iterable[CategoryHits], detections: int
+) -> CocoMetrics:
+    """Score the hits of *every* category of *dataset*, by rising id, among all *detections*."""
+    return _metrics(dataset, _of_curves(curves_of_hits(dataset, every)), detections)
 
 
 def to_coco_results(detections: Mapping[int, Detections], spec: ModelSpec) -> Fractions:
@@ -102,15 +99,19 @@ def to_coco_results(detections: Mapping[int, Detections], spec: ModelSpec) -> Fr
     return np.stack(columns, 1).astype(np.float64, copy=False)
 
 
-def check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> None:
-    """Raise `EvaluationError` unless *detections* are of just the images of *dataset*."""
-    wanted = set(dataset.image_ids)
-    missing, foreign = sorted(wanted - detections.keys()), sorted(detections.keys() - wanted)
-    if missing or foreign:
-        raise EvaluationError(
-            f"detections cover {len(detections)} images, but the dataset has {len(wanted)}: "
-            f"{len(missing)} are missing {missing[:5]}, {len(foreign)} are foreign {foreign[:5]}"
-        )
+def _metrics(dataset: Dataset, scored: _Scored, detections: int) -> CocoMetrics:
+    stats = dict(zip(METRICS, (_defined(v) for v in scored.stats[:12]), strict=True))
+    per_class = {
+        dataset.categories[category]: _class_ap(scored.precision[:, :, k])
+        for k, category in enumerate(sorted(dataset.categories))
+    }
+    return CocoMetrics(
+        values=stats,
+        per_class=per_class,
+        undefined={name: _why(name) for name, value in stats.items() if value is None},
+        images=len(dataset.samples),
+        detections=detections,
+    )
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,17 @@ class _Scored:
 def _scored(dataset: Dataset, results: Fractions, evaluator: str) -> _Scored:
     check_evaluator(evaluator)
     if evaluator == "numpy":
-        curves = accumulate_curves(dataset, results)
-        return _Scored(curves.stats(), curves.precision[..., 0])
+        return _of_curves(accumulate_curves(dataset, results))
     with contextlib.redirect_stdout(io.StringIO()):
         scored = _prepared(dataset, results, evaluator)
         scored.evaluate()
         scored.accumulate()
         scored.summarize()
     return _Scored(scored.stats, scored.eval["precision"][:, :, :, 0, -1])
+
+
+def _of_curves(curves: Curves) -> _Scored:
+    return _Scored(curves.stats(), curves.precision[..., 0])
 
 
 def _prepared(dataset: Dataset, results: Fractions, evaluator: str) -> Any:
@@ -168,7 +172,7 @@ def _ground_truth(dataset: Dataset) -> dict[str, Any]:
     for annotation in dataset.annotations:
         box = annotation["bbox"]
         defaults = {"iscrowd": 0, "area": box[2] * box[3]}
-        annotations.append(defaults | {k: v for k, v in annotation.items() if k != "segmentation"})
+        annotations.append(defaults | annotation)
     return {
         "info": {},
         "images": [

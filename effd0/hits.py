@@ -9,7 +9,7 @@ their best detections, then their second best, and so on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from .overlaps import SIZES, Flags, PlacedBoxes, PlacedObjects, outside, overlap
 THRESHOLDS: Fractions = np.linspace(0.5, 0.95, 10)
 #: The most detections of a category that COCO looks at in an image.
 MOST = 100
+#: Detections that are matched together, unless they are of one category.
+_TOGETHER = 100_000
 
 
 @dataclass(frozen=True)
@@ -28,61 +30,120 @@ class CategoryHits:
     """
     The detections of one category over all images, by falling score.
 
-    *rows* are their rows in the table of results, *images* the place of each one's image in the
-    dataset, *ranks* its place among those of its image.  *hits* are those that found an object,
-    *ignored* those that count neither way, both (detections, sizes, thresholds); *truths* counts
-    the objects to be found, (sizes, images).  *objects* says which of `placed_objects` was found
-    at the lowest threshold, whatever its size; -1 is none.
+    *images* is the place of each one's image in the dataset, *ranks* its place among those of its
+    image.  *hits* are those that found an object, *ignored* those that count neither way, both
+    (detections, sizes, thresholds); *truths* counts the objects to be found, (sizes, images).
     """
 
     category: int
-    rows: Indices
     images: Indices
     ranks: Indices
     hits: Flags
     ignored: Flags
     truths: Indices
+
+
+@dataclass(frozen=True)
+class TracedHits(CategoryHits):
+    """
+    Hits that also tell what was matched with what.
+
+    *rows* are the detections' rows in the table of results.  *objects* says which of
+    `placed_objects` was found at the lowest threshold, whatever its size; -1 is none.
+    """
+
+    rows: Indices
     objects: Indices
 
 
-def category_hits(dataset: Dataset, results: Fractions) -> Iterator[CategoryHits]:
+@dataclass(frozen=True)
+class Matches:
+    """
+    The detections of the categories *kinds*, by category, by image and by falling score.
+
+    *categories* are their ids; the rest is as in `TracedHits`.
+    """
+
+    kinds: Indices
+    categories: Indices
+    rows: Indices
+    images: Indices
+    ranks: Indices
+    hits: Flags
+    ignored: Flags
+    objects: Indices
+
+
+def category_hits(dataset: Dataset, results: Fractions) -> Iterator[TracedHits]:
     """
     Match *results*, a table as `to_coco_results` gives it, with the objects of *dataset*.
 
     Yields each category of the dataset, by rising id.
     """
-    images = np.array(dataset.image_ids)
-    every = placed_objects(dataset)
+    every, images = placed_objects(dataset), len(dataset.samples)
+    for some in match_results(dataset, every, results):
+        starts = np.searchsorted(some.categories, some.kinds)
+        stops = np.searchsorted(some.categories, some.kinds, side="right")
+        for category, start, stop in zip(some.kinds.tolist(), starts, stops, strict=True):
+            order = start + np.argsort(-results[some.rows[start:stop], 5], kind="stable")
+            yield TracedHits(
+                category=category,
+                images=some.images[order],
+                ranks=some.ranks[order],
+                hits=some.hits[order],
+                ignored=some.ignored[order],
+                truths=count_truths(every, category, images),
+                rows=some.rows[order],
+                objects=some.objects[order],
+            )
+
+
+def count_truths(every: PlacedObjects, category: int, images: int) -> Indices:
+    """The objects of *category* to be found, of each size, in each of *images*."""
+    own = every.categories == category
+    places, wanted = every.images[own], ~every.ignored[own].T
+    return np.stack([np.bincount(places[of_size], minlength=images) for of_size in wanted])
+
+
+def match_results(dataset: Dataset, every: PlacedObjects, results: Fractions) -> Iterator[Matches]:
+    """
+    Match *results* with *every* object of *dataset*, some whole categories at a time.
+
+    No category is left out, though nothing be found of it.
+    """
+    kinds = np.array(sorted(dataset.categories), np.int64)
+    ids, images = np.array(dataset.image_ids), len(dataset.samples)
     # Stable: of equal scores, the one that was given first stays first.
-    in_turn = np.lexsort((-results[:, 5], results[:, 0], results[:, 6]))
-    results = results[in_turn]
-    for category in sorted(dataset.categories):
-        start, stop = np.searchsorted(results[:, 6], (category, category + 1))
-        rows = results[start:stop]
-        place = np.searchsorted(images, rows[:, 0])
-        ranks = np.arange(place.size) - np.searchsorted(place, place)
-        seen = ranks < MOST
-        found = PlacedBoxes(place[seen], rows[seen, 1:5])
-        own = np.flatnonzero(every.categories == category)
-        objects = every.at(own)
-        hits, ignored, hit = _match(found, objects)
-        order = np.argsort(-rows[seen, 5], kind="stable")
-        yield CategoryHits(
-            category=category,
-            rows=in_turn[start:stop][seen][order],
-            images=found.images[order],
-            ranks=ranks[seen][order],
-            hits=hits[order],
-            ignored=ignored[order],
-            truths=_count_truths(objects, len(images)),
-            objects=np.append(own, -1)[hit[order]],
+    rows = np.lexsort((-results[:, 5], results[:, 0], results[:, 6]))
+    rows = rows[np.isin(results[rows, 6], kinds)]
+    # A category in an image is a place of its own, so that all are matched together.
+    places = np.searchsorted(kinds, results[rows, 6]) * images
+    places += np.searchsorted(ids, results[rows, 0])
+    ranks = np.arange(places.size) - np.searchsorted(places, places)
+    rows, places, ranks = (column[ranks < MOST] for column in (rows, places, ranks))
+    own = np.flatnonzero(np.isin(every.categories, kinds))
+    owners = np.searchsorted(kinds, every.categories[own]) * images + every.images[own]
+    in_turn = np.argsort(owners, kind="stable")
+    own, owners = own[in_turn], owners[in_turn]
+    ends = np.searchsorted(places, images * np.arange(1, kinds.size + 1))
+    for some in np.split(np.arange(kinds.size), np.flatnonzero(np.diff(ends // _TOGETHER)) + 1):
+        if not some.size:
+            continue
+        borders = images * np.array([some[0], some[-1] + 1])
+        here, there = (slice(*np.searchsorted(one, borders)) for one in (places, owners))
+        found = PlacedBoxes(places[here], results[rows[here], 1:5])
+        hits, ignored, hit = _match(found, replace(every.at(own[there]), images=owners[there]))
+        category, image = np.divmod(places[here], images)
+        yield Matches(
+            kinds=kinds[some],
+            categories=kinds[category],
+            rows=rows[here],
+            images=image,
+            ranks=ranks[here],
+            hits=hits,
+            ignored=ignored,
+            objects=np.append(own[there], -1)[hit],
         )
-
-
-def _count_truths(objects: PlacedObjects, images: int) -> Indices:
-    return np.stack(
-        [np.bincount(objects.images[own], minlength=images) for own in ~objects.ignored.T]
-    )
 
 
 def _match(found: PlacedBoxes, objects: PlacedObjects) -> tuple[Flags, Flags, Indices]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from .dataset import Dataset, Sample
 from .files import sha256
 from .report import environment
 from .runners import RunnerOptions
-from .runners.base import Runner
 from .spec import ModelSpec
 
 
@@ -45,10 +44,12 @@ def under_test(choice: ModelChoice, path: Path) -> UnderTest:
 
 
 def run_identity(
-    what: UnderTest, dataset: Dataset, runner: Runner, *, batch_size: int
+    what: UnderTest, dataset: Dataset, backend: str, *, batch_size: int
 ) -> dict[str, Any]:
     """
-    All that decides what *runner*, which is open, finds in *dataset*, fit for JSON.
+    All that decides what is found in *dataset*, fit for JSON; *backend* is what really computes.
+
+    Image files are in it by `images_sha256`, which is the caller's to add.
 
     What only judges detections (the floor, the evaluator) is not in it, nor is what only moves
     files or threads of the host.
@@ -58,12 +59,11 @@ def run_identity(
         "checkpoint_sha256": what.checkpoint_sha256,
         "annotations_sha256": sha256(dataset.annotation_file),
         "images": len(dataset.samples),
-        "images_sha256": _images_sha256(dataset.samples),
         "spec": asdict(what.spec),
         "settings": {
             "batch_size": batch_size,
             "runner": what.runner,
-            "backend": runner.description,
+            "backend": backend,
             **{name: value for name, value in asdict(what.options).items() if name != "bins"},
         },
         # A new kernel of the system does not change a result; a new Pillow may.
@@ -97,9 +97,14 @@ def _checkpoint_sha256(choice: ModelChoice) -> str | None:
     return sha256(embedded.checkpoint() if choice.checkpoint is None else choice.checkpoint)
 
 
-def _images_sha256(samples: Sequence[Sample]) -> str:
-    """One fingerprint of all image files, in order."""
+def images_sha256(images: Iterable[bytes]) -> str:
+    """One fingerprint of all *images*, the SHA-256 of each file in order."""
     every = hashlib.sha256()
-    for sample in samples:
-        every.update(bytes.fromhex(sha256(sample.path)))
+    for image in images:
+        every.update(image)
     return every.hexdigest()
+
+
+def image_sha256(sample: Sample) -> bytes:
+    """The SHA-256 of an image file."""
+    return bytes.fromhex(sha256(sample.path))

@@ -16,12 +16,14 @@ from . import embedded
 from .choice import ModelChoice
 from .dataset import Dataset, check_images, load_coco
 from .detecting import Detected, detect_dataset
+from .errors import DatasetError
 from .evaluate import EVALUATORS, check_evaluator, to_coco_results
 from .feed import choose_batch_size
 from .identity import under_test
 from .insight import insight
 from .progress import OpenProgress
 from .reference import reference_choice, run_against
+from .remote import url_of
 from .report import Evaluation
 from .rundir import RunDirectory, Say, resume_without_out, run_directory
 from .score import score
@@ -66,6 +68,11 @@ class EvaluationJob:
     def load(self) -> Dataset:
         """The dataset, checked but for the inside of the image files."""
         root = embedded.coco_root() if self.root is None else self.root
+        if url_of(root) is not None:
+            raise DatasetError(
+                f"--root is {url_of(root)}, which workers can read; say how many with --workers, "
+                "or copy it to this host"
+            )
         return load_coco(root, self.split, self.image_limit)
 
 
@@ -90,7 +97,7 @@ def run_evaluation(
     job.choice.checked_runner()
     check_evaluator(job.evaluator)
     reference = reference_choice(job.reference, job.choice)
-    with _run_directory(job, say) as place:
+    with opened_run_directory(job, say) as place:
         dataset = load_checked(job, open_progress)
         run = _run(job, dataset, place, open_progress)
         compared = run_against(
@@ -107,7 +114,7 @@ def run_evaluation(
                 stages=run.stages,
                 runner=run.runner,
                 model_sha256=run.model_sha256,
-                settings=_settings(job, run.batch_size),
+                settings=job_settings(job, run.batch_size),
                 against=None if compared is None else compared.against,
             )
             if job.insight:
@@ -116,12 +123,13 @@ def run_evaluation(
                 evaluation = replace(evaluation, insight=drawn)
             advance(1)
         if place is not None:
-            place.finish(to_coco_results(run.found, job.choice.spec), evaluation.to_json())
+            place.finish([to_coco_results(run.found, job.choice.spec)], evaluation.to_json())
     return evaluation
 
 
 @contextlib.contextmanager
-def _run_directory(job: EvaluationJob, say: Say) -> Iterator[RunDirectory | None]:
+def opened_run_directory(job: EvaluationJob, say: Say) -> Iterator[RunDirectory | None]:
+    """The run directory of *job* for the time of the block, if it has one."""
     if job.out is not None:
         with run_directory(job.out, resume=job.resume, say=say) as place:
             yield place
@@ -150,7 +158,7 @@ def _run(
         )
 
 
-def _settings(job: EvaluationJob, batch_size: int) -> dict[str, Any]:
+def job_settings(job: EvaluationJob, batch_size: int) -> dict[str, Any]:
     """What a reader needs to repeat the run and to compare it with another."""
     choice = job.choice
     return {

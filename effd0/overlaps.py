@@ -53,7 +53,7 @@ class PlacedObjects(PlacedBoxes):
     ignored: Flags
 
     def at(self, indices: Indices) -> PlacedObjects:
-        """The objects with these rising *indices*."""
+        """The objects with these *indices*, in this order."""
         return PlacedObjects(
             self.images[indices],
             self.rows[indices],

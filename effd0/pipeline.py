@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +53,13 @@ class StageTimes:
         """Stage name -> its latency."""
         return {name: Latency.from_seconds(values) for name, values in vars(self).items()}
 
+    def move(self, to: StageTimes) -> None:
+        """Move what is here now *to* another, whatever is added meanwhile."""
+        for name, values in vars(self).items():
+            count = len(values)
+            vars(to)[name].extend(values[:count])
+            del values[:count]
+
 
 def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
@@ -67,7 +74,7 @@ def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
 
 
 def run_dataset(
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     runner: Runner,
     spec: ModelSpec,
     *,

@@ -21,6 +21,7 @@ from .tolerances import MAX_DROP
 
 if TYPE_CHECKING:
     from .runfile.suite import SuiteRecord
+    from .scale.pool import Pool
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SuiteRecord] = pytest.StashKey()
@@ -109,6 +110,13 @@ def _add_gate_options(group: pytest.OptionGroup) -> None:
     )
     group.addoption("--resume", action="store_true", help="go on with the runs in --out")
     group.addoption(
+        "--workers", type=int, metavar="N", help="run -m accuracy in N worker processes on Ray"
+    )
+    group.addoption(
+        "--devices", metavar="LIST", help="run it on these devices, one worker each: 0,1,2,3"
+    )
+    group.addoption("--ray-address", metavar="ADDRESS", help="run --workers in this Ray cluster")
+    group.addoption(
         "--require",
         action="append",
         default=[],
@@ -144,6 +152,23 @@ def _add_benchmark_options(parser: pytest.Parser) -> None:
     )
 
 
+def pool_asked(config: pytest.Config) -> Pool | None:
+    """The workers that the options ask for; a usage error where they contradict each other."""
+    from .errors import RunnerError
+    from .scale.pool import pool_of
+
+    workers: int | None = config.getoption("--workers")
+    if workers is not None and workers < 1:
+        raise pytest.UsageError(
+            f"--workers is {workers}, but at least one is wanted; leave it out for one process"
+        )
+    devices, address = config.getoption("--devices"), config.getoption("--ray-address")
+    try:
+        return pool_of(workers, devices, address, verbose=False)
+    except RunnerError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Stop where options contradict each other, or led pytest away from its configuration."""
     if config.getoption("--resume") and config.getoption("--out") is None:
@@ -154,6 +179,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--max-drop is {config.getoption('--max-drop')}, but a drop of at least 0 points is "
             "wanted; a gain always passes"
+        )
+    if pool_asked(config) is not None and config.getoption("--results") is not None:
+        raise pytest.UsageError(
+            "--results is given with --workers or --devices, but what was recorded is not run; "
+            "leave one out"
         )
     results, model = config.getoption("--results"), config.getoption("--model")
     if results is not None and model is not None and results.is_dir() and model.is_file():

@@ -9,38 +9,33 @@ fewer.  So recall and precision are as high or higher at every point of the curv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
-from .accumulate import ClassMatches, average_precision, matches_by_category
+from .accumulate import ClassMatches, average_precision, matches_of_hits
 from .dataset import Dataset
-from .postprocess import Detections
-from .spec import ModelSpec
+from .hits import CategoryHits
 
 
-def reachable_ap(dataset: Dataset, found: Mapping[int, Detections], spec: ModelSpec) -> float:
+def reachable_ap(dataset: Dataset, every: Iterable[CategoryHits]) -> float:
     """
     AP, as a fraction, if the images that the limit left out of *dataset* were all perfect.
 
-    *found* are the detections of those that were run, by image id.  NaN where there is no object
-    in any image.  Raises `EvaluationError` unless every image that was run is there.
+    *every* holds the hits of each category in those that were run.  NaN where there is no object
+    in any image.
     """
     images = len(dataset.samples)
-    matches = matches_by_category(dataset, found, spec)
-    classes = [
-        _perfected(matches.get(category), dataset.left_out.get(category, 0), images)
-        for category in dataset.categories
-    ]
-    present = [of_class for of_class in classes if of_class.truths.any()]
+    classes = (
+        _perfected(matches_of_hits(found), dataset.left_out.get(found.category, 0), images)
+        for found in every
+    )
+    present = (of_class for of_class in classes if of_class.truths.any())
     return float(average_precision(present, np.ones((1, images + 1), np.int32))[0])
 
 
-def _perfected(matches: ClassMatches | None, more: int, images: int) -> ClassMatches:
+def _perfected(matches: ClassMatches, more: int, images: int) -> ClassMatches:
     """*matches*, and one image behind all *images*, in which *more* objects are found first."""
-    nothing = np.empty(0, np.int64)
-    if matches is None:
-        matches = ClassMatches(nothing, (nothing,) * 10, (nothing,) * 10, np.zeros(images, int))
     first = np.arange(more)
     return ClassMatches(
         images=np.concatenate([np.full(more, images), matches.images]),

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from .tensorfiles.manifest import read_json
 
 MANIFEST, RECORDS = "manifest.json", "detections.records"
 RESULTS, EVALUATION = "detections.json", "evaluation.json"
+#: In the manifest of a run by workers alone, which keep detections in other files.
+KEPT_IN = "detections_in"
 
 #: Tells the user one line.
 Say = Callable[[str], object]
@@ -45,8 +47,8 @@ class RunDirectory:
     """A run directory that this process, and no other, may write; see `run_directory`."""
 
     def __init__(self, folder: Path, file: io.FileIO, say: Say) -> None:
-        self.folder, self.images = folder, 0
-        self._file, self._say, self._seed = file, say, 0
+        self.folder, self.images, self.say = folder, 0, say
+        self._file, self._seed = file, 0
 
     def start(
         self, manifest: Mapping[str, Any], image_ids: Sequence[int], batch_size: int
@@ -57,9 +59,7 @@ class RunDirectory:
         They are of the first of *image_ids*, in order, and of whole batches; what comes after them
         is cut off.  Raises `ResultError` where that run had another manifest.
         """
-        text = json.dumps(manifest, indent=1, allow_nan=False)
-        self._record(text)
-        self._seed = zlib.crc32(text.encode())
+        self._seed = zlib.crc32(self.begin(manifest).encode())
         self._file.seek(0)
         data = self._file.readall()
         whole = list(whole_records(data, image_ids, self._seed))
@@ -72,22 +72,33 @@ class RunDirectory:
         self.images = len(whole)
         if data:
             cut = f", {len(data) - end} bytes after them cut off" if len(data) > end else ""
-            self._say(f"{self.folder}: {self.images} of {len(image_ids)} images are there{cut}")
+            self.say(f"{self.folder}: {self.images} of {len(image_ids)} images are there{cut}")
         return dict(zip(image_ids, (found for found, _ in whole), strict=False))
 
-    def _record(self, text: str) -> None:
-        """Write the manifest *text*, or see that it is what the directory was begun with."""
+    def begin(self, manifest: Mapping[str, Any]) -> str:
+        """
+        Record *manifest*, or see that it is what the directory was begun with; return its text.
+
+        Raises `ResultError` where that is another.
+        """
+        text = json.dumps(manifest, indent=1, allow_nan=False)
         path = self.folder / MANIFEST
         if not path.exists():
             with written_whole(path) as temporary:
                 temporary.write_text(text)
-            return
+            return text
         recorded = read_json(path, "it cannot be continued; give another --out")
+        if (KEPT_IN in recorded) != (KEPT_IN in manifest):
+            begun = "with workers; ask for some with --workers or --devices"
+            if KEPT_IN in manifest:
+                begun = "without workers; leave --workers and --devices out"
+            raise ResultError(f"{self.folder} was begun {begun}, or give another --out")
         if found := differences(recorded, json.loads(text)):
             raise ResultError(
                 f"{self.folder} is of another run, whose {'; '.join(found)}; "
                 "ask for what it was begun with, or give another --out"
             )
+        return text
 
     def append(self, image_id: int, found: Detections) -> None:
         """Write what was *found* in the next image; raise `OutputError` if it cannot be."""
@@ -98,15 +109,30 @@ class RunDirectory:
                 left = left[os.write(self._file.fileno(), left) :]
         self.images += 1
 
-    def finish(self, results: npt.NDArray[np.float64], evaluation: Mapping[str, Any]) -> None:
-        """Write *results*, as of `to_coco_results`, and, at the very last, *evaluation*."""
-        entries = [
-            {"image_id": int(image_id), "category_id": int(category), "bbox": box, "score": score}
-            for image_id, *box, score, category in results.tolist()
-        ]
-        for name, content in ((RESULTS, entries), (EVALUATION, evaluation)):
-            with written_whole(self.folder / name) as temporary:
-                temporary.write_text(json.dumps(content, allow_nan=False) + "\n")
+    def finish(
+        self, results: Iterable[npt.NDArray[np.float64]], evaluation: Mapping[str, Any]
+    ) -> None:
+        """
+        Write *results*, tables as of `to_coco_results`, and, at the very last, *evaluation*.
+
+        The tables are taken one at a time, so that they need not be in memory together.
+        """
+        with written_whole(self.folder / RESULTS) as temporary, temporary.open("w") as file:
+            parts = (entries for table in results if (entries := _entries(table)))
+            file.write("[" + next(parts, ""))
+            file.writelines(f", {entries}" for entries in parts)
+            file.write("]\n")
+        with written_whole(self.folder / EVALUATION) as temporary:
+            temporary.write_text(json.dumps(evaluation, allow_nan=False) + "\n")
+
+
+def _entries(table: npt.NDArray[np.float64]) -> str:
+    """The rows of *table* as COCO's results, without the brackets of a list."""
+    entries = [
+        {"image_id": int(image_id), "category_id": int(category), "bbox": box, "score": score}
+        for image_id, *box, score, category in table.tolist()
+    ]
+    return json.dumps(entries, allow_nan=False)[1:-1]
 
 
 @contextlib.contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,33 +14,46 @@ from .dataset import Sample
 from .errors import EvaluationError
 from .postprocess import Detections
 from .preprocess import preprocess
+from .remote import localized
 from .spec import ModelSpec
 
 #: So many different scores agree to the last bit by chance in no two images.
 DISTINCT = 10
+#: No two of all images that there are share so long a digest by chance.
+_KEY_BYTES = 16
 
 
-def check_twins(
-    samples: Sequence[Sample], found: Mapping[int, Detections], spec: ModelSpec
-) -> None:
+def twin_key(found: Detections) -> bytes:
+    """
+    What images with the same scores and classes have in common; empty where that says nothing.
+
+    They do not depend on an image's size, as boxes do.
+    """
+    if len(np.unique(found.scores)) < DISTINCT:
+        return b""
+    told = found.scores.astype("<f4").tobytes() + found.classes.astype("<i8").tobytes()
+    return hashlib.blake2b(told, digest_size=_KEY_BYTES).digest()
+
+
+def check_twins(samples: Sequence[Sample], keys: Mapping[int, bytes], spec: ModelSpec) -> None:
     """
     Raise `EvaluationError` where two pictures that differ have the same scores to the last bit.
 
-    *found* are the detections by image id.  Scores and classes do not depend on an image's size,
-    as boxes do; and who stores one picture under two ids rightly finds the same in both.
+    *keys* are the `twin_key` of each image, by its id.  Who stores one picture under two ids
+    rightly finds the same in both.
     """
     alike: dict[bytes, list[Sample]] = defaultdict(list)
     for sample in samples:
-        here = found[sample.image_id]
-        if len(np.unique(here.scores)) >= DISTINCT:
-            alike[here.scores.tobytes() + here.classes.tobytes()].append(sample)
+        if keys[sample.image_id]:
+            alike[keys[sample.image_id]].append(sample)
     for first, *others in alike.values():
         for other in others:
-            one, two = (preprocess(sample.path, spec).tensor for sample in (first, other))
+            with localized((first, other), Path(tempfile.gettempdir())) as pair:
+                one, two = (preprocess(sample.path, spec).tensor for sample in pair)
             if not np.array_equal(one, two):
                 raise EvaluationError(
                     f"images {first.image_id} ({first.path.name}) and {other.image_id} "
-                    f"({other.path.name}) differ, but their {len(found[first.image_id])} "
-                    "detections have the same scores to the last bit: one was given the results "
-                    "of the other, or the model does not look at its input; run the inference again"
+                    f"({other.path.name}) differ, but their detections have the same scores to "
+                    "the last bit: one was given the results of the other, or the model does not "
+                    "look at its input; run the inference again"
                 )

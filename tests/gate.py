@@ -12,10 +12,9 @@ import pytest
 
 from effd0.against import Against, hold_against
 from effd0.dataset import Dataset
-from effd0.detecting import Detected, detect_dataset
+from effd0.detecting import Detected
 from effd0.errors import CheckpointError
-from effd0.evaluate import EVALUATORS, CocoMetrics, evaluate, to_coco_results
-from effd0.feed import choose_batch_size
+from effd0.evaluate import CocoMetrics, evaluate
 from effd0.files import folder_sha256, sha256
 from effd0.identity import UnderTest
 from effd0.insight import insight
@@ -25,29 +24,13 @@ from effd0.rundir import RunDirectory, run_directory
 from effd0.runfile.suite import Draw
 from effd0.runfile.verdict import UNDECIDED
 from effd0.runners import RunnerOptions, open_runner
-from effd0.runners.base import Runner
-from effd0.score import score
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 
+from .measured import Asked, Measured, OpenRunner, WorkersFor, measured_by, measured_here
+
 #: Images on which other architectures are tried where the floor is missed.
 TRIED = 24
-OpenRunner = Callable[[str], Runner]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a runner found, by image id, and its score."""
-
-    run: Detected
-    evaluation: Evaluation
-
-    @property
-    def points(self) -> float:
-        """The mAP in percent."""
-        metrics = self.evaluation.metrics
-        assert metrics.ap is not None, metrics.undefined["AP"]
-        return 100 * metrics.ap
 
 
 @dataclass
@@ -57,6 +40,7 @@ class Gate:
 
     *file_of* and *open_under_test* give the file that a runner runs, and the runner, by its name.
     To *keep* comes each evaluation, with what makes that which pictures of it need.
+    *workers_for* a runner are those that run it, if it does not run in this process.
     Of what *resume* does not allow to be continued, this gate continues what it began itself.
     """
 
@@ -70,6 +54,7 @@ class Gate:
     options_of: Callable[[str], RunnerOptions]
     say: Callable[[str], object]
     keep: Callable[[Evaluation, Draw], object] = lambda _evaluation, _draw: None
+    workers_for: WorkersFor = lambda _name: None
 
     def __post_init__(self) -> None:
         self._begun: set[str] = set()
@@ -95,29 +80,17 @@ class Gate:
         batch_size: int | None,
     ) -> Measured:
         """Run the runner on *dataset*, of the name *images*, and score it."""
-        with contextlib.ExitStack() as stack:
-            runner = stack.enter_context(self.open_under_test(runner_name))
-            size = choose_batch_size(runner, batch_size)
-            place = stack.enter_context(self._kept(f"{images}-{runner_name}-batch{size}"))
-            under_test = self.under_test(runner_name)
-            run = detect_dataset(dataset, runner, under_test, batch_size=size, place=place)
-            evaluation = score(
-                dataset,
-                run.found,
-                self.spec,
-                evaluator=EVALUATORS[0],
-                min_map=min_map,
-                images_per_second=run.images_per_second,
-                stages=run.stages,
-                runner=run.runner,
-                model_sha256=run.model_sha256,
-                settings={"batch_size": size, "runner": runner_name},
-            )
-            if place is not None:
-                place.finish(to_coco_results(run.found, self.spec), evaluation.to_json())
-        self._note(evaluation, size)
-        self.keep(evaluation, functools.partial(insight, dataset, run.found, None, self.spec))
-        return Measured(run, evaluation)
+        under_test = self.under_test(runner_name)
+        what = Asked(images, dataset, min_map, under_test, batch_size)
+        ray = self.workers_for(runner_name)
+        if ray is None:
+            measured = measured_here(self.open_under_test(runner_name), what, self._kept)
+        else:
+            measured = measured_by(ray, self.file_of(runner_name), what, self._kept)
+        self._note(measured.evaluation, measured.run.batch_size)
+        draw = functools.partial(insight, dataset, measured.run.found, None, self.spec)
+        self.keep(measured.evaluation, draw)
+        return measured
 
     @contextlib.contextmanager
     def _kept(self, name: str) -> Iterator[RunDirectory | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from effd0.dataset import Dataset, Sample
+from effd0.matches import UnitMatches, match_unit
 from effd0.postprocess import Detections
+from effd0.spec import D0
 
 Found = dict[int, Detections]
 
@@ -112,6 +115,19 @@ def redrawn(dataset: Dataset, found: Found, counts: Sequence[int]) -> tuple[Data
 
 def _of(dataset: Dataset, image_id: int) -> list[dict[str, Any]]:
     return [a for a in dataset.annotations if a["image_id"] == image_id]
+
+
+def cut(dataset: Dataset, found: Found, borders: Sequence[int]) -> list[UnitMatches]:
+    """Return what is matched in each run of images between two *borders*."""
+    edges = sorted({0, len(dataset.samples), *borders})
+    units = []
+    for start, stop in itertools.pairwise(edges):
+        samples = dataset.samples[start:stop]
+        ids = {sample.image_id for sample in samples}
+        own = tuple(a for a in dataset.annotations if a["image_id"] in ids)
+        unit = replace(dataset, samples=samples, annotations=own)
+        units.append(match_unit(unit, {id_: found[id_] for id_ in unit.image_ids}, D0, start))
+    return units
 
 
 def as_dicts(found: Mapping[int, Detections]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from effd0 import embedded
 from effd0.dataset import Dataset, check_images
 from effd0.files import sha256
 from effd0.insight import insight
-from effd0.pytest_options import PATHS
+from effd0.pytest_options import PATHS, pool_asked
 from effd0.report import Evaluation
 from effd0.runfile.suite import Draw
 from effd0.runners import RunnerOptions
@@ -21,7 +21,9 @@ from effd0.spec import ModelSpec
 from effd0.suspicions.architecture import suspect_architecture
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 
-from .gate import Gate, Measured, OpenRunner, against_reference, drop_verdict, points_in, settle
+from .gate import Gate, against_reference, drop_verdict, points_in, settle
+from .measured import Measured, OpenRunner, WorkersFor
+from .session_workers import workers_of
 
 pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
 
@@ -32,6 +34,17 @@ NoteFigure = Callable[[float | None, float | None, str], None]
 
 
 @pytest.fixture(scope="session")
+def workers_for(
+    pytestconfig: pytest.Config,
+    runners_here: list[str],
+    options_of: Callable[[str], RunnerOptions],
+) -> Iterator[WorkersFor]:
+    """Give the workers of --workers or --devices, on Ray, which is started once."""
+    with workers_of(pool_asked(pytestconfig), runners_here, options_of) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
 def gate(
     open_under_test: OpenRunner,
     checkpoint: Path,
@@ -39,6 +52,7 @@ def gate(
     note_measured: Callable[[str], None],
     note_evaluation: NoteEvaluation,
     options_of: Callable[[str], RunnerOptions],
+    workers_for: WorkersFor,
     request: pytest.FixtureRequest,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
@@ -66,6 +80,7 @@ def gate(
         options_of=options_of,
         say=note_measured,
         keep=note_evaluation,
+        workers_for=workers_for,
     )
 
 

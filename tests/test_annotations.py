@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from effd0.annotations import read_annotations
+from effd0.annotations import UNREAD, read_annotations
 from effd0.errors import DatasetError
 
 from .helpers import coco_content, write_annotations
@@ -35,6 +35,21 @@ def test_valid_file_is_read_as_it_is(tmp_path: Path) -> None:
     content = coco_content()
     del content["annotations"][0]["area"], content["annotations"][0]["iscrowd"]
     assert read_annotations(write_annotations(tmp_path, content)) == content
+
+
+def test_what_nobody_reads_is_not_kept(tmp_path: Path) -> None:
+    """Outlines and addresses of images would fill the memory; names of categories are no such."""
+    content = coco_content()
+    content["annotations"][0]["segmentation"] = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
+    content["annotations"][1]["segmentation"] = {"counts": [7, 8], "size": [3, 5]}
+    content["images"][0] |= {"coco_url": "http://images", "license": 3}
+    content["categories"][0]["caption"] = "kept"
+    read = read_annotations(write_annotations(tmp_path, content))
+    for kind in ("images", "annotations"):
+        assert not any(UNREAD & entry.keys() for entry in read[kind])
+    assert read["categories"] == content["categories"]
+    boxes = [entry["bbox"] for entry in content["annotations"]]
+    assert [entry["bbox"] for entry in read["annotations"]] == boxes
 
 
 @pytest.mark.parametrize(

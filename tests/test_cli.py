@@ -15,18 +15,19 @@ RUN = (
     "--model", "--checkpoint", "--runner", "--arch", "--provider", "--provider-option",
     "--graph-optimization", "--device", "--precision",
 )  # fmt: skip
+POOL = ("--workers", "--devices", "--ray-address", "--verbose")
 OPTIONS = {
     "evaluate": (
         *RUN, "--threads", "--root", "--split", "--batch-size", "--min-map", "--json",
         "--reference", "--max-drop",
         "--image-limit", "--evaluator", "--host-threads", "--out", "--resume", "--report-json",
-        "--postprocess", "--launch",
+        "--postprocess", "--launch", *POOL,
     ),
     "detect": (*RUN, "--threads", "--out", "--min-score", "IMAGE"),
     "preprocess": ("--bin-save", "--root", "--split", "--image-limit", "--arch", "--host-threads"),
     "infer": (
         *RUN, "--threads", "--input", "--output", "--output-dirname", "--overwrite",
-        "--batch-size", "--loop", "--warmup", "--outfmt", "--overlap",
+        "--batch-size", "--loop", "--warmup", "--outfmt", "--overlap", *POOL,
     ),
     "postprocess": (
         "--omfile", "--root", "--bins", "--model", "--min-map", "--json", "--report-json",

@@ -22,8 +22,9 @@ from effd0.runners import RunnerOptions
 from effd0.spec import D0
 from effd0.stages import Broken
 
-from .gate import Gate, Measured, against_reference, drop_verdict, settle
+from .gate import Gate, against_reference, drop_verdict, settle
 from .helpers import SMALL, coco_content, names_in, write_coco
+from .measured import Measured
 from .rundir_runs import NeighbourRunner, outcome
 from .scored import Found, drawn_scenes, jittered
 

@@ -16,7 +16,6 @@ from effd0.files import sha256
 from effd0.identity import differences, run_identity, under_test
 from effd0.rundir import MANIFEST, run_directory
 
-from .fakes.runner import FakeRunner
 from .helpers import SMALL, write_coco
 from .rundir_runs import small_job
 
@@ -27,7 +26,7 @@ def identity(tmp_path: Path) -> dict[str, Any]:
     dataset = small_job(tmp_path, write_coco(tmp_path / "coco"), None).load()
     choice = ModelChoice(spec=SMALL)
     what = under_test(choice, embedded.checkpoint())
-    made = run_identity(what, dataset, FakeRunner(), batch_size=2)
+    made = run_identity(what, dataset, "fake", batch_size=2)
     kept: dict[str, Any] = json.loads(json.dumps(made))
     return kept
 

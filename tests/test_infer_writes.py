@@ -107,6 +107,29 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write(folder)
 
 
+def test_a_file_of_results_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is stopped in the middle of a file that another has written leaves the other's."""
+
+    def half(path: Path, _tensor: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("stopped")
+
+    folder = tmp_path / "result"
+    with results_whole(folder, "NPY", overwrite=False) as writer:
+        writer.save("x", HEADS, list(HEADS))
+        whole = writer.path("x", 0).read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "save", half)
+            with pytest.raises(OutputError, match="stopped"):
+                writer.save("x", HEADS, list(HEADS))
+        assert writer.path("x", 0).read_bytes() == whole
+        writer.close({}, None)
+    assert names_in(folder) == ["x_0.npy", "x_1.npy"]
+    assert names_in(tmp_path) == ["result", "result_summary.json"]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

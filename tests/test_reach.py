@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.dataset import Dataset
-from effd0.evaluate import evaluate
+from effd0.evaluate import evaluate, to_coco_results
+from effd0.hits import category_hits
 from effd0.reach import reachable_ap
 from effd0.spec import D0
 from effd0.tolerances import AP_ARITHMETIC
@@ -45,7 +46,8 @@ def ap_of(dataset: Dataset, found: Found) -> float:
 def bound(dataset: Dataset, found: Found, count: int) -> float:
     """Return the most that is left to hope for after *count* images, in points."""
     part = first(dataset, count)
-    return 100 * reachable_ap(part, {id_: found[id_] for id_ in part.image_ids}, D0)
+    results = to_coco_results({id_: found[id_] for id_ in part.image_ids}, D0)
+    return 100 * reachable_ap(part, category_hits(part, results))
 
 
 def mixed(dataset: Dataset, seed: int, good: float) -> Found:

@@ -54,7 +54,7 @@ def continued(
             found[image_id] = detections(image_id)
         results = to_coco_results(found, D0)
         if finish:
-            place.finish(results, {"images": len(found)})
+            place.finish([results[:3], results[3:]], {"images": len(found)})
     assert np.array_equal(results, to_coco_results({i: detections(i) for i in IDS}, D0))
     return kept
 
@@ -259,7 +259,7 @@ def test_a_disk_full_at_the_end_keeps_the_detections(
 
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr("effd0.rundir._entries", full)
         with pytest.raises(OutputError, match=r"detections\.json cannot be written: .*No space"):
             continued(whole, say=said.append)
     assert said[-1] == f"{whole} keeps 5 images; continue with --resume"

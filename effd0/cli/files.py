@@ -16,15 +16,20 @@ from ..evaluate import EVALUATORS
 from ..files import check_writable
 from ..infer.job import InferJob, run_infer_job
 from ..infer.run import InferSettings
-from ..progress import progress
+from ..infer.throughput import Performance
+from ..progress import pool_progress, progress
 from ..report import write_json
 from ..resultjob import ResultJob, run_result_job
 from ..runfile import write_run
 from ..runfile.commands import result_run
 from ..runners import RunnerOptions
+from ..scale.inference import infer_on_pool
+from ..scale.pool import pool_of
+from ..scale.start import Displays
 from ..spec import spec_for
 from . import options as opt
 from .show import show_evaluation
+from .show_pool import show_pool
 
 DEFAULTS = RunnerOptions()
 Bins = Annotated[
@@ -79,6 +84,10 @@ def infer(
     precision: opt.Precision = DEFAULTS.precision,
     threads: opt.Threads = None,
     overlap: opt.Overlap = DEFAULTS.overlap,
+    workers: opt.Workers = None,
+    devices: opt.Devices = None,
+    ray_address: opt.RayAddress = None,
+    verbose: opt.Verbose = False,
 ) -> None:
     """From input files to <stem>_<i>.bin, a summary with ais_bench's keys, and throughput."""
     options = RunnerOptions(
@@ -99,12 +108,21 @@ def infer(
         overwrite=overwrite,
         args=tuple(sys.argv[1:]),
     )
-    performance = run_infer_job(job, progress)
+    pool = pool_of(workers, devices, ray_address, verbose=verbose)
     console = Console(highlight=False)
-    for line in performance.lines():
-        console.print(line, soft_wrap=True, markup=False)
+    if pool is None:
+        _show_performance(run_infer_job(job, progress), console)
+    else:
+        done = infer_on_pool(job, pool, Displays(progress, pool_progress))
+        _show_performance(done.performance, console)
+        show_pool(done.summary.to_json(), console)
     if job.results is not None:
         console.print(f"wrote {job.results}", soft_wrap=True)
+
+
+def _show_performance(performance: Performance, console: Console) -> None:
+    for line in performance.lines():
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _result_folder(output: Path | None, dirname: str | None) -> Path | None:

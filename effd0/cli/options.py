@@ -102,6 +102,27 @@ ImageLimit = Annotated[
 HostThreads = Annotated[
     int, typer.Option(help="Threads of this host that read images and decode heads.", min=1)
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Worker processes on Ray, each with a model of its own.",
+        min=1,
+        show_default="this process alone",
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        help="Devices of this host, one worker each: 0,1,2,3.", metavar="LIST", show_default=False
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster in which --workers run.", metavar="ADDRESS", show_default="this host"
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Let Ray print what it has to say.")]
 InputModel = Annotated[Path, typer.Option("--model", help="ONNX file to read.", metavar="FILE")]
 OutputModel = Annotated[Path, typer.Option("--out", help="ONNX file to write.", metavar="FILE")]
 Json = Annotated[

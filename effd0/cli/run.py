@@ -16,11 +16,14 @@ from ..errors import EvaluationError
 from ..evaluate import EVALUATORS
 from ..files import check_writable
 from ..job import EvaluationJob, load_checked, run_evaluation
-from ..progress import STDERR, progress
+from ..progress import STDERR, pool_progress, progress, say
 from ..report import write_json
 from ..runfile import write_run
 from ..runfile.commands import evaluation_run
 from ..runners import RunnerOptions
+from ..scale.evaluation import run_on_pool
+from ..scale.pool import pool_of
+from ..scale.start import Displays
 from ..spec import spec_for
 from ..tensorfiles.inputs import write_inputs
 from ..tolerances import MAX_DROP
@@ -100,6 +103,10 @@ def evaluate(
     launch: opt.Launch = DEFAULTS.launch,
     evaluator: opt.Evaluator = EVALUATORS[0],
     host_threads: opt.HostThreads = 2,
+    workers: opt.Workers = None,
+    devices: opt.Devices = None,
+    ray_address: opt.RayAddress = None,
+    verbose: opt.Verbose = False,
 ) -> None:
     """From image files to COCO's twelve numbers and a verdict, streaming."""
     options = RunnerOptions(
@@ -131,7 +138,11 @@ def evaluate(
     for path in (json, report_json):
         if path is not None:
             check_writable(path)
-    evaluation = run_evaluation(job, progress, _say)
+    pool = pool_of(workers, devices, ray_address, verbose=verbose)
+    if pool is None:
+        evaluation = run_evaluation(job, progress, say)
+    else:
+        evaluation = run_on_pool(job, pool, Displays(progress, pool_progress), say)
     show_evaluation(evaluation, Console(highlight=False))
     if json is not None:
         write_json(evaluation.to_json(), json)
@@ -147,10 +158,6 @@ def _max_drop(reference: Path | None, max_drop: float | None) -> float:
             f"--max-drop is {max_drop}, but no --reference is given; name what to compare with"
         )
     return MAX_DROP.limit if max_drop is None else max_drop
-
-
-def _say(line: str) -> None:
-    STDERR.print(line, soft_wrap=True, markup=False)
 
 
 def detect(

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..report import Evaluation
+from .show_pool import show_pool
 
 #: How COCO's own summary names the twelve numbers.
 LABELS = {
@@ -47,6 +48,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         table.add_row(name, LABELS[name], text, style="bold" if name == "AP" else None)
     console.print(table)
     _show_times(evaluation, console)
+    if (pool := evaluation.settings.get("pool")) is not None:
+        show_pool(pool, console)
     if evaluation.against is not None:
         against = evaluation.against
         name = f"{escape(against.runner)}, model {against.model_sha256[:12]}"

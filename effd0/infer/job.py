@@ -12,7 +12,6 @@ from ..choice import ModelChoice
 from ..feed import choose_batch_size
 from ..files import sha256
 from ..progress import OpenProgress
-from ..runners.base import Runner
 from ..tensorfiles.inputs import InputFiles, open_inputs
 from ..tensorfiles.writer import check_free, results_whole
 from .run import InferSettings, infer_files, infer_nothing
@@ -58,22 +57,32 @@ def run_infer_job(job: InferJob, open_progress: OpenProgress) -> Performance:
             with open_progress("inferring", len(inputs.files)) as advance:
                 performance = infer_files(runner, inputs, writer, job.settings, advance)
         if writer is not None:
-            summary = _summary(job, runner, path, inputs, performance)
+            size = choose_batch_size(runner, job.settings.batch_size)
+            summary = summary_of(job, runner.description, path, inputs, size, performance)
             writer.close(summary, None if inputs is None else inputs.manifest)
     return performance
 
 
-def _summary(
-    job: InferJob, runner: Runner, model: Path, inputs: InputFiles | None, performance: Performance
+def summary_of(
+    job: InferJob,
+    runner: str,
+    model: Path,
+    inputs: InputFiles | None,
+    batch_size: int,
+    performance: Performance,
 ) -> dict[str, Any]:
-    """What ais_bench's summary says but for its files, and more under a key of our own."""
+    """
+    What ais_bench's summary says but for its files, and more under a key of our own.
+
+    *runner* describes what computed, in batches of *batch_size*; *model* is the file that it ran.
+    """
     manifest = None if inputs is None else inputs.manifest
     return {
         "args": list(job.args),
         **performance.ais_bench_summary(),
         "pid": os.getpid(),
         "effd0": {
-            "runner": runner.description,
+            "runner": runner,
             "model": None if job.choice.model is None else str(job.choice.model),
             "checkpoint": None if job.choice.checkpoint is None else str(job.choice.checkpoint),
             "model_sha256": sha256(model),
@@ -83,7 +92,7 @@ def _summary(
             "images_per_second_with_files": performance.images_per_second_with_files,
             "infer_s": performance.infer_s,
             "total_s": performance.total_s,
-            "batch_size": choose_batch_size(runner, job.settings.batch_size),
+            "batch_size": batch_size,
             "settings": asdict(job.settings),
             "spec": asdict(job.choice.spec),
         },

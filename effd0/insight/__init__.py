@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Fractions
+from ..complete import check_complete
 from ..curves import RECALLS, accumulate_curves
 from ..dataset import Dataset
-from ..evaluate import check_complete, to_coco_results
+from ..evaluate import to_coco_results
 from ..hits import THRESHOLDS
 from ..postprocess import Detections
 from ..spec import ModelSpec

@@ -11,6 +11,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,15 +46,26 @@ class ResultWriter:
         }
 
     def save(self, stem: str, outputs: Tensors, order: Sequence[str]) -> None:
-        """Write *outputs*, in *order*, as float32 in C order, little endian."""
+        """
+        Write *outputs*, in *order*, as float32 in C order, little endian.
+
+        Several may write the same files, and be killed: each file is whole, and the last stays.
+        """
         for i, name in enumerate(order):
             tensor = np.ascontiguousarray(outputs[name], "<f4")
-            path = self.place / self.folder.name / f"{stem}_{i}.{self.outfmt.lower()}"
+            path = self.path(stem, i)
+            # Beside the folder: what is left of a killed one is no result.
+            temporary = self.place / f"{uuid.uuid4().hex}{path.suffix}"
             with writing_to(self.folder):
                 if self.outfmt == "NPY":
-                    np.save(path, tensor)
+                    np.save(temporary, tensor)
                 else:
-                    tensor.tofile(path)
+                    tensor.tofile(temporary)
+                temporary.replace(path)
+
+    def path(self, stem: str, output: int) -> Path:
+        """Where the file of an *output* of *stem* is until the folder is whole."""
+        return self.place / self.folder.name / f"{stem}_{output}.{self.outfmt.lower()}"
 
     def close(self, summary: Mapping[str, Any], manifest: Manifest | None) -> None:
         """Write *summary* and a copy of the inputs' *manifest*."""

@@ -78,7 +78,7 @@ LAYERS: dict[str, set[str]] = {
         "anchors", "arrays", "device_nms", "errors", "heads", "postprocess", "spec",
     },
     "feed": {"arrays", "errors", "preprocess", "runners.base"},
-    "batches": {"arrays", "dataset", "preprocess"},
+    "batches": {"arrays", "dataset", "errors", "preprocess"},
     "pipeline": {
         "arrays", "batches", "dataset", "errors", "feed", "heads", "measure", "postprocess",
         "preprocess", "runners.base", "spec",
@@ -86,7 +86,14 @@ LAYERS: dict[str, set[str]] = {
     "overlaps": {"arrays", "dataset"},
     "hits": {"arrays", "dataset", "overlaps"},
     "curves": {"arrays", "dataset", "hits", "overlaps"},
-    "evaluate": {"arrays", "curves", "dataset", "errors", "postprocess", "spec"},
+    "complete": {"dataset", "errors"},
+    "evaluate": {
+        "arrays", "complete", "curves", "dataset", "errors", "hits", "postprocess", "spec",
+    },
+    "matches": {
+        "arrays", "dataset", "errors", "evaluate", "hits", "overlaps", "postprocess", "spec",
+        "twins",
+    },
     "tolerances": set(),
     "compare": {"arrays", "errors"},
     "precision": {"arrays", "compare"},
@@ -117,7 +124,7 @@ LAYERS: dict[str, set[str]] = {
         "arrays", "dataset", "preprocess", "spec", "suspicions.base", "suspicions.inputs",
         "tensorfiles.inputs", "tensorfiles.manifest", "tolerances",
     },
-    "twins": {"dataset", "errors", "postprocess", "preprocess", "spec"},
+    "twins": {"dataset", "errors", "postprocess", "preprocess", "remote", "spec"},
     "match": {"arrays", "errors", "postprocess"},
     "results_json": {"arrays", "errors"},
     "suspicions.detection_steps": {
@@ -154,11 +161,11 @@ LAYERS: dict[str, set[str]] = {
         "suspicions.detection_search", "suspicions.detection_steps", "tensorfiles.manifest",
     },
     "accumulate": {
-        "arrays", "curves", "dataset", "evaluate", "hits", "postprocess", "spec",
+        "arrays", "complete", "curves", "dataset", "evaluate", "hits", "postprocess", "spec",
     },
     "paired": {"accumulate", "arrays", "dataset", "errors", "postprocess", "spec"},
     "against": {"dataset", "evaluate", "match", "paired", "postprocess", "spec"},
-    "reach": {"accumulate", "dataset", "postprocess", "spec"},
+    "reach": {"accumulate", "dataset", "hits"},
     "insight.tide": {"arrays", "curves", "dataset", "hits", "overlaps"},
     "insight.thumbnail": {"errors", "preprocess"},
     "insight.gallery": {
@@ -166,8 +173,8 @@ LAYERS: dict[str, set[str]] = {
         "overlaps", "postprocess", "spec",
     },
     "insight.__init__": {
-        "arrays", "curves", "dataset", "evaluate", "hits", "insight.gallery", "insight.tide",
-        "postprocess", "spec",
+        "arrays", "complete", "curves", "dataset", "evaluate", "hits", "insight.gallery",
+        "insight.tide", "postprocess", "spec",
     },
     "report": {"against", "evaluate", "files", "measure", "paired", "tolerances"},
     "tensorfiles.__init__": set(),
@@ -197,9 +204,75 @@ LAYERS: dict[str, set[str]] = {
         "choice", "feed", "files", "infer.run", "infer.throughput", "runners.base",
         "tensorfiles.inputs", "tensorfiles.writer", "progress",
     },
+    "remote": {"annotations", "dataset", "errors", "files"},
+    "scale.__init__": set(),
+    "scale.tables": {"errors", "postprocess"},
+    "scale.shards": {"errors", "files", "scale.tables"},
+    "scale.ledger": set(),
+    "scale.pool": {"errors", "runners.__init__"},
+    "scale.quiet": set(),
+    "scale.unit": set(),
+    "scale.units": {"dataset", "remote"},
+    "scale.line": {"errors", "scale.unit"},
+    "scale.subject": {
+        "errors", "feed", "files", "report", "runners.__init__", "runners.base", "scale.ledger",
+        "scale.pool", "spec",
+    },
+    "scale.station": {"errors", "runners.base", "scale.ledger", "scale.subject"},
+    "scale.worker": {
+        "arrays", "errors", "pipeline", "runners.base", "scale.ledger", "scale.line",
+        "scale.station", "scale.unit",
+    },
+    "scale.detect_work": {
+        "dataset", "errors", "identity", "matches", "pipeline", "postprocess", "remote",
+        "runners.base", "scale.shards", "scale.tables", "scale.unit", "scale.units", "scale.worker",
+        "spec",
+    },
+    "scale.infer_work": {
+        "errors", "infer.run", "infer.throughput", "pipeline", "runners.base", "scale.unit",
+        "scale.units", "scale.worker", "tensorfiles.inputs", "tensorfiles.writer",
+    },
+    "scale.kept": {
+        "dataset", "errors", "evaluate", "files", "rundir", "scale.shards", "scale.tables",
+        "scale.worker", "spec",
+    },
+    "scale.ray_process": {
+        "errors", "scale.ledger", "scale.pool", "scale.station", "scale.subject", "scale.worker",
+    },
+    "scale.rounds": {"errors", "scale.ledger", "scale.unit", "scale.worker"},
+    "scale.summary": {"scale.ledger", "scale.worker"},
+    "scale.stream": {"scale.worker"},
+    "scale.nodes": set(),
+    "scale.cluster": {
+        "errors", "scale.ledger", "scale.line", "scale.pool", "scale.ray_process", "scale.rounds",
+        "scale.nodes", "scale.stream", "scale.subject", "scale.unit", "scale.worker",
+    },
+    "scale.tally": {"arrays", "measure", "scale.summary", "scale.worker"},
+    "scale.drive": {
+        "measure", "progress", "scale.cluster", "scale.rounds", "scale.subject", "scale.summary",
+        "scale.tally", "scale.unit", "scale.worker",
+    },
+    "scale.ray_start": {"errors", "scale.cluster", "scale.pool", "scale.quiet", "scale.stream"},
+    "scale.run": {
+        "dataset", "identity", "matches", "measure", "postprocess", "progress", "rundir",
+        "scale.cluster", "scale.detect_work", "scale.drive", "scale.kept", "scale.subject",
+        "scale.summary", "scale.tables", "scale.units", "scale.worker",
+    },
+    "scale.start": {"choice", "progress", "scale.cluster", "scale.pool", "scale.ray_start"},
+    "scale.evaluation": {
+        "against", "choice", "dataset", "evaluate", "identity", "insight.__init__", "job",
+        "postprocess", "reference", "remote", "report", "rundir", "scale.cluster", "scale.kept",
+        "scale.pool", "scale.quiet", "scale.run", "scale.start", "score",
+    },
+    "scale.inference": {
+        "errors", "files", "infer.job", "infer.run", "infer.throughput", "progress", "runners.base",
+        "scale.drive", "scale.infer_work", "scale.ledger", "scale.pool", "scale.quiet",
+        "scale.start", "scale.subject", "scale.summary", "scale.worker", "tensorfiles.inputs",
+        "tensorfiles.writer",
+    },
     "score": {
-        "against", "dataset", "evaluate", "files", "measure", "postprocess", "reach", "report",
-        "spec", "twins",
+        "against", "complete", "dataset", "errors", "evaluate", "files", "hits", "matches",
+        "measure", "postprocess", "reach", "report", "spec", "twins",
     },
     "reference": {
         "against", "choice", "dataset", "errors", "evaluate", "feed", "files", "pipeline",
@@ -250,8 +323,8 @@ LAYERS: dict[str, set[str]] = {
         "bisect.tensors", "build", "embedded", "graph.base", "preprocess", "spec",
     },
     "pytest_options": {
-        "errors", "rundir", "runfile.suite", "runners.__init__", "runners.ort", "spec",
-        "tensorfiles.origin", "tolerances",
+        "errors", "rundir", "runfile.suite", "runners.__init__", "runners.ort", "scale.pool",
+        "spec", "tensorfiles.origin", "tolerances",
     },
     "runfile.schema": {"errors"},
     "runfile.file": {"errors", "files", "runfile.schema"},
@@ -336,7 +409,8 @@ LAYERS: dict[str, set[str]] = {
     },
     "job": {
         "choice", "dataset", "detecting", "embedded", "errors", "evaluate", "feed", "identity",
-        "insight.__init__", "progress", "reference", "report", "rundir", "score", "tolerances",
+        "insight.__init__", "progress", "reference", "remote", "report", "rundir", "score",
+        "tolerances",
     },
 }  # fmt: skip
 #: The command line and its parts stand above everything.
@@ -349,6 +423,7 @@ HOMES: dict[str, set[str]] = {
         "suspicions.source",
     },
     "effdet": {"checkpoint"},
+    "fsspec": {"remote"},
     "jinja2": {"page.render"},
     "jsonschema": {"runfile.schema"},
     "markupsafe": {"page.render"},
@@ -364,13 +439,17 @@ HOMES: dict[str, set[str]] = {
     "onnxsim": {"export"},
     "openvino": {"runners.openvino"},
     "packaging": {"doctor"},
+    "pyarrow": {"scale.shards", "scale.tables"},
     "pycocotools": {"evaluate"},
     "pytest": {"pytest_options"},
+    "ray": {
+        "scale.cluster", "scale.nodes", "scale.ray_process", "scale.ray_start", "scale.stream",
+    },
     "requests": {"fetch"},
     "rich": {
         "bench.page", "bench.tables", "cli.__init__", "cli.bisect", "cli.build", "cli.atc",
-        "cli.files", "cli.page", "cli.run", "cli.runs", "cli.setup", "cli.show", "cli.show_runs",
-        "progress",
+        "cli.files", "cli.page", "cli.run", "cli.runs", "cli.setup", "cli.show", "cli.show_pool",
+        "cli.show_runs", "progress",
     },
     "safetensors": {"checkpoint"},
     "torch": {
@@ -384,8 +463,8 @@ HOMES: dict[str, set[str]] = {
     },
 }  # fmt: skip
 HEAVY = {
-    "acl", "effdet", "jinja2", "jsonschema", "markupsafe", "matplotlib", "onnx", "onnxruntime",
-    "onnxscript", "onnxsim", "openvino", "safetensors", "torch",
+    "acl", "effdet", "fsspec", "jinja2", "jsonschema", "markupsafe", "matplotlib", "onnx",
+    "onnxruntime", "onnxscript", "onnxsim", "openvino", "pyarrow", "ray", "safetensors", "torch",
 }  # fmt: skip
 
 

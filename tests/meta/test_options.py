@@ -53,6 +53,9 @@ def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
         pytest.param(["--image-limit=3"], "it limits --coco, which is not", id="limit-alone"),
         pytest.param(["--runner=tflite"], "effd0 knows ort, ", id="runner"),
         pytest.param(["--arch=d1"], "--arch must be one of tf_efficientdet_d0", id="arch"),
+        pytest.param(["--devices=0,1"], "all runners compute on the CPU", id="devices"),
+        pytest.param(["--workers=2", "--results=."], "recorded is not run", id="recorded"),
+        pytest.param(["--workers=2", "--device-id=1"], "a device of its own", id="device-id"),
         pytest.param(["--model=no.onnx"], "--model is no.onnx, which does not exist", id="model"),
     ],
 )

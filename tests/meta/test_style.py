@@ -49,7 +49,7 @@ def test_import_is_light() -> None:
     """Importing the package and its command line loads no backend."""
     heavy = {
         "torch", "onnx", "onnxruntime", "openvino", "effdet", "onnxsim", "pycocotools",
-        "hypothesis", "jinja2", "matplotlib",
+        "fsspec", "hypothesis", "jinja2", "matplotlib", "pyarrow", "ray",
     }  # fmt: skip
     code = f"import effd0, effd0.cli, sys; print(sorted({heavy} & sys.modules.keys()))"
     shown = subprocess.run(

@@ -1,0 +1,294 @@
+"""Tests for `effd0.remote`: a COCO folder behind a URL is the one that lies on a disk."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from effd0 import remote
+from effd0.dataset import Dataset, load_coco
+from effd0.errors import DatasetError, Effd0Error, ImageError, MissingExtra, OutputError
+from effd0.remote import load_remote, localized, url_of
+
+from .helpers import coco_content, names_in, write_annotations, write_coco
+
+SPLIT = "val2017"
+
+
+@pytest.fixture
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Yield the URL of a COCO folder of three images; the same folder is ``disk``."""
+    disk = write_coco(tmp_path / "disk")
+    if getattr(request, "param", "memory") == "file":
+        yield Path(f"file://{disk}")
+        return
+    memory = MemoryFileSystem()
+    for path in disk.glob("*/*"):
+        memory.pipe(f"/bucket/coco/{path.relative_to(disk)}", path.read_bytes())
+    yield Path("memory://bucket/coco")
+    memory.rm("/bucket", recursive=True)
+
+
+BOTH = pytest.mark.parametrize("root", ["memory", "file"], indirect=True)
+
+
+def load(root: Path, tmp_path: Path, limit: int | None = None) -> Dataset:
+    """Return the dataset at *root*."""
+    return load_remote(root, SPLIT, limit, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/coco",
+        "gs://bucket/a/b.jpg",
+        "hdfs://host:9000/coco",
+        "http://127.0.0.1:8000/val2017/1.png",
+        "memory://coco",
+        "file:///data/coco",
+    ],
+    ids=lambda url: url.partition(":")[0],
+)
+def test_a_path_gives_back_its_url(url: str) -> None:
+    """The slashes that a path folds are there again, below it too."""
+    assert url_of(Path(url)) == url
+    assert url_of(Path(url) / "annotations" / "x.json") == f"{url}/annotations/x.json"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/data/coco", id="absolute"),
+        pytest.param("data/coco", id="relative"),
+        pytest.param("C:/data", id="drive"),
+        pytest.param("run:1/coco", id="colon"),
+        pytest.param("nothing://bucket/coco", id="unknown-scheme"),
+        pytest.param("/mnt/s3://bucket", id="scheme-further-on"),
+        pytest.param(".", id="here"),
+    ],
+)
+def test_a_local_path_has_no_url(path: str) -> None:
+    """What fsspec knows no scheme of stays a local path."""
+    assert url_of(Path(path)) is None
+
+
+@BOTH
+@pytest.mark.parametrize("limit", [None, 2], ids=["all", "limited"])
+def test_a_remote_folder_is_read_as_a_local_one(
+    root: Path, limit: int | None, tmp_path: Path
+) -> None:
+    """But for the places of its files, all that a dataset says is the same."""
+    here, there = load_coco(tmp_path / "disk", SPLIT, limit), load(root, tmp_path, limit)
+    assert there.annotation_file == tmp_path / "cache" / here.annotation_file.name
+    assert there.annotation_file.read_bytes() == here.annotation_file.read_bytes()
+    samples = [replace(s, path=root / SPLIT / s.path.name) for s in here.samples]
+    assert there == replace(here, annotation_file=there.annotation_file, samples=tuple(samples))
+
+
+def test_pictures_that_nobody_names_are_reported(root: Path, tmp_path: Path) -> None:
+    """Those right in the folder are, as on a disk."""
+    for name in ("z.JPG", "notes.txt", "below/a.png"):
+        MemoryFileSystem().pipe(f"/bucket/coco/{SPLIT}/{name}", b"")
+    assert load(root, tmp_path).extra_files == ("z.JPG",)
+
+
+def test_images_in_folders_below_are_found(tmp_path: Path) -> None:
+    """A file's name may be a path, and two files in two folders may have one name."""
+    content = coco_content(2)
+    for n, image in enumerate(content["images"]):
+        image["file_name"] = f"{n}/same.png"
+        place = tmp_path / "disk" / SPLIT / str(n)
+        place.mkdir(parents=True)
+        (place / "same.png").write_bytes(b"%d" % n)
+    write_annotations(tmp_path / "disk", content)
+    dataset = load(Path(f"file://{tmp_path / 'disk'}"), tmp_path)
+    with localized(dataset.samples, tmp_path / "scratch") as samples:
+        assert [sample.path.read_bytes() for sample in samples] == [b"0", b"1"]
+
+
+@BOTH
+def test_files_are_local_within_the_block_only(root: Path, tmp_path: Path) -> None:
+    """The bytes are those of the remote files; afterwards nothing is left of them."""
+    dataset, scratch = load(root, tmp_path), tmp_path / "scratch"
+    with localized(dataset.samples, scratch) as samples:
+        for sample, origin in zip(samples, dataset.samples, strict=True):
+            assert replace(sample, path=origin.path) == origin
+            original = tmp_path / "disk" / SPLIT / origin.path.name
+            assert sample.path.name == origin.path.name
+            assert sample.path.read_bytes() == original.read_bytes()
+            assert sample.path.is_relative_to(scratch)
+    assert names_in(scratch) == []
+
+
+def test_files_are_removed_where_the_block_fails(root: Path, tmp_path: Path) -> None:
+    """A worker that fails again and again does not fill its disk."""
+    samples = load(root, tmp_path).samples
+    with pytest.raises(ZeroDivisionError), localized(samples, tmp_path / "scratch"):
+        _ = 1 / 0
+    assert names_in(tmp_path / "scratch") == []
+
+
+def test_local_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:
+    """Nothing is copied of what is there; of a mixture, only what is not."""
+    here = load_coco(tmp_path / "disk").samples
+    with localized(here, tmp_path / "scratch") as samples:
+        assert samples == here
+    assert not (tmp_path / "scratch").exists()
+    far = load(root, tmp_path).samples
+    with localized([here[0], far[1], here[2]], tmp_path / "scratch") as samples:
+        assert [s.path == h.path for s, h in zip(samples, here, strict=True)] == [True, False, True]
+        assert samples[1].path.read_bytes() == here[1].path.read_bytes()
+
+
+def remove(root: Path, name: str) -> None:
+    """Remove the file or the folder *name* of the folder *root* in memory."""
+    MemoryFileSystem().rm(f"{url_of(root)}/{name}", recursive=True)
+
+
+def test_missing_root_says_what_to_give(tmp_path: Path) -> None:
+    """The message is that of a local folder, with the URL."""
+    with pytest.raises(DatasetError) as caught:
+        load(Path("memory://nowhere/coco"), tmp_path)
+    assert str(caught.value).startswith(
+        "memory://nowhere/coco/annotations/instances_val2017.json does not exist; give --root"
+    )
+
+
+def test_missing_image_folder_is_named(root: Path, tmp_path: Path) -> None:
+    """Annotations without their images' folder are an error of the folder."""
+    remove(root, SPLIT)
+    with pytest.raises(DatasetError, match=r"^memory://bucket/coco/val2017 is not a folder; the"):
+        load(root, tmp_path)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "asked-for"])
+def test_missing_images_are_counted_and_shown(
+    listed: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a listing or each file says so, what is missing is known before the run."""
+    if not listed:
+        monkeypatch.setattr(remote, "_UNLISTED", {"memory"})
+    assert len(load(root, tmp_path).samples) == 3
+    remove(root, f"{SPLIT}/2.png")
+    assert len(load(root, tmp_path, 1).samples) == 1
+    with pytest.raises(ImageError) as caught:
+        load(root, tmp_path)
+    assert str(caught.value) == (
+        "1 of the images in memory://bucket/coco/val2017 cannot be used:\n  2.png is missing\n"
+        "copy or download them again, or correct the annotation file"
+    )
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_image_limit_below_one_is_refused(limit: int, tmp_path: Path) -> None:
+    """A limit is looked at before anything is downloaded."""
+    with pytest.raises(DatasetError, match=f"--image-limit is {limit}, but must be at least 1"):
+        load(Path("memory://nowhere"), tmp_path, limit)
+
+
+def test_broken_annotations_are_named_by_their_url(root: Path, tmp_path: Path) -> None:
+    """Not the copy is named, but the file that is to be corrected."""
+    url = f"{url_of(root)}/annotations/instances_val2017.json"
+    MemoryFileSystem().pipe(url, b"{")
+    with pytest.raises(DatasetError, match=f"^{url} is not a readable JSON file: "):
+        load(root, tmp_path)
+
+
+@BOTH
+def test_an_image_that_has_gone_is_named(root: Path, tmp_path: Path) -> None:
+    """It is an error of that image, and nothing is left of the others."""
+    samples = load(root, tmp_path).samples
+    url = f"{url_of(root)}/{SPLIT}/2.png"
+    fsspec.core.url_to_fs(url)[0].rm(url)
+    with (
+        pytest.raises(ImageError, match=f"^{url} is missing; copy it there again"),
+        localized(samples, tmp_path / "scratch"),
+    ):
+        pass
+    assert names_in(tmp_path / "scratch") == []
+
+
+class _OddError(Exception):
+    """What a package that knows no OSError raises."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        pytest.param(_OddError("reset"), DatasetError, "_OddError: reset; see that", id="own-kind"),
+        pytest.param(PermissionError("no"), DatasetError, "PermissionError: no; see", id="denied"),
+        pytest.param(FileNotFoundError("?"), DatasetError, "FileNotFoundError: ", id="came-back"),
+        pytest.param(
+            OSError(errno.ENOSPC, "full"), OutputError, "cannot be kept: .*full", id="full-disk"
+        ),
+    ],
+)
+def test_a_copy_that_fails_is_an_error_of_its_kind(
+    fault: Exception,
+    kind: type[Effd0Error],
+    message: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the package raises, one error says what may be tried; no image is at fault."""
+    samples = load(root, tmp_path).samples
+
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", fail)
+    with pytest.raises(kind, match=message) as caught, localized(samples, tmp_path / "scratch"):
+        pass
+    assert caught.type is kind
+    assert names_in(tmp_path / "scratch") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"), [("cat_file", OSError("reset")), ("find", _OddError("reset"))]
+)
+def test_a_connection_that_fails_is_named(
+    call: str, fault: Exception, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The annotation file and the listing alike come over it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(MemoryFileSystem, call, fail)
+    with pytest.raises(
+        DatasetError, match=r"^memory://bucket/coco/.* cannot be read: .*reset; see"
+    ):
+        load(root, tmp_path)
+
+
+def test_a_missing_package_comes_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That fsspec knows the scheme is not enough: the scheme's own package is wanted."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingExtra, match=r"^s3://bucket/coco/.*pip install s3fs$"):
+        load(Path("s3://bucket/coco"), tmp_path)
+
+
+def test_without_fsspec_only_what_looks_like_a_url_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A local evaluation on a host with the base install goes on as it did."""
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    assert url_of(Path("data/coco")) is None
+    with pytest.raises(MissingExtra, match=r"fsspec is not installed.*pip install 'effd0\[ray\]'"):
+        url_of(Path("s3://bucket/coco"))
+
+
+def test_a_local_root_is_not_remote(tmp_path: Path) -> None:
+    """Who asks for the wrong loader, or writes an unknown scheme, is told so."""
+    with pytest.raises(DatasetError, match=r"nothing:/bucket/.* is no URL of a file system that"):
+        load(Path("nothing://bucket"), tmp_path)
