@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import RunnerError
 from ..measure import Latency
 from ..progress import OpenPoolProgress
 from .cluster import Cluster
@@ -63,19 +64,24 @@ def drive(
     Do *units* on the workers of *run* and *take* each report; what that was like, stage by stage.
 
     Raises one error at the end for all units that could not be done, which ends with *kept*: what
-    there is of the others.
+    there is of the others.  An error that ends the run before has the faults so far as notes.
     """
     rounds, tally = Rounds(), Tally(run.start)
     images = sum(unit.stop - unit.first for unit in units)
     reports = rounds.run(units, lambda todo: run.cluster.run(todo, run.subject, work, run.opened))
-    with show.open_progress(show.what, images) as advance:
-        for report in reports:
-            tally.add(report)
-            take(report)
-            advance(str(report.worker), report.stop - report.first)
+    try:
+        with show.open_progress(show.what, images) as advance:
+            for report in reports:
+                tally.add(report)
+                take(report)
+                advance(str(report.worker), report.stop - report.first)
+    except RunnerError as error:
+        for line in _shown(_told(run.cluster, rounds)):
+            error.add_note(line)
+        raise
+    told = _told(run.cluster, rounds)
+    rounds.check(units, "\n".join([*_shown(told), *([kept] if kept else [])]))
     state = run.cluster.state()
-    told = faults(state, run.cluster.dead_nodes(), rounds.notes, run.cluster.heard, rounds.again)
-    rounds.check(units, _after(told, kept))
     summary = PoolSummary(
         workers=tally.shares.all(state.opened),
         rounds=rounds.rounds,
@@ -88,7 +94,13 @@ def drive(
     return summary, tally.stages()
 
 
-def _after(told: Sequence[str], kept: str) -> str:
-    """What an error says after the units that failed."""
+def _told(cluster: Cluster, rounds: Rounds) -> tuple[str, ...]:
+    """All that went wrong so far."""
+    state, dead = cluster.state(), cluster.dead_nodes()
+    return faults(state, dead, rounds.notes, cluster.heard, rounds.again)
+
+
+def _shown(told: Sequence[str]) -> list[str]:
+    """What an error says of faults: of many, the first few."""
     more = [f"and {len(told) - FAULTS} more faults"] if len(told) > FAULTS else []
-    return "\n".join([*told[:FAULTS], *more, *([kept] if kept else [])])
+    return [*told[:FAULTS], *more]

@@ -6,6 +6,7 @@ import os
 import pickle
 import socket
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +89,9 @@ def _this_worker(numbers: tuple[int, ...]) -> WorkerId:
     ids = context.get_accelerator_ids()
     device = opens = None
     if ids.get(GPU):
-        # Its process sees this one alone; the number is for messages.
-        device = int(ids[GPU][0]) if str(ids[GPU][0]).isdecimal() else 0
+        # Its process sees this one alone; the number is for messages, and to know it again.
+        own = str(ids[GPU][0])
+        device = int(own) if own.isdecimal() else zlib.crc32(own.encode())
     elif ids.get(NPU):
         device, opens = npu_numbers(str(ids[NPU][0]), os.environ.get(_VISIBLE_NPUS, ""), numbers)
     host, node = socket.gethostname(), context.get_node_id()
