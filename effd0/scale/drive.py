@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RunnerError
@@ -97,7 +97,9 @@ def drive(
 def _told(cluster: Cluster, rounds: Rounds) -> tuple[str, ...]:
     """All that went wrong so far."""
     state, dead = cluster.state(), cluster.dead_nodes()
-    return faults(state, dead, rounds.notes, cluster.heard, rounds.again)
+    # That a unit was given back is not waited for, and may be heard of after its report.
+    held = tuple((first, taken) for first, taken in state.held if first not in rounds.done)
+    return faults(replace(state, held=held), dead, rounds.notes, cluster.heard, rounds.again)
 
 
 def _shown(told: Sequence[str]) -> list[str]:

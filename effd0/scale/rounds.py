@@ -30,12 +30,13 @@ class Hopeless(RunnerError):
 
 @dataclass
 class Rounds:
-    """What rounds went through: how many, what was repeated, what went wrong on the way."""
+    """What rounds went through: what was repeated, *done*, and what went wrong on the way."""
 
     rounds: int = 0
     again: int = 0
     notes: list[str] = field(default_factory=list)
     failed: dict[int, Effd0Error] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
 
     def run(self, units: Sequence[Unit], run_round: RunRound) -> Iterator[UnitReport]:
         """
@@ -57,6 +58,7 @@ class Rounds:
                     if report.first in todo and self._settled(report, failures):
                         del todo[report.first]
                         if report.failure is None:
+                            self.done.add(report.first)
                             yield report
             except Hopeless:
                 raise
