@@ -155,6 +155,7 @@ def test_a_unit_holds_the_twin_key_of_each_image() -> None:
     assert len(set(unit.twin_keys)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [16, 64, 1024], ids="unit={}".format)
 def test_two_thousand_images_score_as_at_once(size: int, drawn: tuple[Dataset, Found]) -> None:
     """A hundred detections an image in eighty categories, in units as workers have them."""
@@ -169,6 +170,7 @@ def test_two_thousand_images_score_as_at_once(size: int, drawn: tuple[Dataset, F
     assert count == 100 * images
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_many_images_scores_as_at_once(drawn: tuple[Dataset, Found]) -> None:
     """What is drawn, matched and dropped unit by unit has the metrics of all of it at once."""
     scored = score_at_scale(len(drawn[0].samples))
