@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,3 +170,13 @@ def test_a_shard_that_hides_another_is_an_error_which_a_resumed_run_mends() -> N
     assert "holds images of the shard before it" in said[0]
     evaluated("--out", "pool", "--workers", 3, "--resume")
     assert boxes("pool") == boxes("alone")
+
+
+def test_without_ray_it_is_said_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever lacks the extra is told the command that brings it, and waits for no export."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(choice_module.build, "exported", lambda *_: pytest.fail("exported"))
+    assert_one_error(
+        r"ray is not installed, .*pip install 'effd0\[ray\]'",
+        "evaluate", "--root", "coco", "--workers", 2,
+    )  # fmt: skip

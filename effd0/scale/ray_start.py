@@ -11,6 +11,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -37,6 +38,13 @@ _STORE_BYTES = 256 * 2**20
 _TMP, _PREFIX, _LOCK = Path("/tmp"), "effd0-ray-", "lock"  # noqa: S108
 
 
+def require_ray() -> ModuleType:
+    """Ray, with what workers need of it; raise `MissingExtra` without either."""
+    ray = require("ray", extra="ray")
+    require("ray.data", extra="ray")
+    return ray
+
+
 @contextlib.contextmanager
 def cluster(pool: Pool, kind: str | None) -> Iterator[Cluster]:
     """
@@ -53,8 +61,7 @@ def cluster(pool: Pool, kind: str | None) -> Iterator[Cluster]:
         _session_folder(pool) as folder,
         _visible_gpus(pool, kind),
     ):
-        ray = require("ray", extra="ray")
-        require("ray.data", extra="ray")
+        ray = require_ray()
         # A thread that still works while Ray stops would start another by itself.
         auto: Any = importlib.import_module("ray._private.auto_init_hook")
         auto.enable_auto_connect = False

@@ -11,7 +11,7 @@ from ..choice import ModelChoice
 from ..progress import OpenPoolProgress, OpenProgress
 from .cluster import Cluster
 from .pool import Pool, accelerator
-from .ray_start import cluster
+from .ray_start import cluster, require_ray
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Displays:
 @contextlib.contextmanager
 def prepared_model(choice: ModelChoice, batch_size: int | None, show: Displays) -> Iterator[Path]:
     """The file that *choice* runs, exported for the time of the block if need be."""
+    require_ray()  # which is said before an export, not after it
     with contextlib.ExitStack() as stack:
         with show.step("preparing the model", 1) as advance:
             path = stack.enter_context(choice.file(batch_size))
