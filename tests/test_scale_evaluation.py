@@ -175,7 +175,7 @@ def test_a_shard_that_hides_another_is_an_error_which_a_resumed_run_mends() -> N
 def test_without_ray_it_is_said_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever lacks the extra is told the command that brings it, and waits for no export."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr(choice_module.build, "exported", lambda *_: pytest.fail("exported"))
+    monkeypatch.setattr("effd0.build.exported", lambda *_: pytest.fail("exported"))
     assert_one_error(
         r"ray is not installed, .*pip install 'effd0\[ray\]'",
         "evaluate", "--root", "coco", "--workers", 2,
