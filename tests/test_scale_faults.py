@@ -24,6 +24,8 @@ from .pool_runs import BATCH, alone, coloured_coco, on_pool, same
 pytestmark = pytest.mark.slow
 
 DEVICES = (0, 1, 2)
+#: Longer than processes take to start, which is silence too.
+SILENCE_S = 40
 IMAGES = 40
 #: A batch is so slow that the other workers are there before the first has done everything.
 LATENCY_S = 0.1
@@ -179,12 +181,11 @@ def test_a_device_that_hangs_is_left_out(
 ) -> None:
     """Where nothing comes any more, who holds a unit is given up, and the unit done elsewhere."""
     (plan / "hang-1").touch()
-    # Longer than processes take to start, which is silence too.
-    hasty = Cluster(replace(ray.pool, silence_s=40), ray.kind, ray.heard)
+    hasty = Cluster(replace(ray.pool, silence_s=SILENCE_S), ray.kind, ray.heard)
     run = on_pool(dataset, hasty, plan, latency_s=LATENCY_S, device="npu")
     assert same(run.what.found, wanted)
     (left_out,) = [fault for fault in run.summary.faults if "device left out" in fault]
-    assert left_out.endswith("gave no answer for 20 s")
+    assert left_out.endswith(f"gave no answer for {SILENCE_S} s")
 
 
 def test_torn_images_are_named_when_the_rest_is_kept(
