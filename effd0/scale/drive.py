@@ -11,6 +11,7 @@ from ..errors import RunnerError
 from ..measure import Latency
 from ..progress import OpenPoolProgress
 from .cluster import Cluster
+from .ledger import LedgerState
 from .rounds import Rounds
 from .subject import Opened, Subject
 from .summary import PoolSummary, faults
@@ -76,12 +77,12 @@ def drive(
                 take(report)
                 advance(str(report.worker), report.stop - report.first)
     except RunnerError as error:
-        for line in _shown(_told(run.cluster, rounds)):
+        for line in _shown(_told(run.cluster, run.cluster.state(), rounds)):
             error.add_note(line)
         raise
-    told = _told(run.cluster, rounds)
-    rounds.check(units, "\n".join([*_shown(told), *([kept] if kept else [])]))
     state = run.cluster.state()
+    told = _told(run.cluster, state, rounds)
+    rounds.check(units, "\n".join([*_shown(told), *([kept] if kept else [])]))
     summary = PoolSummary(
         workers=tally.shares.all(state.opened),
         rounds=rounds.rounds,
@@ -94,12 +95,12 @@ def drive(
     return summary, tally.stages()
 
 
-def _told(cluster: Cluster, rounds: Rounds) -> tuple[str, ...]:
+def _told(cluster: Cluster, state: LedgerState, rounds: Rounds) -> tuple[str, ...]:
     """All that went wrong so far."""
-    state, dead = cluster.state(), cluster.dead_nodes()
     # That a unit was given back is not waited for, and may be heard of after its report.
     held = tuple((first, taken) for first, taken in state.held if first not in rounds.done)
-    return faults(replace(state, held=held), dead, rounds.notes, cluster.heard, rounds.again)
+    state = replace(state, held=held)
+    return faults(state, cluster.dead_nodes(), rounds.notes, cluster.heard, rounds.again)
 
 
 def _shown(told: Sequence[str]) -> list[str]:

@@ -249,8 +249,8 @@ LAYERS: dict[str, set[str]] = {
     },
     "scale.tally": {"arrays", "measure", "scale.summary", "scale.worker"},
     "scale.drive": {
-        "errors", "measure", "progress", "scale.cluster", "scale.rounds", "scale.subject",
-        "scale.summary", "scale.tally", "scale.unit", "scale.worker",
+        "errors", "measure", "progress", "scale.cluster", "scale.ledger", "scale.rounds",
+        "scale.subject", "scale.summary", "scale.tally", "scale.unit", "scale.worker",
     },
     "scale.ray_start": {"errors", "scale.cluster", "scale.pool", "scale.quiet", "scale.stream"},
     "scale.run": {
