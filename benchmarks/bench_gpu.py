@@ -18,14 +18,14 @@ import pytest
 from benchmarks.measuring import Measure, Versus
 from effd0.bench.gpu import FROM_HOST, ON_DEVICE, limit_line
 from effd0.bench.subject import Subject, opened
-from effd0.choice import ModelChoice
-from effd0.dataset import Dataset
-from effd0.device_steps import normalize_on_device
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import ModelInput, preprocess
+from effd0.detection.postprocess import Detections
+from effd0.detection.torch_ops import normalize_on_device
+from effd0.evaluation.model import ModelChoice
 from effd0.match import match_detections
-from effd0.postprocess import Detections
-from effd0.preprocess import ModelInput, preprocess
-from effd0.runners import RunnerOptions
-from effd0.runners.torch_detector import TorchDetector
+from effd0.runners.registry import RunnerOptions
+from effd0.runners.torch_cuda import TorchDetector
 from effd0.spec import ModelSpec
 
 pytest.importorskip("effdet", reason="needs effdet: pip install 'effd0[torch]'")

@@ -7,10 +7,10 @@ import time
 import numpy as np
 
 from benchmarks.measuring import Measure
-from effd0.arrays import Tensors
 from effd0.bench.subject import opened
-from effd0.choice import ModelChoice
-from effd0.embedded import sample_inputs
+from effd0.data.fixture import sample_inputs
+from effd0.evaluation.model import ModelChoice
+from effd0.types import Tensors
 
 STEPS = ("open", "first inference", "close")
 

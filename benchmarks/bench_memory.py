@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import Budget, Measure
-from effd0 import embedded
+from effd0.data import fixture as embedded
 from effd0.report import installed_version
 
 FEW, MANY = 24, 192

@@ -24,18 +24,17 @@ from effd0 import build
 from effd0.bench.rows import END_TO_END, NETWORK
 from effd0.bench.subject import Subject, opened
 from effd0.bench.targets import Target
-from effd0.choice import ModelChoice
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import input_scale, preprocess
+from effd0.detection.postprocess import Detections, postprocess
 from effd0.evaluate import EVALUATORS, evaluate
+from effd0.evaluation.model import ModelChoice
+from effd0.evaluation.pipeline import run_dataset
 from effd0.export import ExportSettings
-from effd0.feed import make_feed
 from effd0.graph import DEFAULT_EDITS
 from effd0.match import match_detections
-from effd0.pipeline import run_dataset
-from effd0.postprocess import Detections, postprocess
-from effd0.preprocess import input_scale, preprocess
 from effd0.report import installed_version
-from effd0.runners.base import infer_offline
+from effd0.runners.base import infer_offline, make_feed
 from effd0.spec import ModelSpec
 
 pytest.importorskip("effdet", reason="needs effdet: pip install 'effd0[torch]'")

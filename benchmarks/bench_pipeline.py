@@ -5,10 +5,10 @@ from __future__ import annotations
 from benchmarks.measuring import Measure
 from effd0.bench.rows import END_TO_END
 from effd0.bench.subject import Subject
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.evaluate import CocoMetrics, evaluate
-from effd0.feed import choose_batch_size
-from effd0.pipeline import run_dataset
+from effd0.evaluation.pipeline import run_dataset
+from effd0.runners.base import choose_batch_size
 from effd0.spec import ModelSpec
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.measuring import Budget, Measure, Versus
 from benchmarks.seen import Seen
-from effd0 import build, embedded
+from effd0 import build
 from effd0.bench.accuracy import Accuracy, check_same_model, read_accuracy
 from effd0.bench.baseline import Comparison, compare_with
 from effd0.bench.gpu import target_lines
@@ -23,16 +23,17 @@ from effd0.bench.scenarios import Queries, read_queries
 from effd0.bench.session import rows_of
 from effd0.bench.subject import Subject, opened
 from effd0.bench.tables import WIDTH, baseline_table, print_report
-from effd0.choice import ModelChoice
-from effd0.dataset import Dataset, load_coco
-from effd0.feed import make_feed
-from effd0.files import sha256
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import preprocess
+from effd0.detection.heads import split_heads
+from effd0.evaluation.model import ModelChoice
 from effd0.fingerprint import chip_kind, machine_record
-from effd0.heads import split_heads
-from effd0.preprocess import preprocess
+from effd0.io import sha256
 from effd0.pytest_options import RECORD
 from effd0.runfile.checks import speed_check
-from effd0.runners import RunnerOptions, open_runner
+from effd0.runners.base import make_feed
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)

@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.synthetic import Annotations, dataset_of, drawn_images
 from effd0.evaluate import metrics_of_hits
 from effd0.matches import UnitMatches, match_unit, merged_hits
-from effd0.measure import peak_rss_mb
 from effd0.spec import D0
+from effd0.timing import peak_rss_mb
 
 #: Images that a worker matches at a time.
 UNIT = 64

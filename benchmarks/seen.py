@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from effd0.heads import HeadOutputs
+from effd0.detection.heads import HeadOutputs
 
 
 @dataclass(frozen=True)

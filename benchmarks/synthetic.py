@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from effd0.categories import NAMES
-from effd0.dataset import Dataset, Sample
-from effd0.postprocess import Detections
+from effd0.data.categories import NAMES
+from effd0.data.coco import Dataset, Sample
+from effd0.detection.postprocess import Detections
 
 #: COCO val2017 has 36,781 boxes in 5,000 images.
 OBJECTS, DETECTIONS = 7, 100

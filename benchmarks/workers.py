@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effd0.measure import peak_rss_mb
 from effd0.scale.pool import Pool
 from effd0.scale.ray_start import cluster
+from effd0.timing import peak_rss_mb
 from tests.pool_runs import coloured_coco, on_pool
 
 LATENCY_S = 0.020

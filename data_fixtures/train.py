@@ -20,7 +20,7 @@ import torch
 from effdet.anchors import AnchorLabeler, Anchors
 from effdet.loss import DetectionLoss
 
-from effd0.preprocess import letterbox, normalize
+from effd0.data.preprocess import letterbox, normalize
 from effd0.spec import D0
 from scenes import draw_scene
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Fractions, Indices
 from .complete import check_complete
 from .curves import RECALLS
-from .dataset import Dataset
+from .data.coco import Dataset
+from .detection.postprocess import Detections
 from .evaluate import to_coco_results
 from .hits import CategoryHits, category_hits
-from .postprocess import Detections
 from .spec import ModelSpec
+from .types import Fractions, Indices
 
 #: How often each image was drawn: (resamples, images), whole numbers.
 Weights = npt.NDArray[np.int32]

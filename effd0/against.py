@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .dataset import Dataset
+from .data.coco import Dataset
+from .detection.postprocess import Detections
 from .evaluate import CocoMetrics
 from .match import DetectionParity, detection_parity
 from .paired import PairedDrop, paired_drop
-from .postprocess import Detections
 from .spec import ModelSpec
 
 

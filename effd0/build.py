@@ -16,17 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from . import embedded
-from .arrays import Tensors
-from .compare import TensorDiff, compare_tensors
+from .data import fixture as embedded
 from .errors import Effd0Error, ExportError, GraphError
 from .export import ExportSettings, write_onnx, write_simplified
-from .files import written_whole
 from .graph import GraphChange, apply_edits, load_graph, named_edits, save_graph
-from .runners import RunnerOptions, open_runner
+from .io import written_whole
 from .runners.base import Runner, batch_size_of
+from .runners.registry import RunnerOptions, open_runner
 from .spec import ModelSpec
+from .tensor_diff import TensorDiff, compare_tensors
 from .tolerances import SAME_FLOAT32
+from .types import Tensors
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, require
-from .files import LFS_MAGIC
+from .io import LFS_MAGIC
 from .spec import SPECS, ModelSpec
 from .tolerances import UNTRAINED
 

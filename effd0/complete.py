@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from .dataset import Dataset
+from .data.coco import Dataset
 from .errors import EvaluationError
 
 

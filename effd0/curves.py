@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arrays import Fractions, Indices
-from .dataset import Dataset
+from .data.coco import Dataset
 from .hits import MOST, THRESHOLDS, CategoryHits, category_hits
 from .overlaps import SIZES
+from .types import Fractions, Indices
 
 #: COCO reads precision at these recalls.
 RECALLS: Fractions = np.linspace(0, 1, 101)

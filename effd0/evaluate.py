@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Fractions
 from .complete import check_complete
 from .curves import Curves, accumulate_curves, curves_of_hits
-from .dataset import Dataset
+from .data.coco import Dataset
+from .detection.postprocess import Detections
 from .errors import EvaluationError
 from .hits import CategoryHits
-from .postprocess import Detections
 from .spec import ModelSpec
+from .types import Fractions
 
 #: COCO's twelve numbers, in the order of COCOeval's ``stats``.
 METRICS = (

@@ -21,8 +21,8 @@ from typing import Any
 
 from .checkpoint import load_model
 from .errors import ExportError, require
-from .files import sha256
 from .graph import load_graph, save_graph
+from .io import sha256
 from .spec import ModelSpec
 
 #: Exporter -> the opsets it can write.

@@ -25,7 +25,7 @@ from typing import Any, Self
 from .atc import npusmi
 from .errors import AtcError
 from .report import environment
-from .runners import RunnerOptions
+from .runners.registry import RunnerOptions
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _CPUINFO = Path("/proc/cpuinfo")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .arrays import Fractions, Indices
-from .dataset import Dataset
+from .data.coco import Dataset
 from .overlaps import SIZES, Flags, PlacedBoxes, PlacedObjects, outside, overlapping, placed_objects
+from .types import Fractions, Indices
 
 #: COCO's IoU thresholds.
 THRESHOLDS: Fractions = np.linspace(0.5, 0.95, 10)

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from . import embedded
-from .categories import NAMES
-from .dataset import Dataset, load_coco
+from .data import fixture as embedded
+from .data.categories import NAMES
+from .data.coco import Dataset, load_coco
 from .errors import DatasetError
-from .files import sha256
+from .io import sha256
 from .stages import Broken
-from .tensorfiles.manifest import listed
+from .tensors.manifest import listed
 
 Annotation = dict[str, Any]
 #: val2017: 5,000 images, 48 of them without an object, 36,781 annotations of which 446 are crowds.

@@ -15,15 +15,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Fractions, Indices
-from .dataset import Dataset
+from .data.coco import Dataset
+from .detection.postprocess import Detections
 from .errors import EvaluationError
 from .evaluate import to_coco_results
 from .hits import THRESHOLDS, CategoryHits, count_truths, match_results
 from .overlaps import SIZES, Flags, placed_objects
-from .postprocess import Detections
 from .spec import ModelSpec
 from .twins import twin_key
+from .types import Fractions, Indices
 
 _FLAGS = (len(SIZES), len(THRESHOLDS))
 _COUNT = len(SIZES) * len(THRESHOLDS)

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Fractions, Indices
-from .dataset import Dataset
+from .data.coco import Dataset
+from .types import Fractions, Indices
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .accumulate import ClassMatches, Weights, average_precision, class_matches
-from .arrays import Fractions
-from .dataset import Dataset
+from .data.coco import Dataset
+from .detection.postprocess import Detections
 from .errors import EvaluationError
-from .postprocess import Detections
 from .spec import ModelSpec
+from .types import Fractions
 
 RESAMPLES = 1000
 #: A bootstrap of fewer images knows too little of its own spread to decide anything.

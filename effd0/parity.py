@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .arrays import Tensors
-from .compare import TensorDiff, compare_tensors
 from .precision import estimate
 from .spec import ModelSpec
 from .stages import Broken
 from .suspicions.heads import suspect_heads
+from .tensor_diff import TensorDiff, compare_tensors
 from .tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
+from .types import Tensors
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {

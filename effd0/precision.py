@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arrays import Floats, Tensors
-from .compare import check_pair
+from .tensor_diff import check_pair
+from .types import Floats, Tensors
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .runners import POSTPROCESS, RUNNERS, RunnerOptions
-from .runners.ort import GRAPH_OPTIMIZATIONS
+from .runners.onnxruntime import GRAPH_OPTIMIZATIONS
+from .runners.registry import POSTPROCESS, RUNNERS, RunnerOptions
 from .spec import D0, SPECS
 from .tolerances import MAX_DROP
 
@@ -172,7 +172,9 @@ def pool_asked(config: pytest.Config) -> Pool | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Stop where options contradict each other, or led pytest away from its configuration."""
     if config.getoption("--resume") and config.getoption("--out") is None:
-        from .rundir import resume_without_out  # brings much that other projects' tests need not
+        from .evaluation.run_dir import (
+            resume_without_out,  # brings much that other projects' tests need not
+        )
 
         raise pytest.UsageError(str(resume_without_out()))
     if config.getoption("--max-drop") < 0:
@@ -188,7 +190,7 @@ def pytest_configure(config: pytest.Config) -> None:
     results, model = config.getoption("--results"), config.getoption("--model")
     if results is not None and model is not None and results.is_dir() and model.is_file():
         from .errors import Effd0Error
-        from .tensorfiles.origin import check_model
+        from .tensors.results import check_model
 
         try:
             check_model(results, model)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from .accumulate import ClassMatches, average_precision, matches_of_hits
-from .dataset import Dataset
+from .data.coco import Dataset
 from .hits import CategoryHits
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from .against import Against
 from .evaluate import CocoMetrics
-from .files import written_whole
-from .measure import Latency
+from .io import written_whole
 from .paired import MIN_IMAGES, PairedDrop
+from .timing import Latency
 from .tolerances import AP_ARITHMETIC
 
 #: Raised by one when a reader of the JSON would have to change.

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Indices
 from .errors import ResultError
+from .types import Indices
 
 KEYS = ("image_id", "category_id", "bbox", "score")
 #: An image id that was written as text: its digits, or the name of COCO's file.

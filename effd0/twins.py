@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import Sample
+from .data.coco import Sample
+from .data.preprocess import preprocess
+from .data.remote import localized
+from .detection.postprocess import Detections
 from .errors import EvaluationError
-from .postprocess import Detections
-from .preprocess import preprocess
-from .remote import localized
 from .spec import ModelSpec
 
 #: So many different scores agree to the last bit by chance in no two images.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from effd0.bench.rows import NETWORK, Row
 from effd0.fingerprint import Fingerprint
-from effd0.measure import Latency
+from effd0.timing import Latency
 
 Times = npt.NDArray[np.float64]
 HERE = Fingerprint("chip", "processor", 2, "", "", "backend 1.0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from effd0.postprocess import Detections
+from effd0.detection.postprocess import Detections
 from effd0.scale.tables import UnitFound
 
 #: float32 that a conversion would not leave alone: zeros, subnormals, infinities, NaN with content.

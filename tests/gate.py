@@ -11,19 +11,18 @@ from pathlib import Path
 import pytest
 
 from effd0.against import Against, hold_against
-from effd0.dataset import Dataset
-from effd0.detecting import Detected
+from effd0.data.coco import Dataset
 from effd0.errors import CheckpointError
 from effd0.evaluate import CocoMetrics, evaluate
-from effd0.files import folder_sha256, sha256
-from effd0.identity import UnderTest
+from effd0.evaluation.evaluate import Detected
+from effd0.evaluation.pipeline import run_dataset
+from effd0.evaluation.run_dir import RunDirectory, UnderTest, run_directory
 from effd0.insight import insight
-from effd0.pipeline import run_dataset
+from effd0.io import folder_sha256, sha256
 from effd0.report import Evaluation, Verdict, judge_drop
-from effd0.rundir import RunDirectory, run_directory
 from effd0.runfile.suite import Draw
 from effd0.runfile.verdict import UNDECIDED
-from effd0.runners import RunnerOptions, open_runner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effd0.arrays import Floats
-from effd0.heads import HeadOutputs
+from effd0.detection.heads import HeadOutputs
 from effd0.spec import D0, ModelSpec
+from effd0.types import Floats
 
 #: A D0 in all but size: 3,069 anchors, so that a test can look at every logit.
 SMALL = replace(D0, image_size=128, num_classes=5, max_candidates=50)

@@ -7,20 +7,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from effd0.dataset import Dataset
-from effd0.detecting import Detected, detect_dataset
+from effd0.data.coco import Dataset
 from effd0.evaluate import EVALUATORS, to_coco_results
-from effd0.feed import choose_batch_size
-from effd0.identity import UnderTest
+from effd0.evaluation.evaluate import Detected, Run, detect_dataset, score, score_matches
+from effd0.evaluation.run_dir import RunDirectory, UnderTest
 from effd0.progress import silent_pool
 from effd0.report import Evaluation
-from effd0.rundir import RunDirectory
-from effd0.runners.base import Runner
+from effd0.runners.base import Runner, choose_batch_size
 from effd0.scale.cluster import Cluster
 from effd0.scale.drive import begin
 from effd0.scale.kept import kept_tables
 from effd0.scale.run import PoolRun, detect_begun, subject_of
-from effd0.score import Run, score, score_matches
 
 OpenRunner = Callable[[str], Runner]
 #: The workers that run a runner of a name; None where it runs in this process.

@@ -14,7 +14,7 @@ from effdet.anchors import decode_box_outputs
 from effdet.soft_nms import batched_soft_nms
 from torchvision.ops import batched_nms, nms
 
-from effd0.heads import HeadOutputs
+from effd0.detection.heads import HeadOutputs
 from effd0.spec import D0
 
 from .reference import effdet_anchors

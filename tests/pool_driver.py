@@ -11,7 +11,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.scale.pool import Pool
 from effd0.scale.ray_start import cluster
 

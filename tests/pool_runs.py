@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from effd0.dataset import Dataset, load_coco
-from effd0.files import sha256
-from effd0.identity import UnderTest
-from effd0.pipeline import run_dataset
-from effd0.postprocess import Detections
-from effd0.rundir import Say, run_directory
-from effd0.runners import RunnerOptions
+from effd0.data.coco import Dataset, load_coco
+from effd0.detection.postprocess import Detections
+from effd0.evaluation.pipeline import run_dataset
+from effd0.evaluation.run_dir import Say, UnderTest, run_directory
+from effd0.io import sha256
+from effd0.runners.registry import RunnerOptions
 from effd0.scale.cluster import Cluster
 from effd0.scale.run import PoolRun, detect_on_pool
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from effd0.arrays import Tensors
-from effd0.dataset import Dataset, load_coco
+from effd0.data.coco import Dataset, load_coco
 from effd0.spec import ModelSpec
-from effd0.tensorfiles.inputs import write_inputs
+from effd0.tensors.inputs import write_inputs
+from effd0.types import Tensors
 
 from .helpers import SMALL, coco_content, synthetic_heads, write_coco
 

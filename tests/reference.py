@@ -14,9 +14,9 @@ from effdet.data import resolve_input_config
 from effdet.data.transforms import transforms_coco_eval
 from PIL import Image
 
-from effd0.arrays import Floats, Tensor
-from effd0.heads import HeadOutputs
+from effd0.detection.heads import HeadOutputs
 from effd0.spec import ModelSpec
+from effd0.types import Floats, Tensor
 
 
 @dataclass(frozen=True)

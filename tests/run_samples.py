@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from effd0 import embedded
-from effd0.categories import NAMES
-from effd0.dataset import Dataset, Sample, load_coco
+from effd0.data import fixture as embedded
+from effd0.data.categories import NAMES
+from effd0.data.coco import Dataset, Sample, load_coco
 from effd0.runfile import Run
 from effd0.stages import STAGES
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from effd0.arrays import Tensors
-from effd0.choice import ModelChoice
-from effd0.job import EvaluationJob
+from effd0.evaluation.evaluate import EvaluationJob
+from effd0.evaluation.model import ModelChoice
+from effd0.types import Tensors
 
 from .fakes.runner import FakeRunner
 from .helpers import SMALL

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from effd0.dataset import Dataset, Sample
+from effd0.data.coco import Dataset, Sample
+from effd0.detection.postprocess import Detections
 from effd0.matches import UnitMatches, match_unit
-from effd0.postprocess import Detections
 from effd0.spec import D0
 
 Found = dict[int, Detections]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.scale.cluster import Cluster
 from effd0.scale.pool import Pool, accelerator
 from effd0.scale.ray_start import cluster

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effd0.accumulate import average_precision, class_matches
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.errors import EvaluationError
 from effd0.evaluate import EVALUATORS, evaluate
 from effd0.spec import D0

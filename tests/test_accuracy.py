@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import embedded
-from effd0.dataset import Dataset, check_images
-from effd0.files import sha256
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, check_images
 from effd0.insight import insight
+from effd0.io import sha256
 from effd0.pytest_options import PATHS, pool_asked
 from effd0.report import Evaluation
 from effd0.runfile.suite import Draw
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.suspicions.architecture import suspect_architecture
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD

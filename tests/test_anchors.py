@@ -1,11 +1,11 @@
-"""Tests for `effd0.anchors`."""
+"""Tests for `effd0.detection.anchors`."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from effd0.anchors import anchor_boxes
+from effd0.detection.anchors import anchor_boxes
 from effd0.spec import D0, ModelSpec
 
 from .helpers import SMALL, TINY

@@ -1,4 +1,4 @@
-"""Tests for `effd0.annotations`: every mistake that COCO's metric would be silent about."""
+"""Tests for `effd0.data.coco`: every mistake that COCO's metric would be silent about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from effd0.annotations import UNREAD, read_annotations
+from effd0.data.coco import UNREAD, read_annotations
 from effd0.errors import DatasetError
 
 from .helpers import coco_content, write_annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import embedded
+from effd0.data import fixture as embedded
 from effd0.tolerances import ROUNDED, ROUNDED_BY_AIPP, TO_RECORD
 
 from .cli_run import effd0

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import embedded
-from effd0.dataset import load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import load_coco
 from effd0.spec import D0
-from effd0.tensorfiles.inputs import write_inputs
+from effd0.tensors.inputs import write_inputs
 
 pytestmark = pytest.mark.slow
 

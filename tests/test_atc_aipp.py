@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effd0.atc.aipp import largest_errors, normalizing_aipp
-from effd0.preprocess import normalize
+from effd0.data.preprocess import normalize
 from effd0.spec import SPECS, ModelSpec
 
 from .fakes.ascend.aipp import normalized

@@ -21,7 +21,7 @@ from effd0.atc import AtcCommand, atc_command, run_atc
 from effd0.atc.log import TAIL_LINES
 from effd0.atc.options import AtcOptions
 from effd0.errors import AtcError, OutputError
-from effd0.files import sha256
+from effd0.io import sha256
 from effd0.spec import D0
 
 from .ascend_host import tiny_onnx, use_emulated_tools, use_tool

@@ -23,7 +23,7 @@ from effd0.bench.baseline import (
 from effd0.bench.rows import Rival, Row
 from effd0.bench.targets import Target
 from effd0.errors import BenchmarkError
-from effd0.measure import Latency
+from effd0.timing import Latency
 
 from .bench_samples import HERE, row, times
 

@@ -16,12 +16,12 @@ from benchmarks.bench_gpu import Case, assert_alike, beside_effdet, bytes_per_se
 from benchmarks.measuring import Budget, Measure, Versus
 from effd0.bench.gpu import FROM_HOST, FUSED, ON_DEVICE, TARGETS, limit_line, target_lines
 from effd0.bench.rows import Rival, Row
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import Detections
 from effd0.fingerprint import Fingerprint
-from effd0.measure import Latency
-from effd0.postprocess import Detections
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
+from effd0.timing import Latency
 
 from .bench_samples import row
 from .fakes.benchmark import FakeBenchmark

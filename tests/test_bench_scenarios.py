@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from effd0.bench.scenarios import Queries, offline, read_queries, single_stream
-from effd0.dataset import load_coco
-from effd0.postprocess import Detections
-from effd0.preprocess import ModelInput
+from effd0.data.coco import load_coco
+from effd0.data.preprocess import ModelInput
+from effd0.detection.postprocess import Detections
 
 from .fakes.runner import FakeRunner
 from .helpers import SMALL, coco_content, write_coco

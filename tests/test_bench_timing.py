@@ -11,9 +11,9 @@ import pytest
 
 from effd0.bench.scenarios import offline, read_queries, single_stream
 from effd0.bench.timing import Apart, time_calls, time_in_turn
-from effd0.dataset import Sample, load_coco
-from effd0.heads import split_heads
-from effd0.postprocess import postprocess
+from effd0.data.coco import Sample, load_coco
+from effd0.detection.heads import split_heads
+from effd0.detection.postprocess import postprocess
 
 from .fakes.recording import DeclaringRunner, DeviceRunner
 from .helpers import SMALL, write_coco

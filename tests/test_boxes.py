@@ -1,4 +1,4 @@
-"""Tests for `effd0.boxes`: regression and clipping (`test_nms` has the rest)."""
+"""Tests for `effd0.detection.boxes`: regression and clipping (`test_nms` has the rest)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from effdet.anchors import clip_boxes_xyxy, decode_box_outputs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.anchors import anchor_boxes
-from effd0.arrays import Floats
-from effd0.boxes import clip_boxes, decode_boxes, encode_boxes
+from effd0.detection.anchors import anchor_boxes
+from effd0.detection.boxes import clip_boxes, decode_boxes, encode_boxes
 from effd0.spec import D0
+from effd0.types import Floats
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -15,7 +15,7 @@ from effd0.build import Built
 from effd0.errors import ExportError, GraphError
 from effd0.export import ExportSettings
 from effd0.graph import DEFAULT_EDITS, EDITS, ORT_EDITS
-from effd0.runners.ort import OrtRunner
+from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
 from effd0.tolerances import SAME_FLOAT32
 

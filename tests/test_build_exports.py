@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from effd0 import build
-from effd0.arrays import Tensor, Tensors
 from effd0.build import Built
-from effd0.compare import compare_tensors
 from effd0.export import BATCH_SIZES, ExportSettings
-from effd0.runners.ort import OrtRunner
+from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
+from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
+from effd0.types import Tensor, Tensors
 
 
 def assert_fixed(built: Built, batch: int, spec: ModelSpec) -> None:

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import choice as choice_module
 from effd0 import runfile
-from effd0.arrays import Tensors
 from effd0.bench import subject
 from effd0.bench.baseline import read_run
 from effd0.bench.job import BenchmarkJob, run_benchmark
 from effd0.bench.precision import precision_of
 from effd0.bench.rows import NETWORK, OFFLINE, SINGLE_STREAM
-from effd0.choice import ModelChoice
 from effd0.errors import BenchmarkError
-from effd0.files import sha256
+from effd0.evaluation import model as choice_module
+from effd0.evaluation.model import ModelChoice
 from effd0.graph import load_graph, named_edits, save_graph
+from effd0.io import sha256
 from effd0.progress import progress
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.spec import SPECS
+from effd0.types import Tensors
 
 from .cli_run import assert_one_error, effd0
 from .fakes.recording import DeclaringRunner, DeviceRunner

@@ -9,13 +9,15 @@ from pathlib import Path
 import onnx
 import pytest
 
-from effd0 import build, embedded, fetch
+from effd0 import build
 from effd0.build import Built
-from effd0.compare import TensorDiff
+from effd0.data import download as fetch
+from effd0.data import fixture as embedded
+from effd0.data.download import Source
 from effd0.export import ExportSettings
-from effd0.fetch import Source
 from effd0.graph import DEFAULT_EDITS, EDITS
 from effd0.spec import D0, ModelSpec
+from effd0.tensor_diff import TensorDiff
 
 from .cli_run import effd0
 from .fakes.server import FakeHost, serving

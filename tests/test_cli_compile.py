@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0.files import sha256
+from effd0.io import sha256
 
 from .ascend_host import tiny_onnx, use_emulated_tools, use_tool
 from .cli_run import assert_one_error, effd0

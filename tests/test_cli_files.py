@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from effd0 import choice as choice_module
-from effd0.dataset import load_coco
-from effd0.files import sha256
+from effd0.data.coco import load_coco
+from effd0.evaluation import model as choice_module
+from effd0.io import sha256
 from effd0.runfile import merge_runs, read_run
 from effd0.spec import SPECS
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import choice, report
+from effd0 import report
 from effd0.cli import run as commands
 from effd0.errors import RunnerError
-from effd0.rundir import RECORDS
+from effd0.evaluation import model as choice
+from effd0.evaluation.run_dir import RECORDS
 
 from .cli_run import Outcome, assert_one_error, effd0
 from .helpers import SMALL, coco_content, names_in, write_coco

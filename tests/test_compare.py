@@ -1,4 +1,4 @@
-"""Tests for `effd0.compare`: two sets of heads side by side."""
+"""Tests for `effd0.tensor_diff`: two sets of heads side by side."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.compare import Scan, TensorDiff, compare_tensors
 from effd0.errors import HeadError
+from effd0.tensor_diff import Scan, TensorDiff, compare_tensors
 
 REFERENCE = {
     "box": np.array([[3.0, 4.0], [0.0, 0.0]], np.float32),

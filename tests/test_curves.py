@@ -15,11 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from effd0 import hits, overlaps
-from effd0.arrays import Fractions
 from effd0.curves import accumulate_curves
-from effd0.dataset import Dataset, Sample
+from effd0.data.coco import Dataset, Sample
 from effd0.evaluate import to_coco_results
 from effd0.spec import D0
+from effd0.types import Fractions
 
 from .scored import drawn_scenes, jittered
 

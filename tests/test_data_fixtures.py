@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effd0 import embedded
-from effd0.dataset import Dataset, check_images
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, check_images
 
 SMALL, LARGE = 32**2, 96**2
 #: JPEG of quality 88 moves a pixel by 2.5 grey levels in the mean on these noisy scenes (measured

@@ -1,4 +1,4 @@
-"""Tests for `effd0.dataset`."""
+"""Tests for `effd0.data.coco`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from effd0.dataset import Dataset, Sample, check_images, load_coco
+from effd0.data.coco import Dataset, Sample, check_images, load_coco
 from effd0.errors import DatasetError, ImageError
 
 from .helpers import coco_content, encoded, noise, write_annotations, write_coco

@@ -1,4 +1,7 @@
-"""Tests for `effd0.device_nms`: whole blocks at a time keep what greedy NMS keeps one by one."""
+"""
+Tests for `effd0.detection.torch_ops`: whole blocks at a time keep what greedy NMS keeps one by
+one.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from effd0 import device_nms
-from effd0.boxes import nms
-from effd0.device_nms import earlier, greedy_nms
+from effd0.detection import torch_ops as device_nms
+from effd0.detection.boxes import nms
+from effd0.detection.torch_ops import earlier, greedy_nms
 
 from .helpers import TINY
 

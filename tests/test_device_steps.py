@@ -1,4 +1,4 @@
-"""Tests for `effd0.device_steps`: what is found where the heads are is what the host finds."""
+"""effd0.detection.torch_ops: what is found where the heads are is what the host finds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0 import device_nms, device_steps
-from effd0.arrays import Pixels, Tensors
-from effd0.dataset import Dataset
-from effd0.device_steps import DeviceSteps, detect_on_device, normalize_on_device, unpack
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import normalize
+from effd0.detection import torch_ops as device_nms
+from effd0.detection import torch_ops as device_steps
+from effd0.detection.heads import HeadOutputs, split_heads
+from effd0.detection.postprocess import Detections, postprocess
+from effd0.detection.torch_ops import DeviceSteps, detect_on_device, normalize_on_device, unpack
 from effd0.errors import HeadError
-from effd0.heads import HeadOutputs, split_heads
-from effd0.postprocess import Detections, postprocess
-from effd0.preprocess import normalize
 from effd0.spec import D0, SPECS, ModelSpec
 from effd0.tolerances import BOXES, SCORES
+from effd0.types import Pixels, Tensors
 
 from .helpers import SMALL, TINY, noise, synthetic_heads
 from .reference import Geometry

@@ -1,4 +1,4 @@
-"""Tests for `effd0.doctor`: what is there, what is missing, and the command that adds it."""
+"""Tests for `effd0.cli.doctor`: what is there, what is missing, and the command that adds it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from effd0 import doctor
-from effd0.doctor import Finding, examine
+from effd0.cli import doctor
+from effd0.cli.doctor import Finding, examine
 from effd0.errors import DatasetError
 from effd0.report import installed_version
 

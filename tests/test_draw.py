@@ -1,4 +1,4 @@
-"""Tests for `effd0.draw`: boxes and labels lie where the detections are."""
+"""Tests for `effd0.detection.draw`: boxes and labels lie where the detections are."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from effd0 import draw
-from effd0.categories import NAMES
-from effd0.draw import draw_detections
+from effd0.data.categories import NAMES
+from effd0.detection import draw
+from effd0.detection.draw import draw_detections
+from effd0.detection.postprocess import Detections
 from effd0.errors import ImageError, OutputError
-from effd0.postprocess import Detections
 
 GRAY = 119
 WIDTH, HEIGHT = 320, 200

@@ -11,7 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.evaluate import EVALUATORS, METRICS, evaluate
 from effd0.spec import D0
 

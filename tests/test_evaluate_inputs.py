@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from effd0 import evaluate as module
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.errors import EvaluationError
 from effd0.evaluate import EVALUATORS, evaluate, to_coco_results
 from effd0.spec import D0

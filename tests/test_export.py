@@ -14,7 +14,7 @@ from onnx import TensorProto
 from effd0 import export
 from effd0.errors import ExportError
 from effd0.export import ExportSettings, write_onnx, write_simplified
-from effd0.files import sha256
+from effd0.io import sha256
 from effd0.spec import ModelSpec
 
 from .onnx_models import need_own_export, pad_model

@@ -1,4 +1,4 @@
-"""Tests for `effd0.fetch`: downloads from a local host that fails in the ways of real ones."""
+"""effd0.data.download: downloads from a local host that fails in the ways of real ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import fetch
+from effd0.data import download as fetch
+from effd0.data.download import Source, download
 from effd0.errors import FetchError, OutputError
-from effd0.fetch import Source, download
 from effd0.spec import SPECS, ModelSpec
 
 from .fakes.server import FakeHost, serving

@@ -1,4 +1,4 @@
-"""Tests for `effd0.fetch`: COCO's archives, of which only the wanted members are unpacked."""
+"""effd0.data.download: COCO's archives, of which only the wanted members are unpacked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import fetch
+from effd0.data import download as fetch
+from effd0.data.download import Source, unpack
 from effd0.errors import FetchError
-from effd0.fetch import Source, unpack
 
 from .fakes.server import FakeHost, serving
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.files`."""
+"""Tests for `effd0.io`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from effd0.errors import OutputError
-from effd0.files import check_writable, folder_sha256, sha256, written_whole
+from effd0.io import check_writable, folder_sha256, sha256, written_whole
 
 from .helpers import names_in
 

@@ -16,7 +16,7 @@ from effd0.fingerprint import (
     machine_record,
     nvidia_chips,
 )
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 
 from .bench_samples import HERE
 

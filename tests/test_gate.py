@@ -11,14 +11,14 @@ import pytest
 
 from effd0 import report
 from effd0.against import Against
-from effd0.dataset import Dataset, load_coco
-from effd0.detecting import Detected
+from effd0.data.coco import Dataset, load_coco
+from effd0.detection.postprocess import Detections
 from effd0.errors import OutputError, ResultError, RunnerError
 from effd0.evaluate import evaluate
-from effd0.postprocess import Detections
+from effd0.evaluation.evaluate import Detected
+from effd0.evaluation.run_dir import RECORDS
 from effd0.report import Verdict
-from effd0.rundir import RECORDS
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.spec import D0
 from effd0.stages import Broken
 

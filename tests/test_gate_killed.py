@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import embedded
-from effd0.rundir import RECORDS
+from effd0.data import fixture as embedded
+from effd0.evaluation.run_dir import RECORDS
 
 from .killed import ended, killed_at
 from .rundir_runs import outcome

@@ -12,11 +12,11 @@ from typing import Any, cast
 import pytest
 
 from effd0 import report
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.errors import ResultError
 from effd0.pytest_options import pool_asked
 from effd0.report import Evaluation
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.scale import subject
 from effd0.scale.cluster import Cluster
 from effd0.scale.pool import Pool

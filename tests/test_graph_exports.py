@@ -9,16 +9,16 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from effd0 import build
-from effd0.arrays import Tensor, Tensors
-from effd0.compare import compare_tensors
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.evaluate import evaluate
+from effd0.evaluation.pipeline import run_dataset
 from effd0.export import ExportSettings
 from effd0.graph import EDITS, check_support, load_graph
-from effd0.pipeline import run_dataset
-from effd0.runners.ort import OrtRunner
+from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
+from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
+from effd0.types import Tensor, Tensors
 
 from .onnx_models import need_own_export
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import embedded
-from effd0.arrays import Tensor, Tensors
-from effd0.compare import compare_tensors
-from effd0.dataset import Dataset
-from effd0.device_steps import detect_on_device
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import postprocess
+from effd0.detection.torch_ops import detect_on_device
 from effd0.evaluate import evaluate
-from effd0.pipeline import run_dataset
-from effd0.postprocess import postprocess
-from effd0.runners import RunnerOptions, open_runner
-from effd0.runners.torch_detector import LAUNCHES
+from effd0.evaluation.pipeline import run_dataset
+from effd0.runners.registry import RunnerOptions, open_runner
+from effd0.runners.torch_cuda import LAUNCHES
 from effd0.spec import D0, ModelSpec
+from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import DEVICES, ROUNDED, TO_RECORD
+from effd0.types import Tensor, Tensors
 
 from .helpers import synthetic_heads
 from .reference import Geometry

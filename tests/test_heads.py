@@ -1,4 +1,4 @@
-"""Tests for `effd0.heads`."""
+"""Tests for `effd0.detection.heads`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from effd0.arrays import Tensors
+from effd0.detection.heads import HeadOutputs, check_finite, split_heads
 from effd0.errors import HeadError
-from effd0.heads import HeadOutputs, check_finite, split_heads
 from effd0.spec import D0
+from effd0.types import Tensors
 
 from .helpers import SMALL
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.identity`: what is recorded of a run, and how a difference is told."""
+"""Tests for `effd0.evaluation.run_dir`: what is recorded of a run, and how a difference is told."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from effd0 import embedded
-from effd0.choice import ModelChoice
+from effd0.data import fixture as embedded
 from effd0.errors import ResultError
-from effd0.files import sha256
-from effd0.identity import differences, run_identity, under_test
-from effd0.rundir import MANIFEST, run_directory
+from effd0.evaluation.model import ModelChoice
+from effd0.evaluation.run_dir import MANIFEST, differences, run_directory, run_identity, under_test
+from effd0.io import sha256
 
 from .helpers import SMALL, write_coco
 from .rundir_runs import small_job

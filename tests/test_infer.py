@@ -1,4 +1,7 @@
-"""Tests for `effd0.infer.run`: every file is run once, in order, and its own outputs are kept."""
+"""
+Tests for `effd0.evaluation.infer`: every file is run once, in order, and its own outputs are
+kept.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.arrays import Tensors
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.errors import FeedError, ResultError, RunnerError
-from effd0.infer.run import InferSettings, infer_files, infer_nothing
+from effd0.evaluation.infer import InferSettings, infer_files, infer_nothing
 from effd0.runners.base import TensorInfo
-from effd0.tensorfiles.inputs import InputFiles, open_inputs
-from effd0.tensorfiles.results import open_results
-from effd0.tensorfiles.writer import ResultWriter, results_whole
+from effd0.tensors.inputs import InputFiles, open_inputs
+from effd0.tensors.results import open_results
+from effd0.tensors.writer import ResultWriter, results_whole
+from effd0.types import Tensors
 
 from .fakes.recording import ORDER, DeclaringRunner, DeviceRunner
 from .helpers import SMALL, coco_content, names_in, write_coco

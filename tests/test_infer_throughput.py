@@ -1,4 +1,4 @@
-"""Tests for `effd0.infer.throughput`: ais_bench's figure in its own words, and ours beside it."""
+"""Tests for `effd0.evaluation.infer`: ais_bench's figure in its own words, and ours beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from effd0.infer.throughput import Performance
+from effd0.evaluation.infer import Performance
 
 #: 7 images in two batches of 4, 10 ms of computing each, in 40 ms with copies, 70 with files.
 RUN = Performance(

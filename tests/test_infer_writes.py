@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensorfiles.writer`: a result folder is whole, or it is not there."""
+"""Tests for `effd0.tensors.writer`: a result folder is whole, or it is not there."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0.arrays import Tensors
 from effd0.errors import OutputError, RunnerError
-from effd0.tensorfiles.writer import check_free, results_whole
+from effd0.tensors.writer import check_free, results_whole
+from effd0.types import Tensors
 
 from .helpers import names_in
 

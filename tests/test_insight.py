@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.errors import EvaluationError
 from effd0.evaluate import _scored, evaluate, to_coco_results
 from effd0.insight import insight

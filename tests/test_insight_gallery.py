@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from effd0.dataset import Dataset, Sample, load_coco
+from effd0.data.coco import Dataset, Sample, load_coco
 from effd0.evaluate import to_coco_results
 from effd0.insight.gallery import BOXES, PICTURES, difference, gallery, mistakes
 from effd0.insight.thumbnail import LARGEST, LONGEST, thumbnail

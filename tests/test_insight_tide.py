@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effd0.dataset import Dataset, Sample
+from effd0.data.coco import Dataset, Sample
 from effd0.evaluate import evaluate, to_coco_results
 from effd0.insight.tide import KINDS, Errors, find_errors
 from effd0.match import box_iou

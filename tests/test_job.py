@@ -1,4 +1,4 @@
-"""Tests for `effd0.job`: what is run, and what it is held against."""
+"""Tests for `effd0.evaluation.evaluate`: what is run, and what it is held against."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import build, embedded
-from effd0.choice import ModelChoice
+from effd0 import build
+from effd0.data import fixture as embedded
 from effd0.errors import CheckpointError, Effd0Error, RunnerError
+from effd0.evaluation.evaluate import EvaluationJob
+from effd0.evaluation.model import ModelChoice
 from effd0.graph import ORT_EDITS
-from effd0.job import EvaluationJob
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.spec import D0
 
 MODEL, CHECKPOINT = Path("d0.onnx"), Path("d0.pth")

@@ -1,4 +1,7 @@
-"""Tests for `effd0.job.run_evaluation`: the stages, their order, and what they are told."""
+"""
+Tests for `effd0.evaluation.evaluate.run_evaluation`: the stages, their order, and what they are
+told.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import choice
-from effd0.choice import ModelChoice
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.errors import ImageError
-from effd0.job import EvaluationJob, run_evaluation
+from effd0.evaluation import model as choice
+from effd0.evaluation.evaluate import EvaluationJob, run_evaluation
+from effd0.evaluation.model import ModelChoice
 
 from .fakes.runner import FakeRunner
 from .helpers import SMALL, coco_content, write_coco

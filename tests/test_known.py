@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from effd0 import embedded, known
-from effd0.categories import NAMES
-from effd0.dataset import Dataset, Sample, load_coco
+from effd0 import known
+from effd0.data import fixture as embedded
+from effd0.data.categories import NAMES
+from effd0.data.coco import Dataset, Sample, load_coco
 from effd0.errors import DatasetError
 from effd0.known import (
     OVERHANG,

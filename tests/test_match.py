@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
 from effd0.match import box_iou, detection_parity, match_detections
-from effd0.postprocess import Detections
 
 from .scored import NOTHING, made
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.scale import score_at_scale
 from benchmarks.synthetic import scored_set
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.errors import EvaluationError
 from effd0.evaluate import evaluate, metrics_of_hits, to_coco_results
 from effd0.hits import MOST, THRESHOLDS, category_hits

@@ -1,4 +1,4 @@
-"""Tests for `effd0.measure`."""
+"""Tests for `effd0.timing`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.measure import Latency, peak_rss_mb
+from effd0.timing import Latency, peak_rss_mb
 
 
 def test_seconds_become_milliseconds() -> None:
@@ -61,7 +61,7 @@ def test_peak_memory_is_in_megabytes_and_never_falls() -> None:
 def test_peak_memory_is_not_that_of_the_parent() -> None:
     """A process that a large one starts tells its own memory."""
     block = np.ones(50_000_000)  # 400 MB, each page of it written
-    code = "from effd0.measure import peak_rss_mb; print(peak_rss_mb())"
+    code = "from effd0.timing import peak_rss_mb; print(peak_rss_mb())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert 5 < float(told.stdout) < block.nbytes / 1e6
 

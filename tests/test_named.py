@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.named`: whatever a tool called it, spoken to in the spec's names."""
+"""Tests for `effd0.runners.base`: whatever a tool called it, spoken to in the spec's names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from effd0.arrays import Tensors
 from effd0.errors import FeedError, HeadError, RunnerError
-from effd0.runners.base import DeviceTimes, Runner, TensorInfo, TimedRunner, infer_each
-from effd0.runners.named import NamedRunner
+from effd0.runners.base import DeviceTimes, NamedRunner, Runner, TensorInfo, TimedRunner, infer_each
+from effd0.types import Tensors
 
 from .helpers import SMALL
 from .recordings import heads_of

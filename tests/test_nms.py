@@ -1,4 +1,4 @@
-"""Tests for `effd0.boxes.nms`: the laws of greedy suppression, and torchvision's answer."""
+"""effd0.detection.boxes.nms: the laws of greedy suppression, and torchvision's answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
-from effd0.arrays import Boxes, Indices
-from effd0.boxes import nms
+from effd0.detection.boxes import nms
+from effd0.types import Boxes, Indices
 
 
 @dataclass(frozen=True)

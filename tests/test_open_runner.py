@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners`: names that are none."""
+"""Tests for `effd0.runners.registry`: names that are none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from effd0.errors import RunnerError
-from effd0.runners import RUNNERS, RunnerOptions, open_runner
+from effd0.runners.registry import RUNNERS, RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 
 

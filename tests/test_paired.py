@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
 from effd0.evaluate import evaluate
 from effd0.paired import PairedDrop, paired_drop
-from effd0.postprocess import Detections
 from effd0.spec import D0
 
 from .scored import Found, drawn_scenes, jittered, redrawn

@@ -9,8 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from effd0.arrays import Floats, Tensors
-from effd0.compare import compare_tensors
 from effd0.errors import HeadError
 from effd0.parity import (
     RELATIVE_L2,
@@ -22,7 +20,9 @@ from effd0.parity import (
 )
 from effd0.runfile import check_run
 from effd0.stages import Broken
+from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
+from effd0.types import Floats, Tensors
 
 from .helpers import SMALL
 from .recordings import heads_of

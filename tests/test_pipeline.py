@@ -1,4 +1,7 @@
-"""Tests for `effd0.pipeline`: every image through every stage, in order and in bounded memory."""
+"""
+Tests for `effd0.evaluation.pipeline`: every image through every stage, in order and in bounded
+memory.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effd0 import pipeline
-from effd0.arrays import Pixels, Tensor, Tensors
-from effd0.dataset import Sample, load_coco
+from effd0.data.coco import Sample, load_coco
+from effd0.data.preprocess import ModelInput, preprocess
+from effd0.detection.postprocess import Detections, postprocess
 from effd0.errors import HeadError, ImageError, RunnerError
-from effd0.pipeline import StageTimes, detect, run_dataset
-from effd0.postprocess import Detections, postprocess
-from effd0.preprocess import ModelInput, preprocess
+from effd0.evaluation import pipeline
+from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
 from effd0.spec import ModelSpec
+from effd0.types import Pixels, Tensor, Tensors
 
 from .fakes.runner import FakeRunner
 from .helpers import SMALL, coco_content, write_coco

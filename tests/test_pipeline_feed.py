@@ -1,14 +1,13 @@
-"""Tests for `effd0.feed`: what is fed to a model, and how much of it at once."""
+"""Tests for `effd0.runners.base`: what is fed to a model, and how much of it at once."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from effd0.data.preprocess import ModelInput
 from effd0.errors import FeedError, RunnerError
-from effd0.feed import choose_batch_size, make_feed
-from effd0.preprocess import ModelInput
-from effd0.runners.base import TensorInfo
+from effd0.runners.base import TensorInfo, choose_batch_size, make_feed
 
 from .fakes.runner import FLOAT, FakeRunner
 

@@ -1,4 +1,7 @@
-"""Tests for `effd0.pipeline`: runners that hold several batches, and models that take pixels."""
+"""
+Tests for `effd0.evaluation.pipeline`: runners that hold several batches, and models that take
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0.arrays import Pixels, Tensors
-from effd0.dataset import Sample, load_coco
-from effd0.pipeline import StageTimes, detect, run_dataset
-from effd0.preprocess import letterbox, read_image
+from effd0.data.coco import Sample, load_coco
+from effd0.data.preprocess import letterbox, read_image
+from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
 from effd0.runners.base import TensorInfo
+from effd0.types import Pixels, Tensors
 
 from .fakes.runner import FakeRunner
 from .helpers import SMALL, coco_content, write_coco

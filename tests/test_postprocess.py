@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from effd0.anchors import anchor_boxes
-from effd0.arrays import Tensors
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.detection.anchors import anchor_boxes
+from effd0.detection.heads import HeadOutputs, split_heads
+from effd0.detection.postprocess import postprocess, sigmoid
 from effd0.errors import HeadError
-from effd0.heads import HeadOutputs, split_heads
-from effd0.postprocess import postprocess, sigmoid
 from effd0.spec import D0, ModelSpec
 from effd0.tolerances import BOXES, SCORES
+from effd0.types import Tensors
 
 from .helpers import SMALL, synthetic_heads
 from .reference import Geometry, effdet_detections

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0 import postprocess as module
-from effd0.anchors import anchor_boxes
-from effd0.arrays import Tensors
-from effd0.boxes import clip_boxes, decode_boxes, nms
+from effd0.detection import postprocess as module
+from effd0.detection.anchors import anchor_boxes
+from effd0.detection.boxes import clip_boxes, decode_boxes, nms
+from effd0.detection.heads import HeadOutputs, split_heads
+from effd0.detection.postprocess import Detections, gather_codes, postprocess, select_topk, sigmoid
 from effd0.errors import HeadError
-from effd0.heads import HeadOutputs, split_heads
-from effd0.postprocess import Detections, gather_codes, postprocess, select_topk, sigmoid
 from effd0.spec import D0, ModelSpec
+from effd0.types import Tensors
 
 from .helpers import SMALL, TINY, synthetic_heads
 

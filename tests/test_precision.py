@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effd0 import embedded
-from effd0.arrays import Floats, Tensor, Tensors
-from effd0.dataset import load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import load_coco
+from effd0.data.preprocess import preprocess
 from effd0.errors import HeadError
 from effd0.precision import BANDS, Precision, estimate
-from effd0.preprocess import preprocess
-from effd0.runners import RunnerOptions, open_runner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
+from effd0.types import Floats, Tensor, Tensors
 
 
 def heads(seed: int = 0) -> dict[str, Floats]:

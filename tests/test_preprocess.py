@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effd0.dataset import Dataset
-from effd0.preprocess import letterbox, preprocess
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import letterbox, preprocess
 from effd0.spec import D0, SPECS, ModelSpec
 
 from .helpers import encoded, noise

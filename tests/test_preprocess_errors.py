@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from effd0.data.preprocess import preprocess, probe_image, read_image
 from effd0.errors import ImageError
-from effd0.preprocess import preprocess, probe_image, read_image
 from effd0.spec import D0
 
 from .helpers import encoded, noise

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.evaluate import evaluate, to_coco_results
 from effd0.hits import category_hits
 from effd0.reach import reachable_ap

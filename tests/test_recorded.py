@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0.arrays import Tensor
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import preprocess
 from effd0.errors import FeedError, ResultError, RunnerError
-from effd0.pipeline import run_dataset
-from effd0.preprocess import preprocess
+from effd0.evaluation.pipeline import run_dataset
 from effd0.runners.recorded import RecordedRunner, digest_of
+from effd0.types import Tensor
 
 from .helpers import SMALL
 from .recordings import coco_of, heads_of, write_bins, write_results, write_summary

@@ -1,4 +1,4 @@
-"""Tests for `effd0.records`: what is read back, and what is not taken for whole."""
+"""Tests for `effd0.evaluation.run_dir`: what is read back, and what is not taken for whole."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.postprocess import Detections
-from effd0.records import encode, whole_records
+from effd0.detection.postprocess import Detections
+from effd0.evaluation.run_dir import encode, whole_records
 
 SEED = 7
 IDS = [10, 20, 30]

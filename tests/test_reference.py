@@ -1,4 +1,4 @@
-"""Tests for `effd0.reference`: what a model is held against, from option to verdict."""
+"""Tests for `effd0.evaluation.evaluate`: what a model is held against, from option to verdict."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import choice
-from effd0.choice import ModelChoice
 from effd0.errors import CheckpointError, Effd0Error, RunnerError
-from effd0.files import sha256
-from effd0.job import EvaluationJob, run_evaluation
-from effd0.reference import reference_choice
-from effd0.runners import RunnerOptions
+from effd0.evaluation import model as choice
+from effd0.evaluation.evaluate import EvaluationJob, reference_choice, run_evaluation
+from effd0.evaluation.model import ModelChoice
+from effd0.io import sha256
+from effd0.runners.registry import RunnerOptions
 
 from .cli_run import assert_one_error, effd0
 from .fakes.runner import FakeRunner

@@ -1,4 +1,4 @@
-"""Tests for `effd0.remote`: a COCO folder behind a URL is the one that lies on a disk."""
+"""Tests for `effd0.data.remote`: a COCO folder behind a URL is the one that lies on a disk."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from effd0 import remote
-from effd0.dataset import Dataset, load_coco
+from effd0.data import remote
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.remote import load_remote, localized, url_of
 from effd0.errors import DatasetError, Effd0Error, ImageError, MissingExtra, OutputError
-from effd0.remote import load_remote, localized, url_of
 
 from .helpers import coco_content, names_in, write_annotations, write_coco
 

@@ -12,9 +12,9 @@ from effd0.against import Against
 from effd0.errors import OutputError
 from effd0.evaluate import METRICS, CocoMetrics
 from effd0.match import DetectionParity
-from effd0.measure import Latency
 from effd0.paired import PairedDrop
 from effd0.report import Evaluation, Verdict, installed_version, judge, write_json
+from effd0.timing import Latency
 
 
 def metrics_of(ap: float | None, images: int = 10) -> CocoMetrics:

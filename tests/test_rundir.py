@@ -1,4 +1,4 @@
-"""Tests for `effd0.rundir`: who may write a run directory, and what of it is continued."""
+"""effd0.evaluation.run_dir: who may write a run directory, and what of it is continued."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effd0.detection.postprocess import Detections
 from effd0.errors import OutputError, ResultError
 from effd0.evaluate import to_coco_results
-from effd0.postprocess import Detections
-from effd0.rundir import MANIFEST, RECORDS, RunDirectory, run_directory
+from effd0.evaluation.run_dir import MANIFEST, RECORDS, RunDirectory, run_directory
 from effd0.spec import D0
 
 from .helpers import names_in
@@ -259,7 +259,7 @@ def test_a_disk_full_at_the_end_keeps_the_detections(
 
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("effd0.rundir._entries", full)
+        patch.setattr("effd0.evaluation.run_dir._entries", full)
         with pytest.raises(OutputError, match=r"detections\.json cannot be written: .*No space"):
             continued(whole, say=said.append)
     assert said[-1] == f"{whole} keeps 5 images; continue with --resume"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0.rundir import RECORDS
+from effd0.evaluation.run_dir import RECORDS
 
 from .helpers import coco_content, write_coco
 from .killed import ended, killed_at

@@ -1,4 +1,7 @@
-"""Tests for `effd0.job` with a run directory: stopped anywhere, it ends as if it had not been."""
+"""
+Tests for `effd0.evaluation.evaluate` with a run directory: stopped anywhere, it ends as if it had
+not been.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from effd0 import choice, report
-from effd0.choice import ModelChoice
-from effd0.dataset import load_coco
+from effd0 import report
+from effd0.data.coco import load_coco
 from effd0.errors import OutputError, ResultError, RunnerError
-from effd0.job import EvaluationJob, run_evaluation
+from effd0.evaluation import model as choice
+from effd0.evaluation.evaluate import EvaluationJob, run_evaluation
+from effd0.evaluation.model import ModelChoice
+from effd0.evaluation.run_dir import RECORDS
 from effd0.progress import silent
-from effd0.rundir import RECORDS
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 
 from .helpers import SMALL, coco_content, names_in, write_coco
 from .rundir_runs import BATCH, NeighbourRunner, outcome, small_job

@@ -14,27 +14,27 @@ from unittest import mock
 
 import pytest
 
-from effd0 import embedded, report
+from effd0 import report
 from effd0.against import Against
 from effd0.bench.accuracy import Accuracy
 from effd0.bench.job import BenchmarkJob
 from effd0.bench.rows import NETWORK, Rival, Row
-from effd0.choice import ModelChoice
-from effd0.dataset import load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import load_coco
 from effd0.evaluate import METRICS, CocoMetrics
-from effd0.files import sha256
+from effd0.evaluation.evaluate import UNKNOWN_MODEL, EvaluationJob, ResultJob
+from effd0.evaluation.model import ModelChoice
 from effd0.fingerprint import Fingerprint
-from effd0.job import EvaluationJob
+from effd0.io import sha256
 from effd0.match import DetectionParity
-from effd0.measure import Latency
 from effd0.paired import PairedDrop
 from effd0.report import Evaluation, Verdict, judge
-from effd0.resultjob import UNKNOWN_MODEL, ResultJob
 from effd0.runfile import check_run, compare_runs, merge_runs
 from effd0.runfile.commands import benchmark_run, evaluation_run, result_run
 from effd0.runfile.parts import environment_part
 from effd0.runfile.suite import SuiteRecord
 from effd0.stages import Check
+from effd0.timing import Latency
 
 from .run_samples import insight
 from .runs import parity

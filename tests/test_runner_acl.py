@@ -13,11 +13,11 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
-from effd0.arrays import Tensors
 from effd0.errors import FeedError, RunnerError
 from effd0.runners.acl import AclRunner
 from effd0.runners.acl_model import Port, with_plain_names
 from effd0.runners.base import TensorInfo, infer_each
+from effd0.types import Tensors
 
 from .fakes.ascend.om import OmTensor, read_om, write_om
 from .fakes.ascend.tiny import tiny_om

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from effd0.errors import AclError, RunnerError
-from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.acl import AclRunner
 from effd0.runners.acl_session import acl_session
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
 
 from .fakes.acl import installed

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effd0.arrays import Tensors
 from effd0.errors import FeedError
 from effd0.runners.base import TensorInfo, batch_size_of, check_feed, pad_feed, trim_outputs
+from effd0.types import Tensors
 
 FOUR = TensorInfo("images", (4, 3, 2, 2), np.dtype(np.float32))
 FREE = TensorInfo("images", (None, 3, 2, 2), np.dtype(np.float32))

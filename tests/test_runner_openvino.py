@@ -14,13 +14,13 @@ import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from effd0.arrays import Tensor, Tensors
-from effd0.compare import compare_tensors
 from effd0.errors import FeedError, MissingExtra, RunnerError
-from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.openvino import OpenVinoRunner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
+from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
+from effd0.types import Tensor, Tensors
 
 from .onnx_models import identity_model, need_own_export, pinned
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.ort`: fixed batches, providers, and files that are no models."""
+"""Tests for `effd0.runners.onnxruntime`: fixed batches, providers, and files that are no models."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, parser
 
-from effd0.arrays import Tensor, Tensors
-from effd0.compare import compare_tensors
 from effd0.errors import FeedError, MissingExtra, RunnerError
-from effd0.runners import RunnerOptions, open_runner
-from effd0.runners.ort import OrtRunner
+from effd0.runners.onnxruntime import OrtRunner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
+from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
+from effd0.types import Tensor, Tensors
 
 from .onnx_models import identity_model, need_own_export, operators, pinned
 

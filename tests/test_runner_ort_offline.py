@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.ort`: several runs at a time, where only images a second count."""
+"""effd0.runners.onnxruntime: several runs at a time, where only images a second count."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
-from effd0.arrays import Tensors
 from effd0.errors import FeedError
 from effd0.runners.base import OfflineRunner, infer_offline
-from effd0.runners.ort import OrtRunner
+from effd0.runners.onnxruntime import OrtRunner
+from effd0.types import Tensors
 
 from .onnx_models import parsed
 

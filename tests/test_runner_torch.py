@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from effd0.arrays import Tensor, Tensors
-from effd0.compare import compare_tensors
 from effd0.errors import MissingExtra, RunnerError
 from effd0.runners import torch as module
 from effd0.runners.torch import TorchRunner
 from effd0.spec import ModelSpec
+from effd0.tensor_diff import compare_tensors
+from effd0.types import Tensor, Tensors
 
 #: Relative L2 norm of the difference from fp32: more than the first for every head, less than
 #: the second.  Measured 2026-11-23 on one embedded image: bf16 2.3e-3 to 1.4e-2, fp16 2.2e-4 to

@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.torch_detector`: pixels in, detections out, batches overlapped."""
+"""Tests for `effd0.runners.torch_cuda`: pixels in, detections out, batches overlapped."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from effd0 import device_steps, embedded
-from effd0.dataset import Sample, load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import Sample, load_coco
+from effd0.data.preprocess import ModelInput, preprocess
+from effd0.detection import torch_ops as device_steps
 from effd0.errors import FeedError, HeadError, RunnerError
 from effd0.evaluate import evaluate
-from effd0.pipeline import StageTimes, detect, run_dataset
-from effd0.preprocess import ModelInput, preprocess
-from effd0.runners import RunnerOptions, open_runner
+from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
 from effd0.runners import torch as module
 from effd0.runners.base import DetectingRunner
-from effd0.runners.torch_detector import TorchDetector
-from effd0.runners.torch_lanes import Lane
+from effd0.runners.registry import RunnerOptions, open_runner
+from effd0.runners.torch_cuda import Lane, TorchDetector
 from effd0.spec import ModelSpec
 from effd0.tolerances import BOXES, SCORES
 

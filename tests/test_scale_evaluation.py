@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from effd0 import choice as choice_module
 from effd0 import report
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.errors import ResultError
+from effd0.evaluation import model as choice_module
 from effd0.scale import start, subject
 from effd0.scale.kept import SHARDS, kept_tables
 from effd0.scale.shards import read_shard, shard_name, write_shard

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import Detections
 from effd0.errors import ImageError, RunnerError
-from effd0.postprocess import Detections
 from effd0.scale.cluster import Cluster
 from effd0.scale.kept import SHARDS
 from effd0.scale.ledger import ATTEMPTS

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0 import choice as choice_module
-from effd0.arrays import Tensors
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.errors import RunnerError
-from effd0.infer.throughput import Performance, together
+from effd0.evaluation import model as choice_module
+from effd0.evaluation.infer import Performance, together
 from effd0.scale import start, subject
 from effd0.scale.infer_work import Inferred, cut_inputs, inferred
 from effd0.spec import SPECS
-from effd0.tensorfiles.inputs import InputFiles, open_inputs
-from effd0.tensorfiles.writer import ResultWriter
+from effd0.tensors.inputs import InputFiles, open_inputs
+from effd0.tensors.writer import ResultWriter
+from effd0.types import Tensors
 
 from .cli_run import Outcome, assert_one_error, effd0
 from .fakes.here import HereCluster, Killed, travelled

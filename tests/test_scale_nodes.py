@@ -13,12 +13,12 @@ from unittest import mock
 
 import pytest
 
-from effd0.dataset import Dataset
-from effd0.files import sha256
-from effd0.identity import UnderTest
-from effd0.pipeline import run_dataset
-from effd0.postprocess import Detections
-from effd0.runners import RunnerOptions
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import Detections
+from effd0.evaluation.pipeline import run_dataset
+from effd0.evaluation.run_dir import UnderTest
+from effd0.io import sha256
+from effd0.runners.registry import RunnerOptions
 from effd0.scale.cluster import Cluster
 from effd0.scale.pool import NPU, Pool
 from effd0.scale.ray_process import npu_numbers

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from effd0.errors import RunnerError
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.scale.pool import Pool, accelerator, check_pool, pool_of, worker_options
 
 

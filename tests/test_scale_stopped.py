@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from effd0.dataset import Dataset
-from effd0.postprocess import Detections
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import Detections
 from effd0.scale.kept import SHARDS
 
 from .killed import ROOT

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.dataset import Dataset, Sample
+from effd0.data.coco import Dataset, Sample
 from effd0.scale.units import MOST_BATCHES, UNITS_A_WORKER, cut
 
 

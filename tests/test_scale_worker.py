@@ -13,9 +13,9 @@ from unittest import mock
 
 import pytest
 
-from effd0.dataset import Dataset, Sample
+from effd0.data.coco import Dataset, Sample
 from effd0.errors import ImageError, RunnerError
-from effd0.runners import RunnerOptions
+from effd0.runners.registry import RunnerOptions
 from effd0.scale import detect_work
 from effd0.scale.detect_work import DetectWork
 from effd0.scale.ledger import ATTEMPTS, Ledger, Taken, WorkerId

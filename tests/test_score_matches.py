@@ -1,4 +1,7 @@
-"""Tests for `effd0.score`: what units of images found is scored and judged as one run is."""
+"""
+Tests for `effd0.evaluation.evaluate`: what units of images found is scored and judged as one run
+is.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.synthetic import scored_set
-from effd0 import embedded
-from effd0.dataset import Dataset, load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, load_coco
 from effd0.errors import EvaluationError
+from effd0.evaluation.evaluate import score, score_matches
 from effd0.report import Evaluation
-from effd0.score import score, score_matches
 from effd0.spec import D0
 
 from .scored import Found, cut, jittered, perfect

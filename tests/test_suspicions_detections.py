@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0 import embedded
-from effd0.arrays import Tensors
-from effd0.dataset import Dataset, load_coco
-from effd0.feed import make_feed
-from effd0.heads import HeadOutputs, split_heads
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import input_scale, preprocess
+from effd0.detection.heads import HeadOutputs, split_heads
+from effd0.detection.postprocess import Detections, postprocess
 from effd0.match import detection_parity
-from effd0.postprocess import Detections, postprocess
-from effd0.preprocess import input_scale, preprocess
 from effd0.results_json import read_results
-from effd0.runners import RunnerOptions, open_runner
+from effd0.runners.base import make_feed
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
 from effd0.stages import EVIDENCE_LENGTH
 from effd0.suspicions.detection_fault import DetectionFault
 from effd0.suspicions.detection_steps import ImageCandidates, image_candidates, make
 from effd0.suspicions.detections import TRIED, faults_of_detections
+from effd0.types import Tensors
 
 from .detection_plants import PLANTED, Planted
 from .other_detector import Entries, Entry, Picture, Wrong, entries, write_entries

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effd0.arrays import Floats, Tensor, Tensors
+from effd0.data.preprocess import preprocess
 from effd0.errors import ImageError
-from effd0.preprocess import preprocess
 from effd0.suspicions import fed
 from effd0.suspicions.fed import suspect_feed
 from effd0.suspicions.mistakes import mistakes_for
 from effd0.suspicions.source import Mistake, Source
+from effd0.types import Floats, Tensor, Tensors
 
 from .helpers import TINY, noise
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effd0 import embedded
-from effd0.arrays import Floats
-from effd0.dataset import Dataset, load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import preprocess
 from effd0.errors import ResultError
-from effd0.preprocess import preprocess
 from effd0.spec import D0, ModelSpec
 from effd0.suspicions.folder import FIRST, faults_of_inputs
 from effd0.suspicions.inputs import suspect_order, thumbnail
-from effd0.tensorfiles.inputs import write_inputs
-from effd0.tensorfiles.manifest import MANIFEST
+from effd0.tensors.inputs import write_inputs
+from effd0.tensors.manifest import MANIFEST
+from effd0.types import Floats
 
 from .helpers import SMALL, coco_content, noise, write_coco
 from .recordings import write_bins

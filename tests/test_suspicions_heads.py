@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from effd0.arrays import Floats, Tensors
 from effd0.errors import HeadError
 from effd0.spec import ModelSpec
 from effd0.suspicions.heads import suspect_heads
+from effd0.types import Floats, Tensors
 from tests.helpers import SMALL, synthetic_heads
 
 Plant = Callable[[Floats], Floats]

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effd0.arrays import Floats
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import preprocess
 from effd0.errors import ResultError
-from effd0.preprocess import preprocess
 from effd0.spec import D0, SPECS, ModelSpec
 from effd0.suspicions.inputs import suspect_input
 from effd0.suspicions.mistakes import mistakes_for
+from effd0.types import Floats
 
 from .helpers import SMALL, noise
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensorfiles.inputs`."""
+"""Tests for `effd0.tensors.inputs`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0.dataset import Dataset, load_coco
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import preprocess
 from effd0.errors import ImageError, OutputError
-from effd0.files import sha256
-from effd0.preprocess import preprocess
+from effd0.io import sha256
 from effd0.spec import SPECS
-from effd0.tensorfiles.inputs import write_inputs
-from effd0.tensorfiles.manifest import MANIFEST
+from effd0.tensors.inputs import write_inputs
+from effd0.tensors.manifest import MANIFEST
 
 from .helpers import SMALL, coco_content, names_in, write_coco
 

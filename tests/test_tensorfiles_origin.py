@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensorfiles.origin`: results of another model or other inputs cannot pass."""
+"""Tests for `effd0.tensors.results`: results of another model or other inputs cannot pass."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.errors import ResultError
-from effd0.files import sha256
-from effd0.tensorfiles.origin import check_model
-from effd0.tensorfiles.results import open_results
+from effd0.io import sha256
+from effd0.tensors.results import check_model, open_results
 
 from .cli_run import assert_one_error, effd0
 from .helpers import SMALL, write_coco

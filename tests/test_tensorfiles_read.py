@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensorfiles.open_inputs` and `effd0.tensorfiles.manifest`: inputs read back."""
+"""Tests for `effd0.tensorfiles.open_inputs` and `effd0.tensors.manifest`: inputs read back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effd0.data.preprocess import preprocess
 from effd0.errors import ResultError
-from effd0.files import sha256
-from effd0.preprocess import preprocess
+from effd0.io import sha256
 from effd0.spec import SPECS
-from effd0.tensorfiles.inputs import natural_key, open_inputs
-from effd0.tensorfiles.manifest import MANIFEST, read_manifest
+from effd0.tensors.inputs import natural_key, open_inputs
+from effd0.tensors.manifest import MANIFEST, read_manifest
 
 from .helpers import SMALL
 from .recordings import coco_of, write_array, write_bins

@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensorfiles.results`: whoever wrote them, they come back as the same heads."""
+"""Tests for `effd0.tensors.results`: whoever wrote them, they come back as the same heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effd0.spec import SPECS, ModelSpec
-from effd0.tensorfiles.results import Results, open_results
+from effd0.tensors.results import Results, open_results
 
 from .helpers import SMALL
 from .recordings import (

@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensorfiles.results`: what is not whole, fresh and ours is refused by list."""
+"""Tests for `effd0.tensors.results`: what is not whole, fresh and ours is refused by list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from effd0.errors import ResultError
 from effd0.spec import SPECS
-from effd0.tensorfiles.results import open_results
+from effd0.tensors.results import open_results
 
 from .helpers import SMALL
 from .recordings import coco_of, heads_of, write_bins, write_results, write_summary

@@ -1,4 +1,7 @@
-"""Tests for `effd0.resultjob`: a folder of results is scored as its images would have been."""
+"""
+Tests for `effd0.evaluation.evaluate`: a folder of results is scored as its images would have
+been.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
+from effd0.data.preprocess import letterbox
+from effd0.detection.heads import split_heads
+from effd0.detection.postprocess import postprocess
 from effd0.errors import EvaluationError, HeadError, ResultError
 from effd0.evaluate import evaluate
-from effd0.heads import split_heads
-from effd0.postprocess import postprocess
-from effd0.preprocess import letterbox
-from effd0.resultjob import ResultJob, image_scale, run_result_job
+from effd0.evaluation.evaluate import ResultJob, image_scale, run_result_job
 
 from .helpers import SMALL, coco_content, write_annotations, write_coco
 from .recordings import NAMINGS, heads_of, write_bins, write_results, write_summary

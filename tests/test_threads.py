@@ -1,4 +1,4 @@
-"""Tests for `effd0.threads`: how a run behaves beside others."""
+"""Tests for `effd0.timing`: how a run behaves beside others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from effd0.threads import let_threads_sleep
+from effd0.timing import let_threads_sleep
 
 
 def test_threads_spin_briefly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from effd0 import tolerances
-from effd0.arrays import Tensor, Tensors
-from effd0.compare import compare_tensors
 from effd0.export import write_simplified
 from effd0.graph import DEFAULT_EDITS, apply_edits, load_graph, save_graph
-from effd0.runners import RunnerOptions, open_runner
 from effd0.runners.base import Runner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
+from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import HEADS, MAX_ABS, TABLE, Tolerance
+from effd0.types import Tensor, Tensors
 
 ROOT = Path(__file__).parents[1]
 NAMES = [row.name for row in TABLE]

@@ -1,4 +1,7 @@
-"""Tests for `effd0.postprocess.select_topk` and `gather_codes`: which logits become candidates."""
+"""
+Tests for `effd0.detection.postprocess.select_topk` and `gather_codes`: which logits become
+candidates.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.arrays import Floats
-from effd0.postprocess import gather_codes, select_topk
+from effd0.detection.postprocess import gather_codes, select_topk
 from effd0.spec import D0
+from effd0.types import Floats
 
 from .helpers import SMALL, TINY, synthetic_heads
 

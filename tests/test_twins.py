@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0.dataset import Sample, load_coco
+from effd0.data.coco import Sample, load_coco
+from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
-from effd0.postprocess import Detections
 from effd0.twins import DISTINCT, check_twins, twin_key
 
 from .helpers import SMALL, write_coco

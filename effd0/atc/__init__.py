@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import AtcError
-from ..files import check_writable, sha256, written_whole
 from ..graph import check_support, load_graph, model_input
+from ..io import check_writable, sha256, written_whole
 from ..spec import ModelSpec
 from .aipp import normalizing_aipp
 from .log import NOT_FOUND, AtcLog, explain, read_log

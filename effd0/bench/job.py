@@ -13,17 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import embedded
-from ..arrays import Tensors
-from ..choice import ModelChoice
-from ..compare import compare_tensors
-from ..dataset import Dataset, load_coco
+from ..data import fixture as embedded
+from ..data.coco import Dataset, load_coco
+from ..detection.heads import check_finite, split_heads
 from ..errors import BenchmarkError
-from ..feed import choose_batch_size
-from ..heads import check_finite, split_heads
-from ..measure import Latency
+from ..evaluation.model import ModelChoice
 from ..progress import OpenProgress
-from ..runners.base import Runner
+from ..runners.base import Runner, choose_batch_size
+from ..tensor_diff import compare_tensors
+from ..timing import Latency
+from ..types import Tensors
 from .accuracy import Accuracy, check_same_model
 from .rows import NETWORK, OFFLINE, SINGLE_STREAM, Rival, Row
 from .scenarios import Queries, offline, read_queries, single_stream

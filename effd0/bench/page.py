@@ -17,7 +17,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 
 from ..errors import BenchmarkError
-from ..files import written_whole
+from ..io import written_whole
 from .baseline import read_run
 from .gpu import target_lines
 from .rows import Row

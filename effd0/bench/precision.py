@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..graph import load_graph
-from ..runners import RunnerOptions
+from ..runners.registry import RunnerOptions
 
 #: ONNX's number of a type -> its name.
 _TYPES = {1: "fp32", 10: "fp16", 16: "bf16", 3: "int8", 2: "uint8"}

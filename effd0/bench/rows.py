@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from ..errors import BenchmarkError
 from ..fingerprint import Fingerprint
-from ..measure import Latency
+from ..timing import Latency
 from .ratio import Ratio, paired_ratio
 from .targets import Target
 

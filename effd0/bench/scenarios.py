@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..arrays import Tensors
-from ..dataset import Sample
-from ..feed import make_feed, takes_pixels
-from ..heads import split_heads
-from ..postprocess import Detections, postprocess
-from ..preprocess import ModelInput, preprocess
-from ..runners.base import DetectingRunner, Runner, infer_each
+from ..data.coco import Sample
+from ..data.preprocess import ModelInput, preprocess
+from ..detection.heads import split_heads
+from ..detection.postprocess import Detections, postprocess
+from ..runners.base import DetectingRunner, Runner, infer_each, make_feed, takes_pixels
 from ..spec import ModelSpec
+from ..types import Tensors
 from .timing import Call
 
 

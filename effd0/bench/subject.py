@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..choice import ModelChoice
-from ..files import sha256
+from ..evaluation.model import ModelChoice
 from ..fingerprint import Fingerprint, chip_kind, fingerprint
+from ..io import sha256
 from ..runners.base import Runner
 from .precision import precision_of
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from ..measure import Latency
 from ..runners.base import DeviceTimes, Runner, TimedRunner
+from ..timing import Latency
 
 #: Does the n-th piece of work; what it returns is there when it returns.
 Call = Callable[[int], Any]

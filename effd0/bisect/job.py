@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import build, embedded
-from ..arrays import Tensor
+from .. import build
+from ..data import fixture as embedded
+from ..data.preprocess import preprocess
 from ..graph.base import load_graph
-from ..preprocess import preprocess
 from ..spec import ModelSpec
+from ..types import Tensor
 from .network import Network, network_of
 from .pairing import pair, same_outputs
 from .pairs import Pairs, Side

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from ..errors import Effd0Error
 from ..progress import STDERR
-from ..threads import let_threads_sleep
+from ..timing import let_threads_sleep
 from . import atc, benchmark, bisect, build, files, page, run, runs, setup
 
 GATE_FAILED, BAD_INPUT = 1, 2

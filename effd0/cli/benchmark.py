@@ -11,14 +11,14 @@ from ..bench.accuracy import read_accuracy
 from ..bench.baseline import MAX_SLOWDOWN, run_to_json
 from ..bench.job import SCENARIOS, BenchmarkJob, run_benchmark
 from ..bench.tables import print_report
-from ..choice import ModelChoice
-from ..files import check_writable
+from ..evaluation.model import ModelChoice
 from ..fingerprint import machine_record
+from ..io import check_writable
 from ..progress import progress
 from ..report import write_json
 from ..runfile import write_run
 from ..runfile.commands import benchmark_run
-from ..runners import RunnerOptions
+from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from . import options as opt
 

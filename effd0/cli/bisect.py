@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..bisect import job
 from ..bisect.search import Suspect
-from ..files import check_writable
+from ..io import check_writable
 from ..progress import STDERR
 from ..report import write_json
 from ..spec import spec_for

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import build as line
-from .. import embedded
+from ..data import fixture as embedded
 from ..export import EXPORTERS, ExportSettings
 from ..graph import DEFAULT_EDITS, EDITS
 from ..progress import STDERR

@@ -10,19 +10,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..choice import ModelChoice
 from ..errors import OutputError
 from ..evaluate import EVALUATORS
-from ..files import check_writable
-from ..infer.job import InferJob, run_infer_job
-from ..infer.run import InferSettings
-from ..infer.throughput import Performance
+from ..evaluation.evaluate import ResultJob, run_result_job
+from ..evaluation.infer import InferJob, InferSettings, Performance, run_infer_job
+from ..evaluation.model import ModelChoice
+from ..io import check_writable
 from ..progress import pool_progress, progress
 from ..report import write_json
-from ..resultjob import ResultJob, run_result_job
 from ..runfile import write_run
 from ..runfile.commands import result_run
-from ..runners import RunnerOptions
+from ..runners.registry import RunnerOptions
 from ..scale.inference import infer_on_pool
 from ..scale.pool import pool_of
 from ..scale.start import Displays

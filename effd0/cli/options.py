@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..evaluate import EVALUATORS
-from ..runners import RUNNERS
-from ..runners.torch_detector import LAUNCHES
+from ..runners.registry import RUNNERS
+from ..runners.torch_cuda import LAUNCHES
 from ..spec import D0, SPECS
 
 Root = Annotated[

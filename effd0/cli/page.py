@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..files import check_writable
+from ..io import check_writable
 from ..page import write_page
 from ..runfile import read_run
 

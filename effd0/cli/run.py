@@ -9,23 +9,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .. import pipeline
-from ..choice import ModelChoice
-from ..draw import draw_detections
+from ..detection.draw import draw_detections
 from ..errors import EvaluationError
 from ..evaluate import EVALUATORS
-from ..files import check_writable
-from ..job import EvaluationJob, load_checked, run_evaluation
+from ..evaluation import pipeline
+from ..evaluation.evaluate import EvaluationJob, load_checked, run_evaluation
+from ..evaluation.model import ModelChoice
+from ..io import check_writable
 from ..progress import STDERR, pool_progress, progress, say
 from ..report import write_json
 from ..runfile import write_run
 from ..runfile.commands import evaluation_run
-from ..runners import RunnerOptions
+from ..runners.registry import RunnerOptions
 from ..scale.evaluation import run_on_pool
 from ..scale.pool import pool_of
 from ..scale.start import Displays
 from ..spec import spec_for
-from ..tensorfiles.inputs import write_inputs
+from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from . import options as opt
 from .show import show_evaluation

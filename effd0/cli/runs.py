@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..bench.baseline import MAX_SLOWDOWN
-from ..files import check_writable
+from ..io import check_writable
 from ..runfile import compare_runs, merge_runs, read_run, write_run
 from ..runfile.compare import NO_WORSE
 from ..tolerances import MAX_DROP

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..doctor import examine
-from ..fetch import fetch_checkpoint, fetch_coco
+from ..data.download import fetch_checkpoint, fetch_coco
 from ..progress import download_progress
 from ..spec import spec_for
 from . import options as opt
+from .doctor import examine
 
 
 class What(enum.StrEnum):

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Fractions
 from ..complete import check_complete
 from ..curves import RECALLS, accumulate_curves
-from ..dataset import Dataset
+from ..data.coco import Dataset
+from ..detection.postprocess import Detections
 from ..evaluate import to_coco_results
 from ..hits import THRESHOLDS
-from ..postprocess import Detections
 from ..spec import ModelSpec
+from ..types import Fractions
 from .gallery import difference, gallery, mistakes
 from .tide import KINDS, Errors, find_errors
 

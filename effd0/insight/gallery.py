@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Fractions
-from ..categories import NAMES
-from ..dataset import Dataset, Sample
+from ..data.categories import NAMES
+from ..data.coco import Dataset, Sample
+from ..detection.postprocess import Detections
 from ..evaluate import to_coco_results
 from ..match import match_detections
 from ..overlaps import placed_objects
-from ..postprocess import Detections
 from ..spec import ModelSpec
+from ..types import Fractions
 from .thumbnail import thumbnail
 from .tide import Outcomes
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.preprocess import read_image
 from ..errors import ImageError
-from ..preprocess import read_image
 
 #: The longest side in pixels.
 LONGEST = 320

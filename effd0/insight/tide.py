@@ -19,11 +19,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Fractions, Indices
 from ..curves import precision_at_recalls
-from ..dataset import Dataset
+from ..data.coco import Dataset
 from ..hits import category_hits
 from ..overlaps import Flags, PlacedBoxes, PlacedObjects, overlapping, placed_objects
+from ..types import Fractions, Indices
 
 #: From this IoU on a box is in the right place; below the other it is on no object at all.
 FOREGROUND, BACKGROUND = 0.5, 0.1

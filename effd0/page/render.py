@@ -11,7 +11,7 @@ from typing import Any
 from ..bench.published import published_accuracies
 from ..errors import require
 from ..evaluate import METRICS
-from ..files import written_whole
+from ..io import written_whole
 from ..runfile import Run
 from ..stages import STAGES
 from . import accuracy, legend, parity, plots, speed, text, verdict

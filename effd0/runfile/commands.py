@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import embedded
 from ..bench.accuracy import Accuracy
 from ..bench.job import BenchmarkJob
 from ..bench.rows import Row
-from ..choice import ModelChoice
-from ..job import EvaluationJob
+from ..data import fixture as embedded
+from ..evaluation.evaluate import UNKNOWN_MODEL, EvaluationJob, ResultJob
+from ..evaluation.model import ModelChoice
 from ..report import Evaluation, Verdict, judge_drop
-from ..resultjob import UNKNOWN_MODEL, ResultJob
 from ..stages import Check
 from .parts import accuracy_part, artefact_part, dataset_part, latency_part, new_run
 from .schema import Run

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunFileError
-from ..files import written_whole
+from ..io import written_whole
 from .schema import FORMAT, SCHEMA, Run, check_run
 
 _WANTED = "a run file was wanted"

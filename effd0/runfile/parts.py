@@ -14,11 +14,11 @@ from ..bench.accuracy import Accuracy
 from ..bench.job import dataset_name
 from ..bench.rows import Row
 from ..evaluate import CocoMetrics
-from ..files import sha256
 from ..fingerprint import machine_record, program
-from ..measure import Latency
+from ..io import sha256
 from ..report import Evaluation
 from ..stages import Check
+from ..timing import Latency
 from .checks import check_part
 from .schema import FORMAT, SCHEMA, Run
 from .verdict import verdict_part

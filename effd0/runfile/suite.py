@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .. import embedded
 from ..bench.accuracy import Accuracy
 from ..bench.rows import Row
-from ..dataset import Dataset
-from ..files import sha256
+from ..data import fixture as embedded
+from ..data.coco import Dataset
+from ..io import sha256
 from ..report import Evaluation
 from ..stages import Check, stage_verdict
 from .parts import accuracy_part, artefact_part, dataset_part, latency_part, new_run

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..arrays import Tensors
 from ..errors import RunnerError
+from ..types import Tensors
 from .acl_api import ON_DEVICE, Held, acl_call, acl_has
 from .acl_memory import Slot
 from .acl_model import AclModel, load_acl_model

@@ -13,7 +13,7 @@ import ctypes
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Tensors
+from ..types import Tensors
 from .acl_api import DEVICE_TO_HOST, HOST_TO_DEVICE, HUGE_FIRST, Held, acl_call
 from .acl_model import AclModel, Port
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..arrays import Tensors
+from ..types import Tensors
 from .acl_api import Held, acl_call
 from .acl_memory import Slot
 from .acl_model import AclModel

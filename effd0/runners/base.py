@@ -9,6 +9,7 @@ its own first image, and the padded rows never come out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,11 +17,13 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from ..arrays import Tensors
+from ..data.preprocess import ModelInput
+from ..detection.heads import named_heads
+from ..detection.postprocess import Detections
 from ..errors import FeedError, RunnerError
-from ..measure import Latency
-from ..postprocess import Detections
-from ..preprocess import ModelInput
+from ..spec import ModelSpec
+from ..timing import Latency
+from ..types import Tensor, Tensors
 
 
 @dataclass(frozen=True)
@@ -210,3 +213,109 @@ def trim_outputs(outputs: Tensors, rows: int) -> Tensors:
         name: tensor if tensor.shape[0] == rows else tensor[:rows].copy()
         for name, tensor in outputs.items()
     }
+
+
+class NamedRunner:
+    """
+    *inner*, but its input and its heads have the names and the order of *spec*, in float32.
+
+    Where *inner* takes uint8 pixels, because it normalises by itself, it still does.
+    """
+
+    def __init__(self, inner: Runner, spec: ModelSpec) -> None:
+        self.inner, self.spec = inner, spec
+        self.description = inner.description
+
+    def __enter__(self) -> Self:
+        self.inner.__enter__()
+        self.description = self.inner.description
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.inner.__exit__(kind, error, trace)
+
+    @property
+    def inputs(self) -> list[TensorInfo]:
+        """The one input, under the spec's name."""
+        info = only_input(self.inner.inputs)
+        floats = np.issubdtype(info.dtype, np.floating)
+        dtype = np.dtype(np.float32) if floats else info.dtype
+        return [TensorInfo(self.spec.input_name, info.shape, dtype)]
+
+    @property
+    def outputs(self) -> list[TensorInfo]:
+        """The heads, in the recipe's order."""
+        rows = self.inputs[0].shape[0]
+        return [
+            TensorInfo(name, (rows, *shape), np.dtype(np.float32))
+            for name, shape in self.spec.head_shapes.items()
+        ]
+
+    def infer(self, feed: Tensors) -> Tensors:
+        """Run *inner*; see `Runner.infer`.  Raises `HeadError` for outputs that are no heads."""
+        return named_heads(self.inner.infer(self._renamed(feed)), self.spec)
+
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        """Yield the heads of each feed, overlapped where *inner* can; see `StreamingRunner`."""
+        with contextlib.closing(infer_each(self.inner, map(self._renamed, feeds))) as results:
+            for outputs in results:
+                yield named_heads(outputs, self.spec)
+
+    @property
+    def device_times(self) -> DeviceTimes:
+        """Those of *inner*; one that tells none has no such attribute, and neither has this."""
+        times: DeviceTimes = self.inner.device_times  # type: ignore[attr-defined]
+        return times
+
+    def _renamed(self, feed: Tensors) -> Tensors:
+        check_feed(feed, self.inputs)
+        info = only_input(self.inner.inputs)
+        return {info.name: feed[self.spec.input_name].astype(info.dtype, copy=False)}
+
+
+def choose_batch_size(runner: Runner, asked: int | None) -> int:
+    """
+    The batch size to feed *runner*: *asked*, or the model's own, or 1.
+
+    Raises `FeedError` where more is asked than a fixed-batch model takes.
+    """
+    fixed = batch_size_of(runner.inputs)
+    if asked is None:
+        return fixed if fixed is not None else 1
+    if asked < 1:
+        raise FeedError(f"--batch-size is {asked}, but must be at least 1")
+    if fixed is not None and asked > fixed:
+        raise FeedError(
+            f"--batch-size is {asked}, but the model takes {fixed}; "
+            f"export it with --batch-size {asked} or --dynamic-batch"
+        )
+    return asked
+
+
+def takes_pixels(runner: Runner) -> bool:
+    """Whether the model normalises by itself (AIPP) and is fed letterboxed uint8 pixels."""
+    return runner.inputs[0].dtype == np.uint8
+
+
+def make_feed(inputs: Sequence[ModelInput], runner: Runner, rows: Tensor | None = None) -> Tensors:
+    """
+    Stack network inputs for *runner*, in its input's name and dtype.
+
+    *rows*, where given, is the batch whose rows the inputs' tensors are already.
+    """
+    info = only_input(runner.inputs)
+    if rows is None:
+        return stacked([i.tensor for i in inputs], info)
+    return {info.name: rows.astype(info.dtype, copy=False)}
+
+
+def stacked(tensors: Sequence[np.ndarray], info: TensorInfo) -> Tensors:
+    """Make one batch of *tensors*, in the name and dtype of the input *info*."""
+    # A single image is a batch as it is; copied, it would be three megabytes of fresh memory.
+    batch = tensors[0][None] if len(tensors) == 1 else np.stack(tensors)
+    return {info.name: batch.astype(info.dtype, copy=False)}

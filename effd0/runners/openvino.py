@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..arrays import Tensors
 from ..errors import RunnerError, require
+from ..types import Tensors
 from .base import TensorInfo, check_feed, pad_feed, trim_outputs
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "u8": np.uint8}

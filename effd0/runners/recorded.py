@@ -10,11 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..arrays import Tensors
 from ..errors import RunnerError
 from ..spec import ModelSpec
-from ..tensorfiles.inputs import input_shape
-from ..tensorfiles.results import Results, find_manifest, open_results
+from ..tensors.inputs import input_shape
+from ..tensors.results import Results, find_manifest, open_results
+from ..types import Tensors
 from .base import TensorInfo, check_feed
 
 

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..arrays import Tensors
 from ..checkpoint import load_model
 from ..errors import RunnerError, require
 from ..spec import ModelSpec
+from ..types import Tensors
 from .base import TensorInfo, check_feed
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from ..dataset import Dataset, Sample, check_images
+from ..data.coco import Dataset, Sample, check_images
+from ..data.remote import localized
+from ..detection.postprocess import Detections
 from ..errors import ImageError
-from ..identity import image_sha256
+from ..evaluation.pipeline import StageTimes, run_dataset
+from ..evaluation.run_dir import image_sha256
 from ..matches import match_unit
-from ..pipeline import StageTimes, run_dataset
-from ..postprocess import Detections
-from ..remote import localized
 from ..runners.base import Runner
 from ..spec import ModelSpec
 from .shards import write_shard

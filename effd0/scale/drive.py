@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RunnerError
-from ..measure import Latency
 from ..progress import OpenPoolProgress
+from ..timing import Latency
 from .cluster import Cluster
 from .ledger import LedgerState
 from .rounds import Rounds

@@ -9,18 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..against import Against, hold_against
-from ..choice import ModelChoice
-from ..dataset import Dataset, annotation_path
+from ..data.coco import Dataset, annotation_path
+from ..data.remote import load_remote, url_of
+from ..detection.postprocess import Detections
 from ..evaluate import check_evaluator, evaluate
-from ..identity import images_sha256, under_test
+from ..evaluation.evaluate import (
+    EvaluationJob,
+    Run,
+    job_settings,
+    opened_run_directory,
+    reference_choice,
+    score,
+    score_matches,
+)
+from ..evaluation.model import ModelChoice
+from ..evaluation.run_dir import RunDirectory, Say, images_sha256, under_test
 from ..insight import insight
-from ..job import EvaluationJob, job_settings, opened_run_directory
-from ..postprocess import Detections
-from ..reference import reference_choice
-from ..remote import load_remote, url_of
 from ..report import Evaluation
-from ..rundir import RunDirectory, Say
-from ..score import Run, score, score_matches
 from .cluster import Cluster
 from .kept import kept_tables
 from .pool import Pool, check_pool

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..infer.run import InferSettings, infer_files
-from ..infer.throughput import Performance, together
-from ..pipeline import StageTimes
+from ..evaluation.infer import InferSettings, Performance, infer_files, together
+from ..evaluation.pipeline import StageTimes
 from ..runners.base import Runner
-from ..tensorfiles.inputs import InputFiles
-from ..tensorfiles.writer import ResultWriter
+from ..tensors.inputs import InputFiles
+from ..tensors.writer import ResultWriter
 from .unit import Unit
 from .units import places
 from .worker import Announce

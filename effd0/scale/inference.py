@@ -6,14 +6,12 @@ import contextlib
 from dataclasses import dataclass, replace
 
 from ..errors import RunnerError
-from ..files import sha256
-from ..infer.job import InferJob, summary_of
-from ..infer.run import check_fits
-from ..infer.throughput import Performance, together
+from ..evaluation.infer import InferJob, Performance, check_fits, summary_of, together
+from ..io import sha256
 from ..progress import OpenPoolProgress
 from ..runners.base import only_input
-from ..tensorfiles.inputs import InputFiles, open_inputs
-from ..tensorfiles.writer import ResultWriter, check_free, results_whole
+from ..tensors.inputs import InputFiles, open_inputs
+from ..tensors.writer import ResultWriter, check_free, results_whole
 from .drive import Begun, Shown, begin, drive
 from .infer_work import InferWork, check_there, cut_inputs, inferred
 from .ledger import WorkerId

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ..dataset import Dataset
+from ..data.coco import Dataset
 from ..errors import OutputError, ResultError
 from ..evaluate import to_coco_results
-from ..files import writing_to
-from ..rundir import RunDirectory
+from ..evaluation.run_dir import RunDirectory
+from ..io import writing_to
 from ..spec import ModelSpec
 from .shards import read_shard, shard_name, sweep, whole_shards
 from .tables import UnitFound, from_bytes

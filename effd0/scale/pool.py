@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..errors import RunnerError
-from ..runners import RunnerOptions
+from ..runners.registry import RunnerOptions
 
 #: Accelerators as Ray names them.
 GPU, NPU = "GPU", "NPU"

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset import Dataset
-from ..identity import UnderTest, run_identity
+from ..data.coco import Dataset
+from ..detection.postprocess import Detections
+from ..evaluation.run_dir import KEPT_IN, RunDirectory, UnderTest, run_identity
 from ..matches import MATCH, UnitMatches
-from ..measure import Latency
-from ..postprocess import Detections
 from ..progress import OpenPoolProgress
-from ..rundir import KEPT_IN, RunDirectory
+from ..timing import Latency
 from .cluster import Cluster
 from .detect_work import DetectWork
 from .drive import Begun, Shown, begin, drive

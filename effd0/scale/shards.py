@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ResultError, require
-from ..files import writing_to, written_whole
+from ..io import writing_to, written_whole
 from .tables import DETECTIONS, UnitFound, from_table, to_table
 
 _SEED_KEY, _DIGEST_KEY = b"effd0.seed", b"effd0.digest"

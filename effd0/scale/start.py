@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..choice import ModelChoice
+from ..evaluation.model import ModelChoice
 from ..progress import OpenPoolProgress, OpenProgress
 from .cluster import Cluster
 from .pool import Pool, accelerator

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RunnerError
-from ..feed import choose_batch_size
-from ..files import sha256
+from ..io import sha256
 from ..report import installed_version
-from ..runners import RunnerOptions, open_runner
-from ..runners.base import Runner, TensorInfo
+from ..runners.base import Runner, TensorInfo, choose_batch_size
+from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec
 from .ledger import Book, WorkerId
 from .pool import worker_options

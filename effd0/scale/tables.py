@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..detection.postprocess import Detections
 from ..errors import ResultError, require
-from ..postprocess import Detections
 
 #: Raised by one when a reader of the tables would have to change.
 VERSION = 1

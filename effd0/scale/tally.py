@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from ..arrays import Tensor
-from ..measure import Latency
+from ..timing import Latency
+from ..types import Tensor
 from .summary import Shares
 from .worker import UnitReport
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..dataset import Dataset, Sample
-from ..remote import url_of
+from ..data.coco import Dataset, Sample
+from ..data.remote import url_of
 
 #: Batches of a unit: enough that filling and draining the pipeline cost little beside them ...
 MOST_BATCHES = 16

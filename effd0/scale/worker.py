@@ -17,10 +17,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..arrays import Tensor
 from ..errors import Effd0Error, ImageError, RunnerError
-from ..pipeline import StageTimes
+from ..evaluation.pipeline import StageTimes
 from ..runners.base import Runner
+from ..types import Tensor
 from .ledger import ATTEMPTS, Book, Taken, WorkerId
 from .line import Line, Raw
 from .station import Station

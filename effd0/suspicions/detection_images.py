@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..dataset import Dataset
+from ..data.coco import Dataset
 from ..results_json import CocoResults
-from ..tensorfiles.manifest import listed
+from ..tensors.manifest import listed
 from .base import Suspicion
 from .detection_rows import FIELDS, NEAR, Rows, same_rows
 

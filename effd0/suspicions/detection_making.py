@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..anchors import anchor_boxes
-from ..arrays import Boxes, Floats
-from ..boxes import decode_boxes, nms
-from ..postprocess import sigmoid
+from ..detection.anchors import anchor_boxes
+from ..detection.boxes import decode_boxes, nms
+from ..detection.postprocess import sigmoid
 from ..spec import ModelSpec
+from ..types import Boxes, Floats
 from .detection_mistake import DetectionMistake, Make
 from .detection_steps import Found, ImageCandidates, clipped, decoded, make, picked, suppressed
 

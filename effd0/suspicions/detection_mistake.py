@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Indices
 from ..spec import ModelSpec
+from ..types import Indices
 from .detection_rows import Rows
 from .detection_steps import Found, ImageCandidates, clipped, decoded, make, picked
 

@@ -8,10 +8,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Indices
+from ..detection.postprocess import Detections
 from ..evaluate import to_coco_results
-from ..postprocess import Detections
 from ..spec import ModelSpec
+from ..types import Indices
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..anchors import anchor_boxes
-from ..arrays import Boxes, Floats, Indices
-from ..boxes import clip_boxes, decode_boxes, nms
-from ..heads import HeadOutputs
-from ..postprocess import gather_codes, select_topk, sigmoid
+from ..detection.anchors import anchor_boxes
+from ..detection.boxes import clip_boxes, decode_boxes, nms
+from ..detection.heads import HeadOutputs
+from ..detection.postprocess import gather_codes, select_topk, sigmoid
 from ..spec import ModelSpec
+from ..types import Boxes, Floats, Indices
 
 
 @dataclass(frozen=True)

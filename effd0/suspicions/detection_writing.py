@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..arrays import Indices
-from ..categories import NAMES
+from ..data.categories import NAMES
 from ..spec import ModelSpec
+from ..types import Indices
 from .detection_mistake import DetectionMistake, Doubles, WriteBoxes, as_xywh
 from .detection_steps import Found, ImageCandidates
 

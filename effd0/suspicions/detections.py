@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..categories import NAMES
-from ..dataset import Dataset
+from ..data.categories import NAMES
+from ..data.coco import Dataset
+from ..detection.postprocess import Detections
 from ..match import detection_parity
-from ..postprocess import Detections
 from ..results_json import CocoResults
 from ..spec import ModelSpec
-from ..tensorfiles.manifest import listed
+from ..tensors.manifest import listed
 from .base import Suspicion
 from .detection_fault import DetectionFault, confined_fault, unexplained_fault
 from .detection_images import coverage, find_order, rows_by_image, without_copies

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arrays import Tensor, Tensors
-from ..compare import compare_tensors
 from ..spec import ModelSpec
+from ..tensor_diff import compare_tensors
+from ..types import Tensor, Tensors
 from .base import Suspicion
 from .heads import CLEAN, EXPLAINED, FALL
 from .mistakes import mistakes_for

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Floats, Pixels
-from ..dataset import Dataset, Sample
-from ..preprocess import normalize, preprocess
+from ..data.coco import Dataset, Sample
+from ..data.preprocess import normalize, preprocess
 from ..spec import ModelSpec
-from ..tensorfiles.inputs import InputFiles, open_inputs
-from ..tensorfiles.manifest import listed
+from ..tensors.inputs import InputFiles, open_inputs
+from ..tensors.manifest import listed
 from ..tolerances import INPUTS
+from ..types import Floats, Pixels
 from .base import Suspicion
 from .inputs import suspect_input, suspect_order, thumbnail
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..arrays import Floats
 from ..spec import ModelSpec
+from ..types import Floats
 
 
 class Planted(NamedTuple):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Floats, Indices
-from ..categories import NAMES
+from ..data.categories import NAMES
 from ..spec import ModelSpec
+from ..types import Floats, Indices
 from .head_fault import HeadFault, Plant, Planted, always, by_anchor
 
 #: Values of a slice that are looked at to find which slice of the reference it is.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Floats
 from ..spec import ModelSpec
+from ..types import Floats
 from .head_fault import HeadFault, Plant, Planted, always, by_anchor
 
 Mask = npt.NDArray[np.bool_]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Floats, Tensors
-from ..compare import check_pair, compare_tensors
 from ..errors import HeadError
 from ..spec import ModelSpec
+from ..tensor_diff import check_pair, compare_tensors
+from ..types import Floats, Tensors
 from .base import Suspicion
 from .head_fault import KINDS, HeadFault
 from .head_orders import ORDER_FAULTS

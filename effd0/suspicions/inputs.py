@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arrays import Floats, Tensor
-from ..dataset import Sample
+from ..data.coco import Sample
+from ..data.preprocess import preprocess
 from ..errors import ResultError
-from ..preprocess import preprocess
 from ..spec import ModelSpec
+from ..types import Floats, Tensor
 from .base import Suspicion
 from .mistakes import mistakes_for
 from .source import Source

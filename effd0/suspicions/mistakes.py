@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..arrays import Floats
-from ..preprocess import letterbox, normalize
+from ..data.preprocess import letterbox, normalize
 from ..spec import SPECS, ModelSpec, Triple
+from ..types import Floats
 from .resample import aligned_nearest, area, unsmoothed_bilinear
 from .source import Mistake, Source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ..arrays import Floats, Indices
+from ..types import Floats, Indices
 
 
 def unsmoothed_bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..arrays import Floats, Pixels, Tensor
-from ..preprocess import letterbox, normalize, read_image
+from ..data.preprocess import letterbox, normalize, read_image
 from ..spec import ModelSpec
+from ..types import Floats, Pixels, Tensor
 
 
 @dataclass(frozen=True)

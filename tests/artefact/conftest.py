@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from effd0.arrays import Tensor, Tensors
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
 from effd0.modelfile import ModelFile, read_model
 from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import ModelSpec
 from effd0.suspicions.base import Suspicion
 from effd0.suspicions.fed import suspect_feed
+from effd0.types import Tensor, Tensors
 
 from .plain import PlainHeads
 

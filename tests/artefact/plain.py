@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from effd0.arrays import Tensor, Tensors
 from effd0.bisect.job import bisect_networks
 from effd0.bisect.network import network_of
 from effd0.blame import Blame, blame
 from effd0.errors import Effd0Error
 from effd0.export import ExportSettings, write_onnx, write_simplified
-from effd0.files import sha256
 from effd0.graph import load_graph
+from effd0.io import sha256
 from effd0.modelfile import ModelFile
 from effd0.parity import hold_heads, record, worst_figure
-from effd0.runners import RunnerOptions, open_runner
-from effd0.runners.named import NamedRunner
+from effd0.runners.base import NamedRunner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 from effd0.suspicions.base import Suspicion
+from effd0.types import Tensor, Tensors
 
 #: Images of the heads compared; one tells where a node errs.
 COMPARED = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from effd0.dataset import Dataset, check_images
+from effd0.data.coco import Dataset, check_images
 from effd0.known import hold_boxes, hold_categories, hold_contents
 
 from .conftest import NoteFigure

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from effd0.dataset import Dataset
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import preprocess
+from effd0.detection.heads import split_heads
 from effd0.errors import ResultError
-from effd0.feed import choose_batch_size, make_feed, takes_pixels
-from effd0.heads import split_heads
-from effd0.pipeline import run_dataset
-from effd0.preprocess import preprocess
+from effd0.evaluation.pipeline import run_dataset
 from effd0.results_json import read_results
-from effd0.runners.base import Runner
+from effd0.runners.base import Runner, choose_batch_size, make_feed, takes_pixels
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 from effd0.suspicions.detection_fault import DetectionFault

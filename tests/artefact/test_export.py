@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from effd0.arrays import Tensor
-from effd0.files import sha256
+from effd0.io import sha256
 from effd0.modelfile import ModelFile
-from effd0.runners import RunnerOptions, open_runner
-from effd0.runners.named import NamedRunner
+from effd0.runners.base import NamedRunner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
+from effd0.types import Tensor
 
 from .conftest import NoteFigure
 from .plain import PlainHeads

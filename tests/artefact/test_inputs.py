@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0.dataset import Dataset
-from effd0.preprocess import preprocess
+from effd0.data.coco import Dataset
+from effd0.data.preprocess import preprocess
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 from effd0.suspicions.folder import faults_of_inputs

@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from effd0.arrays import Floats, Tensors
-from effd0.dataset import Dataset, Sample
+from effd0.data.coco import Dataset, Sample
+from effd0.detection.heads import HeadOutputs, split_heads
+from effd0.detection.postprocess import postprocess
 from effd0.evaluate import evaluate
-from effd0.heads import HeadOutputs, split_heads
-from effd0.postprocess import postprocess
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 from effd0.tolerances import BOXES, SCORES
+from effd0.types import Floats, Tensors
 
 from ..scored import NOTHING, perfect, truth_of
 from .conftest import NoteFigure

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effd0.arrays import Tensor, Tensors
-from effd0.compare import scan
 from effd0.errors import FeedError, RunnerError
 from effd0.modelfile import read_model
 from effd0.parity import hold_heads, record, suspect_precision, worst_figure
 from effd0.spec import D0, ModelSpec
 from effd0.stages import Broken
 from effd0.suspicions.heads import suspect_heads
+from effd0.tensor_diff import scan
 from effd0.tolerances import MAY_ROUND
+from effd0.types import Tensor, Tensors
 
 from .conftest import HeadsOf, NoteFigure, OpenRunner, SuspectFed
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from effd0.arrays import Tensors
+from effd0.data.preprocess import ModelInput
+from effd0.detection.postprocess import Detections
 from effd0.errors import RunnerError
-from effd0.postprocess import Detections
-from effd0.preprocess import ModelInput
 from effd0.runners.base import Runner
 from effd0.scale.subject import Subject
+from effd0.types import Tensors
 
 from .runner import FakeRunner
 

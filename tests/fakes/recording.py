@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from effd0.arrays import Tensors
 from effd0.runners.base import DeviceTimes, TensorInfo
+from effd0.types import Tensors
 
 from ..helpers import SMALL
 from .runner import FLOAT, FakeRunner

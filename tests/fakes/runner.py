@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from effd0.arrays import Tensors
 from effd0.runners.base import TensorInfo
+from effd0.types import Tensors
 
 from ..helpers import SMALL
 

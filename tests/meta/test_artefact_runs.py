@@ -13,9 +13,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from effd0 import embedded
-from effd0.dataset import load_coco
-from effd0.files import sha256
+from effd0.data import fixture as embedded
+from effd0.data.coco import load_coco
+from effd0.io import sha256
 from effd0.runfile import read_run
 from effd0.stages import STAGES
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import embedded
+from effd0.data import fixture as embedded
 
 from ..cli_run import effd0
 

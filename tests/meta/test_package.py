@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import embedded
+from effd0.data import fixture as embedded
 
 ROOT = Path(__file__).parents[2]
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]

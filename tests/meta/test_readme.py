@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import cli, embedded
+from effd0 import cli
+from effd0.data import fixture as embedded
 
 from .options_page import unknown_options
 

@@ -2,5 +2,5 @@
 
 import os
 
-# Before any of the modules imports torch: two processes share the cores (see `effd0.threads`).
+# Before any of the modules imports torch: two processes share the cores (see `effd0.timing`).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -13,11 +13,11 @@ import torch
 from onnx import TensorProto
 
 from effd0.checkpoint import read_weights
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.export import ExportSettings, write_onnx, write_simplified
 from effd0.graph import DEFAULT_EDITS, apply_edits, load_graph, save_graph
 from effd0.spec import D0
-from effd0.tensorfiles.inputs import write_inputs
+from effd0.tensors.inputs import write_inputs
 
 from ..bisect_faults import renamed
 from ..onnx_models import pinned

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from effd0.categories import NAMES
-from effd0.dataset import load_coco
+from effd0.data.categories import NAMES
+from effd0.data.coco import load_coco
 
 from .fault import Fault, Good, Plant, Planted
 from .good import detections_of

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torchvision.ops import batched_nms, nms
 
-from effd0.arrays import Floats
-from effd0.categories import NAMES
-from effd0.dataset import Sample
-from effd0.heads import HeadOutputs
-from effd0.postprocess import Detections
+from effd0.data.categories import NAMES
+from effd0.data.coco import Sample
+from effd0.detection.heads import HeadOutputs
+from effd0.detection.postprocess import Detections
 from effd0.spec import D0
+from effd0.types import Floats
 
 from ..reference import Geometry, effdet_candidates
 from .fault import Fault, Good, Plant, Planted

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from effd0.dataset import Dataset
-from effd0.postprocess import Detections
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import Detections
 from effd0.spec import ModelSpec
 
 Found = Mapping[int, Detections]

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from effd0 import embedded
-from effd0.dataset import Dataset, load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import preprocess
 from effd0.evaluate import evaluate, to_coco_results
-from effd0.pipeline import run_dataset
-from effd0.preprocess import preprocess
-from effd0.runners import RunnerOptions, open_runner
+from effd0.evaluation.pipeline import run_dataset
 from effd0.runners.base import Runner
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec
-from effd0.tensorfiles.inputs import write_inputs
+from effd0.tensors.inputs import write_inputs
 
 from ..artefact.plain import fresh_export
 from .fault import Found, Good

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effd0.dataset import Sample
-from effd0.heads import split_heads
-from effd0.postprocess import postprocess
-from effd0.preprocess import preprocess
-from effd0.runners import RunnerOptions, open_runner
+from effd0.data.coco import Sample
+from effd0.data.preprocess import preprocess
+from effd0.detection.heads import split_heads
+from effd0.detection.postprocess import postprocess
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 
 from .fault import Fault, Found, Good, Plant, Planted

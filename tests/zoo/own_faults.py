@@ -12,10 +12,10 @@ from unittest import mock
 import numpy as np
 
 import effd0
+import effd0.data.preprocess
+import effd0.detection.postprocess
 import effd0.evaluate
-import effd0.pipeline
-import effd0.postprocess
-import effd0.preprocess
+import effd0.evaluation.pipeline
 
 from .fault import Fault, Good, Plant, Planted
 from .good import detections_of
@@ -96,19 +96,19 @@ def _fill_of_bgr(right: Change) -> Change:
 
 OWN_FAULTS = (
     Fault("own-fill-bgr", "preprocess", "peers F8", "own preprocessing",
-          _patched(effd0.preprocess, "normalize", _fill_of_bgr)),
+          _patched(effd0.data.preprocess, "normalize", _fill_of_bgr)),
     Fault("own-h-and-w-swapped", "decode", "peers F27", "own decoding",
-          _patched(effd0.postprocess, "decode_boxes", _swapped_sizes)),
+          _patched(effd0.detection.postprocess, "decode_boxes", _swapped_sizes)),
     Fault("own-anchors-offset", "decode", "peers F39", "own decoding",
-          _patched(effd0.postprocess, "decode_boxes", _offset)),
+          _patched(effd0.detection.postprocess, "decode_boxes", _offset)),
     Fault("own-clip-to-square", "decode", "peers F30", "own decoding",
-          _patched(effd0.postprocess, "clip_boxes", _clipped_to_square)),
+          _patched(effd0.detection.postprocess, "clip_boxes", _clipped_to_square)),
     Fault("own-clip-left-out", "decode", "peers F30", "own decoding",
-          _patched(effd0.postprocess, "clip_boxes", _unclipped)),
+          _patched(effd0.detection.postprocess, "clip_boxes", _unclipped)),
     Fault("own-iou-threshold", "nms", "peers F44", "own suppression",
-          _patched(effd0.postprocess, "nms", _threshold(0.6))),
+          _patched(effd0.detection.postprocess, "nms", _threshold(0.6))),
     Fault("own-nms-over-classes", "nms", "peers F43", "own suppression",
-          _patched(effd0.postprocess, "nms", _agnostic)),
+          _patched(effd0.detection.postprocess, "nms", _agnostic)),
     Fault("own-results-corners", "evaluate", "peers F28", "own scoring",
           _patched(effd0.evaluate, "to_coco_results", _corners)),
     Fault("own-classes-shifted", "evaluate", "peers F46", "own scoring",

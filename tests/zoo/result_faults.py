@@ -130,8 +130,8 @@ def _of_bad_inputs(remake: Callable[[Array], Array]) -> Plant:
     """Right results of wrong inputs: what the model says of images that were prepared wrongly."""
 
     def plant(good: Good, folder: Path) -> Planted:
-        from effd0.preprocess import preprocess
-        from effd0.runners import RunnerOptions, open_runner
+        from effd0.data.preprocess import preprocess
+        from effd0.runners.registry import RunnerOptions, open_runner
 
         copy = _copied(good, folder)
         with open_runner("ort", good.model, good.spec, RunnerOptions()) as runner:

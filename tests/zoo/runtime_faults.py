@@ -10,9 +10,9 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from effd0.arrays import Tensors
-from effd0.runners.ort import OrtRunner
+from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.torch import TorchRunner
+from effd0.types import Tensors
 
 from .fault import Fault, Good, Plant, Planted
 from .good import detections_of
@@ -54,7 +54,7 @@ def _autocast(kind: str) -> Spoil:
     runners: dict[str, TorchRunner] = {}
 
     def spoil(_self: OrtRunner, heads: Tensors, feed: Tensors) -> Tensors:
-        from effd0 import embedded
+        from effd0.data import fixture as embedded
         from effd0.spec import D0
 
         if kind not in runners:
@@ -73,7 +73,7 @@ def _with_weights(change: Callable[[Any], Any]) -> Spoil:
     def spoil(_self: OrtRunner, heads: Tensors, feed: Tensors) -> Tensors:
         import torch
 
-        from effd0 import embedded
+        from effd0.data import fixture as embedded
         from effd0.spec import D0
 
         if "it" not in runners:

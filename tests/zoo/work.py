@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from effd0.dataset import load_coco
+from effd0.data.coco import load_coco
 from effd0.errors import Effd0Error
 from effd0.evaluate import evaluate
 

@@ -1,0 +1,1 @@
+"""COCO folders, the letterbox, the bundled test set and downloads."""

@@ -1,0 +1,1 @@
+"""Head outputs to detections: anchors, boxes, top-k, non-maximum suppression."""

@@ -1,0 +1,1 @@
+"""One evaluation: a model over a data set, from JPEG files to a verdict."""

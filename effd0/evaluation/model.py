@@ -1,0 +1,106 @@
+"""
+What is to be run: a model file, or a checkpoint, on a backend that takes it.
+
+What is not given is the embedded checkpoint.  A checkpoint for ONNX Runtime or OpenVINO is
+exported first, for the time of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import build
+from ..data import fixture as embedded
+from ..errors import CheckpointError, RunnerError
+from ..graph import ORT_EDITS
+from ..runners.base import Runner
+from ..runners.registry import RunnerOptions, open_runner
+from ..spec import D0, ModelSpec
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What is to be run: an ONNX model, or a checkpoint (the embedded one if neither is given)."""
+
+    model: Path | None = None
+    checkpoint: Path | None = None
+    runner: str | None = None
+    spec: ModelSpec = D0
+    options: RunnerOptions = field(default_factory=RunnerOptions)
+
+    def checked_runner(self) -> str:
+        """The runner's name; raise `RunnerError` where the choices contradict each other."""
+        runner = self._default_runner() if self.runner is None else self.runner
+        self.options.check_for(runner)
+        self._check_pair(runner)
+        if self.model is not None and not self.model.is_file():
+            command = "compile" if runner == "acl" else "export"
+            raise RunnerError(f"{self.model} does not exist; make it with 'effd0 {command}'")
+        if self.checkpoint is not None and not self.checkpoint.is_file():
+            raise CheckpointError(
+                f"{self.checkpoint} does not exist; get one with 'effd0 fetch checkpoint'"
+            )
+        return runner
+
+    def _check_pair(self, runner: str) -> None:
+        """Raise `RunnerError` where *runner* cannot run what is given."""
+        if runner == "recorded":
+            raise RunnerError(
+                "--runner recorded runs no model; score results that were written before with "
+                "'effd0 postprocess --omfile DIR'"
+            )
+        if self.model is not None and self.checkpoint is not None:
+            raise RunnerError(
+                "both --model and --checkpoint are given, but one runs; leave one out"
+            )
+        if runner != "acl" and self.model is not None and self.model.suffix == ".om":
+            raise RunnerError(
+                f"--runner {runner} is given, but --model {self.model} is compiled for an NPU; "
+                "use --runner acl, or give the .onnx it was made of"
+            )
+        if runner == "torch" and self.model is not None:
+            raise RunnerError(
+                f"--runner torch takes a checkpoint, but --model {self.model} is given; "
+                "use --checkpoint, or --runner ort"
+            )
+        if runner == "acl" and self.model is None:
+            raise RunnerError(
+                "--runner acl takes an .om model, but no --model is given; "
+                "make one with 'effd0 compile'"
+            )
+
+    def _default_runner(self) -> str:
+        compiled = self.model is not None and self.model.suffix == ".om"
+        return "acl" if compiled else "ort"
+
+    @contextlib.contextmanager
+    def file(self, batch_size: int | None = None) -> Iterator[Path]:
+        """
+        The file to run, exported for the time of the block if need be.
+
+        For ONNX Runtime on a CPU it is exported for *batch_size*, or 1, in the form that runs
+        fastest there.
+        """
+        runner = self.checked_runner()
+        if self.model is not None:
+            yield self.model
+            return
+        checkpoint = embedded.checkpoint() if self.checkpoint is None else self.checkpoint
+        if runner == "torch":
+            yield checkpoint
+            return
+        fixed = runner == "ort" and self.options.provider == RunnerOptions.provider
+        best = (batch_size or 1, ORT_EDITS) if fixed else (None, ())
+        with build.exported(checkpoint, self.spec, *best) as path:
+            yield path
+
+    @contextlib.contextmanager
+    def opened(self, batch_size: int | None = None) -> Iterator[tuple[Runner, Path]]:
+        """The open runner and the file that it runs, which takes *batch_size*; see `file`."""
+        with self.file(batch_size) as path:
+            name = self.checked_runner()
+            with open_runner(name, path, self.spec, self.options) as runner:
+                yield runner, path

@@ -1,0 +1,273 @@
+"""Images read ahead in batches, by threads of the host, into memory that is used again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ..data.coco import Sample, other_size
+from ..data.preprocess import ModelInput, preprocess
+from ..detection.heads import HeadOutputs, split_heads
+from ..detection.postprocess import Detections, postprocess
+from ..errors import ImageError, RunnerError
+from ..runners.base import DetectingRunner, Runner, infer_offline, make_feed, takes_pixels
+from ..spec import ModelSpec
+from ..timing import Latency
+from ..types import Tensor, Tensors
+
+
+@dataclass(frozen=True)
+class Read:
+    """An image that was read, without its pixels: what its detections need."""
+
+    sample: Sample
+    image_scale: float
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that were read: *rows*, where given, are the inputs' tensors as one array."""
+
+    reads: list[Read]
+    inputs: list[ModelInput]
+    rows: Tensor | None
+
+
+class Arrays:
+    """Arrays for batches of network input: those that were given back are taken again."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._free: list[Tensor] = []
+
+    def take(self) -> Tensor:
+        """Return an array whose contents nobody needs."""
+        return self._free.pop() if self._free else np.empty(self._shape, np.float32)
+
+    def give_back(self, array: Tensor) -> None:
+        """Say that the contents of *array* are not needed any more."""
+        self._free.append(array)
+
+
+def read_batches(
+    samples: Iterable[Sample],
+    pool: ThreadPoolExecutor,
+    read: Callable[[Path, Tensor | None], ModelInput],
+    batch_size: int,
+    arrays: Arrays | None,
+) -> Iterator[Batch]:
+    """
+    Batches of preprocessed images, read at most one batch ahead.
+
+    Raises what *read* raises, and `ImageError` for an image that is not of the annotated size.
+    """
+    source = iter(samples)
+
+    def read_on() -> tuple[list[tuple[Sample, Future[ModelInput]]], Tensor | None]:
+        taken = list(islice(source, batch_size))
+        array = arrays.take() if arrays is not None and taken else None
+        places = [None] * len(taken) if array is None else array
+        return [
+            (sample, pool.submit(read, sample.path, place))
+            for sample, place in zip(taken, places, strict=False)
+        ], array
+
+    reading, array = read_on()
+    while reading:
+        ready, rows = reading, array
+        reading, array = read_on()
+        inputs = [future.result() for _, future in ready]
+        reads = [_read(sample, one) for (sample, _), one in zip(ready, inputs, strict=True)]
+        yield Batch(reads, inputs, rows)
+
+
+def _read(sample: Sample, one: ModelInput) -> Read:
+    """What is kept of *sample*, which was read as *one*."""
+    if one.image_size != sample.size:
+        raise ImageError(
+            f"{other_size(sample, one.image_size)}; "
+            "copy or download it again, or correct the annotation file"
+        )
+    return Read(sample, one.image_scale, one.image_size)
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class StageTimes:
+    """
+    Seconds spent in each stage: per image, but for inference, which is per batch.
+
+    A runner that gives detections by itself postprocesses within its inference.
+    """
+
+    preprocess: list[float] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)
+    postprocess: list[float] = field(default_factory=list)
+
+    def latencies(self) -> dict[str, Latency]:
+        """Stage name -> its latency."""
+        return {name: Latency.from_seconds(values) for name, values in vars(self).items()}
+
+    def move(self, to: StageTimes) -> None:
+        """Move what is here now *to* another, whatever is added meanwhile."""
+        for name, values in vars(self).items():
+            count = len(values)
+            vars(to)[name].extend(values[:count])
+            del values[:count]
+
+
+def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
+    """Detect in one image file; *runner* is open."""
+    if isinstance(runner, DetectingRunner):
+        (found,) = runner.detect_stream([[preprocess(path, spec, normalized=False)]])
+        return found[0]
+    model_input = preprocess(path, spec, normalized=not takes_pixels(runner))
+    outputs = runner.infer(make_feed([model_input], runner))
+    return postprocess(
+        split_heads(outputs, spec)[0], model_input.image_scale, model_input.image_size, spec
+    )
+
+
+def run_dataset(
+    samples: Iterable[Sample],
+    runner: Runner,
+    spec: ModelSpec,
+    *,
+    batch_size: int,
+    host_threads: int = 2,
+    times: StageTimes | None = None,
+) -> Generator[tuple[Sample, Detections]]:
+    """
+    Yield the detections of every sample, in order, as they are done; *runner* is open.
+
+    Raises what the stages raise.  *times*, where given, is filled.
+    """
+    times = StageTimes() if times is None else times
+    pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
+    with ThreadPoolExecutor(host_threads, "effd0") as pool:
+        read = partial(_timed_preprocess, spec, not pixels, times)
+        arrays = None if pixels else Arrays((batch_size, *spec.input_shape))
+        batches = read_batches(samples, pool, read, batch_size, arrays)
+        try:
+            if isinstance(runner, DetectingRunner):
+                detected = _timed(partial(_detected, runner), batches, arrays, times)
+                for reads, found in detected:
+                    yield from zip((read.sample for read in reads), found, strict=True)
+            else:
+                inferred = _timed(partial(_inferred, runner), batches, arrays, times)
+                yield from _postprocessed(pool, inferred, spec, times)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _timed_preprocess(
+    spec: ModelSpec, normalized: bool, times: StageTimes, path: Path, out: Tensor | None
+) -> ModelInput:
+    start = time.perf_counter()
+    result = preprocess(path, spec, normalized=normalized, out=out)
+    times.preprocess.append(time.perf_counter() - start)
+    return result
+
+
+def _postprocessed(
+    pool: ThreadPoolExecutor,
+    inferred: Iterator[tuple[list[Read], Tensors]],
+    spec: ModelSpec,
+    times: StageTimes,
+) -> Iterator[tuple[Sample, Detections]]:
+    """Each image with its detections: *pool* makes them of the heads of the batch before."""
+    pending: list[tuple[Sample, Future[Detections]]] = []
+    for reads, heads in _split(inferred, spec):
+        # The batch before ends here, so that its heads are freed before more come.
+        done = [(sample, future.result()) for sample, future in pending]
+        pending = [
+            (read.sample, pool.submit(_timed_postprocess, head, read, spec, times))
+            for read, head in zip(reads, heads, strict=True)
+        ]
+        del heads
+        yield from done
+    for sample, future in pending:
+        yield sample, future.result()
+
+
+def _split(
+    inferred: Iterator[tuple[list[Read], Tensors]], spec: ModelSpec
+) -> Iterator[tuple[list[Read], list[HeadOutputs]]]:
+    """Each batch with the heads of its images."""
+    for reads, outputs in inferred:
+        heads = split_heads(outputs, spec)
+        if len(heads) != len(reads):
+            raise RunnerError(f"the model gave {len(heads)} rows for {len(reads)} images")
+        del outputs  # the heads are all that is to stay in memory
+        yield reads, heads
+
+
+def _inferred(runner: Runner, batches: Iterable[Batch]) -> Generator[Tensors]:
+    """The outputs of each batch."""
+    return infer_offline(
+        runner,
+        (
+            make_feed(one.inputs, runner, None if one.rows is None else one.rows[: len(one.reads)])
+            for one in batches
+        ),
+    )
+
+
+def _detected(runner: DetectingRunner, batches: Iterable[Batch]) -> Generator[list[Detections]]:
+    """The detections of each batch."""
+    return runner.detect_stream(batch.inputs for batch in batches)
+
+
+def _timed(
+    run: Callable[[Iterable[Batch]], Generator[T]],
+    batches: Iterator[Batch],
+    arrays: Arrays | None,
+    times: StageTimes,
+) -> Iterator[tuple[list[Read], T]]:
+    """Each batch with what *run* gives.  Inference is the time that it takes of this thread."""
+    under_way: deque[tuple[list[Read], Tensor | None]] = deque()
+    reading_s = 0.0
+
+    def taken() -> Iterator[Batch]:
+        nonlocal reading_s
+        start = time.perf_counter()
+        for batch in batches:
+            under_way.append((batch.reads, batch.rows))
+            reading_s += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
+        reading_s += time.perf_counter() - start
+
+    with contextlib.closing(run(taken())) as results:
+        while True:
+            asked, reading_s = time.perf_counter(), 0.0
+            done = list(islice(results, 1))
+            if not done:
+                return
+            times.inference.append(time.perf_counter() - asked - reading_s)
+            reads, rows = under_way.popleft()
+            if arrays is not None and rows is not None:
+                arrays.give_back(rows)
+            yield reads, done.pop()  # so that it is not held here while it is used
+
+
+def _timed_postprocess(
+    heads: HeadOutputs, read: Read, spec: ModelSpec, times: StageTimes
+) -> Detections:
+    start = time.perf_counter()
+    result = postprocess(heads, read.image_scale, read.image_size, spec)
+    times.postprocess.append(time.perf_counter() - start)
+    return result

@@ -1,1 +1,0 @@
-"""A folder of inputs through a runner, as ais_bench does it: results, summary, throughput."""

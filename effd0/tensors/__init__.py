@@ -1,0 +1,1 @@
+"""Tensors on disk: network inputs with their manifest, and head outputs."""

@@ -1,0 +1,219 @@
+"""
+Network inputs on disk: one ``<stem>.bin`` an image, as the recipe's runners read them.
+
+A manifest beside them says what they are, by image id; it is written last, so that a folder
+with a manifest is complete.  A folder of another tool, without one, is read in natural order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.coco import Dataset, Sample
+from ..data.preprocess import preprocess
+from ..errors import OutputError, ResultError
+from ..io import sha256, written_whole
+from ..spec import ModelSpec
+from .manifest import DTYPES, MANIFEST, Manifest, listed, read_manifest, write_manifest
+
+SUFFIXES = (".bin", ".npy")
+
+
+def input_shape(dtype: str, spec: ModelSpec) -> tuple[int, int, int]:
+    """Shape of one image's input of *dtype*, one of `DTYPES`."""
+    return (spec.image_size, spec.image_size, 3) if dtype == "uint8" else spec.input_shape
+
+
+def write_inputs(
+    dataset: Dataset,
+    folder: Path,
+    spec: ModelSpec,
+    host_threads: int = 2,
+    *,
+    dtype: str = "float32",
+) -> Iterator[Sample]:
+    """
+    Write the network input of every image to *folder*, yielding each sample when it is written.
+
+    Each file is 3 x 512 x 512 float32 in C order, little endian; or that as float16; or, of dtype
+    uint8, the letterboxed 512 x 512 x 3 pixels.  A manifest of an earlier run is removed first,
+    since it no longer tells the truth.  Raises `OutputError` where two images have the same stem.
+    """
+    stems = {sample.path.stem for sample in dataset.samples}
+    if len(stems) != len(dataset.samples):
+        raise OutputError(
+            f"{len(dataset.samples)} images have only {len(stems)} different stems, "
+            f"but each needs a file of its own in {folder}; rename the images"
+        )
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error}; choose another") from error
+    entries = []
+    with ThreadPoolExecutor(host_threads) as pool:
+        entry_of = partial(_write_input, folder=folder, spec=spec, dtype=dtype)
+        for sample, entry in zip(dataset.samples, pool.map(entry_of, dataset.samples), strict=True):
+            entries.append(entry)
+            yield sample
+    content = {
+        "spec": asdict(spec),
+        "dtype": dtype,
+        "annotations_sha256": sha256(dataset.annotation_file),
+        "images_total": dataset.total,
+        "images": entries,
+    }
+    write_manifest(folder / MANIFEST, content)
+
+
+def _write_input(sample: Sample, *, folder: Path, spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    model_input = preprocess(sample.path, spec, normalized=dtype != "uint8")
+    path = folder / f"{sample.path.stem}.bin"
+    with written_whole(path) as temporary:
+        model_input.tensor.astype(np.dtype(dtype).newbyteorder("<"), copy=False).tofile(temporary)
+    return {
+        "image_id": sample.image_id,
+        "file": path.name,
+        "image_scale": model_input.image_scale,
+        "image_size": list(model_input.image_size),
+        "sha256": sha256(path),
+        "picture_sha256": sha256(sample.path),
+    }
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """
+    A folder of network inputs, one *file* an image, each of *shape* and *dtype*.
+
+    *manifest* is None where another tool wrote them; the files are then in natural order.
+    """
+
+    files: tuple[Path, ...]
+    dtype: np.dtype[Any]
+    shape: tuple[int, int, int]
+    manifest: Manifest | None
+
+    def read(self, file: Path) -> npt.NDArray[Any]:
+        """
+        The tensor in *file*, of `shape` and `dtype`.
+
+        Raises `ResultError` if it is not, or has changed since the manifest was written.
+        """
+        try:
+            content = file.read_bytes()
+            tensor = self._decoded(content, file.suffix)
+        except (OSError, ValueError, EOFError) as error:
+            raise ResultError(f"{file} cannot be read: {error}; write the inputs again") from error
+        known = None if self.manifest is None else self.manifest.digests[file.stem]
+        if known is not None and hashlib.sha256(content).hexdigest() != known:
+            raise ResultError(
+                f"{file} has changed since the manifest beside it was written; "
+                "write the inputs again"
+            )
+        if (tensor.shape, tensor.dtype) != (self.shape, self.dtype):
+            raise ResultError(
+                f"{file} is {tensor.dtype} {tensor.shape}, but {self.dtype} {self.shape} was "
+                "wanted, as of the first; write the inputs again"
+            )
+        return tensor
+
+    def _decoded(self, content: bytes, suffix: str) -> npt.NDArray[Any]:
+        if suffix == ".bin":
+            return np.frombuffer(content, self.dtype.newbyteorder("<")).reshape(self.shape)
+        tensor: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+        return tensor[0] if tensor.shape[:1] == (1,) else tensor
+
+
+def open_inputs(folder: Path, spec: ModelSpec) -> InputFiles:
+    """
+    The inputs of *spec* in *folder*: what its manifest lists, or else all .bin and .npy files.
+
+    Raises `ResultError` with a list of what is missing, foreign, doubled or of another size.
+    """
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is not a folder; make one with 'effd0 preprocess --bin-save'")
+    found = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
+    found.sort(key=lambda path: natural_key(path.name))
+    if not found:
+        raise ResultError(f"{folder} holds no .bin or .npy; make some with 'effd0 preprocess'")
+    manifest = read_manifest(folder / MANIFEST) if (folder / MANIFEST).exists() else None
+    if manifest is not None:
+        manifest.check_spec(spec)
+        _check_listed(folder, found, manifest)
+        found = [folder / image.file for image in manifest.images]
+    twice = [stem for stem, n in Counter(path.stem for path in found).items() if n > 1]
+    if twice:
+        raise ResultError(f"{folder} has two files each for {listed(twice)}; keep one of each")
+    dtype = _common_dtype(folder, found, spec) if manifest is None else manifest.dtype
+    inputs = InputFiles(tuple(found), np.dtype(dtype), input_shape(dtype, spec), manifest)
+    _check_sizes(folder, inputs)
+    return inputs
+
+
+def natural_key(name: str) -> list[Any]:
+    """Sort key that counts: 9.bin before 10.bin, whatever the case; ais_bench lists folders so."""
+    # Text and numbers take turns, so that only like is compared with like.
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _check_listed(folder: Path, found: Sequence[Path], manifest: Manifest) -> None:
+    there, wanted = {path.name for path in found}, {image.file for image in manifest.images}
+    problems = [
+        f"{len(names)} {what}: {listed(sorted(names))}"
+        for what, names in (("are missing", wanted - there), ("are foreign", there - wanted))
+        if names
+    ]
+    if problems:
+        raise ResultError(
+            f"{folder} holds {len(there)} inputs, but its manifest lists {len(wanted)}; "
+            f"{'; '.join(problems)}; write the inputs again, into an empty folder"
+        )
+
+
+def _common_dtype(folder: Path, found: Sequence[Path], spec: ModelSpec) -> str:
+    """What the first of *found* holds, which has no manifest to say it."""
+    first = found[0]
+    if first.suffix == ".npy":
+        try:
+            kind = str(np.load(first, mmap_mode="r", allow_pickle=False).dtype)
+        except (OSError, ValueError, EOFError) as error:
+            raise ResultError(f"{first} is no .npy file: {error}; write it again") from error
+    else:
+        kinds = {_size(dtype, spec): dtype for dtype in DTYPES}
+        kind = kinds.get(first.stat().st_size, f"{first.stat().st_size} bytes")
+    if kind not in DTYPES:
+        wanted = ", ".join(f"{d} {input_shape(d, spec)} of {_size(d, spec)} bytes" for d in DTYPES)
+        raise ResultError(
+            f"{first} is {kind}, but one input is {wanted}; write {folder} with 'effd0 preprocess'"
+        )
+    return kind
+
+
+def _size(dtype: str, spec: ModelSpec) -> int:
+    """Bytes of one input."""
+    return math.prod(input_shape(dtype, spec)) * np.dtype(dtype).itemsize
+
+
+def _check_sizes(folder: Path, inputs: InputFiles) -> None:
+    wanted = math.prod(inputs.shape) * inputs.dtype.itemsize
+    raw = [path for path in inputs.files if path.suffix == ".bin"]
+    wrong = [f"{p.name} ({size})" for p in raw if (size := p.stat().st_size) != wanted]
+    if wrong:
+        raise ResultError(
+            f"{len(wrong)} inputs in {folder} have not the {wanted} bytes of "
+            f"{inputs.dtype} {inputs.shape}: {listed(wrong)}; write them again"
+        )
