@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .results.check import Broken
+
+__all__ = ["STAGES", "Broken", "Check", "StageVerdict", "evidence_of", "stage_verdict"]
 #: From the images on disk to the gate.
 STAGES = (
     "dataset", "preprocess", "checkpoint", "export", "graph", "runner", "decode", "nms",
@@ -18,28 +21,6 @@ STAGES = (
 EVIDENCE_LENGTH = 300
 #: A suspicion may name a node of a graph, whose name is a path.
 SUSPICION_LENGTH = 600
-
-
-class Broken(AssertionError):
-    """
-    A check that failed: *evidence* says what was measured and what was allowed, in one line.
-
-    *suspicion* is what explains it, once planting that made the difference vanish; *stage* is
-    where the suspicion lies, if that is another stage than the check's own.  *details* are lines
-    for whoever reads on.
-    """
-
-    def __init__(
-        self,
-        evidence: str,
-        suspicion: object = None,
-        stage: str | None = None,
-        details: Sequence[str] = (),
-    ) -> None:
-        self.evidence, self.stage, self.details = evidence, stage, tuple(details)
-        self.suspicion = "" if suspicion is None else str(suspicion)
-        named = [f"suspicion: {self.suspicion}"] if self.suspicion else []
-        super().__init__("\n".join([evidence, *named, *details]))
 
 
 @dataclass(frozen=True)

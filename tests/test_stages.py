@@ -98,7 +98,7 @@ class _Tested:
 def test_what_is_broken_says_its_evidence_first() -> None:
     """A traceback shows evidence, suspicion and details, each on lines of its own."""
     broken = Broken("0.3 off", _Tested(), "preprocess", ["class_p3 0.3", "box_p3 0.1"])
-    assert str(broken) == "0.3 off\nsuspicion: BGR: it falls to 0\nclass_p3 0.3\nbox_p3 0.1"
+    assert str(broken) == "0.3 off\ndiagnosis: BGR: it falls to 0\nclass_p3 0.3\nbox_p3 0.1"
     assert (broken.evidence, broken.suspicion) == ("0.3 off", "BGR: it falls to 0")
     assert (broken.stage, broken.details) == ("preprocess", ("class_p3 0.3", "box_p3 0.1"))
 

@@ -1,0 +1,1 @@
+"""What a run found, as data: checks, verdict, run files, comparisons."""
