@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from .atc import npusmi
+from .ascend import npu_smi
 from .errors import AtcError
 from .report import environment
 from .runners.registry import RunnerOptions
@@ -146,7 +146,7 @@ def _chips(kind: str) -> Iterator[tuple[str, str]]:
         yield from _nvidia()
     elif kind == "npu":
         try:
-            chips = npusmi.installed()
+            chips = npu_smi.installed()
         except AtcError:
             return
         for chip in chips:

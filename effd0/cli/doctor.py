@@ -13,10 +13,10 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from ..atc import npusmi
-from ..data.fixture import folder
-from ..errors import AtcError, DatasetError
-from ..report import installed_version
+from .ascend import npu_smi
+from .embedded import folder
+from .errors import AtcError, DatasetError
+from .report import installed_version
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _ascend() -> tuple[str, bool]:
     if shutil.which("npu-smi") is None:
         return "none (no npu-smi on the PATH)", True
     try:
-        chips = npusmi.installed()
+        chips = npu_smi.installed()
     except AtcError as error:
         return str(error), False
     counts = Counter(chip.short_name for chip in chips)

@@ -18,9 +18,9 @@ from ..graph import check_support, load_graph, model_input
 from ..io import check_writable, sha256, written_whole
 from ..spec import ModelSpec
 from .aipp import normalizing_aipp
-from .log import NOT_FOUND, AtcLog, explain, read_log
-from .npusmi import find_soc
-from .options import AtcOptions, input_shape
+from .atc_log import NOT_FOUND, explain, read_log
+from .atc_options import AtcOptions, input_shape
+from .npu_smi import find_soc
 
 MIXLIST_NAME = "ops_info.json"
 #: The recipe's: in float16 this reduction overflows at some batch sizes.
@@ -33,7 +33,7 @@ class AtcCommand:
     A call of ATC.  *output* lacks the suffix that ATC adds; a batch of -1 is set by the gears.
 
     *generated* are files that the call reads and that effd0 writes, with their content;
-    *warnings* tell what some versions of ATC do not take.
+    *warnings* name what some versions of ATC do not take.
     """
 
     model: Path
@@ -49,7 +49,7 @@ class AtcCommand:
 
     @property
     def om(self) -> Path:
-        """The file that is to come out."""
+        """The file that ATC is to make."""
         return self.output.with_name(f"{self.output.name}.om")
 
     def argv(self) -> list[str]:
@@ -89,14 +89,13 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
     """
     The call of ATC that compiles the ONNX file *model* to *output*, with or without ``.om``.
 
-    Raises `AtcError` where *options* do not fit the model, where the model holds what ATC is
-    known to refuse, or where the chip is not known; `GraphError` for a file that is no ONNX.
+    Raises `AtcError` where *options* do not fit the model, where ATC is known to refuse part of
+    the model, or where the chip is not known; `GraphError` for a file that is no ONNX.
     """
     graph = load_graph(model)
     problems = check_support(graph)
     if fatal := [str(problem) for problem in problems if problem.fatal]:
         raise AtcError("\n  ".join([f"ATC does not take {model} as it is:", *fatal]))
-    warnings = tuple(str(problem) for problem in problems)
     name, dims, _ = model_input(graph)
     shape = input_shape(model, dims, options)
     if options.aipp and shape[1:] != spec.input_shape:
@@ -114,42 +113,43 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
         aipp = output.parent / f"aipp_{spec.arch}.cfg"
         generated.append((aipp, str(normalizing_aipp(spec))))
     soc = find_soc() if options.soc_version is None else options.soc_version
-    files = tuple(generated)
-    return AtcCommand(model, output, soc, name, shape, options, mixlist, aipp, files, warnings)
+    warnings = tuple(str(problem) for problem in problems)
+    return AtcCommand(
+        model, output, soc, name, shape, options, mixlist, aipp, tuple(generated), warnings
+    )
 
 
 def write_generated(command: AtcCommand) -> list[Path]:
     """
-    Write the files that *command* reads and that are not there yet; return their paths.
+    Write the files that *command* reads and that are missing; return their paths.
 
-    Raises `AtcError` where one of that name holds something else, which may still be wanted.
+    Raises `AtcError` where one of that name has another content, which may still be wanted.
     """
+    missing = []
     for path, content in command.generated:
-        if path.exists() and not _holds(path, content):
+        if not path.exists():
+            missing.append((path, content))
+            continue
+        # White space has no meaning in these files.
+        found = b"".join(path.read_bytes().split()) if path.is_file() else b""
+        if found != b"".join(content.encode().split()):
             option = "--modify-mixlist" if path == command.mixlist else "--insert-op-conf"
             raise AtcError(
                 f"{path} holds something else than effd0 would write there; "
                 f"use it with {option} {path}, or move it away"
             )
-    missing = [(path, content) for path, content in command.generated if not path.exists()]
     for path, content in missing:
         with written_whole(path) as temporary:
             temporary.write_text(content)
     return [path for path, _ in missing]
 
 
-def _holds(path: Path, content: str) -> bool:
-    """Whether the file *path* holds *content*, but for white space, which means nothing in it."""
-    words = [] if not path.is_file() else path.read_bytes().split()
-    return b"".join(words) == b"".join(content.encode().split())
-
-
 def run_atc(command: AtcCommand) -> Compiled:
     """
     Run ATC away from the working directory, which it would litter; name its result at the end.
 
-    Success is its exit code, its own word and the file together.  Raises `AtcError` with what
-    to do and ATC's last lines; on that and on an interrupt, nothing is left but *generated*.
+    Success is its exit code, its own word and the file together.  Raises `AtcError` with what to
+    do and ATC's last lines; after that or an interrupt only *generated* is left, and no process.
     """
     tool = shutil.which("atc")
     if tool is None:
@@ -157,16 +157,46 @@ def run_atc(command: AtcCommand) -> Compiled:
     check_writable(command.om)
     write_generated(command)
     with tempfile.TemporaryDirectory(prefix="effd0-atc-", ignore_cleanup_errors=True) as folder:
-        out = Path(folder) / "out"
+        out, work, log_path = (Path(folder) / name for name in ("out", "work", "log"))
         out.mkdir()
+        work.mkdir()
+        moved = replace(
+            command,
+            model=command.model.absolute(),
+            output=out / command.output.name,
+            mixlist=command.mixlist and command.mixlist.absolute(),
+            aipp=command.aipp and command.aipp.absolute(),
+        )
+        words = [str(Path(tool).absolute()), *moved.argv()[1:]]
         start = time.perf_counter()
-        words = [str(Path(tool).absolute()), *_moved(command, out).argv()[1:]]
-        exit_code, log = _call(words, Path(folder))
+        # A file, not a pipe: compilers that outlive an ATC that was killed would keep a pipe open.
+        with log_path.open("wb") as sink:
+            try:
+                process = subprocess.Popen(
+                    words,
+                    cwd=work,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                )
+            except OSError as error:
+                raise AtcError(
+                    f"{words[0]} cannot be started: {error}; install CANN again"
+                ) from error
+            try:
+                exit_code = process.wait()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                raise
         seconds = time.perf_counter() - start
-        # ATC adds the host's system to the name of some models: d0_linux_aarch64.om.
-        made = sorted(out.glob("*.om"))
+        with log_path.open(errors="replace") as lines:
+            log = read_log(lines)
         if exit_code != 0 or not log.succeeded:
             raise AtcError(explain(exit_code, log))
+        # ATC adds the host's system to the name of some models: d0_linux_aarch64.om.
+        made = sorted(out.glob("*.om"))
         if len(made) != 1 or made[0].stat().st_size == 0:
             left = ", ".join(f"{path.name} with {path.stat().st_size} bytes" for path in made)
             raise AtcError(
@@ -176,38 +206,3 @@ def run_atc(command: AtcCommand) -> Compiled:
         with written_whole(command.om) as temporary:
             shutil.move(made[0], temporary)
     return Compiled(command.om, seconds, command.om.stat().st_size, sha256(command.om))
-
-
-def _moved(command: AtcCommand, out: Path) -> AtcCommand:
-    """The same command for any working directory, with its output in *out*."""
-    mixlist = None if command.mixlist is None else command.mixlist.absolute()
-    aipp = None if command.aipp is None else command.aipp.absolute()
-    model, output = command.model.absolute(), out / command.output.name
-    return replace(command, model=model, output=output, mixlist=mixlist, aipp=aipp)
-
-
-def _call(words: list[str], folder: Path) -> tuple[int, AtcLog]:
-    """Run *words* in *folder*; an interrupt ends them with all processes that they started."""
-    work, log = folder / "work", folder / "log"
-    work.mkdir()
-    # A file, not a pipe: compilers that outlive an ATC that was killed would hold a pipe open.
-    with log.open("wb") as sink:
-        try:
-            process = subprocess.Popen(
-                words,
-                cwd=work,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
-        except OSError as error:
-            raise AtcError(f"{words[0]} cannot be started: {error}; install CANN again") from error
-        try:
-            exit_code = process.wait()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
-    with log.open(errors="replace") as lines:
-        return exit_code, read_log(lines)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import AtcError
@@ -37,7 +36,7 @@ class Npu:
 
     @property
     def well(self) -> bool:
-        """Whether npu-smi has nothing to complain of."""
+        """Whether npu-smi reports no fault."""
         return self.health == "OK"
 
 
@@ -45,7 +44,13 @@ def parse_info(text: str) -> tuple[Npu, ...]:
     """Read the chips out of what ``npu-smi info`` printed, in its order."""
     found = []
     named: tuple[int, str, str] | None = None
-    for first, second in _rows(text):
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().split("|")[1:-1]]
+        if any(cell.startswith("Process") for cell in cells):
+            break  # the rows of processes look alike
+        if len(cells) < 2:  # noqa: PLR2004  # a separator
+            continue
+        first, second, *_ = cells
         if named is None:
             match = re.fullmatch(r"(\d+)\s+(\S+)", first)
             named = (int(match[1]), match[2], second) if match else None
@@ -54,16 +59,6 @@ def parse_info(text: str) -> tuple[Npu, ...]:
             found.append(Npu(number, int(match[1]), name, health, second))
             named = None
     return tuple(found)
-
-
-def _rows(text: str) -> Iterator[tuple[str, str]]:
-    """The first two cells of each row, up to the table of processes, whose rows look alike."""
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip().split("|")[1:-1]]
-        if any(cell.startswith("Process") for cell in cells):
-            return
-        if len(cells) > 1:
-            yield cells[0], cells[1]
 
 
 def installed() -> tuple[Npu, ...]:
@@ -97,9 +92,10 @@ def soc_version(chip: Npu) -> str:
     # A3 answers for one chip, 950 for the whole NPU only.
     for arguments in ((*query, "-c", str(chip.chip)), query):
         try:
-            board = _fields(_npu_smi(*arguments))
+            pairs = (line.partition(":") for line in _npu_smi(*arguments).splitlines())
         except AtcError:
             continue
+        board = {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
         if {"Chip Name", "NPU Name"} <= board.keys():
             return f"{board['Chip Name']}_{board['NPU Name']}"
     raise AtcError(
@@ -107,12 +103,6 @@ def soc_version(chip: Npu) -> str:
         f"Chip Name and NPU Name in 'npu-smi {' '.join(query)}' and "
         "give both: --soc-version Ascend910_9391"
     )
-
-
-def _fields(text: str) -> dict[str, str]:
-    """The ``key : value`` lines of *text* that hold a value."""
-    pairs = (line.partition(":") for line in text.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
 
 
 def _npu_smi(*arguments: str) -> str:

@@ -80,14 +80,18 @@ _CODES: dict[str, str] = {
 #: Codes that say less than the texts around them.
 _VAGUE = frozenset({"E19999", "EZ9999"})
 UNKNOWN = "look into ~/ascend/log, where ATC writes with --log debug"
+_KILLED = (
+    "most likely the host ran out of memory: set TE_PARALLEL_COMPILER=1, "
+    "take a smaller batch or fewer gears, or compile on a larger host"
+)
 
 
 @dataclass(frozen=True)
 class AtcLog:
     """What is worth keeping of ATC's output, however long it was."""
 
-    coded: tuple[str, ...]
-    known: tuple[str, ...]  # advice that fits its texts, in the order of the table
+    coded: tuple[str, ...]  # the first lines with an error code
+    known: tuple[str, ...]  # advice on its texts, in the order of the table
     tail: tuple[str, ...]
     succeeded: bool
 
@@ -115,36 +119,22 @@ def read_log(lines: Iterable[str]) -> AtcLog:
 
 def explain(exit_code: int, log: AtcLog) -> str:
     """What failed, what that means and what to do, with ATC's own last lines."""
-    what = f"it ended with exit code {exit_code}, and did not say success"
-    if log.succeeded:
-        what = f"it said success, but ended with exit code {exit_code}"
-    if log.coded:
-        what = log.coded[0]
-    if (number := _signal(exit_code)) is not None:
+    # A process that a signal ended, or a shell's child.
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    if number in set(signal.Signals):
         what = f"it was ended by signal {number} ({signal.Signals(number).name})"
-    said = "\n".join(f"  {line}" for line in log.tail) or "  (nothing)"
-    return f"ATC failed: {what}\n{_advice(exit_code, log)}\nATC's last lines:\n{said}"
-
-
-def _advice(exit_code: int, log: AtcLog) -> str:
-    if _signal(exit_code) == signal.SIGKILL:
-        return (
-            "most likely the host ran out of memory: set TE_PARALLEL_COMPILER=1, "
-            "take a smaller batch or fewer gears, or compile on a larger host"
-        )
+    elif log.coded:
+        what = log.coded[0]
+    elif log.succeeded:
+        what = f"it said success, but ended with exit code {exit_code}"
+    else:
+        what = f"it ended with exit code {exit_code}, and did not say success"
     codes = [code for line in log.coded for code in _CODE.findall(line)]
     clear = [code for code in codes if code not in _VAGUE]
-    by_code = [_of_code(group) for group in (clear, codes)]
-    return by_code[0] or next(iter(log.known), None) or by_code[1] or UNKNOWN
-
-
-def _of_code(codes: list[str]) -> str | None:
-    """The advice for the first of *codes* that has one."""
-    fitting = (advice for code in codes for key, advice in _CODES.items() if code.startswith(key))
-    return next(fitting, None)
-
-
-def _signal(exit_code: int) -> int | None:
-    """The signal that ended a process, or a shell's child; None if it ended by itself."""
-    number = -exit_code if exit_code < 0 else exit_code - 128
-    return number if number in set(signal.Signals) else None
+    by_clear, by_any = (
+        [advice for code in group for key, advice in _CODES.items() if code.startswith(key)]
+        for group in (clear, codes)
+    )
+    advice = [_KILLED] if number == signal.SIGKILL else [*by_clear, *log.known, *by_any, UNKNOWN]
+    lines = "\n".join(f"  {line}" for line in log.tail) or "  (nothing)"
+    return f"ATC failed: {what}\n{advice[0]}\nATC's last lines:\n{lines}"

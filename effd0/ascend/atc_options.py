@@ -1,10 +1,10 @@
 """
-What a user asks of ATC, refused where it cannot be meant.
+The options of ATC, checked before it runs.
 
-What is not asked for is the recipe's: mixed precision with ReduceMeanD kept in float32, the only
-mode with a published accuracy of this network on an Ascend chip (33.4 mAP on a 310P3).  ATC's own
-default, float16 throughout, overflowed at some batch sizes.  Mixed modes have ruined another
-feature pyramid (Ascend/pytorch, issue 125), so whatever is chosen is to be measured.
+Defaults are the recipe's: mixed precision with ReduceMeanD kept in float32, the only mode with a
+published accuracy of this network on an Ascend chip (33.4 mAP on a 310P3).  ATC's own default,
+float16 throughout, overflowed at some batch sizes.  Mixed modes have ruined another feature
+pyramid (Ascend/pytorch, issue 125), so the accuracy of any choice has to be measured.
 """
 
 from __future__ import annotations
@@ -28,12 +28,20 @@ PRECISION_MODES_V2 = (
 LOG_LEVELS = ("debug", "info", "warning", "error", "null")
 OUTPUT_TYPES = ("FP32", "FP16")
 MIN_GEARS, MAX_GEARS = 2, 100
+#: Pairs of options of which one may be given; with AIPP the input is uint8, never float16.
+EXCLUSIVE = (
+    ("--precision-mode", "--precision-mode-v2"),
+    ("--batch-size", "--dynamic-batch-size"),
+    ("--aipp", "--insert-op-conf"),
+    ("--aipp", "--input-fp16"),
+    ("--insert-op-conf", "--input-fp16"),
+)
 
 
 @dataclass(frozen=True)
 class AtcOptions:
     """
-    Options of a compilation, checked when made; None is "not asked for".
+    Options of a compilation, checked when made; None is "not given".
 
     *soc_version* is the chip, by default that of this host.  *gears* are the batch sizes of one
     model, rising.  *aipp* folds the normalisation in, by a file of our own; *insert_op_conf* is
@@ -54,9 +62,59 @@ class AtcOptions:
     log: str = "debug"
 
     def __post_init__(self) -> None:
-        _check_gears(self.gears)
-        _check_values(self)
-        _check_pairs(self)
+        for name, value, known in (
+            ("--precision-mode", self.precision_mode, PRECISION_MODES),
+            ("--precision-mode-v2", self.precision_mode_v2, PRECISION_MODES_V2),
+            ("--output-type", self.output_type, OUTPUT_TYPES),
+            ("--log", self.log, LOG_LEVELS),
+        ):
+            if value not in (None, *known):
+                raise AtcError(f"{name} is {value!r}, but ATC knows {', '.join(known)}; choose one")
+        rising = all(a < b for a, b in zip((0, *self.gears), self.gears, strict=False))
+        if self.gears and not (rising and MIN_GEARS <= len(self.gears) <= MAX_GEARS):
+            raise AtcError(
+                f"--dynamic-batch-size is {','.join(map(str, self.gears))}, but {MIN_GEARS} to "
+                f"{MAX_GEARS} positive sizes, each larger than the one before, are wanted; "
+                "write them as 1,4,8"
+            )
+        soc = self.soc_version
+        if soc is not None and not re.fullmatch(r"Ascend\w[\w-]*", soc, re.ASCII):
+            raise AtcError(
+                f"--soc-version is {soc!r}, but 'Ascend' and the Name that 'npu-smi info' shows is "
+                "wanted; write it as Ascend310P3"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise AtcError(f"--batch-size is {self.batch_size}, but at least 1 is wanted; give 1")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        files = {
+            "--modify-mixlist": self.modify_mixlist,
+            "--insert-op-conf": self.insert_op_conf,
+        }
+        for name, file in files.items():
+            if file is not None and not file.is_file():
+                raise AtcError(f"{name} is {file}, which is not a file; check the path")
+        given: dict[str, object] = {
+            **files,
+            "--precision-mode": self.precision_mode,
+            "--precision-mode-v2": self.precision_mode_v2,
+            "--batch-size": self.batch_size,
+            "--dynamic-batch-size": self.gears,
+            "--aipp": self.aipp,
+            "--input-fp16": self.input_fp16,
+        }
+        for one, other in EXCLUSIVE:
+            if given[one] and given[other]:
+                raise AtcError(
+                    f"{one} and {other} are both given, but exclude each other; give one"
+                )
+        if self.modify_mixlist is not None and not self.mixed:
+            name, mode = self.precision
+            raise AtcError(
+                f"--modify-mixlist is given, but --{name.replace('_', '-')} {mode} does not read "
+                "it; leave it out, or take --precision-mode allow_mix_precision"
+            )
 
     @property
     def precision(self) -> tuple[str, str]:
@@ -83,7 +141,7 @@ def parse_gears(text: str) -> tuple[int, ...]:
 
 def input_shape(model: Path, dims: Sequence[int | None], options: AtcOptions) -> tuple[int, ...]:
     """
-    The input's shape as ATC is told it; a batch of -1 is set by the gears.
+    The input's shape for ATC; a batch of -1 is set by the gears.
 
     *dims* are the sides that the ONNX file *model* declares, None for a free one.  Raises
     `AtcError` where they and *options* do not agree.
@@ -107,65 +165,3 @@ def input_shape(model: Path, dims: Sequence[int | None], options: AtcOptions) ->
         fixed = batch if asked is None else asked
         return (-1 if fixed is None else fixed, *sides)
     raise AtcError(f"the {problem}; {remedy}")
-
-
-def _check_gears(gears: tuple[int, ...]) -> None:
-    rising = all(a < b for a, b in zip((0, *gears), gears, strict=False))
-    if gears and not (rising and MIN_GEARS <= len(gears) <= MAX_GEARS):
-        raise AtcError(
-            f"--dynamic-batch-size is {','.join(map(str, gears))}, but {MIN_GEARS} to {MAX_GEARS} "
-            "positive sizes, each larger than the one before, are wanted; write them as 1,4,8"
-        )
-
-
-def _check_values(options: AtcOptions) -> None:
-    for name, value, known in (
-        ("--precision-mode", options.precision_mode, PRECISION_MODES),
-        ("--precision-mode-v2", options.precision_mode_v2, PRECISION_MODES_V2),
-        ("--output-type", options.output_type, OUTPUT_TYPES),
-        ("--log", options.log, LOG_LEVELS),
-    ):
-        if value is not None and value not in known:
-            raise AtcError(f"{name} is {value!r}, but ATC knows {', '.join(known)}; choose one")
-    soc = options.soc_version
-    if soc is not None and not re.fullmatch(r"Ascend\w[\w-]*", soc, re.ASCII):
-        raise AtcError(
-            f"--soc-version is {soc!r}, but 'Ascend' and the Name that 'npu-smi info' shows is "
-            "wanted; write it as Ascend310P3"
-        )
-    if options.batch_size is not None and options.batch_size < 1:
-        raise AtcError(f"--batch-size is {options.batch_size}, but at least 1 is wanted; give 1")
-    for name, file in (
-        ("--modify-mixlist", options.modify_mixlist),
-        ("--insert-op-conf", options.insert_op_conf),
-    ):
-        if file is not None and not file.is_file():
-            raise AtcError(f"{name} is {file}, which is not a file; check the path")
-
-
-def _check_pairs(options: AtcOptions) -> None:
-    asked = {
-        "--precision-mode": options.precision_mode is not None,
-        "--precision-mode-v2": options.precision_mode_v2 is not None,
-        "--batch-size": options.batch_size is not None,
-        "--dynamic-batch-size": bool(options.gears),
-        "--aipp": options.aipp,
-        "--insert-op-conf": options.insert_op_conf is not None,
-        "--input-fp16": options.input_fp16,
-    }
-    for one, other in (
-        ("--precision-mode", "--precision-mode-v2"),
-        ("--batch-size", "--dynamic-batch-size"),
-        ("--aipp", "--insert-op-conf"),
-        # With AIPP the input is uint8, so it cannot be float16.
-        ("--aipp", "--input-fp16"),
-        ("--insert-op-conf", "--input-fp16"),
-    ):
-        if asked[one] and asked[other]:
-            raise AtcError(f"{one} and {other} are both given, but exclude each other; give one")
-    if options.modify_mixlist is not None and not options.mixed:
-        name, mode = options.precision
-        raise AtcError(
-            f"--modify-mixlist is given, but --{name.replace('_', '-')} {mode} does not read it; "
-            "leave it out, or take --precision-mode allow_mix_precision"
-        )

@@ -1,0 +1,287 @@
+"""
+pyACL: its calls, its return codes, and its session in this process.
+
+Every call goes through `acl_call`, the only place that reads a return code.  pyACL takes positional
+arguments and Python integers only, exports no constants, and answers with a code, a value and a
+code, or a bare value; `acl_call` returns the value or raises `AclError`.
+
+ACL is initialised by its first user and finalised by its last, unless another component (torch_npu,
+say) initialised it before.  Older versions of CANN cannot be initialised twice in one process, so
+whoever opens one runner after another keeps an `acl_session` open around them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType, TracebackType
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+from ..errors import AclError, RunnerError
+
+HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+#: Run mode: this process runs on the device itself and reaches all of its memory.
+ON_DEVICE = 0
+#: Memory policy: huge pages first, then normal ones.
+HUGE_FIRST = 0
+REPEAT_INITIALIZE = 100002
+
+#: Calls that answer with a bare value -> the answer that means failure.
+_BARE: dict[str, object] = {
+    "create_data_buffer": 0,
+    "get_soc_name": None,
+    "mdl.create_dataset": 0,
+    "mdl.create_desc": 0,
+    "mdl.get_input_data_type": -1,
+    "mdl.get_input_name_by_index": "",
+    "mdl.get_input_size_by_index": 0,
+    "mdl.get_num_inputs": 0,
+    "mdl.get_num_outputs": 0,
+    "mdl.get_output_data_type": -1,
+    "mdl.get_output_name_by_index": "",
+    "mdl.get_output_size_by_index": 0,
+}
+
+_SOURCE = "source CANN's set_env.sh and look at 'effd0 doctor'"
+_OWN = "this is a mistake of the caller: report it with this message"
+_RECOMPILE = "compile the model again on this version of CANN with 'effd0 compile'"
+_SMALLER = "use a smaller --batch-size, or free the device (npu-smi info shows who holds it)"
+_DEVICE = "check that --device exists, is healthy (npu-smi info) and is not taken"
+_HEALTH = "look at the device's health (npu-smi info) and at ~/ascend/log, then reset the device"
+_THREAD = "every thread has to set a context first: report it with this message"
+
+#: Code -> (meaning, what to do), by the names in CANN's headers (acl_base_rt.h, rt_error_codes.h,
+#: ge_error_codes.h).
+CODES: dict[int, tuple[str, str]] = {
+    100000: ("a parameter is not valid", _OWN),
+    100002: ("ACL is initialised already", "keep one runner or acl_session open instead of many"),
+    100003: ("the file is not valid", _RECOMPILE),
+    100012: ("the model cannot be deserialised", _RECOMPILE),
+    100014: ("the model file cannot be read", "check the file's path and permissions"),
+    100019: ("the model is not dynamic", "compile it with --dynamic-batch-size"),
+    100039: ("the stub library answered, not the driver", _SOURCE),
+    107000: ("a parameter is not valid for the runtime", _OWN),
+    107001: ("no such device", _DEVICE),
+    107002: ("this thread has no context", _THREAD),
+    107003: ("the stream belongs to another context", _THREAD),
+    107004: ("the model was loaded in another context", _THREAD),
+    107019: ("waiting took too long", _HEALTH),
+    145000: ("the model does not take this input", "check that the .om is the one you mean"),
+    145002: ("the model file is missing or is no model", _RECOMPILE),
+    145013: ("the batch size is none of the model's gears", "compile it with that gear"),
+    207000: ("this version of CANN lacks the feature", "use a later version of CANN"),
+    207001: ("memory ran out", _SMALLER),
+    207008: ("streams ran out", "close other users of the device"),
+    207018: ("the device's memory ran out", _SMALLER),
+    245000: ("memory ran out while the model was loaded", _SMALLER),
+    500002: ("the graph engine failed", _RECOMPILE),
+    507008: ("the model is for another chip", "compile it with this chip's --soc-version"),
+    507010: ("the device's heartbeat is lost", _HEALTH),
+    507011: ("the model failed while it ran", f"{_HEALTH}; too large a batch shows so as well"),
+    507013: ("a copy between host and device failed", _HEALTH),
+    507015: ("an AI Core failed", _HEALTH),
+    507018: ("an AI CPU failed", _HEALTH),
+    507033: ("the device could not be opened", _DEVICE),
+    507046: ("waiting for a stream took too long", _HEALTH),
+    507047: ("waiting for an event took too long", _HEALTH),
+}
+#: First digit -> the same for codes that are not listed.
+KINDS = {
+    1: ("a mistake of the caller", _OWN),
+    2: ("resources are missing", _SMALLER),
+    3: ("a service failed", _HEALTH),
+    5: ("an internal error", _HEALTH),
+}
+
+
+def explain(code: int) -> tuple[str, str]:
+    """Return what *code* means and what to do about it."""
+    other = KINDS.get(int(str(abs(code))[0]), ("a failure", _HEALTH))
+    return CODES.get(code, other)
+
+
+def acl_call(name: str, *arguments: int | str) -> Any:
+    """
+    Call ``acl.<name>`` and return its value, or None where it answers with a return code only.
+
+    Raises `AclError` for any code but 0 and for a bare value that means failure.
+    """
+    answer = _function(name)(*arguments)
+    if name in _BARE:
+        values, code, failed = [answer], None, answer == _BARE[name]
+    else:
+        *values, code = answer if isinstance(answer, tuple) else (answer,)
+        failed = code != 0
+    if not failed:
+        return values[0] if len(values) == 1 else tuple(values) or None
+    shown = ", ".join(repr(argument) for argument in arguments)
+    text = _function("get_recent_err_msg")() if acl_has("get_recent_err_msg") else None
+    runtime = f"; the runtime says: {' '.join(text.split())}" if text else ""
+    if code is None:
+        what = f"gave {answer!r}: it could not be made or found"
+        advice = "report it with this message"
+    else:
+        meaning, advice = explain(int(code))
+        what = f"failed with {int(code)}: {meaning}"
+    message = f"acl.{name}({shown}) {what}{runtime}; {advice}"
+    raise AclError(message, call=f"acl.{name}", code=int(code or 0))
+
+
+def acl_has(name: str) -> bool:
+    """Whether this version of pyACL has ``acl.<name>``."""
+    try:
+        _function(name)
+    except AclError:
+        return False
+    return True
+
+
+def _function(name: str) -> Callable[..., Any]:
+    found: Any = _module()
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise AclError(
+            f"this pyACL has no acl.{name}, but effd0 needs it; use CANN 6.0 or later",
+            call=f"acl.{name}",
+        )
+    function: Callable[..., Any] = found
+    return function
+
+
+def _module() -> ModuleType:
+    try:
+        return importlib.import_module("acl")
+    except ImportError as error:
+        raise RunnerError(
+            f"pyACL cannot be imported ({error}), but --runner acl needs it; "
+            "source CANN's set_env.sh (/usr/local/Ascend/ascend-toolkit/set_env.sh, "
+            "or /usr/local/Ascend/cann/set_env.sh since CANN 8.5)"
+        ) from error
+
+
+class Held:
+    """
+    Resources, released in reverse order of taking; one that fails keeps no other from its release.
+
+    As a context manager it releases them at the end of the block.
+    """
+
+    def __init__(self) -> None:
+        self._releases: list[Callable[[], object]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release(error)
+
+    def take(self, release: Callable[[], object]) -> None:
+        """Have *release* called in its turn."""
+        self._releases.append(release)
+
+    def take_back(self, name: str, *arguments: int) -> None:
+        """Have ``acl.<name>(*arguments)`` called in its turn."""
+        self.take(lambda: acl_call(name, *arguments))
+
+    def release(self, in_flight: BaseException | None) -> None:
+        """Release all.  Failures become notes of *in_flight*; without it the first is raised."""
+        failures: list[RunnerError] = []
+        while self._releases:
+            try:
+                self._releases.pop()()
+            except RunnerError as error:
+                failures.append(error)
+        first = in_flight
+        if first is None:
+            if not failures:
+                return
+            first = failures.pop(0)
+        for other in failures:
+            first.add_note(f"and while giving back: {other}")
+        if in_flight is None:
+            raise first
+
+
+@dataclass
+class _Usage:
+    """Users of a pyACL module in this process; *own* is whether they initialised it."""
+
+    pid: int = 0
+    users: int = 0
+    own: bool = False
+    devices: Counter[int] = field(default_factory=Counter)
+
+
+#: ACL is one for a process, so this must be too.  Its state belongs to the module that was loaded.
+_USAGE: WeakKeyDictionary[ModuleType, _Usage] = WeakKeyDictionary()
+_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def acl_session() -> Iterator[None]:
+    """
+    Keep ACL initialised for the time of a ``with`` block; such blocks may be nested.
+
+    Raises `AclError` where it cannot be initialised, `RunnerError` in a forked process.
+    """
+    with Held() as held:
+        _initialise(held)
+        yield
+
+
+def open_device(device: int, held: Held) -> None:
+    """Initialise ACL and open *device* for all threads, until *held* is released."""
+    usage = _initialise(held)
+
+    def leave() -> None:
+        with _LOCK:
+            usage.devices[device] -= 1
+            # A reset takes the device from every user in this process, so it is for its owner.
+            if usage.devices[device] == 0 and usage.own:
+                acl_call("rt.reset_device", device)
+
+    with _LOCK:
+        acl_call("rt.set_device", device)
+        usage.devices[device] += 1
+    held.take(leave)
+
+
+def _initialise(held: Held) -> _Usage:
+    usage = _USAGE.setdefault(_module(), _Usage())
+
+    def leave() -> None:
+        with _LOCK:
+            usage.users -= 1
+            if usage.users == 0 and usage.own:
+                acl_call("finalize")
+
+    with _LOCK:
+        if usage.pid not in (0, os.getpid()):
+            raise RunnerError(
+                "ACL was used by the parent of this process, but it does not survive a fork; "
+                "start processes with the method 'spawn'"
+            )
+        if usage.users == 0:
+            usage.own = True
+            try:
+                acl_call("init")
+            except AclError as error:
+                if error.code != REPEAT_INITIALIZE:
+                    raise
+                usage.own = False
+        usage.pid = os.getpid()
+        usage.users += 1
+    held.take(leave)
+    return usage

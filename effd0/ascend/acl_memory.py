@@ -1,0 +1,208 @@
+"""
+Memory and streams: the buffers of a batch, and three batches on their way at once.
+
+All memory is allocated once and serves every batch.  Host memory is pinned, since only from there
+can a copy overlap with computing.  Where this process runs on the device itself, host and device
+memory are the same and nothing is copied.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import Tensors
+from ..runners.base import DeviceTimes
+from .acl_api import DEVICE_TO_HOST, HOST_TO_DEVICE, HUGE_FIRST, Held, acl_call
+from .acl_model import AclModel, Port
+
+SLOTS = 3
+
+
+class Buffer:
+    """Device memory of one input or output, and the host's view of it."""
+
+    def __init__(self, port: Port, dataset: int, *, on_device: bool, held: Held) -> None:
+        self.port = port
+        self.device = self.host = _device_memory(port.nbytes, dataset, held)
+        if not on_device:
+            self.host = acl_call("rt.malloc_host", port.nbytes)
+            held.take_back("rt.free_host", self.host)
+        memory = (ctypes.c_uint8 * port.nbytes).from_address(self.host)
+        self._array: npt.NDArray[np.generic] = np.frombuffer(memoryview(memory), port.info.dtype)
+
+    def rows(self, count: int) -> npt.NDArray[np.generic]:
+        """The host's view of the first *count* images."""
+        shape = (count, *self.port.shape[1:])
+        return self._array[: count * self._array.size // self.port.shape[0]].reshape(shape)
+
+    def copy(self, kind: int, count: int, stream: int | None) -> None:
+        """Copy *count* images to or from the device: now, or in the order of *stream*."""
+        to, source = self.host, self.device
+        if kind == HOST_TO_DEVICE:
+            to, source = source, to
+        name, where = ("rt.memcpy", ()) if stream is None else ("rt.memcpy_async", (stream,))
+        acl_call(name, to, self.port.nbytes, source, count * self.port.row_bytes, kind, *where)
+
+
+class Slot:
+    """The buffers and datasets of one batch."""
+
+    def __init__(self, model: AclModel, *, on_device: bool, held: Held) -> None:
+        self.model, self.on_device = model, on_device
+        self.datasets: list[int] = []
+        for _ in range(2):
+            self.datasets.append(acl_call("mdl.create_dataset"))
+            held.take_back("mdl.destroy_dataset", self.datasets[-1])
+        ports: dict[int, Port | int] = {port.index: port for port in model.inputs}
+        if model.gear_input is not None:
+            ports[model.gear_input[0]] = model.gear_input[1]
+        self.inputs: list[Buffer] = []
+        # ACL finds a dataset's buffers by their order, so they are added in the model's.
+        for _, port in sorted(ports.items(), key=lambda item: item[0]):
+            if isinstance(port, int):
+                _device_memory(port, self.datasets[0], held)
+            else:
+                self.inputs.append(Buffer(port, self.datasets[0], on_device=on_device, held=held))
+        self.outputs = [
+            Buffer(port, self.datasets[1], on_device=on_device, held=held) for port in model.outputs
+        ]
+
+    def fill(self, feed: Tensors, rows: int) -> int:
+        """Put *feed* into the host's memory, padded by its first image; return the batch size."""
+        gear = self.model.gear_for(rows)
+        for buffer in self.inputs:
+            tensor, view = feed[buffer.port.info.name], buffer.rows(gear)
+            view[:rows] = tensor
+            view[rows:] = tensor[:1]
+        return gear
+
+    def upload(self, gear: int, stream: int | None = None) -> None:
+        """Copy the inputs of *gear* images to the device: now, or in the order of *stream*."""
+        for buffer in () if self.on_device else self.inputs:
+            buffer.copy(HOST_TO_DEVICE, gear, stream)
+
+    def execute(self, gear: int, stream: int | None = None) -> None:
+        """Run the model on *gear* images: now, or in the order of *stream*."""
+        model = self.model
+        if model.gear_input is not None:
+            where = (self.datasets[0], model.gear_input[0])
+            acl_call("mdl.set_dynamic_batch_size", model.model_id, *where, gear)
+        if stream is None:
+            acl_call("mdl.execute", model.model_id, *self.datasets)
+        else:
+            acl_call("mdl.execute_async", model.model_id, *self.datasets, stream)
+
+    def download(self, rows: int, stream: int | None = None) -> None:
+        """Copy the outputs of *rows* images to the host; those of padding stay behind."""
+        for buffer in () if self.on_device else self.outputs:
+            buffer.copy(DEVICE_TO_HOST, rows, stream)
+
+    def take(self, rows: int) -> Tensors:
+        """The outputs of *rows* images by name, copied, so that they are the caller's."""
+        return {buffer.port.info.name: buffer.rows(rows).copy() for buffer in self.outputs}
+
+
+def _device_memory(nbytes: int, dataset: int, held: Held) -> int:
+    """Allocate *nbytes* on the device and add them to *dataset*."""
+    memory: int = acl_call("rt.malloc", nbytes, HUGE_FIRST)
+    held.take_back("rt.free", memory)
+    buffer: int = acl_call("create_data_buffer", memory, nbytes)
+    held.take_back("destroy_data_buffer", buffer)
+    acl_call("mdl.add_dataset_buffer", dataset, buffer)
+    return memory
+
+
+@dataclass
+class _Batch:
+    """A batch on its way; *events* stand before and after each of its three steps."""
+
+    slot: Slot
+    rows: int
+    host_s: float
+    events: list[int] = field(default_factory=list)
+    held: Held = field(default_factory=Held)
+
+    def timed(self, stream: int, step: Callable[..., None], size: int) -> None:
+        """Queue *step* for *size* images in *stream*, between two events."""
+        self._record(stream)
+        step(size, stream)
+        self._record(stream)
+
+    def _record(self, stream: int) -> None:
+        event: int = acl_call("rt.create_event")
+        self.held.take_back("rt.destroy_event", event)
+        acl_call("rt.record_event", event, stream)
+        self.events.append(event)
+
+
+class BatchStreams:
+    """
+    Three streams and three slots: one batch is uploaded, one computed, one downloaded.
+
+    With three slots the device always has the next batch at hand, so that in the long run only the
+    slowest step costs time.  Events order the streams and measure them.  They are made anew for
+    each batch: to use one twice, CANN 6 wants it reset and CANN 8.5 forbids the reset.
+    """
+
+    def __init__(self, first: Slot, held: Held) -> None:
+        more = [Slot(first.model, on_device=first.on_device, held=held) for _ in range(SLOTS - 1)]
+        self._free = deque([first, *more])
+        self._pending: deque[_Batch] = deque()
+        self._streams: list[int] = []
+        for _ in range(3):
+            self._streams.append(acl_call("rt.create_stream"))
+            held.take_back("rt.destroy_stream", self._streams[-1])
+
+    def is_full(self) -> bool:
+        """Whether a batch has to be collected before another can be submitted."""
+        return not self._free
+
+    def is_busy(self) -> bool:
+        """Whether a batch is under way."""
+        return bool(self._pending)
+
+    def submit(self, feed: Tensors, rows: int) -> None:
+        """Queue *rows* images without waiting."""
+        slot = self._free.popleft()
+        start = time.perf_counter()
+        gear = slot.fill(feed, rows)
+        batch = _Batch(slot, rows, time.perf_counter() - start)
+        self._pending.append(batch)
+        up, run, down = self._streams
+        batch.timed(up, slot.upload, gear)
+        acl_call("rt.stream_wait_event", run, batch.events[-1])
+        batch.timed(run, slot.execute, gear)
+        acl_call("rt.stream_wait_event", down, batch.events[-1])
+        batch.timed(down, slot.download, rows)
+
+    def collect(self, times: DeviceTimes) -> Tensors:
+        """Wait for the oldest batch, add its times to *times* and return its outputs."""
+        batch = self._pending[0]
+        acl_call("rt.synchronize_event", batch.events[-1])
+        pairs = zip(batch.events[::2], batch.events[1::2], strict=True)
+        h2d, compute, d2h = [acl_call("rt.event_elapsed_time", *pair) for pair in pairs]
+        start = time.perf_counter()
+        outputs = batch.slot.take(batch.rows)
+        host_s = batch.host_s + time.perf_counter() - start
+        times.add(h2d, compute, d2h, 1000 * host_s)
+        self._pending.popleft()
+        self._free.append(batch.slot)
+        batch.held.release(None)
+        return outputs
+
+    def drain(self) -> None:
+        """Wait until nothing is under way, and drop the outputs."""
+        with Held() as held:
+            for batch in self._pending:
+                self._free.append(batch.slot)
+                held.take(lambda batch=batch: batch.held.release(None))
+            self._pending.clear()
+            for stream in self._streams:
+                held.take_back("rt.synchronize_stream", stream)
