@@ -18,28 +18,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effd0 import build, embedded
-from effd0.arrays import Tensor, Tensors
+from effd0 import build
+from effd0.ascend.acl_api import acl_session
 from effd0.bench.accuracy import read_accuracy
 from effd0.bench.session import rows_of
-from effd0.dataset import Dataset, load_coco
+from effd0.data import fixture as embedded
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import preprocess
 from effd0.export import ExportSettings, write_simplified
-from effd0.files import sha256
-from effd0.preprocess import preprocess
+from effd0.io import sha256
 from effd0.pytest_options import PATHS, RECORD, TEST_RUNNERS, TORCH_DEVICES, pool_asked
 from effd0.report import Evaluation, installed_version
 from effd0.runfile import write_run
 from effd0.runfile.checks import FIGURES, check_of, properties_of
 from effd0.runfile.suite import Draw, SuiteRecord
-from effd0.runners import RunnerOptions, open_runner
-from effd0.ascend.acl_api import acl_session
-from effd0.runners.base import DetectingRunner, Runner
-from effd0.runners.named import NamedRunner
+from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
+from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import SPECS, ModelSpec, spec_for
 from effd0.stages import STAGES
-from effd0.tensorfiles.results import find_manifest
-from effd0.threads import let_threads_sleep
+from effd0.tensors.results import find_manifest
+from effd0.timing import let_threads_sleep
+from effd0.types import Tensor, Tensors
 from tests.session_workers import accelerator_of, check_workers
 
 MARKERS = {

@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.acl_api`, on a pyACL of a few scripted functions."""
+"""Tests for `effd0.ascend.acl_api`, on a pyACL of a few scripted functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
+from effd0.ascend.acl_api import CODES, Held, acl_call, acl_has, explain
 from effd0.errors import AclError, RunnerError
-from effd0.runners.acl_api import Held, acl_call, acl_has
-from effd0.runners.acl_codes import CODES, explain
 
 Script = Callable[..., None]
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.atc`: the command, as it is shown and as it would be typed."""
+"""Tests for `effd0.ascend.atc`: the command, as it is shown and as it would be typed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from effd0.atc import MIXLIST, AtcCommand, atc_command, write_generated
-from effd0.atc.options import AtcOptions
+from effd0.ascend.atc import MIXLIST, AtcCommand, atc_command, write_generated
+from effd0.ascend.atc_options import AtcOptions
 from effd0.errors import AtcError, GraphError
 from effd0.spec import D0, SPECS
 

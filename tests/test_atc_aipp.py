@@ -1,4 +1,4 @@
-"""Tests for `effd0.atc.aipp`: the normalisation in the file is the network's, within float16."""
+"""Tests for `effd0.ascend.aipp`: the normalisation in the file is the network's, within float16."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from effd0.atc.aipp import largest_errors, normalizing_aipp
+from effd0.ascend.aipp import largest_errors, normalizing_aipp
 from effd0.data.preprocess import normalize
 from effd0.spec import SPECS, ModelSpec
 

@@ -1,7 +1,7 @@
 """
 Tests for `tests.fakes.ascend.atc`: the emulated ATC refuses what its manual refuses.
 
-Each refusal is also read as `effd0.atc.log` reads it, so that no code is without advice.
+Each refusal is also read as `effd0.ascend.atc_log` reads it, so that no code is without advice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from effd0.atc.log import UNKNOWN, explain, read_log
+from effd0.ascend.atc_log import UNKNOWN, explain, read_log
 from effd0.spec import ModelSpec
 
 from .ascend_host import BIN, tiny_onnx

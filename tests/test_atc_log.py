@@ -1,4 +1,4 @@
-"""Tests for `effd0.atc.log`: whatever ATC prints leads to a next step."""
+"""Tests for `effd0.ascend.atc_log`: whatever ATC prints leads to a next step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.atc.log import CODED_LINES, TAIL_LINES, UNKNOWN, explain, read_log
+from effd0.ascend.atc_log import CODED_LINES, TAIL_LINES, UNKNOWN, explain, read_log
 
 FAILED = "ATC run failed, Please check the detail log, Try 'atc --help' for more information"
 BOTH_PLACES = r"ascend-toolkit/set_env.sh .*/usr/local/Ascend/cann/set_env.sh"

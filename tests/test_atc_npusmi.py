@@ -1,4 +1,4 @@
-"""Tests for `effd0.atc.npusmi`: tables as drivers print them, and the chip's name for ATC."""
+"""Tests for `effd0.ascend.npu_smi`: tables as drivers print them, and the chip's name for ATC."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.atc import npusmi
-from effd0.atc.npusmi import Npu, find_soc, parse_info, soc_version
+from effd0.ascend import npu_smi as npusmi
+from effd0.ascend.npu_smi import Npu, find_soc, parse_info, soc_version
 from effd0.errors import AtcError
 
 from .ascend_host import use_emulated_tools, use_tool

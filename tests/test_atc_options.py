@@ -1,4 +1,4 @@
-"""Tests for `effd0.atc.options`: what cannot be meant is refused before ATC is looked for."""
+"""`effd0.ascend.atc_options`: what cannot be meant is refused before ATC is looked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.atc.options import AtcOptions, input_shape, parse_gears
+from effd0.ascend.atc_options import AtcOptions, input_shape, parse_gears
 from effd0.errors import AtcError
 
 MODEL = Path("d0.onnx")

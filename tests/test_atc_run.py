@@ -1,4 +1,4 @@
-"""Tests for `effd0.atc.run_atc`, on the emulated ATC and on scripts that fail as it does."""
+"""Tests for `effd0.ascend.atc.run_atc`, on the emulated ATC and on scripts that fail as it does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from effd0.atc import AtcCommand, atc_command, run_atc
-from effd0.atc.log import TAIL_LINES
-from effd0.atc.options import AtcOptions
+from effd0.ascend.atc import AtcCommand, atc_command, run_atc
+from effd0.ascend.atc_log import TAIL_LINES
+from effd0.ascend.atc_options import AtcOptions
 from effd0.errors import AtcError, OutputError
 from effd0.io import sha256
 from effd0.spec import D0

@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.acl`: what holds on every kind of host, on tiny models."""
+"""Tests for `effd0.ascend.acl_runner`: what holds on every kind of host, on tiny models."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
+from effd0.ascend.acl_model import plain_names
+from effd0.ascend.acl_runner import AclRunner
 from effd0.errors import FeedError, RunnerError
-from effd0.runners.acl import AclRunner
-from effd0.runners.acl_model import Port, with_plain_names
-from effd0.runners.base import TensorInfo, infer_each
+from effd0.runners.base import infer_each
 from effd0.types import Tensors
 
 from .fakes.ascend.om import OmTensor, read_om, write_om
@@ -154,9 +154,7 @@ def test_outputs_without_names_keep_what_tells_them_apart(
     given: list[str], names: list[str]
 ) -> None:
     """Where ATC wrote ``node:index`` alone, an index is taken for no name."""
-    info = TensorInfo("", (1, 4), np.dtype(np.float32))
-    ports = [Port(index, replace(info, name=name), 16) for index, name in enumerate(given)]
-    assert [port.info.name for port in with_plain_names(ports)] == names
+    assert plain_names(given) == names
 
 
 def test_a_model_with_aipp_takes_pixels(tmp_path: Path) -> None:

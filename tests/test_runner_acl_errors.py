@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.acl`: what cannot be opened, and who else uses ACL."""
+"""Tests for `effd0.ascend.acl_runner`: what cannot be opened, and who else uses ACL."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from effd0.ascend.acl_api import acl_session
+from effd0.ascend.acl_runner import AclRunner
 from effd0.errors import AclError, RunnerError
-from effd0.runners.acl import AclRunner
-from effd0.runners.acl_session import acl_session
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
 

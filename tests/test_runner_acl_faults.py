@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from effd0.ascend.acl_runner import AclRunner
 from effd0.errors import AclError
-from effd0.runners.acl import AclRunner
 from effd0.runners.base import infer_each
 
 from .fakes.acl import installed

@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Tensors
 from ..runners.base import DeviceTimes
+from ..types import Tensors
 from .acl_api import DEVICE_TO_HOST, HOST_TO_DEVICE, HUGE_FIRST, Held, acl_call
 from .acl_model import AclModel, Port
 
@@ -202,7 +203,7 @@ class BatchStreams:
         with Held() as held:
             for batch in self._pending:
                 self._free.append(batch.slot)
-                held.take(lambda batch=batch: batch.held.release(None))
+                held.take(partial(batch.held.release, None))
             self._pending.clear()
             for stream in self._streams:
                 held.take_back("rt.synchronize_stream", stream)

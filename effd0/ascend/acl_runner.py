@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..arrays import Tensors
 from ..errors import RunnerError
 from ..runners.base import DeviceTimes, TensorInfo, check_feed
+from ..types import Tensors
 from .acl_api import ON_DEVICE, Held, acl_call, acl_has, open_device
 from .acl_memory import BatchStreams, Slot
 from .acl_model import load_acl_model

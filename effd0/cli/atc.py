@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..ascend.atc import AtcCommand, atc_command, run_atc, write_generated
 from ..ascend.aipp import largest_errors, normalizing_aipp
+from ..ascend.atc import AtcCommand, atc_command, run_atc, write_generated
 from ..ascend.atc_options import (
     LOG_LEVELS,
     OUTPUT_TYPES,

@@ -13,10 +13,10 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from .ascend import npu_smi
-from .embedded import folder
-from .errors import AtcError, DatasetError
-from .report import installed_version
+from ..ascend import npu_smi
+from ..data.fixture import folder
+from ..errors import AtcError, DatasetError
+from ..report import installed_version
 
 
 @dataclass(frozen=True)

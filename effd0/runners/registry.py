@@ -119,7 +119,7 @@ def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions)
 
         return OpenVinoRunner(model, threads=options.threads)
     if name == "acl":
-        from .acl import AclRunner
+        from ..ascend.acl_runner import AclRunner
 
         return AclRunner(model, device=_npu_number(options.device), overlap=options.overlap)
     if name == "recorded":

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 from unittest import mock
 
-from effd0.atc import atc_command, run_atc
-from effd0.atc.options import AtcOptions
-from effd0.runners.acl import AclRunner
+from effd0.ascend.acl_runner import AclRunner
+from effd0.ascend.atc import atc_command, run_atc
+from effd0.ascend.atc_options import AtcOptions
 from effd0.spec import D0
 
 from .acl import installed

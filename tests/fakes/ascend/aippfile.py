@@ -1,7 +1,7 @@
 """
 Reading an ``aipp_op`` as the manual tells it, with its ranges and defaults.
 
-Written from the manual, not from `effd0.atc.aipp`: each checks the other.  Only what folds a
+Written from the manual, not from `effd0.ascend.aipp`: each checks the other.  Only what folds a
 normalisation is emulated; whatever else a file asks for is refused.
 """
 

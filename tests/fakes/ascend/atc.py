@@ -1,8 +1,8 @@
 """
 The emulated ``atc``: an ONNX file and options in, an emulated .om out, or a coded refusal.
 
-It is written from ATC's manual (options, values, error codes), not from `effd0.atc`, and takes
-less than the real one: an option that no manual knows and an option that is not emulated are
+It is written from ATC's manual (options, values, error codes), not from `effd0.ascend.atc`, and
+takes less than the real one: an option that no manual knows and an option that is not emulated are
 both refused.  It litters its working directory as ATC does.
 
 Known differences from the real one:
