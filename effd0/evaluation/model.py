@@ -33,7 +33,7 @@ class ModelChoice:
 
     def checked_runner(self) -> str:
         """The runner's name; raise `RunnerError` where the choices contradict each other."""
-        runner = self._default_runner() if self.runner is None else self.runner
+        runner = self.runner_name()
         self.options.check_for(runner)
         self._check_pair(runner)
         if self.model is not None and not self.model.is_file():
@@ -72,9 +72,16 @@ class ModelChoice:
                 "make one with 'effd0 compile'"
             )
 
-    def _default_runner(self) -> str:
+    def runner_name(self) -> str:
+        """The runner's name, as given or by the file."""
         compiled = self.model is not None and self.model.suffix == ".om"
-        return "acl" if compiled else "ort"
+        return ("acl" if compiled else "ort") if self.runner is None else self.runner
+
+    def weights(self) -> Path | None:
+        """The checkpoint that runs; None where a model is given that holds its own weights."""
+        if self.model is not None:
+            return None
+        return embedded.checkpoint() if self.checkpoint is None else self.checkpoint
 
     @contextlib.contextmanager
     def file(self, batch_size: int | None = None) -> Iterator[Path]:
@@ -88,7 +95,8 @@ class ModelChoice:
         if self.model is not None:
             yield self.model
             return
-        checkpoint = embedded.checkpoint() if self.checkpoint is None else self.checkpoint
+        checkpoint = self.weights()
+        assert checkpoint is not None
         if runner == "torch":
             yield checkpoint
             return

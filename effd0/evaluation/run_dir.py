@@ -1,4 +1,8 @@
-"""What the detections of a run depend on: two runs of the same identity find the same."""
+"""
+A run directory: detections are written as they come, so that a run that was stopped can be resumed.
+
+Its manifest says what detections depend on: two runs of the same identity find the same.
+"""
 
 from __future__ import annotations
 
@@ -11,82 +15,53 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data import fixture as embedded
-from ..data.coco import Dataset, Sample
+from ..data.coco import Dataset
+from ..data.remote import url_of
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
 from ..io import sha256, written_whole
-from ..report import environment
-from ..runners.registry import RunnerOptions
-from ..spec import ModelSpec
+from ..results.environment import environment
 from ..tensors.manifest import read_json
-from .model import ModelChoice
+
+if TYPE_CHECKING:
+    from .engines import Source
+
+#: Settings of a source that say where its files lie: they decide nothing.
+PATHS = ("model", "checkpoint", "pool")
 
 
-@dataclass(frozen=True)
-class UnderTest:
+def run_identity(source: Source, dataset: Dataset) -> dict[str, Any]:
     """
-    What is run, as far as it can be known without running it.
+    All that decides what *source* finds in *dataset*, fit for JSON.
 
-    *checkpoint_sha256* is None where a model was given that holds its own weights.
+    What only judges detections, and what only moves files or threads of the host, is not in it.
+    The contents of images are in it where they lie on this host.
     """
-
-    model_sha256: str
-    checkpoint_sha256: str | None
-    runner: str
-    spec: ModelSpec
-    options: RunnerOptions
-
-
-def under_test(choice: ModelChoice, path: Path) -> UnderTest:
-    """What *choice* runs; *path* is its file, exported or not."""
-    return UnderTest(
-        model_sha256=sha256(path),
-        checkpoint_sha256=_checkpoint_sha256(choice),
-        runner=choice.checked_runner(),
-        spec=choice.spec,
-        options=choice.options,
-    )
-
-
-def run_identity(
-    what: UnderTest, dataset: Dataset, backend: str, *, batch_size: int
-) -> dict[str, Any]:
-    """
-    All that decides what is found in *dataset*, fit for JSON; *backend* is what really computes.
-
-    Image files are in it by `images_sha256`, which is the caller's to add.
-
-    What only judges detections (the floor, the evaluator) is not in it, nor is what only moves
-    files or threads of the host.
-    """
+    every = hashlib.sha256()
+    for sample in dataset.samples:
+        if url_of(sample.path) is None:
+            every.update(bytes.fromhex(sha256(sample.path)))
     return {
-        "model_sha256": what.model_sha256,
-        "checkpoint_sha256": what.checkpoint_sha256,
+        "model_sha256": source.model_sha256,
         "annotations_sha256": sha256(dataset.annotation_file),
         "images": len(dataset.samples),
-        "spec": asdict(what.spec),
-        "settings": {
-            "batch_size": batch_size,
-            "runner": what.runner,
-            "backend": backend,
-            **{name: value for name, value in asdict(what.options).items() if name != "bins"},
-        },
+        "images_sha256": every.hexdigest(),
+        "backend": source.description,
+        "settings": {key: value for key, value in source.settings.items() if key not in PATHS},
         # A new kernel of the system does not change a result; a new Pillow may.
         "environment": {k: v for k, v in environment().items() if k != "system"},
     }
 
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Each key, as ``spec.nms_iou``, in which the two differ, with both values."""
+    """Each key, as ``settings.spec.nms_iou``, in which the two differ, with both values."""
     mine, other = dict(_flat(recorded)), dict(_flat(asked))
     keys = [*mine, *(key for key in other if key not in mine)]
     return [
@@ -102,26 +77,6 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _checkpoint_sha256(choice: ModelChoice) -> str | None:
-    """The fingerprint of the weights; None where a model was given that holds its own."""
-    if choice.model is not None:
-        return None
-    return sha256(embedded.checkpoint() if choice.checkpoint is None else choice.checkpoint)
-
-
-def images_sha256(images: Iterable[bytes]) -> str:
-    """One fingerprint of all *images*, the SHA-256 of each file in order."""
-    every = hashlib.sha256()
-    for image in images:
-        every.update(image)
-    return every.hexdigest()
-
-
-def image_sha256(sample: Sample) -> bytes:
-    """The SHA-256 of an image file."""
-    return bytes.fromhex(sha256(sample.path))
 
 
 _HEAD = struct.Struct("<qI")
@@ -144,44 +99,37 @@ def encode(image_id: int, found: Detections, seed: int) -> bytes:
 
 
 def whole_records(
-    data: bytes, image_ids: Sequence[int], seed: int
-) -> Iterator[tuple[Detections, int]]:
+    data: bytes, image_ids: Collection[int], seed: int
+) -> Iterator[tuple[int, Detections, int]]:
     """
-    Yield the detections of each record at the beginning of *data*, and where the record ends.
+    Yield image id and detections of each record at the beginning of *data*, and where it ends.
 
-    Stops at the first that is torn, changed, of another seed, or not of the next of *image_ids*.
+    Stops at the first record that is torn, changed, of another seed, or of no image of *image_ids*.
     """
     start = 0
-    for image_id in image_ids:
-        if start + _HEAD.size > len(data):
-            return
-        found_id, count = _HEAD.unpack_from(data, start)
-        end = start + _HEAD.size + count * _DETECTION_BYTES
-        if found_id != image_id or end + _CRC.size > len(data):
+    while start + _HEAD.size <= len(data):
+        image_id, count = _HEAD.unpack_from(data, start)
+        boxes = start + _HEAD.size
+        end = boxes + count * _DETECTION_BYTES
+        if image_id not in image_ids or end + _CRC.size > len(data):
             return
         if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[start:end], seed):
             return
-        yield _decode(data, start + _HEAD.size, count), end + _CRC.size
+        found = Detections(
+            np.frombuffer(data, "<f4", 4 * count, boxes).astype(np.float32).reshape(count, 4),
+            np.frombuffer(data, "<f4", count, boxes + 16 * count).astype(np.float32),
+            np.frombuffer(data, "<i8", count, boxes + 20 * count).astype(np.int64),
+        )
         start = end + _CRC.size
-
-
-def _decode(data: bytes, start: int, count: int) -> Detections:
-    boxes = np.frombuffer(data, "<f4", 4 * count, start)
-    scores = np.frombuffer(data, "<f4", count, start + 16 * count)
-    classes = np.frombuffer(data, "<i8", count, start + 20 * count)
-    return Detections(
-        boxes.astype(np.float32).reshape(count, 4),
-        scores.astype(np.float32),
-        classes.astype(np.int64),
-    )
+        yield image_id, found, start
 
 
 MANIFEST, RECORDS = "manifest.json", "detections.records"
 RESULTS, EVALUATION = "detections.json", "evaluation.json"
-#: In the manifest of a run by workers alone, which keep detections in other files.
-KEPT_IN = "detections_in"
+#: Rows of results that are turned into JSON at a time.
+_CHUNK = 50_000
 
-#: Tells the user one line.
+#: Prints one line for the user.
 Say = Callable[[str], object]
 
 
@@ -193,57 +141,50 @@ class RunDirectory:
         self._file, self._seed = file, 0
 
     def start(
-        self, manifest: Mapping[str, Any], image_ids: Sequence[int], batch_size: int
+        self, manifest: Mapping[str, Any], image_ids: Sequence[int], batch_size: int | None
     ) -> dict[int, Detections]:
         """
         Record *manifest*; return the detections, by image id, that an earlier run left.
 
-        They are of the first of *image_ids*, in order, and of whole batches; what comes after them
-        is cut off.  Raises `ResultError` where that run had another manifest.
+        They are of whole batches: an image may come out otherwise beside other images.  What
+        follows the last whole record is cut off.  Raises `ResultError` where the directory was
+        begun with another manifest.
         """
-        self._seed = zlib.crc32(self.begin(manifest).encode())
+        text = json.dumps(manifest, indent=1, allow_nan=False)
+        path = self.folder / MANIFEST
+        if path.exists():
+            recorded = read_json(path, "it cannot be continued; give another --out")
+            if found := differences(recorded, json.loads(text)):
+                raise ResultError(
+                    f"{self.folder} is of another run, whose {'; '.join(found)}; "
+                    "ask for what it was begun with, or give another --out"
+                )
+        else:
+            with written_whole(path) as temporary:
+                temporary.write_text(text)
+        self._seed = zlib.crc32(text.encode())
         self._file.seek(0)
         data = self._file.readall()
-        whole = list(whole_records(data, image_ids, self._seed))
-        if len(whole) < len(image_ids):
-            del whole[len(whole) - len(whole) % batch_size :]
-        end = whole[-1][1] if whole else 0
+        there: dict[int, Detections] = {}
+        end = 0
+        for image_id, detections, end in whole_records(data, frozenset(image_ids), self._seed):  # noqa: B007  the last end is used
+            there[image_id] = detections
         if end < len(data):
             with _keeping(self.folder):
                 self._file.truncate(end)
+        size = batch_size or 1
+        batches = [image_ids[place : place + size] for place in range(0, len(image_ids), size)]
+        whole = [
+            image_id for ids in batches if all(id_ in there for id_ in ids) for image_id in ids
+        ]
         self.images = len(whole)
         if data:
             cut = f", {len(data) - end} bytes after them cut off" if len(data) > end else ""
             self.say(f"{self.folder}: {self.images} of {len(image_ids)} images are there{cut}")
-        return dict(zip(image_ids, (found for found, _ in whole), strict=False))
-
-    def begin(self, manifest: Mapping[str, Any]) -> str:
-        """
-        Record *manifest*, or see that it is what the directory was begun with; return its text.
-
-        Raises `ResultError` where that is another.
-        """
-        text = json.dumps(manifest, indent=1, allow_nan=False)
-        path = self.folder / MANIFEST
-        if not path.exists():
-            with written_whole(path) as temporary:
-                temporary.write_text(text)
-            return text
-        recorded = read_json(path, "it cannot be continued; give another --out")
-        if (KEPT_IN in recorded) != (KEPT_IN in manifest):
-            begun = "with workers; ask for some with --workers or --devices"
-            if KEPT_IN in manifest:
-                begun = "without workers; leave --workers and --devices out"
-            raise ResultError(f"{self.folder} was begun {begun}, or give another --out")
-        if found := differences(recorded, json.loads(text)):
-            raise ResultError(
-                f"{self.folder} is of another run, whose {'; '.join(found)}; "
-                "ask for what it was begun with, or give another --out"
-            )
-        return text
+        return {image_id: there[image_id] for image_id in whole}
 
     def append(self, image_id: int, found: Detections) -> None:
-        """Write what was *found* in the next image; raise `OutputError` if it cannot be."""
+        """Write what was *found* in an image; raise `OutputError` if it cannot be."""
         left = memoryview(encode(image_id, found, self._seed))
         with _keeping(self.folder):
             while left:
@@ -251,30 +192,24 @@ class RunDirectory:
                 left = left[os.write(self._file.fileno(), left) :]
         self.images += 1
 
-    def finish(
-        self, results: Iterable[npt.NDArray[np.float64]], evaluation: Mapping[str, Any]
-    ) -> None:
-        """
-        Write *results*, tables as of `to_coco_results`, and, at the very last, *evaluation*.
-
-        The tables are taken one at a time, so that they need not be in memory together.
-        """
+    def finish(self, results: npt.NDArray[np.float64], evaluation: Mapping[str, Any]) -> None:
+        """Write *results*, a table of `to_coco_results`, and, at the very last, *evaluation*."""
         with written_whole(self.folder / RESULTS) as temporary, temporary.open("w") as file:
-            parts = (entries for table in results if (entries := _entries(table)))
-            file.write("[" + next(parts, ""))
-            file.writelines(f", {entries}" for entries in parts)
+            file.write("[")
+            for start in range(0, len(results), _CHUNK):
+                entries = [
+                    {
+                        "image_id": int(id_),
+                        "category_id": int(category),
+                        "bbox": box,
+                        "score": score,
+                    }
+                    for id_, *box, score, category in results[start : start + _CHUNK].tolist()
+                ]
+                file.write((", " if start else "") + json.dumps(entries, allow_nan=False)[1:-1])
             file.write("]\n")
         with written_whole(self.folder / EVALUATION) as temporary:
             temporary.write_text(json.dumps(evaluation, allow_nan=False) + "\n")
-
-
-def _entries(table: npt.NDArray[np.float64]) -> str:
-    """The rows of *table* as COCO's results, without the brackets of a list."""
-    entries = [
-        {"image_id": int(image_id), "category_id": int(category), "bbox": box, "score": score}
-        for image_id, *box, score, category in table.tolist()
-    ]
-    return json.dumps(entries, allow_nan=False)[1:-1]
 
 
 @contextlib.contextmanager
@@ -307,9 +242,18 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
             raise
 
 
-def resume_without_out() -> OutputError:
-    """The error of who would go on with a run, and does not say which."""
-    return OutputError("--resume is given, but no --out; name the run directory to go on with")
+@contextlib.contextmanager
+def opened_run_directory(
+    folder: Path | None, *, resume: bool, say: Say
+) -> Iterator[RunDirectory | None]:
+    """The run directory *folder* for the time of the block, if one is asked for."""
+    if folder is not None:
+        with run_directory(folder, resume=resume, say=say) as place:
+            yield place
+    elif resume:
+        raise OutputError("--resume is given, but no --out; name the run directory to resume")
+    else:
+        yield None
 
 
 def _check_ours(folder: Path) -> None:
