@@ -28,8 +28,8 @@ from ..hits import category_hits
 from ..io import sha256
 from ..progress import OpenProgress, silent
 from ..reach import reachable_ap
+from ..report import environment
 from ..results.check import Check
-from ..results.environment import environment
 from ..results.verdict import Verdict, detected, drop, threshold, verdict_of
 from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
