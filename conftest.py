@@ -25,13 +25,15 @@ from effd0.bench.session import rows_of
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
+from effd0.evaluation.evaluate import Evaluation
 from effd0.export import ExportSettings, write_simplified
 from effd0.io import sha256
 from effd0.pytest_options import PATHS, RECORD, TEST_RUNNERS, TORCH_DEVICES, pool_asked
-from effd0.report import Evaluation, installed_version
+from effd0.report import installed_version
 from effd0.runfile import write_run
 from effd0.runfile.checks import FIGURES, check_of, properties_of
-from effd0.runfile.suite import Draw, SuiteRecord
+from effd0.runfile.suite import SuiteRecord
+from effd0.runners.acl_session import acl_session
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.runners.registry import RunnerOptions, open_runner
@@ -276,7 +278,7 @@ def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation, Draw], None]:
+def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation], None]:
     """Return a function that keeps an evaluation for --report-json."""
     return pytestconfig.stash[RECORD].keep
 

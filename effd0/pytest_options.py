@@ -172,11 +172,7 @@ def pool_asked(config: pytest.Config) -> Pool | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Stop where options contradict each other, or led pytest away from its configuration."""
     if config.getoption("--resume") and config.getoption("--out") is None:
-        from .evaluation.run_dir import (
-            resume_without_out,  # brings much that other projects' tests need not
-        )
-
-        raise pytest.UsageError(str(resume_without_out()))
+        raise pytest.UsageError("--resume is given, but no --out; name the folder to resume")
     if config.getoption("--max-drop") < 0:
         raise pytest.UsageError(
             f"--max-drop is {config.getoption('--max-drop')}, but a drop of at least 0 points is "

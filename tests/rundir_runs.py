@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from effd0.evaluation.evaluate import EvaluationJob
+from effd0.evaluation.engines import LocalEngine
 from effd0.evaluation.model import ModelChoice
 from effd0.types import Tensors
 
@@ -28,11 +27,9 @@ class NeighbourRunner(FakeRunner):
         return {name: head + moved for name, head in heads.items()}
 
 
-def small_job(model: Path, root: Path, out: Path | None, **changes: Any) -> EvaluationJob:
-    """Return the evaluation of *model* on *root* in batches of two, with *changes*."""
-    choice = ModelChoice(model, spec=SMALL)
-    values = {"choice": choice, "root": root, "batch_size": BATCH, "out": out, **changes}
-    return EvaluationJob(**values)
+def small_engine(model: Path) -> LocalEngine:
+    """Return what runs *model* in batches of two."""
+    return LocalEngine(ModelChoice(model, spec=SMALL), BATCH)
 
 
 def outcome(folder: Path) -> dict[str, object]:

@@ -13,8 +13,7 @@ from effd0.scale.cluster import Cluster
 from effd0.scale.pool import Pool, accelerator
 from effd0.scale.ray_start import cluster
 
-from .measured import WorkersFor
-
+WorkersFor = Callable[[str], Cluster | None]
 #: Runners that workers run; the others stay in the session's process.
 WITH_WORKERS = ("ort", "openvino", "torch", "acl")
 

@@ -2,100 +2,96 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from effd0.data import fixture as embedded
-from effd0.data.coco import Dataset, check_images
-from effd0.insight import insight
+from effd0.data.coco import Dataset
+from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
+from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
+from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
-from effd0.pytest_options import PATHS, pool_asked
-from effd0.report import Evaluation
-from effd0.runfile.suite import Draw
+from effd0.pytest_options import PATHS
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.suspicions.architecture import suspect_architecture
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 
-from .gate import Gate, against_reference, drop_verdict, points_in, settle
-from .measured import Measured, OpenRunner, WorkersFor
-from .session_workers import workers_of
+from .gate import Gate, points, points_in, settle
 
 pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
 
-Measure = Callable[[str, int | None], Measured]
-HoldDrop = Callable[[Measure, Dataset, str], None]
-NoteEvaluation = Callable[[Evaluation, Draw], None]
+Measure = Callable[[str, int | None], Evaluation]
+CheckDrop = Callable[[Measure, str], None]
+NoteEvaluation = Callable[[Evaluation], None]
 NoteFigure = Callable[[float | None, float | None, str], None]
 
 
 @pytest.fixture(scope="session")
-def workers_for(
-    pytestconfig: pytest.Config,
-    runners_here: list[str],
+def engine_of(
+    spec: ModelSpec,
+    checkpoint: Path,
     options_of: Callable[[str], RunnerOptions],
-) -> Iterator[WorkersFor]:
-    """Give the workers of --workers or --devices, on Ray, which is started once."""
-    with workers_of(pool_asked(pytestconfig), runners_here, options_of) as workers:
-        yield workers
+    request: pytest.FixtureRequest,
+) -> Callable[[str, int | None], Engine]:
+    """Return what runs a runner of a name, with the artefact under test, at a batch size."""
+    option, fixture_value = request.config.getoption, request.getfixturevalue
+
+    def engine(name: str, batch_size: int | None) -> Engine:
+        if name == "recorded":
+            return RecordedEngine(
+                option("--results"), option("--split"), bins=option("--bins"), spec=spec
+            )
+        if name in ("torch", "openvino") and importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name} to compare with: pip install 'effd0[torch,onnx,openvino]'")
+        options, runner = options_of(name), None
+        if name == "torch":
+            choice = ModelChoice(checkpoint=checkpoint, runner=name, spec=spec, options=options)
+        else:
+            if name == "acl":
+                fixture_value("acl_kept_open")
+            model = option("--model") if name == "acl" else fixture_value("onnx_model")
+            choice = ModelChoice(model, runner=name, spec=spec, options=options)
+        if name == "emulated":
+            from .fakes.emulated import EmulatedRunner
+
+            # The emulated compiler's files differ from session to session: its source does not.
+            runner = EmulatedRunner(fixture_value("emulated_model"))
+        return LocalEngine(choice, batch_size, runner)
+
+    return engine
 
 
 @pytest.fixture(scope="session")
 def gate(
-    open_under_test: OpenRunner,
-    checkpoint: Path,
-    spec: ModelSpec,
+    engine_of: Callable[[str, int | None], Engine],
     note_measured: Callable[[str], None],
     note_evaluation: NoteEvaluation,
-    options_of: Callable[[str], RunnerOptions],
-    workers_for: WorkersFor,
-    request: pytest.FixtureRequest,
+    pytestconfig: pytest.Config,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
-    option = request.config.getoption
-
-    def file_of(name: str) -> Path:
-        # The emulated compiler's files differ from session to session: what it compiled does not.
-        made = dict.fromkeys(("emulated", "ort", "openvino"), "onnx_model")
-        given: dict[str, Path] = {
-            "torch": checkpoint,
-            "acl": option("--model"),
-            "recorded": option("--results"),
-        }
-        path: Path = request.getfixturevalue(made[name]) if name in made else given[name]
-        return path
-
-    return Gate(
-        spec=spec,
-        checkpoint=checkpoint,
-        file_of=file_of,
-        open_under_test=open_under_test,
-        own_model=option("--model") is not None,
-        out=option("--out"),
-        resume=option("--resume"),
-        options_of=options_of,
-        say=note_measured,
-        keep=note_evaluation,
-        workers_for=workers_for,
-    )
+    option = pytestconfig.getoption
+    return Gate(engine_of, option("--out"), option("--resume"), note_measured, note_evaluation)
 
 
 @pytest.fixture(scope="session")
 def measure_embedded(gate: Gate, embedded_dataset: Dataset) -> Measure:
-    """Score a runner on the embedded scenes, once for each runner and batch size."""
-    return gate.measure_on("embedded", embedded_dataset)
+    """Score a runner on the bundled scenes, once for each runner and batch size."""
+    return gate.measure_on("embedded", embedded_dataset, EvaluationJob())
 
 
 @pytest.fixture(scope="session")
 def measure_coco(gate: Gate, dataset_under_test: Dataset, pytestconfig: pytest.Config) -> Measure:
-    """Score a runner on --coco, each image decoded before, once for each runner and batch size."""
-    for _ in check_images(dataset_under_test.samples):
-        pass
-    return gate.measure_on("coco", dataset_under_test, pytestconfig.getoption("--min-map"))
+    """Score a runner on --coco, once for each runner and batch size."""
+    option = pytestconfig.getoption
+    job = EvaluationJob(
+        option("--coco"), option("--split"), option("--image-limit"), option("--min-map")
+    )
+    return gate.measure_on("coco", dataset_under_test, job)
 
 
 def _between(runner_name: str) -> float:
@@ -128,11 +124,11 @@ def test_embedded_map_is_the_recorded_reference(
     """Every runner reaches the mAP of effdet's own pipeline on the embedded scenes."""
     _for_the_embedded_alone(pytestconfig)
     measured = measure_embedded(runner_name, None)
-    assert measured.evaluation.metrics.images == embedded.reference()["images"]
+    assert measured.metrics.images == embedded.reference()["images"]
     margin = ROUNDED if runner_name in MAY_ROUND else TO_RECORD
-    distance = abs(measured.points - 100 * embedded.reference_ap())
+    distance = abs(points(measured) - 100 * embedded.reference_ap())
     note_figure(distance, margin.limit, "points")
-    assert measured.points == pytest.approx(100 * embedded.reference_ap(), abs=margin.limit)
+    assert points(measured) == pytest.approx(100 * embedded.reference_ap(), abs=margin.limit)
 
 
 def test_embedded_map_does_not_depend_on_the_runner(
@@ -140,8 +136,8 @@ def test_embedded_map_does_not_depend_on_the_runner(
 ) -> None:
     """Every runner reaches torch's mAP with the same weights."""
     _for_the_embedded_alone(pytestconfig)
-    torch_points = measure_embedded("torch", None).points
-    assert measure_embedded(runner_beside_torch, None).points == pytest.approx(
+    torch_points = points(measure_embedded("torch", None))
+    assert points(measure_embedded(runner_beside_torch, None)) == pytest.approx(
         torch_points, abs=_between(runner_beside_torch)
     )
 
@@ -152,8 +148,8 @@ def test_embedded_map_does_not_depend_on_the_batch(
 ) -> None:
     """Seven images a batch, which does not divide 48, change nothing beyond rounding."""
     _for_the_embedded_alone(pytestconfig)
-    one_by_one = measure_embedded(runner_beside_torch, None).points
-    assert measure_embedded(runner_beside_torch, 7).points == pytest.approx(
+    one_by_one = points(measure_embedded(runner_beside_torch, None))
+    assert points(measure_embedded(runner_beside_torch, 7)) == pytest.approx(
         one_by_one, abs=BETWEEN_RUNNERS.limit
     )
 
@@ -170,58 +166,55 @@ def test_coco_map_reaches_the_gate(
 ) -> None:
     """On all images of --coco, mAP is at least --min-map."""
     measured = measure_coco(runner_name, _batch_size(pytestconfig))
-    ap = measured.evaluation.metrics.ap
+    ap = measured.metrics.ap
     note_figure(None if ap is None else 100 * ap, pytestconfig.getoption("--min-map"), "%")
     settle(
-        measured.evaluation.verdict,
+        measured.checks,
         required=_required(pytestconfig),
-        suspect=lambda: suspect_architecture(points_in(dataset_under_test, checkpoint), spec),
+        diagnose=lambda: suspect_architecture(points_in(dataset_under_test, checkpoint), spec),
     )
 
 
 @pytest.fixture
-def hold_drop(
-    spec: ModelSpec,
+def check_drop(
     note_measured: Callable[[str], None],
     note_evaluation: NoteEvaluation,
     note_figure: NoteFigure,
     pytestconfig: pytest.Config,
-) -> HoldDrop:
-    """Return what holds a runner's mAP against torch's on the same images, by --max-drop."""
+) -> CheckDrop:
+    """Return what checks a runner's mAP against torch's on the same images, by --max-drop."""
 
-    def hold(measure: Measure, dataset: Dataset, runner_name: str) -> None:
-        reference = measure("torch", None)
-        measured = measure(runner_name, _batch_size(pytestconfig))
-        wanted, candidate = reference.run, measured.run
+    def check(measure: Measure, runner_name: str) -> None:
         max_drop = pytestconfig.getoption("--max-drop")
-        against = against_reference(
-            dataset, wanted, reference.evaluation.metrics, candidate, spec, max_drop
+        evaluation = compared(
+            measure(runner_name, _batch_size(pytestconfig)), measure("torch", None), max_drop
         )
-        note_measured(f"{candidate.runner}: {against.drop}; {against.parity}")
-        draw = functools.partial(insight, dataset, candidate.found, wanted.found, spec)
-        note_evaluation(replace(measured.evaluation, against=against), draw)
+        against = evaluation.against
+        assert against is not None
+        note_measured(f"{evaluation.runner}: {against.drop}; {against.parity}")
+        note_evaluation(evaluation)
         note_figure(against.drop.points, max_drop, "points")
-        settle(drop_verdict(against, dataset), required=_required(pytestconfig))
+        drop = evaluation.checks[-1]
+        said = msgspec.structs.replace(drop, evidence=f"{drop.evidence}; {against.parity}")
+        settle((said,), required=_required(pytestconfig))
 
-    return hold
+    return check
 
 
 @pytest.mark.coco
 def test_coco_map_does_not_drop_against_torch(
     measure_coco: Measure,
-    dataset_under_test: Dataset,
     runner_beside_torch: str,
-    hold_drop: HoldDrop,
+    check_drop: CheckDrop,
 ) -> None:
     """On the same images of --coco, a runner surely loses no more than --max-drop against torch."""
-    hold_drop(measure_coco, dataset_under_test, runner_beside_torch)
+    check_drop(measure_coco, runner_beside_torch)
 
 
 def test_own_model_does_not_drop_on_the_scenes(
     measure_embedded: Measure,
-    embedded_dataset: Dataset,
     runner_beside_torch: str,
-    hold_drop: HoldDrop,
+    check_drop: CheckDrop,
     pytestconfig: pytest.Config,
 ) -> None:
     """Where no --coco is given, the same holds on the embedded scenes."""
@@ -229,7 +222,7 @@ def test_own_model_does_not_drop_on_the_scenes(
         pytest.skip("held on the images of --coco: leave it out to hold it on the scenes")
     if all(pytestconfig.getoption(option) is None for option in ("--model", "--checkpoint")):
         pytest.skip("needs a model of your own: no --model or --checkpoint was given")
-    hold_drop(measure_embedded, embedded_dataset, runner_beside_torch)
+    check_drop(measure_embedded, runner_beside_torch)
 
 
 def _required(config: pytest.Config) -> bool:

@@ -11,22 +11,19 @@ import typer
 from rich.console import Console
 
 from ..errors import OutputError
-from ..evaluate import EVALUATORS
-from ..evaluation.evaluate import ResultJob, run_result_job
+from ..evaluation.engines import RecordedEngine
+from ..evaluation.evaluate import EvaluationJob, evaluate
 from ..evaluation.infer import InferJob, InferSettings, Performance, run_infer_job
 from ..evaluation.model import ModelChoice
 from ..io import check_writable
 from ..progress import pool_progress, progress
-from ..report import write_json
-from ..runfile import write_run
-from ..runfile.commands import result_run
 from ..runners.registry import RunnerOptions
 from ..scale.inference import infer_on_pool
 from ..scale.pool import pool_of
 from ..scale.start import Displays
 from ..spec import spec_for
 from . import options as opt
-from .show import show_evaluation
+from .run import show_result
 from .show_pool import show_pool
 
 DEFAULTS = RunnerOptions()
@@ -160,31 +157,12 @@ def postprocess(
     split: opt.Split = "val2017",
     image_limit: opt.ImageLimit = None,
     arch: opt.Arch = opt.DEFAULT_ARCH,
-    evaluator: opt.Evaluator = EVALUATORS[0],
     host_threads: opt.HostThreads = 2,
 ) -> None:
     """From results made elsewhere to COCO's twelve numbers and a verdict."""
-    job = ResultJob(
-        results=omfile,
-        root=root,
-        split=split,
-        bins=bins,
-        model=model,
-        spec=spec_for(arch),
-        image_limit=image_limit,
-        min_map=min_map,
-        evaluator=evaluator,
-        host_threads=host_threads,
-        insight=report_json is not None,
-    )
+    job = EvaluationJob(root, split, image_limit, min_map, host_threads=host_threads)
+    engine = RecordedEngine(omfile, split, bins, model, spec_for(arch))
     for path in (json, report_json):
         if path is not None:
             check_writable(path)
-    evaluation = run_result_job(job, progress)
-    show_evaluation(evaluation, Console(highlight=False))
-    if json is not None:
-        write_json(evaluation.to_json(), json)
-    if report_json is not None:
-        write_run(report_json, result_run(job, evaluation))
-    if not evaluation.verdict.ok:
-        raise typer.Exit(1)
+    show_result(evaluate(job, engine, open_progress=progress), engine, json, report_json)

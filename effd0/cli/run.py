@@ -9,21 +9,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..data import fixture
+from ..data.coco import check_images, load_coco
 from ..detection.draw import draw_detections
 from ..errors import EvaluationError
-from ..evaluate import EVALUATORS
 from ..evaluation import pipeline
-from ..evaluation.evaluate import EvaluationJob, load_checked, run_evaluation
+from ..evaluation.engines import Engine, LocalEngine, reference_choice
+from ..evaluation.evaluate import Evaluation, EvaluationJob, to_json
+from ..evaluation.evaluate import evaluate as run
 from ..evaluation.model import ModelChoice
 from ..io import check_writable
-from ..progress import STDERR, pool_progress, progress, say
+from ..progress import STDERR, progress, say
 from ..report import write_json
 from ..runfile import write_run
 from ..runfile.commands import evaluation_run
 from ..runners.registry import RunnerOptions
-from ..scale.evaluation import run_on_pool
 from ..scale.pool import pool_of
-from ..scale.start import Displays
 from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
@@ -101,7 +102,6 @@ def evaluate(
     overlap: opt.Overlap = DEFAULTS.overlap,
     postprocess: opt.Postprocess = DEFAULTS.postprocess,
     launch: opt.Launch = DEFAULTS.launch,
-    evaluator: opt.Evaluator = EVALUATORS[0],
     host_threads: opt.HostThreads = 2,
     workers: opt.Workers = None,
     devices: opt.Devices = None,
@@ -121,33 +121,36 @@ def evaluate(
         launch=launch,
     )
     job = EvaluationJob(
-        choice=ModelChoice(model, checkpoint, runner, spec_for(arch), options),
         root=root,
         split=split,
-        batch_size=batch_size,
         image_limit=image_limit,
         min_map=min_map,
-        evaluator=evaluator,
+        max_drop=_max_drop(reference, max_drop),
         host_threads=host_threads,
         out=out,
         resume=resume,
-        reference=reference,
-        max_drop=_max_drop(reference, max_drop),
-        insight=report_json is not None,
     )
+    choice = ModelChoice(model, checkpoint, runner, spec_for(arch), options)
+    engine = LocalEngine(choice, batch_size)
+    other = None if reference is None else LocalEngine(reference_choice(reference, choice))
     for path in (json, report_json):
         if path is not None:
             check_writable(path)
-    pool = pool_of(workers, devices, ray_address, verbose=verbose)
-    if pool is None:
-        evaluation = run_evaluation(job, progress, say)
-    else:
-        evaluation = run_on_pool(job, pool, Displays(progress, pool_progress), say)
+    if pool_of(workers, devices, ray_address, verbose=verbose) is not None:
+        raise EvaluationError("--workers is given, but workers do not run yet")
+    evaluation = run(job, engine, other, open_progress=progress, say=say)
+    show_result(evaluation, engine, json, report_json)
+
+
+def show_result(
+    evaluation: Evaluation, engine: Engine, json: Path | None, report_json: Path | None
+) -> None:
+    """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation, Console(highlight=False))
     if json is not None:
-        write_json(evaluation.to_json(), json)
+        write_json(to_json(evaluation), json)
     if report_json is not None:
-        write_run(report_json, evaluation_run(job, evaluation))
+        write_run(report_json, evaluation_run(evaluation, engine))
     if not evaluation.verdict.ok:
         raise typer.Exit(1)
 
@@ -206,10 +209,10 @@ def preprocess(
     ] = InputType.float32,
 ) -> None:
     """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
-    job = EvaluationJob(
-        ModelChoice(), root, split, image_limit=image_limit, host_threads=host_threads
-    )
-    dataset = load_checked(job, progress)
+    dataset = load_coco(fixture.coco_root() if root is None else root, split, image_limit)
+    with progress("checking images", len(dataset.samples)) as advance:
+        for _ in check_images(dataset.samples, host_threads):
+            advance(1)
     with progress("preprocessing", len(dataset.samples)) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), host_threads, dtype=dtype.value):
             advance(1)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..report import Evaluation
+from ..evaluation.evaluate import Evaluation
 from .show_pool import show_pool
 
 #: How COCO's own summary names the twelve numbers.
@@ -32,8 +32,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the metrics, the times and the verdict."""
     metrics = evaluation.metrics
     images = f"{metrics.images} images"
-    if metrics.images < evaluation.total_images:
-        images = f"the first {metrics.images} of {evaluation.total_images} images"
+    if metrics.images < evaluation.dataset.total:
+        images = f"the first {metrics.images} of {evaluation.dataset.total} images"
     console.print(f"{escape(evaluation.runner)}, {images}, model {evaluation.model_sha256[:12]}")
     if evaluation.settings["extra_files"]:
         console.print(
@@ -58,7 +58,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     color = COLORS[evaluation.verdict.status]
     verdict = evaluation.verdict
     console.print(
-        f"[bold {color}]{verdict.status.upper()}[/]  {escape(verdict.reason)}", soft_wrap=True
+        f"[bold {color}]{verdict.status.upper()}[/]  {escape(evaluation.reason)}", soft_wrap=True
     )
 
 

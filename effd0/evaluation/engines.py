@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -41,15 +41,23 @@ WEIGHTS = (".pth", ".safetensors")
 class Source(Protocol):
     """An open engine."""
 
-    #: What really computes: backend, device, precision.
-    description: str
-    model_sha256: str
-    #: Images a batch; None where batches are unknown.
-    batch_size: int | None
-    #: How a reader repeats the run, fit for JSON.
-    settings: Mapping[str, Any]
+    @property
+    def description(self) -> str:
+        """What really computes: backend, device, precision."""
 
-    def detect(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Detections]]:
+    @property
+    def model_sha256(self) -> str:
+        """The fingerprint of the model file."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images a batch; None where batches are unknown."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How a reader repeats the run, fit for JSON."""
+
+    def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """Yield each of *samples* once with its detections, in any order, batch by batch."""
 
     def stages(self) -> dict[str, Latency]:
@@ -59,11 +67,17 @@ class Source(Protocol):
 class Engine(Protocol):
     """What makes detections of the images of a data set."""
 
-    spec: ModelSpec
-    #: Whether images are read from where fsspec reaches, and not from this host alone.
-    reads_urls: bool
-    #: Whether the bundled checkpoint runs, whose mAP on the bundled scenes is recorded.
-    bundled: bool
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture."""
+
+    @property
+    def reads_urls(self) -> bool:
+        """Whether images are read from where fsspec reaches, and not from this host alone."""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the bundled checkpoint runs, whose mAP on the bundled scenes is recorded."""
 
     def check(self) -> None:
         """Raise what can be known to be wrong before any work."""
@@ -91,7 +105,7 @@ class LocalSource:
         """Backend, device and precision."""
         return self.runner.description
 
-    def detect(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Detections]]:
+    def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """See `Source.detect`; in the order of *samples*."""
         return run_dataset(
             samples,
@@ -271,7 +285,7 @@ class RecordedSource:
         self._reading: list[float] = []
         self._postprocess: list[float] = []
 
-    def detect(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Detections]]:
+    def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """See `Source.detect`; in the order of *samples*."""
         with ThreadPoolExecutor(self._host_threads, "effd0") as pool:
             try:

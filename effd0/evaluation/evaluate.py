@@ -30,7 +30,7 @@ from ..progress import OpenProgress, silent
 from ..reach import reachable_ap
 from ..report import environment
 from ..results.check import Check
-from ..results.verdict import Verdict, detected, drop, threshold, verdict_of
+from ..results.verdict import Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
@@ -90,6 +90,7 @@ class Evaluation:
     runner: str
     model_sha256: str
     settings: Mapping[str, Any]
+    peak_rss_mb: float
     against: Against | None = None
     reference: Evaluation | None = None
 
@@ -97,6 +98,11 @@ class Evaluation:
     def verdict(self) -> Verdict:
         """What the checks say together."""
         return verdict_of(self.checks)
+
+    @property
+    def reason(self) -> str:
+        """What the checks say, the gravest first."""
+        return reason_of(self.checks)
 
 
 def _say_nothing(line: str) -> None:
@@ -206,6 +212,7 @@ def _measured(
             "image_limit": job.image_limit,
             **source.settings,
         },
+        peak_rss_mb=peak_rss_mb(),
     )
 
 
@@ -265,7 +272,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as plain values; metrics are fractions, None is undefined."""
     metrics, verdict = evaluation.metrics, evaluation.verdict
     return {
-        "verdict": {"status": verdict.status, "reason": verdict.evidence},
+        "verdict": {"status": verdict.status, "reason": evaluation.reason},
         "metrics": metrics.values,
         "undefined": metrics.undefined,
         "per_class": metrics.per_class,
@@ -274,7 +281,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "detections": metrics.detections,
         "images_per_second": evaluation.images_per_second,
         "stages_ms": {name: _stage(latency) for name, latency in evaluation.stages.items()},
-        "peak_rss_mb": peak_rss_mb(),
+        "peak_rss_mb": evaluation.peak_rss_mb,
         "runner": evaluation.runner,
         "model_sha256": evaluation.model_sha256,
         "settings": dict(evaluation.settings),

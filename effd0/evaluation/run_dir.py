@@ -147,7 +147,7 @@ class RunDirectory:
         Record *manifest*; return the detections, by image id, that an earlier run left.
 
         They are of whole batches: an image may come out otherwise beside other images.  What
-        follows the last whole record is cut off.  Raises `ResultError` where the directory was
+        follows the last of them is cut off.  Raises `ResultError` where the directory was
         begun with another manifest.
         """
         text = json.dumps(manifest, indent=1, allow_nan=False)
@@ -165,18 +165,16 @@ class RunDirectory:
         self._seed = zlib.crc32(text.encode())
         self._file.seek(0)
         data = self._file.readall()
-        there: dict[int, Detections] = {}
-        end = 0
-        for image_id, detections, end in whole_records(data, frozenset(image_ids), self._seed):  # noqa: B007  the last end is used
-            there[image_id] = detections
+        records = list(whole_records(data, frozenset(image_ids), self._seed))
+        there = {image_id: detections for image_id, detections, _ in records}
+        size = batch_size or 1
+        batches = [image_ids[place : place + size] for place in range(0, len(image_ids), size)]
+        whole = [id_ for ids in batches if all(id_ in there for id_ in ids) for id_ in ids]
+        kept = frozenset(whole)
+        end = max((end for id_, _, end in records if id_ in kept), default=0)
         if end < len(data):
             with _keeping(self.folder):
                 self._file.truncate(end)
-        size = batch_size or 1
-        batches = [image_ids[place : place + size] for place in range(0, len(image_ids), size)]
-        whole = [
-            image_id for ids in batches if all(id_ in there for id_ in ids) for image_id in ids
-        ]
         self.images = len(whole)
         if data:
             cut = f", {len(data) - end} bytes after them cut off" if len(data) > end else ""

@@ -2,83 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..bench.accuracy import Accuracy
 from ..bench.job import BenchmarkJob
 from ..bench.rows import Row
 from ..data import fixture as embedded
-from ..evaluation.evaluate import UNKNOWN_MODEL, EvaluationJob, ResultJob
+from ..evaluation.engines import UNKNOWN_MODEL, Engine, RecordedEngine
+from ..evaluation.evaluate import Evaluation
 from ..evaluation.model import ModelChoice
-from ..report import Evaluation, Verdict, judge_drop
+from ..results.check import UNDECIDED
+from ..results.check import Check as GateCheck
 from ..stages import Check
 from .parts import accuracy_part, artefact_part, dataset_part, latency_part, new_run
 from .schema import Run
-from .verdict import UNDECIDED
 
 
-def evaluation_run(job: EvaluationJob, evaluation: Evaluation) -> Run:
-    """What *job* came to."""
-    artefact = artefact_part(*_files(job.choice), _dataset(job, evaluation))
-    return _accuracy_run(artefact, evaluation, gate_checks(evaluation, "evaluate"))
-
-
-def result_run(job: ResultJob, evaluation: Evaluation) -> Run:
-    """What *job* came to; its model is known by what the results say of themselves."""
-    name = job.results.name if job.model is None else job.model.name
-    known = None if evaluation.model_sha256 == UNKNOWN_MODEL else evaluation.model_sha256
-    artefact = artefact_part(None, None, _dataset(job, evaluation), name)
-    checks = gate_checks(evaluation, "postprocess")
-    if not evaluation.metrics.detections:
-        nothing = Verdict("fail", evaluation.verdict.reason)
-        told = "effd0 postprocess: something is detected"
-        checks.insert(0, _gate(told, nothing, 0, 1, "detections"))
-    return _accuracy_run({**artefact, "model_sha256": known}, evaluation, checks)
-
-
-def _accuracy_run(
-    artefact: Mapping[str, Any], evaluation: Evaluation, checks: Sequence[Check]
-) -> Run:
+def evaluation_run(evaluation: Evaluation, engine: Engine) -> Run:
+    """The run of one *evaluation* by *engine*; recorded results name their model themselves."""
+    digest = evaluation.settings["annotations_sha256"]
+    images = evaluation.metrics.images
+    dataset = dataset_part(evaluation.job.root, evaluation.job.split, images, digest)
+    if isinstance(engine, RecordedEngine):
+        name = (engine.results if engine.model is None else engine.model).name
+        known = None if evaluation.model_sha256 == UNKNOWN_MODEL else evaluation.model_sha256
+        artefact = {**artefact_part(None, None, dataset, name), "model_sha256": known}
+    else:
+        choice: ModelChoice = engine.choice  # type: ignore[attr-defined]  # of a model's engine
+        artefact = artefact_part(*_files(choice), dataset)
+    verdict = evaluation.verdict
     return new_run(
         artefact,
-        exit_status=0 if evaluation.verdict.ok else 1,
-        checks=checks,
-        reason=evaluation.verdict.reason,
+        exit_status=0 if verdict.ok else 1,
+        checks=[_as_stage_check(check) for check in evaluation.checks if check.status != "skipped"],
+        reason=evaluation.reason,
         accuracy=[accuracy_part(evaluation)],
     )
 
 
-def _dataset(job: EvaluationJob | ResultJob, evaluation: Evaluation) -> dict[str, Any]:
-    digest = evaluation.settings["annotations_sha256"]
-    return dataset_part(job.root, job.split, evaluation.metrics.images, digest)
-
-
-def gate_checks(evaluation: Evaluation, command: str) -> list[Check]:
-    """The gates that *command* held *evaluation* against: its floor, and its reference."""
-    checks, against, said = [], evaluation.against, f"effd0 {command}: mAP"
-    floor, ap = evaluation.floor, evaluation.metrics.ap
-    if floor is not None and floor.status != "not gated":
-        points = None if ap is None else 100 * ap
-        wanted = evaluation.settings["min_map"]
-        checks.append(_gate(f"{said} reaches --min-map", floor, points, wanted, "%"))
-    if against is not None:
-        limited = evaluation.metrics.images < evaluation.total_images
-        drop = judge_drop(against.drop, against.max_drop, limited=limited)
-        name = f"{said} does not drop against --reference"
-        checks.append(_gate(name, drop, against.drop.points, against.max_drop, "points"))
-    return checks
-
-
-def _gate(
-    name: str, verdict: Verdict, figure: float | None, tolerance: float | None, unit: str
-) -> Check:
-    """A check of the gate by its *verdict*."""
-    passed = {"pass": True, "fail": False}.get(verdict.status)
-    open_ = f"{UNDECIDED}{verdict.reason}" if passed is None else verdict.reason
-    evidence = "" if passed else open_
-    return Check("gate", name, passed, evidence, "", figure, tolerance, unit)
+def _as_stage_check(check: GateCheck) -> Check:
+    passed = {"passed": True, "failed": False}.get(check.status)
+    said = check.evidence if passed is not None else f"{UNDECIDED}{check.evidence}"
+    evidence = "" if passed else said
+    return Check(
+        "gate", check.name, passed, evidence, "", check.figure, check.tolerance, check.unit
+    )
 
 
 def benchmark_run(job: BenchmarkJob, rows: Sequence[Row], accuracy: Accuracy | None = None) -> Run:

@@ -14,9 +14,10 @@ from ..bench.accuracy import Accuracy
 from ..bench.job import dataset_name
 from ..bench.rows import Row
 from ..evaluate import CocoMetrics
+from ..evaluation.evaluate import Evaluation
 from ..fingerprint import machine_record, program
+from ..insight import insight
 from ..io import sha256
-from ..report import Evaluation
 from ..stages import Check
 from ..timing import Latency
 from .checks import check_part
@@ -91,7 +92,7 @@ def accuracy_part(evaluation: Evaluation) -> dict[str, Any]:
         "backend": evaluation.runner,
         "batch": settings["batch_size"],
         "images": metrics.images,
-        "images_total": evaluation.total_images,
+        "images_total": evaluation.dataset.total,
         "metrics": metrics.values,
         "undefined": metrics.undefined,
         "per_class": metrics.per_class,
@@ -101,7 +102,12 @@ def accuracy_part(evaluation: Evaluation) -> dict[str, Any]:
         "peak_rss_mb": evaluation.peak_rss_mb,
         "stages": {name: _times(latency) for name, latency in evaluation.stages.items()},
         "settings": {**settings, "model_sha256": evaluation.model_sha256},
-        "insight": None if evaluation.insight is None else dict(evaluation.insight),
+        "insight": insight(
+            evaluation.dataset,
+            evaluation.found,
+            None if evaluation.reference is None else evaluation.reference.found,
+            evaluation.spec,
+        ),
     }
 
 

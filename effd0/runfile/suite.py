@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..bench.accuracy import Accuracy
 from ..bench.rows import Row
 from ..data import fixture as embedded
 from ..data.coco import Dataset
+from ..evaluation.evaluate import Evaluation
 from ..io import sha256
-from ..report import Evaluation
 from ..stages import Check, stage_verdict
 from .parts import accuracy_part, artefact_part, dataset_part, latency_part, new_run
 from .schema import Run
 
-#: What makes the insight of an evaluation.
-Draw: TypeAlias = Callable[[], Mapping[str, Any]]
 #: Options that name an artefact, the one that a run is called by first.
 NAMING = ("--model", "--detections", "--results", "--bins", "--checkpoint")
 #: Exit statuses of pytest after which nobody knows what the checks that did not run would say.
@@ -41,16 +39,11 @@ class SuiteRecord:
     parity: list[dict[str, Any]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     dataset: dict[str, Any] | None = None
-    _evaluations: dict[tuple[str, object], tuple[Evaluation, Draw]] = field(default_factory=dict)
+    _evaluations: dict[tuple[str, object], Evaluation] = field(default_factory=dict)
 
-    def keep(self, evaluation: Evaluation, draw: Draw) -> None:
-        """
-        Keep *evaluation*; one of the same runner and batch, as before a comparison, goes.
-
-        What is to be seen of it is made by *draw* once a run is written: most are never looked at.
-        """
-        key = evaluation.runner, evaluation.settings["batch_size"]
-        self._evaluations[key] = evaluation, draw
+    def keep(self, evaluation: Evaluation) -> None:
+        """Keep *evaluation*; one of the same runner and batch, as before a comparison, goes."""
+        self._evaluations[evaluation.runner, evaluation.settings["batch_size"]] = evaluation
 
     def note_dataset(self, dataset: Dataset, root: Path | None, split: str) -> None:
         """Keep what the images under test are."""
@@ -78,7 +71,7 @@ class SuiteRecord:
         named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
         checkpoint = given.get("--checkpoint") or embedded.checkpoint()
         # What was held against a reference is what the run is about.
-        every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
+        every = sorted(self._evaluations.values(), key=lambda one: one.against is None)
         run = new_run(
             artefact_part(
                 given.get("--model"), checkpoint, self.dataset, "" if named is None else named.name
@@ -88,7 +81,7 @@ class SuiteRecord:
             checks=self.checks,
             reason="times are not gated" if rows and not self.checks else None,
             parity=self.parity,
-            accuracy=[accuracy_part(replace(one, insight=draw())) for one, draw in every],
+            accuracy=[accuracy_part(one) for one in every],
             latency=[latency_part(row, accuracy) for row in rows],
         )
         if exit_status in CUT_OFF and run["verdict"]["status"] != "fail":

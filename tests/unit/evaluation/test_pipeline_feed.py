@@ -8,8 +8,7 @@ import pytest
 from effd0.data.preprocess import ModelInput
 from effd0.errors import FeedError, RunnerError
 from effd0.runners.base import TensorInfo, choose_batch_size, make_feed
-
-from .fakes.runner import FLOAT, FakeRunner
+from tests.fakes.runner import FLOAT, FakeRunner
 
 
 def test_feed_is_named_and_typed_as_the_model_wants() -> None:

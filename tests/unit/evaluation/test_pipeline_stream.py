@@ -18,9 +18,8 @@ from effd0.data.preprocess import letterbox, read_image
 from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
 from effd0.runners.base import TensorInfo
 from effd0.types import Pixels, Tensors
-
-from .fakes.runner import FakeRunner
-from .helpers import SMALL, coco_content, write_coco
+from tests.fakes.runner import FakeRunner
+from tests.helpers import SMALL, coco_content, write_coco
 
 REDS = [100, 0, 200, 50, 150, 200, 100]
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from effd0.evaluation.run_dir import RECORDS
-
-from .helpers import coco_content, write_coco
-from .killed import ended, killed_at
-from .rundir_runs import outcome
+from tests.helpers import coco_content, write_coco
+from tests.killed import ended, killed_at
+from tests.rundir_runs import outcome
 
 pytestmark = pytest.mark.slow
 
@@ -23,16 +22,16 @@ POINTS = 20
 FAKE = """
 import sys, time
 from pathlib import Path
-from effd0 import choice
-from effd0.job import run_evaluation
-from effd0.progress import silent
-from tests.rundir_runs import NeighbourRunner, small_job
+from effd0.evaluation import model as choice
+from effd0.evaluation.evaluate import EvaluationJob, evaluate
+from tests.rundir_runs import NeighbourRunner, small_engine
 
 runner = NeighbourRunner()
 runner.on_infer = lambda: time.sleep(0.01)
 choice.open_runner = lambda *_: runner
 model, root, out, resume = sys.argv[1:]
-run_evaluation(small_job(Path(model), Path(root), Path(out), resume=resume == "yes"), silent)
+job = EvaluationJob(Path(root), out=Path(out), resume=resume == "yes")
+evaluate(job, small_engine(Path(model)))
 """
 
 

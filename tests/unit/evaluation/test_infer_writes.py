@@ -15,8 +15,7 @@ import pytest
 from effd0.errors import OutputError, RunnerError
 from effd0.tensors.writer import check_free, results_whole
 from effd0.types import Tensors
-
-from .helpers import names_in
+from tests.helpers import names_in
 
 HEADS: Tensors = {"a": np.zeros((1, 2), np.float16), "b": np.ones((1, 3), np.float32)}
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.evaluation.evaluate`: what is run, and what it is held against."""
+"""effd0.evaluation.model: which file is run by which runner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from effd0 import build
 from effd0.data import fixture as embedded
 from effd0.errors import CheckpointError, Effd0Error, RunnerError
-from effd0.evaluation.evaluate import EvaluationJob
 from effd0.evaluation.model import ModelChoice
 from effd0.graph import ORT_EDITS
 from effd0.runners.registry import RunnerOptions
@@ -167,27 +166,3 @@ def test_a_checkpoint_for_a_runner_of_onnx_is_exported(
     with choice.file(asked) as path:
         assert path == Path("exported.onnx")
     assert exports == [(source, spec, *form)]
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        pytest.param({"root": Path("coco")}, id="own-images"),
-        pytest.param({"choice": ModelChoice(MODEL)}, id="own-model"),
-        pytest.param({"choice": ModelChoice(checkpoint=CHECKPOINT)}, id="own-checkpoint"),
-        pytest.param({"image_limit": 3}, id="limited"),
-    ],
-)
-def test_the_record_is_the_floor_of_the_embedded_default_alone(changed: dict[str, object]) -> None:
-    """The drawn scenes have a floor of their own; anything else has the one given, or none."""
-    job_ = EvaluationJob(ModelChoice())
-    floor = job_.floor()
-    assert floor is not None
-    assert 0 < 100 * embedded.reference_ap() - floor < 1
-    assert replace(job_, **changed).floor() is None  # type: ignore[arg-type]  # a table of changes
-    assert replace(job_, min_map=0.0, **changed).floor() == 0.0  # type: ignore[arg-type]  # as above
-
-
-def test_a_floor_that_is_given_replaces_the_record() -> None:
-    """Zero is a floor like any other."""
-    assert EvaluationJob(ModelChoice(), min_map=0.0).floor() == 0.0

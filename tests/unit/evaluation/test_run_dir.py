@@ -5,20 +5,28 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from effd0.detection.postprocess import Detections
 from effd0.errors import OutputError, ResultError
 from effd0.evaluate import to_coco_results
-from effd0.evaluation.run_dir import MANIFEST, RECORDS, RunDirectory, run_directory
+from effd0.evaluation.run_dir import (
+    MANIFEST,
+    RECORDS,
+    RunDirectory,
+    encode,
+    run_directory,
+    whole_records,
+)
 from effd0.spec import D0
-
-from .helpers import names_in
+from tests.helpers import names_in
 
 IDS = [10, 20, 30, 40, 50]
 BATCH = 2
@@ -31,6 +39,21 @@ def detections(image_id: int) -> Detections:
     boxes = np.arange(4 * count, dtype=np.float32).reshape(count, 4) * np.float32(7 / 3)
     scores = np.full(count, image_id / 300, np.float32)
     return Detections(boxes, scores, np.full(count, image_id // 10, np.int64))
+
+
+def random_detections(count: int, seed: int) -> Detections:
+    """Return *count* detections of random bits: any float32, those that are no numbers too."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**32, 5 * count, np.uint32).view(np.float32)
+    return Detections(
+        bits[: 4 * count].reshape(count, 4), bits[4 * count :], rng.integers(1, 91, count, np.int64)
+    )
+
+
+def bits_of(found: Detections) -> tuple[object, ...]:
+    """Return all that *found* holds, to the last bit."""
+    arrays = (found.boxes, found.scores, found.classes)
+    return tuple((array.dtype, array.shape, array.tobytes()) for array in arrays)
 
 
 def no_one(line: str) -> None:
@@ -54,7 +77,7 @@ def continued(
             found[image_id] = detections(image_id)
         results = to_coco_results(found, D0)
         if finish:
-            place.finish([results[:3], results[3:]], {"images": len(found)})
+            place.finish(results, {"images": len(found)})
     assert np.array_equal(results, to_coco_results({i: detections(i) for i in IDS}, D0))
     return kept
 
@@ -181,6 +204,73 @@ def test_only_one_may_write(whole: Path) -> None:
     assert continued(whole) == len(IDS)
 
 
+SEED = 7
+THREE = [random_detections(count, seed) for seed, count in enumerate((2, 0, 3))]
+ENCODED = [encode(image_id, found, SEED) for image_id, found in zip(IDS, THREE, strict=False)]
+DATA = b"".join(ENCODED)
+ENDS = [sum(map(len, ENCODED[: n + 1])) for n in range(len(ENCODED))]
+
+
+def whole_in(data: bytes, image_ids: Sequence[int] = IDS, seed: int = SEED) -> int:
+    """Return how many records of *data* are whole, having seen that they are the true ones."""
+    count = 0
+    for image_id, found, end in whole_records(data, frozenset(image_ids), seed):
+        place = IDS.index(image_id)
+        assert bits_of(found) == bits_of(THREE[place])
+        assert data[:end].endswith(ENCODED[place])
+        count += 1
+    return count
+
+
+@given(
+    count=st.integers(0, 100), seed=st.integers(0, 2**32), image_id=st.integers(-(2**63), 2**63 - 1)
+)
+def test_detections_come_back_bit_for_bit(count: int, seed: int, image_id: int) -> None:
+    """Whatever the bits of boxes, scores and classes are, they are read as they were."""
+    written = random_detections(count, seed)
+    data = encode(image_id, written, seed)
+    ((id_, read, end),) = whole_records(data, [image_id], seed)
+    assert (id_, bits_of(read), end) == (image_id, bits_of(written), len(data))
+
+
+def test_no_cut_or_changed_byte_is_taken_for_whole() -> None:
+    """Reading ends before the record that a cut or a changed byte lies in."""
+    for place in range(len(DATA)):
+        before = sum(end <= place for end in ENDS)
+        assert whole_in(DATA[:place]) == before
+        for change in (0x01, 0x80, 0xFF):
+            changed = bytearray(DATA)
+            changed[place] ^= change
+            assert whole_in(bytes(changed)) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "image_ids", "seed", "count"),
+    [
+        pytest.param(DATA, IDS, SEED + 1, 0, id="another-run"),
+        pytest.param(ENCODED[2] + ENCODED[0], IDS, SEED, 2, id="any-order"),
+        pytest.param(DATA, [10, 30], SEED, 1, id="foreign-image"),
+        pytest.param(DATA[: ENDS[0]] + bytes(500), IDS, SEED, 1, id="zeros-after-power-cut"),
+    ],
+)
+def test_a_record_of_another_run_or_image_ends_the_reading(
+    data: bytes, image_ids: list[int], seed: int, count: int
+) -> None:
+    """Records come in any order, but only of this run and of its images."""
+    assert whole_in(data, image_ids, seed) == count
+
+
+def test_images_come_in_any_order(tmp_path: Path) -> None:
+    """Workers are done in any order; of a batch that is not whole, all images are run again."""
+    folder = tmp_path / "run"
+    with run_directory(folder, resume=False, say=no_one) as place:
+        place.start(RUN, IDS, BATCH)
+        for image_id in (30, 20, 40, 50):
+            place.append(image_id, detections(image_id))
+    with run_directory(folder, resume=True, say=no_one) as place:
+        assert list(place.start(RUN, IDS, BATCH)) == [30, 40, 50]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -259,7 +349,7 @@ def test_a_disk_full_at_the_end_keeps_the_detections(
 
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("effd0.evaluation.run_dir._entries", full)
+        patch.setattr("effd0.evaluation.run_dir.json.dumps", full)
         with pytest.raises(OutputError, match=r"detections\.json cannot be written: .*No space"):
             continued(whole, say=said.append)
     assert said[-1] == f"{whole} keeps 5 images; continue with --resume"

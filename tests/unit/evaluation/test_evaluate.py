@@ -1,0 +1,387 @@
+"""effd0.evaluation.evaluate: one evaluation, whole or stopped anywhere, alone or compared."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from effd0.data import fixture
+from effd0.data.coco import load_coco
+from effd0.errors import DatasetError, ImageError, OutputError, ResultError, RunnerError
+from effd0.evaluation import model as choice
+from effd0.evaluation import run_dir
+from effd0.evaluation.engines import LocalEngine, reference_choice
+from effd0.evaluation.evaluate import EvaluationJob, evaluate, loaded, to_json
+from effd0.evaluation.model import ModelChoice
+from effd0.evaluation.run_dir import RECORDS
+from effd0.io import sha256
+from effd0.runners.registry import RunnerOptions
+from tests.fakes.runner import FakeRunner
+from tests.helpers import SMALL, coco_content, names_in, write_coco
+from tests.rundir_runs import BATCH, NeighbourRunner, outcome, small_engine
+
+IMAGES = 5
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
+    """The runner that a job opens."""
+    runner = NeighbourRunner()
+    monkeypatch.setattr(choice, "open_runner", lambda *_: runner)
+    # To read the versions of all packages takes longer than all the rest of a small run.
+    monkeypatch.setattr(run_dir, "environment", lambda: {"packages": {"numpy": "1.0"}})
+    return runner
+
+
+class Progress:
+    """A display that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.stages: list[list[Any]] = []
+
+    @contextlib.contextmanager
+    def __call__(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Open a stage of *total* pieces."""
+        stage: list[Any] = [what, total, 0]
+        self.stages.append(stage)
+
+        def advance(count: int) -> None:
+            stage[2] += count
+
+        yield advance
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> LocalEngine:
+    """What runs a file that stands for a model, in batches of two."""
+    model = tmp_path / "d0.onnx"
+    model.write_bytes(b"a model")
+    return small_engine(model)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> EvaluationJob:
+    """A run of five images in three batches, the last of one image."""
+    return EvaluationJob(write_coco(tmp_path / "coco", coco_content(IMAGES)), out=tmp_path / "run")
+
+
+def run(job: EvaluationJob, engine: LocalEngine, **changes: Any) -> list[str]:
+    """Run *job* with *changes*; return the lines that it said."""
+    said: list[str] = []
+    evaluate(replace(job, **changes), engine, say=said.append)
+    return said
+
+
+def test_progress_counts_every_stage(
+    runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine
+) -> None:
+    """Every image is checked, detected in and counted; the record says what was run."""
+    progress = Progress()
+    evaluation = evaluate(job, engine, open_progress=progress)
+    stages = {what: (total, done) for what, total, done in progress.stages}
+    assert stages["checking images"] == stages["detecting"] == (IMAGES, IMAGES)
+    assert all(total == done for total, done in stages.values())
+    assert runner.fed == [2, 2, 1]
+    assert evaluation.metrics.images == evaluation.dataset.total == IMAGES
+    assert evaluation.settings["batch_size"] == BATCH
+    assert evaluation.settings["model"] == str(engine.choice.model)
+    counts = {name: len(times.samples_ms) for name, times in evaluation.stages.items()}
+    assert counts == {"preprocess": 5, "inference": 3, "postprocess": 5}
+
+
+def test_images_are_checked_before_the_model_is_opened(
+    job: EvaluationJob, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken picture stops the run before anything is loaded or exported for it."""
+    assert job.root is not None
+    path = load_coco(job.root).samples[-1].path
+    path.write_bytes(path.read_bytes()[:200])
+    monkeypatch.setattr(choice, "open_runner", lambda *_: pytest.fail("the model was opened"))
+    with pytest.raises(ImageError, match=path.name):
+        evaluate(job, engine)
+
+
+def test_a_run_directory_changes_no_result(
+    runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine, tmp_path: Path
+) -> None:
+    """Metrics and verdict are those of a run that keeps nothing; the record is the same."""
+    alone = evaluate(replace(job, out=None), engine)
+    assert names_in(tmp_path) == ["coco", "d0.onnx"]
+    kept = evaluate(job, engine)
+    assert (kept.metrics, kept.verdict, kept.settings) == (
+        alone.metrics, alone.verdict, alone.settings,
+    )  # fmt: skip
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert written == json.loads(json.dumps(to_json(kept)))
+    assert runner.fed == [2, 2, 1] * 2
+
+
+@pytest.mark.parametrize(
+    "error", [RunnerError("the device is lost"), KeyboardInterrupt()],
+    ids=["device", "ctrl-c"]
+)  # fmt: skip
+def test_a_run_stopped_at_any_batch_ends_as_the_whole_one(
+    error: BaseException,
+    runner: NeighbourRunner,
+    job: EvaluationJob,
+    engine: LocalEngine,
+    tmp_path: Path,
+) -> None:
+    """Every file is the same, to the last bit, and no image of a whole batch is run again."""
+    run(job, engine, out=tmp_path / "whole")
+    expected = outcome(tmp_path / "whole")
+    for stop_at in range(3):
+        folder = tmp_path / f"stopped-{stop_at}"
+        runner.fed.clear()
+
+        def stop(stop_at: int = stop_at) -> None:
+            if len(runner.fed) == stop_at:
+                raise error
+
+        runner.on_infer = stop
+        with pytest.raises(type(error)):
+            run(job, engine, out=folder)
+        runner.on_infer = lambda: None
+        runner.fed.clear()
+        said = run(job, engine, out=folder, resume=True)
+        # The detections of a batch are there once the heads of the next are.
+        kept = BATCH * max(0, stop_at - 1)
+        assert sum(runner.fed) == IMAGES - kept
+        assert said == ([f"{folder}: {kept} of 5 images are there"] if kept else [])
+        assert outcome(folder) == expected
+
+
+def test_a_run_cut_inside_a_batch_begins_that_batch_again(
+    runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine, tmp_path: Path
+) -> None:
+    """An image keeps its neighbours, on which its heads depend in this backend."""
+    run(job, engine)
+    expected = outcome(tmp_path / "run")
+    path = tmp_path / "run" / RECORDS
+    # Nearly four records of nearly the same length: the fourth is torn, the third has no neighbour.
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
+    runner.fed.clear()
+    (line,) = run(job, engine, resume=True)
+    assert re.search(r"2 of 5 images are there, \d+ bytes after them cut off$", line)
+    assert runner.fed == [2, 1]
+    assert outcome(tmp_path / "run") == expected
+
+
+def test_a_whole_run_is_scored_again_without_the_model(
+    runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine, tmp_path: Path
+) -> None:
+    """Nothing is run; the floor may be another, since it only judges."""
+    run(job, engine)
+    first = outcome(tmp_path / "run")
+    runner.fed.clear()
+    assert run(job, engine, resume=True) == [f"{tmp_path / 'run'}: 5 of 5 images are there"]
+    assert runner.fed == []
+    assert outcome(tmp_path / "run") == first
+    evaluation = evaluate(replace(job, resume=True, min_map=99.0), engine)
+    assert evaluation.verdict.status == "fail"
+    assert (evaluation.images_per_second, evaluation.stages) == (0, {})
+
+
+def test_a_run_that_is_there_is_refused_before_any_work(
+    runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine
+) -> None:
+    """Without resume nothing is read or run; resume without a directory makes no sense."""
+    run(job, engine)
+    runner.fed.clear()
+    with pytest.raises(OutputError, match="continue it with --resume, or give another --out"):
+        run(job, engine)
+    with pytest.raises(OutputError, match="--resume is given, but no --out; name the run"):
+        run(job, engine, out=None, resume=True)
+    assert runner.fed == []
+
+
+Changed = tuple[EvaluationJob, LocalEngine]
+
+
+def _other_model(job: EvaluationJob, engine: LocalEngine) -> Changed:
+    assert engine.choice.model is not None
+    engine.choice.model.write_bytes(b"another model")
+    return job, engine
+
+
+def _other_annotations(job: EvaluationJob, engine: LocalEngine) -> Changed:
+    assert job.root is not None
+    path = load_coco(job.root).annotation_file
+    path.write_text(path.read_text() + "\n")
+    return job, engine
+
+
+def _other_picture(job: EvaluationJob, engine: LocalEngine) -> Changed:
+    assert job.root is not None
+    sample = load_coco(job.root).samples[3]
+    Image.new("RGB", sample.size).save(sample.path)
+    return job, engine
+
+
+def _of_choice(**changes: Any) -> Callable[[EvaluationJob, LocalEngine], Changed]:
+    return lambda job, engine: (
+        job,
+        replace(engine, choice=replace(engine.choice, **changes)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(_other_model, r"model_sha256 was \w{64}, but is \w{64};", id="model"),
+        pytest.param(
+            _other_annotations, r"annotations_sha256 was \w{64}, but is", id="annotations"
+        ),
+        pytest.param(_other_picture, r"images_sha256 was \w{64}, but is \w{64}; ask", id="picture"),
+        pytest.param(
+            lambda job, engine: (replace(job, image_limit=3), engine),
+            "images was 5, but is 3; images_sha256",
+            id="limit",
+        ),
+        pytest.param(
+            _of_choice(spec=replace(SMALL, nms_iou=0.6)),
+            r"spec\.nms_iou was 0\.5, but is 0\.6; ask",
+            id="spec",
+        ),
+        pytest.param(
+            lambda job, engine: (job, replace(engine, batch_size=3)),
+            r"settings\.batch_size was 2, but is 3; ask for what it was begun with, or give",
+            id="batch-size",
+        ),
+        pytest.param(
+            _of_choice(options=RunnerOptions(threads=3)),
+            r"threads was None, but is 3; ask",
+            id="threads",
+        ),
+    ],
+)
+def test_another_run_is_not_resumed(
+    change: Callable[[EvaluationJob, LocalEngine], Changed],
+    message: str,
+    runner: NeighbourRunner,
+    job: EvaluationJob,
+    engine: LocalEngine,
+) -> None:
+    """Another model, data set or setting is refused with the difference, and nothing is run."""
+    run(job, engine)
+    runner.fed.clear()
+    with pytest.raises(ResultError, match=message):
+        run(*change(job, engine), resume=True)
+    assert runner.fed == []
+
+
+def test_other_software_or_weights_do_not_resume(
+    runner: NeighbourRunner,
+    job: EvaluationJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another backend, package or checkpoint may find something else."""
+    weights = tmp_path / "d0.pth"
+    weights.write_bytes(b"weights")
+    engine = LocalEngine(ModelChoice(checkpoint=weights, runner="torch", spec=SMALL), BATCH)
+    run(job, engine)
+    weights.write_bytes(b"other weights")
+    monkeypatch.setattr(run_dir, "environment", lambda: {"packages": {"numpy": "0.0"}})
+    runner.description = "another"
+    message = (
+        r"backend was fake, but is another; .*checkpoint_sha256 was \w{64}, but is \w{64}; "
+        r".*packages\.numpy was 1\.0, but is 0\.0"
+    )
+    with pytest.raises(ResultError, match=message):
+        run(job, engine, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "status"), [(30, "pass"), (29, "undecided")], ids=["enough", "too-few"]
+)
+def test_the_reference_runs_on_the_same_images(
+    images: int, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both see every image, each in its own batches; a model loses nothing against its like."""
+    runners = [FakeRunner(fixed=4), FakeRunner(fixed=7)]
+    opened = iter(runners)
+    monkeypatch.setattr(choice, "open_runner", lambda *_: next(opened))
+    model, reference = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    model.write_bytes(b"a model")
+    reference.write_bytes(b"another")
+    job = EvaluationJob(write_coco(tmp_path / "coco", coco_content(images)))
+    candidate = ModelChoice(model, spec=SMALL)
+    progress = Progress()
+    evaluation = evaluate(
+        job,
+        LocalEngine(candidate),
+        LocalEngine(reference_choice(reference, candidate)),
+        open_progress=progress,
+    )
+    assert [sum(runner.fed) for runner in runners] == [images, images]
+    assert runners[1].fed[0] == 7
+    assert ["reference", images, images] in progress.stages
+    against = evaluation.against
+    assert against is not None
+    assert (against.drop.points, against.drop.images) == (0, images)
+    assert (against.parity.missing, against.parity.extra, against.max_drop) == (0, 0, 0.2)
+    assert against.model_sha256 == sha256(reference) != evaluation.model_sha256
+    assert evaluation.verdict.status == status
+    assert evaluation.settings["reference"] == str(reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "runner_name"),
+    [("a.onnx", "ort"), ("a.pth", "torch"), ("A.ONNX", "ort"), ("a.safetensors", "torch")],
+    ids=["onnx", "checkpoint", "capitals", "safetensors"],
+)
+def test_a_reference_runs_where_it_belongs(name: str, runner_name: str, tmp_path: Path) -> None:
+    """An ONNX file goes to ONNX Runtime, weights to torch, in the candidate's architecture."""
+    path = tmp_path / name
+    path.write_bytes(b"any")
+    found = reference_choice(
+        path, ModelChoice(spec=SMALL, options=RunnerOptions(threads=3, provider="Other"))
+    )
+    assert found.checked_runner() == runner_name
+    # Threads are the machine's affair; the provider is what is under test.
+    assert (found.spec, found.options) == (SMALL, RunnerOptions(threads=3))
+
+
+def test_another_kind_of_file_is_no_reference() -> None:
+    """A compiled model cannot be what a candidate is compared with on the CPU."""
+    message = r"--reference is a\.om, but an \.onnx file or weights \(\.pth"
+    with pytest.raises(RunnerError, match=message):
+        reference_choice(Path("a.om"), ModelChoice())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"root": Path("coco")}, id="own-images"),
+        pytest.param({"image_limit": 3}, id="limited"),
+        pytest.param({}, id="own-model"),
+    ],
+)
+def test_the_record_is_the_threshold_of_the_bundled_default_alone(changed: dict[str, Any]) -> None:
+    """The drawn scenes have a threshold of their own; anything else has the one given, or none."""
+    bundled, own = LocalEngine(ModelChoice()), LocalEngine(ModelChoice(Path("d0.onnx")))
+    record = EvaluationJob().threshold(bundled)
+    assert record is not None
+    assert 0 < 100 * fixture.reference_ap() - record < 1
+    engine = bundled if changed else own
+    assert EvaluationJob(**changed).threshold(engine) is None
+    assert EvaluationJob(min_map=0.0, **changed).threshold(engine) == 0.0
+
+
+def test_only_workers_read_urls() -> None:
+    """A data set behind a URL is refused, with the option that reads it."""
+    job = EvaluationJob(Path("memory://coco"))
+    with (
+        pytest.raises(DatasetError, match=r"--root is memory://coco.*how many with --workers"),
+        loaded(job, LocalEngine(ModelChoice())),
+    ):
+        pytest.fail("it was loaded")

@@ -1,0 +1,134 @@
+"""The accuracy gate: each runner is evaluated once, kept where asked, and only a pass is green."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from effd0.data.coco import Dataset, load_coco
+from effd0.errors import OutputError, RunnerError
+from effd0.evaluation import model as choice
+from effd0.evaluation.evaluate import Evaluation, EvaluationJob
+from effd0.evaluation.run_dir import RECORDS
+from effd0.results.check import Broken, Check, Status
+from tests.gate import Gate, settle
+from tests.helpers import coco_content, names_in, write_coco
+from tests.rundir_runs import NeighbourRunner, outcome, small_engine
+
+IMAGES = 5
+PLACE = "coco-ort-batch2"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Five images of noise."""
+    return load_coco(write_coco(tmp_path / "coco", coco_content(IMAGES)))
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
+    """The runner that the gate opens under any name."""
+    runner = NeighbourRunner()
+    monkeypatch.setattr(choice, "open_runner", lambda *_: runner)
+    return runner
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """The lines that the gate said."""
+    return []
+
+
+@pytest.fixture
+def gate(runner: NeighbourRunner, said: list[str], tmp_path: Path) -> Gate:
+    """A gate on a fake backend that keeps its runs."""
+    del runner
+    model = tmp_path / "d0.onnx"
+    model.write_bytes(b"a model")
+    return Gate(
+        lambda _name, size: replace(small_engine(model), batch_size=size),
+        tmp_path / "runs",
+        resume=False,
+        say=said.append,
+    )
+
+
+def measure(gate: Gate, dataset: Dataset) -> Evaluation:
+    """Measure a runner in batches of two, as a session of its own would."""
+    return replace(gate).measure_on("coco", dataset, EvaluationJob())("ort", 2)
+
+
+def test_each_runner_has_a_folder_of_its_own(gate: Gate, dataset: Dataset, tmp_path: Path) -> None:
+    """It is named by images, runner and batch, and holds what ``effd0 evaluate --out`` writes."""
+    measured = gate.measure_on("coco", dataset, EvaluationJob())
+    for name, batch_size in (("ort", 2), ("torch", 2), ("ort", None)):
+        measured(name, batch_size)
+    assert names_in(tmp_path / "runs") == ["coco-ort", PLACE, "coco-torch-batch2"]
+    assert names_in(tmp_path / "runs" / PLACE) == [
+        "detections.json", RECORDS, "evaluation.json", "manifest.json",
+    ]  # fmt: skip
+
+
+def test_a_runner_is_run_once_for_all_tests(
+    gate: Gate, dataset: Dataset, runner: NeighbourRunner
+) -> None:
+    """Tests that ask for the same figures share them."""
+    measured = gate.measure_on("coco", dataset, EvaluationJob())
+    assert measured("ort", 2) is measured("ort", 2)
+    assert runner.fed == [2, 2, 1]
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(
+    gate: Gate, dataset: Dataset, runner: NeighbourRunner, said: list[str], tmp_path: Path
+) -> None:
+    """Every file of the resumed run is as that of a whole one, and what was there is not run."""
+    measure(replace(gate, out=tmp_path / "whole"), dataset)
+    runner.fed.clear()
+
+    def lose_device() -> None:
+        if len(runner.fed) == 2:
+            raise RunnerError("the device is lost")
+
+    runner.on_infer = lose_device
+    with pytest.raises(RunnerError, match="the device is lost"):
+        measure(gate, dataset)
+    with pytest.raises(OutputError, match="continue it with --resume, or give another --out"):
+        measure(gate, dataset)
+    runner.on_infer = lambda: None
+    runner.fed.clear()
+    measure(replace(gate, resume=True), dataset)
+    assert runner.fed == [2, 1]
+    assert outcome(tmp_path / "runs" / PLACE) == outcome(tmp_path / "whole" / PLACE)
+    assert f"{tmp_path / 'runs' / PLACE} keeps 2 images; continue with --resume" in said
+    assert f"{tmp_path / 'runs' / PLACE}: 2 of 5 images are there" in said
+
+
+def test_a_session_resumes_what_it_began_itself(
+    gate: Gate, dataset: Dataset, runner: NeighbourRunner
+) -> None:
+    """A second test that needs a run which failed once is not told to give another folder."""
+
+    def lose_device() -> None:
+        runner.on_infer = lambda: None
+        raise RunnerError("the device is lost")
+
+    runner.on_infer = lose_device
+    measured = gate.measure_on("coco", dataset, EvaluationJob())
+    with pytest.raises(RunnerError):
+        measured("ort", 2)
+    assert len(measured("ort", 2).found) == IMAGES
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["asked", "required"])
+@pytest.mark.parametrize("status", ["failed", "undecided", "skipped"])
+def test_only_a_pass_is_green(status: Status, required: bool) -> None:
+    """What is undecided is skipped with its reason, or fails where the gate is required."""
+    kind = pytest.skip.Exception if status == "undecided" and not required else Broken
+    # Both are caught: a skip that was not wanted would skip this test.
+    with pytest.raises((AssertionError, pytest.skip.Exception)) as caught:
+        settle((Check("gate", "mAP", status, "because", figure=1.0),), required=required)
+    assert caught.type is kind
+    assert "because" in str(caught.value)
+    settle((Check("gate", "mAP", "passed", "because"),), required=required)
