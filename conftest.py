@@ -33,7 +33,6 @@ from effd0.report import installed_version
 from effd0.runfile import write_run
 from effd0.runfile.checks import FIGURES, check_of, properties_of
 from effd0.runfile.suite import SuiteRecord
-from effd0.runners.acl_session import acl_session
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.runners.registry import RunnerOptions, open_runner

@@ -20,7 +20,7 @@ OPTIONS = {
     "evaluate": (
         *RUN, "--threads", "--root", "--split", "--batch-size", "--min-map", "--json",
         "--reference", "--max-drop",
-        "--image-limit", "--evaluator", "--host-threads", "--out", "--resume", "--report-json",
+        "--image-limit", "--host-threads", "--out", "--resume", "--report-json",
         "--postprocess", "--launch", *POOL,
     ),
     "detect": (*RUN, "--threads", "--out", "--min-score", "IMAGE"),
@@ -31,7 +31,7 @@ OPTIONS = {
     ),
     "postprocess": (
         "--omfile", "--root", "--bins", "--model", "--min-map", "--json", "--report-json",
-        "--split", "--image-limit", "--arch", "--evaluator", "--host-threads",
+        "--split", "--image-limit", "--arch", "--host-threads",
     ),
     "bisect": ("--model", "--reference", "--image", "--json", "--arch"),
     "benchmark": (

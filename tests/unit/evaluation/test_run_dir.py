@@ -344,8 +344,12 @@ def test_a_disk_full_at_the_end_keeps_the_detections(
     expected = files(whole)
     (whole / "evaluation.json").unlink()
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    dumps = json.dumps
+
+    def full(content: object, **options: Any) -> str:
+        if isinstance(content, list):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return dumps(content, **options)
 
     said: list[str] = []
     with monkeypatch.context() as patch:
