@@ -1,0 +1,304 @@
+"""
+What an ONNX file says of itself before it is run: precision, inputs, outputs, what ATC takes.
+
+ATC has a parser for each pair of operator and opset; where there is none it stops with E19010 and
+names one node.  `SUPPORTED` holds the operators of D0's exports and their neighbours for which
+the published ONNX parsers of CANN (Apache-2.0) register opset 11 and most later ones, and Constant,
+which ATC reads itself.  Opset 17 is the last that was seen to compile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ExportError, GraphError, require
+from ..spec import ModelSpec
+
+Constants = dict[str, npt.NDArray[Any]]
+Sides = tuple[int | None, ...]
+
+#: Operators of a graph that computes in whole numbers somewhere.
+INT8_OPERATORS = {
+    "ConvInteger", "DequantizeLinear", "MatMulInteger", "QLinearConv", "QuantizeLinear",
+}  # fmt: skip
+#: ONNX's numbers of float types (TensorProto.DataType) -> our names.
+FLOATS = {1: "fp32", 10: "fp16", 16: "bf16"}
+OPSETS = range(11, 18)
+#: From this opset on, older versions of CANN have no parser for Resize (field reports of E19010).
+RESIZE_TROUBLE = 13
+SUPPORTED = frozenset(
+    """
+    Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat Constant
+    ConstantOfShape Conv ConvTranspose Cos DepthToSpace Div Dropout Elu Equal Erf Exp Expand Flatten
+    Floor Gather GatherElements GatherND Gemm GlobalAveragePool GlobalMaxPool Greater HardSigmoid
+    Identity InstanceNormalization LeakyRelu Less Log LogSoftmax MatMul Max MaxPool Mean
+    Min Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum Relu Reshape Resize Round Selu Shape Sigmoid Sign Sin Slice Softmax Softplus
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Upsample Where
+    """.split()  # noqa: SIM905  # a table of names reads better than one of strings
+)
+DATA_DEPENDENT = frozenset(
+    {"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Unique"}
+)
+
+#: Names of ONNX's own set of operators.
+DOMAINS = ("", "ai.onnx")
+#: ONNX's numbers of element types (TensorProto.DataType) that an image can come in.
+DTYPES = {1: "float32", 2: "uint8", 10: "float16"}
+
+
+
+
+def load_graph(path: Path) -> Any:
+    """Read an ONNX file as a ``ModelProto``; raise `GraphError` if it is none."""
+    onnx = require("onnx", extra="onnx")
+    if not path.is_file():
+        raise GraphError(f"{path} does not exist; make it with 'effd0 export'")
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:  # protobuf's DecodeError has no stable place to import it from
+        raise GraphError(
+            f"{path} is not an ONNX file, or not all of one: {error}; copy it again, or make it "
+            "with 'effd0 export'"
+        ) from error
+    if not model.graph.node:
+        raise GraphError(
+            f"{path} is not an ONNX model: its graph has no node; make it with 'effd0 export'"
+        )
+    return model
+
+
+def fed_inputs(model: Any) -> list[Any]:
+    """The inputs that are fed: those that no initializer gives a value."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def sides_of(value: Any) -> Sides:
+    """The declared shape of an input or output; None for a side that is free."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+
+
+def constants(model: Any) -> Constants:
+    """Values of the initializers and Constant nodes, by name."""
+    numpy_helper = require("onnx.numpy_helper", extra="onnx")
+    given = {value.name for value in model.graph.input}  # may be fed, so not constant
+    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    tensors = [(name, tensor) for name, tensor in tensors if name not in given]
+    tensors += [
+        (node.output[0], node.attribute[0].t)
+        for node in model.graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    ]
+    return {name: numpy_helper.to_array(tensor) for name, tensor in tensors}
+
+
+def precision_of(model: Any) -> str:
+    """
+    The precision that most weights of *model* are stored in: fp32, fp16 or bf16.
+
+    int8 where the graph quantises anywhere.
+    """
+    graph = model.graph
+    if any(node.op_type in INT8_OPERATORS for node in graph.node):
+        return "int8"
+    kinds: Counter[str] = Counter()
+    held = [a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute]
+    for tensor in (*graph.initializer, *held):
+        if tensor.data_type in FLOATS:
+            kinds[FLOATS[tensor.data_type]] += math.prod(tensor.dims)
+    return kinds.most_common(1)[0][0] if kinds else "fp32"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """
+    An ONNX file: the `precision_of` its weights, and where it says it comes from.
+
+    *batch* is None if free.
+    """
+
+    path: Path
+    precision: str
+    batch: int | None
+    origin: dict[str, str]
+
+
+def read_model(path: Path, spec: ModelSpec) -> ModelFile:
+    """
+    Read the ONNX file *path* and check that it takes images and gives the heads of *spec*.
+
+    Raises `GraphError` for a file that is no valid ONNX model, and `ExportError` for inputs or
+    outputs that are not those of an EfficientDet-D0, or that cannot be told apart.
+    """
+    onnx = require("onnx", extra="onnx")
+    model = load_graph(path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker's errors and those of shape inference share no base
+        first = str(error).strip().partition("\n")[0]
+        raise GraphError(f"{path} is an invalid ONNX model: {first}; export it again") from error
+    inputs = fed_inputs(model)
+    if len(inputs) != 1:
+        raise ExportError(
+            f"{path} has the inputs {[value.name for value in inputs]}, "
+            "but an EfficientDet-D0 has one; export it with its heads alone"
+        )
+    sides, size = sides_of(inputs[0]), spec.image_size
+    if len(sides) != len("NCHW") or not any(
+        all(s in (None, w) for s, w in zip(sides[1:], layout, strict=True))
+        for layout in ((3, size, size), (size, size, 3))
+    ):
+        raise ExportError(
+            f"input {inputs[0].name} of {path} is {_shown(sides)}, but "
+            f"{_shown((None, 3, size, size))} was wanted; export it for images of {size} pixels"
+        )
+    _check_outputs(path, {value.name: sides_of(value)[1:] for value in model.graph.output}, spec)
+    origin = {entry.key: entry.value for entry in model.metadata_props}
+    return ModelFile(path, precision_of(model), sides[0], origin)
+
+
+def _shown(sides: Sides) -> str:
+    return f"({', '.join('N' if side is None else str(side) for side in sides)})"
+
+
+def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> None:
+    """Raise `ExportError` unless each head of *spec* is an output, known by its name or shape."""
+    if any(None in sides for sides in outputs.values()):
+        return  # what is not declared is seen when it is run
+    wanted = spec.head_shapes
+    shown = {name: _shown(sides) for name, sides in outputs.items()}
+    if outputs.keys() == wanted.keys():
+        wrong = [name for name in wanted if outputs[name] != wanted[name]]
+        if wrong:
+            raise ExportError(
+                f"output {wrong[0]} of {path} is {shown[wrong[0]]}, but {_shown(wanted[wrong[0]])} "
+                f"was wanted: names and shapes do not fit together, all outputs are {shown}; "
+                "export it with each head under its own name"
+            )
+        return
+    found = Counter(outputs.values())
+    lost = [name for name, shape in wanted.items() if not found[shape]]
+    twice = [name for name, shape in wanted.items() if found[shape] > 1]
+    if lost or len(outputs) != len(wanted):
+        what = f"{lost} are missing" if lost else f"{twice} could each be several outputs"
+        if not (lost or twice):
+            what = f"{len(outputs)} outputs are there"
+        raise ExportError(
+            f"the outputs of {path} are not the ten heads of an EfficientDet-D0: {what}; heads are "
+            f"known by their name or by their shape, and the outputs are {shown}; export the "
+            "network without decoding and NMS"
+        )
+
+
+def model_input(model: Any) -> tuple[str, list[int | None], np.dtype[Any]]:
+    """
+    Name, sides and dtype of the one input of *model*; a side of None is free.
+
+    Raises `GraphError` where there is not exactly one, or it is no tensor of known rank and type.
+    """
+    inputs = fed_inputs(model)
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise GraphError(
+            f"the inputs are {names}, but one was expected; export with 'effd0 export'"
+        )
+    kind = inputs[0].type.tensor_type
+    if not kind.HasField("shape") or kind.elem_type not in DTYPES:
+        raise GraphError(
+            f"the input {inputs[0].name} has no shape, or type {kind.elem_type}, but float32, "
+            "float16 or uint8 of known rank was expected; export with 'effd0 export'"
+        )
+    return inputs[0].name, list(sides_of(inputs[0])), np.dtype(DTYPES[kind.elem_type])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """
+    Something in a graph that ATC cannot take, and what to do.
+
+    *node* is the first place, with the number of others; *fatal* where no known version goes on.
+    """
+
+    node: str
+    op: str
+    reason: str
+    advice: str
+    fatal: bool
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.op}): {self.reason}; {self.advice}"
+
+
+#: A finding at one node: reason, advice, fatal.
+Finding = tuple[str, str, bool]
+
+
+def check_support(model: Any) -> list[Problem]:
+    """All that ATC is known to stumble over in *model*, the fatal first; empty if nothing is."""
+    places: dict[tuple[str, Finding], list[str]] = {}
+    for name, op, finding in _findings(model):
+        places.setdefault((op, finding), []).append(name)
+    problems = [
+        Problem(names[0] + (f" and {len(names) - 1} more" if names[1:] else ""), op, *found)
+        for (op, found), names in places.items()
+    ]
+    return sorted(problems, key=lambda problem: not problem.fatal)
+
+
+def _findings(model: Any) -> Iterator[tuple[str, str, Finding]]:
+    """Place, operator and finding of each problem, in the order of the graph."""
+    advice = "export with 'effd0 export', which leaves at most the batch free"
+    for value in fed_inputs(model):
+        sides = sides_of(value)
+        if not value.type.tensor_type.HasField("shape"):
+            yield value.name, "input", ("has no shape", advice, True)
+        elif None in sides[1:]:
+            shown = ", ".join("free" if side is None else str(side) for side in sides)
+            yield value.name, "input", (f"is [{shown}], free beyond the batch", advice, True)
+    opset = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=0)
+    if opset and opset not in OPSETS:
+        reason = f"is {opset}, but ATC takes {OPSETS.start} to {OPSETS.stop - 1}"
+        yield "the model", "opset", (reason, "export with --opset 11", True)
+    known = constants(model)
+    for node in model.graph.node:
+        finding = _at_node(node, opset, known)
+        if finding:
+            yield node.name or node.output[0], node.op_type, finding
+
+
+def _at_node(node: Any, opset: int, known: Constants) -> Finding | None:
+    if node.domain not in DOMAINS:
+        return (
+            f"is of {node.domain}, which ATC does not know",
+            "start again from 'effd0 export', not from a model that a runtime optimised",
+            True,
+        )
+    if node.op_type in DATA_DEPENDENT:
+        return (
+            "makes shapes or branches that depend on data, but ATC fixes shapes beforehand",
+            "export the network alone with 'effd0 export', and simplify it",
+            False,
+        )
+    if node.op_type not in SUPPORTED:
+        return "is not known to have a parser in ATC", "try 'effd0 simplify' first", False
+    if node.op_type == "Resize" and opset >= RESIZE_TROUBLE:
+        reason = f"older versions of ATC have no parser for it at opset {opset} (E19010)"
+        return reason, "export with --opset 11 if ATC says so", False
+    if node.op_type == "Pad":
+        pads, filler, *_ = (*node.input[1:], "", "")
+        if {pads, filler} - known.keys() - {""}:
+            return "computes its padding while the model runs", "run 'effd0 simplify' first", False
+        if filler and known[filler].size == 1 and np.isinf(known[filler]).all():
+            reason = "pads with -inf, which not every NPU has in float16"
+            return reason, "run 'effd0 modify', which folds it into the max-pool", False
+    return None

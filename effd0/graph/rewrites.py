@@ -1,0 +1,311 @@
+"""
+Edits for compilers, and the list of all edits.
+
+**Padding in front of max-pools** is moved into them, or made finite.  The recipe's ``modify`` step
+exists because not every NPU holds a max-pool's padding of -inf in float16.  It replaced the padding
+of whatever Pad node came first by a float16 zero, in a float32 graph.  Here an edit names its
+pattern, keeps the graph's dtype, and says what it found.
+
+**BiFPN's weighted sums** are ``stack([x * w / s, ...]).sum(-1)`` with trained w and s = sum(w) +
+1e-4 (effdet 0.4.1, ``FpnCombine`` with ``fastattn``).  Written that way the sum goes through
+tensors of rank 5.  Here a term becomes one multiplication by a constant, and the sum a chain of
+additions.
+
+**Means over whole feature maps**, the squeeze step of EfficientNet's blocks, become poolings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from ..errors import GraphError, require
+from .float16 import to_float16
+from .rewrite import (
+    GraphChange,
+    GraphEdit,
+    add_constant,
+    axes_of,
+    constant,
+    make,
+    map_shape,
+    replace,
+)
+from .rewrites_ort import scale_convs, spread_gates
+
+FLOAT16_LOWEST = float(np.finfo(np.float16).min)
+#: What a raw export computes w and s with, from trained weights; onnxsim does it beforehand.
+WEIGHT_OPERATORS = {"Relu", "ReduceSum", "Gather", "Add"}
+#: Rows and columns of a tensor of rank 4, counted from either end.
+SPATIAL_AXES = ([2, 3], [-2, -1])
+#: Rows and columns that are left after the first of two steps of a mean.
+_STEP = 8
+
+
+def _pool_pads(graph: Any) -> Iterator[tuple[Any, tuple[Any, ...], list[int], float]]:
+    """
+    Each Pad of which every reader is a max-pool: the node, the pools, its padding and its value.
+
+    Raises `GraphError` if one is not constant.
+    """
+    for node in [node for node in graph if node.op_type == "Pad"]:
+        padded, pools = node.outputs[0], node.outputs[0].consumers()
+        pooled = pools and all(reader.op_type == "MaxPool" for reader in pools)
+        if not pooled or padded.is_graph_output():
+            continue
+        if len(node.inputs) == 1:
+            raise GraphError(
+                f"the Pad of {padded.name} holds its padding in attributes, but an edit needs it "
+                "as inputs; export at opset 11 or later"
+            )
+        _, ring, filler, axes = (*node.inputs, None, None)[:4]
+        pads, value = constant(ring), constant(filler)
+        if pads is None or (value is None and filler is not None):
+            raise GraphError(
+                f"the padding of {padded.name} is computed while the model runs, "
+                "but an edit needs it constant; run 'effd0 simplify' first"
+            )
+        if axes is not None:
+            raise GraphError(
+                f"the Pad of {padded.name} pads chosen axes, but all were expected; "
+                "run 'effd0 simplify' first"
+            )
+        yield node, pools, pads.tolist(), 0.0 if value is None else float(value.reshape(()))
+
+
+def _fold_pad(graph: Any) -> int:
+    """Move -inf padding into the max-pools behind it; ONNX pads those with -inf by itself."""
+    count = 0
+    for node, pools, pads, value in _pool_pads(graph):
+        spatial = len(pads) // 2
+        outside = pads[:2] + pads[spatial : spatial + 2]
+        inside = pads[2:spatial] + pads[spatial + 2 :]
+        if value > FLOAT16_LOWEST or any(outside) or min(pads) < 0:
+            continue
+        own = [list(p.attributes.get_ints("pads", [0] * len(inside))) for p in pools]
+        # More padding has to keep the pool's meaning, and to leave a value in each of its windows.
+        if not all(
+            len(pool.outputs) == 1  # a second one holds indices into the padded input
+            and not pool.attributes.get_int("ceil_mode", 0)
+            and pool.attributes.get_string("auto_pad", "NOTSET") in ("", "NOTSET")
+            and all(
+                a + b < k
+                for a, b, k in zip(
+                    had, inside, [*pool.attributes.get_ints("kernel_shape")] * 2, strict=True
+                )
+            )
+            for pool, had in zip(pools, own, strict=True)
+        ):
+            continue
+        for pool, had in zip(pools, own, strict=True):
+            total = [a + b for a, b in zip(had, inside, strict=True)]
+            pool.attributes["pads"] = require("onnx_ir", extra="onnx").AttrInt64s("pads", total)
+            pool.replace_input_with(0, node.inputs[0])
+        count += 1
+    return count
+
+
+def _pad_with(graph: Any, value: float) -> int:
+    """Replace -inf padding of max-pools by *value*, in the graph's own dtype."""
+    count = 0
+    for node, _, _, before in _pool_pads(graph):
+        if before == -np.inf:
+            filler = np.array(value, node.inputs[2].dtype.numpy())
+            name = f"{node.outputs[0].name}_padding"
+            node.replace_input_with(2, add_constant(graph, name, filler))
+            count += 1
+    return count
+
+
+def _fold_weights(graph: Any) -> int:
+    """Replace ``Mul(x, w) / s``, or ``x / s``, of a feature map by ``Mul(x, w / s)``."""
+    ir = require("onnx_ir", extra="onnx")
+    evaluator = require("onnx.reference", extra="onnx").ReferenceEvaluator
+    for node in graph:
+        values = {v.name: constant(v) for v in node.inputs if v is not None}
+        if node.op_type in WEIGHT_OPERATORS and all(v is not None for v in values.values()):
+            (made,) = evaluator(ir.to_proto(node), opsets=graph.opset_imports).run(None, values)
+            node.outputs[0].const_value = ir.tensor(np.asarray(made))
+    count = 0
+    for node in graph:
+        if node.op_type != "Div" or map_shape(node.outputs[0]) is None:
+            continue
+        (source, below), weight = node.inputs, np.float64(1)
+        divisor, product = constant(below), source.producer()
+        if divisor is None or divisor.size != 1:
+            continue
+        if product is not None and product.op_type == "Mul":
+            for one, other in permutations(product.inputs):
+                factor = constant(other)
+                if factor is not None and factor.size == 1:
+                    source, weight = one, factor.astype(np.float64)
+                    break
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            folded = np.asarray(weight / divisor.astype(np.float64), divisor.dtype)
+        if np.isfinite(folded).all():
+            named = add_constant(graph, f"{node.outputs[0].name}_weight", folded)
+            replace(node, make("Mul", [source, named]))
+            count += 1
+    return count
+
+
+def _fuse_sums(graph: Any) -> int:
+    """Replace each ReduceSum over a stack of tensors by additions, from left to right."""
+    count = 0
+    for node in graph:
+        stack = node.inputs[0].producer() if node.op_type == "ReduceSum" else None
+        if stack is None or stack.op_type != "Concat" or node.attributes.get_int("keepdims", 1):
+            continue
+        axes = [stack.attributes.get_int("axis")]
+        layers = [value.producer() for value in stack.inputs]
+        if len(layers) == 1 or axes_of(node) != axes or any(
+            layer is None or layer.op_type != "Unsqueeze" or axes_of(layer) != axes
+            for layer in layers
+        ):
+            continue
+        total, additions = layers[0].inputs[0], []
+        for layer in layers[1:]:
+            additions.append(make("Add", [total, layer.inputs[0]]))
+            total = additions[-1].outputs[0]
+        replace(node, *additions)
+        count += 1
+    return count
+
+
+def _spatial_means(graph: Any) -> Iterator[tuple[Any, list[int | None]]]:
+    """Each ReduceMean over rows and columns of a feature map that keeps them, and its sides."""
+    for node in graph:
+        shape = map_shape(node.inputs[0]) if node.op_type == "ReduceMean" else None
+        if shape is None or not node.attributes.get_int("keepdims", 1):
+            continue
+        if sorted(axes_of(node) or []) in SPATIAL_AXES:
+            yield node, shape[2:]
+
+
+def _mean_pool(graph: Any) -> int:
+    """Replace each mean over rows and columns by a GlobalAveragePool."""
+    means = list(_spatial_means(graph))
+    for node, _ in means:
+        replace(node, make("GlobalAveragePool", node.inputs[:1]))
+    return len(means)
+
+
+def _step_means(graph: Any) -> int:
+    """Replace each mean over rows and columns by an AveragePool to 8x8 and the mean of that."""
+    count = 0
+    for node, sides in _spatial_means(graph):
+        if all(side is not None and side % _STEP == 0 for side in sides):
+            kernel = [side // _STEP for side in sides if side is not None]
+            part = make("AveragePool", node.inputs[:1], kernel_shape=kernel, strides=kernel)
+            replace(node, part, make("GlobalAveragePool", part.outputs))
+            count += 1
+    return count
+
+
+EDITS = {
+    edit.name: edit
+    for edit in (
+        GraphEdit(
+            "fold-pad",
+            "moves the -inf padding in front of max-pools into the max-pools",
+            "no Pad node, and no -inf, which not every NPU has in float16",
+            exact=True,
+            apply=_fold_pad,
+        ),
+        GraphEdit(
+            "finite-pad",
+            f"replaces -inf padding of max-pools by float16's lowest value, {FLOAT16_LOWEST:.0f}",
+            "no -inf, where fold-pad cannot take a Pad away",
+            exact=True,
+            apply=partial(_pad_with, value=FLOAT16_LOWEST),
+        ),
+        GraphEdit(
+            "zero-pad",
+            "replaces -inf padding of max-pools by 0, as the recipe does; changes borders",
+            "what the recipe compiled, for comparison with its figures",
+            exact=False,
+            apply=partial(_pad_with, value=0.0),
+        ),
+        GraphEdit(
+            "fold-weights",
+            "turns each term x * w / s of a weighted sum, w and s constant, into x * (w / s)",
+            "one multiplication instead of two passes; no division, and no small graph of weights",
+            exact=True,
+            apply=_fold_weights,
+        ),
+        GraphEdit(
+            "fuse-sums",
+            "turns the sum over stacked tensors (Unsqueeze, Concat, ReduceSum) into additions",
+            "no tensors of rank 5, no copies; additions fuse with their neighbours",
+            exact=True,
+            apply=_fuse_sums,
+        ),
+        GraphEdit(
+            "mean-pool",
+            "turns means over rows and columns (ReduceMean) into GlobalAveragePool",
+            "read by ATC as a pooling, not as ReduceMeanD, whose float16 sums the recipe saw "
+            "overflow",
+            exact=True,
+            apply=_mean_pool,
+        ),
+        GraphEdit(
+            "step-means",
+            "turns means over rows and columns into an average pooling to 8x8 and the mean of that",
+            "a pooling in ONNX Runtime's blocked layout, whose sums are as exact as the mean's",
+            exact=True,
+            apply=_step_means,
+        ),
+        GraphEdit(
+            "scale-convs",
+            "turns products of a feature map and one constant into depthwise 1x1 convolutions",
+            "ONNX Runtime on a CPU computes them in its blocked layout and adds them in passing",
+            exact=True,
+            apply=scale_convs,
+        ),
+        GraphEdit(
+            "spread-gates",
+            "repeats what multiplies whole channels over rows and columns (Resize), where sizes "
+            "are fixed",
+            "ONNX Runtime on a CPU multiplies in its blocked layout; two reorderings less each",
+            exact=True,
+            apply=spread_gates,
+        ),
+        GraphEdit(
+            "fp16",
+            "makes weights and arithmetic float16; inputs and outputs stay float32 (a CPU still "
+            "computes much in float32, so the difference shown is the least to expect)",
+            "half the weights, and float16 for compilers that keep the types they are given",
+            exact=False,
+            apply=to_float16,
+        ),
+    )
+}
+#: Exact on every export tried (2026-11-23: heads move by 1.1e-5 at most), and of use to any
+#: compiler; ONNX Runtime gains 6 % on one thread.  Not mean-pool, whose gain would be ATC's alone
+#: and has not been seen there, while ONNX Runtime sums such pools less exactly (4.4e-4).
+DEFAULT_EDITS = ("fold-pad", "finite-pad", "fold-weights", "fuse-sums")
+#: What is of use to ONNX Runtime on a CPU alone, beside that, for a model of fixed batch size:
+#: but for its own activations the whole D0 is then in one layout.
+ORT_EDITS = ("fold-pad", "fold-weights", "fuse-sums", "step-means", "scale-convs", "spread-gates")
+
+
+def named_edits(names: Sequence[str]) -> list[GraphEdit]:
+    """Return the edits called *names*, in that order; raise `GraphError` for an unknown name."""
+    unknown = [name for name in names if name not in EDITS]
+    if unknown:
+        raise GraphError(f"--edit is {unknown[0]!r}, but effd0 knows {', '.join(EDITS)}")
+    return [EDITS[name] for name in names]
+
+
+def apply_edits(model: Any, names: Sequence[str]) -> list[GraphChange]:
+    """
+    Apply the edits *names* to *model*, a ``ModelProto``, in place, in the order given.
+
+    Raises `GraphError` for a name that is none, before any edit, or for a graph that an edit
+    cannot take.
+    """
+    return [edit.run(model) for edit in named_edits(names)]
