@@ -20,7 +20,6 @@ from PIL import Image
 from benchmarks.measuring import Versus
 from benchmarks.seen import Seen
 from benchmarks.synthetic import scored_set
-from effd0 import build
 from effd0.bench.rows import END_TO_END, NETWORK
 from effd0.bench.subject import Subject, opened
 from effd0.bench.targets import Target
@@ -30,8 +29,9 @@ from effd0.detection.postprocess import Detections, postprocess
 from effd0.evaluate import EVALUATORS, evaluate
 from effd0.evaluation.model import ModelChoice
 from effd0.evaluation.pipeline import run_dataset
-from effd0.export import ExportSettings
-from effd0.graph import DEFAULT_EDITS
+from effd0.export import verify as build
+from effd0.export.to_onnx import ExportSettings
+from effd0.graph.rewrites import DEFAULT_EDITS
 from effd0.match import match_detections
 from effd0.report import installed_version
 from effd0.runners.base import infer_offline, make_feed

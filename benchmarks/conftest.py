@@ -13,7 +13,6 @@ from rich.console import Console
 
 from benchmarks.measuring import Budget, Measure, Versus
 from benchmarks.seen import Seen
-from effd0 import build
 from effd0.bench.accuracy import Accuracy, check_same_model, read_accuracy
 from effd0.bench.baseline import Comparison, compare_with
 from effd0.bench.gpu import target_lines
@@ -28,6 +27,7 @@ from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.detection.heads import split_heads
 from effd0.evaluation.model import ModelChoice
+from effd0.export import verify as build
 from effd0.fingerprint import chip_kind, machine_record
 from effd0.io import sha256
 from effd0.pytest_options import RECORD

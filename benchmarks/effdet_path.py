@@ -17,8 +17,8 @@ from effdet.bench import DetBenchPredict, _batch_detection, _post_process
 from effdet.data.transforms import transforms_coco_eval
 from PIL import Image
 
-from effd0.checkpoint import load_model
 from effd0.detection.heads import HeadOutputs
+from effd0.runners.checkpoint import load_model
 from effd0.spec import ModelSpec
 from effd0.types import Floats
 

@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from effd0 import build
 from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
+from effd0.export import verify as build
 from effd0.spec import ModelSpec
 
 from .bisect_faults import nodes_of, scaled

@@ -1,4 +1,4 @@
-"""Tests for `effd0.build`: a file is named only after it has computed what its source does."""
+"""`effd0.export.verify`: a file is named only after it has computed what its source does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from effd0 import build
-from effd0.build import Built
 from effd0.errors import ExportError, GraphError
-from effd0.export import ExportSettings
-from effd0.graph import DEFAULT_EDITS, EDITS, ORT_EDITS
+from effd0.export import verify as build
+from effd0.export.to_onnx import ExportSettings
+from effd0.export.verify import Built
+from effd0.graph.rewrites import DEFAULT_EDITS, EDITS, ORT_EDITS
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
 from effd0.tolerances import SAME_FLOAT32

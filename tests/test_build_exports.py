@@ -1,18 +1,17 @@
-"""Tests for `effd0.build.export`: every batch size and exporter computes what torch does."""
+"""`effd0.export.verify.export`: every batch size and exporter computes what torch does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from effd0 import build
-from effd0.build import Built
-from effd0.export import BATCH_SIZES, ExportSettings
+from effd0.export import verify as build
+from effd0.export.to_onnx import BATCH_SIZES, ExportSettings
+from effd0.export.verify import Built
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
 from effd0.tensor_diff import compare_tensors
@@ -102,38 +101,58 @@ def test_the_other_exporters_padding_is_folded(
     assert zeroed.diffs[0].max_abs > SAME_FLOAT32.limit >= folded.diffs[0].max_abs
 
 
-class Inline(Executor):
-    """An executor that works at once, in this process."""
+PLAIN_SCRIPT = """
+import sys
+from pathlib import Path
 
-    def __init__(self, *_: object, **__: object) -> None: ...
+from effd0.errors import CheckpointError
+from effd0.evaluation.model import ModelChoice
 
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do *work*; the future is done."""
-        future: Future[Any] = Future()
-        future.set_result(work(*args, **kwargs))
-        return future
+{write}
+try:
+    with ModelChoice(checkpoint=Path("d0.pth")).opened() as (runner, path):
+        print(path.name, runner.inputs[0].shape)
+except CheckpointError as error:
+    print("CheckpointError:", error)
+"""
+
+
+def run_plain(folder: Path, write: str) -> str:
+    """What a script without a ``__main__`` guard prints that opens what *write* writes."""
+    (folder / "script.py").write_text(PLAIN_SCRIPT.format(write=write))
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_plain_script_gets_the_errors_of_a_conversion(tmp_path: Path) -> None:
+    """No ``__main__`` guard is needed, and what is wrong with a checkpoint keeps its kind."""
+    told = run_plain(tmp_path, "Path('d0.pth').write_bytes(b'not weights')")
+    assert told.startswith("CheckpointError: d0.pth is not a file of plain tensors, ")
+
+
+@pytest.mark.slow
+def test_a_plain_script_opens_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    """The conversion runs in processes that do not import the script."""
+    told = run_plain(tmp_path, f"Path('d0.pth').symlink_to({str(checkpoint)!r})")
+    assert told == "d0.onnx (1, 3, 512, 512)\n"
 
 
 def test_a_passing_export_is_gone_after_its_block(
     checkpoint: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model made for the time of a job is there during it, and nowhere afterwards."""
+    steps = []
 
-    def quick(source: Path, out: Path, _: ModelSpec, settings: ExportSettings) -> None:
-        assert settings.batch_size == 3
-        out.write_bytes(source.name.encode())
+    def done(step: str, source: Path, out: Path, *options: object) -> None:
+        steps.append((step, *options[1:]))
+        out.write_bytes(source.read_bytes())
 
-    monkeypatch.setattr(build, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(build, "export", quick)
-
-    def edited(raw: Path, out: Path, _: ModelSpec, edits: Sequence[str]) -> None:
-        assert edits == ["fuse-sums"]
-        raw.rename(out)
-
-    monkeypatch.setattr(build, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(build, "export", quick)
-    monkeypatch.setattr(build, "simplify", edited)
+    monkeypatch.setattr(build, "_in_child", done)
     with build.exported(checkpoint, spec, 3, ["fuse-sums"]) as path:
-        assert path.read_bytes() == checkpoint.name.encode()
         assert path.name == f"{checkpoint.stem}.onnx"
+        assert path.exists()
     assert not path.parent.exists()
+    assert steps == [("export", ExportSettings(batch_size=3)), ("simplify", ["fuse-sums"])]

@@ -1,4 +1,4 @@
-"""Tests for `effd0.checkpoint`: the same weights, however a file holds them."""
+"""Tests for `effd0.runners.checkpoint`: the same weights, however a file holds them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from effd0.checkpoint import (
+from effd0.runners.checkpoint import (
     WRAPPERS,
     blank_layers,
     build_model,

@@ -1,4 +1,4 @@
-"""Tests for `effd0.checkpoint`: files that are no checkpoint, and weights that are none."""
+"""Tests for `effd0.runners.checkpoint`: files that are no checkpoint, and weights that are none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from effd0.checkpoint import build_model, check_weights, load_model, read_weights
 from effd0.errors import CheckpointError
+from effd0.runners.checkpoint import build_model, check_weights, load_model, read_weights
 from effd0.spec import SPECS, ModelSpec
 
 State = dict[str, torch.Tensor]

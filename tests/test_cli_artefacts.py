@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from effd0.checkpoint import build_model, read_weights
+from effd0.runners.checkpoint import build_model, read_weights
 from effd0.spec import ModelSpec
 
 from .cli_run import assert_one_error

@@ -15,15 +15,12 @@ from effd0 import runfile
 from effd0.bench import subject
 from effd0.bench.baseline import read_run
 from effd0.bench.job import BenchmarkJob, run_benchmark
-from effd0.bench.precision import precision_of
 from effd0.bench.rows import NETWORK, OFFLINE, SINGLE_STREAM
 from effd0.errors import BenchmarkError
 from effd0.evaluation import model as choice_module
 from effd0.evaluation.model import ModelChoice
-from effd0.graph import load_graph, named_edits, save_graph
 from effd0.io import sha256
 from effd0.progress import progress
-from effd0.runners.registry import RunnerOptions
 from effd0.spec import SPECS
 from effd0.types import Tensors
 
@@ -41,6 +38,7 @@ def runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runners:
     fakes: Runners = {"d0.onnx": DeclaringRunner(), "old.onnx": DeclaringRunner()}
     monkeypatch.setitem(SPECS, SMALL.arch, SMALL)
     monkeypatch.setattr(choice_module, "open_runner", lambda _, path, *__: fakes[path.name])
+    monkeypatch.setattr(subject, "load_graph", lambda *_: None)
     monkeypatch.setattr(subject, "precision_of", lambda *_: "fp32")
     monkeypatch.chdir(tmp_path)
     content = coco_content()
@@ -233,16 +231,3 @@ def test_a_job_is_checked_before_the_model_is_opened() -> None:
     job = BenchmarkJob(ModelChoice(Path("d0.onnx"), spec=SMALL), scenario="burst")
     with pytest.raises(BenchmarkError, match=r"leave it out to sweep batch sizes"):
         run_benchmark(job, progress)
-
-
-def test_precision_is_read_from_the_weights(onnx_model: Path) -> None:
-    """An export is float32; its float16 edit is float16, though inputs stay float32."""
-    options = RunnerOptions()
-    assert precision_of(onnx_model, "ort", options) == "fp32"
-    graph = load_graph(onnx_model)
-    (edit,) = named_edits(["fp16"])
-    edit.run(graph)
-    save_graph(graph, Path("half.onnx"))
-    assert precision_of(Path("half.onnx"), "ort", options) == "fp16"
-    assert precision_of(Path("any"), "torch", RunnerOptions(precision="bf16")) == "bf16"
-    assert precision_of(Path("any.om"), "acl", options) == "as compiled"

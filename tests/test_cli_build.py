@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from effd0 import build
-from effd0.build import Built
 from effd0.data import download as fetch
 from effd0.data import fixture as embedded
 from effd0.data.download import Source
-from effd0.export import ExportSettings
-from effd0.graph import DEFAULT_EDITS, EDITS
+from effd0.export import verify as build
+from effd0.export.to_onnx import ExportSettings
+from effd0.export.verify import Built
+from effd0.graph.rewrites import DEFAULT_EDITS, EDITS
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import TensorDiff
 

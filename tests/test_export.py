@@ -11,9 +11,9 @@ import onnxsim
 import pytest
 from onnx import TensorProto
 
-from effd0 import export
 from effd0.errors import ExportError
-from effd0.export import ExportSettings, write_onnx, write_simplified
+from effd0.export import to_onnx as export
+from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.io import sha256
 from effd0.spec import ModelSpec
 

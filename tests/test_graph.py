@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from effd0.errors import GraphError
-from effd0.graph import DEFAULT_EDITS, EDITS, apply_edits
+from effd0.graph.rewrites import DEFAULT_EDITS, EDITS, apply_edits
 
 from .onnx_models import pad_model, parsed
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.graph.blocked` and step-means: the same products and means, one layout."""
+"""Tests for `effd0.graph.rewrites_ort` and step-means: the same products and means, one layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from effd0.graph import ORT_EDITS, apply_edits
+from effd0.graph.rewrites import ORT_EDITS, apply_edits
 
 from .onnx_models import halved, operators, parsed, run
 

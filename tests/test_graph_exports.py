@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from effd0 import build
 from effd0.data.coco import Dataset
 from effd0.evaluate import evaluate
 from effd0.evaluation.pipeline import run_dataset
-from effd0.export import ExportSettings
-from effd0.graph import EDITS, check_support, load_graph
+from effd0.export import verify as build
+from effd0.export.to_onnx import ExportSettings
+from effd0.graph.onnx_info import check_support, load_graph
+from effd0.graph.rewrites import EDITS
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
 from effd0.tensor_diff import compare_tensors

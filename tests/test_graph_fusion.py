@@ -1,4 +1,4 @@
-"""Tests for `effd0.graph.fusion`: weighted sums in the forms of the exporters, and look-alikes."""
+"""`effd0.graph.rewrites`: weighted sums in the forms of the exporters, and look-alikes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from effd0.graph import apply_edits
+from effd0.graph.rewrites import apply_edits
 
 from .onnx_models import Array, halved, operators, parsed, run
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.graph.reduce`: means over maps in the forms of the opsets, and look-alikes."""
+"""Tests for `effd0.graph.rewrites`: means over maps in the forms of the opsets, and look-alikes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effd0.graph import apply_edits
+from effd0.graph.rewrites import apply_edits
 
 from .onnx_models import halved, operators, parsed, run
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.graph.support`: what ATC will not take is told before it is called."""
+"""Tests for `effd0.graph.onnx_info`: what ATC will not take is told before it is called."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from effd0.errors import GraphError
-from effd0.graph import apply_edits, check_support, model_input
+from effd0.graph.onnx_info import check_support, model_input
+from effd0.graph.rewrites import apply_edits
 
 from .onnx_models import pad_model, parsed
 

@@ -1,4 +1,4 @@
-"""Tests for `effd0.modelfile`: what a file says of itself is read, or refused with the reason."""
+"""`effd0.graph.onnx_info`: what a file says of itself is read, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from effd0.errors import Effd0Error, ExportError, GraphError
-from effd0.modelfile import INT8_OPERATORS, ModelFile, read_model
+from effd0.graph.onnx_info import INT8_OPERATORS, ModelFile, read_model
 
 from .helpers import TINY
 from .onnx_models import halved, head_model

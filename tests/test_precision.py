@@ -169,7 +169,7 @@ def run_onnx(images: Tensor, path: Path) -> Tensors:
 def run_rounded(images: Tensor, round_: Callable[[Any], Any]) -> Tensors:
     """Run the embedded checkpoint with inputs and weights of all convolutions rounded."""
     torch = pytest.importorskip("torch")
-    from effd0.checkpoint import load_model
+    from effd0.runners.checkpoint import load_model
 
     model = load_model(embedded.checkpoint(), D0)
     for module in model.modules():

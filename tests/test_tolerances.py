@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from effd0 import tolerances
-from effd0.export import write_simplified
-from effd0.graph import DEFAULT_EDITS, apply_edits, load_graph, save_graph
+from effd0.export.to_onnx import write_simplified
+from effd0.graph.onnx_info import load_graph
+from effd0.graph.rewrite import save_graph
+from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits
 from effd0.runners.base import Runner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import AtcError
-from ..graph import check_support, load_graph, model_input
+from ..graph.onnx_info import check_support, load_graph, model_input
 from ..io import check_writable, sha256, written_whole
 from ..spec import ModelSpec
 from .aipp import normalizing_aipp

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from ..evaluation.model import ModelChoice
 from ..fingerprint import Fingerprint, chip_kind, fingerprint
+from ..graph.onnx_info import load_graph, precision_of
 from ..io import sha256
 from ..runners.base import Runner
-from .precision import precision_of
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,12 @@ def opened(choice: ModelChoice) -> Iterator[Subject]:
         name = choice.checked_runner()
         threads = choice.options.threads
         backend = runner.description + ("" if threads is None else f", {threads} threads")
+        # Of a compiled model the file does not say, and torch computes in what it is asked for.
+        told = {"torch": choice.options.precision, "acl": "as compiled"}
         yield Subject(
             runner,
             fingerprint(backend, chip_kind(name, choice.options)),
             sha256(path),
-            precision_of(path, name, choice.options),
+            told[name] if name in told else precision_of(load_graph(path)),
             name,
         )

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import build
 from ..data import fixture as embedded
 from ..data.preprocess import preprocess
-from ..graph.base import load_graph
+from ..export import verify as build
+from ..graph.onnx_info import load_graph
 from ..spec import ModelSpec
 from ..types import Tensor
 from .network import Network, network_of

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GraphError, require
-from ..graph.base import attributes, constants
+from ..graph.onnx_info import constants
 from ..runners.base import TensorInfo
 
 #: What they give depends on the shape of their input, not on its values.
@@ -88,7 +88,7 @@ def network_of(model: Any) -> Network:
 
 
 def _node(index: int, node: Any, data: set[str]) -> Node:
-    given = dict(_given(node))
+    helper, given = require("onnx.helper", extra="onnx"), dict(_given(node))
     return Node(
         index,
         node.name or f"{node.op_type} #{index}",
@@ -96,7 +96,7 @@ def _node(index: int, node: Any, data: set[str]) -> Node:
         tuple(name for name in given.values() if name in data),
         {position: name for position, name in given.items() if name not in data},
         tuple(name for name in node.output if name),
-        attributes(node),
+        {a.name: helper.get_attribute_value(a) for a in node.attribute},
     )
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RunnerError, require
-from ..graph.base import prune
 from .network import Network
 
 Array = npt.NDArray[Any]
@@ -113,19 +112,17 @@ def _seen(value: Array) -> Seen:
 
 def _run(network: Network, names: Sequence[str], images: Array) -> dict[str, Array]:
     """Values of the tensors *names* of *network*; those of its own inputs are *images*."""
-    onnx, ort = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(network.model)
-    del copy.graph.output[:]
-    wanted = list(dict.fromkeys(names))
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    prune(copy)
+    ir, ort = require("onnx_ir", extra="onnx"), require("onnxruntime", extra="onnx")
+    info, wanted = network.inputs[0], list(dict.fromkeys(names))
+    whole = ir.from_proto(network.model)
+    part = ir.convenience.extract(whole.graph, [info.name], wanted)
+    functions = tuple(whole.functions.values())
+    copy = ir.to_proto(ir.Model(part, ir_version=whole.ir_version, functions=functions))
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Threads that spin between the many short runs take the core from whatever else is running.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    info = network.inputs[0]
     try:
         session = ort.InferenceSession(
             copy.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .. import build as line
 from ..data import fixture as embedded
-from ..export import EXPORTERS, ExportSettings
-from ..graph import DEFAULT_EDITS, EDITS
+from ..export import verify as line
+from ..export.to_onnx import EXPORTERS, ExportSettings
+from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..progress import STDERR
 from ..spec import spec_for
 from . import options as opt

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import build
 from ..data import fixture as embedded
 from ..errors import CheckpointError, RunnerError
-from ..graph import ORT_EDITS
+from ..export import verify as build
+from ..graph.rewrites import ORT_EDITS
 from ..runners.base import Runner
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import D0, ModelSpec

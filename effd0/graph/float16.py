@@ -12,12 +12,14 @@ it shows is the error of rounded weights.  Float16 at every node differs about t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import GraphError, require
-from .rewrite import add_constant, constant, make
+from .rewrite import add_constant, constant, make, set_attribute
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 #: Inputs of Resize that are no data, float32 by definition.
@@ -33,48 +35,56 @@ def to_float16(graph: Any) -> int:
     """
     ir = require("onnx_ir", extra="onnx")
     single, half = ir.DataType.FLOAT, ir.DataType.FLOAT16
+    branches = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     for node in graph:
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in
-               node.attributes.values()):
+        if any(held.type in branches for held in node.attributes.values()):
             raise GraphError(
                 f"{node.outputs[0].name} ({node.op_type}) has branches, but fp16 takes "
                 "a graph without; run 'effd0 simplify' first"
             )
     _separate_scales(graph)
     count = 0
-    for value in graph.initializers.values():
-        if value.const_value.dtype == single and not _is_scale(value):
-            value.const_value = _rounded(value.const_value, value.name)
+    for value, tensor, store in list(_weights(graph)):
+        if tensor.dtype == single and not _is_scale(value):
+            store(_rounded(tensor, value.name))
+            value.dtype = half
             count += 1
-    for node in graph:
-        held = node.attributes.get("value")  # of a Constant or a ConstantOfShape
-        if held is not None and held.type == ir.AttributeType.TENSOR:
-            if held.value.dtype == single and not _is_scale(node.outputs[0]):
-                half_held = _rounded(held.value, node.outputs[0].name)
-                node.attributes["value"] = ir.AttrTensor("value", half_held)
-                count += 1
-    if not count:
-        return 0
-    for node in graph:
+    for node in graph if count else ():
         if node.op_type == "Cast" and node.attributes.get_int("to") == single:
-            node.attributes["to"] = ir.AttrInt64("to", half)
+            set_attribute(node, "to", half)
         for value in node.outputs:
-            if not value.is_graph_output():
-                value.type = value.shape = None
+            if value.dtype == single and not (value.is_graph_output() or _is_scale(value)):
+                value.dtype = half
+    if count:
+        _cast_borders(graph, single, half)
+    return count
+
+
+def _weights(graph: Any) -> Iterator[tuple[Any, Any, Callable[[Any], object]]]:
+    """Each constant of *graph*: the tensor that gives it, its value, and what stores another."""
+    for value in graph.initializers.values():
+        yield value, value.const_value, partial(setattr, value, "const_value")
+    for node in graph:
+        if node.op_type in ("Constant", "ConstantOfShape") and "value" in node.attributes:
+            held = node.attributes["value"].as_tensor()
+            yield node.outputs[0], held, partial(set_attribute, node, "value")
+
+
+def _cast_borders(graph: Any, single: Any, half: Any) -> None:
+    """Cast float32 inputs to float16 and outputs back; the names at the borders stay."""
     for value in [v for v in graph.inputs if v.dtype == single and not v.is_initializer()]:
         cast = make("Cast", [value], to=half)
+        graph.insert_before(graph[0], cast)
         value.replace_all_uses_with(cast.outputs[0])
         cast.replace_input_with(0, value)
-        graph.insert_before(graph[0], cast)
-    for index, value in enumerate(graph.outputs):
-        if value.dtype == single and value.producer() is not None:
-            cast = make("Cast", [value], to=single)
-            outside = cast.outputs[0]
-            outside.name, value.name = value.name, f"{value.name}_float16"
-            outside.type, outside.shape, value.type = value.type, value.shape, None
-            graph.outputs[index] = outside
+    for index, inner in enumerate(graph.outputs):
+        if inner.dtype == single and inner.producer() is not None:
+            cast = make("Cast", [inner], to=single)
+            outer, name = cast.outputs[0], inner.name
+            outer.type, outer.shape, inner.type, inner.shape = inner.type, inner.shape, None, None
+            graph.outputs[index] = outer
+            inner.name, outer.name = f"{name}_float16", name
             graph.append(cast)
-    return count
 
 
 def _is_scale(value: Any) -> bool:

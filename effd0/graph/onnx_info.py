@@ -55,8 +55,6 @@ DOMAINS = ("", "ai.onnx")
 DTYPES = {1: "float32", 2: "uint8", 10: "float16"}
 
 
-
-
 def load_graph(path: Path) -> Any:
     """Read an ONNX file as a ``ModelProto``; raise `GraphError` if it is none."""
     onnx = require("onnx", extra="onnx")
@@ -294,11 +292,14 @@ def _at_node(node: Any, opset: int, known: Constants) -> Finding | None:
     if node.op_type == "Resize" and opset >= RESIZE_TROUBLE:
         reason = f"older versions of ATC have no parser for it at opset {opset} (E19010)"
         return reason, "export with --opset 11 if ATC says so", False
-    if node.op_type == "Pad":
-        pads, filler, *_ = (*node.input[1:], "", "")
-        if {pads, filler} - known.keys() - {""}:
-            return "computes its padding while the model runs", "run 'effd0 simplify' first", False
-        if filler and known[filler].size == 1 and np.isinf(known[filler]).all():
-            reason = "pads with -inf, which not every NPU has in float16"
-            return reason, "run 'effd0 modify', which folds it into the max-pool", False
+    return _of_pad(node, known) if node.op_type == "Pad" else None
+
+
+def _of_pad(node: Any, known: Constants) -> Finding | None:
+    pads, filler = [*node.input[1:3], "", ""][:2]
+    if {pads, filler} - known.keys() - {""}:
+        return "computes its padding while the model runs", "run 'effd0 simplify' first", False
+    if filler and known[filler].size == 1 and np.isinf(known[filler]).all():
+        reason = "pads with -inf, which not every NPU has in float16"
+        return reason, "run 'effd0 modify', which folds it into the max-pool", False
     return None

@@ -92,6 +92,12 @@ def make(op: str, inputs: Sequence[Any], **attributes: Any) -> Any:
     return require("onnx_ir", extra="onnx").node(op, inputs, attributes)
 
 
+def set_attribute(node: Any, name: str, value: Any) -> None:
+    """Give *node* the attribute *name*, whether it had one or not."""
+    convert = require("onnx_ir", extra="onnx").convenience.convert_attribute
+    node.attributes.add(convert(name, value))
+
+
 def replace(node: Any, *new: Any) -> None:
     """Put the nodes *new* where *node* was; the last one gives what *node* gave, by its name."""
     convenience = require("onnx_ir", extra="onnx").convenience

@@ -34,6 +34,7 @@ from .rewrite import (
     make,
     map_shape,
     replace,
+    set_attribute,
 )
 from .rewrites_ort import scale_convs, spread_gates
 
@@ -103,7 +104,7 @@ def _fold_pad(graph: Any) -> int:
             continue
         for pool, had in zip(pools, own, strict=True):
             total = [a + b for a, b in zip(had, inside, strict=True)]
-            pool.attributes["pads"] = require("onnx_ir", extra="onnx").AttrInt64s("pads", total)
+            set_attribute(pool, "pads", total)
             pool.replace_input_with(0, node.inputs[0])
         count += 1
     return count
@@ -134,7 +135,7 @@ def _fold_weights(graph: Any) -> int:
     for node in graph:
         if node.op_type != "Div" or map_shape(node.outputs[0]) is None:
             continue
-        (source, below), weight = node.inputs, np.float64(1)
+        (source, below), weight = node.inputs, np.ones((), np.float64)
         divisor, product = constant(below), source.producer()
         if divisor is None or divisor.size != 1:
             continue
@@ -162,9 +163,13 @@ def _fuse_sums(graph: Any) -> int:
             continue
         axes = [stack.attributes.get_int("axis")]
         layers = [value.producer() for value in stack.inputs]
-        if len(layers) == 1 or axes_of(node) != axes or any(
-            layer is None or layer.op_type != "Unsqueeze" or axes_of(layer) != axes
-            for layer in layers
+        if (
+            len(layers) == 1
+            or axes_of(node) != axes
+            or any(
+                layer is None or layer.op_type != "Unsqueeze" or axes_of(layer) != axes
+                for layer in layers
+            )
         ):
             continue
         total, additions = layers[0].inputs[0], []

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..checkpoint import load_model
 from ..errors import RunnerError, require
 from ..spec import ModelSpec
 from ..types import Tensors
 from .base import TensorInfo, check_feed
+from .checkpoint import load_model
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from effd0.data.coco import Dataset
-from effd0.modelfile import ModelFile, read_model
+from effd0.graph.onnx_info import ModelFile, read_model
 from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import ModelSpec
 from effd0.suspicions.base import Suspicion

@@ -13,10 +13,9 @@ from effd0.bisect.job import bisect_networks
 from effd0.bisect.network import network_of
 from effd0.blame import Blame, blame
 from effd0.errors import Effd0Error
-from effd0.export import ExportSettings, write_onnx, write_simplified
-from effd0.graph import load_graph
+from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
+from effd0.graph.onnx_info import ModelFile, load_graph
 from effd0.io import sha256
-from effd0.modelfile import ModelFile
 from effd0.parity import hold_heads, record, worst_figure
 from effd0.runners.base import NamedRunner
 from effd0.runners.registry import RunnerOptions, open_runner

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from effd0.checkpoint import blank_layers, load_model
+from effd0.runners.checkpoint import blank_layers, load_model
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 

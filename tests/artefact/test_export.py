@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from effd0.graph.onnx_info import ModelFile
 from effd0.io import sha256
-from effd0.modelfile import ModelFile
 from effd0.runners.base import NamedRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec

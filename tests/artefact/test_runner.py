@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from effd0.errors import FeedError, RunnerError
-from effd0.modelfile import read_model
+from effd0.graph.onnx_info import read_model
 from effd0.parity import hold_heads, record, suspect_precision, worst_figure
 from effd0.spec import D0, ModelSpec
 from effd0.stages import Broken

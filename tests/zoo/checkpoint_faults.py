@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from effd0.checkpoint import build_model, read_weights
+from effd0.runners.checkpoint import build_model, read_weights
 
 from .fault import Fault, Good, Plant, Planted
 from .run import base_options

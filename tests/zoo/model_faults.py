@@ -11,8 +11,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from effd0.checkpoint import read_weights
-from effd0.export import ExportSettings, write_onnx, write_simplified
+from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
+from effd0.runners.checkpoint import read_weights
 
 from ..bisect_faults import (
     change_weight,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import build
 from effd0.data import fixture as embedded
 from effd0.errors import CheckpointError, Effd0Error, RunnerError
 from effd0.evaluation.model import ModelChoice
-from effd0.graph import ORT_EDITS
+from effd0.export import verify as build
+from effd0.graph.rewrites import ORT_EDITS
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import D0
 

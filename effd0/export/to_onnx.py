@@ -3,7 +3,7 @@ Checkpoint -> ONNX, and ONNX -> simplified ONNX.
 
 Two exporters: ``torchscript`` reaches back to opset 11, which ATC's parser of CANN 6 takes;
 ``dynamo`` starts at opset 18, for today's runtimes.  These functions write files; that a file
-computes what it should is proved by `build` before the file gets its name.
+computes what it should is proved by `verify` before the file gets its name.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import load_model
-from .errors import ExportError, require
-from .graph import load_graph, save_graph
-from .io import sha256
-from .spec import ModelSpec
+from ..errors import ExportError, require
+from ..graph.onnx_info import load_graph
+from ..graph.rewrite import save_graph
+from ..io import sha256
+from ..runners.checkpoint import load_model
+from ..spec import ModelSpec
 
 #: Exporter -> the opsets it can write.
 EXPORTERS = {"torchscript": range(11, 19), "dynamo": range(18, 24)}
@@ -63,26 +64,20 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
     """
     opset = settings.checked_opset()
     model = load_model(checkpoint, spec)
-    # A free batch is traced with another number of rows than `build` tries it with, and not with
-    # one by dynamo, which takes a batch of one for a constant.
-    free_rows = 3 if settings.exporter == "dynamo" else 1
-    rows = settings.batch_size if settings.batch_size is not None else free_rows
     with _quiet():
         try:
-            _torch_export(model, out, spec, rows, opset, settings)
+            _torch_export(model, out, spec, opset, settings)
         except Exception as error:  # the exporters raise whatever their many stages raise
             raise ExportError(
                 f"{checkpoint} cannot be exported by {settings.exporter} at opset {opset}: {error}"
             ) from error
-    graph = load_graph(out)
     origin = {
         "arch": spec.arch,
         "checkpoint_sha256": sha256(checkpoint),
         "exporter": f"{settings.exporter}, torch {version('torch')}",
         "effd0": version("effd0"),
     }
-    _add_metadata(graph, origin)
-    save_graph(graph, out)
+    _save(load_graph(out), out, origin)
 
 
 def write_simplified(model: Path, out: Path) -> None:
@@ -94,14 +89,12 @@ def write_simplified(model: Path, out: Path) -> None:
             simplified, _ = onnxsim.simplify(graph)
         except Exception as error:  # onnxsim raises RuntimeError and more from its compiled core
             raise ExportError(f"{model} cannot be simplified: {error}") from error
-    del simplified.metadata_props[:]
-    _add_metadata(simplified, {p.key: p.value for p in graph.metadata_props})
-    _add_metadata(simplified, {"simplified": f"onnxsim {version('onnxsim')}"})
-    save_graph(simplified, out)
+    origin = {entry.key: entry.value for entry in graph.metadata_props}
+    _save(simplified, out, origin | {"simplified": f"onnxsim {version('onnxsim')}"})
 
 
 def _torch_export(
-    model: Any, out: Path, spec: ModelSpec, rows: int, opset: int, settings: ExportSettings
+    model: Any, out: Path, spec: ModelSpec, opset: int, settings: ExportSettings
 ) -> None:
     torch = require("torch", extra="torch")
     require("onnxscript", extra="onnx")
@@ -117,23 +110,26 @@ def _torch_export(
             classes, boxes = self.network(images)
             return (*classes, *boxes)
 
-    names: dict[str, Any] = {
-        "input_names": [spec.input_name],
-        "output_names": list(spec.output_names),
-        "opset_version": opset,
-    }
-    free = settings.batch_size is None
-    if settings.exporter == "dynamo":
-        names |= {"dynamo": True, "external_data": False, "verbose": False}
-        if free:
-            names["dynamic_shapes"] = ({0: torch.export.Dim("N")},)
-    else:
-        names["dynamo"] = False
-        if free:
-            names["dynamic_axes"] = {n: {0: "N"} for n in (spec.input_name, *spec.output_names)}
-    images = torch.zeros(rows, *spec.input_shape)
+    dynamo, free = settings.exporter == "dynamo", settings.batch_size is None
+    # A free batch is traced with another number of rows than `verify` tries it with, and not with
+    # one by dynamo, which takes a batch of one for a constant.
+    rows = settings.batch_size or (3 if dynamo else 1)
+    options: dict[str, Any] = {"external_data": False, "verbose": False} if dynamo else {}
+    if free and dynamo:
+        options["dynamic_shapes"] = ({0: torch.export.Dim("N")},)
+    elif free:
+        options["dynamic_axes"] = {n: {0: "N"} for n in (spec.input_name, *spec.output_names)}
     with torch.no_grad():
-        torch.onnx.export(Heads().eval(), (images,), str(out), **names)
+        torch.onnx.export(
+            Heads().eval(),
+            (torch.zeros(rows, *spec.input_shape),),
+            str(out),
+            input_names=[spec.input_name],
+            output_names=list(spec.output_names),
+            opset_version=opset,
+            dynamo=dynamo,
+            **options,
+        )
 
 
 @contextlib.contextmanager
@@ -157,6 +153,9 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-def _add_metadata(graph: Any, values: dict[str, str]) -> None:
-    for key, value in values.items():
+def _save(graph: Any, out: Path, origin: dict[str, str]) -> None:
+    """Write *graph* to *out* with *origin* as all of its metadata."""
+    del graph.metadata_props[:]
+    for key, value in origin.items():
         graph.metadata_props.add(key=key, value=value)
+    save_graph(graph, out)

@@ -1,5 +1,5 @@
 """
-The build line: a file is made, run beside its source on real images, and only then named.
+An ONNX file is made, run beside its source on real images, and only then named.
 
 Every step gives the differences it measured, the worst first.
 """
@@ -7,26 +7,31 @@ Every step gives the differences it measured, the worst first.
 from __future__ import annotations
 
 import contextlib
+import os
+import pickle
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .data import fixture as embedded
-from .errors import Effd0Error, ExportError, GraphError
-from .export import ExportSettings, write_onnx, write_simplified
-from .graph import GraphChange, apply_edits, load_graph, named_edits, save_graph
-from .io import written_whole
-from .runners.base import Runner, batch_size_of
-from .runners.registry import RunnerOptions, open_runner
-from .spec import ModelSpec
-from .tensor_diff import TensorDiff, compare_tensors
-from .tolerances import SAME_FLOAT32
-from .types import Tensors
+from ..data.fixture import sample_inputs
+from ..errors import Effd0Error, ExportError, GraphError
+from ..graph.onnx_info import load_graph
+from ..graph.rewrite import GraphChange, save_graph
+from ..graph.rewrites import apply_edits, named_edits
+from ..io import written_whole
+from ..runners.base import Runner, batch_size_of
+from ..runners.registry import RunnerOptions, open_runner
+from ..spec import ModelSpec
+from ..tensor_diff import TensorDiff, compare_tensors
+from ..tolerances import SAME_FLOAT32
+from ..types import Tensor, Tensors
+from .to_onnx import ExportSettings, write_onnx, write_simplified
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,14 @@ def _differences(source: tuple[str, Path], made: Path, spec: ModelSpec) -> list[
     return compare_tensors(wanted, got)
 
 
-def _sample_images(runner: Runner, spec: ModelSpec) -> np.ndarray:
+def _sample_images(runner: Runner, spec: ModelSpec) -> Tensor:
     """Embedded images for *runner*, (N, 3, S, S) float32: two, or one where it takes no more."""
     fixed = batch_size_of(runner.inputs)
     # A free batch is tried with another number of rows than `export` traced it with.
-    return embedded.sample_inputs(min(2, fixed) if fixed is not None else 2, spec)
+    return sample_inputs(min(2, fixed) if fixed is not None else 2, spec)
 
 
-def _heads(runner: Runner, images: np.ndarray) -> Tensors:
+def _heads(runner: Runner, images: Tensor) -> Tensors:
     info = runner.inputs[0]
     return runner.infer({info.name: images.astype(info.dtype, copy=False)})
 
@@ -140,10 +145,40 @@ def exported(
     """
     with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
         raw, out = Path(folder) / "raw.onnx", Path(folder) / f"{checkpoint.stem}.onnx"
-        with ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), max_tasks_per_child=1
-        ) as process:
-            settings = ExportSettings(batch_size=batch_size)
-            process.submit(export, checkpoint, raw, spec, settings).result()
-            process.submit(simplify, raw, out, spec, edits).result()
+        _in_child("export", checkpoint, raw, spec, ExportSettings(batch_size=batch_size))
+        _in_child("simplify", raw, out, spec, edits)
         yield out
+
+
+def _in_child(step: str, source: Path, out: Path, *options: Any) -> None:
+    """
+    Run `export` or `simplify` in a Python process of its own, which never imports the caller's.
+
+    Raises what the step raises, and `ExportError` if the process ends without a word.
+    """
+    failed = out.with_suffix(".error")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", __name__],  # -P: a file in the working directory is no module
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)},
+        input=pickle.dumps((step, failed, (source, out, *options))),
+        capture_output=True,
+        check=False,
+    )
+    if failed.exists():
+        raise pickle.loads(failed.read_bytes())  # noqa: S301  # the child wrote it just now
+    if done.returncode:
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[
+            -1
+        ]
+        raise ExportError(
+            f"the process that had to {step} {source} ended with status {done.returncode}: {last}; "
+            f"run 'effd0 {step}' to see more"
+        )
+
+
+if __name__ == "__main__":
+    _step, _failed, _given = pickle.load(sys.stdin.buffer)  # noqa: S301  # from `_in_child`
+    try:
+        (export if _step == "export" else simplify)(*_given)
+    except Effd0Error as error:
+        _failed.write_bytes(pickle.dumps(error))

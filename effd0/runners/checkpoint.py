@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, require
-from .io import LFS_MAGIC
-from .spec import SPECS, ModelSpec
-from .tolerances import UNTRAINED
+from ..errors import CheckpointError, require
+from ..io import LFS_MAGIC
+from ..spec import SPECS, ModelSpec
+from ..tolerances import UNTRAINED
 
 #: Keys under which training tools wrap the weights, the best ones first.
 WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
@@ -24,13 +24,21 @@ def load_model(path: Path, spec: ModelSpec) -> Any:
 
     Raises `CheckpointError` for a file that is no checkpoint of *spec* or is untrained.
     """
-    require("torch", extra="torch")
+    torch = require("torch", extra="torch")
     model = build_model(spec)
     weights = read_weights(path)
     check_weights(path, weights, model.state_dict(), spec)
     model.load_state_dict(weights, strict=False)  # strictness, with better words, is above
     model.eval()
-    _refuse_untrained(path, model, spec)
+    noise = torch.randn(1, *spec.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        classes, _ = model(noise)
+    spread = min(float(head.std()) for head in classes)
+    if not spread >= UNTRAINED.limit:
+        raise CheckpointError(
+            f"{path} is untrained: its class logits vary by {spread:.2g} over an image, but those "
+            f"of a trained model by more than {UNTRAINED.limit}; every comparison would pass on it"
+        )
     return model
 
 
@@ -66,8 +74,10 @@ def read_weights(path: Path) -> dict[str, Any]:
             f"{path} holds {sorted(map(str, content))[:SHOWN]}, but a state dict was wanted: "
             f"name -> tensor, or one under {', '.join(WRAPPERS)}"
         )
-    names = _without_wrappers(tensors)
-    return {n: t.float() if t.is_floating_point() else t for n, t in names.items()}
+    for prefix in ("module.", "model."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
@@ -111,18 +121,22 @@ def _first_line(error: Exception) -> str:
     return first.partition(". ")[0]
 
 
-def _without_wrappers(tensors: dict[str, Any]) -> dict[str, Any]:
-    for prefix in ("module.", "model."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
-
-
 def check_weights(
     path: Path, weights: Mapping[str, Any], wanted: Mapping[str, Any], spec: ModelSpec
 ) -> None:
     """Raise `CheckpointError` naming what does not fit *wanted* or is not finite."""
-    problems = _misfits(weights, wanted)
+    # Batch counters are statistics of training; files without them are complete.
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    lost = {
+        "missing": [name for name in wanted if name not in weights and name not in counters],
+        "unexpected": [name for name in weights if name not in wanted],
+    }
+    problems = [f"{len(n)} keys are {word}: {_listed(n)}" for word, n in lost.items() if n]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)}, but {tuple(wanted[name].shape)} was wanted"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ][:SHOWN]
     if problems:
         others = ", ".join(arch for arch in SPECS if arch != spec.arch)
         raise CheckpointError(
@@ -135,38 +149,6 @@ def check_weights(
             f"{path} holds NaN or infinity in {_listed(broken)}, but every weight must be finite; "
             "the training diverged or the conversion overflowed"
         )
-
-
-def _refuse_untrained(path: Path, model: Any, spec: ModelSpec) -> None:
-    """Raise `CheckpointError` if the class heads do not vary over an image of noise."""
-    torch = require("torch", extra="torch")
-    noise = torch.randn(1, *spec.input_shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        classes, _ = model(noise)
-    spread = min(float(head.std()) for head in classes)
-    if not spread >= UNTRAINED.limit:
-        raise CheckpointError(
-            f"{path} is untrained: its class logits vary by {spread:.2g} over an image, but those "
-            f"of a trained model by more than {UNTRAINED.limit}; every comparison would pass on it"
-        )
-
-
-def _misfits(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    # Batch counters are statistics of training; files without them are complete.
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    missing = [name for name in wanted if name not in weights and name not in counters]
-    unexpected = [name for name in weights if name not in wanted]
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)}, but {tuple(wanted[name].shape)} was wanted"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
-    ]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} keys are missing: {_listed(missing)}")
-    if unexpected:
-        problems.append(f"{len(unexpected)} keys are unexpected: {_listed(unexpected)}")
-    return problems + shapes[:SHOWN]
 
 
 def _listed(names: list[str]) -> str:
