@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effd0 import build
 from effd0.ascend.acl_api import acl_session
 from effd0.bench.accuracy import read_accuracy
 from effd0.bench.session import rows_of
@@ -26,7 +25,8 @@ from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.evaluation.evaluate import Evaluation
-from effd0.export import ExportSettings, write_simplified
+from effd0.export import verify as build
+from effd0.export.to_onnx import ExportSettings, write_simplified
 from effd0.io import sha256
 from effd0.pytest_options import PATHS, RECORD, TEST_RUNNERS, TORCH_DEVICES, pool_asked
 from effd0.report import installed_version
