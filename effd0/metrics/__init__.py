@@ -1,0 +1,1 @@
+"""COCO metrics of detections, their uncertainty, and what kinds of errors they have."""

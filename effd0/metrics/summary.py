@@ -1,0 +1,182 @@
+"""COCO's precision and recall curves, its twelve numbers, and the AP of each class."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Fractions, Indices
+from ..dataset import Dataset
+from ..postprocess import Detections
+from ..spec import ModelSpec
+from .coco import AREAS, MAX_DETECTIONS, THRESHOLDS, MatchTable, flags, match_table, to_coco_results
+from .coverage import check_complete
+
+#: COCO's twelve numbers, in the order of COCOeval's ``stats``.
+METRICS = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl",
+    "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
+)  # fmt: skip
+#: COCO reads precision at these recalls.
+RECALLS: Fractions = np.linspace(0, 1, 101)
+_AREA_NAMES = {"s": "small (area < 32²)", "m": "medium (32² to 96²)", "l": "large (area > 96²)"}
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """
+    COCO's bounding-box metrics as fractions; None where a number is undefined.
+
+    *per_class* is AP by category name; *undefined* says why, for each number that is None;
+    *images* is how many were scored, *detections* how many boxes.
+    """
+
+    values: dict[str, float | None]
+    per_class: dict[str, float | None]
+    undefined: dict[str, str]
+    images: int
+    detections: int
+
+    @property
+    def ap(self) -> float | None:
+        """AP over IoU .50:.95, all areas, at most 100 detections."""
+        return self.values["AP"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """
+    What COCOeval accumulates; -1 where a category has no object to be found.
+
+    *precision* is (thresholds, recalls, categories, areas), among at most 100 detections per
+    category and image; *recall* is (thresholds, categories, areas, `MAX_DETECTIONS`).
+    """
+
+    precision: Fractions
+    recall: Fractions
+
+
+def coco_metrics(
+    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
+) -> CocoMetrics:
+    """
+    Score *detections*, by image id, on all images of *dataset*.
+
+    An image without a detection costs recall, it is not left out.  Raises `EvaluationError` unless
+    every image is there and none is foreign.
+    """
+    return summarize(match_table(dataset, detections, spec))
+
+
+def summarize(matches: MatchTable) -> CocoMetrics:
+    """The metrics of *matches*; equal to pycocotools' to the last bit."""
+    curves = accumulate(matches)
+    last = len(MAX_DETECTIONS) - 1
+    numbers = [
+        curves.precision[..., 0],
+        *(curves.precision[np.isclose(THRESHOLDS, iou), ..., 0] for iou in (0.5, 0.75)),
+        *(curves.precision[..., area] for area in range(1, len(AREAS))),
+        *(curves.recall[..., 0, limit] for limit in range(len(MAX_DETECTIONS))),
+        *(curves.recall[..., area, last] for area in range(1, len(AREAS))),
+    ]
+    means = [_mean(number) for number in numbers]
+    return _metrics(matches.dataset, means, curves.precision[..., 0], matches.count)
+
+
+def accumulate(matches: MatchTable) -> Curves:
+    """Precision over recall of each category, as COCOeval accumulates it."""
+    shape = (len(THRESHOLDS), len(matches.dataset.categories), len(AREAS))
+    precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
+    recall = np.full((*shape, len(MAX_DETECTIONS)), -1.0)
+    for k, (category, own) in enumerate(matches.by_category()):
+        wanted = matches.wanted(category).sum(axis=1)
+        hits, ignored = flags(own, "hit"), flags(own, "ignored")
+        for area in np.flatnonzero(wanted):
+            for n in range(len(THRESHOLDS)):
+                hit = np.flatnonzero(hits[:, area, n])
+                shown = np.cumsum(~ignored[:, area, n])[hit]
+                precision[n, :, k, area] = precision_at_recalls(shown, wanted[area])
+                ranks = own["rank"][hit]
+                recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in MAX_DETECTIONS]
+    return Curves(precision, recall)
+
+
+def precision_at_recalls(shown: Indices, wanted: int) -> Fractions:
+    """
+    COCO's precision at each of `RECALLS`, of detections that are to find *wanted* objects.
+
+    *shown* counts the detections down to each hit.  Only hits matter: after one precision falls,
+    and recall stands still, until the next.
+    """
+    hits = np.arange(1, shown.size + 1)
+    # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
+    highest = np.maximum.accumulate((hits / (shown + np.spacing(1)))[::-1])[::-1]
+    return np.append(highest, 0.0)[np.searchsorted(hits / wanted, RECALLS)]
+
+
+def pycocotools_metrics(
+    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
+) -> CocoMetrics:
+    """
+    What `coco_metrics` gives, computed by pycocotools: a reference to confirm it with.
+
+    Takes about 100 times as long.  Raises as `coco_metrics` does.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    check_complete(dataset, detections)
+    results = to_coco_results(detections, spec)
+    truth, found = COCO(), COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": id_} for id_ in dataset.image_ids],
+        "annotations": [
+            # What COCO files may leave out.
+            {"iscrowd": 0, "area": annotation["bbox"][2] * annotation["bbox"][3]} | annotation
+            for annotation in dataset.annotations
+        ],
+        "categories": [{"id": id_, "name": name} for id_, name in dataset.categories.items()],
+    }
+    found.dataset = truth.dataset | {"annotations": []}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        found.createIndex()
+        if len(results):  # loadRes does not take a table without rows.
+            found = truth.loadRes(results)
+        scored: Any = COCOeval(truth, found, "bbox")
+        scored.params.imgIds = dataset.image_ids
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+    means = [None if value == -1 else float(value) for value in scored.stats]
+    return _metrics(dataset, means, scored.eval["precision"][..., 0, -1], len(results))
+
+
+def _metrics(
+    dataset: Dataset, means: Sequence[float | None], precision: Fractions, detections: int
+) -> CocoMetrics:
+    """Metrics of the twelve *means*; *precision* is (thresholds, recalls, categories)."""
+    values = dict(zip(METRICS, means, strict=True))
+    undefined = {}
+    for name in (name for name, value in values.items() if value is None):
+        area = f" of {_AREA_NAMES[name[-1]]}" if name[-1] in _AREA_NAMES else ""
+        undefined[name] = (
+            f"undefined: the evaluated images have no ground truth{area} that is not crowd"
+        )
+    per_class = {
+        dataset.categories[category]: _mean(precision[..., k])
+        for k, category in enumerate(sorted(dataset.categories))
+    }
+    return CocoMetrics(values, per_class, undefined, len(dataset.samples), detections)
+
+
+def _mean(values: Fractions) -> float | None:
+    """The mean of *values* that are defined, or None."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
