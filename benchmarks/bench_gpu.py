@@ -23,7 +23,7 @@ from effd0.data.preprocess import ModelInput, preprocess
 from effd0.detection.postprocess import Detections
 from effd0.detection.torch_ops import normalize_on_device
 from effd0.evaluation.model import ModelChoice
-from effd0.match import match_detections
+from effd0.metrics.detection_diff import match_detections
 from effd0.runners.registry import RunnerOptions
 from effd0.runners.torch_cuda import TorchDetector
 from effd0.spec import ModelSpec

@@ -26,13 +26,13 @@ from effd0.bench.targets import Target
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import input_scale, preprocess
 from effd0.detection.postprocess import Detections, postprocess
-from effd0.evaluate import EVALUATORS, evaluate
 from effd0.evaluation.model import ModelChoice
 from effd0.evaluation.pipeline import run_dataset
 from effd0.export import verify as build
 from effd0.export.to_onnx import ExportSettings
 from effd0.graph.rewrites import DEFAULT_EDITS
-from effd0.match import match_detections
+from effd0.metrics.detection_diff import match_detections
+from effd0.metrics.summary import coco_metrics
 from effd0.report import installed_version
 from effd0.runners.base import infer_offline, make_feed
 from effd0.spec import ModelSpec
@@ -307,12 +307,12 @@ def bench_evaluate_peers(versus: Versus, images: int, peer: str, spec: ModelSpec
     """Arrays of detections to the twelve numbers, 100 detections an image."""
     dataset, found = scored_set(images)
     metrics, wanted = versus.in_turn(
-        lambda: evaluate(dataset, found, spec),
+        lambda: coco_metrics(dataset, found, spec),
         _coco_eval(*_classes_of(peer), dataset, found),
         "detections to mAP",
         name=peer,
         images=images,
-        on=f"{EVALUATORS[0]} {installed_version(EVALUATORS[0])}",
+        on=f"numpy {installed_version('numpy')}",
         target=Target(8, 5) if peer == "pycocotools" else None,
     )
     given = [-1.0 if value is None else value for value in metrics.values.values()]
@@ -360,6 +360,5 @@ def _classes_of(peer: str) -> tuple[type[Any], type[Any]]:
         from pycocotools import coco, cocoeval
 
         return coco.COCO, cocoeval.COCOeval
-    import faster_coco_eval
-
+    faster_coco_eval = pytest.importorskip("faster_coco_eval")
     return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster

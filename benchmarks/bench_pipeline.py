@@ -6,8 +6,8 @@ from benchmarks.measuring import Measure
 from effd0.bench.rows import END_TO_END
 from effd0.bench.subject import Subject
 from effd0.data.coco import Dataset
-from effd0.evaluate import CocoMetrics, evaluate
 from effd0.evaluation.pipeline import run_dataset
+from effd0.metrics.summary import CocoMetrics, coco_metrics
 from effd0.runners.base import choose_batch_size
 from effd0.spec import ModelSpec
 
@@ -36,7 +36,7 @@ def bench_files_to_map(
 
     def run() -> CocoMetrics:
         found = run_dataset(dataset.samples, subject.runner, spec, batch_size=batch)
-        return evaluate(dataset, {sample.image_id: d for sample, d in found}, spec)
+        return coco_metrics(dataset, {sample.image_id: d for sample, d in found}, spec)
 
     metrics = measure(run, "files to mAP", images=len(dataset.samples), on=subject, batch=batch)
     assert metrics.images == len(dataset.samples)

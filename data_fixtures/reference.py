@@ -26,8 +26,8 @@ from effdet.data.transforms import transforms_coco_eval
 from effdet.evaluator import CocoEvaluator
 from pycocotools.cocoeval import COCOeval
 
-from effd0.evaluate import METRICS
 from effd0.io import sha256
+from effd0.metrics.summary import METRICS
 from effd0.runners.checkpoint import load_model
 from effd0.spec import D0, ModelSpec
 

@@ -11,17 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .against import Against
-from .evaluate import CocoMetrics
 from .io import written_whole
-from .paired import MIN_IMAGES, PairedDrop
+from .metrics.bootstrap import MIN_IMAGES, PairedDrop, ReferenceComparison
+from .metrics.summary import CocoMetrics
 from .timing import Latency
 from .tolerances import AP_ARITHMETIC
 
 #: Raised by one when a reader of the JSON would have to change.
 SCHEMA = 1
 PACKAGES = (
-    "effd0", "numpy", "pillow", "pycocotools", "faster-coco-eval", "torch", "torchvision", "timm",
+    "effd0", "numpy", "pillow", "pycocotools", "torch", "torchvision", "timm",
     "effdet", "onnx", "onnxruntime", "onnxsim", "onnxscript", "openvino",
 )  # fmt: skip
 
@@ -48,7 +47,7 @@ def judge(
     metrics: CocoMetrics,
     total: int,
     min_map: float | None,
-    against: Against | None = None,
+    against: ReferenceComparison | None = None,
     reachable: float | None = None,
 ) -> Verdict:
     """
@@ -141,7 +140,7 @@ class Evaluation:
     runner: str
     model_sha256: str
     settings: Mapping[str, Any]
-    against: Against | None = None
+    against: ReferenceComparison | None = None
     floor: Verdict | None = None
     insight: Mapping[str, Any] | None = None
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import numpy.typing as npt
 
 from effd0.data.coco import Dataset, Sample
 from effd0.detection.postprocess import Detections
-from effd0.matches import UnitMatches, match_unit
-from effd0.spec import D0
 
 Found = dict[int, Detections]
 
@@ -94,40 +90,6 @@ def drawn_scenes(seed: int, images: int, *, crowds: bool = True) -> Dataset:
     samples = tuple(Sample(n, Path(f"{n}.png"), (400, 400)) for n in range(1, images + 1))
     categories = {1: "person", 2: "bicycle", 5: "airplane", 9: "boat"}
     return Dataset(Path("drawn"), samples, tuple(annotations), categories, images, ())
-
-
-def redrawn(dataset: Dataset, found: Found, counts: Sequence[int]) -> tuple[Dataset, Found]:
-    """Return the images of *dataset* as often as *counts* says, each copy with an id of its own."""
-    samples: list[Sample] = []
-    annotations: list[dict[str, Any]] = []
-    copies: Found = {}
-    for sample, count in zip(dataset.samples, counts, strict=True):
-        for _ in range(count):
-            new = len(samples) + 1
-            samples.append(Sample(new, sample.path, sample.size))
-            copies[new] = found[sample.image_id]
-            annotations += [
-                {**a, "image_id": new, "id": len(annotations) + n}
-                for n, a in enumerate(_of(dataset, sample.image_id), start=1)
-            ]
-    return replace(dataset, samples=tuple(samples), annotations=tuple(annotations)), copies
-
-
-def _of(dataset: Dataset, image_id: int) -> list[dict[str, Any]]:
-    return [a for a in dataset.annotations if a["image_id"] == image_id]
-
-
-def cut(dataset: Dataset, found: Found, borders: Sequence[int]) -> list[UnitMatches]:
-    """Return what is matched in each run of images between two *borders*."""
-    edges = sorted({0, len(dataset.samples), *borders})
-    units = []
-    for start, stop in itertools.pairwise(edges):
-        samples = dataset.samples[start:stop]
-        ids = {sample.image_id for sample in samples}
-        own = tuple(a for a in dataset.annotations if a["image_id"] in ids)
-        unit = replace(dataset, samples=samples, annotations=own)
-        units.append(match_unit(unit, {id_: found[id_] for id_ in unit.image_ids}, D0, start))
-    return units
 
 
 def as_dicts(found: Mapping[int, Detections]) -> list[dict[str, Any]]:

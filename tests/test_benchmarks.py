@@ -20,7 +20,7 @@ from effd0 import runfile
 from effd0.bench.baseline import read_run
 from effd0.bench.session import rows_of
 from effd0.bench.targets import Target
-from effd0.evaluate import evaluate
+from effd0.metrics.summary import coco_metrics
 from effd0.spec import D0
 
 from .fakes.benchmark import FakeBenchmark
@@ -103,7 +103,7 @@ def test_the_drawn_detections_are_a_detectors() -> None:
     dataset, found = scored_set(20)
     assert {len(one) for one in found.values()} == {DETECTIONS}
     assert all((np.diff(one.scores) <= 0).all() for one in found.values())
-    ap = evaluate(dataset, found, D0).ap
+    ap = coco_metrics(dataset, found, D0).ap
     assert ap is not None
     assert 0.2 < ap < 0.9
     again = scored_set(20)[1]

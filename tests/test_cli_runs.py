@@ -15,8 +15,8 @@ from PIL import Image
 from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.data.preprocess import preprocess
-from effd0.evaluate import METRICS
 from effd0.io import sha256
+from effd0.metrics.summary import METRICS
 from effd0.runfile import Run, read_run
 from effd0.spec import ModelSpec
 

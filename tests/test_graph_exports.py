@@ -9,12 +9,12 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from effd0.data.coco import Dataset
-from effd0.evaluate import evaluate
 from effd0.evaluation.pipeline import run_dataset
 from effd0.export import verify as build
 from effd0.export.to_onnx import ExportSettings
 from effd0.graph.onnx_info import check_support, load_graph
 from effd0.graph.rewrites import EDITS
+from effd0.metrics.summary import coco_metrics
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
 from effd0.tensor_diff import compare_tensors
@@ -111,7 +111,7 @@ def test_the_score_stays(
         with OrtRunner(path, provider="CPUExecutionProvider") as runner:
             found = run_dataset(embedded_dataset.samples, runner, spec, batch_size=1)
             detections = {sample.image_id: made for sample, made in found}
-        scores.append(evaluate(embedded_dataset, detections, spec).values["AP"])
+        scores.append(coco_metrics(embedded_dataset, detections, spec).values["AP"])
     before, after = scores
     assert before is not None
     assert after is not None

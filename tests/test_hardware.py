@@ -10,8 +10,8 @@ from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
 from effd0.detection.postprocess import postprocess
 from effd0.detection.torch_ops import detect_on_device
-from effd0.evaluate import evaluate
 from effd0.evaluation.pipeline import run_dataset
+from effd0.metrics.summary import coco_metrics
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.runners.torch_cuda import LAUNCHES
 from effd0.spec import D0, ModelSpec
@@ -74,5 +74,5 @@ def test_map_from_pixels_is_the_recorded_one(
     with open_runner("torch", embedded.checkpoint(), spec, options) as runner:
         run = run_dataset(embedded_dataset.samples, runner, spec, batch_size=7)
         found = {sample.image_id: detections for sample, detections in run}
-    ap = evaluate(embedded_dataset, found, spec).ap
+    ap = coco_metrics(embedded_dataset, found, spec).ap
     assert ap == pytest.approx(embedded.reference_ap(), abs=margin / 100)

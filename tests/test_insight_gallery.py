@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effd0.data.coco import Dataset, Sample, load_coco
-from effd0.evaluate import to_coco_results
 from effd0.insight.gallery import BOXES, PICTURES, difference, gallery, mistakes
 from effd0.insight.thumbnail import LARGEST, LONGEST, thumbnail
-from effd0.insight.tide import find_outcomes
+from effd0.metrics.coco import match_table
+from effd0.metrics.tide import find_errors
 from effd0.spec import D0
 
 from .helpers import coco_content, noise, write_coco
@@ -90,8 +90,8 @@ def test_mistakes_are_those_that_are_seen(tmp_path: Path) -> None:
         50: made([(*there, 0.9, category[4])]),
         60: made([(*there, 0.9, category[6]), (*there, 0.8, category[6])]),
     }
-    outcomes = find_outcomes(dataset, to_coco_results(found, D0))
-    assert mistakes(dataset, outcomes) == {10: 0, 20: 2, 30: 1, 40: 1, 50: 2, 60: 1}
+    errors = find_errors(match_table(dataset, found, D0))
+    assert mistakes(dataset, errors) == {10: 0, 20: 2, 30: 1, 40: 1, 50: 2, 60: 1}
 
 
 def test_the_greatest_differences_come_first(tmp_path: Path) -> None:

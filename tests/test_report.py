@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from effd0.against import Against
 from effd0.errors import OutputError
-from effd0.evaluate import METRICS, CocoMetrics
-from effd0.match import DetectionParity
-from effd0.paired import PairedDrop
+from effd0.metrics.bootstrap import PairedDrop, ReferenceComparison
+from effd0.metrics.detection_diff import DetectionParity
+from effd0.metrics.summary import METRICS, CocoMetrics
 from effd0.report import Evaluation, Verdict, installed_version, judge, write_json
 from effd0.timing import Latency
 
@@ -185,11 +184,11 @@ def test_a_package_that_is_not_installed_has_no_version() -> None:
     assert installed_version("no-such-package-anywhere") is None
 
 
-def held_against(low: float, high: float, images: int = 5000) -> Against:
+def held_against(low: float, high: float, images: int = 5000) -> ReferenceComparison:
     """Return a comparison with a reference whose drop has a given interval, 0.2 allowed."""
     drop = PairedDrop((low + high) / 2, low, high, images, 0.34, 0.335)
     parity = DetectionParity(images, 9, 1, 2, (0.0, 0.1, 0.2), (1.0, 0.9, 0.5), ((7, 0.5),))
-    return Against(drop, parity, 0.2, "PyTorch, cpu, fp32", "cd" * 32, metrics_of(0.34))
+    return ReferenceComparison(drop, parity, 0.2, "PyTorch, cpu, fp32", "cd" * 32, metrics_of(0.34))
 
 
 PASS, FAIL, ACROSS = (0.0, 0.1), (0.3, 0.5), (0.1, 0.3)

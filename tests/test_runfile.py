@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from effd0.errors import OutputError, RunFileError
-from effd0.evaluate import METRICS
+from effd0.metrics.summary import METRICS
 from effd0.runfile import SCHEMA, Run, read_run, write_run
 from effd0.runfile.schema import PATH
 from effd0.stages import STAGES

@@ -18,7 +18,7 @@ from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import input_scale, preprocess
 from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.detection.postprocess import Detections, postprocess
-from effd0.match import detection_parity
+from effd0.metrics.detection_diff import detection_parity
 from effd0.results_json import read_results
 from effd0.runners.base import make_feed
 from effd0.runners.registry import RunnerOptions, open_runner

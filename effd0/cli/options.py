@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..evaluate import EVALUATORS
 from ..runners.registry import RUNNERS
 from ..runners.torch_cuda import LAUNCHES
 from ..spec import D0, SPECS
@@ -137,4 +136,3 @@ ReportJson = Annotated[
         show_default=False,
     ),
 ]
-Evaluator = Annotated[str, typer.Option(help=f"{' or '.join(EVALUATORS)}.")]

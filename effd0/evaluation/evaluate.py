@@ -16,25 +16,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..against import Against, hold_against
 from ..data import fixture
 from ..data.coco import Dataset, annotation_path, load_coco
 from ..data.remote import load_remote, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError
-from ..evaluate import CocoMetrics, to_coco_results
-from ..evaluate import evaluate as coco_metrics
-from ..hits import category_hits
 from ..io import sha256
+from ..metrics.bootstrap import ReferenceComparison, compare_with_reference, reachable_ap
+from ..metrics.coco import MatchTable, match_table, to_coco_results
+from ..metrics.coverage import check_repeats
+from ..metrics.summary import CocoMetrics, summarize
 from ..progress import OpenProgress, silent
-from ..reach import reachable_ap
 from ..report import environment
 from ..results.check import Check
 from ..results.verdict import Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
-from ..twins import check_twins, twin_key
 from .engines import Engine
 from .run_dir import RunDirectory, Say, opened_run_directory, run_identity
 
@@ -74,15 +72,13 @@ class Evaluation:
     """
     One evaluation, complete enough to be repeated.
 
-    *found* are the detections by image id, in the order of *dataset*.  *against* compares with the
-    evaluation *reference*, where there is one.  *images_per_second* is of the images that were run
-    now, not of those that the run directory held.
+    *against* compares with the evaluation *reference*, where there is one.  *images_per_second* is
+    of the images that were run now, not of those that the run directory held.
     """
 
     job: EvaluationJob
-    dataset: Dataset
     spec: ModelSpec
-    found: Mapping[int, Detections]
+    matches: MatchTable
     metrics: CocoMetrics
     checks: tuple[Check, ...]
     images_per_second: float
@@ -91,8 +87,18 @@ class Evaluation:
     model_sha256: str
     settings: Mapping[str, Any]
     peak_rss_mb: float
-    against: Against | None = None
+    against: ReferenceComparison | None = None
     reference: Evaluation | None = None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images and their annotations."""
+        return self.matches.dataset
+
+    @property
+    def found(self) -> Mapping[int, Detections]:
+        """The detections by image id, in the order of the dataset."""
+        return self.matches.detections
 
     @property
     def verdict(self) -> Verdict:
@@ -190,16 +196,18 @@ def _measured(
         seconds = time.perf_counter() - start
     with open_progress("scoring", 1) as advance:
         found = {image_id: found[image_id] for image_id in dataset.image_ids if image_id in found}
-        metrics, checks = scored(dataset, found, engine.spec, job.threshold(engine))
+        matches = match_table(dataset, found, engine.spec)
+        check_repeats(dataset, found, engine.spec)
+        metrics = summarize(matches)
+        checks = accuracy_checks(matches, metrics, job.threshold(engine))
         advance(1)
     url = url_of(annotation_path(root, job.split))
     return Evaluation(
         job=job,
-        dataset=dataset,
         spec=engine.spec,
-        found=found,
+        matches=matches,
         metrics=metrics,
-        checks=tuple(checks),
+        checks=checks,
         images_per_second=len(samples) / seconds,
         stages=source.stages(),
         runner=source.description,
@@ -216,34 +224,25 @@ def _measured(
     )
 
 
-def scored(
-    dataset: Dataset, found: Mapping[int, Detections], spec: ModelSpec, min_map: float | None
-) -> tuple[CocoMetrics, list[Check]]:
-    """
-    The metrics of what was *found* by image id, and the checks of mAP against *min_map* percent.
-
-    Raises `EvaluationError` where detections are missing, foreign, or those of another image.
-    """
-    metrics = coco_metrics(dataset, found, spec)
-    check_twins(dataset.samples, {id_: twin_key(one) for id_, one in found.items()}, spec)
-    reachable = None
+def accuracy_checks(
+    matches: MatchTable, metrics: CocoMetrics, min_map: float | None
+) -> tuple[Check, ...]:
+    """The checks of mAP against *min_map* percent, and that there are detections at all."""
+    dataset, reachable = matches.dataset, None
     if dataset.limited and min_map is not None:
-        reachable = reachable_ap(dataset, category_hits(dataset, to_coco_results(found, spec)))
+        reachable = reachable_ap(matches)
     empty = [check for check in [detected(metrics)] if check.status == "failed"]
-    return metrics, [*empty, threshold(metrics, dataset.total, min_map, reachable)]
+    return (*empty, threshold(metrics, dataset.total, min_map, reachable))
 
 
 def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:
     """The evaluation *candidate* with the check that it loses at most *max_drop* points."""
-    against = hold_against(
-        candidate.dataset,
-        reference.found,
-        candidate.found,
-        candidate.spec,
+    against = compare_with_reference(
+        reference.matches,
+        candidate.matches,
         max_drop=max_drop,
         runner=reference.runner,
         model_sha256=reference.model_sha256,
-        metrics=reference.metrics,
     )
     check = drop(against.drop, max_drop, limited=candidate.dataset.limited)
     return replace(

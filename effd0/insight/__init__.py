@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from ..complete import check_complete
-from ..curves import RECALLS, accumulate_curves
 from ..data.coco import Dataset
 from ..detection.postprocess import Detections
-from ..evaluate import to_coco_results
-from ..hits import THRESHOLDS
+from ..metrics.coco import THRESHOLDS, MatchTable, match_table, to_coco_results
+from ..metrics.coverage import check_complete
+from ..metrics.summary import RECALLS, accumulate
+from ..metrics.tide import KINDS, Errors, find_errors
 from ..spec import ModelSpec
 from ..types import Fractions
 from .gallery import difference, gallery, mistakes
-from .tide import KINDS, Errors, find_errors
 
 #: Bounds of the bins that scores are counted in.
 EDGES: Fractions = np.arange(21) / 20
@@ -48,7 +47,7 @@ def insight(
     ours = _Side.of(dataset, candidate, spec)
     theirs = None if reference is None else _Side.of(dataset, reference, spec)
     differences = (
-        mistakes(dataset, ours.errors.outcomes)
+        mistakes(dataset, ours.errors)
         if reference is None
         else {id_: difference(reference[id_], candidate[id_]) for id_ in dataset.image_ids}
     )
@@ -63,16 +62,16 @@ def insight(
 
 @dataclass(frozen=True)
 class _Side:
-    """What one model found: as COCO's table, and what is wrong with it."""
+    """What one model found: matched with the objects, and what is wrong with it."""
 
-    dataset: Dataset
-    results: Fractions
+    matches: MatchTable
     errors: Errors
+    spec: ModelSpec
 
     @classmethod
     def of(cls, dataset: Dataset, found: Mapping[int, Detections], spec: ModelSpec) -> _Side:
-        results = to_coco_results(found, spec)
-        return cls(dataset, results, find_errors(dataset, results))
+        matches = match_table(dataset, found, spec)
+        return cls(matches, find_errors(matches), spec)
 
 
 def _beside(make: Callable[[_Side], Any], ours: _Side, theirs: _Side | None) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def _beside(make: Callable[[_Side], Any], ours: _Side, theirs: _Side | None) -> 
 
 def _curves(side: _Side) -> dict[str, list[float | None]]:
     """Precision at each recall, the mean over the categories that have an object."""
-    precision = accumulate_curves(side.dataset, side.results).precision[..., 0]
+    precision = accumulate(side.matches).precision[..., 0]
     defined = precision[:, :, (precision > -1).all(axis=(0, 1))]
     if not defined.size:
         return {name: [None] * len(RECALLS) for name in _CURVES}
@@ -90,7 +89,8 @@ def _curves(side: _Side) -> dict[str, list[float | None]]:
 
 def _scores(side: _Side) -> list[int]:
     """How many scores are in each bin; the last one holds its upper bound too."""
-    counts: list[int] = np.histogram(side.results[:, 5], EDGES)[0].tolist()
+    scores = to_coco_results(side.matches.detections, side.spec)[:, 5]
+    counts: list[int] = np.histogram(scores, EDGES)[0].tolist()
     return counts
 
 

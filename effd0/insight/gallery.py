@@ -10,13 +10,12 @@ import numpy as np
 from ..data.categories import NAMES
 from ..data.coco import Dataset, Sample
 from ..detection.postprocess import Detections
-from ..evaluate import to_coco_results
-from ..match import match_detections
-from ..overlaps import placed_objects
+from ..metrics.coco import to_coco_results
+from ..metrics.detection_diff import match_detections
+from ..metrics.tide import Errors
 from ..spec import ModelSpec
 from ..types import Fractions
 from .thumbnail import thumbnail
-from .tide import Outcomes
 
 #: Images shown; detections shown of each, and the score from which on they are.
 PICTURES, BOXES, SHOWN = 80, 50, 0.3
@@ -68,19 +67,17 @@ def difference(reference: Detections, candidate: Detections) -> float:
     return float(np.clip(1 - agreed / total, 0, 1)) if total else 0.0
 
 
-def mistakes(dataset: Dataset, outcomes: Outcomes) -> dict[int, float]:
+def mistakes(dataset: Dataset, errors: Errors) -> dict[int, float]:
     """
     How many mistakes are to be seen in each image, by its id.
 
     They are the shown detections that found nothing and the objects that no shown one found.
     """
-    truth, images = placed_objects(dataset), len(dataset.samples)
-    shown = outcomes.scores >= SHOWN
-    objects = np.bincount(truth.images[~truth.ignored[:, 0]], minlength=images)
-    hits, wrong = (
-        np.bincount(outcomes.images[shown & found], minlength=images)
-        for found in (outcomes.objects >= 0, outcomes.objects < 0)
-    )
+    truths, images = errors.truths, len(dataset.samples)
+    shown = errors.counted.compress(errors.counted["score"] >= SHOWN)
+    right = shown["truth"] >= 0
+    objects = np.bincount(truths["image"][~truths["ignored"][:, 0]], minlength=images)
+    hits, wrong = (np.bincount(shown["image"][of], minlength=images) for of in (right, ~right))
     counts = (objects - hits + wrong).astype(float)
     return dict(zip(dataset.image_ids, counts.tolist(), strict=True))
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Fractions, Indices
 from ..errors import EvaluationError
+from ..types import Fractions, Indices
 from .coco import MatchTable, flags
 from .detection_diff import DetectionParity, detection_parity
 from .summary import RECALLS, CocoMetrics, summarize

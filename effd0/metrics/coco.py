@@ -15,10 +15,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Fractions, Indices
-from ..dataset import Dataset
-from ..postprocess import Detections
+from ..data.coco import Dataset
+from ..detection.postprocess import Detections
 from ..spec import ModelSpec
+from ..types import Fractions, Indices
 from .coverage import check_complete
 
 #: COCO's IoU thresholds.
@@ -206,7 +206,7 @@ def _outside(areas: Fractions) -> Flags:
 
 
 def _match(dataset: Dataset, truths: Rows, results: Fractions) -> Rows:
-    """Rows of `MATCH` of *results*, a table as `to_coco_results` gives it, by category and image."""
+    """Rows of `MATCH` of *results*, as `to_coco_results` gives them, by category and image."""
     kinds, ids = np.array(sorted(dataset.categories), np.int64), np.array(dataset.image_ids)
     # Stable: of equal scores, the one that was given first stays first.
     results = results[np.lexsort((-results[:, 5], results[:, 0], results[:, 6]))]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset import Dataset, Sample
+from ..data.coco import Dataset, Sample
+from ..data.preprocess import preprocess
+from ..data.remote import localized
+from ..detection.postprocess import Detections
 from ..errors import EvaluationError
-from ..postprocess import Detections
-from ..preprocess import preprocess
-from ..remote import localized
 from ..spec import ModelSpec
 
 #: So many different float32 scores are equal to the last bit by chance in no two images.
@@ -38,9 +38,7 @@ def check_complete(dataset: Dataset, image_ids: Iterable[int]) -> None:
         )
 
 
-def check_repeats(
-    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
-) -> None:
+def check_repeats(dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec) -> None:
     """
     Raise `EvaluationError` where two different images have the same scores to the last bit.
 
@@ -58,9 +56,13 @@ def check_repeats(
             with localized((first, other), Path(tempfile.gettempdir())) as pair:
                 one, two = (preprocess(sample.path, spec).tensor for sample in pair)
             if not np.array_equal(one, two):
-                raise EvaluationError(
-                    f"images {first.image_id} ({first.path.name}) and {other.image_id} "
-                    f"({other.path.name}) differ, but their detections have the same scores to "
-                    "the last bit: one was given the results of the other, or the model does not "
-                    "look at its input; run the inference again"
-                )
+                raise repeated(first, other)
+
+
+def repeated(first: Sample, other: Sample) -> EvaluationError:
+    """The error of two different images with the same detections."""
+    return EvaluationError(
+        f"images {first.image_id} ({first.path.name}) and {other.image_id} ({other.path.name}) "
+        "differ, but their detections have the same scores to the last bit: one was given the "
+        "results of the other, or the model does not look at its input; run the inference again"
+    )

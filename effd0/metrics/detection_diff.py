@@ -9,9 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Boxes, Floats, Indices
+from ..detection.postprocess import Detections
 from ..errors import EvaluationError
-from ..postprocess import Detections
+from ..types import Boxes, Floats, Indices
 
 #: Boxes of one class that overlap by less show different things.
 MIN_IOU = 0.5

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Fractions, Indices
-from ..dataset import Dataset
-from ..postprocess import Detections
+from ..data.coco import Dataset
+from ..detection.postprocess import Detections
 from ..spec import ModelSpec
+from ..types import Fractions, Indices
 from .coco import AREAS, MAX_DETECTIONS, THRESHOLDS, MatchTable, flags, match_table, to_coco_results
 from .coverage import check_complete
 
@@ -99,7 +99,7 @@ def accumulate(matches: MatchTable) -> Curves:
         for area in np.flatnonzero(wanted):
             for n in range(len(THRESHOLDS)):
                 hit = np.flatnonzero(hits[:, area, n])
-                shown = np.cumsum(~ignored[:, area, n])[hit]
+                shown = np.cumsum(~ignored[:, area, n], dtype=np.int64)[hit]
                 precision[n, :, k, area] = precision_at_recalls(shown, wanted[area])
                 ranks = own["rank"][hit]
                 recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in MAX_DETECTIONS]

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Indices
+from ..types import Indices
 from .coco import MatchTable, Rows, flags, overlapping
 from .summary import precision_at_recalls
 
@@ -90,7 +90,7 @@ class Errors:
         fixed["truth"][best], fixed["category"][best] = targets, self.truths["category"][targets]
         kept = ~wrong
         kept[best] = True
-        return fixed[kept]
+        return fixed.compress(kept)
 
 
 def find_errors(matches: MatchTable) -> Errors:

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..bench.published import published_accuracies
 from ..errors import require
-from ..evaluate import METRICS
 from ..io import written_whole
+from ..metrics.summary import METRICS
 from ..runfile import Run
 from ..stages import STAGES
 from . import accuracy, legend, parity, plots, speed, text, verdict

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ..evaluate import CocoMetrics
-from ..paired import MIN_IMAGES, PairedDrop
+from ..metrics.bootstrap import MIN_IMAGES, PairedDrop
+from ..metrics.summary import CocoMetrics
 from ..tolerances import AP_ARITHMETIC
 from .check import STAGES, Check, Stage, Status, first_line
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..bench.baseline import MAX_SLOWDOWN
 from ..errors import RunFileError
-from ..evaluate import METRICS
+from ..metrics.summary import METRICS
 from ..tolerances import AP_ARITHMETIC, MAX_DROP
 from .pairs import Entry, Pair, accuracy_pairs, alone, intervals, parity_pairs, points
 from .schema import Run

@@ -13,11 +13,11 @@ from typing import Any
 from ..bench.accuracy import Accuracy
 from ..bench.job import dataset_name
 from ..bench.rows import Row
-from ..evaluate import CocoMetrics
 from ..evaluation.evaluate import Evaluation
 from ..fingerprint import machine_record, program
 from ..insight import insight
 from ..io import sha256
+from ..metrics.summary import CocoMetrics
 from ..stages import Check
 from ..timing import Latency
 from .checks import check_part

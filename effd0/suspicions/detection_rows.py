@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.postprocess import Detections
-from ..evaluate import to_coco_results
+from ..metrics.coco import to_coco_results
 from ..spec import ModelSpec
 from ..types import Indices
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..data.categories import NAMES
 from ..data.coco import Dataset
 from ..detection.postprocess import Detections
-from ..match import detection_parity
+from ..metrics.detection_diff import detection_parity
 from ..results_json import CocoResults
 from ..spec import ModelSpec
 from ..tensors.manifest import listed

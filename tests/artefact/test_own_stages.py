@@ -13,7 +13,7 @@ import pytest
 from effd0.data.coco import Dataset, Sample
 from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.detection.postprocess import postprocess
-from effd0.evaluate import evaluate
+from effd0.metrics.summary import coco_metrics
 from effd0.spec import ModelSpec
 from effd0.stages import Broken
 from effd0.tolerances import BOXES, SCORES
@@ -108,7 +108,7 @@ def test_the_truth_is_perfect(
     dataset_under_test: Dataset, spec: ModelSpec, note_figure: NoteFigure
 ) -> None:
     """Every annotation, given as a detection, makes an AP of 1 in all and in each class."""
-    metrics = evaluate(dataset_under_test, perfect(dataset_under_test), spec)
+    metrics = coco_metrics(dataset_under_test, perfect(dataset_under_test), spec)
     note_figure(None if metrics.ap is None else 100 * metrics.ap, 100 * _ALL, "%")
     low = {name: ap for name, ap in metrics.per_class.items() if ap is not None and ap < _ALL}
     if low or metrics.ap is None or metrics.ap < _ALL:
@@ -132,7 +132,7 @@ def test_what_is_not_found_costs_recall(dataset_under_test: Dataset, spec: Model
     totals = _classes(dataset_under_test, set(dataset_under_test.image_ids))
     there = _classes(dataset_under_test, kept)
     wanted = np.mean([there[category] / count for category, count in totals.items()])
-    recall = evaluate(dataset_under_test, found, spec).values["AR100"]
+    recall = coco_metrics(dataset_under_test, found, spec).values["AR100"]
     if recall is None or abs(recall - wanted) > 1e-9:  # sums of float64 in another order
         raise Broken(
             f"AR100 is {recall} where half of the images have no detection, "

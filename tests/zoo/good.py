@@ -11,8 +11,9 @@ import numpy as np
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
-from effd0.evaluate import evaluate, to_coco_results
 from effd0.evaluation.pipeline import run_dataset
+from effd0.metrics.coco import to_coco_results
+from effd0.metrics.summary import coco_metrics
 from effd0.runners.base import Runner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec
@@ -33,7 +34,7 @@ def make_good(folder: Path) -> Good:
     bins = folder / "bins"
     list(write_inputs(dataset, bins, D0))
     found = detections_of(model, dataset)
-    points = evaluate(dataset, found, D0).ap
+    points = coco_metrics(dataset, found, D0).ap
     assert points is not None
     write_results(folder / "result", bins, model, dataset)
     path = folder / "detections.json"

@@ -14,8 +14,8 @@ import numpy as np
 import effd0
 import effd0.data.preprocess
 import effd0.detection.postprocess
-import effd0.evaluate
 import effd0.evaluation.pipeline
+import effd0.metrics.coco
 
 from .fault import Fault, Good, Plant, Planted
 from .good import detections_of
@@ -110,7 +110,7 @@ OWN_FAULTS = (
     Fault("own-nms-over-classes", "nms", "peers F43", "own suppression",
           _patched(effd0.detection.postprocess, "nms", _agnostic)),
     Fault("own-results-corners", "evaluate", "peers F28", "own scoring",
-          _patched(effd0.evaluate, "to_coco_results", _corners)),
+          _patched(effd0.metrics.coco, "to_coco_results", _corners)),
     Fault("own-classes-shifted", "evaluate", "peers F46", "own scoring",
-          _patched(effd0.evaluate, "to_coco_results", _classes_shifted)),
+          _patched(effd0.metrics.coco, "to_coco_results", _classes_shifted)),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effd0.data.coco import load_coco
 from effd0.errors import Effd0Error
-from effd0.evaluate import evaluate
+from effd0.metrics.summary import coco_metrics
 
 from .clean import CLEAN
 from .fault import Good, Planted
@@ -49,7 +49,7 @@ def _map_change(planted: Planted, good: Good) -> float | None:
     dataset = good.dataset if planted.dataset is None else load_coco(planted.dataset)
     try:
         with planted.patched():
-            ap = evaluate(dataset, planted.found(), good.spec).ap
+            ap = coco_metrics(dataset, planted.found(), good.spec).ap
     except Effd0Error:
         return None  # it does not get as far as a score
     return (0 if ap is None else 100 * ap) - good.points

@@ -20,9 +20,9 @@ from effd0.data.preprocess import input_scale, letterbox
 from effd0.detection.heads import split_heads
 from effd0.detection.postprocess import postprocess
 from effd0.errors import EvaluationError, HeadError, ResultError
-from effd0.evaluate import evaluate as coco_metrics
 from effd0.evaluation.engines import RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, evaluate, to_json
+from effd0.metrics.summary import coco_metrics
 from effd0.spec import ModelSpec
 from tests.helpers import SMALL, coco_content, write_annotations, write_coco
 from tests.recordings import NAMINGS, heads_of, write_bins, write_results, write_summary

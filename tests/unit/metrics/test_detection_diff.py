@@ -1,17 +1,16 @@
-"""Tests for `effd0.match`: detections of two runs, paired."""
+"""Tests for `effd0.metrics.detection_diff`: detections of two runs, paired."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
-from effd0.match import box_iou, detection_parity, match_detections
-
-from .scored import NOTHING, made
+from effd0.metrics.detection_diff import box_iou, detection_parity, match_detections
+from tests.scored import NOTHING, made
 
 SQUARE = (0, 0, 10, 10)
 #: SQUARE shifted by 1, 2 and 4 pixels: IoU 9/11, 8/12, 6/14.
@@ -25,16 +24,6 @@ def drawn(rng: np.random.Generator, count: int) -> Detections:
     return made([(*c, *(c + s), p, k) for c, s, p, k in zip(
         corner, size, scores, rng.integers(1, 3, count), strict=True
     )])  # fmt: skip
-
-
-def test_a_run_matches_itself() -> None:
-    """Every detection finds itself, with IoU 1 and no difference of score."""
-    found = made([(*SQUARE, 0.9, 1), (*BY_1, 0.8, 1), (*BY_2, 0.7, 2)])
-    matched = match_detections(found, found)
-    assert matched.reference.tolist() == matched.candidate.tolist()
-    assert sorted(matched.reference) == [0, 1, 2]
-    assert (matched.ious.tolist(), matched.score_differences.tolist()) == ([1] * 3, [0] * 3)
-    assert (matched.missing.size, matched.extra.size, matched.worst) == (0, 0, 0)
 
 
 def test_the_highest_iou_goes_first() -> None:
@@ -65,13 +54,6 @@ def test_what_shows_something_else_is_not_matched(other: tuple[float, ...]) -> N
     assert matched.worst == np.float32(0.9)
 
 
-@pytest.mark.parametrize(("min_iou", "pairs"), [(0.42, 1), (0.43, 0)], ids=["below", "above"])
-def test_the_threshold_is_the_callers(min_iou: float, pairs: int) -> None:
-    """Boxes with an IoU of 6/14 match where that is asked for."""
-    found = match_detections(made([(*SQUARE, 1, 1)]), made([(*BY_4, 1, 1)]), min_iou)
-    assert found.ious.size == pairs
-
-
 def test_of_equal_overlaps_the_higher_score_goes_first() -> None:
     """A box between two goes to the surer of them, and of equally sure ones to the first."""
     left, right = (-1, 0, 9, 10), (1, 0, 11, 10)
@@ -81,7 +63,6 @@ def test_of_equal_overlaps_the_higher_score_goes_first() -> None:
         assert matched.candidate.tolist() == [first]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 12))
 def test_swapping_the_sides_swaps_the_result(seed: int, left: int, right: int) -> None:
     """Whatever ties, neither side is preferred; each detection is in one pair or left over."""
@@ -125,15 +106,6 @@ def test_the_summary_counts_and_names_the_worst_images() -> None:
         "3 detections of 4 images matched, 1 missing, 1 extra; scores differ by 0 in the median "
         "and 0.25 at most, IoU is 1.0000 in the median and 0.8182 at least; "
         "worst images: 7 (0.5), 1 (0.25), 8 (0.12)"
-    )
-
-
-def test_runs_without_a_pair_have_no_spread() -> None:
-    """Where nothing matches there is no figure to give, and the text gives none."""
-    parity = detection_parity({1: made([(*SQUARE, 0.5, 1)])}, {1: NOTHING})
-    assert (parity.score_difference, parity.iou) == (None, None)
-    assert str(parity) == (
-        "0 detections of 1 images matched, 1 missing, 0 extra; worst images: 1 (0.5)"
     )
 
 

@@ -1,0 +1,227 @@
+"""Tests for `effd0.metrics.coco`: the match table, compared with pycocotools to the last bit."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from effd0.data.coco import Dataset, Sample
+from effd0.metrics import coco
+from effd0.metrics.coco import match_table, to_coco_results
+from effd0.metrics.summary import METRICS, accumulate, coco_metrics, summarize
+from effd0.spec import D0
+from tests.scored import NOTHING, Found, drawn_scenes, jittered, made, perfect
+
+#: Corners and sides of drawn boxes.  Few, so that boxes, scores and IoUs are often equal, and of
+#: areas on both sides of COCO's 32² and 96², and on them.
+SIDES = (8, 16, 32, 64, 96, 100)
+
+
+def pycocotools(dataset: Dataset, found: Found) -> Any:
+    """Return COCOeval of *found*, given as annotations, after it has accumulated and summed up."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, results = COCO(), COCO()
+        truth.dataset = {
+            "images": [{"id": sample.image_id} for sample in dataset.samples],
+            "annotations": [dict(a) for a in dataset.annotations],
+            "categories": [{"id": id_} for id_ in dataset.categories],
+        }
+        truth.createIndex()
+        results.dataset = truth.dataset | {
+            "annotations": [
+                {
+                    "id": n,
+                    "image_id": int(row[0]),
+                    "bbox": row[1:5].tolist(),
+                    "area": row[3] * row[4],
+                    "score": row[5],
+                    "category_id": int(row[6]),
+                    "iscrowd": 0,
+                }
+                for n, row in enumerate(to_coco_results(found, D0), start=1)
+            ]
+        }
+        results.createIndex()
+        scored = COCOeval(truth, results, "bbox")
+        scored.params.imgIds = dataset.image_ids
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+    return scored
+
+
+def assert_as_pycocotools(dataset: Dataset, found: Found) -> None:
+    """Compare all curves and numbers, without any tolerance."""
+    __tracebackhide__ = True
+    wanted, matches = pycocotools(dataset, found), match_table(dataset, found, D0)
+    curves = accumulate(matches)
+    assert np.array_equal(curves.precision, wanted.eval["precision"][..., -1])
+    assert np.array_equal(curves.recall, wanted.eval["recall"])
+    numbers = [None if value == -1 else value for value in wanted.stats.tolist()]
+    assert summarize(matches).values == dict(zip(METRICS, numbers, strict=True))
+
+
+def random_set(seed: int) -> tuple[Dataset, Found]:
+    """
+    Images with objects, crowds and detections, half of the sets on a coarse grid with few scores.
+
+    In every tenth set an image has more than 100 detections of one category.
+    """
+    rng = np.random.default_rng(seed)
+    images, objects = int(rng.integers(1, 5)), int(rng.integers(1, 13))
+    on_grid, many = seed % 2 == 0, seed % 10 < 1
+
+    def boxes(count: int) -> Any:
+        if on_grid:
+            return np.hstack([8 * rng.integers(0, 6, (count, 2)), rng.choice(SIDES, (count, 2))])
+        return np.hstack([rng.uniform(0, 60, (count, 2)), rng.uniform(4, 120, (count, 2))])
+
+    annotations = tuple(
+        {
+            "id": n,
+            "image_id": 3 * int(rng.integers(0, images)) + 1,
+            "category_id": int(rng.choice([2, 3, 7])),
+            "bbox": box.tolist(),
+            "area": float(box[2] * box[3] * rng.choice([0.5, 1])),
+            "iscrowd": int(rng.random() < 0.2),
+        }
+        for n, box in enumerate(boxes(objects), start=1)
+    )
+    samples = tuple(Sample(3 * n + 1, Path(f"{n}.png"), (200, 200)) for n in range(images))
+    # Category 7 has objects and no detections, 4 neither, 9 is none of the dataset's.
+    dataset = Dataset(
+        Path("drawn"), samples, annotations, {7: "c", 3: "b", 2: "a", 4: "d"}, images, ()
+    )
+    found = {}
+    for sample in samples:
+        count = 130 if many else int(rng.integers(0, 20))
+        corners = boxes(count).astype(np.float32)
+        corners[:, 2:] += corners[:, :2]
+        scores = rng.choice([0.25, 0.5, 0.75], count) if on_grid else rng.random(count)
+        kinds = np.full(count, 2) if many else rng.choice([2, 3, 9], count)
+        found[sample.image_id] = made(np.column_stack([corners, scores, kinds]))
+    return dataset, found
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(30), pytest.param(range(30, 300), marks=pytest.mark.slow)],
+    ids=["30-sets", "270-more"],
+)
+def test_every_number_of_random_sets_is_that_of_pycocotools(seeds: range) -> None:
+    """Whatever ties, is crowd, or is beyond the hundredth detection, curves and numbers agree."""
+    for seed in seeds:
+        assert_as_pycocotools(*random_set(seed))
+
+
+@pytest.mark.parametrize(
+    ("objects", "found"),
+    [
+        pytest.param([(0, 0, 20, 10)], [(0, 0, 10, 10)], id="iou=1/2"),
+        pytest.param([(0, 0, 100, 10)], [(0, 0, 75, 10)], id="iou=3/4"),
+        pytest.param([(0, 0, 10, 10)], [(0, 0, 10, 10)], id="iou=1"),
+        # The best detection overlaps both objects by 9/11; the next one finds only one of them.
+        pytest.param(
+            [(0, 0, 10, 10), (2, 0, 10, 10)], [(1, 0, 10, 10), (0, 0, 10, 10)], id="tie-for-the-one"
+        ),
+        pytest.param(
+            [(0, 0, 10, 10), (2, 0, 10, 10)], [(1, 0, 10, 10), (2, 0, 10, 10)], id="tie-for-other"
+        ),
+    ],
+)
+def test_exact_overlaps_go_as_in_pycocotools(
+    objects: list[tuple[int, ...]], found: list[tuple[int, ...]]
+) -> None:
+    """An IoU that is a threshold reaches it, and of two objects as near the later one is taken."""
+    annotations = tuple(
+        {"id": n, "image_id": 1, "category_id": 1, "bbox": list(box), "area": 100.0, "iscrowd": 0}
+        for n, box in enumerate(objects, start=1)
+    )
+    dataset = Dataset(
+        Path("drawn"), (Sample(1, Path("1.png"), (200, 200)),), annotations, {1: "a"}, 1, ()
+    )
+    rows = [(x, y, x + w, y + h, 0.9 - 0.1 * n, 1) for n, (x, y, w, h) in enumerate(found)]
+    assert_as_pycocotools(dataset, {1: made(rows)})
+
+
+def test_a_match_names_its_object() -> None:
+    """It is of the same image and category and no crowd, and no object is named twice."""
+    for seed in range(40):
+        matches = match_table(*random_set(seed), D0)
+        for category, own in matches.by_category():
+            assert (np.diff(own["score"]) <= 0).all()
+            hit = own["truth"] >= 0
+            assert np.array_equal(hit, coco.flags(own, "hit")[:, 0, 0])
+            truths = matches.truths[own["truth"][hit]]
+            assert (truths["category"] == category).all()
+            assert np.array_equal(truths["image"], own["image"][hit])
+            assert not truths["crowd"].any()
+            assert len(set(own["truth"][hit].tolist())) == hit.sum()
+
+
+@pytest.mark.parametrize("size", [1, 7], ids="together={}".format)
+@pytest.mark.parametrize("limit", ["_MATCHED_TOGETHER", "_PAIRS_TOGETHER"])
+def test_memory_changes_nothing(limit: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few detections or pairs are in memory at a time, the numbers are the same."""
+    dataset = drawn_scenes(2, 10)
+    found = jittered(dataset, 2)
+    whole = coco_metrics(dataset, found, D0)
+    monkeypatch.setattr(coco, limit, size)
+    assert coco_metrics(dataset, found, D0) == whole
+
+
+def test_matching_is_silent_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is printed, and dataset and detections are what they were."""
+    dataset, found = random_set(1)
+    before = copy.deepcopy((dataset, found))
+    match_table(dataset, found, D0)
+    assert capsys.readouterr() == ("", "")
+    assert dataset == before[0]
+    for image_id, one in found.items():
+        assert np.array_equal(one.boxes, before[1][image_id].boxes)
+        assert np.array_equal(one.scores, before[1][image_id].scores)
+
+
+def test_detections_below_the_threshold_are_left_out(embedded_dataset: Dataset) -> None:
+    """Scores of 0.001 count, those below do not, neither in the metric nor in the number."""
+    found = perfect(embedded_dataset)
+    best = coco_metrics(embedded_dataset, found, D0)
+    first = embedded_dataset.image_ids[0]
+    one = found[first]
+    rows = np.column_stack([one.boxes, one.scores, one.classes])
+    faint = [(0, 0, 50, 50, score, 1) for score in (np.float32(0.001), 0.0009, 0.0)]
+    more, fewer = (
+        coco_metrics(embedded_dataset, found | {first: made([*rows, *extra])}, D0)
+        for extra in (faint, faint[1:])
+    )
+    assert more.detections == best.detections + 1
+    assert fewer == best
+
+
+def test_results_are_a_row_a_detection(embedded_dataset: Dataset) -> None:
+    """Image id, x, y, width, height, score, category: the boxes come back from their rows."""
+    found = jittered(embedded_dataset, 2)
+    table = to_coco_results(found, D0)
+    wanted = np.array(
+        [
+            (image_id, *box, score, category)
+            for image_id, here in found.items()
+            for box, score, category in zip(here.boxes, here.scores, here.classes, strict=True)
+            if score >= D0.score_floor
+        ]
+    )
+    back = table.copy()
+    back[:, 3:5] += back[:, 1:3]
+    assert np.array_equal(back[:, [0, 1, 2, 5, 6]], wanted[:, [0, 1, 2, 5, 6]])
+    # The width is rounded to float32 once, by half a bit of numbers below 1,024, 3e-5; measured
+    # 2026-11-23: 1.5e-5.
+    assert np.allclose(back, wanted, rtol=0, atol=3e-5)
+    assert to_coco_results({1: NOTHING}, D0).shape == (0, 7)

@@ -1,0 +1,148 @@
+"""Tests for `effd0.metrics.summary`: the twelve numbers and the AP of each class."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from effd0.data.coco import Dataset
+from effd0.errors import EvaluationError
+from effd0.metrics.summary import METRICS, CocoMetrics, coco_metrics, pycocotools_metrics
+from effd0.spec import D0, ModelSpec
+from tests.scored import NOTHING, Found, as_dicts, jittered, perfect, truth_of
+
+Score = Callable[[Dataset, Found, ModelSpec], CocoMetrics]
+#: What confirms the metrics has to read the dataset as they do.
+BOTH = pytest.mark.parametrize("score", [coco_metrics, pycocotools_metrics])
+
+
+@BOTH
+def test_numbers_are_those_of_plain_pycocotools(score: Score, embedded_dataset: Dataset) -> None:
+    """The file read by COCO itself and detections as dicts give the same twelve numbers."""
+    found = jittered(embedded_dataset, 0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(embedded_dataset.annotation_file))
+        scored = COCOeval(truth, truth.loadRes(as_dicts(found)), "bbox")
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+    metrics = score(embedded_dataset, found, D0)
+    assert metrics.values == dict(zip(METRICS, scored.stats.tolist(), strict=True))
+    assert 0.1 < scored.stats[0] < 0.9  # such detections tell right from wrong
+    assert any(annotation["iscrowd"] for annotation in embedded_dataset.annotations)
+
+
+@pytest.mark.parametrize("seed", range(2), ids="seed={}".format)
+def test_pycocotools_confirms_every_metric(seed: int, embedded_dataset: Dataset) -> None:
+    """The AP of each class, reasons and counts are the same too, to the last bit."""
+    found = jittered(embedded_dataset, seed)
+    metrics = coco_metrics(embedded_dataset, found, D0)
+    assert pycocotools_metrics(embedded_dataset, found, D0) == metrics
+
+
+@BOTH
+def test_perfect_detections_score_one(score: Score, embedded_dataset: Dataset) -> None:
+    """Every annotation found and nothing else: precision and recall are 1 for every area."""
+    metrics = score(embedded_dataset, perfect(embedded_dataset), D0)
+    # COCOeval adds a last bit to denominators; measured 2026-11-23: 0.
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl"):
+        assert metrics.values[name] == pytest.approx(1, abs=1e-12), name
+    assert metrics.images == len(embedded_dataset.samples)
+    assert metrics.undefined == {}
+
+
+@BOTH
+def test_no_detections_score_zero(score: Score, embedded_dataset: Dataset) -> None:
+    """All images are counted though nothing was found in any of them."""
+    metrics = score(embedded_dataset, dict.fromkeys(embedded_dataset.image_ids, NOTHING), D0)
+    assert metrics.values == dict.fromkeys(METRICS, 0.0)
+    assert (metrics.images, metrics.detections) == (48, 0)
+
+
+def test_images_without_detections_cost_recall(embedded_dataset: Dataset) -> None:
+    """Where half of the images have no detection, recall is the part found of each class."""
+    ids = embedded_dataset.image_ids
+    found = perfect(embedded_dataset) | dict.fromkeys(ids[::2], NOTHING)
+    metrics = coco_metrics(embedded_dataset, found, D0)
+    truth = [(a["category_id"], id_) for id_ in ids for a in truth_of(embedded_dataset, id_)]
+    parts = [
+        fmean(id_ in ids[1::2] for other, id_ in truth if other == category)
+        for category in {category for category, _ in truth}
+    ]
+    assert metrics.values["AR100"] == pytest.approx(fmean(parts), abs=1e-12)  # rounding only
+    assert metrics.ap is not None
+    assert metrics.ap < 0.9
+
+
+def test_a_class_without_truth_has_no_score(embedded_dataset: Dataset) -> None:
+    """A class is undefined exactly where it has no annotation; AP is the mean of the others."""
+    metrics = coco_metrics(embedded_dataset, jittered(embedded_dataset, 0), D0)
+    present = {
+        embedded_dataset.categories[annotation["category_id"]]
+        for annotation in embedded_dataset.annotations
+        if not annotation["iscrowd"]
+    }
+    scores = {name: score for name, score in metrics.per_class.items() if score is not None}
+    assert set(metrics.per_class) == set(embedded_dataset.categories.values())
+    assert set(scores) == present
+    assert metrics.ap == pytest.approx(fmean(scores.values()), abs=1e-12)  # rounding only
+
+
+@BOTH
+def test_an_undefined_number_is_none_with_a_reason(score: Score, embedded_dataset: Dataset) -> None:
+    """Where no object is large, only the numbers of large objects are missing."""
+    small = tuple(a for a in embedded_dataset.annotations if a["area"] < 96**2)
+    dataset = replace(embedded_dataset, annotations=small)
+    metrics = score(dataset, jittered(dataset, 0), D0)
+    reason = (
+        "undefined: the evaluated images have no ground truth of large (area > 96²) "
+        "that is not crowd"
+    )
+    assert metrics.undefined == {"APl": reason, "ARl": reason}
+    assert [name for name, value in metrics.values.items() if value is None] == ["APl", "ARl"]
+
+
+@BOTH
+@pytest.mark.parametrize("crowds", [False, True], ids=["nothing", "crowds-only"])
+def test_nothing_is_defined_without_truth(
+    score: Score, crowds: bool, embedded_dataset: Dataset
+) -> None:
+    """Images on which nothing is annotated, or only crowds, give no number and say why."""
+    truth = tuple(a for a in embedded_dataset.annotations if crowds and a["iscrowd"])
+    dataset = replace(embedded_dataset, annotations=truth)
+    metrics = score(dataset, jittered(embedded_dataset, 0), D0)
+    assert metrics.values == dict.fromkeys(METRICS)
+    assert metrics.undefined.keys() == set(METRICS)
+    assert metrics.undefined["AP"] == (
+        "undefined: the evaluated images have no ground truth that is not crowd"
+    )
+    assert set(metrics.per_class.values()) == {None}
+
+
+@BOTH
+def test_an_omitted_area_is_that_of_the_box(score: Score, embedded_dataset: Dataset) -> None:
+    """An annotation without area and crowd flag counts as a whole box that is no crowd."""
+    full, bare = [], []
+    for a in embedded_dataset.annotations:
+        bare.append({key: a[key] for key in ("id", "image_id", "category_id", "bbox")})
+        full.append({**bare[-1], "area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0})
+    found = jittered(embedded_dataset, 1)
+    one, other = (
+        score(replace(embedded_dataset, annotations=tuple(a)), found, D0) for a in (full, bare)
+    )
+    assert one == other
+
+
+@BOTH
+def test_incomplete_detections_are_refused(score: Score, embedded_dataset: Dataset) -> None:
+    """A run that lost images gets no score."""
+    found = dict.fromkeys(embedded_dataset.image_ids[1:], NOTHING)
+    with pytest.raises(EvaluationError, match="cover 47 images, but the dataset has 48"):
+        score(embedded_dataset, found, D0)
