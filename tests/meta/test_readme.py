@@ -22,7 +22,7 @@ LINES = [
     if line.startswith("    ")
 ]
 COMMANDS = [line for line in LINES if line.startswith("effd0 ")]
-#: These need a network or a data set; tests/test_fetch.py and .ci/run run them in kind.
+#: Needs a network; tests/unit/data/test_download.py runs it against a local server.
 ELSEWHERE = ("effd0 fetch",)
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 NAMES = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
@@ -72,7 +72,9 @@ def test_a_page_shows_options_that_are_there(line: str) -> None:
 def test_readme_command_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command succeeds as it stands; those before it have made its files."""
     if line.startswith(ELSEWHERE):
-        pytest.skip("needs a network; tests/test_fetch.py runs it against a local server")
+        pytest.skip(
+            "needs a network; tests/unit/data/test_download.py runs it against a local server"
+        )
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", shlex.split(line))
     with pytest.raises(SystemExit) as stopped:

@@ -12,8 +12,7 @@ from effd0.detection.heads import HeadOutputs, check_finite, split_heads
 from effd0.errors import HeadError
 from effd0.spec import D0
 from effd0.types import Tensors
-
-from .helpers import SMALL
+from tests.helpers import SMALL
 
 Outputs = dict[str, np.ndarray]
 

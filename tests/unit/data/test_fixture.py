@@ -24,7 +24,7 @@ JPEG_NOISE = 5.0
 def generate() -> Iterator[ModuleType]:
     """The generator script, which lies outside the package."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[1] / "data_fixtures"))
+        patch.syspath_prepend(str(Path(__file__).parents[3] / "data_fixtures"))
         yield importlib.import_module("generate")
 
 

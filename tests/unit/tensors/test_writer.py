@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,7 +134,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from effd0.tensorfiles.writer import results_whole
+from effd0.tensors.writer import results_whole
 
 with results_whole(Path(sys.argv[1]), "BIN", overwrite=True) as writer:
     writer.save("y", {"a": np.zeros((1, 2))}, ["a"])
@@ -147,7 +148,8 @@ def test_a_run_that_is_killed_leaves_no_result(before: bool, tmp_path: Path) -> 
     folder = tmp_path / "result"
     if before:
         write(folder)
-    subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    assert ended.returncode == -signal.SIGKILL
     visible = [name for name in names_in(tmp_path) if not name.startswith(".")]
     assert visible == (["result", "result_summary.json"] if before else [])
     if before:

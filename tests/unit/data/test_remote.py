@@ -16,8 +16,7 @@ from effd0.data import remote
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.remote import load_remote, localized, url_of
 from effd0.errors import DatasetError, Effd0Error, ImageError, MissingExtra, OutputError
-
-from .helpers import coco_content, names_in, write_annotations, write_coco
+from tests.helpers import coco_content, names_in, write_annotations, write_coco
 
 SPLIT = "val2017"
 

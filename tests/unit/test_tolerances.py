@@ -21,7 +21,7 @@ from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import HEADS, MAX_ABS, TABLE, Tolerance
 from effd0.types import Tensor, Tensors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = [row.name for row in TABLE]
 
 
@@ -75,7 +75,7 @@ def opened(name: str, precision: str, request: pytest.FixtureRequest) -> Runner:
     """Return the runner *name* of the weights under test in *precision*, to be entered."""
     spec: ModelSpec = request.getfixturevalue("spec")
     if name == "emulated":
-        from .fakes.emulated import EmulatedRunner, compile_emulated
+        from tests.fakes.emulated import EmulatedRunner, compile_emulated
 
         folder: Path = request.getfixturevalue("tmp_path")
         write_simplified(request.getfixturevalue("onnx_model"), folder / "simplified.onnx")
