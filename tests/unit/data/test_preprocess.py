@@ -189,10 +189,14 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345
         pytest.param(b"id,name\n1,a", r"\(it begins with b'id,name\\n'\)$", id="text"),
         pytest.param(POINTER, "it is a Git LFS pointer, .*'git lfs pull'", id="lfs-pointer"),
         pytest.param(
-            encoded(SMALL_PHOTO, "JPEG")[:-900], "truncated.*; copy or download it again", id="cut-jpeg"
+            encoded(SMALL_PHOTO, "JPEG")[:-900],
+            "truncated.*; copy or download it again",
+            id="cut-jpeg",
         ),
         pytest.param(
-            encoded(SMALL_PHOTO, "PNG")[:-900], "truncated.*; copy or download it again", id="cut-png"
+            encoded(SMALL_PHOTO, "PNG")[:-900],
+            "truncated.*; copy or download it again",
+            id="cut-png",
         ),
     ],
 )
