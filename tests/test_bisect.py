@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from effd0.bisect.job import Finding, bisect_networks
-from effd0.bisect.network import network_of
-from effd0.bisect.tensors import relative_l2
+from effd0.diagnosis.bisect import Finding, bisect_networks, distance
+from effd0.diagnosis.graph_pairing import network_of
 from effd0.errors import GraphError, RunnerError
 
 from .bisect_faults import (
@@ -259,4 +258,4 @@ def test_a_model_without_input_is_refused() -> None:
 )
 def test_relative_l2(got: list[float], wanted: list[float], error: float) -> None:
     """The distance in units of the reference, infinite where there is no such number."""
-    assert relative_l2(np.array(got, np.float32), np.array(wanted, np.float32)) == error
+    assert distance(np.array(got, np.float32), np.array(wanted, np.float32)) == error

@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 import pytest
 
-from effd0.bisect.job import bisect_networks
-from effd0.bisect.network import network_of
 from effd0.data import fixture as embedded
+from effd0.diagnosis.bisect import bisect_networks
+from effd0.diagnosis.graph_pairing import network_of
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.spec import D0
 from effd0.tolerances import NOISE

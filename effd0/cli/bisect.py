@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..bisect import job
-from ..bisect.search import Suspect
+from ..diagnosis import bisect as job
+from ..diagnosis.bisect import Suspect
 from ..io import check_writable
 from ..progress import STDERR
 from ..report import write_json

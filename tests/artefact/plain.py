@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from effd0.bisect.job import bisect_networks
-from effd0.bisect.network import network_of
-from effd0.blame import Blame, blame
+from effd0.diagnosis.bisect import Finding, bisect_networks
+from effd0.diagnosis.graph_pairing import network_of
 from effd0.errors import Effd0Error
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.graph.onnx_info import ModelFile, load_graph
@@ -83,30 +82,31 @@ class PlainHeads:
         try:
             hold_heads(self.reference, heads, self.spec, self.model.precision)
         except Broken as broken:
-            found = self._blame
+            found = self._bisection
+            first = found.culprit if found else None
             # That a fault is confined to some heads says less than the node does.
-            vague = found is not None and broken.suspicion.startswith("a fault in")
+            vague = first is not None and broken.suspicion.startswith("a fault in")
             told = ["" if vague else broken.suspicion]
-            if found is None or found.at_input:
+            if first is None or any(s[1:] == self.spec.input_shape for s in first.input_shapes):
                 # The graph may do to its input what preprocessing has done already.
                 told.append(str(self._suspect_fed(heads) or ""))
-            told.append("" if found is None else found.suspicion)
+            told.append(found.explanation if found else "")
             return Broken(
                 broken.evidence,
                 "; ".join(filter(None, told)),
-                "graph" if found is None else found.stage,
+                "graph" if first is None else first.stage,
                 broken.details,
             )
         return None
 
     @functools.cached_property
-    def _blame(self) -> Blame | None:
+    def _bisection(self) -> Finding | None:
         bad = network_of(load_graph(self.model.path))
         good = network_of(load_graph(fresh_export(self.checkpoint, self.spec)))
         rows = 1 if self.model.batch is None else self.model.batch
         filled = np.concatenate([self.images] * rows)[:rows]
         try:
-            return blame(bisect_networks(bad, good, filled), self.spec.input_shape)
+            return bisect_networks(bad, good, filled)
         except Effd0Error:
             return None  # what cannot be bisected is told by its heads alone
 

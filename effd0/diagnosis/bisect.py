@@ -1,0 +1,429 @@
+"""
+Two ONNX models on the same images: the first node at which one leaves the other.
+
+Every tensor is looked at in bounded memory: copies of the graph are given other outputs, a group
+at a time, and run in ONNX Runtime without any optimisation, so that no fusion hides a tensor.
+
+The node that is named is clean above and dirty below.  An error that heals at once is another cut
+through the same computation (a convolution before and after its batch normalisation was folded
+in), not a fault: that runs down to an output, or fades.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.fixture import sample_inputs
+from ..data.preprocess import preprocess
+from ..errors import RunnerError, require
+from ..export import verify
+from ..graph.onnx_info import load_graph
+from ..spec import ModelSpec
+from ..tensor_diff import compare_tensors
+from ..tolerances import NOISE, NOISE_FLOAT16
+from ..types import Tensor
+from .graph_pairing import COMMUTATIVE, Network, Node, Pairs, Seen, network_of, pair, same_outputs
+
+Array = npt.NDArray[Any]
+#: Status of a finding -> what it means.
+STATUSES = {
+    "same": "all that both compute agrees up to float noise",
+    "hidden": "the outputs agree on these images, but a node inside does not",
+    "differs": "the outputs differ",
+    "inputs differ": "the two cannot be fed the same images",
+}
+#: Tensors of one image held at a time at first: 48 of the largest in a row of a D0 are 0.3 GB.
+GROUP = 48
+#: From then on as many as the last group's size lets expect to fit; never so many times more.
+BUDGET_BYTES, GROWTH = 300_000_000, 3.0
+#: Values of a tensor that are kept to recognise it by.
+SAMPLE = 4096
+#: An error so many times that of what a node reads is the node's own.
+JUMP = 10.0
+#: An error that falls below the noise fades if the next tensor keeps this much of it, else heals:
+#: a residual branch may be a hundredth of its trunk, while a false pair is off by nearly all.
+KEPT = 1e-3
+#: Values of a small tensor that are shown.
+_FEW = 8
+#: A ratio is reported only where it explains the difference to this part of it.
+_EXPLAINED = 1e-3
+#: A relative L2 beyond this is of a reference of zeros.
+_HUGE = 1e300
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """
+    A node of the bad model that makes an error: *error* is that of its output, relative L2.
+
+    *upstream* is the largest error of what it reads; *paired_by* is empty for a node without a
+    partner, and then *error* is that of the first tensor below it that has one.
+    """
+
+    node: str
+    op: str
+    output: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shape: tuple[int, ...]
+    error: float
+    upstream: float
+    partner: str
+    paired_by: str
+    differences: tuple[str, ...]
+
+    @property
+    def stage(self) -> str:
+        """``export`` where weights alone differ, else ``graph``: the computation does."""
+        # Another operator or edge explains other weights beside it; not the other way round.
+        weights = all(difference.startswith("weight ") for difference in self.differences)
+        return "export" if self.differences and weights else "graph"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """
+    What a bisection found: *status* is one of `STATUSES`.
+
+    *suspects* are in topological order, the culprit first; *worst* is the largest relative L2 of
+    an output, *noise* what is allowed; *pairs* counts the pairs by rule; *nodes* are those of the
+    bad model on data, *notes* are sentences on what else differs.
+    """
+
+    status: str
+    suspects: tuple[Suspect, ...] = ()
+    worst: float = 0.0
+    noise: float = 0.0
+    nodes: int = 0
+    pairs: Mapping[str, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def culprit(self) -> Suspect | None:
+        """The first node that leaves the reference."""
+        return self.suspects[0] if self.suspects else None
+
+    @property
+    def explanation(self) -> str:
+        """The culprit, in what it differs, and that what it reads agrees; empty without one."""
+        first = self.culprit
+        if first is None:
+            return ""
+        what = "; ".join(first.differences) or "the same node computes something else"
+        others = {1: "", 2: " (1 more node errs by itself)"}
+        count = len(self.suspects)
+        more = others.get(count, f" ({count - 1} more nodes err by themselves)")
+        return (
+            f"{first.op} {first.node}: {what}; what it reads is off by {first.upstream:.2g}, "
+            f"what it gives by {first.error:.2g}{more}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain values; an error that is infinite is the word ``inf``."""
+        plain = asdict(self)
+        for part in (plain, *plain["suspects"]):
+            part |= {name: "inf" for name, value in part.items() if value == np.inf}
+        return plain
+
+
+def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = None) -> Finding:
+    """
+    Find where the ONNX file *model* leaves *reference*, an ONNX file or a checkpoint.
+
+    Both are run on *image*, or on embedded ones.  Raises `GraphError`, `RunnerError`,
+    `CheckpointError`, `ImageError`.
+    """
+    bad = network_of(load_graph(model))
+    if reference.suffix == ".onnx":
+        good = network_of(load_graph(reference))
+    else:
+        with verify.exported(reference, spec) as made:
+            good = network_of(load_graph(made))
+    batches = [network.inputs[0].shape[:1] for network in (bad, good)]
+    rows = next((batch[0] for batch in batches if batch and batch[0] is not None), 1)
+    if image is None:
+        return bisect_networks(bad, good, sample_inputs(rows, spec))
+    return bisect_networks(bad, good, np.stack([preprocess(image, spec).tensor] * rows))
+
+
+def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
+    """Find where *bad* leaves *good* on *images*, (N, 3, S, S); raise `RunnerError`."""
+    notes, fatal = _compare_inputs(bad, good)
+    if fatal:
+        return Finding("inputs differ", notes=tuple(notes))
+    for network in (bad, good):
+        observe(network, images)
+    pairs = pair(bad, good)
+    # An output is compared whatever gives it: a Cast, which the other model does not have.
+    names = dict(same_outputs(pairs)) | {
+        node.output: pairs.nodes[node.index].output
+        for node in bad.nodes
+        if node.index in pairs.nodes
+    }
+    errors = measure(bad, good, names, images)
+    # The error that is nobody's fault, in the coarser of both precisions.
+    kinds = {seen.dtype for side in (bad, good) for seen in side.seen.values()}
+    noise = (NOISE_FLOAT16 if np.dtype(np.float16) in kinds else NOISE).limit
+    found = tuple(suspects(pairs, errors, noise))
+    worst = max((errors.get(name, np.inf) for name in bad.outputs), default=0.0)
+    notes += [
+        f"output {name} is {pairs.tensors[name]} in the reference"
+        for name in bad.outputs
+        if name in good.outputs and pairs.tensors.get(name, name) != name
+    ]
+    return Finding(
+        "differs" if worst > noise else "hidden" if found else "same",
+        found,
+        worst,
+        noise,
+        len(bad.nodes),
+        dict(Counter(pairs.rules.values())),
+        tuple(notes),
+    )
+
+
+def _compare_inputs(bad: Network, good: Network) -> tuple[list[str], bool]:
+    """Sentences on inputs that differ, and whether the two cannot be fed the same."""
+    if len(bad.inputs) != 1 or len(good.inputs) != 1:
+        counts = f"{len(bad.inputs)} inputs, the reference {len(good.inputs)}"
+        return [f"the model has {counts}, but one is wanted of each"], True
+    mine, theirs = bad.inputs[0], good.inputs[0]
+    notes = []
+    if mine.name != theirs.name:
+        notes.append(f"the input is called {mine.name}, but {theirs.name} in the reference")
+    floats = all(np.issubdtype(info.dtype, np.floating) for info in (mine, theirs))
+    fits = len(mine.shape) == len(theirs.shape) and all(
+        one == other or None in (one, other)
+        for one, other in zip(mine.shape, theirs.shape, strict=True)
+    )
+    if mine.dtype != theirs.dtype or not fits:
+        notes.append(f"the input is {mine}, but {theirs} in the reference")
+    return notes, not (floats and fits)
+
+
+def observe(network: Network, images: Array) -> None:
+    """
+    Run *network* on *images*; fill in what was `Seen` of each data tensor.
+
+    Values of computed constants are filled in too.  Raises `RunnerError`.
+    """
+    if network.computed:
+        values = _run(network, network.computed, images)
+        network.values.update(zip(network.computed, values, strict=True))
+    names = [node.output for node in network.nodes]
+    for name, (value,) in zip(names, _each([(network, names)], images), strict=True):
+        flat = value.reshape(-1)
+        if flat.size > SAMPLE:
+            # The same places for all tensors of a size, or two samples could not be compared.
+            flat = flat[np.random.default_rng(flat.size).integers(0, flat.size, SAMPLE)]
+        network.seen[name] = Seen(value.shape, value.dtype, flat.astype(np.float64))
+
+
+def measure(
+    network: Network, reference: Network, pairs: Mapping[str, str], images: Array
+) -> dict[str, float]:
+    """
+    Relative L2 of each tensor of *network* against its partner in *reference*, by name.
+
+    Raises `RunnerError` where one of the two cannot be run on *images*.
+    """
+    both = _each([(network, [*pairs]), (reference, [*pairs.values()])], images)
+    return {name: distance(*values) for name, values in zip(pairs, both, strict=True)}
+
+
+def distance(got: Array, wanted: Array) -> float:
+    """
+    Relative L2 norm of ``got - wanted``, where an equal NaN or infinity is no difference.
+
+    Infinite for other shapes, for a reference of zeros and for a NaN on one side alone.
+    """
+    if got.shape != wanted.shape:
+        return np.inf
+    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+        same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+        got, wanted = np.where(same, 0, got), np.where(same, 0, wanted)
+    if np.array_equal(got, wanted):
+        return 0.0
+    found = compare_tensors({"": wanted}, {"": got})[0].relative_l2
+    return found if found < _HUGE else np.inf
+
+
+def _each(sides: Sequence[tuple[Network, list[str]]], images: Array) -> Iterator[tuple[Array, ...]]:
+    """Values of the tensors at each place of the lists of *sides*, a group of places at a time."""
+    start, step = 0, max(1, GROUP // images.shape[0])
+    while start < len(sides[0][1]):
+        runs = [_run(network, names[start : start + step], images) for network, names in sides]
+        yield from zip(*runs, strict=True)
+        size = sum(value.nbytes for value in runs[0])
+        start += step
+        step = max(1, int(step * min(GROWTH, BUDGET_BYTES / max(1, size))))
+
+
+def _run(network: Network, names: Sequence[str], images: Array) -> list[Array]:
+    """Values of the tensors *names* of *network*; those of its own inputs are *images*."""
+    ir, ort = require("onnx_ir", extra="onnx"), require("onnxruntime", extra="onnx")
+    info, wanted = network.inputs[0], list(dict.fromkeys(names))
+    whole = ir.from_proto(network.model)
+    part = ir.convenience.extract(whole.graph, [info.name], wanted)
+    functions = tuple(whole.functions.values())
+    copy = ir.to_proto(ir.Model(part, ir_version=whole.ir_version, functions=functions))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Threads that spin between the many short runs take the core from whatever else is running.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(
+            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        values = session.run(wanted, {info.name: images.astype(info.dtype)})
+    except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
+        raise RunnerError(
+            f"{network.model.graph.name or 'the model'} failed in ONNX Runtime on {images.shape} "
+            f"images: {error}; it has to run before it can be bisected"
+        ) from error
+    found = dict(zip(wanted, values, strict=True))
+    return [found[name] for name in names]
+
+
+def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> Iterator[Suspect]:
+    """
+    Yield the nodes that make an error of their own, in topological order.
+
+    *errors* holds the relative L2 of each tensor of the bad model that has a partner; *noise* is
+    what it may be where nothing is wrong.
+    """
+    dirty, reached, seen = _dirty(pairs.bad, errors, noise), set[int](), pairs.bad.seen
+    fed = {info.name: tuple(side or 0 for side in info.shape) for info in pairs.bad.inputs}
+    for node in pairs.bad.nodes:
+        if node.index not in dirty or node.output not in errors:
+            continue
+        region, upstream = _above(pairs.bad, errors, node)
+        error = errors[node.output]
+        if error <= noise or error <= JUMP * upstream:
+            continue
+        # A node that differs from its partner by what it reads alone was not changed itself.
+        edges_alone = all(text.startswith("reads ") for text in differences(node, pairs))
+        maker = region[0] if region and edges_alone else node
+        if maker.index in reached:
+            continue
+        reached.add(maker.index)
+        partner = pairs.nodes.get(maker.index)
+        yield Suspect(
+            maker.name,
+            maker.op,
+            maker.output,
+            tuple(seen[n].shape if n in seen else fed.get(n, ()) for n in maker.data),
+            seen[maker.output].shape,
+            error,
+            upstream,
+            partner.name if partner else "",
+            pairs.rules.get(maker.index, ""),
+            tuple(differences(maker, pairs)),
+        )
+
+
+def _dirty(network: Network, errors: Mapping[str, float], noise: float) -> set[int]:
+    """The nodes from which an error runs down to an output, or to where it fades."""
+    # An error fades that falls below the noise with the next node, but not to nothing.
+    fading = [
+        name
+        for node in network.nodes
+        for name in node.data
+        if KEPT * errors.get(name, np.inf) < errors.get(node.output, np.inf) <= noise
+    ]
+    found, stack = set[int](), [*network.outputs, *fading]
+    while stack:
+        node = network.producer.get(stack.pop())
+        if node is None or node.index in found:
+            continue
+        if errors.get(node.output, np.inf) > noise:
+            found.add(node.index)
+            stack += node.data
+    return found
+
+
+def _above(network: Network, errors: Mapping[str, float], node: Node) -> tuple[list[Node], float]:
+    """The nodes without partner right above *node*, and the largest error above those."""
+    region: dict[int, Node] = {}
+    upstream, stack = 0.0, list(node.data)
+    while stack:
+        name = stack.pop()
+        above = network.producer.get(name)
+        if above is not None and name not in errors and above.index not in region:
+            region[above.index] = above
+            stack += above.data
+        upstream = max(upstream, errors.get(name, 0.0))
+    return [region[index] for index in sorted(region)], upstream
+
+
+def differences(node: Node, pairs: Pairs) -> Iterator[str]:
+    """Sentences on what differs between *node* and its partner as they stand in the files."""
+    partner = pairs.nodes.get(node.index)
+    if partner is None:
+        yield "has no partner in the reference"
+        return
+    settings = {"is": (node.op, partner.op)} | {
+        f"attribute {name} is": (node.attributes.get(name), partner.attributes.get(name))
+        for name in sorted(node.attributes.keys() | partner.attributes.keys())
+    }
+    for what, both in settings.items():
+        got, wanted = map(_shown, both)
+        if got != wanted:
+            yield f"{what} {got}, but {wanted} in the reference"
+    for position in sorted(node.constants.keys() | partner.constants.keys()):
+        mine, theirs = node.constants.get(position), partner.constants.get(position)
+        if mine is None or theirs is None:
+            got, wanted = mine or "no constant", theirs or "no constant"
+            yield f"input {position} is {got}, but {wanted} in the reference"
+        elif values := _values(pairs.bad.values[mine], pairs.good.values[theirs]):
+            yield f"weight {mine} differs: {values}"
+    yield from _edges(node, partner, pairs)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return "absent" if value is None else str(value)
+
+
+def _edges(node: Node, partner: Node, pairs: Pairs) -> Iterator[str]:
+    """Inputs that are not partners."""
+    if len(node.data) != len(partner.data):
+        yield f"reads {len(node.data)} tensors, but {len(partner.data)} in the reference"
+    reads = [pairs.tensors.get(name) for name in node.data]
+    if node.op in COMMUTATIVE and sorted(map(str, reads)) == sorted(partner.data):
+        return
+    partners = {theirs: mine for mine, theirs in pairs.tensors.items()}
+    for name, got, theirs in zip(node.data, reads, partner.data, strict=False):
+        if got != theirs:
+            yield f"reads {name}, but {partners.get(theirs, theirs)} in the reference"
+
+
+def _values(got: Array, wanted: Array) -> str:
+    """How *got* differs from *wanted*, by which rounding or factor; empty where it does not."""
+    if got.shape != wanted.shape:
+        return f"shape {got.shape}, but {wanted.shape} in the reference"
+    if np.array_equal(got, wanted, equal_nan=np.issubdtype(wanted.dtype, np.floating)):
+        return ""
+    if not np.issubdtype(wanted.dtype, np.floating) or got.size <= 1:
+        more = ", ..." if got.size > _FEW else ""
+        shown = [", ".join(f"{v:g}" for v in side.reshape(-1)[:_FEW]) for side in (got, wanted)]
+        return f"{shown[0]}{more}, but {shown[1]}{more} in the reference"
+    one, other = got.astype(np.float64), wanted.astype(np.float64)
+    moved = np.abs(one - other)[~((one == other) | (np.isnan(one) & np.isnan(other)))]
+    what = f"max abs {moved.max():.3g} in {moved.size} of {one.size} values"
+    with np.errstate(over="ignore"):
+        if np.array_equal(one, other.astype(np.float16).astype(np.float64)):
+            return f"{what}, rounded to float16"
+    size = float(np.vdot(other, other))
+    factor = float(np.vdot(one, other)) / size if size and np.isfinite(one).all() else np.nan
+    left = float(np.linalg.norm(one - factor * other))
+    scaled = left <= _EXPLAINED * float(np.linalg.norm(one - other))
+    return f"{what}, scaled by {factor:.6g}" if scaled else what
