@@ -64,7 +64,7 @@ def _repeated(root: Path, folder: Path, images: int) -> Path:
 def _peak_mb(model: Path, root: Path, images: int) -> float:
     """Peak resident memory of `effd0 evaluate` over so many images of *root*."""
     report = root / "evaluation.json"
-    code = "import effd0.cli; effd0.cli.main()"
+    code = "from effd0.cli.main import main; main()"
     words = ["evaluate", "--model", str(model), "--root", str(root), "--json", str(report)]
     words += ["--image-limit", str(images)]
     subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=True)

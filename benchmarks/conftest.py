@@ -22,6 +22,7 @@ from effd0.bench.scenarios import Queries, read_queries
 from effd0.bench.session import rows_of
 from effd0.bench.subject import Subject, opened
 from effd0.bench.tables import WIDTH, baseline_table, print_report
+from effd0.cli.pytest_suite import RECORD
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
@@ -30,7 +31,6 @@ from effd0.evaluation.model import ModelChoice
 from effd0.export import verify as build
 from effd0.fingerprint import chip_kind, machine_record
 from effd0.io import sha256
-from effd0.pytest_options import RECORD
 from effd0.runfile.checks import speed_check
 from effd0.runners.base import make_feed
 from effd0.runners.registry import RunnerOptions, open_runner

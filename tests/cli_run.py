@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from unittest import mock
 
-from effd0 import cli
+from effd0.cli import main as cli
 
 _ERROR = re.compile(r"^[A-Z]\w+(Error|Extra): ")
 

@@ -15,7 +15,7 @@ from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
-from effd0.pytest_options import PATHS
+from effd0.cli.pytest_suite import PATHS
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.suspicions.architecture import suspect_architecture
@@ -26,7 +26,7 @@ from .gate import Gate, points, points_in, settle
 pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
 
 Measure = Callable[[str, int | None], Evaluation]
-CheckDrop = Callable[[Measure, str], None]
+CheckDrop = Callable[[Measure, str, int | None], None]
 NoteEvaluation = Callable[[Evaluation], None]
 NoteFigure = Callable[[float | None, float | None, str], None]
 
@@ -161,11 +161,12 @@ def test_coco_map_reaches_the_gate(
     checkpoint: Path,
     spec: ModelSpec,
     runner_name: str,
+    given_batch: int | None,
     note_figure: NoteFigure,
     pytestconfig: pytest.Config,
 ) -> None:
     """On all images of --coco, mAP is at least --min-map."""
-    measured = measure_coco(runner_name, _batch_size(pytestconfig))
+    measured = measure_coco(runner_name, given_batch)
     ap = measured.metrics.ap
     note_figure(None if ap is None else 100 * ap, pytestconfig.getoption("--min-map"), "%")
     settle(
@@ -184,11 +185,9 @@ def check_drop(
 ) -> CheckDrop:
     """Return what checks a runner's mAP against torch's on the same images, by --max-drop."""
 
-    def check(measure: Measure, runner_name: str) -> None:
+    def check(measure: Measure, runner_name: str, batch: int | None) -> None:
         max_drop = pytestconfig.getoption("--max-drop")
-        evaluation = compared(
-            measure(runner_name, _batch_size(pytestconfig)), measure("torch", None), max_drop
-        )
+        evaluation = compared(measure(runner_name, batch), measure("torch", None), max_drop)
         against = evaluation.against
         assert against is not None
         note_measured(f"{evaluation.runner}: {against.drop}; {against.parity}")
@@ -205,15 +204,17 @@ def check_drop(
 def test_coco_map_does_not_drop_against_torch(
     measure_coco: Measure,
     runner_beside_torch: str,
+    given_batch: int | None,
     check_drop: CheckDrop,
 ) -> None:
     """On the same images of --coco, a runner surely loses no more than --max-drop against torch."""
-    check_drop(measure_coco, runner_beside_torch)
+    check_drop(measure_coco, runner_beside_torch, given_batch)
 
 
 def test_own_model_does_not_drop_on_the_scenes(
     measure_embedded: Measure,
     runner_beside_torch: str,
+    given_batch: int | None,
     check_drop: CheckDrop,
     pytestconfig: pytest.Config,
 ) -> None:
@@ -222,14 +223,9 @@ def test_own_model_does_not_drop_on_the_scenes(
         pytest.skip("held on the images of --coco: leave it out to hold it on the scenes")
     if all(pytestconfig.getoption(option) is None for option in ("--model", "--checkpoint")):
         pytest.skip("needs a model of your own: no --model or --checkpoint was given")
-    check_drop(measure_embedded, runner_beside_torch)
+    check_drop(measure_embedded, runner_beside_torch, given_batch)
 
 
 def _required(config: pytest.Config) -> bool:
     """Whether what is not decided shall fail."""
     return "coco" in config.getoption("--require")
-
-
-def _batch_size(config: pytest.Config) -> int | None:
-    sizes: list[int] | None = config.getoption("--batch-size")
-    return None if sizes is None else sizes[0]

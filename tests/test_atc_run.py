@@ -182,7 +182,7 @@ def test_ctrl_c_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TMPDIR", str(here.parent / "tmp"))
     tiny_onnx(Path("m.onnx"))
     words = ["compile", "--model", "m.onnx", "--output", "d0", "--soc-version", "Ascend310P3"]
-    code = "from effd0.cli import main; main()"
+    code = "from effd0.cli.main import main; main()"
     command = [sys.executable, "-c", code, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import pytest
 from typer.testing import CliRunner
 
-from effd0 import cli
+from effd0.cli import main as cli
 
 RUN = (
     "--model", "--checkpoint", "--runner", "--arch", "--provider", "--provider-option",
@@ -124,7 +124,7 @@ def test_a_fault_of_the_program_is_not_hidden() -> None:
     """Only known failures become one line; anything else keeps its traceback."""
     code = (
         "import sys; from effd0.cli import main, setup; setup.examine = lambda: 1 / 0;"
-        "sys.argv = ['effd0', 'doctor']; main()"
+        "sys.argv = ['effd0', 'doctor']; main.main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

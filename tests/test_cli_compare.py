@@ -78,7 +78,7 @@ def test_no_worse_is_success() -> None:
     assert "ort, batch 1 person 33.60 50.00 +16.40" in shown
     assert "ort, batch 1 max abs 1e-05 1e-05 +0" in shown
     assert "ort, fp32, batch 1, embedded 100.00 101.01 0.99 (" in shown
-    assert "NO WORSE no figure that both have is worse" in shown
+    assert "NO WORSE no figure of both runs is worse" in shown
 
 
 def test_worse_is_told_with_all_reasons() -> None:

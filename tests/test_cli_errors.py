@@ -35,11 +35,6 @@ from .fakes.server import FakeHost, serving
             id="checkpoint",
         ),
         pytest.param(
-            r"^RunnerError: --postprocess is 'gpu', but auto, host, device exist",
-            ["evaluate", "--runner", "torch", "--postprocess", "gpu"],
-            id="postprocess",
-        ),
-        pytest.param(
             r"^RunnerError: --launch is graph, but detections are made on the host; give --postpr",
             ["evaluate", "--runner", "torch", "--launch", "graph"],
             id="launch",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from effd0 import report
-from effd0.cli import run as commands
+from effd0.cli import options as commands
 from effd0.errors import RunnerError
 from effd0.evaluation import model as choice
 from effd0.evaluation.run_dir import RECORDS

@@ -1,103 +1,161 @@
-"""The build line's commands: export, simplify, modify."""
+"""Commands that build models: export, simplify, modify, compile."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
+from .. import build as line
+from ..ascend.aipp import largest_errors, normalizing_aipp
+from ..ascend.atc import atc_command, run_atc, write_generated
+from ..ascend.atc_options import (
+    LOG_LEVELS,
+    OUTPUT_TYPES,
+    PRECISION_MODES,
+    PRECISION_MODES_V2,
+    AtcOptions,
+    parse_gears,
+)
 from ..data import fixture as embedded
-from ..export import verify as line
-from ..export.to_onnx import EXPORTERS, ExportSettings
-from ..graph.rewrites import DEFAULT_EDITS, EDITS
+from ..export import EXPORTERS, ExportSettings
+from ..graph import DEFAULT_EDITS
 from ..progress import STDERR
-from ..spec import spec_for
-from . import options as opt
+from ..spec import D0, spec_for
+from .command import command
+from .options import Arch, OnnxFile, Option
+from .show import show_built, show_edits
+
+OnnxOut = Annotated[Path, Option("ONNX file to write.", "FILE")]
 
 
+@command()
 def export(
-    out: opt.OutputModel,
-    checkpoint: opt.Checkpoint = None,
-    batch_size: Annotated[int, typer.Option(help="Fixed batch size.", min=1)] = 1,
-    dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Leave the batch size free.")
-    ] = False,
-    opset: Annotated[
-        int | None,
-        typer.Option(help="ONNX opset.", show_default="11; 18 for dynamo"),
+    out: OnnxOut,
+    checkpoint: Annotated[
+        Path | None,
+        Option("Weights, .pth or .safetensors.", "FILE", shown="embedded checkpoint"),
     ] = None,
-    exporter: Annotated[str, typer.Option(help=f"{' or '.join(EXPORTERS)}.")] = "torchscript",
-    arch: opt.Arch = opt.DEFAULT_ARCH,
+    batch_size: Annotated[int, Option("Fixed batch size.", "N", min=1)] = 1,
+    dynamic_batch: Annotated[bool, Option("Leave the batch size free.")] = False,
+    opset: Annotated[int | None, Option("ONNX opset.", "N", shown="11; 18 for dynamo")] = None,
+    exporter: Annotated[str, Option(f"{' or '.join(EXPORTERS)}.", "NAME")] = "torchscript",
+    arch: Arch = D0.arch,
 ) -> None:
-    """Export a checkpoint to ONNX, run it beside torch, and only then name the file."""
+    """Export a checkpoint to ONNX; the file is named once its outputs equal those of PyTorch."""
     settings = ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
     source = embedded.checkpoint() if checkpoint is None else checkpoint
     with STDERR.status(f"exporting {source.name} and comparing it with torch"):
         built = line.export(source, out, spec_for(arch), settings)
-    show(built)
+    show_built(built)
 
 
-def simplify(
-    model: opt.InputModel, out: opt.OutputModel, arch: opt.Arch = opt.DEFAULT_ARCH
-) -> None:
-    """Simplify an ONNX model with onnxsim, run it beside the original, and only then name it."""
+@command()
+def simplify(model: OnnxFile, out: OnnxOut, arch: Arch = D0.arch) -> None:
+    """Simplify an ONNX model with onnxsim; the file is named once its outputs are unchanged."""
     with STDERR.status(f"simplifying {model.name} and comparing it with the original"):
         built = line.simplify(model, out, spec_for(arch))
-    show(built)
+    show_built(built)
 
 
-def _list_edits(wanted: bool) -> None:
-    """Print all edits as a table and stop, where that is *wanted*."""
-    if not wanted:
-        return
-    table = Table(title="edits of a graph", title_justify="left", show_lines=True)
-    for column in ("edit", "what it does", "why a compiler likes it", "exact", "default"):
-        table.add_column(column, no_wrap=column == "edit")
-    for edit in EDITS.values():
-        flags = ["yes" if flag else "no" for flag in (edit.exact, edit.name in DEFAULT_EDITS)]
-        table.add_row(edit.name, edit.explanation, edit.benefit, *flags)
-    Console(highlight=False).print(table)
-    raise typer.Exit
-
-
+@command()
 def modify(
-    model: opt.InputModel,
-    out: opt.OutputModel,
+    model: OnnxFile,
+    out: OnnxOut,
     edit: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An edit, see --list. Repeatable, in order.",
-            metavar="NAME",
-            show_default=", ".join(DEFAULT_EDITS),
+        tuple[str, ...],
+        Option("Graph edit, see --list. Repeatable, in order.", "NAME", ", ".join(DEFAULT_EDITS)),
+    ] = (),
+    list: Annotated[bool, Option("Explain all edits and stop.", stop=show_edits)] = False,  # noqa: ARG001  # it stopped before
+    arch: Arch = D0.arch,
+) -> None:
+    """Edit an ONNX graph for a compiler; print what each edit matched and changed."""
+    with STDERR.status(f"editing {model.name} and comparing it with the original"):
+        built = line.modify(model, out, spec_for(arch), edit or DEFAULT_EDITS)
+    show_built(built)
+
+
+@command()
+def compile(  # noqa: A001  # a command is called as its function is
+    model: OnnxFile,
+    output: Annotated[Path, Option("File to write; .om is appended.", "FILE")],
+    soc_version: Annotated[
+        str | None, Option("Target chip: Ascend310P3, ...", "NAME", "this host's, by npu-smi")
+    ] = None,
+    batch_size: Annotated[
+        int | None, Option("Fixed batch size.", "N", shown="the model's", min=1)
+    ] = None,
+    dynamic_batch_size: Annotated[
+        str | None,
+        Option("Batch sizes of one .om; the model's batch size must be free.", "1,4,8"),
+    ] = None,
+    precision_mode: Annotated[
+        str | None,
+        Option(
+            f"{', '.join(PRECISION_MODES)}.", "MODE", shown=f"{PRECISION_MODES[0]}, as the recipe"
         ),
     ] = None,
-    list_edits: Annotated[  # noqa: ARG001  # the callback does it
-        bool,
-        typer.Option(
-            "--list", help="Explain all edits and stop.", callback=_list_edits, is_eager=True
+    precision_mode_v2: Annotated[
+        str | None,
+        Option(f"In place of --precision-mode: {', '.join(PRECISION_MODES_V2)}.", "MODE"),
+    ] = None,
+    modify_mixlist: Annotated[
+        Path | None,
+        Option(
+            "List of operators with a precision of their own in mixed modes.",
+            "FILE",
+            shown="ops_info.json beside the output: ReduceMeanD in float32",
         ),
+    ] = None,
+    aipp: Annotated[bool, Option("Include the normalisation; the input is uint8 pixels.")] = False,
+    insert_op_conf: Annotated[Path | None, Option("Your own AIPP file.", "FILE")] = None,
+    input_fp16: Annotated[bool, Option("Take float16 input.")] = False,
+    output_type: Annotated[
+        str | None, Option(f"{' or '.join(OUTPUT_TYPES)}.", "TYPE", shown="FP32")
+    ] = None,
+    log: Annotated[str, Option(f"ATC's log level: {', '.join(LOG_LEVELS)}.", "LEVEL")] = "debug",
+    dry_run: Annotated[
+        bool, Option("Print the command and write the files it reads; do not run it.")
     ] = False,
-    arch: opt.Arch = opt.DEFAULT_ARCH,
+    arch: Arch = D0.arch,
 ) -> None:
-    """Edit an ONNX graph so that a compiler takes it; print what matched and what it changed."""
-    with STDERR.status(f"editing {model.name} and comparing it with the original"):
-        built = line.modify(model, out, spec_for(arch), DEFAULT_EDITS if edit is None else edit)
-    show(built)
-
-
-def show(built: line.Built) -> None:
-    """Print what was made and how far each head is from its source's, on embedded images."""
-    console = Console(highlight=False)
-    for change in built.changes:
-        moved = f", heads moved by at most {change.worst.max_abs:.2e}" if change.matches else ""
-        console.print(f"{change}{moved}  [dim]({change.edit.explanation})[/]", soft_wrap=True)
-    table = Table(title="difference from the source", title_justify="left")
-    table.add_column("head")
-    table.add_column("largest", justify="right")
-    table.add_column("relative L2", justify="right")
-    for diff in sorted(built.diffs, key=lambda diff: (diff.name.startswith("box"), diff.name)):
-        table.add_row(diff.name, f"{diff.max_abs:.2e}", f"{diff.relative_l2:.2e}")
-    console.print(table)
-    console.print(f"wrote {built.path}", soft_wrap=True)
+    """Compile an ONNX model for an Ascend chip with ATC; the .om is named once it is complete."""
+    options = AtcOptions(
+        soc_version=soc_version,
+        batch_size=batch_size,
+        gears=() if dynamic_batch_size is None else parse_gears(dynamic_batch_size),
+        precision_mode=precision_mode,
+        precision_mode_v2=precision_mode_v2,
+        modify_mixlist=modify_mixlist,
+        aipp=aipp,
+        insert_op_conf=insert_op_conf,
+        output_type=output_type,
+        input_fp16=input_fp16,
+        log=log,
+    )
+    spec = spec_for(arch)
+    atc = atc_command(model, output, spec, options)
+    for warning in atc.warnings:
+        STDERR.print(f"some versions of ATC refuse: {escape(warning)}", soft_wrap=True)
+    for path in write_generated(atc):
+        STDERR.print(f"wrote {escape(str(path))}, which the command reads", soft_wrap=True)
+    if aipp:
+        errors = largest_errors(normalizing_aipp(spec), spec)
+        shown = ", ".join(f"{error:.1e}" for error in errors)
+        STDERR.print(
+            f"AIPP normalises in float16: at most {shown} (R, G, B) from exact values, in standard "
+            "deviations of the input; measure the accuracy again",
+            soft_wrap=True,
+        )
+    # Never through a console, which would wrap it: it is to be copied.
+    typer.echo(str(atc))
+    if dry_run:
+        return
+    with STDERR.status(f"compiling {escape(atc.model.name)} for {atc.soc_version}"):
+        made = run_atc(atc)
+    typer.echo(
+        f"wrote {made.path}: {made.size_bytes / 1e6:.1f} MB, sha256 {made.sha256[:12]}, "
+        f"in {made.seconds:.1f} s"
+    )

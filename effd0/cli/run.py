@@ -1,221 +1,210 @@
-"""The run line's commands: evaluate, detect, preprocess."""
+"""Commands that run a model: evaluate, detect, preprocess, infer, postprocess."""
 
 from __future__ import annotations
 
-import enum
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..data import fixture
 from ..data.coco import check_images, load_coco
 from ..detection.draw import draw_detections
-from ..errors import EvaluationError
+from ..errors import EvaluationError, OutputError
 from ..evaluation import pipeline
-from ..evaluation.engines import Engine, LocalEngine, reference_choice
+from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
 from ..evaluation.evaluate import Evaluation, EvaluationJob, to_json
-from ..evaluation.evaluate import evaluate as run
+from ..evaluation.evaluate import evaluate as run_evaluation
+from ..evaluation.infer import InferJob, InferSettings, run_infer_job
 from ..evaluation.model import ModelChoice
-from ..io import check_writable
-from ..progress import STDERR, progress, say
-from ..report import write_json
-from ..runfile import write_run
+from ..progress import STDERR, pool_progress, progress, say
 from ..runfile.commands import evaluation_run
-from ..runners.registry import RunnerOptions
-from ..scale.pool import pool_of
-from ..spec import spec_for
+from ..scale.inference import infer_on_pool
+from ..scale.start import Displays
+from ..spec import D0, spec_for
 from ..tensors.inputs import write_inputs
-from ..tolerances import MAX_DROP
-from . import options as opt
-from .show import show_evaluation
+from .command import command
+from .options import (
+    Arch,
+    Argument,
+    BatchSize,
+    ComputeOptions,
+    DirectoryOptions,
+    GateOptions,
+    ImageOptions,
+    ModelOptions,
+    Option,
+    PoolOptions,
+    ReportOptions,
+    model_choice,
+)
+from .show import console, show_evaluation, show_pool
 
-DEFAULTS = RunnerOptions()
 
-
-class InputType(enum.StrEnum):
-    """What inputs can be written as."""
-
-    float32 = "float32"
-    float16 = "float16"
-    uint8 = "uint8"
-
-
+@command()
 def evaluate(
-    root: opt.Root = None,
-    model: opt.Model = None,
-    checkpoint: opt.Checkpoint = None,
-    runner: opt.RunnerName = None,
-    batch_size: opt.BatchSize = None,
-    min_map: Annotated[
-        float | None,
-        typer.Option(
-            help="Gate: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017.",
-            metavar="PERCENT",
-            min=0,
-            max=100,
-            show_default="none; for the embedded default its own record",
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            help="ONNX model or weights that run on the same images, for --max-drop.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            help="Gate: exit 1 unless mAP surely drops by no more against --reference.",
-            metavar="POINTS",
-            min=0,
-            max=100,
-            show_default=f"{MAX_DROP.limit} with --reference",
-        ),
-    ] = None,
-    json: opt.Json = None,
-    report_json: opt.ReportJson = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run directory: detections as they come, then detections.json, evaluation.json.",
-            metavar="RUN_DIR",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out, to the same result."),
-    ] = False,
-    split: opt.Split = "val2017",
-    image_limit: opt.ImageLimit = None,
-    arch: opt.Arch = opt.DEFAULT_ARCH,
-    provider: opt.Provider = DEFAULTS.provider,
-    provider_option: opt.ProviderOption = None,
-    graph_optimization: opt.GraphOptimization = DEFAULTS.graph_optimization,
-    device: opt.Device = DEFAULTS.device,
-    precision: opt.Precision = DEFAULTS.precision,
-    threads: opt.Threads = None,
-    overlap: opt.Overlap = DEFAULTS.overlap,
-    postprocess: opt.Postprocess = DEFAULTS.postprocess,
-    launch: opt.Launch = DEFAULTS.launch,
-    host_threads: opt.HostThreads = 2,
-    workers: opt.Workers = None,
-    devices: opt.Devices = None,
-    ray_address: opt.RayAddress = None,
-    verbose: opt.Verbose = False,
+    *,
+    model: ModelOptions,
+    images: ImageOptions,
+    batch_size: BatchSize = None,
+    gate: GateOptions,
+    reports: ReportOptions,
+    directory: DirectoryOptions,
+    compute: ComputeOptions,
+    pool: PoolOptions,
 ) -> None:
-    """From image files to COCO's twelve numbers and a verdict, streaming."""
-    options = RunnerOptions(
-        device,
-        provider,
-        precision,
-        threads,
-        overlap,
-        graph_optimization=graph_optimization,
-        provider_option=() if provider_option is None else tuple(provider_option),
-        postprocess=postprocess,
-        launch=launch,
-    )
+    """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
     job = EvaluationJob(
-        root=root,
-        split=split,
-        image_limit=image_limit,
-        min_map=min_map,
-        max_drop=_max_drop(reference, max_drop),
-        host_threads=host_threads,
-        out=out,
-        resume=resume,
+        root=images.root,
+        split=images.split,
+        image_limit=images.image_limit,
+        min_map=gate.min_map,
+        max_drop=gate.checked_drop(),
+        host_threads=images.host_threads,
+        out=directory.out,
+        resume=directory.resume,
     )
-    choice = ModelChoice(model, checkpoint, runner, spec_for(arch), options)
+    choice = model_choice(model, compute)
     engine = LocalEngine(choice, batch_size)
-    other = None if reference is None else LocalEngine(reference_choice(reference, choice))
-    for path in (json, report_json):
-        if path is not None:
-            check_writable(path)
-    if pool_of(workers, devices, ray_address, verbose=verbose) is not None:
+    reference = None
+    if gate.reference is not None:
+        reference = LocalEngine(reference_choice(gate.reference, choice))
+    reports.check()
+    if pool.pool() is not None:
         raise EvaluationError("--workers is given, but workers do not run yet")
-    evaluation = run(job, engine, other, open_progress=progress, say=say)
-    show_result(evaluation, engine, json, report_json)
+    _finish(run_evaluation(job, engine, reference, open_progress=progress, say=say), engine, reports)
 
 
-def show_result(
-    evaluation: Evaluation, engine: Engine, json: Path | None, report_json: Path | None
-) -> None:
+def _finish(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
-    show_evaluation(evaluation, Console(highlight=False))
-    if json is not None:
-        write_json(to_json(evaluation), json)
-    if report_json is not None:
-        write_run(report_json, evaluation_run(evaluation, engine))
+    show_evaluation(evaluation)
+    reports.write(to_json(evaluation), lambda: evaluation_run(evaluation, engine))
     if not evaluation.verdict.ok:
         raise typer.Exit(1)
 
 
-def _max_drop(reference: Path | None, max_drop: float | None) -> float:
-    if max_drop is not None and reference is None:
-        raise EvaluationError(
-            f"--max-drop is {max_drop}, but no --reference is given; name what to compare with"
-        )
-    return MAX_DROP.limit if max_drop is None else max_drop
-
-
+@command("overlap", "postprocess", "launch")
 def detect(
-    image: Annotated[Path, typer.Argument(help="Picture to look at.", metavar="IMAGE")],
-    out: Annotated[Path, typer.Option(help="Picture to write.", metavar="FILE")],
-    model: opt.Model = None,
-    checkpoint: opt.Checkpoint = None,
-    runner: opt.RunnerName = None,
-    min_score: Annotated[float, typer.Option(help="Leave out less certain ones.")] = 0.3,
-    arch: opt.Arch = opt.DEFAULT_ARCH,
-    provider: opt.Provider = DEFAULTS.provider,
-    provider_option: opt.ProviderOption = None,
-    graph_optimization: opt.GraphOptimization = DEFAULTS.graph_optimization,
-    device: opt.Device = DEFAULTS.device,
-    precision: opt.Precision = DEFAULTS.precision,
-    threads: opt.Threads = None,
+    image: Annotated[Path, Argument("Image to detect in.", "IMAGE")],
+    out: Annotated[Path, Option("Image to write.", "FILE")],
+    model: ModelOptions,
+    compute: ComputeOptions,
+    min_score: Annotated[float, Option("Leave out detections below this score.")] = 0.3,
 ) -> None:
-    """Detect in one picture and draw the labelled boxes."""
-    if runner is None and model is None:
-        runner = "torch"  # nothing to export for one picture
-    options = RunnerOptions(
-        device,
-        provider,
-        precision,
-        threads,
-        graph_optimization=graph_optimization,
-        provider_option=() if provider_option is None else tuple(provider_option),
-    )
-    choice = ModelChoice(model, checkpoint, runner, spec_for(arch), options)
+    """Detect objects in one image and draw the labelled boxes."""
+    choice = model_choice(model, compute)
+    if choice.runner is None and choice.model is None:
+        choice = ModelChoice(None, choice.checkpoint, "torch", choice.spec, choice.options)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
-    Console(highlight=False).print(f"drew {count} boxes of at least {min_score} to {out}")
+    console().print(f"drew {count} boxes of at least {min_score} to {out}")
 
 
+@command()
 def preprocess(
-    bin_save: Annotated[Path, typer.Option(help="Folder for the .bin files.", metavar="DIR")],
-    root: opt.Root = None,
-    split: opt.Split = "val2017",
-    image_limit: opt.ImageLimit = None,
-    arch: opt.Arch = opt.DEFAULT_ARCH,
-    host_threads: opt.HostThreads = 2,
+    bin_save: Annotated[Path, Option("Folder for the .bin files.", "DIR")],
+    images: ImageOptions,
+    arch: Arch = D0.arch,
     dtype: Annotated[
-        InputType,
-        typer.Option(help="float32, as the recipe; float16; uint8 pixels, for a model with AIPP."),
-    ] = InputType.float32,
+        str,
+        Option(
+            "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
+            choices=("float32", "float16", "uint8"),
+        ),
+    ] = "float32",
 ) -> None:
     """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
-    dataset = load_coco(fixture.coco_root() if root is None else root, split, image_limit)
+    spec = spec_for(arch)
+    root = fixture.coco_root() if images.root is None else images.root
+    dataset = load_coco(root, images.split, images.image_limit)
     with progress("checking images", len(dataset.samples)) as advance:
-        for _ in check_images(dataset.samples, host_threads):
+        for _ in check_images(dataset.samples, images.host_threads):
             advance(1)
     with progress("preprocessing", len(dataset.samples)) as advance:
-        for _ in write_inputs(dataset, bin_save, spec_for(arch), host_threads, dtype=dtype.value):
+        for _ in write_inputs(dataset, bin_save, spec, images.host_threads, dtype=dtype):
             advance(1)
     if dataset.extra_files:
         STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")
-    Console(highlight=False).print(f"wrote {len(dataset.samples)} inputs to {bin_save}")
+    console().print(f"wrote {len(dataset.samples)} inputs to {bin_save}")
+
+
+@command("postprocess", "launch", "root", "split", "image_limit")
+def infer(
+    *,
+    model: ModelOptions,
+    input: Annotated[
+        Path | None,
+        Option(
+            "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
+            "DIR",
+            shown="zeros, to measure throughput",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, Option("Folder for the result folder.", "DIR", shown="nothing is written")
+    ] = None,
+    output_dirname: Annotated[
+        str | None, Option("Name of the result folder.", "NAME", shown="result")
+    ] = None,
+    overwrite: Annotated[bool, Option("Replace the result folder once all is done.")] = False,
+    batch_size: BatchSize = None,
+    loop: Annotated[int, Option("Runs of each batch; the last is saved.", "N", min=1)] = 1,
+    warmup: Annotated[int, Option("Warm-up runs, not timed.", "N", min=0)] = 1,
+    outfmt: Annotated[str, Option("Format of the results.", choices=("BIN", "NPY"))] = "BIN",
+    images: ImageOptions,
+    compute: ComputeOptions,
+    pool: PoolOptions,
+) -> None:
+    """Run input files: <stem>_<i>.bin, a summary with ais_bench's keys, and throughput."""
+    if output is None and output_dirname is not None:
+        raise OutputError(
+            f"--output-dirname is {output_dirname}, but no --output is given; "
+            "name the folder it goes to"
+        )
+    job = InferJob(
+        choice=model_choice(model, compute),
+        inputs=input,
+        results=None if output is None else output / (output_dirname or "result"),
+        settings=InferSettings(batch_size, loop, warmup, images.host_threads),
+        outfmt=outfmt,
+        overwrite=overwrite,
+        args=tuple(sys.argv[1:]),
+    )
+    workers, pooled = pool.pool(), None
+    if workers is None:
+        performance = run_infer_job(job, progress)
+    else:
+        done = infer_on_pool(job, workers, Displays(progress, pool_progress))
+        performance, pooled = done.performance, done.summary.to_json()
+    for line in performance.lines():
+        console().print(line, soft_wrap=True, markup=False)
+    if pooled is not None:
+        show_pool(pooled)
+    if job.results is not None:
+        console().print(f"wrote {job.results}", soft_wrap=True)
+
+
+@command("reference", "max_drop")
+def postprocess(
+    *,
+    omfile: Annotated[Path, Option("Folder of results, by effd0 or ais_bench.", "DIR")],
+    images: ImageOptions,
+    bins: Annotated[
+        Path | None,
+        Option("Folder of the inputs, where no manifest lies beside the results.", "DIR"),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        Option("Model that the results must be of, by their summary.", "FILE", shown="any"),
+    ] = None,
+    arch: Arch = D0.arch,
+    gate: GateOptions,
+    reports: ReportOptions,
+) -> None:
+    """Score results of another run: COCO's twelve numbers and a verdict."""
+    job = EvaluationJob(**vars(images), min_map=gate.min_map)
+    engine = RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
+    reports.check()
+    _finish(run_evaluation(job, engine, open_progress=progress), engine, reports)

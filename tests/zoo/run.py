@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0.pytest_options import RECORD
+from effd0.cli.pytest_suite import RECORD
 from effd0.runfile.verdict import verdict_part
 from effd0.stages import Check, stage_verdict
 

@@ -1,0 +1,155 @@
+"""Tests for `effd0.cli.pytest_plugin`: who gets the suite's options, and what is said of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from effd0.cli import pytest_plugin, pytest_suite
+from effd0.data import fixture as embedded
+
+ROOT = Path(__file__).parents[3]
+#: A project with an option and a fixture of its own, of the names that the suite has too.
+FOREIGN = {
+    "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '--strict-markers'\n",
+    "conftest.py": """
+def pytest_addoption(parser):
+    parser.addoption("--model", default="theirs")
+    parser.addoption("--slow", action="store_true")
+""",
+    "test_theirs.py": """
+import sys
+
+def test_theirs(pytestconfig):
+    assert pytestconfig.getoption("--model") == "theirs"
+    assert pytestconfig.getoption("--workers", default=None) is None
+    assert not {"effd0.cli.pytest_suite", "numpy", "typer"} & set(sys.modules)
+""",
+}
+
+
+def run_pytest(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run pytest in *cwd*."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """The folder of a project that has nothing to do with effd0."""
+    for name, content in FOREIGN.items():
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def test_another_project_keeps_its_options(foreign: Path) -> None:
+    """Nothing of the suite is registered or imported, though effd0 is installed."""
+    done = run_pytest("-q", cwd=foreign)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "configured", "wanted"),
+    [
+        pytest.param([], ROOT, True, True, id="in-the-clone"),
+        pytest.param(["--coco", "data"], ROOT / "tests", False, True, id="led-away"),
+        pytest.param([], ROOT.parent, False, False, id="beside-the-clone"),
+        pytest.param(["--pyargs", "effd0.suite"], ROOT.parent, False, True, id="pyargs"),
+        pytest.param(["--pyargs", "other"], ROOT.parent, False, False, id="other-pyargs"),
+        pytest.param(["-p", "effd0"], ROOT.parent, False, True, id="by-name"),
+        pytest.param(["-p", "other", "effd0"], ROOT.parent, False, False, id="folder-effd0"),
+        pytest.param(["-peffd0.cli.pytest_plugin"], ROOT.parent, False, True, id="by-module"),
+    ],
+)
+def test_a_session_about_effd0_is_known(
+    arguments: list[str], folder: Path, configured: bool, wanted: bool
+) -> None:
+    """By its configuration, its working directory, a module or the plugin's name."""
+    config = SimpleNamespace(
+        inipath=folder / "pyproject.toml" if configured else None,
+        invocation_params=SimpleNamespace(args=arguments, dir=folder),
+        pluginmanager=pytest.PytestPluginManager(),
+    )
+    assert pytest_plugin.is_about_effd0(cast(pytest.Config, config)) is wanted
+
+
+def test_a_foreign_configuration_decides(foreign: Path) -> None:
+    """Whoever stands in the clone and tests another project gets its options."""
+    done = run_pytest("-q", str(foreign))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
+    """Where pytest was led away from its configuration, the message shows what works."""
+    path = tmp_path / "d0.pth"
+    path.symlink_to(embedded.checkpoint())
+    outcome = run_pytest("--markers", "--checkpoint", str(path))
+    assert outcome.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"write the value after '=': --checkpoint={path}" in outcome.stderr
+    assert run_pytest("--markers", f"--checkpoint={path}").returncode == 0
+
+
+@pytest.fixture
+def parsed() -> pytest.Parser:
+    """A parser that has the suite's options."""
+    parser = pytest.Parser(_ispytest=True)
+    pytest_suite.pytest_addoption(parser)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coco=."], "--coco is given without --checkpoint"),
+        (["--image-limit=3"], "it limits --coco, which is not"),
+        (["--runner=tflite"], "--runner is tflite, but effd0 knows ort, "),
+        (["--runner=recorded"], "--runner=recorded and --results=DIR go together"),
+        (["--arch=d1"], "--arch is d1, but effd0 knows tf_efficientdet_d0"),
+        (["--model=no.onnx"], "--model is no.onnx, which does not exist"),
+        (["--resume"], "--resume is given, but no --out"),
+        (["--devices=0,1"], "all runners compute on the CPU"),
+        (["--ray-address=head:1"], "--ray-address is head:1, but .*; give --workers"),
+        (["--workers=2", "--results=."], "recorded is not run"),
+        (["--workers=2", "--device-id=1"], "a device of its own"),
+        (["--workers=2", "--runner=emulated"], "workers run ort, openvino, torch, acl"),
+    ],
+    ids=[
+        "coco-alone", "limit-alone", "runner", "recorded-alone", "arch", "no-model", "resume",
+        "devices", "address-alone", "workers-recorded", "workers-device", "workers-emulated",
+    ],
+)  # fmt: skip
+def test_contradictory_options_are_refused(
+    arguments: list[str], message: str, parsed: pytest.Parser
+) -> None:
+    """What cannot be meant is a usage error, not a choice among readings."""
+    given = parsed.parse_known_args(arguments)
+    config = SimpleNamespace(
+        getoption=lambda flag: getattr(given, flag[2:].replace("-", "_")),
+        inipath=ROOT / "pyproject.toml",
+        rootpath=ROOT,
+    )
+    with pytest.raises(pytest.UsageError, match=message):
+        pytest_suite.check_options(cast(pytest.Config, config))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--workers=0", "argument --workers: 0 is given, but at least 1 is wanted"),
+        ("--max-drop=-1", "argument --max-drop: -1 is given, but 0 to 100 is wanted"),
+        ("--batch-size=two", "argument --batch-size: 'two' is given, but a whole number is wanted"),
+        ("--require=luck", "argument --require: invalid choice: 'luck'"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(
+    argument: str, message: str, parsed: pytest.Parser
+) -> None:
+    """A number is checked where it is read, as the command line does it."""
+    with pytest.raises(pytest.UsageError, match=message):
+        parsed.parse([argument])
