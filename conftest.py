@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effd0 import build
 from effd0.ascend.acl_api import acl_session
 from effd0.cli.pytest_suite import RECORD, runner_options
 from effd0.cli.pytest_suite import runners_here as runners_on_this_host
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
-from effd0.export import ExportSettings, write_simplified
+from effd0.export import verify as build
+from effd0.export.to_onnx import ExportSettings, write_simplified
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.runners.registry import RunnerOptions, open_runner

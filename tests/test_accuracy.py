@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from effd0.cli.pytest_suite import PATHS
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
 from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
-from effd0.cli.pytest_suite import PATHS
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.suspicions.architecture import suspect_architecture

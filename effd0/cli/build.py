@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .. import build as line
 from ..ascend.aipp import largest_errors, normalizing_aipp
 from ..ascend.atc import atc_command, run_atc, write_generated
 from ..ascend.atc_options import (
@@ -20,8 +19,9 @@ from ..ascend.atc_options import (
     parse_gears,
 )
 from ..data import fixture as embedded
-from ..export import EXPORTERS, ExportSettings
-from ..graph import DEFAULT_EDITS
+from ..export import verify as line
+from ..export.to_onnx import EXPORTERS, ExportSettings
+from ..graph.rewrites import DEFAULT_EDITS
 from ..progress import STDERR
 from ..spec import D0, spec_for
 from .command import command

@@ -22,8 +22,8 @@ from ..bench.accuracy import read_accuracy
 from ..bench.session import rows_of
 from ..data import fixture as embedded
 from ..errors import Effd0Error, RunnerError
-from ..io import sha256
 from ..evaluation.evaluate import Evaluation
+from ..io import sha256
 from ..report import installed_version
 from ..runfile import write_run
 from ..runfile.checks import FIGURES, check_of, properties_of

@@ -73,7 +73,9 @@ def evaluate(
     reports.check()
     if pool.pool() is not None:
         raise EvaluationError("--workers is given, but workers do not run yet")
-    _finish(run_evaluation(job, engine, reference, open_progress=progress, say=say), engine, reports)
+    _finish(
+        run_evaluation(job, engine, reference, open_progress=progress, say=say), engine, reports
+    )
 
 
 def _finish(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..bisect.job import STATUSES, Finding
-from ..build import Built
-from ..graph import DEFAULT_EDITS, EDITS
 from ..evaluation.evaluate import Evaluation
+from ..export.verify import Built
+from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..runfile.compare import RunComparison
 
 #: How COCO's own summary names the twelve numbers.
