@@ -12,7 +12,7 @@ from ..bench.accuracy import read_accuracy
 from ..bench.baseline import MAX_SLOWDOWN, run_to_json
 from ..bench.job import SCENARIOS, BenchmarkJob, run_benchmark
 from ..bench.tables import print_report
-from ..bisect import job as bisection
+from ..diagnosis import bisect as bisection
 from ..fingerprint import machine_record
 from ..io import check_writable
 from ..page import write_page
