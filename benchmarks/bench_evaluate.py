@@ -7,7 +7,7 @@ import pytest
 from benchmarks.measuring import Measure
 from benchmarks.synthetic import scored_set
 from effd0.metrics.summary import coco_metrics
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 from effd0.spec import ModelSpec
 
 

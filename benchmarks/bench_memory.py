@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.measuring import Budget, Measure
 from effd0.data import fixture as embedded
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 
 FEW, MANY = 24, 192
 #: Of the peak over many images to that over few.  How many heads live at a time is chance: runs of

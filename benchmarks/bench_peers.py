@@ -33,7 +33,7 @@ from effd0.export.to_onnx import ExportSettings
 from effd0.graph.rewrites import DEFAULT_EDITS
 from effd0.metrics.detection_diff import match_detections
 from effd0.metrics.summary import coco_metrics
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 from effd0.runners.base import infer_offline, make_feed
 from effd0.spec import ModelSpec
 

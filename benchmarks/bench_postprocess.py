@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.measuring import Measure
 from benchmarks.seen import Seen
 from effd0.detection.postprocess import postprocess
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 from effd0.spec import ModelSpec
 
 

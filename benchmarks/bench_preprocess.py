@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.measuring import Measure
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import preprocess
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 from effd0.spec import ModelSpec
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.measuring import Budget, Measure
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 
 #: Larger than COCO's train2017, which has 118,287 images.
 MANY, FEW = 200_000, 2_000

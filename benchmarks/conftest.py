@@ -18,6 +18,7 @@ from effd0.bench.baseline import Comparison, compare_with
 from effd0.bench.gpu import target_lines
 from effd0.bench.job import dataset_name
 from effd0.bench.ratio import MIN_SAMPLES
+from effd0.bench.record import speed_check
 from effd0.bench.scenarios import Queries, read_queries
 from effd0.bench.session import rows_of
 from effd0.bench.subject import Subject, opened
@@ -29,9 +30,8 @@ from effd0.data.preprocess import preprocess
 from effd0.detection.heads import split_heads
 from effd0.evaluation.model import ModelChoice
 from effd0.export import verify as build
-from effd0.fingerprint import chip_kind, machine_record
 from effd0.io import sha256
-from effd0.runfile.checks import speed_check
+from effd0.results.environment import chip_kind, machine_record
 from effd0.runners.base import make_feed
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec

@@ -10,7 +10,7 @@ from effd0.bench.rows import Rival, Row
 from effd0.bench.subject import Subject
 from effd0.bench.targets import Target
 from effd0.bench.timing import Apart, seconds_of
-from effd0.fingerprint import fingerprint
+from effd0.results.environment import fingerprint
 from effd0.timing import Latency
 
 T = TypeVar("T")

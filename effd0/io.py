@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import OutputError
 
@@ -46,6 +48,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             for left in folder.iterdir():
                 left.unlink()
             folder.rmdir()
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write *content* as JSON, whole or not at all; raise `OutputError` if it cannot be."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def check_writable(path: Path) -> None:

@@ -17,7 +17,7 @@ from .data.categories import NAMES
 from .data.coco import Dataset, load_coco
 from .errors import DatasetError
 from .io import sha256
-from .stages import Broken
+from .results.check import Broken
 from .tensors.manifest import listed
 
 Annotation = dict[str, Any]

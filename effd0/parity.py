@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Literal
 
 from .precision import estimate
+from .results.check import Broken, finite
+from .results.run import Head, Parity
 from .spec import ModelSpec
-from .stages import Broken
 from .suspicions.heads import suspect_heads
 from .tensor_diff import TensorDiff, compare_tensors
 from .tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
@@ -60,9 +60,7 @@ def suspect_precision(reference: Tensors, got: Tensors, precision: str) -> str |
     return f"computed in {found.name}, not in {precision}: {found}"
 
 
-def record(
-    runner: str, reference: Tensors, got: Tensors, precision: str = "fp32"
-) -> dict[str, Any]:
+def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32") -> Parity:
     """
     How far the heads of *runner* are from torch's *reference*, fit for a run file.
 
@@ -70,37 +68,27 @@ def record(
     exactly it seems to compute is in the record.
     """
     found = estimate(reference, got)
-    return {
-        "runner": runner,
-        "reference": "torch",
-        "batch": len(next(iter(got.values()))),
-        "precision": None if found.name == "unclear" else found.name,
-        "heads": [_plain(diff, precision) for diff in compare_tensors(reference, got)],
-    }
-
-
-def worst_figure(diffs: dict[str, Any]) -> tuple[float, float, str]:
-    """Of a `record`: the figure furthest from its reference, what is allowed, and its unit."""
-    measure, allowed = diffs["heads"][0]["measure"], diffs["heads"][0]["allowed"]
-    figures = [head[measure] for head in diffs["heads"]]
-    worst = math.inf if None in figures else max(figures)
-    return worst, allowed, measure.replace("_", " ")
-
-
-def _plain(diff: TensorDiff, precision: str) -> dict[str, Any]:
-    kind, _, level = diff.name.partition("_p")
     measure, allowed = _limit(precision)
-    figures = {
-        "max_abs": diff.max_abs,
-        "relative_l2": diff.relative_l2,
-        "cosine": diff.cosine,
-        "q999": diff.q999,
-        "allowed": allowed,
-        "required": diff.required,
-    }
-    # JSON knows no infinity: what is not finite is None.
-    finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
-    return {"head": kind, "level": f"P{level}", **finite, "measure": measure}
+    return Parity(
+        runner=runner,
+        reference="torch",
+        batch=len(next(iter(got.values()))),
+        precision=None if found.name == "unclear" else found.name,
+        heads=[
+            Head(
+                head="class" if diff.name.startswith("class") else "box",
+                level=f"P{diff.name[-1]}",
+                max_abs=finite(diff.max_abs),
+                relative_l2=finite(diff.relative_l2),
+                cosine=finite(diff.cosine),
+                q999=finite(diff.q999),
+                allowed=allowed,
+                required=finite(diff.required),
+                measure=measure,
+            )
+            for diff in compare_tensors(reference, got)
+        ],
+    )
 
 
 def _within(diff: TensorDiff, precision: str) -> bool:
@@ -108,7 +96,7 @@ def _within(diff: TensorDiff, precision: str) -> bool:
     return bool(getattr(diff, measure) <= allowed)
 
 
-def _limit(precision: str) -> tuple[str, float]:
+def _limit(precision: str) -> tuple[Literal["max_abs", "relative_l2"], float]:
     """The figure of `TensorDiff` that decides in *precision*, and how large it may be."""
     if precision == "fp32":
         return "max_abs", SAME_FLOAT32.limit

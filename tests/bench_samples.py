@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effd0.bench.rows import NETWORK, Row
-from effd0.fingerprint import Fingerprint
+from effd0.results.environment import Fingerprint
 from effd0.timing import Latency
 
 Times = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import settings
 
-from effd0.stages import STAGES
+from effd0.results.check import STAGES
 
 # A slow host is no failure of a law: durations are the affair of benchmarks.
 settings.register_profile("effd0", deadline=None, max_examples=30)

@@ -18,7 +18,7 @@ from effd0.bench.gpu import FROM_HOST, FUSED, ON_DEVICE, TARGETS, limit_line, ta
 from effd0.bench.rows import Rival, Row
 from effd0.data.coco import Dataset
 from effd0.detection.postprocess import Detections
-from effd0.fingerprint import Fingerprint
+from effd0.results.environment import Fingerprint
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.timing import Latency

@@ -18,7 +18,7 @@ from effd0.bench.rows import END_TO_END, Rival, Row
 from effd0.bench.tables import baseline_table, print_report, report
 from effd0.bench.targets import Target
 from effd0.errors import BenchmarkError
-from effd0.fingerprint import machine_record
+from effd0.results.environment import machine_record
 from effd0.timing import Latency
 
 from .bench_samples import row

@@ -16,7 +16,6 @@ import pytest
 from benchmarks import conftest
 from benchmarks.measuring import Budget, Measure, Versus
 from benchmarks.synthetic import DETECTIONS, scored_set
-from effd0 import runfile
 from effd0.bench.baseline import read_run
 from effd0.bench.session import rows_of
 from effd0.bench.targets import Target
@@ -24,6 +23,7 @@ from effd0.metrics.summary import coco_metrics
 from effd0.spec import D0
 
 from .fakes.benchmark import FakeBenchmark
+from .runs import content_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -199,10 +199,10 @@ def test_a_saved_run_holds_machine_and_samples(run: Path) -> None:
 @pytest.mark.slow
 def test_the_run_file_holds_the_same_samples(run: Path) -> None:
     """`--report-json` of benchmarks fills the latency; nothing is gated."""
-    content = runfile.read_run(run.with_name("report.json"))
+    content = content_of(run.with_name("report.json"))
     (one,), (row,) = content["latency"], read_run(run)[1]
     assert one["samples_ms"] == list(row.samples.samples_ms)
-    assert (one["name"], one["chip"]) == (row.name, row.fingerprint.chip)
+    assert (one["name"], one["fingerprint"]["chip"]) == (row.name, row.fingerprint.chip)
     assert content["verdict"]["status"] == "not gated"
 
 
@@ -221,7 +221,7 @@ def test_what_is_surely_slower_fails_the_run(run: Path, tmp_path: Path) -> None:
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert "bench_preprocess  " in done.stdout
     assert "slower" in done.stdout
-    content = runfile.read_run(report)
+    content = content_of(report)
     (check,), found = content["checks"], content["verdict"]
     assert (check["status"], found["status"], content["exit_status"]) == ("failed", "fail", 1)
     assert check["figure"] > check["tolerance"] == 5

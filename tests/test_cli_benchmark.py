@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from effd0 import runfile
 from effd0.bench import subject
 from effd0.bench.baseline import read_run
 from effd0.bench.job import BenchmarkJob, run_benchmark
@@ -27,6 +26,7 @@ from effd0.types import Tensors
 from .cli_run import assert_one_error, effd0
 from .fakes.recording import DeclaringRunner, DeviceRunner
 from .helpers import SMALL, coco_content, write_coco
+from .runs import content_of
 
 RUN = ("benchmark", "--model", "d0.onnx", "--root", "coco", "--loop", 10)
 Runners = dict[str, DeclaringRunner]
@@ -86,7 +86,7 @@ def test_the_run_is_written_for_merging_and_comparing() -> None:
     words = (*RUN, "--batch-size", 1, 4, "--json", "rows.json", "--report-json", "run.json")
     outcome = effd0(*words)
     assert outcome.code == 0, outcome.err
-    content, (_, rows) = runfile.read_run(Path("run.json")), read_run(Path("rows.json"))
+    content, (_, rows) = content_of(Path("run.json")), read_run(Path("rows.json"))
     assert [one["samples_ms"] for one in content["latency"]] == [
         list(row.samples.samples_ms) for row in rows
     ]

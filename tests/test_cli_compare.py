@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from effd0.runfile import Run, merge_runs, read_run, write_run
+from effd0.results.run import Run, merge_runs, read_run, write_run
 
 from .cli_run import assert_one_error, effd0
 from .runs import accuracy, artefact, check, latency, run, verdict
@@ -63,7 +63,7 @@ def test_what_is_no_run_is_bad_input(command: str) -> None:
     """Code 2, and what to do."""
     Path("found.json").write_text('[{"image_id": 1, "category_id": 1}]')
     more = ("--out", "run.json") if command == "merge" else ()
-    message = r"found\.json is a COCO results file, but a run file was wanted; write one with"
+    message = r"found\.json holds a JSON list, but a run file was wanted; write one with"
     assert_one_error(message, command, "base.json", "found.json", *more)
 
 
@@ -77,7 +77,7 @@ def test_no_worse_is_success() -> None:
     assert "ort, batch 1 APs undefined undefined" in shown
     assert "ort, batch 1 person 33.60 50.00 +16.40" in shown
     assert "ort, batch 1 max abs 1e-05 1e-05 +0" in shown
-    assert "ort, fp32, batch 1, embedded 100.00 101.01 0.99 (" in shown
+    assert "ort, fp32, batch 1, input to heads, embedded 100.00 101.01 0.99 (" in shown
     assert "NO WORSE no figure of both runs is worse" in shown
 
 
@@ -88,7 +88,7 @@ def test_worse_is_told_with_all_reasons() -> None:
     assert outcome.code == 1
     shown = words(outcome.out)
     assert "WORSE mAP of ort, batch 1 drops by 3.60 points, 0.20 are allowed" in shown
-    assert "also: ort, fp32, batch 1, embedded takes 2 (" in shown
+    assert "also: ort, fp32, batch 1, input to heads, embedded takes 2 (" in shown
 
 
 def test_undecided_is_no_success() -> None:

@@ -14,7 +14,7 @@ import pytest
 from effd0.data.coco import load_coco
 from effd0.evaluation import model as choice_module
 from effd0.io import sha256
-from effd0.runfile import merge_runs, read_run
+from effd0.results.run import merge_runs, read_run
 from effd0.spec import SPECS
 
 from .cli_run import assert_one_error, effd0
@@ -119,11 +119,11 @@ def test_what_was_postprocessed_is_a_run(floor: float, status: str) -> None:
     effd0("evaluate", "--model", "d0.onnx", *data, "a.json")
     outcome = effd0("postprocess", "--omfile", "out/result", *data, "b.json")
     one, two = (read_run(Path(name)) for name in ("a.json", "b.json"))
-    assert (two["verdict"], two["exit_status"]) == (one["verdict"], outcome.code)
-    assert two["verdict"]["status"] == status
+    assert (two.verdict, two.exit_status) == (one.verdict, outcome.code)
+    assert two.verdict.status == status
     for key in ("metrics", "per_class", "min_map", "insight"):
-        assert one["accuracy"][0][key] == two["accuracy"][0][key], key
-    assert len(merge_runs([one, two])["accuracy"]) == 2
+        assert getattr(one.accuracy[0], key) == getattr(two.accuracy[0], key), key
+    assert len(merge_runs([one, two]).accuracy) == 2
 
 
 @pytest.mark.usefixtures("place")

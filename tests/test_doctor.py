@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from effd0.cli import doctor
 from effd0.cli.doctor import Finding, examine
 from effd0.errors import DatasetError
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 DECLARED = {"base": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]

@@ -25,7 +25,7 @@ from effd0.known import (
     hold_categories,
     hold_contents,
 )
-from effd0.stages import Broken
+from effd0.results.check import Broken
 
 SIZE = (40, 30)
 Annotation = dict[str, Any]

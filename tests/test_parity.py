@@ -16,17 +16,14 @@ from effd0.parity import (
     record,
     suspect_precision,
     table,
-    worst_figure,
 )
-from effd0.runfile import check_run
-from effd0.stages import Broken
+from effd0.results.check import Broken
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Floats, Tensors
 
 from .helpers import SMALL
 from .recordings import heads_of
-from .runs import run
 
 HEADS = heads_of(0)
 NAMES = tuple(HEADS)
@@ -149,26 +146,24 @@ def test_a_difference_without_a_cause_has_no_suspicion() -> None:
 def test_a_record_is_plain_and_whole() -> None:
     """Runner, batch, precision and each head's figures, as the run file's schema has them."""
     written = record("ort", HEADS, noisy(6e-3), "bf16")
-    check_run(run(parity=[written]))
-    assert (written["runner"], written["batch"], written["precision"]) == ("ort", 1, "bf16")
-    names = {f"{head['head']}_{head['level'].lower()}" for head in written["heads"]}
+    assert (written.runner, written.batch, written.precision) == ("ort", 1, "bf16")
+    names = {f"{head.head}_{head.level.lower()}" for head in written.heads}
     assert names == set(NAMES)
     wanted = {diff.name: diff for diff in compare_tensors(HEADS, noisy(6e-3))}
-    for head in written["heads"]:
-        diff = wanted[f"{head['head']}_{head['level'].lower()}"]
-        assert (head["max_abs"], head["relative_l2"]) == (diff.max_abs, diff.relative_l2)
-        assert (head["cosine"], head["q999"]) == (diff.cosine, diff.q999)
-        assert head["required"] == diff.required
-        assert (head["allowed"], head["measure"]) == (RELATIVE_L2["bf16"], "relative_l2")
+    for head in written.heads:
+        diff = wanted[f"{head.head}_{head.level.lower()}"]
+        assert (head.max_abs, head.relative_l2) == (diff.max_abs, diff.relative_l2)
+        assert (head.cosine, head.q999) == (diff.cosine, diff.q999)
+        assert head.required == diff.required
+        assert (head.allowed, head.measure) == (RELATIVE_L2["bf16"], "relative_l2")
 
 
 def test_what_is_not_finite_is_null_in_a_record() -> None:
     """JSON knows no infinity."""
     written = record("ort", HEADS, moved(np.inf))
-    check_run(run(parity=[written]))
-    infinite = written["heads"][0]
-    assert (infinite["head"], infinite["level"], infinite["max_abs"]) == ("class", "P5", None)
-    assert worst_figure(written) == (math.inf, SAME_FLOAT32.limit, "max abs")
+    infinite = written.heads[0]
+    assert (infinite.head, infinite.level, infinite.max_abs) == ("class", "P5", None)
+    assert written.worst == (math.inf, SAME_FLOAT32.limit, "max abs")
 
 
 def test_the_worst_figure_is_the_one_that_decides() -> None:
@@ -178,7 +173,7 @@ def test_the_worst_figure_is_the_one_that_decides() -> None:
         ("fp32", "max_abs", SAME_FLOAT32.limit), ("fp16", "relative_l2", RELATIVE_L2["fp16"]),
     ):  # fmt: skip
         worst = max(getattr(diff, measure) for diff in diffs)
-        found = worst_figure(record("ort", HEADS, off_by(0.1), precision))
+        found = record("ort", HEADS, off_by(0.1), precision).worst
         assert found == (worst, limit, measure.replace("_", " "))
 
 

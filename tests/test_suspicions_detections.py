@@ -19,11 +19,11 @@ from effd0.data.preprocess import input_scale, preprocess
 from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.detection.postprocess import Detections, postprocess
 from effd0.metrics.detection_diff import detection_parity
+from effd0.results.check import EVIDENCE_LENGTH
 from effd0.results_json import read_results
 from effd0.runners.base import make_feed
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
-from effd0.stages import EVIDENCE_LENGTH
 from effd0.suspicions.detection_fault import DetectionFault
 from effd0.suspicions.detection_steps import ImageCandidates, image_candidates, make
 from effd0.suspicions.detections import TRIED, faults_of_detections

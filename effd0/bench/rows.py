@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from ..errors import BenchmarkError
-from ..fingerprint import Fingerprint
+from ..results.environment import Fingerprint
 from ..timing import Latency
 from .ratio import Ratio, paired_ratio
 from .targets import Target

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..evaluation.model import ModelChoice
-from ..fingerprint import Fingerprint, chip_kind, fingerprint
 from ..graph.onnx_info import load_graph, precision_of
 from ..io import sha256
+from ..results.environment import Fingerprint, chip_kind, fingerprint
 from ..runners.base import Runner
 
 

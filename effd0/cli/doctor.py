@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from ..ascend import npu_smi
 from ..data.fixture import folder
 from ..errors import AtcError, DatasetError
-from ..report import installed_version
+from ..results.environment import installed_version
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,17 @@ import typer
 from rich.markup import escape
 
 from ..bench.accuracy import read_accuracy
-from ..bench.baseline import MAX_SLOWDOWN, run_to_json
+from ..bench.baseline import run_to_json
 from ..bench.job import SCENARIOS, BenchmarkJob, run_benchmark
+from ..bench.record import benchmark_run
 from ..bench.tables import print_report
 from ..diagnosis import bisect as bisection
-from ..fingerprint import machine_record
-from ..io import check_writable
-from ..page import write_page
+from ..io import check_writable, write_json
 from ..progress import STDERR, progress
-from ..report import write_json
-from ..runfile import compare_runs, merge_runs, read_run, write_run
-from ..runfile.commands import benchmark_run
-from ..runfile.compare import NO_WORSE
+from ..report.view import write_page
+from ..results.compare import MAX_SLOWDOWN, NO_WORSE, compare_runs
+from ..results.environment import machine_record
+from ..results.run import merge_runs, read_run, write_run
 from ..spec import D0, spec_for
 from ..tolerances import MAX_DROP
 from .command import command
@@ -104,7 +103,9 @@ def benchmark(
     accuracy = None if accuracy_report is None else read_accuracy(accuracy_report)
     rows = run_benchmark(job, progress, accuracy)
     print_report(rows, accuracy)
-    reports.write(run_to_json(machine_record(), rows), lambda: benchmark_run(job, rows, accuracy))
+    reports.write(
+        lambda: run_to_json(machine_record(), rows), lambda: benchmark_run(job, rows, accuracy)
+    )
     if job.regressed(rows):
         raise typer.Exit(1)
 
@@ -142,11 +143,14 @@ def merge(
     check_writable(out)
     merged = merge_runs([read_run(path) for path in runs], [str(path) for path in runs])
     write_run(out, merged)
-    counts = (f"{part} {len(merged[part])}" for part in ("checks", "parity", "accuracy", "latency"))
+    counts = (
+        f"{part} {len(getattr(merged, part))}"
+        for part in ("checks", "parity", "accuracy", "latency")
+    )
     shown = f"wrote {escape(str(out))}: {len(runs)} runs; {', '.join(counts)}"
     console().print(shown, soft_wrap=True)
-    verdict = merged["verdict"]
-    show_status(verdict["status"], verdict["evidence"], verdict["stage"])
+    verdict = merged.verdict
+    show_status(verdict.status, verdict.evidence, verdict.stage)
 
 
 @command()
@@ -190,8 +194,6 @@ def report(
     check_writable(html)
     shown = read_run(run)
     write_page(html, shown, None if baseline is None else read_run(baseline))
-    verdict = shown["verdict"]
-    where = f" in {verdict['stage']}" if verdict["stage"] else ""
-    console().print(
-        f"wrote {escape(str(html))}: {verdict['status'].upper()}{where}", soft_wrap=True
-    )
+    verdict = shown.verdict
+    where = f" in {verdict.stage}" if verdict.stage else ""
+    console().print(f"wrote {escape(str(html))}: {verdict.status.upper()}{where}", soft_wrap=True)

@@ -17,9 +17,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from ..errors import EvaluationError
 from ..evaluation.model import ModelChoice
-from ..io import check_writable
-from ..report import write_json
-from ..runfile import Run, write_run
+from ..io import check_writable, write_json
+from ..results.run import Run, write_run
 from ..runners.registry import POSTPROCESS, RUNNERS, RunnerOptions
 from ..runners.torch_cuda import LAUNCHES
 from ..scale.pool import Pool, pool_of
@@ -291,9 +290,9 @@ class ReportOptions:
             if path is not None:
                 check_writable(path)
 
-    def write(self, content: Mapping[str, Any], run: Callable[[], Run]) -> None:
+    def write(self, content: Callable[[], Mapping[str, Any]], run: Callable[[], Run]) -> None:
         """Write *content* and the *run* to the files asked for."""
         if self.json is not None:
-            write_json(content, self.json)
+            write_json(content(), self.json)
         if self.report_json is not None:
             write_run(self.report_json, run())

@@ -14,24 +14,25 @@ import shutil
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytest
 
 from ..bench.accuracy import read_accuracy
+from ..bench.record import timed_row
 from ..bench.session import rows_of
 from ..data import fixture as embedded
 from ..errors import Effd0Error, RunnerError
-from ..evaluation.evaluate import Evaluation
+from ..evaluation.evaluate import Evaluation, accuracy_of
 from ..io import sha256
-from ..report import installed_version
-from ..runfile import write_run
-from ..runfile.checks import FIGURES, check_of, properties_of
-from ..runfile.suite import SuiteRecord
+from ..report.insight import insight_of
+from ..results.check import STAGES
+from ..results.environment import installed_version
+from ..results.run import Parity, write_run
+from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
 from ..runners.registry import RUNNERS, RunnerOptions
 from ..scale.pool import Pool, accelerator, pool_of
 from ..spec import SPECS
-from ..stages import STAGES
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
@@ -470,11 +471,12 @@ def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation], None]:
     """Return a function that keeps an evaluation for --report-json."""
-    return pytestconfig.stash[RECORD].keep
+    keep = pytestconfig.stash[RECORD].keep
+    return lambda one: keep(accuracy_of(one), functools.partial(insight_of, one))
 
 
 @pytest.fixture(scope="session")
-def note_parity(pytestconfig: pytest.Config) -> Callable[[dict[str, Any]], None]:
+def note_parity(pytestconfig: pytest.Config) -> Callable[[Parity], None]:
     """Return a function that keeps how far a runner's heads are from torch's, for the report."""
     return pytestconfig.stash[RECORD].parity.append
 
@@ -509,11 +511,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is None:
         return
     report: Path | None = config.getoption("--accuracy-report")
+    accuracy = None if report is None else read_accuracy(report)
     run = config.stash[RECORD].to_run(
         {option: config.getoption(option) for option in PATHS},
         shlex.join(["pytest", *map(str, config.invocation_params.args)]),
         int(session.exitstatus),
-        rows_of(config),
-        None if report is None else read_accuracy(report),
+        [timed_row(row, accuracy) for row in rows_of(config)],
     )
     write_run(path, run)

@@ -14,12 +14,13 @@ from ..detection.draw import draw_detections
 from ..errors import EvaluationError, OutputError
 from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
-from ..evaluation.evaluate import Evaluation, EvaluationJob, to_json
+from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, InferSettings, run_infer_job
 from ..evaluation.model import ModelChoice
 from ..progress import STDERR, pool_progress, progress, say
-from ..runfile.commands import evaluation_run
+from ..report.insight import insight_of
+from ..results.run import flat
 from ..scale.inference import infer_on_pool
 from ..scale.start import Displays
 from ..spec import D0, spec_for
@@ -81,7 +82,10 @@ def evaluate(
 def _finish(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
-    reports.write(to_json(evaluation), lambda: evaluation_run(evaluation, engine))
+    reports.write(
+        lambda: flat(run_of(evaluation, engine)),
+        lambda: run_of(evaluation, engine, insight_of(evaluation)),
+    )
     if not evaluation.verdict.ok:
         raise typer.Exit(1)
 

@@ -16,7 +16,7 @@ from ..diagnosis.bisect import STATUSES, Finding
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
-from ..runfile.compare import RunComparison
+from ..results.compare import RunComparison
 
 #: How COCO's own summary names the twelve numbers.
 LABELS = {
@@ -143,7 +143,7 @@ def show_comparison(found: RunComparison) -> None:
     out = console()
     sides = table("verdict", ("run", "status", "stage", "evidence"), box=SIMPLE)
     for name, verdict in zip(("baseline", "candidate"), found.verdicts, strict=True):
-        text = (verdict["status"], verdict["stage"] or "", escape(verdict["evidence"]))
+        text = (verdict.status, verdict.stage or "", escape(verdict.evidence))
         sides.add_row(name, *text)
     moved = [pair for pair in found.classes if pair.change]
     most = moved[:CLASSES]

@@ -27,13 +27,24 @@ from ..metrics.coco import MatchTable, match_table, to_coco_results
 from ..metrics.coverage import check_repeats
 from ..metrics.summary import CocoMetrics, summarize
 from ..progress import OpenProgress, silent
-from ..report import environment
 from ..results.check import Check
+from ..results.run import (
+    Accuracy,
+    Artefact,
+    Insight,
+    Run,
+    StageTimes,
+    artefact_of,
+    dataset_of,
+    flat,
+    new_run,
+)
 from ..results.verdict import Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
-from .engines import Engine
+from .engines import UNKNOWN_MODEL, Engine, RecordedEngine
+from .model import ModelChoice
 from .run_dir import RunDirectory, Say, opened_run_directory, run_identity
 
 
@@ -146,7 +157,9 @@ def evaluate(
                 evaluation = compared(evaluation, wanted, job.max_drop)
                 advance(1)
         if place is not None:
-            place.finish(to_coco_results(evaluation.found, engine.spec), to_json(evaluation))
+            place.finish(
+                to_coco_results(evaluation.found, engine.spec), flat(run_of(evaluation, engine))
+            )
     return evaluation
 
 
@@ -257,33 +270,45 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
     )
 
 
-def _stage(latency: Latency) -> dict[str, float]:
-    return {
-        "mean": latency.mean_ms,
-        "p50": latency.p50_ms,
-        "p90": latency.p90_ms,
-        "p99": latency.p99_ms,
-        "count": len(latency.samples_ms),
-    }
+def accuracy_of(evaluation: Evaluation, insight: Insight | None = None) -> Accuracy:
+    """*evaluation* as it stands in a run file; *insight* is what pictures of it need."""
+    metrics, settings = evaluation.metrics, evaluation.settings
+    return Accuracy(
+        runner=settings["runner"],
+        backend=evaluation.runner,
+        batch=settings["batch_size"],
+        images=metrics.images,
+        images_total=evaluation.dataset.total,
+        detections=metrics.detections,
+        metrics=metrics.values,
+        undefined=metrics.undefined,
+        per_class=metrics.per_class,
+        min_map=settings["min_map"],
+        against=evaluation.against,
+        images_per_second=evaluation.images_per_second,
+        peak_rss_mb=evaluation.peak_rss_mb,
+        stages_ms={name: StageTimes.of(latency) for name, latency in evaluation.stages.items()},
+        model_sha256=evaluation.model_sha256,
+        settings=dict(settings),
+        insight=insight,
+    )
 
 
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation as plain values; metrics are fractions, None is undefined."""
-    metrics, verdict = evaluation.metrics, evaluation.verdict
-    return {
-        "verdict": {"status": verdict.status, "reason": evaluation.reason},
-        "metrics": metrics.values,
-        "undefined": metrics.undefined,
-        "per_class": metrics.per_class,
-        "images": metrics.images,
-        "images_total": evaluation.dataset.total,
-        "detections": metrics.detections,
-        "images_per_second": evaluation.images_per_second,
-        "stages_ms": {name: _stage(latency) for name, latency in evaluation.stages.items()},
-        "peak_rss_mb": evaluation.peak_rss_mb,
-        "runner": evaluation.runner,
-        "model_sha256": evaluation.model_sha256,
-        "settings": dict(evaluation.settings),
-        "against": None if evaluation.against is None else evaluation.against.to_json(),
-        "environment": environment(),
-    }
+def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = None) -> Run:
+    """The run of one *evaluation* by *engine*; recorded results name their model themselves."""
+    job, digest = evaluation.job, evaluation.settings["annotations_sha256"]
+    dataset = dataset_of(job.root, job.split, evaluation.metrics.images, digest)
+    if isinstance(engine, RecordedEngine):
+        name = (engine.results if engine.model is None else engine.model).name
+        known = None if evaluation.model_sha256 == UNKNOWN_MODEL else evaluation.model_sha256
+        artefact = Artefact(name, known, None, dataset)
+    else:
+        choice: ModelChoice = engine.choice  # type: ignore[attr-defined]  # of a model's engine
+        weights = choice.checkpoint or fixture.checkpoint()
+        artefact = artefact_of(choice.model, None if choice.model else weights, dataset)
+    return new_run(
+        artefact,
+        exit_status=0 if evaluation.verdict.ok else 1,
+        checks=evaluation.checks,
+        accuracy=[accuracy_of(evaluation, insight)],
+    )

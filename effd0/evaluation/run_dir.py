@@ -27,7 +27,7 @@ from ..data.remote import url_of
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
 from ..io import sha256, written_whole
-from ..report import environment
+from ..results.environment import environment
 from ..tensors.manifest import read_json
 
 if TYPE_CHECKING:

@@ -8,12 +8,10 @@ first failure is the one to look at.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
-
-from ..errors import Effd0Error
 
 Stage: TypeAlias = Literal[
     "dataset", "preprocess", "checkpoint", "export", "graph", "runner", "decode", "nms",
@@ -25,8 +23,6 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Status: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
 #: How a test that is skipped says that its check is undecided.
 UNDECIDED = "undecided: "
-#: Names of a test's properties that its check has too.
-FIGURES = ("figure", "tolerance", "unit")
 EVIDENCE_LENGTH = 300
 #: A diagnosis may name a node of a graph, whose name is a path.
 DIAGNOSIS_LENGTH = 600
@@ -76,71 +72,6 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float | None = None
     unit: str = ""
     seconds: float | None = None
-
-
-class Report(Protocol):
-    """What pytest reports of a test."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it passed."""
-
-    @property
-    def skipped(self) -> bool:
-        """Whether it was skipped."""
-
-    @property
-    def longrepr(self) -> Any:
-        """The failure, or (file, line, reason) of a skipped test."""
-
-    @property
-    def longreprtext(self) -> str:
-        """The failure in full."""
-
-    @property
-    def duration(self) -> float:
-        """Its seconds."""
-
-
-def check_of(
-    stage: Stage,
-    name: str,
-    error: BaseException | None,
-    report: Report,
-    properties: Iterable[tuple[str, object]] = (),
-) -> Check:
-    """The check that a test of *stage* is, with the last figures among its *properties*."""
-    status: Status = "failed"
-    evidence, diagnosis, broken_stage = "", "", None
-    if report.passed:
-        status = "passed"
-    elif report.skipped:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
-        reason = str(reason).removeprefix("Skipped: ")
-        status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
-        evidence = reason.removeprefix(UNDECIDED)
-    elif isinstance(error, Broken):
-        evidence, broken_stage = error.evidence, error.stage
-        diagnosis = first_line(error.diagnosis, DIAGNOSIS_LENGTH)
-    elif isinstance(error, Effd0Error):
-        # Its message names one fault, over as many lines as that takes.
-        evidence = " ".join(str(error).split())
-    else:
-        crash = getattr(report.longrepr, "reprcrash", None)
-        message = report.longreprtext if crash is None else crash.message
-        evidence = message.removeprefix("Failed: ")
-    figures: dict[str, Any] = {key: value for key, value in properties if key in FIGURES}
-    return Check(
-        stage if broken_stage is None else next(one for one in STAGES if one == broken_stage),
-        name,
-        status,
-        first_line(evidence),
-        diagnosis,
-        figure=finite(figures.get("figure")),
-        tolerance=finite(figures.get("tolerance")),
-        unit=figures.get("unit", ""),
-        seconds=round(report.duration, 6),
-    )
 
 
 def first_line(message: str, length: int = EVIDENCE_LENGTH) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import RunnerError
 from ..io import sha256
-from ..report import installed_version
+from ..results.environment import installed_version
 from ..runners.base import Runner, TensorInfo, choose_batch_size
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec

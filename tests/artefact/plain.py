@@ -15,11 +15,11 @@ from effd0.errors import Effd0Error
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.graph.onnx_info import ModelFile, load_graph
 from effd0.io import sha256
-from effd0.parity import hold_heads, record, worst_figure
+from effd0.parity import hold_heads, record
+from effd0.results.check import Broken
 from effd0.runners.base import NamedRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
-from effd0.stages import Broken
 from effd0.suspicions.base import Suspicion
 from effd0.types import Tensor, Tensors
 
@@ -64,7 +64,7 @@ class PlainHeads:
         """
         if self._difference is not None and self._difference.stage != stage:
             return None, None, ""
-        return worst_figure(record("ort", self.reference, self._heads, self.model.precision))
+        return record("ort", self.reference, self._heads, self.model.precision).worst
 
     @functools.cached_property
     def _heads(self) -> Tensors:

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from effd0.results.check import Broken
 from effd0.runners.checkpoint import blank_layers, load_model
 from effd0.spec import ModelSpec
-from effd0.stages import Broken
 
 from .conftest import NoteFigure
 

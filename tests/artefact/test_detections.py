@@ -12,10 +12,10 @@ from effd0.data.preprocess import preprocess
 from effd0.detection.heads import split_heads
 from effd0.errors import ResultError
 from effd0.evaluation.pipeline import run_dataset
+from effd0.results.check import Broken
 from effd0.results_json import read_results
 from effd0.runners.base import Runner, choose_batch_size, make_feed, takes_pixels
 from effd0.spec import ModelSpec
-from effd0.stages import Broken
 from effd0.suspicions.detection_fault import DetectionFault
 from effd0.suspicions.detection_steps import ImageCandidates, image_candidates
 from effd0.suspicions.detections import faults_of_detections

@@ -8,10 +8,10 @@ import pytest
 
 from effd0.graph.onnx_info import ModelFile
 from effd0.io import sha256
+from effd0.results.check import Broken
 from effd0.runners.base import NamedRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
-from effd0.stages import Broken
 from effd0.types import Tensor
 
 from .conftest import NoteFigure

@@ -9,8 +9,8 @@ import pytest
 
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import preprocess
+from effd0.results.check import Broken
 from effd0.spec import ModelSpec
-from effd0.stages import Broken
 from effd0.suspicions.folder import faults_of_inputs
 
 from .conftest import NoteFigure

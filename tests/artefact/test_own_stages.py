@@ -14,8 +14,8 @@ from effd0.data.coco import Dataset, Sample
 from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.detection.postprocess import postprocess
 from effd0.metrics.summary import coco_metrics
+from effd0.results.check import Broken
 from effd0.spec import ModelSpec
-from effd0.stages import Broken
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Floats, Tensors
 

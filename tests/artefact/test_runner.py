@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
 from effd0.errors import FeedError, RunnerError
 from effd0.graph.onnx_info import read_model
-from effd0.parity import hold_heads, record, suspect_precision, worst_figure
+from effd0.parity import hold_heads, record, suspect_precision
+from effd0.results.check import Broken
+from effd0.results.run import Parity
 from effd0.spec import D0, ModelSpec
-from effd0.stages import Broken
 from effd0.suspicions.heads import suspect_heads
 from effd0.tensor_diff import scan
 from effd0.tolerances import MAY_ROUND
@@ -151,7 +151,7 @@ def test_heads_are_those_of_torch(
     spec: ModelSpec,
     precision_of: Callable[[str], str],
     explain_runner: ExplainRunner,
-    note_parity: Callable[[dict[str, Any]], None],
+    note_parity: Callable[[Parity], None],
     note_figure: NoteFigure,
 ) -> None:
     """Every backend computes the same network, whatever the batch, as exactly as it claims to."""
@@ -161,7 +161,7 @@ def test_heads_are_those_of_torch(
     wanted = {name: head[: len(got[name])] for name, head in torch_heads.items()}
     found = record(runner_name, wanted, got, precision_of(runner_name))
     note_parity(found)
-    note_figure(*worst_figure(found))
+    note_figure(*found.worst)
     try:
         hold_heads(wanted, got, spec, precision_of(runner_name))
     except Broken as broken:
@@ -184,7 +184,7 @@ def test_an_image_does_not_depend_on_its_batch(
     together = {name: head[row][None] for name, head in heads_of(runner_name, 5).items()}
     alone = opened(runner_name).infer({spec.input_name: images[row][None]})
     precision = precision_of(runner_name)
-    note_figure(*worst_figure(record(runner_name, alone, together, precision)))
+    note_figure(*record(runner_name, alone, together, precision).worst)
     try:
         hold_heads(alone, together, spec, precision)
     except Broken as broken:

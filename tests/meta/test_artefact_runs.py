@@ -16,10 +16,10 @@ import pytest
 from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.io import sha256
-from effd0.runfile import read_run
-from effd0.stages import STAGES
+from effd0.results.check import STAGES
 
 from ..helpers import write_annotations, write_coco
+from ..runs import content_of
 
 ROOT = Path(__file__).parents[2]
 #: Says of each test that is left after selection where it is and what it checks.
@@ -130,7 +130,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
         "tests/artefact/test_dataset.py",
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    content = read_run(report)
+    content = content_of(report)
     assert (content["exit_status"], content["accuracy"], content["latency"]) == (1, [], [])
     verdict = content["verdict"]
     (failed,) = [check for check in content["checks"] if check["status"] == "failed"]
@@ -145,10 +145,10 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     }  # fmt: skip
     assert failed["name"].endswith("test_dataset.py::test_categories_have_cocos_ids")
     assert failed["evidence"].startswith("category person has id 0, but 1 in COCO, as have 2 of 2")
-    assert failed["suspicion"].startswith("80 categories numbered 0 to 79: every id")
+    assert failed["diagnosis"].startswith("80 categories numbered 0 to 79: every id")
     assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
-    assert (verdict["evidence"], verdict["suspicion"]) == (failed["evidence"], failed["suspicion"])
-    assert f"evidence  {failed['evidence']}\nsuspicion {failed['suspicion']}\n" in done.stdout
+    assert (verdict["evidence"], verdict["diagnosis"]) == (failed["evidence"], failed["diagnosis"])
+    assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in done.stdout
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_run_that_skips_everything_is_no_pass(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = run_pytest(f"--report-json={report}", WEIGHTS, "-o", SOME, "-k", "no_such_check")
     assert "NONE  nothing was tested" in done.stdout
-    verdict = read_run(report)["verdict"]
+    verdict = content_of(report)["verdict"]
     assert verdict["status"] == "not gated"
     assert verdict["evidence"].startswith("nothing was tested")
     assert verdict["untested"] == list(STAGES)
@@ -175,7 +175,7 @@ def test_what_is_required_and_absent_fails(kind: str, module: str, tmp_path: Pat
     report = tmp_path / "report.json"
     done = run_pytest("-m", kind, f"--require={kind}", f"--report-json={report}", module)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    checks = read_run(report)["checks"]
+    checks = content_of(report)["checks"]
     assert {check["status"] for check in checks} == {"failed"}
     wanted = f"{kind} is required (--require {kind}), but "
     assert [check["evidence"] for check in checks if not check["evidence"].startswith(wanted)] == []
@@ -184,7 +184,7 @@ def test_what_is_required_and_absent_fails(kind: str, module: str, tmp_path: Pat
 
 @pytest.mark.slow
 def test_junit_has_the_figures_of_the_checks(tmp_path: Path) -> None:
-    """CI shows stage, evidence and suspicion of a failure, and what was measured and allowed."""
+    """CI shows stage, evidence and diagnosis of a failure, and what was measured and allowed."""
     report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
     run_pytest(
         f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS, "--runner=ort",
@@ -196,10 +196,10 @@ def test_junit_has_the_figures_of_the_checks(tmp_path: Path) -> None:
         {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
         for case in ET.parse(junit).iter("testcase")  # noqa: S314  # our own file
     ]
-    checks = read_run(report)["checks"]
+    checks = content_of(report)["checks"]
     assert len(told) == len(checks)
     for properties, check in zip(told, checks, strict=True):
-        words = ("stage", "evidence", "suspicion", "unit")
+        words = ("stage", "evidence", "diagnosis", "unit")
         figures = [key for key in ("figure", "tolerance") if check[key] is not None]
         assert {key: float(properties.pop(key)) for key in figures} == {
             key: check[key] for key in figures

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from effd0.stages import STAGES
+from effd0.results.check import STAGES
 
 from ..zoo.clean import CLEAN
 from ..zoo.fault import Fault, Planted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effd0.stages import STAGES
+from effd0.results.check import STAGES
 
 from .checkpoint_faults import CHECKPOINT_FAULTS
 from .dataset_faults import DATASET_FAULTS

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from effd0.cli.pytest_suite import RECORD
-from effd0.runfile.verdict import verdict_part
-from effd0.stages import Check, stage_verdict
+from effd0.results.check import Check
+from effd0.results.verdict import verdict_of
 
 from .fault import Fault, Good, Planted
 
@@ -59,15 +59,14 @@ def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
     seconds = time.perf_counter() - start
     if ended.checks is None:
         return Outcome(False, None, "usage", shown.getvalue()[-500:], "", seconds, shown.getvalue())
-    verdict = verdict_part(ended.checks)
-    first = stage_verdict(ended.checks).first
+    verdict = verdict_of(ended.checks)
     return Outcome(
         # What stays undecided is no false alarm.
-        passed=verdict["status"] in ("pass", "undecided") and code == pytest.ExitCode.OK,
-        broken=verdict["stage"],
-        check="" if first is None else first.name.rpartition("::")[2],
-        evidence=verdict["evidence"] if first is not None else "",
-        suspicion=verdict["suspicion"],
+        passed=verdict.status in ("pass", "undecided") and code == pytest.ExitCode.OK,
+        broken=verdict.stage,
+        check=verdict.check.rpartition("::")[2],
+        evidence=verdict.evidence if verdict.status == "fail" else "",
+        suspicion=verdict.diagnosis,
         seconds=seconds,
         output=shown.getvalue(),
     )

@@ -19,10 +19,11 @@ from effd0.errors import DatasetError, ImageError, OutputError, ResultError, Run
 from effd0.evaluation import model as choice
 from effd0.evaluation import run_dir
 from effd0.evaluation.engines import LocalEngine, reference_choice
-from effd0.evaluation.evaluate import EvaluationJob, evaluate, loaded, to_json
+from effd0.evaluation.evaluate import EvaluationJob, evaluate, loaded, run_of
 from effd0.evaluation.model import ModelChoice
 from effd0.evaluation.run_dir import RECORDS
 from effd0.io import sha256
+from effd0.results.run import flat
 from effd0.runners.registry import RunnerOptions
 from tests.fakes.runner import FakeRunner
 from tests.helpers import SMALL, coco_content, names_in, write_coco
@@ -120,7 +121,7 @@ def test_a_run_directory_changes_no_result(
         alone.metrics, alone.verdict, alone.settings,
     )  # fmt: skip
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert written == json.loads(json.dumps(to_json(kept)))
+    assert written == json.loads(json.dumps(flat(run_of(kept, engine))))
     assert runner.fed == [2, 2, 1] * 2
 
 

@@ -21,8 +21,9 @@ from effd0.detection.heads import split_heads
 from effd0.detection.postprocess import postprocess
 from effd0.errors import EvaluationError, HeadError, ResultError
 from effd0.evaluation.engines import RecordedEngine
-from effd0.evaluation.evaluate import Evaluation, EvaluationJob, evaluate, to_json
+from effd0.evaluation.evaluate import Evaluation, EvaluationJob, evaluate, run_of
 from effd0.metrics.summary import coco_metrics
+from effd0.results.run import flat
 from effd0.spec import ModelSpec
 from tests.helpers import SMALL, coco_content, write_annotations, write_coco
 from tests.recordings import NAMINGS, heads_of, write_bins, write_results, write_summary
@@ -123,7 +124,7 @@ def test_the_record_says_where_it_comes_from(job: Job, tmp_path: Path) -> None:
     assert evaluation.model_sha256 == "ab12"
     assert evaluation.settings["results"] == str(job.results)
     assert evaluation.verdict.status == "not gated"
-    json.dumps(to_json(evaluation))
+    json.dumps(flat(run_of(evaluation, RecordedEngine(job.results, spec=SMALL))))
 
 
 def test_a_limited_score_never_passes(job: Job) -> None:

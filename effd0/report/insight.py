@@ -1,0 +1,194 @@
+"""What pictures of an evaluation need: curves, scores, kinds of error, images to look at first."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.categories import NAMES
+from ..data.coco import Dataset
+from ..data.preprocess import read_image
+from ..detection.postprocess import Detections
+from ..errors import ImageError
+from ..evaluation.evaluate import Evaluation
+from ..metrics.coco import THRESHOLDS, MatchTable, to_coco_results
+from ..metrics.detection_diff import match_detections
+from ..metrics.summary import RECALLS, accumulate
+from ..metrics.tide import KINDS, Errors, find_errors
+from ..results.run import Detection, ErrorKind, Insight, Picture, Scores, Sides, Truth
+from ..spec import ModelSpec
+from ..types import Fractions
+
+#: Bounds of the bins that scores are counted in.
+EDGES: Fractions = np.arange(21) / 20
+#: Names of the curves, and the IoU thresholds that each is averaged over.
+_CURVES = {"0.50": slice(0, 1), "0.75": slice(5, 6), "0.50:0.95": slice(0, len(THRESHOLDS))}
+#: Images shown; detections shown of each, and the score from which on they are.
+PICTURES, BOXES, SHOWN = 80, 50, 0.3
+#: The longest side of a thumbnail in pixels.
+LONGEST = 320
+#: Bytes of base64: eighty of them stay under 3 MB.
+LARGEST = 37_500
+#: Tried in turn until the text is small enough.  Measured 2026-11-25: the bundled images take
+#: 13 kB at most, noise of 320 x 320 pixels 72 kB at the first and 12 kB at the last.
+QUALITIES = (70, 50, 30, 10)
+
+
+def insight_of(evaluation: Evaluation) -> Insight:
+    """What pictures of *evaluation*, and of its reference if it has one, need."""
+    reference = None if evaluation.reference is None else evaluation.reference.matches
+    return insight(evaluation.matches, reference, evaluation.spec)
+
+
+def insight(candidate: MatchTable, reference: MatchTable | None, spec: ModelSpec) -> Insight:
+    """
+    All that is drawn of what *candidate* and *reference* found in the same images.
+
+    Images are opened for thumbnails alone; one that cannot be read has none.
+    """
+    dataset, found = candidate.dataset, candidate.detections
+    tables = [candidate] if reference is None else [candidate, reference]
+    errors = [find_errors(table) for table in tables]
+    curves: list[Any] = [_curves(table) for table in tables]
+    scores: list[Any] = [to_coco_results(table.detections, spec)[:, 5] for table in tables]
+    # The last bin holds its upper bound too.
+    counts: list[Any] = [np.histogram(some, EDGES)[0].tolist() for some in scores]
+    kinds: list[Any] = [
+        {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in KINDS} for one in errors
+    ]
+    if reference is None:
+        theirs, differences = None, mistakes(dataset, errors[0])
+        for sides in (curves, counts, kinds):
+            sides.append(None)
+    else:
+        theirs = reference.detections
+        differences = {id_: difference(theirs[id_], found[id_]) for id_ in dataset.image_ids}
+    return Insight(
+        recall=np.round(RECALLS, 2).tolist(),
+        curves=Sides(*curves),
+        scores=Scores(EDGES.tolist(), *counts),
+        errors=Sides(*kinds),
+        gallery=gallery(dataset, found, theirs, differences, spec),
+    )
+
+
+def _curves(matches: MatchTable) -> dict[str, list[float | None]]:
+    """Precision at each recall, the mean over the categories that have an object."""
+    precision = accumulate(matches).precision[..., 0]
+    defined = precision[:, :, (precision > -1).all(axis=(0, 1))]
+    if not defined.size:
+        return {name: [None] * len(RECALLS) for name in _CURVES}
+    return {name: defined[ious].mean(axis=(0, 2)).tolist() for name, ious in _CURVES.items()}
+
+
+def gallery(
+    dataset: Dataset,
+    candidate: Mapping[int, Detections],
+    reference: Mapping[int, Detections] | None,
+    differences: Mapping[int, float],
+    spec: ModelSpec,
+) -> list[Picture]:
+    """The `PICTURES` images with the greatest of *differences* (by image id), greatest first."""
+    chosen = sorted(dataset.samples, key=lambda sample: -differences[sample.image_id])[:PICTURES]
+    truth: dict[int, list[Truth]] = {sample.image_id: [] for sample in chosen}
+    for annotation in dataset.annotations:
+        if annotation["image_id"] in truth:
+            truth[annotation["image_id"]].append(
+                Truth(
+                    box=_pixels(annotation["bbox"]),
+                    category=dataset.categories[annotation["category_id"]],
+                    crowd=bool(annotation.get("iscrowd", 0)),
+                )
+            )
+
+    def shown(found: Detections, image_id: int) -> list[Detection]:
+        rows = to_coco_results({image_id: found}, spec)
+        rows = rows[rows[:, 5] >= SHOWN]
+        return [
+            Detection(
+                box=_pixels(row[1:5]),
+                category=_name(int(row[6]), dataset),
+                score=round(float(row[5]), 4),
+            )
+            for row in rows[np.argsort(-rows[:, 5], kind="stable")][:BOXES]
+        ]
+
+    return [
+        Picture(
+            image_id=(image_id := sample.image_id),
+            file_name=sample.path.name,
+            width=sample.size[0],
+            height=sample.size[1],
+            jpeg=thumbnail(sample.path),
+            difference=differences[image_id],
+            truth=truth[image_id],
+            candidate=shown(candidate[image_id], image_id),
+            reference=None if reference is None else shown(reference[image_id], image_id),
+        )
+        for sample in chosen
+    ]
+
+
+def difference(reference: Detections, candidate: Detections) -> float:
+    """
+    How far what is shown of an image differs, 0 to 1: the detections' Dice distance.
+
+    Detections pair up as in `match_detections`; a pair agrees by its IoU times its lower score,
+    twice, and the difference is 1 less the sum of this over that of all scores.  Pairs, and
+    detections without a partner, count where a score reaches `SHOWN`.
+    """
+    pairs = match_detections(reference, candidate)
+    scores = np.stack([reference.scores[pairs.reference], candidate.scores[pairs.candidate]])
+    shown = scores.max(axis=0) >= SHOWN
+    agreed = 2 * (pairs.ious * scores.min(axis=0))[shown].sum(dtype=np.float64)
+    alone = np.concatenate([pairs.missing, pairs.extra])
+    total = scores[:, shown].sum(dtype=np.float64) + alone[alone >= SHOWN].sum(dtype=np.float64)
+    return float(np.clip(1 - agreed / total, 0, 1)) if total else 0.0
+
+
+def mistakes(dataset: Dataset, errors: Errors) -> dict[int, float]:
+    """
+    How many mistakes are to be seen in each image, by its id.
+
+    They are the shown detections that found nothing and the objects that no shown one found.
+    """
+    truths, images = errors.truths, len(dataset.samples)
+    shown = errors.counted.compress(errors.counted["score"] >= SHOWN)
+    right = shown["truth"] >= 0
+    objects = np.bincount(truths["image"][~truths["ignored"][:, 0]], minlength=images)
+    hits, wrong = (np.bincount(shown["image"][of], minlength=images) for of in (right, ~right))
+    counts = (objects - hits + wrong).astype(float)
+    return dict(zip(dataset.image_ids, counts.tolist(), strict=True))
+
+
+def _name(category: int, dataset: Dataset) -> str:
+    """The dataset's name of *category*, or COCO's; a model may know more than its dataset."""
+    return dataset.categories.get(category, NAMES.get(category, f"category {category}"))
+
+
+def _pixels(box: Any) -> tuple[float, float, float, float]:
+    """A box as it is drawn: hundredths of a pixel are below what is seen."""
+    x, y, width, height = (round(float(value), 2) for value in box)
+    return x, y, width, height
+
+
+def thumbnail(path: Path) -> str | None:
+    """The image *path* as a base64 JPEG of at most `LARGEST` bytes; None if it is unreadable."""
+    try:
+        picture = read_image(path)
+    except ImageError:
+        return None
+    picture.thumbnail((LONGEST, LONGEST))
+    for quality in QUALITIES:
+        file = io.BytesIO()
+        # A comment in the file, of whatever length, would be copied.
+        picture.save(file, "JPEG", quality=quality, optimize=True, comment=b"")
+        text = base64.b64encode(file.getvalue()).decode("ascii")
+        if len(text) <= LARGEST:
+            break
+    return text

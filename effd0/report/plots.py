@@ -1,0 +1,215 @@
+"""
+Plots as SVG that takes its colours from the page, so that it is right in light and in dark.
+
+No text of a run is drawn here: names stand in legends of HTML.  The colours that matplotlib is
+given are only names; each becomes the CSS variable that it stands for.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from ..bench.published import Published
+from ..errors import require
+from ..results.run import TimedRow
+
+#: A colour that is in no plot -> the variable of the page's style sheet that it stands for.
+_VARIABLES = {
+    "#010101": "--ink",
+    "#020202": "--muted",
+    "#030303": "--rule",
+    "#040404": "--candidate",
+    "#050505": "--reference",
+    "#060606": "--series-3",
+    "#070707": "--series-4",
+    "#080808": "--series-5",
+}
+_INK, _MUTED, _RULE, CANDIDATE, REFERENCE, *_OTHERS = _VARIABLES
+#: What tells lines apart without colours, as matplotlib calls it.
+_DASHES = ("solid", "dashed")
+SERIES = (CANDIDATE, REFERENCE, *_OTHERS)
+MARKS = ("o", "s", "^", "D", "v")
+_STYLE = {
+    "axes.edgecolor": _RULE,
+    "axes.facecolor": "none",
+    "axes.labelcolor": _MUTED,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "figure.facecolor": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # travels with matplotlib, so widths are the same anywhere
+    "font.size": 9,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 2,
+    "lines.markersize": 5.5,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "effd0",
+    "text.color": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+}
+#: Beyond this ratio of largest to smallest, a linear axis hides the small ones.
+_WIDE = 8
+#: Inches of plots that stand in threes and in twos: their text comes out alike.
+_SMALL, _MIDDLE = (3.9, 2.9), (4.8, 2.9)
+#: Batch -> a figure.
+Line: TypeAlias = dict[int | None, float]
+
+
+def variable(color: str) -> str:
+    """The page's variable for one of `SERIES`."""
+    return _VARIABLES[color]
+
+
+def style(place: int) -> tuple[str, bool, str]:
+    """The variable of the colour, whether dashed, and the mark of the curve at *place*."""
+    return variable(_color(place)), False, _mark(place)
+
+
+def _color(place: int) -> str:
+    return SERIES[place % len(SERIES)]
+
+
+def _mark(place: int) -> str:
+    return MARKS[place % len(MARKS)]
+
+
+def precision_recall(
+    iou: str, recall: Sequence[float], sides: Sequence[Sequence[float | None]]
+) -> str:
+    """Precision against recall at one *iou*, of the candidate and perhaps of the reference."""
+
+    def draw(axes: Any) -> None:
+        for values, color, dash in zip(sides, SERIES, _DASHES, strict=False):
+            holes = [float("nan") if value is None else value for value in values]
+            axes.plot(recall, holes, color=color, linestyle=dash)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+
+    means = []
+    for values in sides:
+        known = [value for value in values if value is not None]
+        means.append(f"{sum(known) / len(known):.3f}" if known else "undefined")
+    told = f"Mean precision over recall: {_named(means)}"
+    return _drawn(draw, f"Precision against recall at IoU {iou}", told, _SMALL)
+
+
+def histogram(edges: Sequence[float], sides: Sequence[Sequence[int]]) -> str:
+    """How many detections have which score, the candidate's filled; counts in log scale."""
+
+    def draw(axes: Any) -> None:
+        axes.stairs(sides[0], edges, color=CANDIDATE, alpha=0.25, fill=True)
+        for values, color, dash in zip(sides, SERIES, _DASHES, strict=False):
+            axes.stairs(values, edges, color=color, linestyle=dash, linewidth=1.8, baseline=None)
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set(xlim=(edges[0], edges[-1]), xlabel="score", ylabel="detections")
+        axes.set_ylim(bottom=0)
+
+    told = f"Detections in all: {_named([str(sum(counts)) for counts in sides])}"
+    return _drawn(draw, "Detections by score", told, _MIDDLE)
+
+
+def _named(figures: Sequence[str]) -> str:
+    """Figures of the candidate and perhaps of the reference, in words."""
+    sides = ("candidate", "reference")
+    return ", ".join(f"{side} {figure}" for side, figure in zip(sides, figures, strict=False))
+
+
+def throughput(curves: Sequence[Sequence[TimedRow]], published: Sequence[Published]) -> str:
+    """Images per second against the batch, the published curve dashed behind."""
+    behind: Line = {one.batch: one.images_per_second for one in published}
+    lines: list[Line] = [{one.batch: one.images_per_second for one in curve} for curve in curves]
+
+    def draw(axes: Any) -> None:
+        axes.plot(*_xy(behind), color=_MUTED, marker="x", linestyle="dashed")
+        for place, line in enumerate(lines):
+            axes.plot(*_xy(line), color=_color(place), marker=_mark(place))
+        every = [behind, *lines]
+        _scale(axes, every, [rate for line in every for rate in line.values()])
+        axes.set_ylabel("images/s")
+
+    told = _ends(lines, "images/s")
+    return _drawn(draw, "Images a second against batch", told, _MIDDLE)
+
+
+def latency(curves: Sequence[Sequence[TimedRow]]) -> str:
+    """Median time of a call against the batch, up to its 99th percentile."""
+    lines = [{one.batch: one.p50_ms for one in curve} for curve in curves]
+
+    def draw(axes: Any) -> None:
+        for place, (curve, line) in enumerate(zip(curves, lines, strict=True)):
+            batches, medians = _xy(line)
+            high, color = [one.p99_ms for one in curve], _color(place)
+            axes.fill_between(batches, medians, high, color=color, alpha=0.2, linewidth=0)
+            axes.plot(batches, medians, color=color, marker=_mark(place))
+        _scale(axes, lines, [one.p99_ms for curve in curves for one in curve])
+        axes.set_ylabel("ms a call")
+
+    return _drawn(draw, "Time of a call against batch", _ends(lines, "ms"), _MIDDLE)
+
+
+def _xy(line: Line) -> tuple[list[int | None], list[float]]:
+    return list(line), list(line.values())
+
+
+def _scale(axes: Any, lines: Sequence[Line], values: Sequence[float]) -> None:
+    """Batches, which double; *values* from nothing, or in log scale if the small would vanish."""
+    batches = sorted({batch for line in lines for batch in line if batch is not None})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.minorticks_off()
+    axes.set_xlabel("batch")
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) > _WIDE * min(positive):
+        axes.set_yscale("log")
+        ticker = require("matplotlib.ticker", extra="report")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set_ylim(bottom=0, top=1.1 * max(values, default=1))
+
+
+def _ends(lines: Sequence[Line], unit: str) -> str:
+    """Where each line begins and ends, in words; names stand in the legend."""
+    words = []
+    for line in lines:
+        ends = list(line.items())
+        words.append(
+            " to ".join(f"{y:.4g} {unit} at batch {batch}" for batch, y in (ends[0], ends[-1]))
+        )
+    return "; ".join(f"line {place}: {said}" for place, said in enumerate(words, 1))
+
+
+def _drawn(draw: Callable[[Any], None], title: str, told: str, size: tuple[float, float]) -> str:
+    """The plot that *draw* makes on empty axes, and what is *told* of it, to stand in HTML."""
+    matplotlib = require("matplotlib", extra="report")
+    figure_type = require("matplotlib.figure", extra="report").Figure
+    with matplotlib.rc_context(_STYLE), io.StringIO() as file:
+        figure = figure_type(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+        return _for_html(file.getvalue(), title, told)
+
+
+def _for_html(svg: str, title: str, told: str) -> str:
+    """An SVG file as an element: names instead of colours, ids of its own, nothing of the web."""
+    body = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
+    body = re.sub(r"^.*?<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>", r"\1\n", body, flags=re.DOTALL)
+    box, _, content = body.partition("\n")
+    content = content.replace("xlink:href", "href")
+    # One page holds many plots, and each calls its parts the same.
+    mine = re.sub(r"\W+", "-", title)
+    content = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{mine}-", content)
+    for color, name in _VARIABLES.items():
+        content = content.replace(color, f"var({name})")
+    content = re.sub(r" font-family: [^;\"]*;", "", content)
+    head = f'<svg class="plot" viewBox="{box}" role="img" aria-labelledby="{mine}-t {mine}-d">'
+    named = f'<title id="{mine}-t">{title}</title><desc id="{mine}-d">{told}</desc>'
+    return head + named + content.rstrip()

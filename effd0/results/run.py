@@ -1,0 +1,482 @@
+"""
+A run as data: one JSON file that says what was run on what, and what came of it.
+
+The types are the form of the file; `json_schema` writes them as JSON Schema for other languages.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from ..errors import RunFileError
+from ..io import sha256, written_whole
+from ..metrics.bootstrap import ReferenceComparison
+from ..metrics.summary import METRICS
+from ..timing import Latency
+from .check import Check
+from .environment import Fingerprint, machine_record, program
+from .verdict import NOTHING_TESTED, Verdict, merged_verdict, verdict_of
+
+FORMAT = "effd0 run"
+#: Raised by one when a reader would have to change.
+SCHEMA = 3
+#: What the bundled test set is called in a run.
+EMBEDDED = "embedded"
+
+#: From 0 to 1; None where it is undefined.
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)] | None
+Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Size: TypeAlias = Annotated[int, Meta(ge=1)]
+#: x, y, width, height in pixels of the original.
+Box: TypeAlias = tuple[float, float, float, float]
+Side = TypeVar("Side")
+
+
+class Part(msgspec.Struct, forbid_unknown_fields=True):
+    """A part of a run file, all of whose keys are known."""
+
+
+class DatasetUsed(Part):
+    """The images that accuracy was measured on, and the hash of their annotations."""
+
+    name: str
+    images: Count
+    sha256: Sha256 | None
+
+
+class Artefact(Part):
+    """What was under test; a hash is None where no such file was given."""
+
+    name: str
+    model_sha256: Sha256 | None
+    checkpoint_sha256: Sha256 | None
+    dataset: DatasetUsed | None
+
+
+class Environment(Part):
+    """A machine, and the version of each package, None where it is not installed."""
+
+    machine: dict[str, Any]
+    packages: dict[str, str | None]
+
+
+class Head(Part):
+    """How far a head is from the reference's; a figure that is not finite is None."""
+
+    head: Literal["class", "box"]
+    level: Annotated[str, Meta(pattern=r"^P\d$")]
+    max_abs: float | None
+    relative_l2: float | None
+    cosine: float | None
+    q999: float | None
+    allowed: float | None
+    required: float | None
+    #: The figure that *allowed* bounds.
+    measure: Literal["max_abs", "relative_l2"] = "max_abs"
+
+
+class Parity(Part):
+    """The ten heads of a runner beside the reference's, the worst first."""
+
+    runner: str
+    reference: str
+    batch: Size
+    precision: str | None
+    heads: list[Head]
+
+    @property
+    def worst(self) -> tuple[float, float | None, str]:
+        """The figure furthest from its reference, what is allowed, and its unit."""
+        measure = self.heads[0].measure
+        figures = [getattr(head, measure) for head in self.heads]
+        worst = math.inf if None in figures else max(figures)
+        return worst, self.heads[0].allowed, measure.replace("_", " ")
+
+
+class StageTimes(Part):
+    """The times of a stage of an evaluation in ms, and how many there are."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    count: Count
+
+    @classmethod
+    def of(cls, times: Latency) -> StageTimes:
+        """The figures of *times*."""
+        count = len(times.samples_ms)
+        return cls(
+            mean=times.mean_ms, p50=times.p50_ms, p90=times.p90_ms, p99=times.p99_ms, count=count
+        )
+
+
+class Sides(Part, Generic[Side]):
+    """The same of candidate and reference; None without a reference."""
+
+    candidate: Side
+    reference: Side | None
+
+
+class Scores(Part):
+    """How many scores are in each bin between *edges*."""
+
+    edges: list[float]
+    candidate: list[Count]
+    reference: list[Count] | None
+
+
+class ErrorKind(Part):
+    """How many errors of a kind there are, and the points of AP50 that they cost."""
+
+    count: Count
+    delta_ap: float | None
+
+
+class Truth(Part):
+    """An annotated object of an image."""
+
+    box: Box
+    category: str = msgspec.field(name="class")
+    crowd: bool
+
+
+class Detection(Part):
+    """A detection in an image."""
+
+    box: Box
+    category: str = msgspec.field(name="class")
+    score: float
+
+
+class Picture(Part):
+    """An image to look at: a small JPEG in base64, what is there and what was found."""
+
+    image_id: int
+    file_name: str
+    width: Size
+    height: Size
+    jpeg: str | None
+    difference: float
+    truth: list[Truth]
+    candidate: list[Detection]
+    reference: list[Detection] | None
+
+
+class Insight(Part):
+    """What pictures of an evaluation need: curves, scores, TIDE's kinds of error, images."""
+
+    recall: list[float]
+    curves: Sides[dict[str, list[float | None]]]
+    scores: Scores
+    errors: Sides[dict[str, ErrorKind]]
+    gallery: Annotated[list[Picture], Meta(max_length=80)]
+
+
+class Accuracy(Part):
+    """
+    An evaluation: COCO's twelve *metrics* as fractions, AP *per_class*, and how it came about.
+
+    *runner* is a name and *backend* the runner in words; *batch* is None for recorded results;
+    *undefined* says why a metric is None; *min_map* is the threshold in percent.
+    """
+
+    runner: str
+    backend: str
+    batch: Size | None
+    images: Count
+    images_total: Count
+    detections: Count
+    metrics: dict[str, Fraction]
+    undefined: dict[str, str]
+    per_class: dict[str, Fraction]
+    min_map: float | None
+    against: ReferenceComparison | None
+    images_per_second: float | None
+    peak_rss_mb: float | None
+    stages_ms: dict[str, StageTimes]
+    model_sha256: str
+    settings: dict[str, Any]
+    insight: Insight | None = None
+
+    def __post_init__(self) -> None:
+        sides = [self.metrics, *([] if self.against is None else [self.against.metrics.values])]
+        if missing := [name for name in METRICS for side in sides if name not in side]:
+            raise ValueError(f"metrics lack {', '.join(missing)}")
+
+    @property
+    def title(self) -> str:
+        """The runner, and its batch where that is known."""
+        return self.runner if self.batch is None else f"{self.runner}, batch {self.batch}"
+
+
+class TimedRow(Part):
+    """
+    A row of a benchmark: *samples_ms* of calls of *images* images each, on a machine.
+
+    *timed* is what lies between the clock's start and its end; *runner* is empty for a library;
+    *map* is the mAP of the same file, a fraction, where it was measured.
+    """
+
+    name: str
+    runner: str
+    precision: str
+    batch: Size | None
+    dataset: str
+    timed: str
+    images: Count
+    model_sha256: str | None
+    fingerprint: Fingerprint
+    images_per_second: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    samples_ms: Annotated[list[Annotated[float, Meta(gt=0)]], Meta(min_length=1)]
+    map: Fraction = None
+    notes: list[str] = []
+
+
+class Run(Part, kw_only=True):
+    """One run of effd0 on one artefact, or several merged; docs/run-json.md explains each key."""
+
+    format: Literal["effd0 run"] = "effd0 run"
+    schema: Literal[3] = 3
+    created: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*(Z|[+-]\d\d:\d\d)$")]
+    commands: Annotated[list[str], Meta(min_length=1)]
+    artefact: Artefact
+    environment: Annotated[list[Environment], Meta(min_length=1)]
+    verdict: Verdict
+    checks: list[Check]
+    parity: list[Parity]
+    accuracy: list[Accuracy]
+    latency: list[TimedRow]
+    exit_status: int
+
+
+def new_run(
+    artefact: Artefact,
+    *,
+    exit_status: int,
+    command: str | None = None,
+    checks: Sequence[Check] = (),
+    otherwise: str = NOTHING_TESTED,
+    parity: Sequence[Parity] = (),
+    accuracy: Sequence[Accuracy] = (),
+    latency: Sequence[TimedRow] = (),
+) -> Run:
+    """A run on *artefact* by this process; *otherwise* is the evidence where no check decides."""
+    record = machine_record()
+    # Merged runs of one machine name it once: nothing that changes from run to run is kept.
+    momentary = ("packages", "date", "command", "load")
+    machine = {key: value for key, value in record.items() if key not in momentary}
+    return Run(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commands=[shlex.join([program(), *sys.argv[1:]]) if command is None else command],
+        artefact=artefact,
+        environment=[Environment(machine=machine, packages=record["packages"])],
+        verdict=verdict_of(checks, otherwise),
+        checks=list(checks),
+        parity=list(parity),
+        accuracy=list(accuracy),
+        latency=list(latency),
+        exit_status=exit_status,
+    )
+
+
+def artefact_of(
+    model: Path | None, checkpoint: Path | None, dataset: DatasetUsed | None, name: str = ""
+) -> Artefact:
+    """The artefact of the files *model* and *checkpoint*, under *name* or that of its file."""
+    file = checkpoint if model is None else model
+    return Artefact(
+        name=name or ("" if file is None else file.name),
+        model_sha256=None if model is None else sha256(model),
+        checkpoint_sha256=None if checkpoint is None else sha256(checkpoint),
+        dataset=dataset,
+    )
+
+
+def dataset_of(root: Path | None, split: str, images: int, digest: str) -> DatasetUsed:
+    """The images under *root*, None for the bundled ones; *digest* is of their annotations."""
+    name = EMBEDDED if root is None else f"{root.name} {split}"
+    return DatasetUsed(name=name, images=images, sha256=digest)
+
+
+def flat(run: Run) -> dict[str, Any]:
+    """The first accuracy of *run* with its verdict and environment, as ``--json`` prints it."""
+    (entry, *_), environment = run.accuracy, run.environment[0]
+    content: dict[str, Any] = msgspec.to_builtins(entry)
+    del content["insight"]
+    verdict = {"status": run.verdict.status, "reason": run.verdict.evidence}
+    return {
+        "schema": SCHEMA,
+        "verdict": verdict,
+        **content,
+        "runner": content.pop("backend"),
+        "environment": {**environment.machine, "packages": environment.packages},
+    }
+
+
+def json_schema() -> dict[str, Any]:
+    """The form of a run file as JSON Schema, draft 2020-12."""
+    return msgspec.json.schema(Run)
+
+
+def write_run(path: Path, run: Run) -> None:
+    """Write *run*, whole or not at all; raise `RunFileError` for an invalid one, `OutputError`."""
+    content = msgspec.to_builtins(run)
+    _convert(content, f"the run for {path}")
+    with written_whole(path) as temporary:
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_run(path: Path) -> Run:
+    """Read the run in the file *path*; raise `RunFileError` with the reason for any other file."""
+    wanted = (
+        "but a run file was wanted; write one with --report-json FILE of pytest, 'effd0 evaluate', "
+        "'postprocess' or 'benchmark' (docs/run-json.md)"
+    )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunFileError(f"{path} cannot be read: {error.strerror}, {wanted}") from error
+    if not data.strip():
+        raise RunFileError(f"{path} is empty, {wanted}")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        end = len(data.decode(errors="replace").rstrip())
+        opened = data.lstrip()[:1] in (b"{", b"[") and data.rstrip()[-1:] not in (b"}", b"]")
+        # A file that is cut off behind an inner bracket ends where more was expected.
+        cut = opened or getattr(error, "pos", -1) >= end
+        what = "ends in the middle, as if writing it was cut off" if cut else "is not JSON"
+        raise RunFileError(f"{path} {what} ({error}), {wanted}") from error
+    if not isinstance(content, dict):
+        raise RunFileError(f"{path} holds a JSON {type(content).__name__}, {wanted}")
+    if content.get("format") != FORMAT:
+        keys = ", ".join(sorted(content)[:5]) or "no key"
+        raise RunFileError(f"{path} is JSON of another kind, with {keys}, {wanted}")
+    if content.get("schema") != SCHEMA:
+        raise RunFileError(
+            f"{path} is a run in schema {content.get('schema')!r}, but this effd0 reads {SCHEMA}; "
+            "run it again with this version"
+        )
+    return _convert(content, str(path))
+
+
+def _convert(content: dict[str, Any], name: str) -> Run:
+    """The run in *content*; raise `RunFileError` with the path to the first key that is wrong."""
+    for path, number in _numbers(content, "$"):
+        if not math.isfinite(number):
+            raise RunFileError(
+                f"{name} is invalid: `{path}` is {number}, but a finite number, or null where "
+                "there is none, was wanted; write it again"
+            )
+    try:
+        return msgspec.convert(content, Run)
+    except msgspec.ValidationError as error:
+        raise RunFileError(
+            f"{name} is invalid: {error}; write it again with --report-json "
+            "(docs/run-json.md has each key)"
+        ) from error
+
+
+def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
+    """Every floating-point number in *value*, and the path to it."""
+    if isinstance(value, float):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _numbers(inner, f"{path}[{index}]")
+
+
+def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
+    """
+    One run with all entries of *runs*, called *names* in messages; each entry is kept once.
+
+    The gravest verdict stands. Raises `RunFileError` unless all are of one artefact.
+    """
+    if not runs:
+        raise RunFileError("no run is given to merge, but at least one was wanted; name its file")
+    called = [*names, *(f"run {n + 1}" for n in range(len(names), len(runs)))]
+    return Run(
+        created=max(run.created for run in runs),
+        commands=_once(one for run in runs for one in run.commands),
+        artefact=_merged_artefact(runs, called),
+        environment=_once(one for run in runs for one in run.environment),
+        verdict=merged_verdict([(run.verdict, run.checks) for run in runs]),
+        checks=_once(one for run in runs for one in run.checks),
+        parity=_once(one for run in runs for one in run.parity),
+        accuracy=_once(one for run in runs for one in run.accuracy),
+        latency=_once(one for run in runs for one in run.latency),
+        exit_status=max((run.exit_status for run in runs), key=abs),
+    )
+
+
+def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
+    """All that *runs* say of their artefact; raise `RunFileError` where that differs."""
+    known = msgspec.structs.asdict(runs[0].artefact)
+    said_by = dict.fromkeys(known, names[0])
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        other = run.artefact
+        hashes = [(known[f"{kind}_sha256"], getattr(other, f"{kind}_sha256")) for kind in KINDS[:2]]
+        if not any(hashes[0]) and not all(hashes[1]):
+            raise RunFileError(
+                f"{name} and {names[0]} name no model and no checkpoint that both were run on, but "
+                "only runs of one artefact can be merged; write both with --report-json on the "
+                "same files"
+            )
+        for kind, key in zip(KINDS, ("model_sha256", "checkpoint_sha256", "dataset"), strict=True):
+            value = getattr(other, key)
+            # Weights may be inside the model, and times need no data set: then nothing is said.
+            if kind != "model" and value is None:
+                continue
+            if kind != "model" and known[key] is None:
+                known[key], said_by[key] = value, name
+            elif known[key] != value:
+                raise RunFileError(
+                    f"{name} is of the {kind} {_shown(value)}, but {said_by[key]} of "
+                    f"{_shown(known[key])}; only runs of one artefact can be merged: run both "
+                    "on the same files, or compare them with 'effd0 compare'"
+                )
+    return Artefact(**known)
+
+
+KINDS = ("model", "checkpoint", "dataset")
+Entry = TypeVar("Entry")
+
+
+def _once(entries: Iterable[Entry]) -> list[Entry]:
+    """The *entries* in their order, each once."""
+    kept: list[Entry] = []
+    for entry in entries:
+        if entry not in kept:
+            kept.append(entry)
+    return kept
+
+
+def _shown(value: str | DatasetUsed | None) -> str:
+    if value is None:
+        return "(none given)"
+    return value[:12] if isinstance(value, str) else images_shown(value)
+
+
+def images_shown(dataset: DatasetUsed) -> str:
+    """A data set in words."""
+    digest = "unknown" if dataset.sha256 is None else dataset.sha256[:12]
+    return f"{dataset.images} images of {dataset.name} (annotations {digest})"

@@ -1,0 +1,201 @@
+"""What a session of the test suite found, for its summary and its run file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from ..data import fixture
+from ..data.coco import Dataset
+from ..errors import Effd0Error
+from ..io import sha256
+from .check import (
+    DIAGNOSIS_LENGTH,
+    STAGES,
+    UNDECIDED,
+    Broken,
+    Check,
+    Stage,
+    Status,
+    finite,
+    first_line,
+)
+from .run import (
+    Accuracy,
+    DatasetUsed,
+    Insight,
+    Parity,
+    Run,
+    TimedRow,
+    artefact_of,
+    dataset_of,
+    new_run,
+)
+from .verdict import NOTHING_TESTED, verdict_of
+
+#: Makes the insight of an evaluation.
+Draw: TypeAlias = Callable[[], Insight]
+#: Names of a test's properties that its check has too.
+FIGURES = ("figure", "tolerance", "unit")
+#: Options that name an artefact, the one that a run is called by first.
+NAMING = ("--model", "--detections", "--results", "--bins", "--checkpoint")
+#: Exit statuses of pytest after which nobody knows what the checks that did not run would say.
+CUT_OFF = {
+    2: "the run was interrupted, or files could not be collected: not all checks were run",
+    3: "pytest failed by itself: not all checks were run",
+    4: "pytest was called wrongly: not all checks were run",
+}
+
+
+class Report(Protocol):
+    """What pytest reports of a test."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it passed."""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it was skipped."""
+
+    @property
+    def longrepr(self) -> Any:
+        """The failure, or (file, line, reason) of a skipped test."""
+
+    @property
+    def longreprtext(self) -> str:
+        """The failure in full."""
+
+    @property
+    def duration(self) -> float:
+        """Its seconds."""
+
+
+def check_of(
+    stage: Stage,
+    name: str,
+    error: BaseException | None,
+    report: Report,
+    properties: Iterable[tuple[str, object]] = (),
+) -> Check:
+    """The check that a test of *stage* is, with the last figures among its *properties*."""
+    status: Status = "failed"
+    evidence, diagnosis, broken_stage = "", "", None
+    if report.passed:
+        status = "passed"
+    elif report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        reason = str(reason).removeprefix("Skipped: ")
+        status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
+        evidence = reason.removeprefix(UNDECIDED)
+    elif isinstance(error, Broken):
+        evidence, broken_stage = error.evidence, error.stage
+        diagnosis = first_line(error.diagnosis, DIAGNOSIS_LENGTH)
+    elif isinstance(error, Effd0Error):
+        # Its message names one fault, over as many lines as that takes.
+        evidence = " ".join(str(error).split())
+    else:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        message = report.longreprtext if crash is None else crash.message
+        evidence = message.removeprefix("Failed: ")
+    figures: dict[str, Any] = {key: value for key, value in properties if key in FIGURES}
+    return Check(
+        stage if broken_stage is None else next(one for one in STAGES if one == broken_stage),
+        name,
+        status,
+        first_line(evidence),
+        diagnosis,
+        figure=finite(figures.get("figure")),
+        tolerance=finite(figures.get("tolerance")),
+        unit=figures.get("unit", ""),
+        seconds=round(report.duration, 6),
+    )
+
+
+def properties_of(check: Check) -> list[tuple[str, object]]:
+    """What JUnit's XML tells of a *check* beside the figures that its test noted itself."""
+    noted = {"stage": check.stage, "evidence": check.evidence, "diagnosis": check.diagnosis}
+    return [(key, value) for key, value in noted.items() if value]
+
+
+@dataclass
+class SuiteRecord:
+    """
+    Checks, heads beside torch's, evaluations and *lines* of accuracy, in the order they came.
+
+    *dataset* is what the images under test are, once they were loaded.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    parity: list[Parity] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    dataset: DatasetUsed | None = None
+    _evaluations: dict[tuple[str, object], tuple[Accuracy, Draw]] = field(default_factory=dict)
+
+    def keep(self, accuracy: Accuracy, draw: Draw) -> None:
+        """
+        Keep *accuracy*; one of the same runner and batch, as before a comparison, goes.
+
+        Its pictures are made by *draw* once a run is written: most are never looked at.
+        """
+        self._evaluations[accuracy.backend, accuracy.batch] = accuracy, draw
+
+    def note_dataset(self, dataset: Dataset, root: Path | None, split: str) -> None:
+        """Keep what the images under test are."""
+        digest = sha256(dataset.annotation_file)
+        self.dataset = dataset_of(root, split, len(dataset.samples), digest)
+
+    def sections(self, *, asked: bool) -> dict[str, list[str]]:
+        """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
+        shown = asked or any(check.status != "skipped" for check in self.checks)
+        return {
+            "parity": [_parity_line(one) for one in self.parity],
+            "accuracy": self.lines,
+            "verdict": verdict_of(self.checks).lines() if shown else [],
+        }
+
+    def to_run(
+        self,
+        given: Mapping[str, Path | None],
+        command: str,
+        exit_status: int,
+        rows: Sequence[TimedRow] = (),
+    ) -> Run:
+        """The session as a run; *given* are the paths by option, *rows* those of benchmarks."""
+        named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
+        checkpoint = given.get("--checkpoint") or fixture.checkpoint()
+        # What was compared with a reference is what the run is about.
+        every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
+        run = new_run(
+            artefact_of(
+                given.get("--model"), checkpoint, self.dataset, "" if named is None else named.name
+            ),
+            command=command,
+            exit_status=exit_status,
+            checks=self.checks,
+            otherwise="times have no threshold" if rows and not self.checks else NOTHING_TESTED,
+            parity=self.parity,
+            accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
+            latency=rows,
+        )
+        if exit_status not in CUT_OFF or run.verdict.status == "fail":
+            return run
+        cut = msgspec.structs.replace(
+            run.verdict, status="undecided", evidence=CUT_OFF[exit_status]
+        )
+        return msgspec.structs.replace(run, verdict=cut)
+
+
+def _parity_line(one: Parity) -> str:
+    """The worst head of a runner, and how exactly the runner seems to compute."""
+    worst, far = one.heads[0], "infinitely"
+    if worst.max_abs is not None:
+        far = f"by {worst.max_abs:.2g} (relative L2 {worst.relative_l2:.2g})"
+    return (
+        f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most "
+        f"from {one.reference}, {far}; computes like {one.precision or 'none that is known'}"
+    )

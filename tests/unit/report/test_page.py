@@ -1,0 +1,322 @@
+"""Tests for `effd0.report.view`: one file that shows a run whole, as text and nothing but text."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effd0.bench.published import published_accuracies
+from effd0.errors import MissingExtra
+from effd0.report import plots, view
+from effd0.report.view import render_page, write_page
+from effd0.results.check import STAGES
+from effd0.results.run import Run, write_run
+from tests import runs
+from tests.cli_run import assert_one_error, effd0
+
+SECTIONS = ("accuracy", "parity", "speed", "images", "checks", "reproduce")
+NASTY = "<script>alert(1)</script>'\"&<img src=x onerror=alert(1)>"
+#: Attributes by which HTML and SVG load something.
+LOADING = ("src", "srcset", "poster", "data", "action", "formaction", "background")
+
+
+class Parsed(HTMLParser):
+    """What is in a page: its elements with their attributes, ids, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+        self.ids = [one["id"] for _, one in self.elements if "id" in one]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep an element."""
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        """Keep text, with its white space made one blank."""
+        self.text = f"{self.text} {' '.join(data.split())}"
+
+
+@pytest.fixture(scope="module")
+def good() -> str:
+    """The page of a good run."""
+    return render_page(runs.as_run(runs.good_content(pictures=4)))
+
+
+@pytest.fixture(scope="module")
+def compared() -> str:
+    """The page of a broken run beside an older one that passed."""
+    return render_page(
+        runs.as_run(runs.faulty_content(pictures=4)), runs.as_run(runs.older_content())
+    )
+
+
+def page_of(**parts: Any) -> Parsed:
+    """Return the page of a small run with some *parts* replaced."""
+    return Parsed(render_page(runs.run(**parts)))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        pytest.param(runs.verdict(), "MAY SHIP", id="pass"),
+        pytest.param(runs.verdict("fail", "nms"), "MUST NOT SHIP", id="fail"),
+        pytest.param(runs.verdict("undecided"), "UNDECIDED", id="undecided"),
+        pytest.param(runs.verdict("not gated"), "NOT GATED", id="not-gated"),
+    ],
+)
+def test_the_verdict_is_the_headline(verdict: dict[str, Any], words: str) -> None:
+    """The title and the first heading say whether the artefact may ship, and no other does."""
+    page = render_page(runs.run(verdict=verdict, accuracy=[], latency=[]))
+    heading = re.search(r"<h1.*?</h1>", page, re.DOTALL)
+    assert heading is not None
+    others = {"MAY SHIP", "MUST NOT SHIP", "UNDECIDED", "NOT GATED"} - {words}
+    assert words in heading[0]
+    assert f"<title>{words}: mine.onnx</title>" in page
+    assert not [other for other in others if other in page]
+
+
+def test_a_failure_names_stage_evidence_and_diagnosis() -> None:
+    """Who reads the head of the page knows where to look."""
+    run = runs.as_run(runs.faulty_content(pictures=0))
+    head = render_page(run).partition('id="accuracy"')[0]
+    text = Parsed(head).text
+    later = run.verdict.later
+    assert f"The first broken stage is preprocess. {later} more checks failed" in text
+    assert run.verdict.evidence in text
+    assert run.verdict.diagnosis in text
+
+
+def test_all_sections_are_there(good: str) -> None:
+    """A whole run has every section, and none of them says that something is missing."""
+    page = Parsed(good)
+    assert [name for name in SECTIONS if name not in page.ids] == []
+    # The one line is for a search that finds nothing, and hidden.
+    assert good.count('class="missing"') == 1
+
+
+def test_what_is_missing_says_what_would_fill_it() -> None:
+    """A run without any figure has the same sections, each with a line that names a command."""
+    page = render_page(runs.as_run(runs.bare_content()))
+    assert [name for name in SECTIONS if name not in Parsed(page).ids] == []
+    for section in ("accuracy", "parity", "speed", "checks"):
+        content = page.partition(f'id="{section}"')[2].partition("</section>")[0]
+        assert re.search(r'class="missing".*(pytest|effd0) .*--report-json', content), section
+    assert "No images are in this run." in page
+
+
+def test_an_evaluation_without_pictures_is_shown() -> None:
+    """COCO's numbers need no insight; each picture that does says so."""
+    page = page_of()
+    assert "33.60" in page.text
+    for words in ("No curves", "No errors", "No scores", "No images"):
+        assert words in page.text
+
+
+def test_every_stage_stands_in_order(good: str) -> None:
+    """The line of stages is the pipeline's, whole."""
+    shown = re.findall(r'<span class="stage">(\w+)</span>', good)
+    assert tuple(shown) == STAGES
+
+
+def test_published_values_stand_beside(good: str) -> None:
+    """Each published mAP is shown with its source, as text that loads nothing."""
+    text = Parsed(good).text
+    values = [one.map for one in published_accuracies()]
+    assert values == [34.3, 34.2, 33.4, 31.95]
+    for one in published_accuracies():
+        assert str(one.map) in text
+        assert one.source in text
+
+
+@pytest.mark.parametrize(
+    ("images", "said"), [pytest.param(5000, False, id="all"), pytest.param(4999, True, id="part")]
+)
+def test_a_part_of_the_images_is_not_compared_with_published_values(
+    images: int, *, said: bool
+) -> None:
+    """Only an mAP of all of val2017 may stand beside the published ones without a word."""
+    page = page_of(accuracy=[runs.accuracy(images=images)])
+    assert ("cannot be compared with the published" in page.text) == said
+
+
+def test_page_loads_nothing(compared: str) -> None:
+    """No element names a place outside of the file, and the page forbids what could."""
+    for tag, attributes in Parsed(compared).elements:
+        assert tag not in ("iframe", "object", "embed", "base"), tag
+        assert not set(attributes) & set(LOADING), (tag, attributes)
+        for name, value in attributes.items():
+            if name in ("href", "xlink:href"):
+                assert re.match(r"#|data:(image/jpeg;base64)?,", value or ""), (tag, value)
+    style = compared.partition("<style>")[2].partition("</style>")[0]
+    assert "@import" not in style
+    assert not re.search(r"url\((?!#)", compared)
+    assert "default-src 'none'" in compared
+
+
+def test_every_reference_in_the_page_has_its_target(good: str) -> None:
+    """Ids are of one element each, and what is pointed at is there."""
+    page = Parsed(good)
+    assert len(page.ids) == len(set(page.ids))
+    named = [
+        word
+        for _, attributes in page.elements
+        for key in ("aria-labelledby", "for")
+        for word in (attributes.get(key) or "").split()
+    ]
+    linked = re.findall(r'(?:href="|url\()#([^")]+)', good)
+    assert [name for name in [*named, *linked] if name not in page.ids] == []
+
+
+def nasty_run() -> Run:
+    """A run in which everything that is text is hostile."""
+    run = runs.faulty_content(pictures=2)
+    accuracy = run["accuracy"][0]
+    picture = accuracy["insight"]["gallery"][0]
+    picture |= {"file_name": NASTY}
+    for side in ("truth", "candidate", "reference"):
+        for one in picture[side]:
+            one["class"] = NASTY
+    accuracy["per_class"][NASTY] = 0.5
+    accuracy["against"]["metrics"]["per_class"][NASTY] = 0.6
+    accuracy |= {"backend": NASTY, "runner": NASTY, "settings": {NASTY: [NASTY, None]}}
+    accuracy["against"] |= {"runner": NASTY}
+    accuracy["stages_ms"][NASTY] = runs.stage_times(1.0)
+    run["parity"][0] |= {"runner": NASTY, "reference": NASTY}
+    run["latency"][0] |= {"runner": NASTY, "name": NASTY, "timed": NASTY}
+    run["latency"][0]["fingerprint"] |= {"chip": NASTY}
+    run["checks"][0] |= {"name": NASTY, "evidence": NASTY, "diagnosis": NASTY, "unit": NASTY}
+    run["verdict"] |= {"evidence": NASTY, "diagnosis": NASTY}
+    run["artefact"] |= {"name": NASTY}
+    run["environment"][0] = {"machine": {NASTY: {NASTY: NASTY}}, "packages": {NASTY: NASTY}}
+    run["commands"] = [NASTY]
+    return runs.as_run(run)
+
+
+def test_hostile_text_is_text() -> None:
+    """Markup in any name is shown as it stands: it makes no element and no attribute."""
+    page = render_page(nasty_run(), runs.as_run(runs.older_content()))
+    parsed = Parsed(page)
+    assert [tag for tag, _ in parsed.elements].count("script") == 1
+    assert "img" not in [tag for tag, _ in parsed.elements]
+    handlers = [name for _, one in parsed.elements for name in one if name.startswith("on")]
+    assert handlers == []
+    assert NASTY not in page
+    # In the verdict, a class, a file, a check, a command: many places, all of them escaped.
+    assert page.count(html.escape(NASTY).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) > 20
+
+
+def test_mathematics_in_a_name_is_no_mathematics() -> None:
+    """A name that matplotlib would read as TeX is shown as it stands."""
+    page = page_of(latency=[runs.latency(runner="$\\frac{broken")])
+    assert "$\\frac{broken" in page.text
+
+
+@pytest.mark.slow
+def test_page_is_the_same_each_time() -> None:
+    """The same run gives the same bytes, so that two pages can be compared."""
+    assert render_page(runs.as_run(runs.good_content(pictures=2))) == render_page(
+        runs.as_run(runs.good_content(pictures=2))
+    )
+
+
+def test_a_baseline_stands_beside(compared: str) -> None:
+    """Both runs' figures are shown, and what became worse is said."""
+    text = Parsed(compared.partition('id="beside"')[2].partition("</section>")[0]).text
+    assert "d0_bs8_october.onnx" in text
+    assert "Worse than the baseline" in text
+    assert "65.24" in text
+    assert "58.10" in text
+
+
+def test_a_baseline_of_other_images_is_told() -> None:
+    """What cannot be compared is one line of the page, which is whole otherwise."""
+    other = runs.artefact(dataset={"name": "mine", "images": 3, "sha256": "e" * 64})
+    page = render_page(runs.run(), runs.run(artefact=other))
+    assert "Not comparable:" in page
+    assert "mAP can be compared on the same images only" in page
+    assert 'id="reproduce"' in page
+
+
+@pytest.mark.slow
+def test_eighty_images_stay_small() -> None:
+    """A page with as many pictures as a run may hold can be mailed: below 5 MB."""
+    page = render_page(runs.as_run(runs.good_content(pictures=80)))
+    assert page.count('class="enlarge"') == 80
+    assert len(page.encode()) < 5e6
+
+
+@pytest.mark.slow
+def test_a_page_of_thousands_of_checks_takes_seconds(tmp_path: Path) -> None:
+    """5000 checks and 80 images are read, checked and written within 20 s."""
+    run = runs.as_run(runs.good_content(pictures=80))
+    run.checks *= 5000 // len(run.checks) + 1
+    write_run(tmp_path / "run.json", run)
+    start = time.perf_counter()
+    outcome = effd0("report", tmp_path / "run.json", "--html", tmp_path / "page.html")
+    assert outcome.code == 0, outcome.err
+    assert time.perf_counter() - start < 20
+
+
+def test_a_picture_that_cannot_be_read_keeps_its_boxes() -> None:
+    """Without a thumbnail the boxes are drawn on grey ground, with a word."""
+    run = runs.good_content(pictures=1)
+    run["accuracy"][0]["insight"]["gallery"][0]["jpeg"] = None
+    page = render_page(runs.as_run(run))
+    assert "cannot be read" in page
+    assert "<image" not in page
+    assert 'class="candidate"' in page
+
+
+def test_command_writes_the_page(tmp_path: Path) -> None:
+    """The command writes the file and says what the verdict in it is; that changes no exit code."""
+    write_run(tmp_path / "run.json", runs.as_run(runs.faulty_content(pictures=0)))
+    write_run(tmp_path / "old.json", runs.as_run(runs.older_content()))
+    page = tmp_path / "page.html"
+    arguments = ("--baseline", tmp_path / "old.json", "--html", page)
+    outcome = effd0("report", tmp_path / "run.json", *arguments)
+    assert (outcome.code, outcome.out) == (0, f"wrote {page}: FAIL in preprocess\n")
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert "Beside the baseline" in page.read_text()
+
+
+def test_a_foreign_file_leaves_no_page(tmp_path: Path) -> None:
+    """What is no run is refused in one line, and nothing is written."""
+    foreign = tmp_path / "foreign.json"
+    foreign.write_text(json.dumps({"images": [], "annotations": []}))
+    page = tmp_path / "page.html"
+    assert_one_error("is JSON of another kind", "report", foreign, "--html", page)
+    assert not page.exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
+    """The page's place is looked at before the run is."""
+    assert_one_error("is a folder", "report", tmp_path / "none.json", "--html", tmp_path)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_without_the_extra_the_message_names_it(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the page's packages are not installed, the command that installs them is told."""
+
+    def absent(module: str, *, extra: str) -> Any:
+        raise MissingExtra(f"{module} is not installed: pip install 'effd0[{extra}]'")
+
+    target = view if package == "jinja2" else plots
+    monkeypatch.setattr(target, "require", absent)
+    view._environment.cache_clear()
+    with pytest.raises(MissingExtra, match=r"effd0\[report\]"):
+        write_page(tmp_path / "page.html", runs.as_run(runs.good_content(pictures=1)))
+    monkeypatch.undo()
+    view._environment.cache_clear()
+    assert not (tmp_path / "page.html").exists()

@@ -1,0 +1,246 @@
+"""Tests for `effd0.report`: what sections are made of, plots, and colours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from effd0.report import plots, text, view
+from effd0.results.check import STAGES
+from effd0.results.run import Accuracy, ErrorKind, Parity, Run
+from tests import runs
+
+
+def mark_of(stage: str, run: Run) -> dict[str, str]:
+    """Return the mark of *stage* in the line of *run*."""
+    return next(mark for mark in view.stage_line(run) if mark["stage"] == stage)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "broken", "state"),
+    [
+        pytest.param(["passed", "skipped"], None, "passed", id="some-skipped"),
+        pytest.param(["skipped"], None, "untested", id="all-skipped"),
+        pytest.param([], None, "untested", id="none"),
+        pytest.param(["passed", "undecided"], None, "undecided", id="undecided"),
+        pytest.param(["passed", "failed"], "nms", "broken", id="first-broken"),
+        pytest.param(["passed", "failed"], "decode", "later", id="broken-behind"),
+        pytest.param(["passed"], "decode", "passed", id="passed-behind"),
+    ],
+)
+def test_state_of_a_stage(statuses: list[str], broken: str | None, state: str) -> None:
+    """A stage is what the worst of its checks is; only the verdict's stage is the broken one."""
+    told = runs.verdict("pass" if broken is None else "fail", broken, passed=[])
+    run = runs.run(verdict=told, checks=[runs.check("nms", status) for status in statuses])
+    assert mark_of("nms", run)["state"] == state
+
+
+def test_a_verdict_without_checks_tells_the_stages() -> None:
+    """What the verdict says passed is shown so."""
+    run = runs.run(verdict=runs.verdict(passed=["gate"]), checks=[])
+    states = {mark["stage"]: mark["state"] for mark in view.stage_line(run)}
+    assert states == {stage: "passed" if stage == "gate" else "untested" for stage in STAGES}
+
+
+def test_figure_of_a_stage_is_the_failed_one_or_the_closest_to_its_limit() -> None:
+    """What a stage shows is what decided, or what nearly did; without figures, how many ran."""
+    wide = runs.check("gate", figure=1.0, tolerance=10.0, unit="px")
+    close = runs.check("gate", figure=9.0, tolerance=10.0, unit="px")
+    failed = runs.check("gate", "failed", figure=99.0, tolerance=1.0, unit="ms")
+    bare = runs.check("gate", figure=5.0, tolerance=None, unit="s")
+    none = [runs.check("gate", status, figure=None) for status in ("passed", "skipped", "passed")]
+    for checks, wanted in (
+        ([bare, wide, close], ("9 px", "limit 10")),
+        ([wide, failed, close], ("99 ms", "limit 1")),
+        ([bare], ("5 s", "")),
+        (none, ("2 checks", "")),
+    ):
+        mark = mark_of("gate", runs.run(checks=checks))
+        assert (mark["figure"], mark["limit"]) == wanted
+
+
+def head_of(**figures: Any) -> Parity:
+    """A parity with one head of given *figures*."""
+    record = runs.parity()
+    return msgspec.convert({**record, "heads": [{**record["heads"][0], **figures}]}, Parity)
+
+
+@pytest.mark.parametrize(
+    ("error", "allowed", "step", "shown"),
+    [
+        pytest.param(1e-5, 2e-3, 0, "0.5 %", id="tiny"),
+        pytest.param(2e-4, 2e-3, 2, "10 %", id="bound-is-of-the-next"),
+        pytest.param(2e-3, 2e-3, 3, "100 %", id="just-allowed"),
+        pytest.param(3e-3, 2e-3, 4, "1.5 × limit", id="beyond"),  # noqa: RUF001  # times
+        pytest.param(None, 2e-3, 4, "not finite", id="not-finite"),
+        pytest.param(1e-3, None, None, "no limit", id="no-limit"),
+    ],
+)
+def test_colour_of_a_head_is_its_share(
+    error: float | None, allowed: float | None, step: int | None, shown: str
+) -> None:
+    """The scale is of the share of what is allowed; beyond it, and not finite, is broken."""
+    (found,) = view.heat_maps([head_of(max_abs=error, allowed=allowed)])
+    cell = found["rows"][0][1][0]
+    assert cell["step"] == step
+    assert shown in (cell["shown"], cell["error"])
+
+
+def test_the_figure_that_is_bounded_is_shown() -> None:
+    """Of a model in float16 relative L2 is judged, so that is the number in the map."""
+    head = head_of(measure="relative_l2", relative_l2=0.004, allowed=0.02, max_abs=7.0)
+    (found,) = view.heat_maps([head])
+    cell = found["rows"][0][1][0]
+    assert (cell["error"], cell["shown"]) == ("0.004", "20 %")
+    assert "relative L2" in found["about"]
+
+
+def test_the_worst_map_comes_first() -> None:
+    """Who looks once sees the runner that is furthest from what is allowed."""
+    found = view.heat_maps(runs.as_run(runs.faulty_content(pictures=0)).parity)
+    titles = [one["title"] for one in found]
+    assert titles == ["ort beside torch, batch 8", "ort beside torch, batch 1"]
+    assert found[0]["levels"] == ["P3", "P4", "P5", "P6", "P7"]
+
+
+def test_curves_are_of_what_was_timed_alike() -> None:
+    """Another runner, precision or scope is another line; batches rise; no batch is in none."""
+    rows = [
+        runs.latency(10, batch=8),
+        runs.latency(2, batch=1),
+        runs.latency(3, batch=1, precision="fp16"),
+        runs.latency(4, batch=1, timed="files to detections"),
+        {**runs.latency(5), "batch": None},
+    ]
+    found = view.batch_curves(runs.run(latency=rows).latency)
+    assert [[row.batch for row in curve] for curve in found.values()] == [[1, 8], [1], [1]]
+
+
+def test_the_published_curve_is_the_boards() -> None:
+    """What is drawn behind is the recipe's table of the 310P3."""
+    rates = {one.batch: one.images_per_second for one in view.published_curve()}
+    assert rates == {1: 124, 4: 260, 8: 256, 16: 250, 32: 241, 64: 238}
+    assert "gitee.com/ascend" in view.published_curve()[0].source
+
+
+def pictured(ap: float, **more: Any) -> dict[str, Any]:
+    """An accuracy with insight and a reference."""
+    return runs.pictured(ap, pictures=0, jitter=1, seed=0) | more
+
+
+def test_pictures_are_of_the_lowest_map_that_was_compared() -> None:
+    """A fault may raise mAP: what was compared with a reference comes before what is lower."""
+    every = [pictured(0.5), runs.accuracy(0.1), pictured(0.3), pictured(0.2, against=None)]
+    found = view.foremost(runs.run(accuracy=every))
+    assert found is not None
+    assert found.metrics["AP"] == 0.3
+    assert view.foremost(runs.run(accuracy=[])) is None
+
+
+def test_classes_that_lose_most_come_first() -> None:
+    """By change; what neither side defines is left out."""
+    plain = runs.accuracy(
+        per_class={"cat": 0.5, "dog": 0.2, "kite": None, "bus": 0.9},
+        against=runs.against(0, 1, cat=0.4, dog=0.6, kite=None),
+    )
+    rows = view.class_rows(msgspec.convert(plain, Accuracy))
+    assert [(row["name"], text.change(row["change"])) for row in rows] == [
+        ("dog", "−40.00"),  # noqa: RUF001  # the minus sign of tables
+        ("bus", text.NONE),
+        ("cat", "+10.00"),
+    ]
+
+
+def test_errors_are_shares_of_the_costliest() -> None:
+    """The costliest kind of either side fills the track; what gains nothing has no bar."""
+    sides = [{kind: ErrorKind(3, 5.0) for kind in view.ERRORS} for _ in range(2)]
+    sides[0]["both"], sides[1]["missed"] = ErrorKind(0, None), ErrorKind(9, 50.0)
+    rows = {row["name"]: row["shares"] for row in view.error_rows(*sides)}
+    assert rows["both"] == [0, 10]
+    assert rows["missed"] == [10, 100]
+
+
+@pytest.mark.parametrize(
+    ("points", "shown"),
+    [
+        pytest.param(0.5, "+0.50", id="more"),
+        pytest.param(-0.5, "−0.50", id="less"),  # noqa: RUF001  # the minus sign of tables
+        pytest.param(-0.001, "0.00", id="less-than-is-shown"),
+        pytest.param(None, text.NONE, id="undefined"),
+    ],
+)
+def test_a_change_has_its_sign(points: float | None, shown: str) -> None:
+    """Plus and minus are as wide, and what rounds to nothing has neither."""
+    assert text.change(points) == shown
+
+
+def test_plots_take_the_colours_of_the_page() -> None:
+    """No colour is fixed and nothing is of the web, so that a plot is right in both themes."""
+    one = list(view.batch_curves(runs.run().latency).values())
+    drawn = [
+        plots.precision_recall("0.50", [0, 0.5, 1], [[1, 0.9, None], [1, 1, 0.5]]),
+        plots.histogram([0, 0.5, 1], [[4, 0], [3, 1]]),
+        plots.throughput(one, view.published_curve()),
+        plots.latency(one),
+    ]
+    for svg in drawn:
+        assert "http" not in svg
+        assert not [color for color in plots._VARIABLES if color in svg]
+        assert "var(--candidate)" in svg
+        assert svg.startswith('<svg class="plot" viewBox="0 0 ')
+        assert "<desc" in svg
+    assert "var(--reference)" in drawn[0]
+    assert "Mean precision over recall: candidate 0.950, reference 0.833" in drawn[0]
+
+
+def test_small_times_are_seen_beside_large() -> None:
+    """A spread beyond what a linear axis shows is drawn in log scale, in plain numbers."""
+
+    def drawn(median: float) -> str:
+        run = runs.run(latency=[runs.latency(5, 1), runs.latency(median, 64)])
+        return plots.latency(list(view.batch_curves(run.latency).values()))
+
+    assert ">500<" in drawn(800)
+    assert ">0<" not in drawn(800)
+    assert ">0<" in drawn(8)
+
+
+STYLE = (Path(plots.__file__).parent / "templates" / "page.css").read_text()
+#: Variable of the style sheet -> its colours in light and in dark.
+COLOURS = {
+    name: (light, dark)
+    for name, light, dark in re.findall(
+        r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", STYLE.partition("}")[0]
+    )
+}
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of *colour*, as WCAG 2 defines it."""
+    parts = (int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [pytest.param(0, id="light"), pytest.param(1, id="dark")])
+@pytest.mark.parametrize(
+    ("above", "ground", "wanted"),
+    [
+        *[(text, ground, 4.5) for text in ("ink", "muted") for ground in ("paper", "card")],
+        *[(text, ground, 4.5) for text in ("good", "bad", "unsure") for ground in ("card",)],
+        *[(text, f"{text}-wash", 4.5) for text in ("good", "bad", "unsure")],
+        *[("muted", f"{state}-wash", 4.5) for state in ("bad", "unsure")],
+        *[(f"series-{n}", "paper", 3.0) for n in (3, 4, 5)],
+        *[(side, "paper", 3.0) for side in ("candidate", "reference", "truth")],
+    ],
+)
+def test_colours_can_be_told_from_their_ground(
+    theme: int, above: str, ground: str, wanted: float
+) -> None:
+    """Text has WCAG's contrast of 4.5, what is drawn has 3, in both themes."""
+    both = sorted(luminance(COLOURS[name][theme]) for name in (above, ground))
+    assert (both[1] + 0.05) / (both[0] + 0.05) >= wanted

@@ -1,0 +1,75 @@
+"""Tests for `effd0.results.environment`: a machine is known again, and no other is taken for it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+
+import pytest
+
+from effd0.results.environment import (
+    Fingerprint,
+    chip_kind,
+    cpu_name,
+    fingerprint,
+    installed_version,
+    machine_record,
+    nvidia_chips,
+)
+from effd0.runners.registry import RunnerOptions
+
+HERE = Fingerprint("a chip", "a processor", 4, "", "", "a backend 1.0")
+
+
+@pytest.mark.parametrize("field", Fingerprint.__dataclass_fields__)
+def test_every_field_is_a_difference(field: str) -> None:
+    """What a time depends on is named where it is another."""
+    changed = Fingerprint(**{**asdict(HERE), field: 16 if field == "cores" else "other"})
+    assert [line.split()[0] for line in changed.differences(HERE)] == [field]
+    assert HERE.differences(HERE) == []
+
+
+def test_the_fingerprint_of_this_host_is_stable() -> None:
+    """Asked twice, it is the same; an unknown chip is not called by the processor's name."""
+    assert fingerprint("backend") == fingerprint("backend")
+    assert fingerprint("backend").chip == fingerprint("backend").cpu
+    assert fingerprint("backend", "xpu").chip == "unknown xpu"
+
+
+@pytest.mark.parametrize(
+    ("runner", "options", "kind"),
+    [
+        ("ort", RunnerOptions(), "cpu"),
+        ("ort", RunnerOptions(provider="TensorrtExecutionProvider"), "cuda"),
+        ("openvino", RunnerOptions(), "cpu"),
+        ("torch", RunnerOptions(), "cpu"),
+        ("torch", RunnerOptions(device="cuda:1"), "cuda"),
+        ("torch", RunnerOptions(device="npu"), "npu"),
+        ("acl", RunnerOptions(device="0"), "npu"),
+    ],
+    ids=["ort", "tensorrt", "openvino", "torch", "torch-cuda", "torch-npu", "acl"],
+)
+def test_the_chip_is_the_one_that_computes(runner: str, options: RunnerOptions, kind: str) -> None:
+    """Provider and device decide, not what else the host has."""
+    assert chip_kind(runner, options) == kind
+
+
+def test_the_record_is_fit_for_json() -> None:
+    """It has versions, load and the command; what cannot be read, or is absent, is null."""
+    record = machine_record()
+    assert json.loads(json.dumps(record)) == record
+    assert {"cpu", "cores", "governor", "load", "packages", "devices", "date"} <= record.keys()
+    assert record["cores"] >= 1
+    assert installed_version("no-such-package-anywhere") is None
+
+
+def test_processors_and_chips_are_read_from_their_tools() -> None:
+    """An ARM without a name is known by its numbers; nvidia-smi has a line for each chip."""
+    text = "processor\t: 0\nCPU implementer\t: 0x48\nCPU part\t: 0xd01\n"
+    assert cpu_name(text) == f"{platform.machine()} 0x48 0xd01"
+    assert cpu_name("model name\t: Chip (R) X\nflags\t: a b\n") == "Chip (R) X"
+    assert (
+        nvidia_chips("NVIDIA H200, 570.1\nNVIDIA H200, 570.1\n") == (("NVIDIA H200", "570.1"),) * 2
+    )
+    assert nvidia_chips("No devices were found\n") == ()

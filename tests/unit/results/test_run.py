@@ -1,0 +1,270 @@
+"""Tests for `effd0.results.run`: what is written is valid, what is read is a run or an error."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from effd0.errors import OutputError, RunFileError
+from effd0.results.check import STAGES
+from effd0.results.run import SCHEMA, Run, flat, json_schema, merge_runs, read_run, write_run
+from effd0.results.verdict import verdict_of
+from tests.runs import (
+    ANNOTATIONS,
+    CHECKPOINT,
+    accuracy,
+    against,
+    artefact,
+    as_run,
+    check,
+    content,
+    latency,
+    parity,
+    run,
+    verdict,
+)
+
+DOCS = Path(__file__).parents[3] / "docs"
+LISTS = ("checks", "parity", "accuracy", "latency")
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """A run's content in which the key at *path*, as in ``accuracy.0.runner``, is *value*."""
+    plain = copy.deepcopy(content())
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    inner: Any = plain
+    for part in parents:
+        inner = inner[part]
+    inner[last] = value
+    return plain
+
+
+def test_the_page_explains_every_key() -> None:
+    """Each key of the JSON Schema that msgspec writes is explained in docs/run-json.md."""
+    page = (DOCS / "run-json.md").read_text()
+    schemas = json_schema()["$defs"]
+    parts = (
+        "Run", "Artefact", "DatasetUsed", "Environment", "Verdict", "Check", "Parity", "Head",
+        "Accuracy", "TimedRow",
+    )  # fmt: skip
+    keys = {key for part in parts for key in schemas[part]["properties"]}
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        pytest.param(content(artefact=artefact(name="模型 <b>.onnx")), id="any-script"),
+        pytest.param(content(accuracy=[accuracy(against=against(0.1, 0.3))]), id="compared"),
+        pytest.param(
+            content(
+                artefact=artefact(model_sha256=None, checkpoint_sha256=None, dataset=None),
+                verdict=verdict("not gated"),
+                checks=[check(figure=None, tolerance=None, unit="", seconds=None)],
+                parity=[],
+                accuracy=[accuracy(None)],
+                latency=[],
+            ),
+            id="little-known",
+        ),
+    ],
+)
+def test_what_is_written_is_read(plain: dict[str, Any], tmp_path: Path) -> None:
+    """A run comes back as it went, whole, and no other file is left beside it."""
+    write_run(tmp_path / "new" / "run.json", as_run(plain))
+    assert read_run(tmp_path / "new" / "run.json") == as_run(plain)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("name", ["file/run.json", "folder"], ids=["below-a-file", "a-folder"])
+def test_a_place_that_takes_no_file_is_named(name: str, tmp_path: Path) -> None:
+    """The message names the file that was asked for."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=rf"{name} cannot be written: .*; choose another place"):
+        write_run(tmp_path / name, run())
+
+
+def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    """JSON knows no infinity: the message leads to the key, and nothing is left behind."""
+    broken = run()
+    broken.parity[0].heads[1].max_abs = math.inf
+    with pytest.raises(RunFileError, match=r"`\$\.parity\[0\]\.heads\[1\]\.max_abs` is inf, but"):
+        write_run(tmp_path / "run.json", broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+WHOLE = json.dumps(content())
+MIN_MAP = '"min_map": 33.4'
+REFUSED = {
+    "missing": (None, r"cannot be read: No such file or directory, but a run file was wanted"),
+    "empty": ("", "is empty, but a run file was wanted; write one with --report-json FILE"),
+    "html": ("<!DOCTYPE html>", r"is not JSON \(Expecting value.*\), but a run file"),
+    "binary": (b"\x80\x81", r"is not JSON \(.*decode.*\)"),
+    "cut-off": (WHOLE[:500], "ends in the middle, as if writing it was cut off"),
+    "cut-at-a-bracket": (WHOLE[: WHOLE.index("}") + 1], "ends in the middle, as if"),
+    "list": ('[{"image_id": 1}]', "holds a JSON list, but a run file"),
+    "number": ("33.6", "holds a JSON float, but a run file"),
+    "foreign": ('{"images": [], "b": 1}', "is JSON of another kind, with b, images, but"),
+    "other-schema": (
+        '{"format": "effd0 run", "schema": 2}',
+        "is a run in schema 2, but this effd0 reads 3; run it",
+    ),
+    "nan": (WHOLE.replace(MIN_MAP, '"min_map": NaN'), r"`\$\.accuracy\[0\]\.min_map` is nan, but"),
+    "infinite": (WHOLE.replace(MIN_MAP, '"min_map": 1e999'), r"min_map` is inf, but a finite"),
+    "typo": (
+        WHOLE.replace('"parity"', '"partiy"'),
+        "is invalid: Object contains unknown field `partiy`",
+    ),
+    "type": (changed("accuracy.0.batch", "one"), r"Expected `int \| null`.*`\$\.accuracy\[0\]\.ba"),
+    "lacking": (
+        changed("checks.0", {"stage": "gate"}),
+        r"missing required field `name` - at `\$\.",
+    ),
+    "percent": (changed("accuracy.0.metrics.AP", 33.6), r"<= 1.0 - at `\$\.accuracy\[0\]\.metrics"),
+    "no-metric": (
+        changed("accuracy.0.metrics", {"AP": 0.3}),
+        r"metrics lack AP50, .* - at `\$\.acc",
+    ),
+    "hash": (changed("artefact.model_sha256", "abc"), r"regex .* - at `\$\.artefact\.model_sha256"),
+    "no-sample": (changed("latency.0.samples_ms.0", 0.0), r"> 0.0 - at `\$\.latency\[0\]\.samples"),
+    "status": (changed("verdict.status", "passed"), r"Invalid enum .* - at `\$\.verdict\.status"),
+}
+
+
+@pytest.mark.parametrize(("written", "message"), REFUSED.values(), ids=REFUSED)
+def test_another_file_is_refused(written: Any, message: str, tmp_path: Path) -> None:
+    """The message names the file, what came with its key, what was wanted, and the next step."""
+    path = tmp_path / "it.json"
+    if isinstance(written, bytes):
+        path.write_bytes(written)
+    elif written is not None:
+        path.write_text(json.dumps(written) if isinstance(written, dict) else written)
+    with pytest.raises(RunFileError, match=rf"(?s)it\.json .*{message}.*(docs/|again)"):
+        read_run(path)
+
+
+def test_json_is_the_accuracy_with_verdict_and_environment() -> None:
+    """`--json` is flat: the twelve numbers and the verdict are where a script looks for them."""
+    found = flat(run(accuracy=[accuracy(against=against(0.1, 0.3))]))
+    json.dumps(found, allow_nan=False)
+    assert found["verdict"] == {"status": "pass", "reason": ""}
+    assert (found["metrics"]["AP"], found["runner"]) == (0.336, accuracy()["backend"])
+    assert found["against"]["drop"]["points"] == pytest.approx(0.2)
+    assert found["environment"] == {"cpu": "a processor", "packages": {"numpy": "2.4.6"}}
+    assert (found["schema"], "insight" in found) == (SCHEMA, False)
+
+
+def alone(kind: str, **parts: Any) -> Run:
+    """A run that has one *kind* of result only."""
+    empty: dict[str, Any] = {key: [] for key in LISTS}
+    return run(**{**empty, kind: content()[kind], **parts})
+
+
+def test_four_runs_become_one_and_stay_what_they_were() -> None:
+    """Each kind of result is there as it was, with all commands; a run alone is itself."""
+    runs = [alone(kind, commands=[f"pytest {kind}"]) for kind in LISTS]
+    before = copy.deepcopy(runs)
+    merged = merge_runs(runs)
+    assert all(getattr(merged, kind) == getattr(run(), kind) for kind in LISTS)
+    assert merged.commands == [f"pytest {kind}" for kind in LISTS]
+    assert runs == before
+    assert merge_runs([run()]) == run()
+
+
+def test_what_is_the_same_is_there_once() -> None:
+    """A run that is given twice counts once; another machine, runner or batch stands beside it."""
+    board = {"machine": {"cpu": "a board"}, "packages": {"numpy": None}}
+    other = run(
+        environment=[board], accuracy=[accuracy(0.33, "acl")], parity=[parity("acl")],
+        latency=[latency(batch=8)],
+    )  # fmt: skip
+    merged = merge_runs([run(), run(), other])
+    assert [one.machine["cpu"] for one in merged.environment] == ["a processor", "a board"]
+    assert [one.runner for one in merged.accuracy] == ["ort", "acl"]
+    assert [one.runner for one in merged.parity] == ["ort", "acl"]
+    assert [one.batch for one in merged.latency] == [1, 8]
+    assert (len(merged.commands), len(merged.checks)) == (1, 3)
+
+
+def test_the_last_date_and_the_worst_exit_stand() -> None:
+    """A part that failed is not hidden by those that did not."""
+    failed = run(
+        created="2026-11-24T07:00:00+00:00", exit_status=1, verdict=verdict("fail", "runner"),
+        checks=[check("runner", "failed")],
+    )  # fmt: skip
+    for runs in ([failed, run()], [run(), failed]):
+        merged = merge_runs(runs)
+        assert (merged.created, merged.exit_status) == ("2026-11-25T07:00:00+00:00", 1)
+        assert (merged.verdict.status, merged.verdict.stage) == ("fail", "runner")
+
+
+def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
+    """Times need no data set, a model may hold its own weights, and weights may be all there is."""
+    bare = run(artefact=artefact(checkpoint_sha256=None, dataset=None))
+    for runs in ([bare, run()], [run(), bare]):
+        assert merge_runs(runs).artefact == run().artefact
+    weights = run(artefact=artefact(model_sha256=None))
+    assert merge_runs([weights, weights]).artefact == weights.artefact
+
+
+UNKNOWN = artefact(model_sha256=None, checkpoint_sha256=None)
+OTHER = "e" * 64
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        pytest.param(
+            artefact(), artefact(model_sha256=OTHER),
+            r"b\.json is of the model eeeeeeeeeeee, but a\.json of aaaaaaaaaaaa; only", id="model",
+        ),
+        pytest.param(
+            artefact(), artefact(model_sha256=None),
+            r"b\.json is of the model \(none given\), but a\.json of aaaaaaaaaaaa", id="no-model",
+        ),
+        pytest.param(
+            artefact(), artefact(checkpoint_sha256=OTHER),
+            r"b\.json is of the checkpoint eeeeeeeeeeee, but a\.json of c+", id="checkpoint",
+        ),
+        pytest.param(
+            artefact(), artefact(dataset={"name": "a", "images": 1, "sha256": ANNOTATIONS}),
+            r"dataset 1 images of a \(annotations d+\), but a\.json of 5000 images of val2017 \(",
+            id="images",
+        ),
+        pytest.param(
+            UNKNOWN, UNKNOWN, r"b\.json and a\.json name no model and no checkpoint", id="unknown"
+        ),
+        pytest.param(
+            {**UNKNOWN, "checkpoint_sha256": CHECKPOINT}, UNKNOWN, "name no model and no check",
+            id="unknown-beside-weights",
+        ),
+    ],
+)  # fmt: skip
+def test_another_artefact_is_refused_with_both_values(first: Any, other: Any, message: str) -> None:
+    """Nobody's accuracy is shown beside another model's times."""
+    with pytest.raises(RunFileError, match=message):
+        merge_runs([run(artefact=first), run(artefact=other)], ["a.json", "b.json"])
+
+
+def test_the_run_that_named_the_checkpoint_is_told() -> None:
+    """Where the second run named the checkpoint, the third is compared with that one."""
+    named = (None, CHECKPOINT, OTHER)
+    runs = [run(artefact=artefact(checkpoint_sha256=one)) for one in named]
+    with pytest.raises(RunFileError, match=r"c is of the checkpoint e+, but b of c+; only"):
+        merge_runs(runs, ["a", "b", "c"])
+    with pytest.raises(RunFileError, match="no run is given to merge"):
+        merge_runs([])
+
+
+def test_a_verdict_without_checks_fits_the_file() -> None:
+    """Every stage may be untested."""
+    assert (
+        msgspec.convert(msgspec.to_builtins(verdict_of([])), type(run().verdict)).untested == STAGES
+    )

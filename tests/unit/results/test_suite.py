@@ -1,0 +1,212 @@
+"""Tests for `effd0.results.suite`: what tests found becomes checks, and a session becomes a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+
+from effd0.data import fixture
+from effd0.data.coco import load_coco
+from effd0.errors import DatasetError
+from effd0.io import sha256
+from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check
+from effd0.results.run import Accuracy, Insight, Parity, TimedRow
+from effd0.results.suite import SuiteRecord, check_of, properties_of
+from tests.runs import accuracy, against, insight, latency, parity
+
+LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, DIAGNOSIS_LENGTH))
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What pytest says of a test, as far as it matters."""
+
+    passed: bool
+    longrepr: object = None
+    longreprtext: str = "in full"
+    skipped: bool = False
+    duration: float = 0.25
+
+
+def crash(message: str) -> Any:
+    """What pytest keeps of a failure that ended with *message*."""
+    return mock.Mock(reprcrash=mock.Mock(message=message))
+
+
+def skipped(reason: str) -> _Report:
+    """What pytest says of a test that was skipped."""
+    return _Report(False, ("test_x.py", 3, f"Skipped: {reason}"), skipped=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "report", "wanted"),
+    [
+        pytest.param(None, _Report(True), Check("runner", "t", "passed"), id="passed"),
+        pytest.param(
+            Broken("0.3 off", "BGR: it falls", "preprocess", ["class_p3 0.3"]),
+            _Report(False),
+            Check("preprocess", "t", "failed", "0.3 off", "BGR: it falls"),
+            id="broken-in-another-stage",
+        ),
+        pytest.param(
+            Broken(LONG, LONGER),
+            _Report(False),
+            Check("runner", "t", "failed", f"{LONG[:-4]}...", f"{LONGER[:-4]}..."),
+            id="broken-at-length",
+        ),
+        pytest.param(
+            DatasetError("a.json is\n  cut off;\nget it again"),
+            _Report(False),
+            Check("runner", "t", "failed", "a.json is cut off; get it again"),
+            id="error-over-lines",
+        ),
+        pytest.param(
+            AssertionError("0.3 off"),
+            _Report(False, crash("AssertionError: 0.3 off\nassert 0.3 < 0.1")),
+            Check("runner", "t", "failed", "0.3 off"),
+            id="assert",
+        ),
+        pytest.param(
+            None, _Report(False, "text"), Check("runner", "t", "failed", "in full"), id="no-crash"
+        ),
+        pytest.param(
+            None, skipped("needs coco"), Check("runner", "t", "skipped", "needs coco"), id="skipped"
+        ),
+        pytest.param(
+            None, skipped("undecided: 5 of 48 images"),
+            Check("runner", "t", "undecided", "5 of 48 images"), id="undecided",
+        ),
+    ],
+)  # fmt: skip
+def test_an_outcome_becomes_a_check(
+    error: BaseException | None, report: _Report, wanted: Check
+) -> None:
+    """In the stage that the failure names, with its evidence and diagnosis on a line each."""
+    found = check_of("runner", "t", error, report)
+    assert found == msgspec.structs.replace(wanted, seconds=0.25)
+
+
+def test_a_check_has_the_last_figures_that_its_test_noted() -> None:
+    """What is infinite has no figure; properties of other names are the test's own affair."""
+    noted = [("figure", 1.0), ("figure", float("inf")), ("tolerance", 0.1), ("unit", "%"), ("n", 3)]
+    found = check_of("runner", "t", None, _Report(True), noted)
+    assert (found.figure, found.tolerance, found.unit) == (None, 0.1, "%")
+
+
+def test_junit_is_told_what_a_check_found() -> None:
+    """Stage, evidence and diagnosis; what is empty is left out."""
+    assert properties_of(Check("runner", "t", "passed")) == [("stage", "runner")]
+    failed = Check("gate", "t", "failed", "0.3 off", "BGR")
+    wanted = [("stage", "gate"), ("evidence", "0.3 off"), ("diagnosis", "BGR")]
+    assert properties_of(failed) == wanted
+
+
+def measured(runner: str = "ort", **more: Any) -> Accuracy:
+    """An accuracy of *runner*."""
+    return msgspec.convert(accuracy(runner=runner, backend=runner, **more), Accuracy)
+
+
+def no_pictures() -> Insight:
+    """What is to be seen of an evaluation without pictures."""
+    return msgspec.convert(insight(0, drop=0.0, jitter=0.0, seed=0), Insight)
+
+
+HEADS = msgspec.convert(parity(), Parity)
+ROW = msgspec.convert(latency(), TimedRow)
+GIVEN: dict[str, Path | None] = dict.fromkeys(("--model", "--checkpoint", "--results", "--bins"))
+
+
+def session() -> SuiteRecord:
+    """What a session found that ran two checks, two runners and the bundled scenes."""
+    record = SuiteRecord([Check("gate", "t", "passed"), Check("nms", "s", "skipped", "no coco")])
+    record.parity.append(HEADS)
+    record.note_dataset(load_coco(fixture.coco_root()), None, "")
+    record.keep(measured("torch"), no_pictures)
+    record.keep(measured(), mock.Mock(side_effect=AssertionError("is never looked at")))
+    record.keep(measured(against=against(0.0, 0.1)), no_pictures)
+    return record
+
+
+def test_a_session_is_a_run() -> None:
+    """Checks with what was skipped, parity, each runner's accuracy once, and the verdict."""
+    found = session().to_run(GIVEN, "pytest -q", 0, [ROW])
+    assert [check.status for check in found.checks] == ["passed", "skipped"]
+    # What is compared with a reference comes first, and pictures are made of what is written.
+    assert [one.runner for one in found.accuracy] == ["ort", "torch"]
+    assert [one.insight for one in found.accuracy] == [no_pictures()] * 2
+    assert (found.parity, found.latency, found.commands) == ([HEADS], [ROW], ["pytest -q"])
+    assert found.verdict.status == "pass"
+    scenes, dataset = load_coco(fixture.coco_root()), found.artefact.dataset
+    assert dataset is not None
+    assert (dataset.name, dataset.images) == ("embedded", len(scenes.samples))
+    assert dataset.sha256 == sha256(scenes.annotation_file)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        pytest.param(["--model", "--checkpoint"], "model.onnx", id="model"),
+        pytest.param(["--checkpoint"], "checkpoint.onnx", id="checkpoint"),
+        pytest.param(["--checkpoint", "--results"], "results.onnx", id="results"),
+        pytest.param([], fixture.checkpoint().name, id="bundled"),
+    ],
+)
+def test_a_session_is_called_by_what_is_under_test(
+    options: list[str], name: str, tmp_path: Path
+) -> None:
+    """The model before what it is compared with; hashes are of what was given."""
+    given = dict(GIVEN)
+    for option in options:
+        given[option] = path = tmp_path / f"{option[2:]}.onnx"
+        path.write_bytes(option.encode())
+    artefact = SuiteRecord().to_run(given, "pytest", 0).artefact
+    model, weights = given["--model"], given["--checkpoint"] or fixture.checkpoint()
+    assert artefact.name == name
+    assert artefact.model_sha256 == (None if model is None else sha256(model))
+    assert artefact.checkpoint_sha256 == sha256(weights)
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [(0, "pass"), (1, "pass"), (5, "pass"), (2, "undecided"), (3, "undecided"), (4, "undecided")],
+    ids=["passed", "failed", "nothing-collected", "interrupted", "internal-error", "usage"],
+)
+def test_a_session_that_was_cut_off_passes_nothing(status: int, wanted: str) -> None:
+    """What passed so far is kept, a failed check stays one; a failed test of effd0 is no check."""
+    record = session()
+    found = record.to_run(GIVEN, "pytest", status).verdict
+    assert (found.status, found.passed) == (wanted, ("gate",))
+    assert ("not all checks were run" in found.evidence) == (wanted == "undecided")
+    record.checks.append(Check("runner", "t", "failed", "0.3 off"))
+    failed = record.to_run(GIVEN, "pytest", status).verdict
+    assert (failed.status, failed.evidence) == ("fail", "0.3 off")
+
+
+def test_a_session_of_benchmarks_is_not_gated() -> None:
+    """Times without a baseline pass nothing, and say so; no machine is named twice."""
+    found = SuiteRecord().to_run(GIVEN, "pytest benchmarks", 0, [ROW])
+    assert (found.verdict.status, found.artefact.dataset) == ("not gated", None)
+    assert found.verdict.evidence == "times have no threshold"
+    assert not {"load", "date", "command", "packages"} & found.environment[0].machine.keys()
+
+
+def test_the_summary_has_heads_accuracy_and_verdict() -> None:
+    """Skipped checks alone ask for no verdict, but an artefact that was given does."""
+    infinite = msgspec.convert(parity("acl", None), Parity)
+    record = SuiteRecord(parity=[HEADS, infinite], lines=["AP 61.5"])
+    sections = record.sections(asked=True)
+    assert sections["parity"] == [
+        f"{runner}, 1 images: class P3 differs most from torch, {far}; computes like fp32"
+        for runner, far in (("ort", "by 1e-05 (relative L2 1e-06)"), ("acl", "infinitely"))
+    ]
+    assert sections["accuracy"] == ["AP 61.5"]
+    assert sections["verdict"][0].startswith("NONE")
+    record.checks.append(Check("gate", "t", "skipped", "needs coco"))
+    assert record.sections(asked=False)["verdict"] == []
+    record.checks.append(Check("gate", "t", "passed"))
+    assert record.sections(asked=False)["verdict"][0].startswith("PASS")
