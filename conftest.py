@@ -61,7 +61,7 @@ def onnx_model(
     if given is not None and given.suffix != ".om":
         return given
     out = tmp_path_factory.mktemp("model") / "d0.onnx"
-    return build.export(checkpoint, out, spec, ExportSettings(batch_size=None)).path
+    return build.export_onnx(checkpoint, out, spec, ExportSettings(batch_size=None)).path
 
 
 @pytest.fixture(scope="session")

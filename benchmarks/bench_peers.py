@@ -80,15 +80,15 @@ def plain_export(
 ) -> Path:
     """The checkpoint as torch exports it, and nothing more."""
     out = tmp_path_factory.mktemp("peers") / "plain.onnx"
-    return build.export(checkpoint, out, spec, ExportSettings(batch_size=None)).path
+    return build.export_onnx(checkpoint, out, spec, ExportSettings(batch_size=None)).path
 
 
 @pytest.fixture(scope="session")
 def edited(plain_export: Path, spec: ModelSpec) -> Path:
     """The export simplified and edited, every edit exact."""
     simplified, out = plain_export.with_name("sim.onnx"), plain_export.with_name("edited.onnx")
-    build.simplify(plain_export, simplified, spec)
-    return build.modify(simplified, out, spec, DEFAULT_EDITS).path
+    build.simplify_onnx(plain_export, simplified, spec)
+    return build.modify_onnx(simplified, out, spec, DEFAULT_EDITS).path
 
 
 @pytest.fixture

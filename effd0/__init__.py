@@ -1,15 +1,87 @@
 """
 effd0 decides whether an EfficientDet-D0 build may ship.
 
-Two lines meet in a model file on disk::
+The command line is ``effd0`` (or ``python -m effd0``), the suite is run by pytest; the same steps
+for a notebook::
 
-    run line    spec -> dataset -> preprocess -> runners -> postprocess -> evaluate -> report
-    build line  spec -> checkpoint -> export -> graph -> (a model file) -> runners
+    import effd0
 
-``effd0.evaluation.pipeline`` drives the run line, ``effd0.export.verify`` the build line; the
-command line and the test suite are two control panels over the same functions.
+    dataset = effd0.load_coco(effd0.coco_root())             # the bundled scenes, or a Path
+    image = effd0.preprocess(dataset.samples[0].path, effd0.D0)
+    with effd0.open_runner("torch", effd0.checkpoint(), effd0.D0) as runner:
+        outputs = runner.infer({"images": image.tensor[None]})
+    (heads,) = effd0.split_heads(outputs, effd0.D0)
+    found = effd0.postprocess(heads, image.image_scale, image.image_size, effd0.D0)
+
+    choice = effd0.ModelChoice(checkpoint=effd0.checkpoint())  # or model=Path("d0.onnx")
+    evaluation = effd0.evaluate(effd0.EvaluationJob(), effd0.LocalEngine(choice))
+    print(evaluation.metrics.values["AP"], evaluation.verdict.status)
+
+A name is imported when it is first asked for, so that ``import effd0`` needs none of the backends.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .data.coco import Dataset as Dataset
+    from .data.coco import Sample as Sample
+    from .data.coco import load_coco as load_coco
+    from .data.fixture import checkpoint as checkpoint
+    from .data.fixture import coco_root as coco_root
+    from .data.preprocess import ModelInput as ModelInput
+    from .data.preprocess import preprocess as preprocess
+    from .detection.draw import draw_detections as draw_detections
+    from .detection.heads import HeadOutputs as HeadOutputs
+    from .detection.heads import split_heads as split_heads
+    from .detection.postprocess import Detections as Detections
+    from .detection.postprocess import postprocess as postprocess
+    from .errors import Effd0Error as Effd0Error
+    from .evaluation.engines import LocalEngine as LocalEngine
+    from .evaluation.engines import RecordedEngine as RecordedEngine
+    from .evaluation.evaluate import Evaluation as Evaluation
+    from .evaluation.evaluate import EvaluationJob as EvaluationJob
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.model import ModelChoice as ModelChoice
+    from .export.to_onnx import ExportSettings as ExportSettings
+    from .export.verify import export_onnx as export_onnx
+    from .export.verify import modify_onnx as modify_onnx
+    from .export.verify import simplify_onnx as simplify_onnx
+    from .metrics.summary import CocoMetrics as CocoMetrics
+    from .metrics.summary import coco_metrics as coco_metrics
+    from .runners.registry import RunnerOptions as RunnerOptions
+    from .runners.registry import open_runner as open_runner
+    from .spec import D0 as D0
+    from .spec import ModelSpec as ModelSpec
+    from .spec import spec_for as spec_for
+
 __version__ = "0.1.0"
+#: Module -> the public names that it defines.
+_DEFINED = {
+    "data.coco": ("Dataset", "Sample", "load_coco"),
+    "data.fixture": ("checkpoint", "coco_root"),
+    "data.preprocess": ("ModelInput", "preprocess"),
+    "detection.draw": ("draw_detections",),
+    "detection.heads": ("HeadOutputs", "split_heads"),
+    "detection.postprocess": ("Detections", "postprocess"),
+    "errors": ("Effd0Error",),
+    "evaluation.engines": ("LocalEngine", "RecordedEngine"),
+    "evaluation.evaluate": ("Evaluation", "EvaluationJob", "evaluate"),
+    "evaluation.model": ("ModelChoice",),
+    "export.to_onnx": ("ExportSettings",),
+    "export.verify": ("export_onnx", "modify_onnx", "simplify_onnx"),
+    "metrics.summary": ("CocoMetrics", "coco_metrics"),
+    "runners.registry": ("RunnerOptions", "open_runner"),
+    "spec": ("D0", "ModelSpec", "spec_for"),
+}
+_MODULES = {name: module for module, names in _DEFINED.items() for name in names}
+__all__ = [*_MODULES]  # noqa: PLE0604  names
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public *name* from the module that defines it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'effd0' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

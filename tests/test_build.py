@@ -42,7 +42,7 @@ def one(onnx_model: Path, pytestconfig: pytest.Config, folder: Path) -> Path:
 def simplified(onnx_model: Path, folder: Path, spec: ModelSpec, one: Path) -> Built:
     """The simplified export, batch free."""
     assert one.exists()
-    return build.simplify(onnx_model, folder / "simplified.onnx", spec)
+    return build.simplify_onnx(onnx_model, folder / "simplified.onnx", spec)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_the_default_edits_straighten_a_simplified_export(
     simplified_one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """No padding is left to edit; all weighted sums are, and the file keeps heads and origin."""
-    built = build.modify(simplified_one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
+    built = build.modify_onnx(simplified_one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
     assert [str(change) for change in built.changes] == [
         "fold-pad: nothing to do",
         "finite-pad: nothing to do",
@@ -114,14 +114,14 @@ def test_the_edits_for_onnx_runtime_keep_the_heads(
 ) -> None:
     """Every squeeze, gate and weight of a D0 is found; logits move by 1e-4 of the largest."""
     wanted = {"step-means": 16, "scale-convs": 57, "spread-gates": 16}
-    fixed = build.simplify(one, tmp_path / "fixed.onnx", spec).path
-    built = build.modify(fixed, tmp_path / "d0.onnx", spec, ORT_EDITS)
+    fixed = build.simplify_onnx(one, tmp_path / "fixed.onnx", spec).path
+    built = build.modify_onnx(fixed, tmp_path / "d0.onnx", spec, ORT_EDITS)
     found = {change.edit.name: change.matches for change in built.changes}
     assert {name: found[name] for name in wanted} == wanted
     # Measured 2026-11-25 on embedded images and on photographs: 1.0e-5 of the largest logit.
     assert max(diff.relative_l2 for diff in built.diffs) <= 1e-4
     assert built.diffs[0].max_abs <= SAME_FLOAT32.limit
-    quick = build.simplify(one, tmp_path / "at-once.onnx", spec, ORT_EDITS)
+    quick = build.simplify_onnx(one, tmp_path / "at-once.onnx", spec, ORT_EDITS)
     assert operators(quick.path) == operators(built.path)
 
 
@@ -134,7 +134,7 @@ def test_exact_edits_find_their_patterns_in_a_raw_export(
     one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """Without simplification they find every place, and each keeps the heads."""
-    built = build.modify(one, tmp_path / "d0.onnx", spec, list(PATTERNS))
+    built = build.modify_onnx(one, tmp_path / "d0.onnx", spec, list(PATTERNS))
     assert {change.edit.name: change.matches for change in built.changes} == PATTERNS
     # Measured 2026-11-23: fold-weights 9.6e-6, fuse-sums 0, mean-pool 4.4e-4.
     assert all(c.worst.max_abs <= SAME_FLOAT32.limit for c in built.changes)
@@ -145,7 +145,7 @@ def test_float16_is_written_with_what_it_costs(
     simplified_one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """The file is half as large, is fed and gives float32, and shows how far its heads are off."""
-    built = build.modify(simplified_one, tmp_path / "d0.onnx", spec, ["fuse-sums", "fp16"])
+    built = build.modify_onnx(simplified_one, tmp_path / "d0.onnx", spec, ["fuse-sums", "fp16"])
     assert built.path.stat().st_size < 0.51 * simplified_one.stat().st_size
     with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
         assert {info.dtype for info in (*runner.inputs, *runner.outputs)} == {np.dtype("f4")}
@@ -166,7 +166,7 @@ def test_an_exact_edit_of_a_whole_network_keeps_its_heads(
 ) -> None:
     """All paddings of max-pools are changed, and not a bit of a head."""
     path, count = padded_one
-    built = build.modify(path, tmp_path / "d0.onnx", spec, [edit])
+    built = build.modify_onnx(path, tmp_path / "d0.onnx", spec, [edit])
     assert count > 0
     assert built.changes[0].matches == count
     assert built.diffs[0].max_abs == 0.0
@@ -179,7 +179,7 @@ def test_the_recipes_edit_is_shown_to_change_the_heads(
 ) -> None:
     """Padding by zero is written as asked for, with the difference that it makes."""
     path, count = padded_one
-    built = build.modify(path, tmp_path / "d0.onnx", spec, ["zero-pad"])
+    built = build.modify_onnx(path, tmp_path / "d0.onnx", spec, ["zero-pad"])
     assert built.changes[0].matches == count
     assert built.diffs[0].max_abs > SAME_FLOAT32.limit
     assert built.path.exists()
@@ -190,7 +190,7 @@ def test_a_raw_export_is_to_be_simplified_before_it_is_edited(
 ) -> None:
     """The exporter computes its padding while the model runs, which no edit can read."""
     with pytest.raises(GraphError, match=r"is computed while .* run 'effd0 simplify' first"):
-        build.modify(one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
+        build.modify_onnx(one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,7 +209,7 @@ def test_an_export_with_wrong_numbers_is_not_written(
 
     monkeypatch.setattr(build, "write_onnx", wrong)
     with pytest.raises(ExportError, match=r"d0\.onnx was not written, .*: box_p\d differs by"):
-        build.export(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings())
+        build.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -226,7 +226,7 @@ def test_a_simplification_with_wrong_numbers_is_not_written(
 
     monkeypatch.setattr(build, "write_simplified", wrong)
     with pytest.raises(ExportError, match=r"was not written, .*one\.onnx does: class_p\d differs"):
-        build.simplify(one, out, spec)
+        build.simplify_onnx(one, out, spec)
     assert list(tmp_path.iterdir()) == [out]
     assert out.read_bytes() == b"older"
 
@@ -241,5 +241,5 @@ def test_an_edit_that_claims_too_much_is_not_written(
     """An edit called exact that changes heads is an error, also behind one that may change them."""
     monkeypatch.setitem(EDITS, "zero-pad", replace(EDITS["zero-pad"], exact=True))
     with pytest.raises(GraphError, match=r"was not written, .* what .*onnx before zero-pad does"):
-        build.modify(padded_one[0], tmp_path / "d0.onnx", spec, ["fp16", "zero-pad"])
+        build.modify_onnx(padded_one[0], tmp_path / "d0.onnx", spec, ["fp16", "zero-pad"])
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`effd0.export.verify.export`: every batch size and exporter computes what torch does."""
+"""`effd0.export.verify.export_onnx`: every batch size and exporter computes what torch does."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_fixed_batch_is_exported_as_such(
     checkpoint: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """Four images at once, in shapes that a compiler can read off the file."""
-    built = build.export(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings(batch_size=4))
+    built = build.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings(batch_size=4))
     assert_fixed(built, 4, spec)
 
 
@@ -51,7 +51,9 @@ def test_every_batch_of_the_recipes_table_is_exported(
     tmp_path: Path,
 ) -> None:
     """The recipe's larger batches are exported and give torch's heads in every row."""
-    built = build.export(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings(batch_size=batch))
+    built = build.export_onnx(
+        checkpoint, tmp_path / "d0.onnx", spec, ExportSettings(batch_size=batch)
+    )
     assert_fixed(built, batch, spec)
     feed = np.resize(images, (batch, *spec.input_shape))
     with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
@@ -73,7 +75,7 @@ def test_the_other_exporter_writes_the_same_network(
 ) -> None:
     """The dynamo exporter at opset 18 agrees with torch, at a batch it was not traced with too."""
     settings = ExportSettings(batch_size=batch, exporter="dynamo")
-    built = build.export(checkpoint, tmp_path / "d0.onnx", spec, settings)
+    built = build.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, settings)
     rows = 1 if batch == 1 else len(images)
     with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
         assert [(i.name, i.shape) for i in runner.inputs] == [
@@ -93,10 +95,10 @@ def test_the_other_exporters_padding_is_folded(
 ) -> None:
     """Where an export comes with constant padding of -inf, folding takes all of it."""
     settings = ExportSettings(exporter="dynamo")
-    source = build.export(checkpoint, tmp_path / "d0.onnx", spec, settings).path
-    folded = build.modify(source, tmp_path / "folded.onnx", spec, ["fold-pad"])
+    source = build.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, settings).path
+    folded = build.modify_onnx(source, tmp_path / "folded.onnx", spec, ["fold-pad"])
     assert folded.changes[0].matches > 0
-    zeroed = build.modify(source, tmp_path / "zeroed.onnx", spec, ["zero-pad"])
+    zeroed = build.modify_onnx(source, tmp_path / "zeroed.onnx", spec, ["zero-pad"])
     assert zeroed.changes[0].matches == folded.changes[0].matches
     assert zeroed.diffs[0].max_abs > SAME_FLOAT32.limit >= folded.diffs[0].max_abs
 

@@ -55,7 +55,7 @@ def test_export_is_asked_as_the_options_say(
         asked.append((source, out, spec, settings))
         return Built(out, [TensorDiff("class_p3", 1.25e-5, 2.5e-7, (0,), 1.0, 1.0)])
 
-    monkeypatch.setattr(build, "export", quick)
+    monkeypatch.setattr(build, "export_onnx", quick)
     out = tmp_path / "d0.onnx"
     outcome = effd0("export", "--out", out, *options)
     assert outcome.code == 0

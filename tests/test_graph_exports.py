@@ -46,7 +46,7 @@ def simplified(
 ) -> Path:
     """The default export, batch free, simplified."""
     need_own_export(pytestconfig)
-    return build.simplify(onnx_model, tmp_path_factory.mktemp("s") / "d0.onnx", spec).path
+    return build.simplify_onnx(onnx_model, tmp_path_factory.mktemp("s") / "d0.onnx", spec).path
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
@@ -55,10 +55,10 @@ def test_every_exports_patterns_are_found(
 ) -> None:
     """Each edit finds as many places in one exporter's file as in the other's; heads stay."""
     settings = ExportSettings(batch_size=batch, exporter=exporter)
-    source = build.export(checkpoint, tmp_path / "d0.onnx", spec, settings).path
+    source = build.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, settings).path
     # The older exporter's padding is computed while the model runs.
     edits = STRAIGHT if exporter == "torchscript" else ["fold-pad", *STRAIGHT]
-    built = build.modify(source, tmp_path / "edited.onnx", spec, [*edits, "fp16"])
+    built = build.modify_onnx(source, tmp_path / "edited.onnx", spec, [*edits, "fp16"])
     assert {c.edit.name: c.matches for c in built.changes[:-1]} == {n: FOUND[n] for n in edits}
     # Measured 2026-11-23: at most 4.4e-4, by mean-pool.
     exact = [change.worst.max_abs for change in built.changes if change.edit.exact]
@@ -70,7 +70,7 @@ def test_every_exports_patterns_are_found(
 def test_no_problem_is_left_for_atc(simplified: Path, spec: ModelSpec, tmp_path: Path) -> None:
     """What the recipe's steps make is what ATC takes, with every edit."""
     edits = [name for name in EDITS if name != "zero-pad"]
-    built = build.modify(simplified, tmp_path / "d0.onnx", spec, edits)
+    built = build.modify_onnx(simplified, tmp_path / "d0.onnx", spec, edits)
     assert check_support(load_graph(built.path)) == []
 
 
@@ -79,7 +79,7 @@ def test_float16_arithmetic_gives_the_heads(
 ) -> None:
     """Computed in float16 node by node, which ONNX Runtime does not do on a CPU, heads agree."""
     edits = ["fold-weights", "fuse-sums", "fp16"]
-    path = build.modify(simplified, tmp_path / "d0.onnx", spec, edits).path
+    path = build.modify_onnx(simplified, tmp_path / "d0.onnx", spec, edits).path
     reference = ReferenceEvaluator(str(path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # its Sigmoid tries both of two formulas
@@ -105,7 +105,7 @@ def test_the_score_stays(
     tmp_path: Path,
 ) -> None:
     """Exact edits keep the mAP of the embedded scenes, and float16 nearly does."""
-    edited = build.modify(simplified, tmp_path / "d0.onnx", spec, edits).path
+    edited = build.modify_onnx(simplified, tmp_path / "d0.onnx", spec, edits).path
     scores = []
     for path in (simplified, edited):
         with OrtRunner(path, provider="CPUExecutionProvider") as runner:

@@ -48,7 +48,7 @@ def export(
     settings = ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
     source = embedded.checkpoint() if checkpoint is None else checkpoint
     with STDERR.status(f"exporting {source.name} and comparing it with torch"):
-        built = line.export(source, out, spec_for(arch), settings)
+        built = line.export_onnx(source, out, spec_for(arch), settings)
     show_built(built)
 
 
@@ -56,7 +56,7 @@ def export(
 def simplify(model: OnnxFile, out: OnnxOut, arch: Arch = D0.arch) -> None:
     """Simplify an ONNX model with onnxsim; the file is named once its outputs are unchanged."""
     with STDERR.status(f"simplifying {model.name} and comparing it with the original"):
-        built = line.simplify(model, out, spec_for(arch))
+        built = line.simplify_onnx(model, out, spec_for(arch))
     show_built(built)
 
 
@@ -73,7 +73,7 @@ def modify(
 ) -> None:
     """Edit an ONNX graph for a compiler; print what each edit matched and changed."""
     with STDERR.status(f"editing {model.name} and comparing it with the original"):
-        built = line.modify(model, out, spec_for(arch), edit or DEFAULT_EDITS)
+        built = line.modify_onnx(model, out, spec_for(arch), edit or DEFAULT_EDITS)
     show_built(built)
 
 

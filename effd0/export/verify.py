@@ -50,7 +50,7 @@ class Built:
     changes: tuple[MeasuredChange, ...] = ()
 
 
-def export(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings) -> Built:
+def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings) -> Built:
     """Export *checkpoint* to ONNX as *out*, equal to the checkpoint in torch, or not at all."""
     with written_whole(out) as temporary:
         write_onnx(checkpoint, temporary, spec, settings)
@@ -59,7 +59,7 @@ def export(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSetting
     return Built(out, diffs)
 
 
-def simplify(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
+def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
     """Write the simplification of *model*, with *edits*, as *out*, equal to *model*, or not."""
     with written_whole(out) as temporary:
         write_simplified(model, temporary)
@@ -72,7 +72,7 @@ def simplify(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ())
     return Built(out, diffs)
 
 
-def modify(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -> Built:
+def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -> Built:
     """
     Write *model* with *edits* applied as *out*, each measured against the graph before it.
 
@@ -179,6 +179,6 @@ def _in_child(step: str, source: Path, out: Path, *options: Any) -> None:
 if __name__ == "__main__":
     _step, _failed, _given = pickle.load(sys.stdin.buffer)  # noqa: S301  # from `_in_child`
     try:
-        (export if _step == "export" else simplify)(*_given)
+        (export_onnx if _step == "export" else simplify_onnx)(*_given)
     except Effd0Error as error:
         _failed.write_bytes(pickle.dumps(error))

@@ -95,7 +95,9 @@ def _as_typed(option: str, value: object) -> str:
     return f"{option.replace('_', '-')} is {shown}"
 
 
-def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions) -> Runner:
+def open_runner(
+    name: str, model: Path, spec: ModelSpec, options: RunnerOptions | None = None
+) -> Runner:
     """
     Return the runner *name* for the file *model*, to be entered with ``with``.
 
@@ -103,6 +105,7 @@ def open_runner(name: str, model: Path, spec: ModelSpec, options: RunnerOptions)
     for ``acl`` and a folder of results for ``recorded``.  Raises `RunnerError` for a name that is
     not one, and for an option that the backend does not know.
     """
+    options = RunnerOptions() if options is None else options
     options.check_for(name)
     if name == "ort":
         from .onnxruntime import OrtRunner
