@@ -67,7 +67,7 @@ def onnx_model(
 @pytest.fixture(scope="session")
 def emulated_model(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ONNX model under test, compiled in float32 by the emulated ATC, with four gears."""
-    from tests.fakes.emulated import compile_emulated
+    from tests.emulator.tools import compile_emulated
 
     folder = tmp_path_factory.mktemp("compiled")
     write_simplified(onnx_model, folder / "sim.onnx")
@@ -109,7 +109,7 @@ def open_under_test(
             pytest.skip(f"needs {name} to compare with: pip install 'effd0[{COMPARED_WITH[name]}]'")
         inner: Runner
         if name == "emulated":
-            from tests.fakes.emulated import EmulatedRunner
+            from tests.emulator.tools import EmulatedRunner
 
             inner = EmulatedRunner(get("emulated_model"))
         elif name == "recorded":

@@ -31,7 +31,7 @@ MODULES = {
     "runner": (
         "test_hardware", "test_named", "test_open_runner", "test_pipeline", "test_pipeline_feed",
         "test_pipeline_stream",
-        "test_recorded", "test_runner_acl", "test_runner_acl_errors", "test_runner_acl_faults",
+        "test_acl_runner", "test_recorded",
         "test_runner_base", "test_runner_openvino", "test_runner_ort", "test_runner_ort_offline",
         "test_runner_torch", "test_runner_torch_detector", "test_tensorfiles_results",
         "test_tensorfiles_results_refused",

@@ -18,8 +18,8 @@ from effd0.data import fixture as embedded
 from effd0.tolerances import ROUNDED, ROUNDED_BY_AIPP, TO_RECORD
 
 from .cli_run import effd0
-from .fakes.acl import installed
-from .fakes.emulated import FLOAT32, emulated_path
+from .emulator.acl import installed
+from .emulator.tools import FLOAT32, emulated_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.accuracy]
 

@@ -11,9 +11,9 @@ import pytest
 
 from effd0.io import sha256
 
-from .ascend_host import tiny_onnx, use_emulated_tools, use_tool
 from .cli_run import assert_one_error, effd0
-from .fakes.ascend.om import read_om
+from .emulator.om import read_om
+from .emulator.tools import tiny_onnx, use_emulated_tools, use_tool
 from .helpers import names_in
 
 CHIP = ("--soc-version", "Ascend310P3")

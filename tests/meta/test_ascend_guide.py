@@ -10,8 +10,8 @@ import pytest
 from effd0.data import fixture as embedded
 
 from ..cli_run import effd0
-from ..fakes.acl import installed
-from ..fakes.emulated import emulated_path
+from ..emulator.acl import installed
+from ..emulator.tools import emulated_path
 
 GUIDE = Path(__file__).parents[2] / "docs" / "ascend.md"
 COMMANDS = [

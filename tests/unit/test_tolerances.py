@@ -75,7 +75,7 @@ def opened(name: str, precision: str, request: pytest.FixtureRequest) -> Runner:
     """Return the runner *name* of the weights under test in *precision*, to be entered."""
     spec: ModelSpec = request.getfixturevalue("spec")
     if name == "emulated":
-        from tests.fakes.emulated import EmulatedRunner, compile_emulated
+        from tests.emulator.tools import EmulatedRunner, compile_emulated
 
         folder: Path = request.getfixturevalue("tmp_path")
         write_simplified(request.getfixturevalue("onnx_model"), folder / "simplified.onnx")

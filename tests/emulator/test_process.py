@@ -1,0 +1,323 @@
+"""The emulator of pyACL: how functions are called, and the process, devices and threads."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .acl import Emulator, installed
+from .om import TINY_SHAPES
+from .tools import SITE
+from .user import Refused, User, code, ok
+
+IMAGES = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+
+
+@pytest.fixture
+def acl(emulator: Emulator) -> Any:
+    """A pyACL that is initialised and has set device 0."""
+    module = emulator.module()
+    ok(module.init())
+    ok(module.rt.set_device(0))
+    return module
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """What *function* gives in a thread of its own."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+# Calls
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error"),
+    [
+        ("rt.malloc", (np.int64(64), 0), TypeError),
+        ("rt.malloc", (np.prod((8, 8)), 0), TypeError),
+        ("rt.malloc", (np.array(64), 0), TypeError),
+        ("rt.malloc", (ctypes.c_void_p(64), 0), TypeError),
+        ("rt.malloc", (64.0, 0), TypeError),
+        ("rt.malloc", (None, 0), TypeError),
+        ("rt.malloc", (64,), TypeError),
+        ("rt.malloc", (64, 0, 0), TypeError),
+        ("rt.set_device", (0.0,), TypeError),
+        ("rt.set_device", (2**31,), OverflowError),
+        ("mdl.load_from_file", (Path("d0.om"),), TypeError),
+    ],
+    ids=lambda value: str(value).replace(" ", "")[:40] if isinstance(value, tuple) else "",
+)
+def test_arguments_are_those_that_c_takes(
+    acl: Any, name: str, arguments: tuple[Any, ...], error: type[Exception]
+) -> None:
+    """Sizes and addresses are plain ints, paths strings, and all are positional and counted."""
+    place, _, last = name.partition(".")
+    with pytest.raises(error):
+        getattr(getattr(acl, place), last)(*arguments)
+    with pytest.raises(TypeError, match="no keyword"):
+        acl.rt.malloc(64, policy=0)
+    assert code(acl.rt.set_device(np.int64(1))) == 0
+
+
+def test_answers_have_their_shapes(emulator: Emulator, acl: Any, om: Path) -> None:
+    """Codes come alone, in pairs or in triples; handles, numbers and names come bare."""
+    assert ok(acl.rt.get_device_count()) == 2
+    desc, dataset = acl.mdl.create_desc(), acl.mdl.create_dataset()
+    assert type(desc) is type(dataset) is int
+    assert acl.mdl.add_dataset_buffer(dataset, acl.create_data_buffer(64, 64)) == (dataset, 0)
+    assert code(acl.mdl.get_desc(desc, ok(acl.mdl.load_from_file(str(om))))) == 0
+    assert acl.mdl.get_num_outputs(desc) == len(TINY_SHAPES)
+    wanted = {"name": "x.1", "dimCount": 4, "dims": [2, 3, 8, 8]}
+    assert acl.mdl.get_input_dims(desc, 0) == (wanted, 0)
+    assert acl.mdl.get_output_name_by_index(desc, 1) == "Node_1:0:field"
+    assert len(acl.get_version()) == 4
+    # Failures keep the shape.
+    assert acl.mdl.get_output_dims(desc, 9) == ({}, 100000)
+    assert acl.mdl.get_output_size_by_index(desc, 9) == 0
+    assert acl.mdl.get_output_data_type(desc, 9) == -1
+    emulator.fail_next("mdl.create_dataset")
+    assert acl.mdl.create_dataset() == 0
+    # Names that tutorials invent are no attributes.
+    for name in ("MEMCPY_HOST_TO_DEVICE", "ACL_SUCCESS", "Context", "memcpy_sync"):
+        assert not any(hasattr(place, name) for place in (acl, acl.rt, acl.util))
+
+
+@pytest.mark.parametrize(
+    "look",
+    [lambda r: r == 0, lambda r: r != 0, bool, lambda r: r in (0, 100002), int],
+    ids=["equal", "unequal", "truth", "among", "plain"],
+)
+def test_a_return_code_must_be_read(emulator: Emulator, acl: Any, look: Any) -> None:
+    """A code that nobody compared is a violation at its call's line; printing it is no look."""
+    str(ret := acl.rt.set_device(0))
+    (violation,) = emulator.violations
+    assert violation.rule == "code"
+    assert "test_process.py" in violation.stack[0]
+    look(ret)
+    assert not emulator.violations
+    acl.rt.create_stream()
+    assert emulator.rules_broken() == {"code"}
+
+
+def test_what_failed_is_not_used(emulator: Emulator, acl: Any, om: Path) -> None:
+    """A handle in doubt is a violation until another try; a pointer of a failure is poison."""
+    desc, model = acl.mdl.create_desc(), ok(acl.mdl.load_from_file(str(om)))
+    emulator.fail_next("mdl.get_desc", 500002)
+    assert acl.mdl.get_desc(desc, model) == 500002
+    acl.mdl.get_num_inputs(desc)
+    assert emulator.rules_broken() == {"code", "handle"}
+    ok(acl.mdl.get_desc(desc, model))
+    assert acl.mdl.get_num_inputs(desc) == 1
+    assert len(emulator.violations) == 2
+    emulator.fail_next("rt.malloc", 207001)
+    address, ret = acl.rt.malloc(64, 0)
+    assert (ret, acl.rt.memset(address, 64, 0, 64)) == (207001, 107000)
+    assert emulator.violations[-1].rule == "poison"
+    assert "acl.rt.malloc(64, 0)" in emulator.violations[-1].text
+    number, ret = acl.mdl.load_from_file("missing.om")
+    assert (ret, acl.mdl.unload(number)) == (145002, 145003)
+    assert "E13000" in emulator.host.messages[-2]
+
+
+def test_messages_belong_to_threads_and_are_read_once(acl: Any) -> None:
+    """The text of a failure is seen by the thread that failed, one time."""
+    assert acl.get_recent_err_msg() is None
+    assert acl.rt.set_device(7) == 107001
+    assert in_thread(acl.get_recent_err_msg) is None
+    assert "EE1001" in acl.get_recent_err_msg()
+    assert acl.get_recent_err_msg() is None
+
+
+def whole_run(emulator: Emulator, om: Path) -> set[int]:
+    """A run both ways, and every code that its user met; 0 too where a bare handle was 0."""
+    user, met = User(emulator.module(), om), set()
+    try:
+        with user:
+            user.infer(IMAGES)
+            user.infer_async(IMAGES)
+    except Refused as error:
+        met = {error.code}
+    return met | set(filter(None, user.passed_over))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["one-call", "device-lost"])
+def test_a_right_user_is_clean_whichever_call_fails(om: Path, lost: bool) -> None:
+    """For every call of a run: if it fails, its code comes out, and nothing leaks or is misused."""
+    for options in ({"cann": "old"}, {"output_order": "reversed"}, {}):
+        with installed(**options) as whole:
+            assert not whole_run(whole, om)
+        whole.assert_clean()
+    assert whole.fallible_calls > 50
+    for number in range(1, whole.fallible_calls + 1):
+        with installed() as emulator:
+            (emulator.fail_from if lost else emulator.fail_call)(number)
+            met = whole_run(emulator, om)
+        emulator.assert_clean()
+        assert met, f"nobody noticed that call {number} failed"
+        assert next((call.ret for call in emulator.calls if call.ret), 0) in met
+
+
+# The process
+
+
+def test_init_and_finalize_have_their_order(emulator: Emulator) -> None:
+    """Twice gives 100002 or 100037; what comes before or after works, and is a violation."""
+    acl = emulator.module()
+    assert ok(acl.rt.get_device_count()) == 2
+    assert [acl.init(), acl.init()] == [0, 100002]
+    assert [acl.finalize(), acl.finalize()] == [0, 100037]
+    assert emulator.clock.now == 2000  # logs are flushed
+    assert ok(acl.rt.get_device_count()) == 2
+    texts = [violation.text for violation in emulator.violations]
+    assert [text.rpartition(" called ")[2] for text in texts] == ["before init", "after finalize"]
+    old = Emulator(cann="old").module()
+    assert [old.init(), old.finalize(), old.init()] == [0, 0, 500000]
+    stub = Emulator(stub_lib=True).module()
+    assert stub.init() == 100039
+    foreign = Emulator(inits=1)
+    assert [foreign.module().init(), foreign.module().finalize()] == [100002, 0]
+    assert foreign.rules_broken() == {"init"}
+
+
+def test_finalize_reports_all_that_is_left(emulator: Emulator, acl: Any, om: Path) -> None:
+    """Each kind of thing that is not given back is named with the line that took it."""
+    ok(acl.rt.create_context(0))
+    made = [ok(acl.rt.create_stream()), ok(acl.rt.create_event()), acl.mdl.create_desc()]
+    made += [ok(acl.rt.malloc(64, 0)), ok(acl.rt.malloc_host(64)), acl.mdl.create_dataset()]
+    made += [acl.create_data_buffer(made[3], 64), ok(acl.mdl.load_from_file(str(om)))]
+    ok(acl.mdl.add_dataset_buffer(made[5], made[6]))
+    ok(acl.mdl.destroy_dataset(made[5]))  # which frees nothing
+    with pytest.raises(AssertionError, match="not given back: a process that is not finalized"):
+        emulator.assert_clean()
+    assert acl.finalize() == 0
+    texts = [violation.text for violation in emulator.violations]
+    assert emulator.rules_broken() == {"leak"}
+    kinds = ["context", "stream", "event", "description", "data buffer", "model"]
+    for kind in [*kinds, "device memory", "host memory", "device 0 that is not reset"]:
+        assert sum(f"there is {kind}" in text for text in texts) == 1, kind
+    assert all("test_finalize_reports" in text for text in texts if "0x" in text)
+
+
+class Careless:
+    """Finalizes when it is collected."""
+
+    def __init__(self, acl: Any) -> None:
+        self.acl = acl
+
+    def __del__(self) -> None:
+        assert self.acl.finalize() == 0
+
+
+def test_finalize_has_no_place_in_a_destructor(emulator: Emulator) -> None:
+    """Finalize called from __del__ is a violation."""
+    acl = emulator.module()
+    ok(acl.init())
+    careless = Careless(acl)
+    del careless
+    (violation,) = emulator.violations
+    assert (violation.rule, "__del__" in violation.stack[0]) == ("init", True)
+
+
+def script(body: str, tmp_path: Path) -> dict[str, Any]:
+    """Run *body* in a process whose `import acl` is the emulator; return the emulator's report."""
+    report = tmp_path / "report.json"
+    places = {"PYTHONPATH": str(SITE), "EFFD0_FAKE_ACL_REPORT": str(report)}
+    subprocess.run([sys.executable, "-c", body], env=os.environ | places, check=True)
+    content: dict[str, Any] = json.loads(report.read_text())
+    return content
+
+
+def test_a_process_of_its_own_reports_at_its_end(tmp_path: Path) -> None:
+    """A subprocess gets its emulator by PYTHONPATH; finalize in atexit is in the report."""
+    body = "import acl, atexit; assert acl.init() == 0; atexit.register(lambda: acl.finalize() + 0)"
+    report = script(body, tmp_path)
+    assert (report["calls"], report["leaks"]) == (2, [])
+    assert any("finalize is left to a destructor" in text for text in report["violations"])
+
+
+def test_a_fork_is_stopped(tmp_path: Path) -> None:
+    """A child of os.fork that calls the runtime is stopped with the rule that it broke."""
+    said = tmp_path / "said"
+    body = f"""
+import acl, os, pathlib
+assert acl.init() == 0
+if os.fork() == 0:
+    try:
+        acl.rt.get_device_count()
+    except AssertionError as error:
+        pathlib.Path({str(said)!r}).write_text(str(error))
+    os._exit(0)
+os.wait()
+assert acl.finalize() == 0
+"""
+    report = script(body, tmp_path)
+    assert (report["violations"], report["leaks"]) == ([], [])
+    assert re.match(r"rule fork: process \d+ is a fork of \d+", said.read_text())
+
+
+# Contexts
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("rt.malloc", (64, 0)),
+        ("rt.malloc_host", (64,)),
+        ("rt.memcpy", (64, 64, 128, 64, 1)),
+        ("rt.memcpy_async", (64, 64, 128, 64, 1, 0)),
+        ("rt.create_stream", ()),
+        ("rt.synchronize_stream", (0,)),
+        ("rt.get_context", ()),
+        ("mdl.load_from_file", ("d0.om",)),
+        ("mdl.execute", (5, 6, 7)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_thread_begins_without_a_context(acl: Any, name: str, arguments: tuple[Any, ...]) -> None:
+    """What the main thread has set is of no use to another one: 107002; free needs no context."""
+    place, _, last = name.partition(".")
+    assert in_thread(lambda: code(getattr(getattr(acl, place), last)(*arguments))) == 107002
+    address = ok(acl.rt.malloc(64, 0))
+    assert in_thread(lambda: code(acl.rt.free(address))) == 0
+
+
+def test_contexts_come_and_go(emulator: Emulator, acl: Any) -> None:
+    """Who destroys his own has none; a default context is the runtime's."""
+    context = ok(acl.rt.create_context(0))
+    assert ok(acl.rt.get_context()) == context
+    assert acl.rt.destroy_context(context) == 0
+    calls = (acl.rt.get_context(), acl.rt.set_context(context), acl.rt.destroy_context(context))
+    assert [code(call) for call in calls] == [107002] * 3
+    ok(acl.rt.set_device(0))
+    assert not emulator.violations
+    default = ok(acl.rt.get_context())
+    assert acl.rt.destroy_context(default) == 107002
+    assert emulator.rules_broken() == {"context"}
+
+
+@pytest.mark.parametrize("cann", ["old", "current"])
+def test_a_device_closes_when_its_last_thread_resets_it(cann: str) -> None:
+    """Current versions count the threads that use a device; old ones close it at once."""
+    acl = (emulator := Emulator(cann=cann)).module()
+    ok(acl.init())
+    ok(acl.rt.set_device(0))
+    assert in_thread(lambda: code(acl.rt.set_device(0)) + code(acl.rt.reset_device(0))) == 0
+    assert code(acl.rt.create_stream()) == (107002 if cann == "old" else 0)
+    emulator.host.things.clear()
+    ok(acl.rt.reset_device(0))
+    assert emulator.rules_broken() == ({"reset"} if cann == "old" else set())

@@ -1,0 +1,184 @@
+"""A user of pyACL who does everything right, for tests of the emulator to build on."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+H2D, D2H, D2D = 1, 2, 3
+Array = npt.NDArray[Any]
+
+
+class Refused(Exception):
+    """A call returned a code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def ok(result: Any) -> Any:
+    """Return what came beside the return code of *result*; raise `Refused` if that is not 0."""
+    *values, ret = result if isinstance(result, tuple) else (result,)
+    if ret != 0:
+        raise Refused(int(ret))
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def code(result: Any) -> int:
+    """Return the return code of *result*, looked at."""
+    return int(result[-1] if isinstance(result, tuple) else result)
+
+
+def host_view(address: int, size: int) -> npt.NDArray[np.uint8]:
+    """The bytes at an address that the host can read."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+class User:
+    """
+    One open model: a context and a stream, buffers on both sides, all given back at the end.
+
+    The parts are public, so that a test can do one thing wrong with them.
+    """
+
+    def __init__(self, acl: Any, model: Path, kind: Any = np.float32) -> None:
+        self.acl, self.path, self.kind = acl, model, kind
+        self._open = ExitStack()
+        #: Codes that giving back has met.
+        self.passed_over: list[int] = []
+        #: Address and size on the device of each input and output, and their pinned counterparts.
+        self.inputs: list[tuple[int, int]] = []
+        self.outputs: list[tuple[int, int]] = []
+        self.host: dict[int, int] = {}
+        self.buffers: list[int] = []
+
+    def later(self, release: Callable[..., Any], *args: Any) -> None:
+        """Give something back at the end; what fails then is looked at and passed over."""
+        self._open.callback(lambda: self.passed_over.append(int(release(*args))))
+
+    def made(self, handle: int) -> int:
+        """Return *handle*, unless nothing was made."""
+        if handle == 0:
+            raise Refused(0)
+        return handle
+
+    def __enter__(self) -> Self:
+        acl = self.acl
+        try:
+            ok(acl.init())
+            self.later(acl.finalize)
+            ok(acl.rt.set_device(0))
+            self.later(acl.rt.reset_device, 0)
+            self.context = ok(acl.rt.create_context(0))
+            self.later(acl.rt.destroy_context, self.context)
+            self.stream = ok(acl.rt.create_stream())
+            self.later(acl.rt.destroy_stream, self.stream)
+            self.model = ok(acl.mdl.load_from_file(str(self.path)))
+            self.later(acl.mdl.unload, self.model)
+            self.desc = self.made(acl.mdl.create_desc())
+            self.later(acl.mdl.destroy_desc, self.desc)
+            ok(acl.mdl.get_desc(self.desc, self.model))
+            self.input_set = self._dataset("input", self.inputs)
+            self.output_set = self._dataset("output", self.outputs)
+            self.later(acl.rt.synchronize_stream, self.stream)
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def _dataset(self, side: str, pairs: list[tuple[int, int]]) -> int:
+        acl, mdl = self.acl, self.acl.mdl
+        dataset = self.made(mdl.create_dataset())
+        self.later(mdl.destroy_dataset, dataset)
+        for index in range(getattr(mdl, f"get_num_{side}s")(self.desc)):
+            size = getattr(mdl, f"get_{side}_size_by_index")(self.desc, index)
+            address = ok(acl.rt.malloc(size, 0))
+            self.later(acl.rt.free, address)
+            self.host[address] = ok(acl.rt.malloc_host(size))
+            self.later(acl.rt.free_host, self.host[address])
+            self.buffers.append(self.made(acl.create_data_buffer(address, size)))
+            self.later(acl.destroy_data_buffer, self.buffers[-1])
+            ok(mdl.add_dataset_buffer(dataset, self.buffers[-1]))
+            pairs.append((address, size))
+        return dataset
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def fill(self, images: Array) -> None:
+        """Put *images* into pinned memory."""
+        content = np.ascontiguousarray(images).reshape(-1).view(np.uint8)
+        host_view(self.host[self.inputs[0][0]], len(content))[:] = content
+
+    def copy(self, pairs: list[tuple[int, int]], kind: int, stream: int | None = None) -> None:
+        """Copy between the device and pinned memory: at once, or in *stream*."""
+        for address, size in pairs:
+            to, source = (address, self.host[address])[:: 1 if kind == H2D else -1]
+            if stream is None:
+                ok(self.acl.rt.memcpy(to, size, source, size, kind))
+            else:
+                ok(self.acl.rt.memcpy_async(to, size, source, size, kind, stream))
+
+    def upload(self) -> None:
+        """Copy the image to the device, at once."""
+        self.copy(self.inputs[:1], H2D)
+
+    def execute(self) -> None:
+        """Run the model, at once."""
+        ok(self.acl.mdl.execute(self.model, self.input_set, self.output_set))
+
+    def download(self) -> list[Array]:
+        """Copy the outputs from the device, at once."""
+        self.copy(self.outputs, D2H)
+        return self.results()
+
+    def results(self) -> list[Array]:
+        """What lies in the pinned memory of the outputs, flat."""
+        views = (host_view(self.host[address], size) for address, size in self.outputs)
+        return [view.view(self.kind).copy() for view in views]
+
+    def infer(self, images: Array) -> list[Array]:
+        """Outputs of *images*, flat, the synchronous way."""
+        self.fill(images)
+        self.upload()
+        self.execute()
+        return self.download()
+
+    def queue_upload(self, stream: int | None = None) -> None:
+        """Queue the copy to the device."""
+        self.copy(self.inputs[:1], H2D, self.stream if stream is None else stream)
+
+    def queue_execution(self, stream: int | None = None) -> None:
+        """Queue the model."""
+        where = self.stream if stream is None else stream
+        ok(self.acl.mdl.execute_async(self.model, self.input_set, self.output_set, where))
+
+    def queue_download(self, stream: int | None = None) -> None:
+        """Queue the copies from the device."""
+        self.copy(self.outputs, D2H, self.stream if stream is None else stream)
+
+    def wait(self) -> None:
+        """Wait for the stream."""
+        ok(self.acl.rt.synchronize_stream(self.stream))
+
+    def infer_async(self, images: Array) -> list[Array]:
+        """Outputs of *images*, flat, through the stream."""
+        self.fill(images)
+        self.queue_upload()
+        self.queue_execution()
+        self.queue_download()
+        self.wait()
+        return self.results()

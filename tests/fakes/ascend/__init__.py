@@ -1,1 +1,0 @@
-"""An Ascend host made of rules: emulated ``atc``, ``npu-smi`` and pyACL."""
