@@ -57,7 +57,7 @@ def engine_of(
             model = option("--model") if name == "acl" else fixture_value("onnx_model")
             choice = ModelChoice(model, runner=name, spec=spec, options=options)
         if name == "emulated":
-            from .fakes.emulated import EmulatedRunner
+            from .emulator.tools import EmulatedRunner
 
             # The emulated compiler's files differ from session to session: its source does not.
             runner = EmulatedRunner(fixture_value("emulated_model"))

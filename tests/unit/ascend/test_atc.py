@@ -311,7 +311,7 @@ def test_ctrl_c_on_the_command_leaves_nothing(here: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("TMPDIR", str(here.parent / "tmp"))
     tiny_onnx(Path("m.onnx"))
     words = ["compile", "--model", "m.onnx", "--output", "d0", "--soc-version", "Ascend310P3"]
-    command = [sys.executable, "-c", "from effd0.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from effd0.cli.main import main; main()", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not list(here.parent.glob("tmp/*/out/d0.om")):
