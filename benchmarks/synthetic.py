@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from effd0.data.categories import NAMES
-from effd0.data.coco import Dataset, Sample
+from effd0.data.coco import NAMES, Dataset, Sample
 from effd0.detection.postprocess import Detections
 
 #: COCO val2017 has 36,781 boxes in 5,000 images.

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from effd0.data.categories import COCO_CATEGORIES
+from effd0.data.coco import COCO_CATEGORIES
 from scenes import Scene, draw_scene
 
 SPLIT = "val2017"

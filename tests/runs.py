@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image
 
 from effd0.data import fixture
-from effd0.data.categories import NAMES
-from effd0.data.coco import Dataset, Sample, load_coco
+from effd0.data.coco import NAMES, Dataset, Sample, load_coco
 from effd0.results.check import STAGES
 from effd0.results.run import SCHEMA, Run, read_run
 

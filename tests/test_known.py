@@ -12,8 +12,7 @@ import pytest
 
 from effd0 import known
 from effd0.data import fixture as embedded
-from effd0.data.categories import NAMES
-from effd0.data.coco import Dataset, Sample, load_coco
+from effd0.data.coco import NAMES, Dataset, Sample, load_coco
 from effd0.errors import DatasetError
 from effd0.known import (
     OVERHANG,

@@ -23,6 +23,12 @@ from typing import Any
 from ..errors import DatasetError, ImageError
 from .preprocess import probe_image
 
+#: The ``categories`` list of COCO's annotation files: 80 categories, ids 1 to 90.
+COCO_CATEGORIES: list[dict[str, Any]] = json.loads(
+    Path(__file__).with_name("coco_categories.json").read_text()
+)
+#: Category id -> name.
+NAMES: dict[int, str] = {category["id"]: category["name"] for category in COCO_CATEGORIES}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 

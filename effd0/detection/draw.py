@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.categories import NAMES
+from ..data.coco import NAMES
 from ..data.preprocess import read_image
 from ..errors import OutputError
 from ..io import written_whole

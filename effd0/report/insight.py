@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.categories import NAMES
-from ..data.coco import Dataset
+from ..data.coco import NAMES, Dataset
 from ..data.preprocess import read_image
 from ..detection.postprocess import Detections
 from ..errors import ImageError

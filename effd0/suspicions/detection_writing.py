@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..data.categories import NAMES
+from ..data.coco import NAMES
 from ..spec import ModelSpec
 from ..types import Indices
 from .detection_mistake import DetectionMistake, Doubles, WriteBoxes, as_xywh

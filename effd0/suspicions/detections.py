@@ -12,8 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..data.categories import NAMES
-from ..data.coco import Dataset
+from ..data.coco import NAMES, Dataset
 from ..detection.postprocess import Detections
 from ..metrics.detection_diff import detection_parity
 from ..results_json import CocoResults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..data.categories import NAMES
+from ..data.coco import NAMES
 from ..spec import ModelSpec
 from ..types import Floats, Indices
 from .head_fault import HeadFault, Plant, Planted, always, by_anchor

@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from effd0.data.categories import NAMES
-from effd0.data.coco import load_coco
+from effd0.data.coco import NAMES, load_coco
 
 from .fault import Fault, Good, Plant, Planted
 from .good import detections_of

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import torch
 from torchvision.ops import batched_nms, nms
 
-from effd0.data.categories import NAMES
-from effd0.data.coco import Sample
+from effd0.data.coco import NAMES, Sample
 from effd0.detection.heads import HeadOutputs
 from effd0.detection.postprocess import Detections
 from effd0.spec import D0

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from effd0.data.categories import NAMES
+from effd0.data.coco import NAMES
 from effd0.detection import draw
 from effd0.detection.draw import draw_detections
 from effd0.detection.postprocess import Detections
