@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from effd0.cli.pytest_suite import PATHS
+from effd0.cli.pytest_suite import PATHS, WITH_WORKERS, accelerator_of, pool_asked, runners_here
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
+from effd0.distributed.engine import RayEngine
+from effd0.distributed.ray_cluster import Cluster, started
 from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
@@ -29,6 +31,17 @@ Measure = Callable[[str, int | None], Evaluation]
 CheckDrop = Callable[[Measure, str, int | None], None]
 NoteEvaluation = Callable[[Evaluation], None]
 NoteFigure = Callable[[float | None, float | None, str], None]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(
+    pytestconfig: pytest.Config, options_of: Callable[[str], RunnerOptions]
+) -> Iterator[Cluster]:
+    """Ray with the workers of --workers or --devices, from the first run of the session on."""
+    pool = pool_asked(pytestconfig)
+    assert pool is not None
+    with started(pool, accelerator_of(runners_here(pytestconfig), options_of)) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +74,8 @@ def engine_of(
 
             # The emulated compiler's files differ from session to session: its source does not.
             runner = EmulatedRunner(fixture_value("emulated_model"))
+        if name in WITH_WORKERS and (pool := pool_asked(request.config)) is not None:
+            return RayEngine(choice, pool, batch_size, fixture_value("ray_cluster"))
         return LocalEngine(choice, batch_size, runner)
 
     return engine

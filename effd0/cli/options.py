@@ -21,7 +21,7 @@ from ..io import check_writable, write_json
 from ..results.run import Run, write_run
 from ..runners.registry import POSTPROCESS, RUNNERS, RunnerOptions
 from ..runners.torch_cuda import LAUNCHES
-from ..scale.pool import Pool, pool_of
+from ..distributed.pool import Pool, pool_of
 from ..spec import D0, SPECS, spec_for
 from ..tolerances import MAX_DROP
 

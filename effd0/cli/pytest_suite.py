@@ -31,7 +31,7 @@ from ..results.environment import installed_version
 from ..results.run import Parity, write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
 from ..runners.registry import RUNNERS, RunnerOptions
-from ..scale.pool import Pool, accelerator, pool_of
+from ..distributed.pool import Pool, accelerator, pool_of
 from ..spec import SPECS
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep

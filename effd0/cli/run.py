@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,18 +12,18 @@ import typer
 from ..data import fixture
 from ..data.coco import check_images, load_coco
 from ..detection.draw import draw_detections
-from ..errors import EvaluationError, OutputError
+from ..distributed.engine import RayEngine
+from ..distributed.infer import infer_on_pool
+from ..errors import OutputError
 from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
 from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, InferSettings, run_infer_job
 from ..evaluation.model import ModelChoice
-from ..progress import STDERR, pool_progress, progress, say
+from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
 from ..results.run import flat
-from ..scale.inference import infer_on_pool
-from ..scale.start import Displays
 from ..spec import D0, spec_for
 from ..tensors.inputs import write_inputs
 from .command import command
@@ -67,13 +68,13 @@ def evaluate(
         resume=directory.resume,
     )
     choice = model_choice(model, compute)
-    engine = LocalEngine(choice, batch_size)
-    reference = None
-    if gate.reference is not None:
-        reference = LocalEngine(reference_choice(gate.reference, choice))
+    other = None if gate.reference is None else reference_choice(gate.reference, choice)
+    engine: Engine = LocalEngine(choice, batch_size)
+    reference: Engine | None = None if other is None else LocalEngine(other)
+    if (workers := pool.pool()) is not None:
+        engine = RayEngine(choice, workers, batch_size)
+        reference = None if other is None else RayEngine(other, replace(workers, devices=()))
     reports.check()
-    if pool.pool() is not None:
-        raise EvaluationError("--workers is given, but workers do not run yet")
     _finish(
         run_evaluation(job, engine, reference, open_progress=progress, say=say), engine, reports
     )
@@ -182,8 +183,7 @@ def infer(
     if workers is None:
         performance = run_infer_job(job, progress)
     else:
-        done = infer_on_pool(job, workers, Displays(progress, pool_progress))
-        performance, pooled = done.performance, done.summary.to_json()
+        performance, pooled = infer_on_pool(job, workers, progress)
     for line in performance.lines():
         console().print(line, soft_wrap=True, markup=False)
     if pooled is not None:

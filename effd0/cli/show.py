@@ -113,7 +113,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 
 def show_pool(pool: Mapping[str, Any]) -> None:
-    """Print what each worker did, and what went wrong; *pool* is `PoolSummary.to_json`."""
+    """Print what each worker did, and what went wrong; *pool* is of `Tally.summary`."""
     out = console()
     workers = sorted(pool["workers"], key=lambda one: one["rate"])[:WORKERS]
     some = "" if len(workers) == len(pool["workers"]) else f", the slowest {WORKERS}"
@@ -130,7 +130,7 @@ def show_pool(pool: Mapping[str, Any]) -> None:
         soft_wrap=True,
     )
     if pool["again"]:
-        out.print(f"{pool['again']} units were asked for again, in {pool['rounds']} rounds")
+        out.print(f"{pool['again']} units of work were given out again")
     faults = pool["faults"]
     for fault in faults[:FAULTS]:
         out.print(f"[yellow]fault[/] {escape(fault)}", soft_wrap=True)

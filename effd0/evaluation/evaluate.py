@@ -193,7 +193,8 @@ def _measured(
     found: dict[int, Detections] = {}
     with engine.open(dataset, root, job.host_threads, open_progress) as source:
         if place is not None:
-            found = place.start(run_identity(source, dataset), dataset.image_ids, source.batch_size)
+            identity = run_identity(source, dataset, images=not engine.reads_urls)
+            found = place.start(identity, dataset.image_ids, source.batch_size)
         samples = [sample for sample in dataset.samples if sample.image_id not in found]
         start = time.perf_counter()
         stream = source.detect(samples)

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -23,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.coco import Dataset
-from ..data.remote import url_of
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
 from ..io import sha256, written_whole
@@ -35,29 +35,36 @@ if TYPE_CHECKING:
 
 #: Settings of a source that say where its files lie: they decide nothing.
 PATHS = ("model", "checkpoint", "pool")
+#: The key of the contents of all images.
+IMAGES = "images_sha256"
 
 
-def run_identity(source: Source, dataset: Dataset) -> dict[str, Any]:
+def run_identity(source: Source, dataset: Dataset, *, images: bool = True) -> dict[str, Any]:
     """
     All that decides what *source* finds in *dataset*, fit for JSON.
 
     What only judges detections, and what only moves files or threads of the host, is not in it.
-    The contents of images are in it where they lie on this host.
+    The contents of *images* are left out where another host reads them.
     """
     every = hashlib.sha256()
-    for sample in dataset.samples:
-        if url_of(sample.path) is None:
-            every.update(bytes.fromhex(sha256(sample.path)))
+    for sample in dataset.samples if images else ():
+        every.update(bytes.fromhex(sha256(sample.path)))
     return {
         "model_sha256": source.model_sha256,
         "annotations_sha256": sha256(dataset.annotation_file),
         "images": len(dataset.samples),
-        "images_sha256": every.hexdigest(),
-        "backend": source.description,
+        IMAGES: every.hexdigest() if images else None,
+        "backend": backend(source.description),
         "settings": {key: value for key, value in source.settings.items() if key not in PATHS},
         # A new kernel of the system does not change a result; a new Pillow may.
         "environment": {k: v for k, v in environment().items() if k != "system"},
     }
+
+
+def backend(description: str) -> str:
+    """The *description* of a source without what decides nothing: which device, how many of it."""
+    parts = description.split(", ")
+    return ", ".join(part for part in parts if not re.fullmatch(r"device .+|\d+ workers", part))
 
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
@@ -154,11 +161,15 @@ class RunDirectory:
         path = self.folder / MANIFEST
         if path.exists():
             recorded = read_json(path, "it cannot be continued; give another --out")
-            if found := differences(recorded, json.loads(text)):
+            asked = json.loads(text)
+            if None in (recorded.get(IMAGES, ""), asked.get(IMAGES, "")):  # one does not know
+                asked[IMAGES] = recorded.get(IMAGES)
+            if found := differences(recorded, asked):
                 raise ResultError(
                     f"{self.folder} is of another run, whose {'; '.join(found)}; "
                     "ask for what it was begun with, or give another --out"
                 )
+            text = path.read_text()
         else:
             with written_whole(path) as temporary:
                 temporary.write_text(text)

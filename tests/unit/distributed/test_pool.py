@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from effd0.distributed.pool import Pool, accelerator, check_pool, pool_of, worker_options
 from effd0.errors import RunnerError
 from effd0.runners.registry import RunnerOptions
-from effd0.scale.pool import Pool, accelerator, check_pool, pool_of, worker_options
 
 
 def test_nothing_asked_for_is_one_process() -> None:

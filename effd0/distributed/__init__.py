@@ -1,0 +1,1 @@
+"""Evaluation and inference by worker processes on Ray, over many devices and hosts."""

@@ -1,0 +1,43 @@
+"""
+``python -m tests.pool_driver COCO PLAN OUT``: an evaluation on two workers in a process of its own.
+
+It prints what the run directory has to say; *PLAN* is the folder that tells the workers what to do,
+see `ToldRunner`.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from effd0.distributed import dispatch
+from effd0.distributed.engine import RayEngine
+from effd0.distributed.pool import Pool
+from effd0.evaluation.evaluate import EvaluationJob, evaluate
+from effd0.evaluation.model import ModelChoice
+
+from .fakes.pool import ToldModel
+from .helpers import SMALL
+from .pool_runs import BATCH
+
+#: Seconds a batch: long enough for a run to be stopped in the middle.
+LATENCY_S = 0.3
+
+
+def main(coco: str, plan: str, out: str) -> None:
+    """Run it."""
+    folder = Path(plan)
+    folder.mkdir(exist_ok=True)
+    model = folder / "told.onnx"
+    model.write_bytes(b"no model")
+    dispatch.WorkerModel = partial(  # type: ignore[misc,assignment]
+        ToldModel, plan=folder, latency_s=LATENCY_S
+    )
+    engine = RayEngine(ModelChoice(model, spec=SMALL), Pool(2), BATCH)
+    job = EvaluationJob(Path(coco), out=Path(out), resume=Path(out).exists())
+    evaluate(job, engine, say=print)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,255 @@
+"""The dispatch of units to workers: no image is lost or counted twice, and each fault is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effd0.data.coco import Dataset
+from effd0.detection.postprocess import Detections
+from effd0.distributed.dispatch import ATTEMPTS, MOST_BATCHES, cut
+from effd0.distributed.pool import Pool
+from effd0.errors import ImageError, RunnerError
+from tests.fakes.here import HereCluster, Killed
+from tests.pool_runs import BATCH, alone, coloured_coco, on_pool, same
+
+IMAGES = 40
+#: The only image whose class is the last.
+DEADLY, DEADLY_ID = 4, 27
+LEVELS = [200 if 10 + n == DEADLY_ID else 50 * (n % 4) for n in range(IMAGES)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Pictures of four reds, and one of a fifth."""
+    return coloured_coco(tmp_path_factory.mktemp("data") / "coco", IMAGES, LEVELS)
+
+
+@pytest.fixture(scope="module")
+def wanted(dataset: Dataset) -> dict[int, Detections]:
+    """What one process finds."""
+    return alone(dataset)
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that tells the workers what to do; the end of a process is an exception."""
+
+    def killed(_code: int) -> None:
+        raise Killed
+
+    monkeypatch.setattr("os._exit", killed)
+    return tmp_path
+
+
+def devices(workers: int = 3) -> HereCluster:
+    """Return workers with a device each."""
+    return HereCluster(Pool(workers), "NPU")
+
+
+@given(batch=st.integers(1, 9), workers=st.integers(1, 9), images=st.integers(0, 700))
+def test_units_are_all_items_once_in_whole_batches(batch: int, workers: int, images: int) -> None:
+    """Batches begin where they do in one process; the last units of each worker are small."""
+    units = cut(range(images), batch, workers)
+    assert [item for unit in units for item in unit.items] == list(range(images))
+    for unit in units:
+        assert unit.first == unit.items[0]
+        assert unit.first % batch == 0
+        assert len(unit.items) <= MOST_BATCHES * batch
+    assert all(len(unit.items) <= batch for unit in units[-workers:])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_finds_the_same(
+    dataset: Dataset, wanted: dict[int, Detections], plan: Path, workers: int
+) -> None:
+    """Workers find what one process finds, to the last bit, without a fault."""
+    found, summary = on_pool(dataset, devices(workers), plan)
+    assert same(found, wanted)
+    assert (summary["again"], summary["faults"]) == (0, [])
+    assert len(summary["workers"]) == workers
+    assert sum(share["images"] for share in summary["workers"]) == summary["images"] == IMAGES
+
+
+def test_a_killed_worker_loses_nothing(
+    dataset: Dataset, wanted: dict[int, Detections], plan: Path
+) -> None:
+    """Processes that end are replaced, what they had in hand is done by others, all are named."""
+    for number in range(3):
+        (plan / f"die-{number}").touch()
+    found, summary = on_pool(dataset, devices(), plan)
+    assert same(found, wanted)
+    assert len(summary["faults"]) == 3
+    assert all("was killed or crashed with images " in fault for fault in summary["faults"])
+    assert summary["faults"][0].startswith("worker lost: here device 0 pid 0: ")
+
+
+def test_a_device_error_that_passes_costs_one_reopening(
+    dataset: Dataset, wanted: dict[int, Detections], plan: Path
+) -> None:
+    """After an error the model is opened again there, and nobody else has to do the unit."""
+    (plan / "error-1").touch()
+    found, summary = on_pool(dataset, devices(), plan)
+    assert same(found, wanted)
+    assert summary["again"] == 0
+    (fault,) = summary["faults"]
+    assert "the device forgot what it was doing; the model was opened again" in fault
+
+
+def test_an_error_that_stays_with_its_images_is_tried_three_times(
+    dataset: Dataset, plan: Path
+) -> None:
+    """A unit that fails on each worker is named with its error, when the others are done."""
+    found: dict[int, Detections] = {}
+
+    @dataclass(frozen=True)
+    class Failing(HereCluster):
+        def result(self, call: Any) -> Any:
+            reply = super().result(call)
+            if call[2] == "run" and self.begun[-1] == dataset.samples[8]:
+                return replace(reply, error=RunnerError("no heads"), result=None)
+            return reply
+
+    with pytest.raises(RunnerError, match=r"1 units of work \(2 images\) .*\n  no heads"):
+        on_pool(dataset, Failing(Pool(2)), plan, found=found)
+    assert len(found) == IMAGES - BATCH
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_a_device_that_is_broken_from_the_start_is_left_out(
+    dataset: Dataset, wanted: dict[int, Detections], plan: Path, broken: int
+) -> None:
+    """It is named once, gets no unit, and the devices that work do everything."""
+    for number in range(broken):
+        (plan / f"broken-{number}").touch()
+    found, summary = on_pool(dataset, devices(), plan)
+    assert same(found, wanted)
+    assert len(summary["workers"]) == 3 - broken
+    assert list(summary["faults"]) == [
+        f"device left out: here device {n} pid {n}: device {n} does not answer"
+        for n in range(broken)
+    ]
+
+
+def once(act: Callable[[], object]) -> Callable[[str, int], None]:
+    """Return an ``advance`` that calls *act* the first time."""
+    acts = [act]
+
+    def advance(_worker: str, _count: int) -> None:
+        while acts:
+            acts.pop()()
+
+    return advance
+
+
+def test_a_device_that_breaks_is_left_out(
+    dataset: Dataset, wanted: dict[int, Detections], plan: Path
+) -> None:
+    """A device that answers no more is named once, and the others do its part."""
+    advance = once((plan / "broken-1").touch)
+    found, summary = on_pool(dataset, devices(), plan, advance=advance)
+    assert same(found, wanted)
+    faults = set(summary["faults"])
+    assert len(faults) == 1
+    assert "device left out: here device 1 pid 1: device 1 does not answer; opened again" in str(
+        faults
+    )
+
+
+@pytest.mark.parametrize("when", ["start", "middle"])
+def test_a_pool_without_a_device_that_works_says_so(
+    dataset: Dataset, plan: Path, when: str
+) -> None:
+    """Where all devices are broken the run ends, with one error that names each."""
+
+    def break_all() -> None:
+        for number in range(3):
+            (plan / f"broken-{number}").touch()
+
+    if when == "start":
+        break_all()
+    with pytest.raises(RunnerError, match="no device works") as raised:
+        on_pool(dataset, devices(), plan, advance=once(break_all))
+    for number in range(3):
+        assert f"device {number} does not answer" in str(raised.value)
+
+
+def test_a_device_that_hangs_is_left_out(
+    dataset: Dataset, wanted: dict[int, Detections], plan: Path
+) -> None:
+    """Where nothing comes any more, who has a unit is given up, and it is done elsewhere."""
+    ray = devices()
+    found, summary = on_pool(dataset, ray, plan, advance=once(lambda: ray.silent.add(2)))
+    assert same(found, wanted)
+    (fault,) = summary["faults"]
+    assert fault.startswith("device left out: here device 2 pid 2: gave no answer for 600 s at im")
+
+
+def test_where_all_hang_each_is_named_with_its_images(dataset: Dataset, plan: Path) -> None:
+    """Nobody waits for ever."""
+    ray = devices(2)
+    with pytest.raises(RunnerError, match="no device works") as raised:
+        on_pool(dataset, ray, plan, advance=once(lambda: ray.silent.update((0, 1))))
+    assert str(raised.value).count("gave no answer for 600 s at images ") == 2
+
+
+def test_a_device_that_ends_its_process_is_not_used_again(
+    dataset: Dataset, wanted: dict[int, Detections], plan: Path
+) -> None:
+    """After as many ends in a row it is left out; no image is blamed for it."""
+
+    @dataclass(frozen=True)
+    class Deadly(HereCluster):
+        def start(self, model: Any, data: Any) -> Any:
+            # The second device, and whatever process is opened on it later.
+            on_deadly = len(self.processes) > 0
+            process = super().start(model, data)
+            worker = self.processes[process]
+            assert worker is not None
+            if on_deadly:
+                worker.run = killed  # type: ignore[method-assign]
+            return process
+
+    def killed(*_: object) -> Any:
+        raise Killed
+
+    found, summary = on_pool(dataset, Deadly(Pool(2), "NPU"), plan)
+    assert same(found, wanted)
+    assert sum("worker lost: " in fault for fault in summary["faults"]) == ATTEMPTS
+    assert summary["faults"][-1].endswith(f"its process ended {ATTEMPTS} times in a row")
+
+
+def test_torn_images_are_named_when_the_rest_is_done(dataset: Dataset, plan: Path) -> None:
+    """One error names every torn file, and all other images are there."""
+    torn = [dataset.samples[place].path for place in (4, 5, 23)]
+    whole = [path.read_bytes() for path in torn]
+    found: dict[int, Detections] = {}
+    try:
+        for path, data in zip(torn, whole, strict=True):
+            path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(ImageError, match=r"2 units of work \(4 images\)") as raised:
+            on_pool(dataset, devices(), plan, found=found)
+    finally:
+        for path, data in zip(torn, whole, strict=True):
+            path.write_bytes(data)
+    assert all(path.name in str(raised.value) for path in torn)
+    assert len(found) == IMAGES - 2 * BATCH
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_deadly_image_is_not_tried_for_ever(dataset: Dataset, plan: Path, workers: int) -> None:
+    """An image that ends each process that takes it is named by its batch; all others are done."""
+    (plan / f"deadly-{DEADLY}").touch()
+    found: dict[int, Detections] = {}
+    with pytest.raises(RunnerError, match=f"{ATTEMPTS} workers died over .*{DEADLY_ID}") as raised:
+        on_pool(dataset, devices(workers), plan, found=found)
+    assert str(raised.value).count("worker lost: ") == ATTEMPTS
+    assert "1 units of work (2 images)" in str(raised.value)
+    assert "try each by itself with 'effd0 detect'" in str(raised.value)
+    assert len(found) == IMAGES - BATCH
