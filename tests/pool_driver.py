@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from effd0.distributed import dispatch
 from effd0.distributed.engine import RayEngine
@@ -31,12 +32,11 @@ def main(coco: str, plan: str, out: str) -> None:
     folder.mkdir(exist_ok=True)
     model = folder / "told.onnx"
     model.write_bytes(b"no model")
-    dispatch.WorkerModel = partial(  # type: ignore[misc,assignment]
-        ToldModel, plan=folder, latency_s=LATENCY_S
-    )
+    told = partial(ToldModel, plan=folder, latency_s=LATENCY_S)
     engine = RayEngine(ModelChoice(model, spec=SMALL), Pool(2), BATCH)
     job = EvaluationJob(Path(coco), out=Path(out), resume=Path(out).exists())
-    evaluate(job, engine, say=print)
+    with mock.patch.object(dispatch, "WorkerModel", told):
+        evaluate(job, engine, say=print)
 
 
 if __name__ == "__main__":

@@ -234,6 +234,7 @@ class Dispatcher:
         """Begin the process of *worker* again; give what it had in hand again, or give it up."""
         lost = [*([] if unit is None else [unit]), *worker.units]
         worker.calls.clear()
+        self._cluster.stop(worker.process)  # which may live, out of reach
         images = [item for one in lost for item in one.items]
         had = f" with images {self._named(images)} in hand" if images else ""
         self.faults.append(f"worker lost: {worker}: {death}{had}")

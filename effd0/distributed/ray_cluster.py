@@ -124,17 +124,15 @@ class Cluster:
 
 
 def _death(told: str) -> Died:
-    """What Ray *told* of the end of a process, without its advice."""
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
-    node = "node has died" in told or "node was terminated" in told
-    if "memory" in told and "out of memory" in told.lower() and "common causes" not in told:
-        return Died("out of memory", node=node)
+    """What Ray *told* of the end of a process, in a line without its advice."""
     detail = told.partition("Worker exit detail: ")[2].partition(". Some common causes")[0].strip()
-    if node:
-        detail = "its node went away"
+    if "node has died" in told or "node was terminated" in told:
+        return Died("its node went away", node=True)
+    if "is unavailable" in told:  # as a node is for which Ray still waits
+        detail = "it cannot be reached any more"
     elif "connection error" in detail:  # all that Ray saw of it
         detail = "its process was killed or crashed"
-    return Died(detail or (lines[-1] if lines else "its process ended"), node=node)
+    return Died(detail or " ".join(told.split()))
 
 
 @contextlib.contextmanager

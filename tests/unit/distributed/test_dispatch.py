@@ -213,7 +213,7 @@ def test_a_device_that_ends_its_process_is_not_used_again(
             worker = self.processes[process]
             assert worker is not None
             if on_deadly:
-                worker.run = killed  # type: ignore[method-assign]
+                worker.run = killed
             return process
 
     def killed(*_: object) -> Any:

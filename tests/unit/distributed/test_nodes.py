@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def nodes() -> Iterator[tuple[Nodes, str]]:
             there.fill()
             yield there, made.address
         finally:
-            made.shutdown()
+            made.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")
@@ -80,5 +81,7 @@ def test_a_killed_node_loses_nothing(
     found, summary = on_pool(dataset, ray, tmp_path, latency_s=LATENCY_S, advance=advance)
     assert same(found, alone(dataset))
     lost = [fault for fault in summary["faults"] if fault.startswith("worker lost: ")]
+    # Ray tells a node that has gone from one that is out of reach some heartbeats later.
+    gone = re.compile("its node went away|it cannot be reached any more")
     assert 1 <= len(lost) <= 2
-    assert all("its node went away with images " in fault for fault in lost), lost
+    assert all(gone.search(fault) for fault in lost), lost
