@@ -15,7 +15,6 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -27,22 +26,12 @@ STDERR = Console(stderr=True, highlight=False)
 LOG_EVERY_S = 10.0
 #: Opens a progress display: what is being done and how many pieces; gives ``advance(count)``.
 OpenProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-#: The same for many workers: ``advance(worker, count)``.
-OpenPoolProgress = Callable[[str, int], AbstractContextManager[Callable[[str, int], None]]]
-#: Workers that have a line of their own.
-_LINES = 16
 
 
 @contextlib.contextmanager
 def silent(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
     """Show no progress."""
     yield lambda _count: None
-
-
-@contextlib.contextmanager
-def silent_pool(_what: str, _total: int) -> Iterator[Callable[[str, int], None]]:
-    """Show no progress of workers."""
-    yield lambda _worker, _count: None
 
 
 def say(line: str) -> None:
@@ -69,9 +58,7 @@ def progress(what: str, total: int, console: Console = STDERR) -> Iterator[Calla
         yield _plain_lines(what, total, console)
 
 
-def _plain_lines(
-    what: str, total: int, console: Console, more: Callable[[], str] = lambda: ""
-) -> Callable[[int], None]:
+def _plain_lines(what: str, total: int, console: Console) -> Callable[[int], None]:
     """A function that prints at most one line in `LOG_EVERY_S`, and the last one always."""
     start = last = time.perf_counter()
     done = 0
@@ -85,45 +72,10 @@ def _plain_lines(
         last = now
         rate = done / max(now - start, 1e-9)
         left = (total - done) / max(rate, 1e-9)
-        line = f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left{more()}"
+        line = f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left"
         console.print(line, soft_wrap=True)
 
     return advance
-
-
-@contextlib.contextmanager
-def pool_progress(
-    what: str, total: int, console: Console = STDERR
-) -> Iterator[Callable[[str, int], None]]:
-    """Yield a function that is called with a worker's name and the pieces that it has just done."""
-    start, done = time.perf_counter(), dict[str, int]()
-
-    def rates() -> str:
-        seconds = max(time.perf_counter() - start, 1e-9)
-        every = sorted(count / seconds for count in done.values())
-        return f"; {len(every)} workers, {every[0]:.1f} to {every[-1]:.1f}/s each"
-
-    if not console.is_terminal:
-        advance_all = _plain_lines(what, total, console, rates)
-
-        def advance(worker: str, count: int) -> None:
-            done[worker] = done.get(worker, 0) + count
-            advance_all(count)
-
-        yield advance
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, _Rate(), TimeRemainingColumn(), console=console) as bar:
-        whole, lines = bar.add_task(what, total=total), dict[str, TaskID]()
-
-        def advance_bars(worker: str, count: int) -> None:
-            if worker not in lines and len(lines) < _LINES:
-                lines[worker] = bar.add_task(f"  {worker}", total=None)
-            if worker in lines:
-                bar.advance(lines[worker], count)
-            bar.advance(whole, count)
-
-        yield advance_bars
 
 
 @contextlib.contextmanager

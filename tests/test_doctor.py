@@ -47,12 +47,11 @@ def test_an_installed_package_shows_its_version() -> None:
         ("onnxruntime", "onnx", "pip install 'effd0[onnx]'"),
         ("effdet", "torch", "pip install 'effd0[torch]'"),
         ("openvino", "openvino", "pip install 'effd0[openvino]'"),
-        ("pyarrow", "ray", "pip install 'effd0[ray]'"),
         ("ray", "ray", "pip install 'effd0[ray]'"),
         ("hypothesis", "test", "pip install 'effd0[test]'"),
         ("pillow", "base", "pip install effd0"),
     ],
-    ids=["onnxruntime", "effdet", "openvino", "pyarrow", "ray", "hypothesis", "pillow"],
+    ids=["onnxruntime", "effdet", "openvino", "ray", "hypothesis", "pillow"],
 )
 @pytest.mark.parametrize(
     ("version", "state"),

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from ..distributed.pool import Pool, pool_of
 from ..errors import EvaluationError
 from ..evaluation.model import ModelChoice
 from ..io import check_writable, write_json
 from ..results.run import Run, write_run
 from ..runners.registry import POSTPROCESS, RUNNERS, RunnerOptions
 from ..runners.torch_cuda import LAUNCHES
-from ..distributed.pool import Pool, pool_of
 from ..spec import D0, SPECS, spec_for
 from ..tolerances import MAX_DROP
 

@@ -22,6 +22,7 @@ from ..bench.accuracy import read_accuracy
 from ..bench.record import timed_row
 from ..bench.session import rows_of
 from ..data import fixture as embedded
+from ..distributed.pool import Pool, accelerator, pool_of
 from ..errors import Effd0Error, RunnerError
 from ..evaluation.evaluate import Evaluation, accuracy_of
 from ..io import sha256
@@ -31,7 +32,6 @@ from ..results.environment import installed_version
 from ..results.run import Parity, write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
 from ..runners.registry import RUNNERS, RunnerOptions
-from ..distributed.pool import Pool, accelerator, pool_of
 from ..spec import SPECS
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
