@@ -13,7 +13,7 @@ import pytest
 from benchmarks.measuring import Budget, Measure
 from benchmarks.workers import LATENCY_S
 from effd0.bench.rows import Row
-from effd0.report import installed_version
+from effd0.results.environment import installed_version
 from effd0.timing import Latency
 
 #: Images a worker: some eight seconds of work.

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import Effd0Error, RunnerError
 from ..evaluation.pipeline import StageTimes
 from ..evaluation.run_dir import backend
-from ..report import installed_version
+from ..results.environment import installed_version
 from ..runners.base import Runner, TensorInfo, choose_batch_size
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec
