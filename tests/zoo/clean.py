@@ -21,8 +21,7 @@ from effd0.runners.checkpoint import read_weights
 from effd0.spec import D0
 from effd0.tensors.inputs import write_inputs
 
-from ..bisect_faults import renamed
-from ..onnx_models import pinned
+from ..onnx_models import pinned, renamed
 from .fault import Good
 from .good import copy_scenes
 from .run import base_options

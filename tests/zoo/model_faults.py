@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.runners.checkpoint import read_weights
 
-from ..bisect_faults import (
+from ..onnx_models import (
     change_weight,
     left_out,
     linear,

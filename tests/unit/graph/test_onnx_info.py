@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from effd0.errors import Effd0Error, ExportError, GraphError
-from effd0.graph.onnx_info import INT8_OPERATORS, ModelFile, read_model
-
-from .helpers import TINY
-from .onnx_models import halved, head_model
+from effd0.graph.onnx_info import ModelFile, check_support, model_input, read_model
+from effd0.graph.rewrites import apply_edits
+from tests.helpers import TINY
+from tests.onnx_models import halved, head_model, pad_model, parsed
 
 SHAPES = TINY.head_shapes
 Plant = Callable[[Any], object]
@@ -49,14 +49,6 @@ def test_a_whole_model_is_read(batch: int | None, tmp_path: Path) -> None:
     assert read(model, tmp_path) == ModelFile(
         tmp_path / "d0.onnx", "fp32", batch, {"checkpoint_sha256": "abc", "tool": "x"}
     )
-
-
-def test_a_batch_without_a_name_is_free(tmp_path: Path) -> None:
-    """Some exporters leave the first side out."""
-    model = heads()
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].Clear()
-    assert read(model, tmp_path).batch is None
 
 
 # Precision.
@@ -136,45 +128,28 @@ def test_precision_is_what_most_weights_are_stored_in(
     assert read(model, tmp_path).precision == precision
 
 
-def test_values_count_and_not_tensors(tmp_path: Path) -> None:
-    """Many small tensors in one precision do not outweigh a large one in another."""
-    model = heads()
-    _stored_as(TensorProto.FLOAT16)(model)
-    few = [numpy_helper.from_array(np.ones(2, np.float32), f"few_{n}") for n in range(9)]
-    model.graph.initializer.extend(few)
-    assert read(model, tmp_path).precision == "fp16"
-
-
-def test_operators_of_whole_numbers_are_onnxs_own() -> None:
-    """A name that ONNX does not have would match no node."""
-    for operator in INT8_OPERATORS:
-        assert onnx.defs.has(operator), operator
-
-
 # Files.
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        pytest.param(None, "does not exist; make it with 'effd0 export'", id="missing"),
         pytest.param(b"this is a text\n", "is not an ONNX file", id="text"),
         pytest.param(b"", "is not an ONNX model: its graph has no node", id="empty"),
         pytest.param(heads().SerializeToString()[:-200], "is not an ONNX file", id="cut-off"),
     ],
 )
-def test_a_file_that_is_no_model_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
     """The message says what it is not, and how to get one that is."""
     path = tmp_path / "d0.onnx"
-    path.write_bytes(content)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(GraphError, match=rf"^{re.escape(str(path))} {message}") as caught:
         read_model(path, TINY)
     assert "make it with 'effd0 export'" in str(caught.value)
-
-
-def test_no_file_is_refused(tmp_path: Path) -> None:
-    """As `load_graph` does."""
-    with pytest.raises(GraphError, match="does not exist; make it with 'effd0 export'"):
-        read_model(tmp_path / "d0.onnx", TINY)
 
 
 def _unknown_operator(model: Any) -> None:
@@ -330,17 +305,171 @@ def test_names_over_other_shapes_are_refused(tmp_path: Path) -> None:
     assert said.endswith("; export it with each head under its own name")
 
 
-def test_an_output_without_sides_is_no_head(tmp_path: Path) -> None:
-    """A count of detections beside the heads is told, like any output that is not one."""
-    model = heads(batch=1)
-    model.graph.node.append(helper.make_node("Shape", ["class_p7"], ["count"]))
-    model.graph.output.append(helper.make_tensor_value_info("count", TensorProto.INT64, [4]))
-    assert "heads of an EfficientDet-D0: 5 outputs are there; " in refusal(model, tmp_path)
-
-
 def test_free_shapes_are_left_to_the_run(tmp_path: Path) -> None:
     """Sides that only a run shows are not guessed at."""
     model = head_model({"a": (9, 4, 4), "b": (9, 2, 2)})
     dims = model.graph.output[0].type.tensor_type.shape.dim
     dims[2].dim_param = dims[3].dim_param = "side"
     read(model, tmp_path)
+
+
+# What ATC takes.
+
+
+def sigmoid(opset: int = 11, sides: str = "N,3,512,512", kind: str = "float") -> Any:
+    """Return a graph that any ATC takes, but for what is given."""
+    return parsed(f"g ({kind}[{sides}] x) => ({kind}[{sides}] y) {{ y = Sigmoid(x) }}", opset)
+
+
+def shapeless() -> Any:
+    """Return a graph whose input has a type but no shape."""
+    graph = sigmoid()
+    graph.graph.input[0].type.tensor_type.ClearField("shape")
+    return graph
+
+
+def foreign() -> Any:
+    """Return a graph with an operator of ONNX Runtime's own."""
+    graph = sigmoid()
+    graph.graph.node[0].domain, graph.graph.node[0].op_type = "com.microsoft", "QuickGelu"
+    return graph
+
+
+RESIZE = "g (float[1,1,2,2] x) => (float[1,1,4,4] y) <float[4] s = {1.0, 1.0, 2.0, 2.0}> "
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        pytest.param(sigmoid(11), id="first-opset"),
+        pytest.param(sigmoid(17, "1,3,512,512"), id="last-opset-and-a-fixed-batch"),
+        pytest.param(parsed(RESIZE + "{ y = Resize(x, s, s) }", 12), id="resize-of-opset-12"),
+    ],
+)
+def test_what_atc_takes_is_no_problem(graph: Any) -> None:
+    """The first and last opset, with the batch free or fixed, pass without a word."""
+    assert check_support(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "told", "fatal"),
+    [
+        pytest.param(
+            sigmoid(18),
+            "the model (opset): is 18, but ATC takes 11 to 17; export with --opset 11",
+            True,
+            id="opset-too-new",
+        ),
+        pytest.param(
+            sigmoid(10),
+            "the model (opset): is 10, but ATC takes 11 to 17",
+            True,
+            id="opset-too-old",
+        ),
+        pytest.param(
+            sigmoid(sides="1,3,H,W"),
+            "x (input): is [1, 3, free, free], free beyond the batch; export with",
+            True,
+            id="sides-are-free",
+        ),
+        pytest.param(shapeless(), "x (input): has no shape; export with", True, id="no-shape"),
+        pytest.param(
+            foreign(), "y (QuickGelu): is of com.microsoft, which ATC does", True, id="foreign"
+        ),
+        pytest.param(
+            parsed("g (float[4] x) => (int64[1,n] y) { y = NonZero(x) }"),
+            "y (NonZero): makes shapes or branches that depend on data",
+            False,
+            id="shapes-from-data",
+        ),
+        pytest.param(
+            parsed("g (float[4] x) => (float[4] y) { y = Atanh(x) }"),
+            "y (Atanh): is not known to have a parser in ATC; try 'effd0 simplify' first",
+            False,
+            id="unknown-operator",
+        ),
+        pytest.param(
+            parsed(RESIZE + '{ y = Resize(x, "", s) }', 13),
+            "y (Resize): older versions of ATC have no parser for it at opset 13 (E19010); "
+            "export with --opset 11",
+            False,
+            id="resize-of-opset-13",
+        ),
+        pytest.param(
+            pad_model(),
+            "p (Pad): pads with -inf, which not every NPU has in float16; run 'effd0 modify'",
+            False,
+            id="infinite-padding",
+        ),
+        pytest.param(
+            pad_model(constants_are="inputs"),
+            "p (Pad): computes its padding while the model runs; run 'effd0 simplify' first",
+            False,
+            id="computed-padding",
+        ),
+    ],
+)
+def test_a_problem_names_place_reason_and_remedy(graph: Any, told: str, fatal: bool) -> None:
+    """Each comes with the node, its operator, the reason and the next step."""
+    (problem,) = check_support(graph)
+    assert str(problem).startswith(told)
+    assert problem.fatal == fatal
+
+
+def test_a_problem_of_many_nodes_is_reported_once_after_the_fatal() -> None:
+    """A finding at several nodes is one, with the first place and the number of the others."""
+    graph = parsed(
+        "g (float[4] x) => (float[4] y) { a = Atanh(x) b = Atanh(a) c = Erf(b) y = Atanh(c) }", 18
+    )
+    found = check_support(graph)
+    assert [(p.node, p.fatal) for p in found] == [("the model", True), ("a and 2 more", False)]
+
+
+def test_the_default_edits_remove_what_they_can() -> None:
+    """Padding that is told as a problem is none after the edit that the message names."""
+    graph = pad_model()
+    apply_edits(graph, ["fold-pad"])
+    assert check_support(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "wanted"),
+    [
+        pytest.param(sigmoid(), ("x", [None, 3, 512, 512], np.float32), id="free-batch"),
+        pytest.param(
+            sigmoid(sides="4,3,512,512"), ("x", [4, 3, 512, 512], np.float32), id="batch-of-4"
+        ),
+        pytest.param(
+            sigmoid(sides="1,3,8,8", kind="float16"), ("x", [1, 3, 8, 8], np.float16), id="float16"
+        ),
+        pytest.param(
+            parsed(RESIZE + "{ y = Resize(x, s, s) }"), ("x", [1, 1, 2, 2], np.float32), id="weight"
+        ),
+    ],
+)
+def test_the_input_is_read_off_the_graph(graph: Any, wanted: tuple[str, list[int], Any]) -> None:
+    """Name, sides and dtype are those of the one tensor that is fed."""
+    name, sides, dtype = model_input(graph)
+    assert (name, sides, dtype) == (wanted[0], wanted[1], np.dtype(wanted[2]))
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        pytest.param(
+            pad_model(constants_are="inputs"),
+            "the inputs are x, pads, weight, filler, but one was expected",
+            id="many",
+        ),
+        pytest.param(shapeless(), "the input x has no shape", id="no-shape"),
+        pytest.param(
+            parsed("g (int64[1] x) => (int64[1] y) { y = Abs(x) }"),
+            "x has .* type 7",
+            id="integers",
+        ),
+    ],
+)
+def test_an_input_that_is_no_image_is_refused(graph: Any, message: str) -> None:
+    """A graph that no image can be fed to is not one to compile."""
+    with pytest.raises(GraphError, match=message):
+        model_input(graph)

@@ -1,4 +1,4 @@
-"""Tests for `effd0.export`: what a file says of itself, and settings that do not exist."""
+"""Tests for `effd0.export.to_onnx`: what a file says of itself, and settings that do not exist."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pytest
 from onnx import TensorProto
 
 from effd0.errors import ExportError
-from effd0.export import to_onnx as export
+from effd0.export import to_onnx
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.io import sha256
 from effd0.spec import ModelSpec
-
-from .onnx_models import need_own_export, pad_model
+from tests.onnx_models import need_own_export, pad_model
 
 
 @pytest.mark.parametrize(
@@ -88,16 +87,12 @@ def shape(value: Any) -> list[str | int]:
 
 
 def test_the_default_export_is_the_recipes(exported: Any, spec: ModelSpec) -> None:
-    """Opset 11, one input x.1, and the ten heads by name in the recipe's order."""
+    """Opset 11, float32, one input x.1, and the ten heads by name in the recipe's order."""
     assert [(o.domain, o.version) for o in exported.opset_import] == [("", 11)]
     assert [value.name for value in exported.graph.input] == ["x.1"]
     assert shape(exported.graph.input[0]) == ["N", 3, 512, 512]
     assert [value.name for value in exported.graph.output] == list(spec.output_names)
     assert {shape(value)[0] for value in exported.graph.output} == {"N"}
-
-
-def test_an_export_is_float32(exported: Any) -> None:
-    """No weight is left in another precision, whatever the checkpoint holds."""
     kinds = {tensor.data_type for tensor in exported.graph.initializer}
     assert kinds <= {TensorProto.FLOAT, TensorProto.INT64}
 
@@ -120,8 +115,8 @@ def test_a_failing_exporter_is_named(
     def fail(*_: object) -> None:
         raise RuntimeError("unsupported operator")
 
-    monkeypatch.setattr(export, "load_model", lambda *_: None)
-    monkeypatch.setattr(export, "_torch_export", fail)
+    monkeypatch.setattr(to_onnx, "load_model", lambda *_: None)
+    monkeypatch.setattr(to_onnx, "_torch_export", fail)
     message = r"d0\.pth cannot be exported by dynamo at opset 20: unsupported operator"
     with pytest.raises(ExportError, match=message):
         write_onnx(Path("d0.pth"), tmp_path / "d0.onnx", spec, ExportSettings(1, 20, "dynamo"))

@@ -1,7 +1,9 @@
-"""Tests for `effd0.runners.checkpoint`: the same weights, however a file holds them."""
+"""Tests for `effd0.runners.checkpoint`: the same weights, however a file holds them; or none."""
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from effd0.errors import CheckpointError
 from effd0.runners.checkpoint import (
     WRAPPERS,
     blank_layers,
@@ -18,7 +21,7 @@ from effd0.runners.checkpoint import (
     load_model,
     read_weights,
 )
-from effd0.spec import ModelSpec
+from effd0.spec import SPECS, ModelSpec
 
 State = dict[str, torch.Tensor]
 Content = Mapping[str, Any]
@@ -98,12 +101,6 @@ def test_the_averaged_weights_win(tmp_path: Path) -> None:
     assert read_weights(tmp_path / "both.pth")["w"].item() == 2.0
 
 
-def test_what_is_no_tensor_is_left_out(tmp_path: Path) -> None:
-    """Notes beside the weights, and keys that are no names, are not weights."""
-    torch.save({"w": torch.ones(1), "note": "hi", 3: torch.ones(1)}, tmp_path / "notes.pth")
-    assert list(read_weights(tmp_path / "notes.pth")) == ["w"]
-
-
 def test_a_prefix_is_taken_away_only_from_all_names(tmp_path: Path) -> None:
     """A part of the network that is really called model keeps its name."""
     torch.save({"model.w": torch.ones(1), "head.w": torch.ones(1)}, tmp_path / "parts.pth")
@@ -181,3 +178,137 @@ def test_layers_that_training_left_blank_are_named(
     found = blank_layers(net)
     assert list(found) == ([] if blank is None else [str(layer)])
     assert all(what.startswith(str(blank)) for what in found.values())
+
+
+# Files that are no checkpoint, and weights that are none.
+
+
+class Trap:
+    """An object whose unpickling would make a file."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.sprung,))
+
+
+def saved(content: object) -> bytes:
+    """Return *content* as torch writes it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param("d0.pth", None, "does not exist; .*'effd0 fetch checkpoint'", id="missing"),
+        pytest.param("d0.pth", b"not weights\n", "is not a file of plain tensors", id="text"),
+        pytest.param("d0.pth", b"", "is not a readable checkpoint", id="empty"),
+        pytest.param(
+            "d0.pth",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a Git LFS pointer",
+            id="lfs-pointer",
+        ),
+        pytest.param(
+            "d0.pth", saved({"w": torch.ones(9)})[:-100], "is not a readable checkp", id="cut-off"
+        ),
+        pytest.param(
+            "d0.safetensors", b"not weights\n", "is not a readable checkpoint", id="safetensors"
+        ),
+        pytest.param(
+            "d0.pth", saved([torch.ones(1)]), "holds a list, but a state dict was", id="list"
+        ),
+        pytest.param("d0.pth", saved({}), r"holds \[\], but a state dict was", id="empty-dict"),
+        pytest.param(
+            "d0.pth", saved({"epoch": 3}), r"holds \['epoch'\], but a state dict", id="no-tensor"
+        ),
+    ],
+)
+def test_a_file_without_weights_is_refused(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    """The message says what the file holds and what was wanted."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} {message}"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("save", [torch.save, None], ids=["torch-file", "bare-pickle"])
+def test_code_in_a_file_is_not_run(save: Callable[..., None] | None, tmp_path: Path) -> None:
+    """A file that would run code on loading is refused, and its code has not run."""
+    path, sprung = tmp_path / "d0.pth", tmp_path / "sprung"
+    content = {"w": torch.ones(1), "trap": Trap(sprung)}
+    if save is None:
+        path.write_bytes(pickle.dumps({"trap": Trap(sprung)}))
+    else:
+        save(content, path)
+    with pytest.raises(CheckpointError, match=r"nothing else is loaded, since it could run code"):
+        read_weights(path)
+    assert not sprung.exists()
+
+
+def without_first(state: State) -> State:
+    """Leave out the first weight."""
+    return dict(list(state.items())[1:])
+
+
+def with_stranger(state: State) -> State:
+    """Add a weight that the network has not."""
+    return state | {"stranger.weight": torch.ones(1)}
+
+
+def reshaped(state: State) -> State:
+    """Give the first weight one output channel more."""
+    name, first = next(iter(state.items()))
+    return state | {name: torch.cat([first, first[:1]])}
+
+
+def holding(value: float) -> Callable[[State], State]:
+    """Return a change that puts *value* into the first weight."""
+
+    def change(state: State) -> State:
+        name, first = next(iter(state.items()))
+        broken = first.clone()
+        broken.view(-1)[0] = value
+        return state | {name: broken}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_first, "is not a checkpoint of {arch}: 1 keys are missing: {first}; check the"),
+        (with_stranger, "1 keys are unexpected: stranger.weight; check the file, or give --arch"),
+        (reshaped, r"{first} is (33, 3, 3, 3), but (32, 3, 3, 3) was wanted"),
+        (holding(float("nan")), "holds NaN or infinity in {first}, but every weight must be"),
+        (holding(float("inf")), "holds NaN or infinity in {first}"),
+        (holding(float("-inf")), "holds NaN or infinity in {first}"),
+    ],
+    ids=["missing", "unexpected", "shape", "nan", "inf", "minus-inf"],
+)
+def test_weights_that_do_not_fit_are_named(
+    change: Callable[[State], State], message: str, wanted: State, spec: ModelSpec, tmp_path: Path
+) -> None:
+    """One wrong weight among hundreds is found and called by its name."""
+    with pytest.raises(CheckpointError) as caught:
+        check_weights(tmp_path / "d0.pth", change(wanted), wanted, spec)
+    assert message.format(arch=spec.arch, first=next(iter(wanted))) in str(caught.value)
+
+
+def test_the_weights_of_another_architecture_are_refused(checkpoint: Path, spec: ModelSpec) -> None:
+    """Architectures with other weights are told apart, and the message offers --arch."""
+    other = next(s for s in SPECS.values() if ("tf_" in s.arch) != ("tf_" in spec.arch))
+    with pytest.raises(CheckpointError, match=rf"is not a checkpoint of {other.arch}: .*--arch"):
+        load_model(checkpoint, other)
+
+
+def test_a_fresh_network_is_refused(wanted: State, spec: ModelSpec, tmp_path: Path) -> None:
+    """Freshly initialised weights fit in every way, but any comparison would pass on them."""
+    torch.save(wanted, tmp_path / "fresh.pth")
+    with pytest.raises(CheckpointError, match=r"fresh\.pth is untrained: its class logits vary"):
+        load_model(tmp_path / "fresh.pth", spec)
