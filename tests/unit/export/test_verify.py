@@ -50,7 +50,7 @@ def one(onnx_model: Path, pytestconfig: pytest.Config, folder: Path) -> Path:
 def simplified(onnx_model: Path, folder: Path, spec: ModelSpec, one: Path) -> Built:
     """The simplified export, batch free."""
     assert one.exists()
-    return verify.simplify(onnx_model, folder / "simplified.onnx", spec)
+    return verify.simplify_onnx(onnx_model, folder / "simplified.onnx", spec)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_every_batch_of_the_recipes_table_is_exported(
 ) -> None:
     """The file declares its batch at both ends, and gives torch's heads in every row."""
     settings = ExportSettings(batch_size=batch)
-    built = verify.export(checkpoint, tmp_path / "d0.onnx", spec, settings)
+    built = verify.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, settings)
     feed = np.resize(images, (batch, *spec.input_shape))
     with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
         assert [info.shape for info in runner.inputs] == [(batch, *spec.input_shape)]
@@ -117,7 +117,7 @@ def test_the_other_exporter_writes_the_same_network(
 ) -> None:
     """Dynamo's file agrees with torch, at a batch it was not traced with too, and can be edited."""
     settings = ExportSettings(batch_size=batch, exporter="dynamo")
-    built = verify.export(checkpoint, tmp_path / "d0.onnx", spec, settings)
+    built = verify.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, settings)
     assert list(tmp_path.iterdir()) == [built.path]  # the weights are inside, not beside
     rows = 1 if batch == 1 else len(images)
     with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
@@ -128,12 +128,12 @@ def test_the_other_exporter_writes_the_same_network(
     # Measured 2026-11-23: at most 4.1e-5 at batch 1 and 5.
     assert worst.max_abs <= SAME_FLOAT32.limit, str(worst)
     edits = ["fold-pad", *PATTERNS, "fp16"]
-    edited = verify.modify(built.path, tmp_path / "edited.onnx", spec, edits)
+    edited = verify.modify_onnx(built.path, tmp_path / "edited.onnx", spec, edits)
     assert matched(edited).items() >= ({"fold-pad": 14} | PATTERNS).items()
     # Measured 2026-11-23: 4.4e-4, by mean-pool; 1.9e-2 and 2.6e-2 by fp16.
     assert max(c.worst.max_abs for c in edited.changes if c.edit.exact) <= SAME_FLOAT32.limit
     assert edited.changes[-1].worst.max_abs <= 0.1
-    zeroed = verify.modify(built.path, tmp_path / "zeroed.onnx", spec, ["zero-pad"])
+    zeroed = verify.modify_onnx(built.path, tmp_path / "zeroed.onnx", spec, ["zero-pad"])
     assert matched(zeroed) == {"zero-pad": 14}
     assert zeroed.diffs[0].max_abs > SAME_FLOAT32.limit
 
@@ -249,7 +249,7 @@ def test_the_default_edits_straighten_a_simplified_export(
     simplified_one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """No padding is left to edit; all weighted sums are, and the file keeps heads and origin."""
-    built = verify.modify(simplified_one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
+    built = verify.modify_onnx(simplified_one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
     assert [str(change) for change in built.changes] == [
         "fold-pad: nothing to do",
         "finite-pad: nothing to do",
@@ -268,8 +268,8 @@ def test_the_edits_for_onnx_runtime_keep_the_heads(
     one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """Every squeeze, gate and weight of a D0 is found; logits move by 1e-4 of the largest."""
-    fixed = verify.simplify(one, tmp_path / "fixed.onnx", spec).path
-    built = verify.modify(fixed, tmp_path / "d0.onnx", spec, ORT_EDITS)
+    fixed = verify.simplify_onnx(one, tmp_path / "fixed.onnx", spec).path
+    built = verify.modify_onnx(fixed, tmp_path / "d0.onnx", spec, ORT_EDITS)
     wanted = {"step-means": 16, "scale-convs": 57, "spread-gates": 16}
     assert matched(built).items() >= wanted.items()
     # Measured 2026-11-25 on embedded images and on photographs: 1.0e-5 of the largest logit.
@@ -282,7 +282,7 @@ def test_exact_edits_find_their_patterns_in_a_raw_export(
     one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """Without simplification they find every place, and each keeps the heads."""
-    built = verify.modify(one, tmp_path / "d0.onnx", spec, list(PATTERNS))
+    built = verify.modify_onnx(one, tmp_path / "d0.onnx", spec, list(PATTERNS))
     assert matched(built) == PATTERNS
     # Measured 2026-11-23: fold-weights 9.6e-6, fuse-sums 0, mean-pool 4.4e-4.
     assert all(c.worst.max_abs <= SAME_FLOAT32.limit for c in built.changes)
@@ -297,7 +297,7 @@ def test_float16_is_written_with_what_it_costs(
     tmp_path: Path,
 ) -> None:
     """The file is half as large, is fed and gives float32, and shows how far its heads are off."""
-    built = verify.modify(simplified_one, tmp_path / "d0.onnx", spec, ["fuse-sums", "fp16"])
+    built = verify.modify_onnx(simplified_one, tmp_path / "d0.onnx", spec, ["fuse-sums", "fp16"])
     assert built.path.stat().st_size < 0.51 * simplified_one.stat().st_size
     with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
         assert {info.dtype for info in (*runner.inputs, *runner.outputs)} == {np.dtype("f4")}
@@ -326,7 +326,7 @@ def test_padding_of_a_whole_network_is_edited(
 ) -> None:
     """An exact edit changes not a bit of a head; the recipe's is written with its difference."""
     path, count = padded_one
-    built = verify.modify(path, tmp_path / "d0.onnx", spec, [edit])
+    built = verify.modify_onnx(path, tmp_path / "d0.onnx", spec, [edit])
     assert matched(built) == {edit: count}
     assert (built.diffs[0].max_abs == 0.0) == (edit != "zero-pad")
     assert operators(onnx.load(str(built.path))).count("Pad") == (
@@ -339,7 +339,7 @@ def test_a_raw_export_is_to_be_simplified_before_it_is_edited(
 ) -> None:
     """The exporter computes its padding while the model runs, which no edit can read."""
     with pytest.raises(GraphError, match=r"is computed while .* run 'effd0 simplify' first"):
-        verify.modify(one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
+        verify.modify_onnx(one, tmp_path / "d0.onnx", spec, DEFAULT_EDITS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,7 +357,7 @@ def test_an_export_with_wrong_numbers_is_not_written(
 
     monkeypatch.setattr(verify, "write_onnx", wrong)
     with pytest.raises(ExportError, match=r"d0\.onnx was not written, .*: box_p\d differs by"):
-        verify.export(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings())
+        verify.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, ExportSettings())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -374,7 +374,7 @@ def test_a_simplification_with_wrong_numbers_is_not_written(
 
     monkeypatch.setattr(verify, "write_simplified", wrong)
     with pytest.raises(ExportError, match=r"was not written, .*one\.onnx does: class_p\d differs"):
-        verify.simplify(one, out, spec)
+        verify.simplify_onnx(one, out, spec)
     assert list(tmp_path.iterdir()) == [out]
     assert out.read_bytes() == b"older"
 
@@ -386,5 +386,5 @@ def test_an_edit_that_claims_too_much_is_not_written(
     """An edit called exact that changes heads is an error, also behind one that may change them."""
     monkeypatch.setitem(EDITS, "zero-pad", replace(EDITS["zero-pad"], exact=True))
     with pytest.raises(GraphError, match=r"was not written, .* what .*onnx before zero-pad does"):
-        verify.modify(padded_one[0], tmp_path / "d0.onnx", spec, ["fp16", "zero-pad"])
+        verify.modify_onnx(padded_one[0], tmp_path / "d0.onnx", spec, ["fp16", "zero-pad"])
     assert list(tmp_path.iterdir()) == []
