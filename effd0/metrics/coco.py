@@ -162,7 +162,7 @@ def truth_table(dataset: Dataset) -> Rows:
 
 def flags(rows: Rows, field: str) -> Flags:
     """The bits of *field*, ``hit`` or ``ignored``, as (rows, areas, thresholds)."""
-    return np.unpackbits(rows[field], axis=1).view(bool).reshape(len(rows), *_FLAGS)
+    return np.unpackbits(rows[field].flatten()).view(bool).reshape(len(rows), *_FLAGS)
 
 
 def overlapping(
@@ -208,15 +208,16 @@ def _outside(areas: Fractions) -> Flags:
 def _match(dataset: Dataset, truths: Rows, results: Fractions) -> Rows:
     """Rows of `MATCH` of *results*, as `to_coco_results` gives them, by category and image."""
     kinds, ids = np.array(sorted(dataset.categories), np.int64), np.array(dataset.image_ids)
-    # Stable: of equal scores, the one that was given first stays first.
-    results = results[np.lexsort((-results[:, 5], results[:, 0], results[:, 6]))]
-    results = results[np.isin(results[:, 6], kinds)]
+    results = results[np.isin(results[:, 6].astype(np.int64), kinds)]
     # A category in an image is a place of its own, so that all are matched together.
-    places = np.searchsorted(kinds, results[:, 6]) * len(ids)
-    places += np.searchsorted(ids, results[:, 0])
+    places = np.searchsorted(kinds, results[:, 6].astype(np.int64)) * len(ids)
+    places += np.searchsorted(ids, results[:, 0].astype(np.int64))
+    # Stable: of equal scores, the one that was given first stays first.
+    order = np.lexsort((-results[:, 5], places))
+    places = places[order]
     ranks = np.arange(places.size) - np.searchsorted(places, places)
     looked_at = ranks < MAX_DETECTIONS[-1]
-    results, places, ranks = results[looked_at], places[looked_at], ranks[looked_at]
+    results, places, ranks = results[order[looked_at]], places[looked_at], ranks[looked_at]
     category, image = np.divmod(places, len(ids))
     if not image.size:
         return np.empty(0, MATCH)
@@ -254,8 +255,8 @@ def _match(dataset: Dataset, truths: Rows, results: Fractions) -> Rows:
     table["score"], table["box"] = results[:, 5], boxes
     table["category"], table["image"] = kinds[category], image
     table["truth"], table["rank"] = truth, ranks
-    table["hit"] = np.packbits(hit.reshape(-1, 8), axis=1).reshape(-1, _FLAG_BYTES)
-    table["ignored"] = np.packbits(ignored.reshape(-1, 8), axis=1).reshape(-1, _FLAG_BYTES)
+    table["hit"] = np.packbits(hit).reshape(-1, _FLAG_BYTES)
+    table["ignored"] = np.packbits(ignored).reshape(-1, _FLAG_BYTES)
     return table
 
 
