@@ -7,7 +7,7 @@ costs sums alone: an image that was drawn n times counts n times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,14 +126,15 @@ def paired_drop(
             "give images with annotations"
         )
     largest = max(found.images.size for side in sides for found in side)
-    drops = np.concatenate(
-        [
-            average_precision(sides[0], weights) - average_precision(sides[1], weights)
-            for weights in _draws(images, resamples, seed, max(1, _CHUNK // max(largest, 1)))
-        ]
-    )
+    together = max(1, _CHUNK // max(largest, 1))
+    rng, parts = np.random.default_rng(seed), []
+    for start in range(0, resamples, together):
+        drawn = rng.integers(0, images, (min(together, resamples - start), images))
+        weights = np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.int32)
+        parts.append(average_precision(sides[0], weights) - average_precision(sides[1], weights))
+    drops = 100 * np.concatenate(parts)
     # A draw of images without any object says nothing and is left out.
-    low, high = np.quantile(100 * drops[np.isfinite(drops)], (0.025, 0.975)).tolist()
+    low, high = np.quantile(drops[np.isfinite(drops)], (0.025, 0.975)).tolist()
     return PairedDrop(100 * (wanted - got), low, high, images, wanted, got)
 
 
@@ -178,23 +179,20 @@ def category_hits(
     """
     every = []
     for category, own in matches.by_category():
-        images, wanted = own["image"].astype(np.int64), matches.wanted(category)[0]
-        more = 0
+        images, wanted, more = own["image"].astype(np.int64), matches.wanted(category)[0], 0
         if perfect is not None:
             more = perfect.get(category, 0)
             images = np.concatenate([np.full(more, wanted.size), images])
             wanted = np.append(wanted, more)
+        hits, ignored = flags(own, "hit")[:, 0].T, flags(own, "ignored")[:, 0].T
+        found = CategoryHits(
+            images=images,
+            hits=tuple(np.append(np.arange(more), np.flatnonzero(row) + more) for row in hits),
+            ignored=tuple(np.flatnonzero(row) + more for row in ignored),
+            wanted=wanted,
+        )
         if wanted.any():
-            first = np.arange(more)
-            hits, ignored = flags(own, "hit")[:, 0].T, flags(own, "ignored")[:, 0].T
-            every.append(
-                CategoryHits(
-                    images=images,
-                    hits=tuple(np.append(first, np.flatnonzero(row) + more) for row in hits),
-                    ignored=tuple(np.flatnonzero(row) + more for row in ignored),
-                    wanted=wanted,
-                )
-            )
+            every.append(found)
     return every
 
 
@@ -237,11 +235,3 @@ def _category_precision(found: CategoryHits, weights: Weights, wanted: Indices) 
         points = np.diff(reached, axis=1, prepend=0)
         total += np.einsum("rh,rh->r", highest, points) / len(RECALLS)
     return total / len(found.hits)
-
-
-def _draws(images: int, resamples: int, seed: int, together: int) -> Iterator[Weights]:
-    """How often each image is drawn in each resample, at most *together* resamples at a time."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, resamples, together):
-        drawn = rng.integers(0, images, (min(together, resamples - start), images))
-        yield np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.int32)

@@ -30,34 +30,20 @@ MAX_DETECTIONS = (1, 10, 100)
 
 #: One annotated object: the place of its image in the dataset, its box x, y, width, height in
 #: pixels, and for which of `AREAS` it is not to be found, as a crowd never is.
-TRUTH = np.dtype(
-    [
-        ("image", "<i8"),
-        ("category", "<i8"),
-        ("box", "<f8", (4,)),
-        ("crowd", "?"),
-        ("ignored", "?", (len(AREAS),)),
-    ],
-    align=True,
-)
+TRUTH = np.dtype([
+    ("image", "<i8"), ("category", "<i8"), ("box", "<f8", (4,)), ("crowd", "?"),
+    ("ignored", "?", (len(AREAS),)),
+], align=True)  # fmt: skip
 _FLAGS = (len(AREAS), len(THRESHOLDS))
 _FLAG_BYTES = len(AREAS) * len(THRESHOLDS) // 8
 #: One detection: the place of its image in the dataset, its rank among those of its category and
 #: image, the object that it found at the lowest IoU threshold, whatever its area, or -1; and for
 #: each area and threshold, as bits, whether it found an object, and whether it counts neither way.
-MATCH = np.dtype(
-    [
-        ("score", "<f8"),
-        ("box", "<f4", (4,)),
-        ("category", "<i4"),
-        ("image", "<i4"),
-        ("truth", "<i4"),
-        ("rank", "u1"),
-        ("hit", "u1", (_FLAG_BYTES,)),
-        ("ignored", "u1", (_FLAG_BYTES,)),
-    ],
-    align=True,
-)
+MATCH = np.dtype([
+    ("score", "<f8"), ("box", "<f4", (4,)), ("category", "<i4"), ("image", "<i4"),
+    ("truth", "<i4"), ("rank", "u1"), ("hit", "u1", (_FLAG_BYTES,)),
+    ("ignored", "u1", (_FLAG_BYTES,)),
+], align=True)  # fmt: skip
 #: Rows of `TRUTH` or `MATCH`.
 Rows: TypeAlias = npt.NDArray[np.void]
 Flags: TypeAlias = npt.NDArray[np.bool_]

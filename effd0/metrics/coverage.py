@@ -56,13 +56,9 @@ def check_repeats(dataset: Dataset, detections: Mapping[int, Detections], spec: 
             with localized((first, other), Path(tempfile.gettempdir())) as pair:
                 one, two = (preprocess(sample.path, spec).tensor for sample in pair)
             if not np.array_equal(one, two):
-                raise repeated(first, other)
-
-
-def repeated(first: Sample, other: Sample) -> EvaluationError:
-    """The error of two different images with the same detections."""
-    return EvaluationError(
-        f"images {first.image_id} ({first.path.name}) and {other.image_id} ({other.path.name}) "
-        "differ, but their detections have the same scores to the last bit: one was given the "
-        "results of the other, or the model does not look at its input; run the inference again"
-    )
+                raise EvaluationError(
+                    f"images {first.image_id} ({first.path.name}) and {other.image_id} "
+                    f"({other.path.name}) differ, but their detections have the same scores to "
+                    "the last bit: one was given the results of the other, or the model does not "
+                    "look at its input; run the inference again"
+                )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ..detection.postprocess import Detections
 from ..errors import EvaluationError
@@ -101,13 +100,17 @@ def match_detections(
             taken[0].add(row)
             taken[1].add(column)
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+    missing, extra = (
+        np.sort(np.delete(side.scores, own))[::-1]
+        for side, own in ((reference, left), (candidate, right))
+    )
     return Matched(
         reference=left,
         candidate=right,
         ious=ious[left, right],
         score_differences=candidate.scores[right] - reference.scores[left],
-        missing=_left_over(reference.scores, left),
-        extra=_left_over(candidate.scores, right),
+        missing=missing,
+        extra=extra,
     )
 
 
@@ -147,15 +150,9 @@ def box_iou(left: Boxes, right: Boxes) -> Floats:
     height = np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
     overlap = width * height
     union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - overlap
-    iou: npt.NDArray[np.float64] = np.divide(
-        overlap, union, out=np.zeros_like(overlap), where=union > 0
-    )
-    return iou.astype(np.float32)
-
-
-def _left_over(scores: Floats, matched: Indices) -> Floats:
-    rest: Floats = np.sort(np.delete(scores, matched))[::-1]
-    return rest
+    iou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    single: Floats = iou.astype(np.float32)
+    return single
 
 
 def _spread(parts: list[Floats], at: Spread) -> Spread | None:

@@ -16,7 +16,7 @@ from effd0.data.coco import Dataset
 from effd0.errors import EvaluationError
 from effd0.metrics.summary import METRICS, CocoMetrics, coco_metrics, pycocotools_metrics
 from effd0.spec import D0, ModelSpec
-from tests.scored import NOTHING, Found, as_dicts, jittered, perfect, truth_of
+from tests.scored import NOTHING, Found, as_dicts, jittered, perfect
 
 Score = Callable[[Dataset, Found, ModelSpec], CocoMetrics]
 #: What confirms the metrics has to read the dataset as they do.
@@ -64,21 +64,6 @@ def test_no_detections_score_zero(score: Score, embedded_dataset: Dataset) -> No
     metrics = score(embedded_dataset, dict.fromkeys(embedded_dataset.image_ids, NOTHING), D0)
     assert metrics.values == dict.fromkeys(METRICS, 0.0)
     assert (metrics.images, metrics.detections) == (48, 0)
-
-
-def test_images_without_detections_cost_recall(embedded_dataset: Dataset) -> None:
-    """Where half of the images have no detection, recall is the part found of each class."""
-    ids = embedded_dataset.image_ids
-    found = perfect(embedded_dataset) | dict.fromkeys(ids[::2], NOTHING)
-    metrics = coco_metrics(embedded_dataset, found, D0)
-    truth = [(a["category_id"], id_) for id_ in ids for a in truth_of(embedded_dataset, id_)]
-    parts = [
-        fmean(id_ in ids[1::2] for other, id_ in truth if other == category)
-        for category in {category for category, _ in truth}
-    ]
-    assert metrics.values["AR100"] == pytest.approx(fmean(parts), abs=1e-12)  # rounding only
-    assert metrics.ap is not None
-    assert metrics.ap < 0.9
 
 
 def test_a_class_without_truth_has_no_score(embedded_dataset: Dataset) -> None:

@@ -102,21 +102,6 @@ def test_thresholds_belong_to_what_is_above(width: float, category: int, kind: s
     assert counts(errors_in(OBJECTS, rows)) == {kind: 1}
 
 
-@pytest.mark.parametrize(
-    ("own", "kind"),
-    [
-        pytest.param((6, 0, 10, 10, 1, 0), "localisation", id="near-its-own"),
-        pytest.param((1, 0, 10, 10, 1, 0), "class", id="on-its-own-that-is-found"),
-    ],
-)
-def test_what_may_be_two_kinds_is_one(own: Row, kind: str) -> None:
-    """Localisation goes before class, and class before duplicate."""
-    objects = [own, (0, 0, 10, 10, 2, 0)]
-    x, y, width, height, *_ = own
-    rows = [(x, y, x + width, y + height, 0.9, 1), (*THERE, 0.8, 2), (*THERE, 0.7, 1)]
-    assert counts(errors_in(objects, rows)) == {kind: 1}
-
-
 def test_crowds_and_empty_images() -> None:
     """What lies in a crowd of its class counts for nothing; without an object it is background."""
     crowd = (200, 200, 100, 100, 1, 1)
