@@ -427,7 +427,7 @@ def _checks(stage: str) -> list[dict[str, Any]]:
         "gate": (65.3, 65.13, "%"),
     }
     value, limit, unit = figures.get(stage, (None, None, ""))
-    name = f"tests/artefact/test_{stage}.py::test_"
+    name = f"tests/suite/test_{stage}.py::test_"
     no_figure: dict[str, Any] = {"figure": None, "tolerance": None, "unit": ""}
     return [
         check(stage, figure=value, tolerance=limit, unit=unit, name=f"{name}it_is_right"),

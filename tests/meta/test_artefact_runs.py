@@ -36,7 +36,7 @@ def pytest_collection_finish(session):
 """
 WEIGHTS = f"--checkpoint={embedded.checkpoint()}"
 #: In place of all tests, which take their time to be collected; to pytest no file is named so.
-SOME = "testpaths=tests/test_stages.py tests/test_accuracy.py tests/artefact"
+SOME = "testpaths=tests/test_stages.py tests/suite"
 Listed = list[tuple[str, str | None, bool]]
 
 
@@ -87,8 +87,8 @@ def test_named_files_run_whatever_is_given(tmp_path: Path) -> None:
     """Whoever names files means them, tests of effd0 itself too; checks still come first."""
     files = (
         "tests/test_stages.py",
-        "tests/artefact/test_export.py",
-        "tests/artefact/test_inputs.py",
+        "tests/suite/test_export.py",
+        "tests/suite/test_inputs.py",
     )
     tests, shown = listed(tmp_path, WEIGHTS, *files)
     names = [name.partition("::")[0] for name, _, _ in tests]
@@ -127,7 +127,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = run_pytest(
         f"--report-json={report}", f"--coco={shifted_scenes(tmp_path)}", WEIGHTS,
-        "tests/artefact/test_dataset.py",
+        "tests/suite/test_dataset.py",
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
     content = content_of(report)
@@ -136,7 +136,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     (failed,) = [check for check in content["checks"] if check["status"] == "failed"]
     assert len(content["checks"]) == 4
     (command,) = content["commands"]
-    assert shlex.split(command)[-2:] == [WEIGHTS, "tests/artefact/test_dataset.py"]
+    assert shlex.split(command)[-2:] == [WEIGHTS, "tests/suite/test_dataset.py"]
     artefact, scenes = content["artefact"], load_coco(tmp_path / "coco")
     assert artefact["checkpoint_sha256"] == sha256(embedded.checkpoint())
     assert artefact["dataset"] == {
@@ -166,8 +166,8 @@ def test_a_run_that_skips_everything_is_no_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "module"),
     [
-        pytest.param("coco", "tests/test_accuracy.py", id="coco"),
-        pytest.param("npu", "tests/artefact/test_runner.py", id="npu"),
+        pytest.param("coco", "tests/suite/test_accuracy.py", id="coco"),
+        pytest.param("npu", "tests/suite/test_runner.py", id="npu"),
     ],
 )
 def test_what_is_required_and_absent_fails(kind: str, module: str, tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_junit_has_the_figures_of_the_checks(tmp_path: Path) -> None:
     run_pytest(
         f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS, "--runner=ort",
         f"--coco={shifted_scenes(tmp_path)}",
-        "tests/artefact/test_dataset.py",
-        "tests/artefact/test_runner.py::test_heads_are_those_of_torch",
+        "tests/suite/test_dataset.py",
+        "tests/suite/test_runner.py::test_heads_are_those_of_torch",
     )  # fmt: skip
     told = [
         {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}

@@ -1,0 +1,175 @@
+"""
+What is known of a dataset beyond its format: categories, boxes, and the contents of published sets.
+
+An annotation file can be well formed and still be wrong: COCO's metric does not show that flags of
+crowds were lost or that images without an object were filtered out.  Here these are faults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..data import fixture
+from ..data.categories import NAMES
+from ..data.coco import Dataset, load_coco
+from ..errors import DatasetError
+from ..io import sha256
+from ..results.check import Broken
+from ..tensors.manifest import listed
+
+Annotation = dict[str, Any]
+#: val2017: 5,000 images, 48 of them without an object, 36,781 annotations of which 446 are crowds.
+#: Source: instances_val2017.json as counted in public logs of detectron2 (36,335 boxes without
+#: crowds) and COCO's own loader.
+VAL2017_IMAGES, VAL2017_EMPTY, VAL2017_ANNOTATIONS, VAL2017_CROWDS = 5000, 48, 36_781, 446
+#: A set of so many images under COCO's file names is taken for val2017, whole or filtered; smaller
+#: ones are a part of it, larger ones are train2017 or no set of COCO's.
+_NEARLY_VAL2017 = range(4000, VAL2017_IMAGES + 1)
+#: Annotated boxes may leave their image by this, in pixels: COCO's own end up to 0.5 outside.
+OVERHANG = 1.0
+#: Part of the boxes that has to leave its image before the whole file is doubted.
+_DOUBTFUL = 0.01
+
+#: Rule -> the id that it gives to a category of COCO's id and place.
+_NUMBERINGS: Mapping[str, Callable[[int, int], int]] = {
+    "80 categories numbered 0 to 79": lambda _, place: place,
+    "80 categories numbered 1 to 80": lambda _, place: place + 1,
+    "category ids shifted down by one": lambda id_, _: id_ - 1,
+    "category ids shifted up by one": lambda id_, _: id_ + 1,
+}
+#: What a bbox may contain -> x, y, width, height.
+_READINGS: Mapping[str, Callable[[Any], Sequence[float]]] = {
+    "bbox holds x1, y1, x2, y2": lambda b: (b[0], b[1], b[2] - b[0], b[3] - b[1]),
+    "bbox holds y, x, height, width": lambda b: (b[1], b[0], b[3], b[2]),
+    "bbox holds the centre, width and height":
+        lambda b: (b[0] - b[2] / 2, b[1] - b[3] / 2, b[2], b[3]),
+}  # fmt: skip
+#: What may have been done to annotations -> (image, category, bbox, crowd) without that.
+_CHANGES: Mapping[str, Callable[[tuple[Any, ...]], tuple[Any, ...]]] = {
+    "crowd flags lost: without them the annotations are the published ones":
+        lambda k: (*k[:3], 0),
+    "boxes rounded to whole pixels: cut off, the published ones are the same":
+        lambda k: (*k[:2], tuple(map(int, k[2])), k[3]),
+    "image ids of annotations moved: all else is as published": lambda k: k[1:],
+    "categories changed: all else is as published": lambda k: (k[0], *k[2:]),
+}  # fmt: skip
+
+
+def check_categories(dataset: Dataset) -> None:
+    """Raise `Broken` unless each category that COCO has is under COCO's id, 1 to 90."""
+    ids = {name: id_ for id_, name in NAMES.items()}
+    known = {id_: name for id_, name in dataset.categories.items() if name in ids}
+    wrong = {id_: name for id_, name in known.items() if ids[name] != id_}
+    if not wrong:
+        return
+    places = {id_: place for place, id_ in enumerate(sorted(NAMES))}
+    rules = [
+        f"{rule}: every id is explained by it"
+        for rule, number in _NUMBERINGS.items()
+        if all(number(ids[name], places[ids[name]]) == id_ for id_, name in known.items())
+    ]
+    id_, name = next(iter(wrong.items()))
+    raise Broken(
+        f"category {name} has id {id_}, but {ids[name]} in COCO, as have {len(wrong)} of "
+        f"{len(known)} categories in {dataset.annotation_file.name}",
+        next(iter(rules), None),
+    )
+
+
+def check_boxes(dataset: Dataset) -> None:
+    """Raise `Broken` where boxes leave their images: they are no x, y, width, height in pixels."""
+    sizes = {sample.image_id: sample.size for sample in dataset.samples}
+
+    def outside(a: Annotation, box: Sequence[float]) -> bool:
+        (width, height), (x, y, w, h) = sizes[a["image_id"]], box
+        beyond = max(x + w - width, y + h - height, -x, -y)
+        return beyond > OVERHANG or min(w, h) < 0
+
+    left = [a for a in dataset.annotations if outside(a, a["bbox"])]
+    if len(left) <= _DOUBTFUL * len(dataset.annotations):
+        return
+    fitting = [
+        f"{name}: read so, all boxes lie inside their images"
+        for name, read in _READINGS.items()
+        if not any(outside(a, read(a["bbox"])) for a in dataset.annotations)
+    ]
+    first = left[0]
+    raise Broken(
+        f"{len(left)} of {len(dataset.annotations)} boxes leave their images by more than "
+        f"{OVERHANG} pixel; annotation {first['id']} is {first['bbox']} in an image of "
+        f"{sizes[first['image_id']]}",
+        next(iter(fitting), None),
+    )
+
+
+def check_contents(dataset: Dataset) -> None:
+    """Raise `Broken` where val2017, or the embedded scenes, are not as they were published."""
+    if dataset.extra_files:
+        raise Broken(
+            f"{len(dataset.extra_files)} images in the folder are not in "
+            f"{dataset.annotation_file.name}: {listed(dataset.extra_files)}",
+            "images filtered out of the annotation file: the folder still has them",
+        )
+    crowds = sum(bool(a.get("iscrowd", 0)) for a in dataset.annotations)
+    found = (dataset.total, len(dataset.annotations), crowds)
+    wanted = (VAL2017_IMAGES, VAL2017_ANNOTATIONS, VAL2017_CROWDS)
+    named = all(s.path.name == f"{s.image_id:012}.jpg" for s in dataset.samples)
+    is_val2017 = named and dataset.total in _NEARLY_VAL2017 and not dataset.limited
+    if is_val2017 and found != wanted:
+        cause = None
+        if dataset.total == VAL2017_IMAGES - VAL2017_EMPTY:
+            cause = "images without an object were filtered out: so many are missing"
+        elif found == (VAL2017_IMAGES, VAL2017_ANNOTATIONS, 0):
+            cause = "crowd flags lost: every other number is right"
+        raise Broken(f"images, annotations and crowds are {found}, but {wanted} in val2017", cause)
+    # An installed effd0 without its data has nothing to compare with.
+    with contextlib.suppress(DatasetError):
+        _check_embedded(dataset, load_coco(fixture.coco_root()))
+
+
+def _check_embedded(dataset: Dataset, original: Dataset) -> None:
+    """Compare with *original* what has the same image ids and file names."""
+    ours = {sample.image_id: sample for sample in original.samples}
+    if any(
+        s.image_id not in ours or s.path.name != ours[s.image_id].path.name for s in dataset.samples
+    ):
+        return  # it is another set
+    other = [
+        sample.path.name
+        for sample in dataset.samples
+        if sha256(sample.path) != sha256(ours[sample.image_id].path)
+    ]
+    if other:
+        raise Broken(
+            f"{len(other)} of {len(dataset.samples)} pictures are not the published ones: "
+            f"{listed(other)}"
+        )
+    ids = set(dataset.image_ids)
+    theirs = _counted(dataset.annotations)
+    mine = _counted(a for a in original.annotations if a["image_id"] in ids)
+    if theirs == mine:
+        return
+    lost, new = (mine - theirs).total(), (theirs - mine).total()
+    causes = [
+        name
+        for name, change in _CHANGES.items()
+        if Counter(map(change, theirs.elements())) == Counter(map(change, mine.elements()))
+    ]
+    if not new:
+        causes.append(f"annotations left out: the other {theirs.total()} are as published")
+    if not lost:
+        causes.append("annotations added: all published ones are there")
+    raise Broken(
+        f"{lost} of {mine.total()} published annotations are missing and {new} others are there",
+        next(iter(causes), None),
+    )
+
+
+def _counted(annotations: Any) -> Counter[tuple[Any, ...]]:
+    return Counter(
+        (a["image_id"], a["category_id"], tuple(a["bbox"]), a.get("iscrowd", 0))
+        for a in annotations
+    )

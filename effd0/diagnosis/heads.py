@@ -1,0 +1,443 @@
+"""
+Which fault makes heads differ from a reference: each is planted in the reference, and one may fit.
+
+So a fault that cannot be taken back, a sigmoid that ran to 1 or a lost digit, is tested like any
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.categories import NAMES
+from ..errors import HeadError
+from ..spec import ModelSpec
+from ..tensor_diff import check_pair, compare_tensors
+from ..types import Floats, Indices, Tensors
+from .hypothesis import Diagnosis, Hypothesis, best
+from .precision import on_bfloat16, on_float16
+
+#: Relative L2 of a head that is as the reference: float32 in another order of sums differs by at
+#: most 2e-5 and outputs stored in float16 by 2e-4 or more, measured 2026-11-23 (see `precision`).
+CLEAN = 1e-4
+#: With the fault planted, what float16 arithmetic may leave (2.2e-3 measured 2026-11-23, ten times
+#: as much for chips), and no more than a tenth of what there was: chance gives no such fall.
+EXPLAINED, FALL = 2e-2, 0.1
+#: A head that differs by less than this part of the worst is taken for one without the fault.
+_MINOR = 0.01
+#: So many factors or bounds are listed.
+_DETAILS = 3
+#: Values of a slice that are looked at to find which slice of the reference it is.
+_SAMPLE = 4096
+#: Part of the values that has to lie on a grid of 16 bits: float32 does by chance, 1 in 3,000.
+_ON_GRID = 0.999
+
+_FLOAT16_MAX = 65504.0
+KINDS = ("class", "box")
+Mask = npt.NDArray[np.bool_]
+
+
+class Planted(NamedTuple):
+    """
+    A reference head with the fault, *wanted*, and what it is compared with, *got*, alike in shape.
+
+    Both lack the values of which the fault says nothing.  *detail* is what was found out about the
+    fault: an order, a factor.
+    """
+
+    wanted: Floats
+    got: Floats
+    detail: str = ""
+
+
+#: Reference and candidate, both (N, channels, rows, columns), and the spec -> the reference with
+#: the fault; None where the fault cannot be, or would change nothing.
+Plant = Callable[[Floats, Floats, ModelSpec], Planted | None]
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A fault that explains *heads*, and the error it leaves of the worst of them."""
+
+    fault: Hypothesis
+    details: tuple[str, ...]
+    heads: tuple[str, ...]
+    left: float
+
+
+def diagnose_heads(reference: Tensors, candidate: Tensors, spec: ModelSpec) -> Diagnosis | None:
+    """
+    Name the fault that makes heads *candidate* of *reference*, both (N, channels, rows, columns).
+
+    The names are those of *spec*.  A fault counts where it explains all class heads that differ,
+    or all such box heads; its errors are those of the worst of them.  Where none does, heads that
+    differ while others are clean are named.  None where all are clean, or nothing fits.  Raises
+    `HeadError` where names or shapes are not those of the spec, or not the same on both sides.
+    """
+    check_pair(reference, candidate)
+    shapes = {name: head.shape[1:] for name, head in reference.items()}
+    if shapes != spec.head_shapes:
+        raise HeadError(
+            f"heads of one image are {shapes}, but {spec.head_shapes} were wanted; "
+            "name them as the spec does"
+        )
+    errors = {name: _error(reference[name], candidate[name]) for name in reference}
+    least = max(CLEAN, min(_MINOR * max(errors.values()), EXPLAINED))
+    wrong = [name for name, error in errors.items() if error > least]
+    clean = _clean({name: error for name, error in errors.items() if name not in wrong}, errors)
+    found = []
+    for kind, names in zip(KINDS, (spec.class_names, spec.box_names), strict=True):
+        heads = {n: (reference[n], candidate[n], errors[n]) for n in names if n in wrong}
+        if heads and (finding := _finding(kind, heads, spec)) is not None:
+            found.append(finding)
+    if found:
+        return _combined(found, errors, wrong, clean)
+    # Where some heads differ and the others are clean, it is known where the fault lies.
+    left = max((error for name, error in errors.items() if name not in wrong), default=np.inf)
+    if not wrong or not left <= FALL * min(errors[name] for name in wrong):
+        return None
+    where = _shown(wrong, errors)
+    return Diagnosis(
+        f"a fault in {where} alone",
+        f"{where} {'is' if len(wrong) == 1 else 'are'} left out{clean}",
+        max(errors[name] for name in wrong),
+        left,
+    )
+
+
+def _error(wanted: Floats, got: Floats) -> float:
+    """Relative L2; infinite where a value is not finite."""
+    return compare_tensors({"head": wanted}, {"head": got})[0].relative_l2
+
+
+def _finding(
+    kind: str, heads: Mapping[str, tuple[Floats, Floats, float]], spec: ModelSpec
+) -> _Finding | None:
+    """The first fault that explains all *heads*: reference, candidate and error, of one *kind*."""
+    details: dict[str, str] = {}
+
+    def error_with(fault: Hypothesis) -> float:
+        left = 0.0
+        # The smallest first: most faults leave it as it is.
+        for name, (reference, candidate, before) in sorted(
+            heads.items(), key=lambda item: item[1][0].size
+        ):
+            planted: Planted | None = fault.apply(reference, candidate, spec)
+            after = np.inf if planted is None else _error(planted.wanted, planted.got)
+            if planted is None or not after <= FALL * before:
+                return np.inf
+            details[name] = planted.detail
+            left = max(left, after)
+        return left
+
+    faults = (fault for fault in HEAD_HYPOTHESES if fault.part in ("", kind))
+    found = best(faults, error_with, EXPLAINED, enough=EXPLAINED)
+    if found is None:
+        return None
+    return _Finding(found[0], tuple(details[name] for name in heads), tuple(heads), found[1])
+
+
+def _combined(
+    found: list[_Finding], errors: dict[str, float], wrong: list[str], clean: str
+) -> Diagnosis:
+    """One diagnosis of what explains the class heads and what explains the box heads."""
+    explained = [name for finding in found for name in finding.heads]
+    left = max(finding.left for finding in found)
+    if len({finding.fault for finding in found}) == 1:
+        details = tuple(detail for finding in found for detail in finding.details)
+        found = [_Finding(found[0].fault, details, tuple(explained), left)]
+    explanations = []
+    for finding in found:
+        details = tuple(dict.fromkeys(finding.details))
+        shown = " or ".join((*details[:_DETAILS], *(["..."] if len(details) > _DETAILS else [])))
+        explanations.append(f"{finding.fault.inverse.format(shown)}, in "
+                            f"{_shown(finding.heads, errors)}")  # fmt: skip
+    unexplained = [name for name in wrong if name not in explained]
+    rest = f"; {_shown(unexplained, errors)} differ otherwise" if unexplained else ""
+    return Diagnosis(
+        " and ".join(finding.fault.name for finding in found),
+        " and ".join(explanations) + rest + clean,
+        max(errors[name] for name in explained),
+        left,
+    )
+
+
+def _clean(clean: Mapping[str, float], every: Iterable[str]) -> str:
+    """What is known of the heads that have no fault, by their errors."""
+    if not clean:
+        return ""
+    most = max(clean.values())
+    if most > CLEAN:
+        return f"; {_shown(list(clean), every)} differ by at most {most:.2g}"
+    return f"; {_shown(list(clean), every)} {'is' if len(clean) == 1 else 'are'} clean"
+
+
+def _shown(heads: Sequence[str], every: Iterable[str]) -> str:
+    """The *heads* of *every* head in few words: all of them, all of a kind or of some levels."""
+    every = list(every)
+    if set(heads) == set(every):
+        return "all heads"
+    groups = []
+    for kind in KINDS:
+        names = [name for name in every if name.startswith(kind)]
+        mine = [name for name in names if name in heads]
+        groups += [f"all {kind} heads"] if mine == names else mine
+    return ", ".join(groups)
+
+
+# The catalogue.  First, how values may have come to other places.
+
+
+def _by_anchor(head: Floats, spec: ModelSpec) -> Floats:
+    """Return *head* as (N, anchors, classes or 4 coordinates, rows, columns)."""
+    return head.reshape(len(head), spec.anchors_per_cell, -1, *head.shape[2:])
+
+
+def _whole(change: Callable[[Floats], Floats]) -> Plant:
+    """A *change* that needs to know nothing but the reference."""
+    return lambda reference, candidate, _: Planted(change(reference), candidate)
+
+
+def _per_anchor(change: Callable[[Floats], Floats]) -> Plant:
+    """A *change* of what `_by_anchor` gives."""
+
+    def plant(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted:
+        return Planted(change(_by_anchor(reference, spec)).reshape(reference.shape), candidate)
+
+    return plant
+
+
+def _order(reference: Floats, candidate: Floats, axis: int) -> Indices | None:
+    """For each slice of *candidate* the nearest one of *reference*; None if all are in place."""
+    wanted, got = (
+        np.moveaxis(side, axis, 0).reshape(side.shape[axis], -1) for side in (reference, candidate)
+    )
+    step = max(wanted.shape[1] // _SAMPLE, 1)
+    with np.errstate(all="ignore"):
+        delta = got[:, None, ::step] - wanted[None, :, ::step]
+        order = (delta * delta).sum(axis=-1).argmin(axis=1)
+    return None if np.array_equal(order, np.arange(len(order))) else order
+
+
+def _rows(kind: str) -> Plant:
+    """Rows of the batch in any order, if it is of *kind*: shifted, permuted or repeated."""
+
+    def plant(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+        order = _order(reference, candidate, axis=0)
+        if order is None:
+            return None
+        count = len(order)
+        steps = set(((order - np.arange(count)) % count).tolist())
+        found = "shifted" if steps in ({1}, {count - 1}) else "permuted"
+        if len(set(order.tolist())) < count:
+            found = "repeated"
+        detail = ", ".join(map(str, order))
+        return Planted(reference[order], candidate, detail) if found == kind else None
+
+    return plant
+
+
+def _slid(axis: int, *, later: bool) -> Plant:
+    """Rows (axis 0) or classes (axis 2) one place on; of that at the end nothing is said."""
+
+    def plant(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted | None:
+        wanted, got = (
+            np.moveaxis(_by_anchor(side, spec), axis, 0) for side in (reference, candidate)
+        )
+        if len(wanted) == 1:
+            return None
+        return Planted(wanted[:-1], got[1:]) if later else Planted(wanted[1:], got[:-1])
+
+    return plant
+
+
+def _anchors(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted | None:
+    wanted = _by_anchor(reference, spec)
+    order = _order(wanted, _by_anchor(candidate, spec), axis=1)
+    if order is None:
+        return None
+    # Orders of a cell's anchors that have a cause.
+    shape = (spec.scales_per_octave, len(spec.aspect_ratios))
+    grid = np.arange(spec.anchors_per_cell).reshape(shape)
+    causes = {
+        "scales and aspects exchanged": grid.T,
+        "all reversed": grid[::-1, ::-1],
+        "scales reversed": grid[::-1],
+        "aspects reversed": grid[:, ::-1],
+        "the last two aspects exchanged": grid[:, [*range(shape[1] - 2), -1, -2]],
+    }
+    cause = [f" ({name})" for name, known in causes.items() if (known.ravel() == order).all()]
+    detail = "".join([", ".join(map(str, order)), *cause[:1]])
+    return Planted(wanted[:, order].reshape(reference.shape), candidate, detail)
+
+
+def _mapped_classes(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted | None:
+    """The 80 categories in a row, as other tools number them; the last channels are left out."""
+    ids = np.array(sorted(NAMES)) - 1
+    if spec.num_classes <= ids[-1]:
+        return None
+    wanted, got = _by_anchor(reference, spec), _by_anchor(candidate, spec)
+    return Planted(wanted[:, :, ids], got[:, :, : len(ids)])
+
+
+def _from_nhwc(head: Floats) -> Floats:
+    rows, channels, height, width = head.shape
+    return head.reshape(rows, height, width, channels).transpose(0, 3, 1, 2)
+
+
+# Then, how values may have been changed in their places.
+
+
+def _sigmoid(head: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        scores = 1 / (1 + np.exp(-head))
+    return np.asarray(scores, head.dtype)
+
+
+def _softmax(head: Floats) -> Floats:
+    scores = np.exp(head - head.max(axis=2, keepdims=True))
+    sums: Floats = scores / scores.sum(axis=2, keepdims=True)
+    return sums
+
+
+def _stuck(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+    first = candidate.flat[0]
+    if not np.isfinite(first) or candidate.min() != candidate.max():
+        return None
+    return Planted(np.full_like(reference, first), candidate, f"{first + 0.0:.3g}")
+
+
+def _scaled(axes: tuple[int, ...]) -> Plant:
+    """One factor for all that lies along *axes* of `_by_anchor`, by least squares."""
+
+    def plant(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted:
+        wanted, got = (_by_anchor(side, spec).astype(np.float64) for side in (reference, candidate))
+        with np.errstate(all="ignore"):
+            factors = (wanted * got).sum(axis=axes, keepdims=True)
+            factors /= (wanted * wanted).sum(axis=axes, keepdims=True)
+        detail = ", ".join(f"{factor:.3g}" for factor in factors.ravel())
+        return Planted((wanted * factors).reshape(reference.shape), candidate, detail)
+
+    return plant
+
+
+def _raised(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+    with np.errstate(all="ignore"):
+        constant = np.mean(candidate - reference, dtype=np.float64)
+    if not np.isfinite(constant):
+        return None
+    return Planted(reference + np.float32(constant), candidate, f"{constant:.3g}")
+
+
+def _left_out(bad: Callable[[Floats], Mask]) -> Plant:
+    """The values that are *bad* say nothing; at least half of a head has to be left."""
+
+    def plant(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+        lost = bad(candidate)
+        if not 0 < lost.sum() <= lost.size / 2:
+            return None
+        return Planted(reference[~lost], candidate[~lost], f"{lost.mean():.1%}")
+
+    return plant
+
+
+def _clipped(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+    """Cut off where the candidate ends, if more than one value lies at that end."""
+    low, high = candidate.min(), candidate.max()
+    ends = {
+        f"from {low:.4g}": np.count_nonzero(candidate == low) > 1,
+        f"to {high:.4g}": low < high and np.count_nonzero(candidate == high) > 1,
+    }
+    if not np.isfinite([low, high]).all() or not any(ends.values()):
+        return None
+    detail = " ".join(end for end, reached in ends.items() if reached)
+    return Planted(reference.clip(low, high), candidate, detail)
+
+
+def _stored(step: Callable[[Floats], Floats], on_grid: Callable[[Floats], Mask]) -> Plant:
+    """On the grid, and no further from the reference than a *step* of the grid."""
+
+    def plant(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+        with np.errstate(all="ignore"):
+            if on_grid(candidate).mean() < _ON_GRID:
+                return None
+            room = step(candidate)
+            return Planted(reference + (candidate - reference).clip(-room, room), candidate)
+
+    return plant
+
+
+def _half_float16(head: Floats) -> Floats:
+    step = np.spacing(np.abs(head.astype(np.float16)))
+    return step.astype(np.float32) * np.float32(0.5)
+
+
+def _bfloat16(head: Floats) -> Floats:
+    """A whole step: values may have been cut off and not rounded."""
+    step = np.ldexp(np.float32(1), np.frexp(head)[1] - 8)
+    return np.where(head == 0, np.float32(0), step).astype(np.float32)
+
+
+_TAKEN = "the reference's rows are taken in the order {}"
+_LEFT_OUT = "these {} of the values are left out"
+_TOO = "the reference goes through one too"
+#: The first that explains a difference is named, so the narrower stand before the wider.
+HEAD_HYPOTHESES = tuple(
+    Hypothesis(name, inverse, plant, "runner", kind)
+    for kind, name, inverse, plant in (
+        ("", "batch rows shifted by one", _TAKEN, _rows("shifted")),
+        ("", "batch rows permuted", _TAKEN, _rows("permuted")),
+        ("", "batch rows repeated", _TAKEN, _rows("repeated")),
+        ("", "batch rows shifted by one",
+         "row 0 is left out and each other one compared with the row before", _slid(0, later=True)),
+        ("", "batch rows shifted by one",
+         "the last row is left out and each other one compared with the row after",
+         _slid(0, later=False)),
+        ("box", "box x and y swapped", "(tx, ty, tw, th) is read",
+         _per_anchor(lambda a: a[:, :, [1, 0, 3, 2]])),
+        ("box", "box h and w swapped", "(ty, tx, tw, th) is read",
+         _per_anchor(lambda a: a[:, :, [0, 1, 3, 2]])),
+        ("box", "box centre x and y swapped", "(tx, ty, th, tw) is read",
+         _per_anchor(lambda a: a[:, :, [1, 0, 2, 3]])),
+        ("box", "box centre and size swapped", "(th, tw, ty, tx) is read",
+         _per_anchor(lambda a: a[:, :, [2, 3, 0, 1]])),
+        ("", "anchors of a cell reordered", "the reference's anchors are taken in the order {}",
+         _anchors),
+        ("", "anchors laid out last", "channels run over anchors within each class or coordinate",
+         _per_anchor(lambda a: a.swapaxes(1, 2))),
+        ("class", "class channels shifted up by one",
+         "each class is read one channel later, as behind a background class",
+         _slid(2, later=True)),
+        ("class", "class channels shifted down by one", "each class is read one channel earlier",
+         _slid(2, later=False)),
+        ("class", "classes mapped from 90 to 80",
+         "the 80 categories are read without the unused ids between", _mapped_classes),
+        ("", "rows and columns transposed", "the reference is transposed too",
+         _whole(lambda head: head.swapaxes(2, 3))),
+        ("", "flipped left to right", "the reference is flipped too",
+         _whole(lambda head: head[..., ::-1])),
+        ("", "flipped top to bottom", "the reference is flipped too",
+         _whole(lambda head: head[:, :, ::-1])),
+        ("", "NHWC data in NCHW shape", "it is read as NHWC",
+         _whole(lambda head: head.transpose(0, 2, 3, 1).reshape(head.shape))),
+        ("", "NCHW data taken for NHWC", "the reference is transposed from NHWC too",
+         _whole(_from_nhwc)),
+        ("", "stuck at one value", "every value of the reference is {}", _stuck),
+        ("", "saturated at 65504", _LEFT_OUT, _left_out(lambda head: np.abs(head) == _FLOAT16_MAX)),
+        ("", "not finite", _LEFT_OUT, _left_out(lambda head: ~np.isfinite(head))),
+        ("class", "logits already through a sigmoid", _TOO, _whole(_sigmoid)),
+        ("class", "logits already through a softmax", _TOO, _per_anchor(_softmax)),
+        ("", "stored in bfloat16", "the reference is too", _stored(_bfloat16, on_bfloat16)),
+        ("", "stored in float16", "the reference is too", _stored(_half_float16, on_float16)),
+        ("box", "boxes scaled", "(ty, tx, th, tw) of the reference are times {}",
+         _scaled((0, 1, 3, 4))),
+        ("class", "logits scaled", "the reference is times {}", _scaled((0, 1, 2, 3, 4))),
+        ("class", "a constant added to the logits", "{} is added to the reference", _raised),
+        ("", "clipped", "the reference is cut off {}", _clipped),
+    )
+)  # fmt: skip

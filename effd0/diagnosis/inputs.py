@@ -1,0 +1,423 @@
+"""
+Which fault a network input of another tool has: each is planted on purpose, and one may fit.
+
+A fault remakes the whole input from the image's file, so that it can be compared with the input in
+question, or the reference network can be run on it where only the heads are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from ..data.coco import Dataset, Sample
+from ..data.preprocess import letterbox, normalize, preprocess, read_image
+from ..errors import ResultError
+from ..results.check import Broken
+from ..spec import SPECS, ModelSpec
+from ..tensor_diff import compare_tensors
+from ..tensors.inputs import InputFiles, open_inputs
+from ..tensors.manifest import listed
+from ..tolerances import INPUTS
+from ..types import Floats, Pixels, Tensor, Tensors
+from .heads import CLEAN, EXPLAINED, FALL
+from .hypothesis import Diagnosis, Hypothesis, best
+
+#: Largest relative L2 error of an input that is right, in whatever order it was computed: 9e-8 was
+#: measured with the division by 255 first (three embedded scenes, 2026-11-23).
+SAME = 1e-6
+#: Share of the error that a fault which fits may leave: 30 faults planted by other code leave at
+#: most 0.039 on three embedded scenes in float16 (zero fill, 2026-11-23).
+FRACTION = 0.2
+#: Largest relative L2 error of thumbnails of one image: 7e-5 in float16; those of two embedded
+#: images of the 48 differ by 0.72 at least (2026-11-23).
+SAME_THUMBNAIL = 1e-3
+#: Grey levels by which two that round alike may differ: one, and what the spread of the values
+#: leaves uncertain of it.
+ROUNDING = 1.25
+#: Share of the elements that may differ by more: a row that another tool takes from the neighbour.
+STRAYS = 0.02
+#: Sides of the thumbnail that tells images apart.
+THUMBNAIL = 16
+#: The first images and every so many behind them are compared, the others only counted.
+FIRST, EVERY = 20, 50
+#: How many wrong inputs are diagnosed.
+DIAGNOSED = 5
+
+Resize = Callable[[Image.Image, tuple[int, int]], Image.Image]
+#: Network input, (1, 3, size, size) -> heads by the spec's names, as the reference computes them.
+Infer = Callable[[Tensor], Tensors]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image file *path* and the *spec* it is fed to; what is read from it is read once."""
+
+    path: Path
+    spec: ModelSpec
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture, RGB, as stored."""
+        return read_image(self.path)
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The picture in the square, (size, size, 3) uint8, as effd0 puts it there."""
+        return letterbox(self.image, self.spec)[0]
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The network input, (3, size, size) float32, as effd0 makes it."""
+        return normalize(self.pixels, self.spec)
+
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """Width and height of the picture in the square."""
+        scale = min(self.spec.image_size / side for side in self.image.size)
+        return int(self.image.width * scale), int(self.image.height * scale)
+
+    def remade(
+        self,
+        small: Image.Image | None = None,
+        fill: tuple[int, ...] | None = None,
+        place: float = 0.0,
+        turn: Callable[[Pixels], Pixels] = lambda inside: inside,
+    ) -> Floats:
+        """
+        Return the input with another *small* picture or *fill*, or with the picture turned.
+
+        *place* is the share of the free space that lies left of and above the picture.
+        """
+        width, height = self.scaled
+        inside = turn(self.pixels[:height, :width] if small is None else np.asarray(small))
+        canvas = np.full_like(self.pixels, self.spec.fill if fill is None else fill)
+        top, left = (int((len(canvas) - side) * place) for side in inside.shape[:2])
+        canvas[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        return normalize(canvas, self.spec)
+
+
+def diagnose_input(path: Path, given: Floats, spec: ModelSpec) -> Diagnosis | None:
+    """
+    Name the fault by which *given* is not the network input of the image *path*.
+
+    *given* is (3, size, size) float, as a pipeline elsewhere made it.  A fault fits where it leaves
+    at most `FRACTION` of the error, and no more than a grey level of it but for a few strays.  None
+    where *given* is right, or no fault fits.  Raises `ResultError` for another shape and
+    `ImageError` for an unreadable image.
+    """
+    if given.shape != spec.input_shape:
+        raise ResultError(
+            f"the input of {path.name} is {given.shape}, but {spec.input_shape} was wanted; "
+            "write it again"
+        )
+    picture = Picture(path, spec)
+    before = _relative_error(given, picture.tensor)
+    if not SAME < before < np.inf:
+        return None
+    levels = max(int(np.ptp(picture.pixels)), 1)
+
+    def error_with(hypothesis: Hypothesis) -> float:
+        remade = hypothesis.apply(picture)
+        # One grey level in the unit of this fault, by how far its values spread.
+        level = ROUNDING * float(np.ptp(remade)) / levels
+        # Most faults miss by far: some rows say so, at little cost.
+        for rows, allowed in ((slice(None, None, 17), 3 * STRAYS), (slice(None), STRAYS)):
+            if np.mean(np.abs(given[:, rows] - remade[:, rows]) > level) > allowed:
+                return np.inf
+        return _relative_error(given, remade)
+
+    return _diagnosis(best(input_hypotheses(spec), error_with, FRACTION * before), before)
+
+
+def diagnose_input_of(
+    path: Path, heads: Tensors, infer: Infer, spec: ModelSpec
+) -> Diagnosis | None:
+    """
+    Name the fault in the input of the image *path* that explains its *heads*, (1, ...) each.
+
+    The reference *infer* is run on the input with each fault: where that gives *heads*, the model
+    was right and its input was not.  None where the heads are right or no fault fits.  Raises
+    `ImageError` for an image that cannot be read.
+    """
+    picture = Picture(path, spec)
+
+    def error_of(tensor: Floats) -> float:
+        feed = np.ascontiguousarray(tensor, np.float32)[None]
+        return max(diff.relative_l2 for diff in compare_tensors(infer(feed), heads))
+
+    before = error_of(picture.tensor)
+    if not CLEAN < before < np.inf:
+        return None
+    limit = min(EXPLAINED, FALL * before)
+    found = best(input_hypotheses(spec), lambda h: error_of(h.apply(picture)), limit)
+    return _diagnosis(found, before, "input ")
+
+
+def diagnose_order(
+    samples: Sequence[Sample], thumbnails: Sequence[Floats], spec: ModelSpec
+) -> Diagnosis | None:
+    """
+    Name how the inputs, whose `thumbnail`s are given, are out of the order of *samples*.
+
+    Tried are shifts by one in either direction, reversed order and one image for all.  None where
+    the order is right or none fits.  Raises `ImageError` for an image that cannot be read.
+    """
+    given = np.stack(thumbnails)
+    own = np.stack([thumbnail(Picture(sample.path, spec).tensor) for sample in samples])
+    places, count = np.arange(len(samples)), len(samples)
+    before = _relative_error(given, own)
+    orders = {
+        "images shifted by one (each holds the next)": places + 1,
+        "images shifted by one (each holds the one before)": places - 1,
+        "images in reversed order": places[::-1],
+        **{f"all images are {samples[i].path.name}": np.full(count, i) for i in (0, count - 1)},
+    }
+
+    def error_with(hypothesis: Hypothesis) -> float:
+        order = hypothesis.apply()
+        # What was shifted out at an end is not of these images.
+        inside = (order >= 0) & (order < count)
+        if inside.sum() < min(count, 2):
+            return np.inf
+        return _relative_error(given[inside], own[order[inside]])
+
+    if before <= SAME_THUMBNAIL:
+        return None
+    hypotheses = [
+        Hypothesis(name, "each is compared with that image", lambda order=order: order)
+        for name, order in orders.items()
+    ]
+    return _diagnosis(best(hypotheses, error_with, SAME_THUMBNAIL), before)
+
+
+def thumbnail(tensor: Floats) -> Floats:
+    """The means of blocks of *tensor* (3, size, size), (3, 16, 16): they tell images apart."""
+    side = tensor.shape[-1] // THUMBNAIL
+    blocks = tensor.astype(np.float32).reshape(3, THUMBNAIL, side, THUMBNAIL, side)
+    means: Floats = blocks.mean(axis=(2, 4), dtype=np.float32)
+    return means
+
+
+def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[Broken]:
+    """
+    Return what is wrong with the inputs in *folder* as those of *dataset*.
+
+    Missing and foreign files are faults; the latter are not looked for where the dataset is
+    limited.  The first `FIRST` images and every `EVERY`-th behind them are compared: bit for bit
+    where effd0's manifest is beside them, else within `INPUTS`' limits.  Raises `ResultError` where
+    the folder cannot be read as inputs of *spec*.
+    """
+    inputs = open_inputs(folder, spec)
+    files = {file.stem: file for file in inputs.files}
+    stems = {sample.path.stem for sample in dataset.samples}
+    faults: list[Broken] = []
+    if missing := sorted(stems - files.keys()):
+        text = f"{len(missing)} of {len(stems)} images have no input: {listed(missing)}"
+        faults.append(Broken(text))
+    # A limited dataset does not know all the images that the folder may hold.
+    if not dataset.limited and (foreign := sorted(files.keys() - stems)):
+        text = f"{len(foreign)} of {len(files)} inputs are of no image: {listed(foreign)}"
+        faults.append(Broken(text))
+
+    def planes(sample: Sample) -> Floats:
+        """The input of *sample* as float32 (3, size, size), whatever the folder holds."""
+        given: npt.NDArray[Any] = inputs.read(files[sample.path.stem])
+        return normalize(given, spec) if given.dtype == np.uint8 else given.astype(np.float32)
+
+    samples = [sample for sample in dataset.samples if sample.path.stem in files]
+    first = samples[:FIRST]
+    wrong = {
+        sample: difference
+        for sample in [*first, *samples[FIRST::EVERY]]
+        if (difference := _difference(sample, inputs, files, spec))
+    }
+    if wrong:
+        order = diagnose_order(first, [thumbnail(planes(sample)) for sample in first], spec)
+        if order is not None:
+            faults.append(Broken(f"{len(wrong)} inputs are those of other images", order))
+    for n, (sample, text) in enumerate(wrong.items()):
+        named = diagnose_input(sample.path, planes(sample), spec) if n < DIAGNOSED else None
+        faults.append(Broken(text, named))
+    return faults
+
+
+def _difference(
+    sample: Sample, inputs: InputFiles, files: dict[str, Path], spec: ModelSpec
+) -> str | None:
+    """How the given input of *sample* differs from effd0's own; None where it is right."""
+    given = inputs.read(files[sample.path.stem])
+    own = preprocess(sample.path, spec, normalized=inputs.dtype != np.uint8).tensor
+    wanted = own.astype(inputs.dtype, copy=False)
+    if np.array_equal(given, wanted):
+        return None
+    differences = np.abs(given.astype(np.float64) - wanted)
+    worst = np.unravel_index(np.argmax(differences), differences.shape)
+    allowed = 0.0 if inputs.manifest is not None else INPUTS[str(inputs.dtype)].limit
+    # Not the other way round: NaN is not within any tolerance.
+    if differences[worst] <= allowed:
+        return None
+    return (
+        f"{sample.path.name}: the largest difference is {differences[worst]:.3g} at "
+        f"{tuple(map(int, worst))}, {given[worst]:.6g} where {wanted[worst]:.6g} was wanted "
+        f"(allowed: {allowed:g})"
+    )
+
+
+def _relative_error(given: Floats, wanted: Floats) -> float:
+    """L2 norm of the difference over that of *wanted*: NaN or infinite where *given* is."""
+    given = given.astype(np.float64)
+    return float(np.linalg.norm(given - wanted) / np.linalg.norm(wanted.astype(np.float64)))
+
+
+def _diagnosis(
+    found: tuple[Hypothesis, float] | None, before: float, what: str = ""
+) -> Diagnosis | None:
+    if found is None:
+        return None
+    hypothesis, after = found
+    return Diagnosis(f"{what}{hypothesis.name}", hypothesis.inverse, before, after)
+
+
+# The catalogue: what pipelines elsewhere do otherwise with an image.
+
+
+def input_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
+    """All faults that a pipeline for *spec* can have, the cheap ones first; each of a `Picture`."""
+    mean, std = (np.array(three, np.float32)[:, None, None] for three in (spec.mean, spec.std))
+    swapped, corner = "red and blue are exchanged", "the picture lies at the top left"
+    rows: tuple[tuple[str, str, Callable[[Picture], Floats]], ...] = (
+        ("not normalised (0..255)", "the values are normalised", _planes),
+        ("divided by 255 only", "mean and deviation are applied too",
+         lambda p: _planes(p) / np.float32(255)),
+        ("not divided by 255", "the values are divided by 255 before mean and deviation",
+         lambda p: (_planes(p) - mean) / std),
+        ("not divided by the deviation", "the deviation is divided by", lambda p: p.tensor * std),
+        ("normalised twice", "it is done once", lambda p: (p.tensor - mean) / std),
+        *((f"mean {other[0]} and deviation {other[1]} of another architecture",
+           f"mean {spec.mean} and deviation {spec.std} are used",
+           lambda p, o=other: normalize(p.pixels, replace(spec, mean=o[0], std=o[1])))
+          for other in sorted({(s.mean, s.std) for s in SPECS.values()} - {(spec.mean, spec.std)})),
+        ("RGB/BGR swapped", swapped, lambda p: p.tensor[::-1]),
+        # Channels that have means of their own tell when it happened, and what fill they met.
+        ("RGB/BGR swapped before normalising", swapped,
+         lambda p: normalize(p.pixels[..., ::-1], spec)),
+        ("RGB/BGR swapped in the picture, not in the fill", swapped,
+         lambda p: p.remade(turn=lambda inside: inside[..., ::-1])),
+        ("NHWC read as NCHW", "the channels are moved to the front",
+         lambda p: p.tensor.transpose(1, 2, 0).reshape(p.tensor.shape)),
+        ("rows and columns transposed", "rows and columns are exchanged",
+         lambda p: p.tensor.transpose(0, 2, 1)),
+        *((name, f"the fill is {spec.fill}", lambda p, fill=fill: p.remade(fill=fill))
+          for name, fill in {**_FILLS, "fill with red and blue swapped": spec.fill[::-1]}.items()
+          if fill != spec.fill),
+        ("zero fill after normalising", f"the fill is {spec.fill}", _zero_filled),
+        ("centred letterbox", corner, lambda p: p.remade(place=0.5)),
+        ("padded on the other side", corner, lambda p: p.remade(place=1.0)),
+        ("mirrored", "left and right are exchanged",
+         lambda p: p.remade(turn=lambda inside: inside[:, ::-1])),
+        ("upside down", "top and bottom are exchanged",
+         lambda p: p.remade(turn=lambda inside: inside[::-1])),
+        ("stretched", "the aspect is kept", lambda p: p.remade(
+            p.image.resize((spec.image_size,) * 2, Image.Resampling.BILINEAR))),
+        ("EXIF orientation applied", "the orientation is ignored", _upright),
+        ("JPEG decoded at reduced size", "it is decoded whole", _drafted),
+        *((f"{name} resampling{how}",
+           "it is resized by PIL's bilinear filter, which smooths as it shrinks",
+           lambda p, resize=resize: p.remade(resize(p.image, p.scaled)))
+          for (name, how), resize in _RESAMPLING.items()),
+    )  # fmt: skip
+    for name, inverse, remade in rows:
+        yield Hypothesis(name, inverse, remade, "preprocess")
+
+
+_FILLS = {
+    "black fill": (0, 0, 0),
+    "grey fill of 114": (114, 114, 114),
+    "grey fill of 128": (128, 128, 128),
+    "white fill": (255, 255, 255),
+    "fill with the ImageNet mean cut off, not rounded": (123, 116, 103),
+    "fill with the ImageNet mean": (124, 116, 104),
+}
+
+
+def _planes(picture: Picture) -> Floats:
+    return picture.pixels.transpose(2, 0, 1).astype(np.float32)
+
+
+def _zero_filled(picture: Picture) -> Floats:
+    tensor = np.zeros_like(picture.tensor)
+    width, height = picture.scaled
+    tensor[:, :height, :width] = picture.tensor[:, :height, :width]
+    return tensor
+
+
+def _upright(picture: Picture) -> Floats:
+    with Image.open(picture.path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    return normalize(letterbox(upright, picture.spec)[0], picture.spec)
+
+
+def _drafted(picture: Picture) -> Floats:
+    with Image.open(picture.path) as image:
+        image.draft("RGB", picture.scaled)
+        small = image.convert("RGB")
+    return picture.remade(small.resize(picture.scaled, Image.Resampling.BILINEAR))
+
+
+def _weighted(weights: Callable[[int, int], npt.NDArray[np.float64]]) -> Resize:
+    """
+    Return a resampling by *weights*, (wanted, there) of the sides wanted and there.
+
+    Fractions are kept until both sides are done, and halves go up, as with the whole-number
+    arithmetic of image libraries.
+    """
+
+    def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        values = np.asarray(image, np.float32)
+        for axis, wanted in ((0, size[1]), (1, size[0])):
+            matrix = weights(wanted, values.shape[axis]).astype(np.float32)
+            values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+        return Image.fromarray(np.floor(values + np.float32(0.5)).astype(np.uint8))
+
+    return resize
+
+
+def _corners(wanted: int, there: int) -> npt.NDArray[np.float64]:
+    """Each pixel is the one whose corner lies before its own."""
+    return np.eye(there)[np.arange(wanted) * there // wanted]
+
+
+def _four_neighbours(wanted: int, there: int) -> npt.NDArray[np.float64]:
+    """Linear between the centres of pixels, half a pixel from their corners."""
+    places = np.clip((np.arange(wanted) + 0.5) * there / wanted - 0.5, 0, there - 1)
+    return np.asarray(np.clip(1 - np.abs(places[:, None] - np.arange(there)), 0, None))
+
+
+def _areas(wanted: int, there: int) -> npt.NDArray[np.float64]:
+    """The mean of the area under a pixel, parts counted."""
+    pixels, edges = np.arange(there), np.arange(wanted + 1)[:, None] * there / wanted
+    shared = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return np.asarray(np.clip(shared, 0, None) * wanted / there)
+
+
+def _pil(kind: Image.Resampling) -> Resize:
+    return lambda image, size: image.resize(size, kind)
+
+
+_RESAMPLING: dict[tuple[str, str], Resize] = {
+    ("nearest", ""): _pil(Image.Resampling.NEAREST),
+    ("nearest", " from the corner"): _weighted(_corners),
+    ("bilinear", " without antialias"): _weighted(_four_neighbours),
+    ("area", ""): _weighted(_areas),
+    ("box", ""): _pil(Image.Resampling.BOX),
+    ("bicubic", ""): _pil(Image.Resampling.BICUBIC),
+    ("Lanczos", ""): _pil(Image.Resampling.LANCZOS),
+}

@@ -1,1 +1,0 @@
-"""Named suspicions: the inverse of a fault, applied, makes the error vanish."""

@@ -1,0 +1,98 @@
+"""docs/detection-power.md: each fault and how it fared, written by the zoo and compared by CI."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .run import Row
+
+TABLE = Path(__file__).parents[2] / "docs" / "detection-power.md"
+#: Points of mAP below which a gate on mAP alone sees nothing.
+SMALL = 0.1
+
+_HEAD = """# Detection power
+
+Faults that were made somewhere for real, planted one at a time in a pipeline that is otherwise
+right, and what `pytest` says of it. Written by `python -m tests.faults --write`;
+`python -m tests.faults` runs all of them again and compares. Sources `peers ...` are collected from
+public issue threads.
+
+- **caught**: the run fails. **stage**: the verdict's first broken stage is the one with the fault.
+- **suspicion**: the verdict names the fault, tested. A dash: there is no cause to be told beyond
+  what the evidence says (a file that is missing or cut off says so itself).
+- **mAP**: points that the fault costs on 12 embedded scenes; a dash where nothing can be scored.
+  **Bold**: less than 0.1, so that a gate on mAP alone lets it pass.
+
+"""
+
+
+def line_of(row: Row) -> str:
+    """How a fault fared, in one line of a terminal."""
+    marks = "caught" if row.caught else "MISSED"
+    stage = row.outcome.broken or "-"
+    right = "" if row.stage_right else f" (WRONG, planted in {row.fault.stage})"
+    named = {None: "-", True: "named", False: "NOT NAMED"}[row.suspicion_right]
+    seconds = f"{row.outcome.seconds:.1f} s"
+    return f"{row.fault.id:<32} {marks}  {stage}{right}  {named}  {_points(row)}  {seconds}"
+
+
+def summary(rows: Sequence[Row], clean: int, alarms: Sequence[str]) -> Iterator[str]:
+    """The four shares that matter."""
+    named = [row for row in rows if row.suspicion_right is not None]
+    for what, good, of in (
+        ("caught", sum(row.caught for row in rows), len(rows)),
+        ("stage right", sum(row.stage_right for row in rows), len(rows)),
+        ("suspicion right", sum(row.suspicion_right is True for row in named), len(named)),
+    ):
+        yield f"{what}: {good} of {of} ({good / max(of, 1):.1%})"
+    named_alarms = f": {', '.join(alarms)}" if alarms else ""
+    yield f"false alarms: {len(alarms)} of {clean} runs without a fault{named_alarms}"
+
+
+def rendered(rows: Sequence[Row], clean: Sequence[str], alarms: Sequence[str]) -> str:
+    """The page."""
+    seconds = sum(row.outcome.seconds for row in rows)
+    lines = [
+        "| fault | planted in | source | caught | stage | suspicion | mAP | s |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_table_line(row) for row in rows),
+    ]
+    shares = [f"- {line}" for line in summary(rows, len(clean), alarms)]
+    shares.append(f"- the suite's runs on faults took {seconds:.0f} s together, on two cores")
+    without = f"Runs without a fault: {', '.join(clean)}."
+    return _HEAD + "\n".join([*shares, "", *lines, "", *textwrap.wrap(without, 98)]) + "\n"
+
+
+def _table_line(row: Row) -> str:
+    marks = {None: "-", True: "yes", False: "no"}
+    cells = [
+        row.fault.id, row.fault.stage, row.fault.source, marks[row.caught],
+        "yes" if row.stage_right else f"no: {row.outcome.broken}", marks[row.suspicion_right],
+        _points(row), f"{row.outcome.seconds:.1f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _points(row: Row) -> str:
+    if row.map_change is None:
+        return "-"
+    shown = f"{row.map_change:+.2f}"
+    return f"**{shown}**" if abs(row.map_change) < SMALL else shown
+
+
+def differences(recorded: str, now: str) -> list[str]:
+    """Rows of the table that say something else now; times and mAP may move."""
+    before, after = _verdicts(recorded), _verdicts(now)
+    return [
+        f"{name}: {TABLE.name} says {before.get(name, 'nothing')}, this run {found}"
+        for name, found in after.items()
+        if before.get(name) != found
+    ] + [f"{name}: {TABLE.name} has it, this run not" for name in before.keys() - after.keys()]
+
+
+def _verdicts(page: str) -> dict[str, str]:
+    rows = re.findall(r"^\| ([\w.-]+) \| (\w+) \| .+? \| (\w+) \| (.+?) \| (\S+) \|", page, re.M)
+    return {name: ", ".join(cells) for name, *cells in rows if name != "fault"}

@@ -1,0 +1,120 @@
+"""What the checks of an artefact share: which file is under test, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from effd0.data.coco import Dataset
+from effd0.diagnosis.hypothesis import Diagnosis
+from effd0.diagnosis.inputs import diagnose_input_of
+from effd0.diagnosis.model import DiagnoseInput, PlainModel
+from effd0.graph.onnx_info import ModelFile, read_model
+from effd0.runners.base import Runner, batch_size_of
+from effd0.spec import ModelSpec
+from effd0.types import Tensor, Tensors
+
+OpenRunner = Callable[[str], Runner]
+HeadsOf = Callable[[str, int], Tensors]
+NoteFigure = Callable[[float | None, float | None, str], None]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything in this folder as a check of the artefact."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.artefact)
+
+
+@pytest.fixture(scope="session")
+def onnx_under_test(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
+    """The ONNX file under test: --model; else, where nothing else is tested, the export."""
+    model: Path | None = pytestconfig.getoption("--model")
+    if model is not None and model.suffix == ".om":
+        pytest.skip("needs an ONNX file, but --model is compiled: give the .onnx it was made of")
+    others = [
+        o for o in ("--results", "--bins", "--detections") if pytestconfig.getoption(o) is not None
+    ]
+    if model is None and others:
+        pytest.skip(f"needs an ONNX file: {others[0]} was given without --model=FILE.onnx")
+    path: Path = request.getfixturevalue("onnx_model")
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_file(onnx_under_test: Path, spec: ModelSpec) -> ModelFile:
+    """What the ONNX file under test says of itself."""
+    return read_model(onnx_under_test, spec)
+
+
+@pytest.fixture(scope="session")
+def opened(open_under_test: OpenRunner) -> Iterator[OpenRunner]:
+    """Return the open runner of a name; each is opened once."""
+    with ExitStack() as stack:
+        runners: dict[str, Runner] = {}
+
+        def get(name: str) -> Runner:
+            if name not in runners:
+                runners[name] = stack.enter_context(open_under_test(name))
+            return runners[name]
+
+        yield get
+
+
+@pytest.fixture(scope="session")
+def heads_of(
+    opened: OpenRunner, images: Tensor, spec: ModelSpec, request: pytest.FixtureRequest
+) -> HeadsOf:
+    """Return the heads of the first so many images by a runner; each is computed once."""
+    found: dict[tuple[str, int], Tensors] = {}
+
+    def heads(name: str, rows: int) -> Tensors:
+        rows = min(rows, len(images))
+        fixed = batch_size_of(opened(name).inputs)
+        if fixed is not None and rows > fixed:
+            pytest.skip(f"--model takes batches of {fixed}: give one that takes {rows}")
+        if (name, rows) == ("torch", len(images)):
+            return request.getfixturevalue("torch_heads")  # type: ignore[no-any-return]
+        if (name, rows) not in found:
+            found[name, rows] = opened(name).infer({spec.input_name: images[:rows]})
+            for head in found[name, rows].values():
+                head.setflags(write=False)  # shared by many tests
+        return found[name, rows]
+
+    return heads
+
+
+@pytest.fixture(scope="session")
+def diagnose_first_input(
+    open_under_test: OpenRunner, dataset_under_test: Dataset, spec: ModelSpec
+) -> DiagnoseInput:
+    """Return what names the fault of preprocessing that explains heads of the first images."""
+
+    def diagnose(heads: Tensors) -> Diagnosis | None:
+        first = {name: head[:1] for name, head in heads.items()}
+        with open_under_test("torch") as torch:
+            return diagnose_input_of(
+                dataset_under_test.samples[0].path,
+                first,
+                lambda images: torch.infer({spec.input_name: images}),
+                spec,
+            )
+
+    return diagnose
+
+
+@pytest.fixture(scope="session")
+def plain_model(
+    model_file: ModelFile,
+    checkpoint: Path,
+    images: Tensor,
+    torch_heads: Tensors,
+    spec: ModelSpec,
+    diagnose_first_input: DiagnoseInput,
+) -> PlainModel:
+    """The heads of the ONNX file as it stands, beside torch's."""
+    return PlainModel(model_file, checkpoint, images, torch_heads, spec, diagnose_first_input)

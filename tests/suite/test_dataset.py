@@ -1,0 +1,36 @@
+"""Stage dataset: images and truths are whole, and mean what COCO means by them."""
+
+from __future__ import annotations
+
+import pytest
+
+from effd0.data.coco import Dataset, check_images
+from effd0.diagnosis.dataset import check_boxes, check_categories, check_contents
+
+from .conftest import NoteFigure
+
+pytestmark = pytest.mark.stage("dataset")
+
+
+def test_every_image_can_be_decoded(dataset_under_test: Dataset, note_figure: NoteFigure) -> None:
+    """Each image file is there, is whole, and has the size that is annotated."""
+    decoded, wanted = 0, len(dataset_under_test.samples)
+    for _ in check_images(dataset_under_test.samples):
+        decoded += 1
+    note_figure(decoded, wanted, "images")
+    assert decoded == wanted > 0
+
+
+def test_categories_have_cocos_ids(dataset_under_test: Dataset) -> None:
+    """The network's class n is COCO's category n, so the truths must use COCO's ids."""
+    check_categories(dataset_under_test)
+
+
+def test_boxes_lie_in_their_images(dataset_under_test: Dataset) -> None:
+    """Annotated boxes are x, y, width and height in pixels of their images."""
+    check_boxes(dataset_under_test)
+
+
+def test_a_published_set_is_as_published(dataset_under_test: Dataset) -> None:
+    """val2017 and the embedded scenes have the contents that they are known by."""
+    check_contents(dataset_under_test)

@@ -1,0 +1,54 @@
+"""Stage export: the ONNX file is a whole D0 with the checkpoint's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effd0.diagnosis.model import PlainModel
+from effd0.graph.onnx_info import ModelFile
+from effd0.io import sha256
+from effd0.results.check import Broken
+from effd0.runners.base import NamedRunner
+from effd0.runners.registry import RunnerOptions, open_runner
+from effd0.spec import ModelSpec
+from effd0.types import Tensor
+
+from .conftest import NoteFigure
+
+pytestmark = pytest.mark.stage("export")
+
+
+def test_the_file_is_a_d0_in_onnx(model_file: ModelFile) -> None:
+    """It is valid, takes a batch of images, and gives the ten heads, each told from the others."""
+    assert model_file.precision in ("fp32", "fp16", "bf16", "int8")
+
+
+def test_it_is_of_this_checkpoint(model_file: ModelFile, checkpoint: Path) -> None:
+    """A file that says which checkpoint it was exported from was exported from this one."""
+    recorded = model_file.origin.get("checkpoint_sha256")
+    if recorded is None:
+        pytest.skip("needs an origin: the file has no checkpoint_sha256 in its metadata")
+    if recorded != sha256(checkpoint):
+        raise Broken(
+            f"{model_file.path.name} says it is of the checkpoint {recorded[:12]}, "
+            f"but {checkpoint.name} is {sha256(checkpoint)[:12]}",
+            "exported from another checkpoint: the fingerprints differ",
+        )
+
+
+def test_its_batch_is_what_it_says(model_file: ModelFile, images: Tensor, spec: ModelSpec) -> None:
+    """A free batch takes one image, two and an odd number; a fixed one takes just its own."""
+    sizes = (1, 2, 3) if model_file.batch is None else (min(model_file.batch, len(images)),)
+    options = RunnerOptions(graph_optimization="disable")
+    with NamedRunner(open_runner("ort", model_file.path, spec, options), spec) as runner:
+        for rows in sizes:
+            heads = runner.infer({spec.input_name: images[:rows]})
+            assert {head.shape[0] for head in heads.values()} == {rows}
+
+
+def test_its_weights_are_the_checkpoints(plain_model: PlainModel, note_figure: NoteFigure) -> None:
+    """No node's weights make it leave what the checkpoint computes."""
+    note_figure(*plain_model.figure_of("export"))
+    plain_model.check("export")

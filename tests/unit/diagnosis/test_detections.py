@@ -1,0 +1,512 @@
+"""Detections of another detector: its fault is planted there, and named here by its effect."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from effd0.data import fixture
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import input_scale
+from effd0.detection.heads import HeadOutputs, split_heads
+from effd0.detection.postprocess import Detections, postprocess
+from effd0.diagnosis.detection_hypotheses import ImageCandidates, image_candidates, make
+from effd0.diagnosis.detections import TRIED, faults_of_detections
+from effd0.diagnosis.results_json import read_results
+from effd0.metrics.detection_diff import detection_parity
+from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken
+from effd0.spec import D0
+from effd0.types import Tensors
+
+from .other_detector import Entries, Entry, Picture, Wrong, entries, write_entries
+
+RIGHT = Wrong()
+#: COCO's ids without gaps, as other tools number them.
+IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+NUMBER = {id_: n for n, id_ in enumerate(IDS)}
+
+
+class Scene:
+    """Images and their heads as a whole data set, and what two detectors make of these."""
+
+    def __init__(self, dataset: Dataset, heads: Sequence[HeadOutputs], file: Path) -> None:
+        self.dataset, self.file = replace(dataset, total=len(heads)), file
+        self.pictures = {
+            sample.image_id: Picture(image, 1 / input_scale(sample.size, D0), sample.size)
+            for sample, image in zip(dataset.samples, heads, strict=True)
+        }
+        each = {id_: (p.heads, p.scale, p.size) for id_, p in self.pictures.items()}
+        self.reference = {id_: postprocess(*image, D0) for id_, image in each.items()}
+        self.candidates = {id_: image_candidates(*image, D0) for id_, image in each.items()}
+        self._found: dict[Wrong, Entries] = {}
+
+    def found(self, wrong: Wrong = RIGHT) -> Entries:
+        """Return what the other detector finds."""
+        if wrong not in self._found:
+            self._found[wrong] = entries(self.pictures, wrong)
+        return self._found[wrong]
+
+    def faults(self, content: Entries, dataset: Dataset | None = None) -> list[Broken]:
+        """Return what is found wrong with a results file of *content*."""
+        given = read_results(write_entries(self.file, content))
+        images = self.dataset if dataset is None else dataset
+        return faults_of_detections(images, self.reference, given, D0, self.candidates.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def heads(torch_heads: Tensors) -> list[HeadOutputs]:
+    """The heads of five embedded images in the trained network."""
+    return split_heads(torch_heads, D0)
+
+
+@pytest.fixture(scope="module")
+def scene(heads: list[HeadOutputs], tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Five embedded images."""
+    dataset = load_coco(fixture.coco_root(), image_limit=len(heads))
+    return Scene(dataset, heads, tmp_path_factory.mktemp("results") / "results.json")
+
+
+@pytest.fixture(scope="module")
+def right(scene: Scene) -> Entries:
+    """What the other detector finds if nothing is wrong with it."""
+    return scene.found()
+
+
+class Planted(NamedTuple):
+    """What `wrong` the detector has, or what its file has, and the name that this is given."""
+
+    stage: str
+    name: str
+    wrong: Wrong = RIGHT
+    spoil: Callable[[Entry], Entry] = dict
+    order: Callable[[Entries], Entries] = list
+
+
+def _box(change: Callable[..., Sequence[float]]) -> Any:
+    """Rewrite bbox from x, y, width, height, the picture's scale and its size."""
+    return lambda e: {**e, "bbox": [*change(*e["bbox"], e["picture"].scale, e["picture"].size)]}
+
+
+def _corner(change: Callable[[float], float]) -> Any:
+    def spoil(entry: Entry) -> Entry:
+        left, top, right, bottom = map(change, entry["corners"])
+        return {**entry, "bbox": [left, top, right - left, bottom - top]}
+
+    return spoil
+
+
+def _corners(*order: int) -> Any:
+    return lambda e: {**e, "bbox": [e["corners"][i] for i in order]}
+
+
+def _category(change: Callable[[int], int]) -> Any:
+    return lambda e: {**e, "category_id": change(e["category_id"])}
+
+
+def _score(change: Callable[[Entry], float]) -> Any:
+    return lambda e: {**e, "score": change(e)}
+
+
+def _image(change: Callable[[int, list[int]], int]) -> Any:
+    """Give each detection another image id, by the place of its own among all ids."""
+
+    def order(content: Entries) -> Entries:
+        ids = sorted({entry["image_id"] for entry in content})
+        place = {id_: n for n, id_ in enumerate(ids)}
+        return [{**e, "image_id": change(place[e["image_id"]], ids)} for e in content]
+
+    return order
+
+
+def _anchored(change: Callable[[Any, Any], tuple[Any, Any]]) -> Wrong:
+    """A detector whose anchors are made of their centres (y, x) and halves as *change*."""
+
+    def anchors(boxes: torch.Tensor) -> torch.Tensor:
+        centre, half = change((boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2)
+        return torch.cat([centre - half, centre + half], 1)
+
+    return Wrong(anchors=anchors)
+
+
+def _to_corner(centre: Any, half: Any) -> tuple[Any, Any]:
+    levels = ((64, 8), (32, 16), (16, 32), (8, 64), (4, 128))
+    steps = [torch.full((9 * cells**2, 1), stride / 2) for cells, stride in levels]
+    return centre - torch.cat(steps), half
+
+
+DECODE, NMS, EVALUATE = "decode", "nms", "evaluate"
+PLANTED = {
+    # What is written of right boxes and scores.
+    "x-and-y": Planted(DECODE, "x and y swapped", spoil=_box(lambda x, y, w, h, *_: (y, x, h, w))),
+    "w-and-h": Planted(DECODE, "width and height swapped",
+                       spoil=_box(lambda x, y, w, h, *_: (x, y, h, w))),
+    "centres": Planted(DECODE, "centres written",
+                       spoil=_box(lambda x, y, w, h, *_: (x + w / 2, y + h / 2, w, h))),
+    "network-pixels": Planted(DECODE, "scale not applied",
+                              spoil=_box(lambda *v: [side / v[4] for side in v[:4]])),
+    "scale-inverted": Planted(DECODE, "scale inverted",
+                              spoil=_box(lambda *v: [side / v[4] ** 2 for side in v[:4]])),
+    "scale-twice": Planted(DECODE, "scale applied twice",
+                           spoil=_box(lambda *v: [side * v[4] for side in v[:4]])),
+    "stretched": Planted(
+        DECODE, "as if the picture had been stretched",
+        spoil=_box(lambda *v: [v[i] / v[4] * v[5][i % 2] / 512 for i in range(4)])),
+    "letterbox-centred": Planted(
+        DECODE, "as if the picture had lain in the middle",
+        spoil=_box(lambda x, y, w, h, scale, size: (
+            x - (512 * scale - size[0]) / 2, y - (512 * scale - size[1]) / 2, w, h))),
+    "normalised": Planted(DECODE, "normalised by the image",
+                          spoil=_box(lambda *v: [round(v[i] / v[5][i % 2], 5) for i in range(4)])),
+    "normalised-by-input": Planted(DECODE, "normalised by the network's input",
+                                   spoil=_box(lambda *v: [side / v[4] / 512 for side in v[:4]])),
+    "half-a-pixel": Planted(DECODE, "boxes moved by (0.5, 0.5) pixels",
+                            spoil=_box(lambda x, y, w, h, *_: (x + 0.5, y + 0.5, w, h))),
+    "one-pixel-left": Planted(DECODE, "boxes moved by (-1, 0) pixels",
+                              spoil=_box(lambda x, y, w, h, *_: (x - 1, y, w, h))),
+    "inclusive-sides": Planted(DECODE, "widths and heights larger by (1, 1) pixels",
+                               spoil=_box(lambda x, y, w, h, *_: (x, y, w + 1, h + 1))),
+    "multiplied": Planted(DECODE, "boxes multiplied by (1.1, 1)",
+                          spoil=_box(lambda x, y, w, h, *_: (1.1 * x, y, 1.1 * w, h))),
+    "rounded": Planted(DECODE, "boxes rounded to whole",
+                       spoil=_box(lambda *v: [round(side) for side in v[:4]])),
+    "cut": Planted(DECODE, "boxes cut to whole", spoil=_box(lambda *v: [int(s) for s in v[:4]])),
+    "corners-rounded": Planted(DECODE, "corners rounded to whole", spoil=_corner(round)),
+    "corners-cut": Planted(DECODE, "corners cut to whole", spoil=_corner(int)),
+    "logits": Planted(DECODE, "sigmoid missing", spoil=_score(lambda e: e["logit"])),
+    "sigmoid-twice": Planted(DECODE, "sigmoid applied twice",
+                             spoil=_score(lambda e: (1 + math.tanh(e["score"] / 2)) / 2)),
+    "xyxy": Planted(EVALUATE, "xyxy written", spoil=_corners(0, 1, 2, 3)),
+    "yxyx": Planted(EVALUATE, "yxyx written", spoil=_corners(1, 0, 3, 2)),
+    "classes-from-0": Planted(EVALUATE, "classes shifted down by one",
+                              spoil=_category(lambda id_: id_ - 1)),
+    "classes-plus-1": Planted(EVALUATE, "classes shifted up by one",
+                              spoil=_category(lambda id_: id_ + 1)),
+    "80-from-0": Planted(EVALUATE, "classes numbered 0 to 79",
+                         spoil=_category(lambda id_: NUMBER.get(id_, 0))),
+    "80-from-1": Planted(EVALUATE, "classes numbered 1 to 80",
+                         spoil=_category(lambda id_: NUMBER.get(id_, 0) + 1)),
+    "mapped-again": Planted(EVALUATE, "ids mapped from 80 to 90 a second time",
+                            spoil=_category(lambda id_: IDS[id_ - 1] if id_ <= 80 else id_)),
+    "percent": Planted(EVALUATE, "scores in percent", spoil=_score(lambda e: 100 * e["score"])),
+    "score-decimals": Planted(EVALUATE, "scores rounded to 2",
+                              spoil=_score(lambda e: round(e["score"], 2))),
+    # Under which image's id.
+    "next-image": Planted(EVALUATE, "each has the next one's",
+                          order=_image(lambda n, ids: ids[n - 1])),
+    "image-before": Planted(EVALUATE, "of the one before",
+                            order=_image(lambda n, ids: ids[(n + 1) % 5])),
+    "reversed": Planted(EVALUATE, "images in reversed order",
+                        order=_image(lambda n, ids: ids[-1 - n])),
+    "mixed-images": Planted(EVALUATE, "images mixed up",
+                            order=_image(lambda n, ids: ids[n * 2 % 5])),
+    "places-from-0": Planted(EVALUATE, "places, counted from 0", order=_image(lambda n, _: n)),
+    "places-from-1": Planted(EVALUATE, "places, counted from 1", order=_image(lambda n, _: n + 1)),
+    # How boxes are made.
+    "not-clipped": Planted(DECODE, "boxes not clipped", Wrong(clip="none")),
+    "clipped-to-square": Planted(DECODE, "clipped to the padded square", Wrong(clip="square")),
+    "tx-ty": Planted(DECODE, "ty and tx of the codes swapped", Wrong(codes=(1, 0, 2, 3))),
+    "tw-th": Planted(DECODE, "th and tw of the codes swapped", Wrong(codes=(0, 1, 3, 2))),
+    "xywh-codes": Planted(DECODE, "x and y of the codes swapped", Wrong(codes=(1, 0, 3, 2))),
+    "variances": Planted(DECODE, "codes multiplied by variances",
+                         Wrong(factors=(0.1, 0.1, 0.2, 0.2))),
+    "aspects": Planted(DECODE, "anchors with width and height exchanged",
+                       _anchored(lambda centre, half: (centre, half.flip(1)))),
+    "anchor-scale": Planted(DECODE, "anchors of 3 strides",
+                            _anchored(lambda centre, half: (centre, half * 0.75))),
+    "anchor-corners": Planted(DECODE, "anchors around corners", _anchored(_to_corner)),
+    # Which are kept.
+    "no-nms": Planted(NMS, "no NMS", Wrong(nms="none")),
+    "class-agnostic": Planted(NMS, "class-agnostic NMS", Wrong(nms="agnostic")),
+    "best-class": Planted(NMS, "best class only of each anchor", Wrong(best_class=True)),
+    "soft-gaussian": Planted(NMS, "soft NMS (Gaussian)", Wrong(nms="gaussian")),
+    "soft-linear": Planted(NMS, "soft NMS (linear)", Wrong(nms="linear")),
+    "iou-0.45": Planted(NMS, "IoU threshold 0.45", Wrong(iou=0.45)),
+    "iou-0.7": Planted(NMS, "IoU threshold 0.70", Wrong(iou=0.7)),
+    "iou-0.63": Planted(NMS, "IoU threshold 0.63", Wrong(iou=0.63)),
+    "ten-per-image": Planted(NMS, "at most 10 detections per image", Wrong(keep=10)),
+    "fifty-per-image": Planted(NMS, "at most 50 detections per image", Wrong(keep=50)),
+    "score-0.05": Planted(NMS, "score threshold 0.05", Wrong(floor=0.05)),
+    "score-0.3": Planted(NMS, "score threshold 0.3", Wrong(floor=0.3)),
+    "top-1000": Planted(NMS, "only 1000 candidates before NMS", Wrong(topk=1000)),
+    "top-300": Planted(NMS, "only 300 candidates before NMS", Wrong(topk=300)),
+}  # fmt: skip
+#: Candidates are suppressed over and over to find these.
+LONG = {"iou-0.7", "iou-0.63", "class-agnostic", "best-class", "soft-gaussian", "soft-linear"}
+
+
+def written(planted: Planted, scene: Scene) -> Entries:
+    """The content of the file that has the fault *planted*."""
+    return planted.order([planted.spoil(entry) for entry in scene.found(planted.wrong)])
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        pytest.param(planted, id=name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name, planted in PLANTED.items()
+    ],
+)
+def test_a_fault_is_named_with_its_stage(planted: Planted, scene: Scene) -> None:
+    """One fault of another detector is found as one, in lines that a verdict can show."""
+    (fault,) = scene.faults(written(planted, scene))
+    assert fault.stage == planted.stage
+    assert planted.name in fault.diagnosis
+    assert len(fault.evidence) <= EVIDENCE_LENGTH
+    assert len(fault.diagnosis) <= DIAGNOSIS_LENGTH
+
+
+def _rounded(boxes: int, scores: int) -> Callable[[Entries], Entries]:
+    def change(entry: Entry) -> Entry:
+        bbox = [round(side, boxes) for side in entry["bbox"]]
+        return {**entry, "bbox": bbox, "score": round(entry["score"], scores)}
+
+    return lambda content: [*map(change, content)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda c: random.Random(3).sample(c, len(c)), id="shuffled"),  # noqa: S311
+        pytest.param(_rounded(2, 3), id="two-decimals"),
+        pytest.param(_rounded(1, 3), id="one-decimal"),
+        pytest.param(
+            lambda c: [*c, *({**e, "score": 5e-4, "bbox": [0, 0, 9, 9]} for e in c[::7])],
+            id="more-below-the-threshold",
+        ),
+        pytest.param(
+            lambda c: [*c, *({**e, "score": 1e-2, "bbox": [0, 0, 9, 9]} for e in c[::2])],
+            id="more-than-are-scored",
+        ),
+    ],
+)
+def test_right_detections_have_no_fault(
+    change: Callable[[Entries], Entries], scene: Scene, right: Entries
+) -> None:
+    """Order, rounding of decimals, and what the evaluator leaves out are no faults."""
+    assert scene.faults(change(right)) == []
+
+
+def _with_noise(scene: Scene, heads: Sequence[HeadOutputs], size: float) -> Scene:
+    """The scene as another arithmetic has it: noise of a part of each head's norm."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.standard_normal(h.shape, np.float32) for h in (*heads[0].classes, *heads[0].boxes)]
+
+    def noisy(image: HeadOutputs) -> HeadOutputs:
+        levels = [
+            head + np.float32(size * np.sqrt(np.square(head).mean())) * noise
+            for head, noise in zip((*image.classes, *image.boxes), drawn, strict=True)
+        ]
+        return HeadOutputs(tuple(levels[:5]), tuple(levels[5:]))
+
+    return Scene(scene.dataset, [noisy(image) for image in heads], scene.file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1e-5, 2e-4, 2.2e-3, 5e-3], ids="noise={}".format)
+def test_heads_of_another_precision_are_no_fault(
+    size: float, scene: Scene, heads: list[HeadOutputs]
+) -> None:
+    """What a backend's arithmetic leaves in the heads is not taken for a fault behind them."""
+    assert scene.faults(_with_noise(scene, heads, size).found()) == []
+
+
+@pytest.mark.slow
+def test_a_fault_is_named_in_another_precision(scene: Scene, heads: list[HeadOutputs]) -> None:
+    """Heads in float16 do not hide what was done wrong with them."""
+    noisy = _with_noise(scene, heads, 2.2e-3)
+    for name in ("xyxy", "network-pixels", "80-from-0", "class-agnostic", "iou-0.7"):
+        planted = PLANTED[name]
+        (fault,) = scene.faults(written(planted, noisy))
+        # A threshold that fits is nowhere exact in noise.
+        assert (fault.stage, planted.name.rstrip("0.7") in fault.diagnosis) == (planted.stage, True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "spoils", "stages"),
+    [
+        pytest.param(RIGHT, ("xyxy", "classes-from-0"), ["evaluate"] * 2, id="two-of-writing"),
+        pytest.param(
+            RIGHT, ("network-pixels", "80-from-0"), ["decode", "evaluate"], id="two-stages"
+        ),
+        pytest.param(Wrong(iou=0.6), ("xyxy",), ["nms", "evaluate"], id="suppression-and-writing"),
+        pytest.param(Wrong(floor=0.3), ("xyxy",), ["nms", "evaluate"], id="threshold-and-writing"),
+    ],
+)
+def test_two_faults_are_both_named(
+    wrong: Wrong, spoils: tuple[str, ...], stages: list[str], scene: Scene
+) -> None:
+    """Faults in different steps are each named, the first stage first."""
+    content = scene.found(wrong)
+    for name in spoils:
+        content = [PLANTED[name].spoil(entry) for entry in content]
+    faults = scene.faults(content)
+    assert [fault.stage for fault in faults] == stages
+    said = " ".join(fault.diagnosis for fault in faults)
+    assert all(PLANTED[name].name in said for name in spoils)
+
+
+def test_shifted_images_do_not_hide_another_fault(scene: Scene) -> None:
+    """Detections are compared with the image that they are of, whatever their id."""
+    content = written(PLANTED["xyxy"], scene)
+    first, second = scene.faults(PLANTED["next-image"].order(content))
+    assert "the next one's" in first.diagnosis
+    assert "xyxy written" in second.diagnosis
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda c, ids: [e for e in c if e["image_id"] not in ids[2:4]],
+            "2 of 5 images have no detections, where effd0 finds some: 1074, 1111",
+            id="missing",
+        ),
+        pytest.param(
+            lambda c, ids: [*c, *({**e, "image_id": 7} for e in c if e["image_id"] == ids[0])],
+            "1 of 6 image ids are of no image: 7",
+            id="foreign",
+        ),
+        pytest.param(
+            lambda c, _: c + c, "5 of 5 images have all detections twice or more", id="all-twice"
+        ),
+        pytest.param(
+            lambda c, ids: c + [e for e in c if e["image_id"] == ids[-1]],
+            "1 of 5 images have all detections twice or more: 1148",
+            id="last-image-twice",
+        ),
+        pytest.param(
+            lambda c, _: [{**e, "image_id": f"{e['image_id']:012d}"} for e in c],
+            "500 of 500 image ids in results.json are text",
+            id="text",
+        ),
+    ],
+)
+def test_each_image_is_there_once(
+    change: Callable[[Entries, list[int]], Entries], message: str, scene: Scene, right: Entries
+) -> None:
+    """Images that are missing, foreign, doubled or named by text are counted and listed."""
+    (fault,) = scene.faults(change(right, list(scene.pictures)))
+    assert fault.stage == "evaluate"
+    assert fault.evidence.startswith(message)
+
+
+def test_of_a_part_of_the_images_none_is_foreign(scene: Scene, right: Entries) -> None:
+    """A limited run does not report detections of images that were left out of it."""
+    limited = replace(scene.dataset, total=6)
+    assert scene.faults([*right, *({**e, "image_id": 7} for e in right[:9])], limited) == []
+
+
+def test_an_image_below_a_threshold_is_not_missing(scene: Scene) -> None:
+    """A threshold that leaves images without detections is one fault, not two."""
+    # Two images have their best detection below 0.9.
+    (fault,) = scene.faults(scene.found(Wrong(floor=0.9)))
+    assert "score threshold 0.9" in fault.diagnosis
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stage", "message"),
+    [
+        pytest.param(
+            lambda e: {**e, "bbox": [side**1.1 for side in e["bbox"]]}, "decode",
+            "a fault of boxes alone: the error falls from 1 to 0 if only classes and scores",
+            id="boxes",
+        ),
+        pytest.param(
+            lambda e: {**e, "score": e["score"] ** 2}, "decode", "a fault of scores alone",
+            id="scores",
+        ),
+        pytest.param(
+            lambda e: {**e, "category_id": 1 + e["category_id"] * 7 % 90}, "evaluate",
+            "a fault of classes alone", id="classes",
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_name_is_confined(
+    spoil: Callable[[Entry], Entry], stage: str, message: str, scene: Scene, right: Entries
+) -> None:
+    """Where one thing alone is wrong, it is said which, with the figures of all pairs."""
+    (fault,) = scene.faults([spoil(entry) for entry in right])
+    assert fault.stage == stage
+    assert fault.diagnosis.startswith(message)
+    assert "detections of 5 images matched" in fault.details[0]
+
+
+@pytest.mark.slow
+def test_what_nothing_explains_is_told_by_its_candidates(scene: Scene, right: Entries) -> None:
+    """Boxes gone wrong before suppression, a wrong choice, and other heads are told apart."""
+    factor = random.Random(1).uniform  # noqa: S311 (any factors)
+    chosen = random.Random(5).sample(scene.found(Wrong(nms="none", keep=5000)), 300)  # noqa: S311
+    other = [
+        {**e, "bbox": [s * factor(0.9, 1.1) for s in e["bbox"]], "score": e["score"] * size}
+        for e in right
+        for size in [factor(0.8, 1)]
+    ]
+    for content, stage, message in (
+        (scene.found(Wrong(factors=(1, 1, 0.6, 0.6))), "decode",
+         "boxes are wrong, classes and scores of 100% are those of candidates"),
+        (chosen, "nms", "100% are among effd0's candidates, but others are kept"),
+        (other, "decode", "or the heads were others: compare those first"),
+    ):  # fmt: skip
+        (fault,) = scene.faults(content)
+        assert (fault.stage, fault.diagnosis) == (stage, "")
+        assert message in fault.evidence
+
+
+def test_odd_values_and_images_are_listed(scene: Scene, right: Entries) -> None:
+    """Negative sizes, ids that are not COCO's and a single wrong image are shown."""
+    odd = [
+        {**e, "bbox": [0, 0, -1, 5], "category_id": 91} if n % 9 == 0 else e
+        for n, e in enumerate(right)
+    ]
+    (fault,) = scene.faults(odd)
+    assert "56 boxes have a negative width or height" in fault.details
+    assert "not COCO's category ids: 91" in fault.details
+    content = [
+        {**e, "bbox": [2 * side for side in e["bbox"]]} if e["image_id"] == 1074 else e
+        for e in right
+    ]
+    (fault,) = scene.faults(content)
+    assert "in 1 of 5 images (1074)" in fault.evidence
+    assert "worst images: 1074" in fault.details[0]
+
+
+def test_few_images_are_looked_into(scene: Scene, right: Entries) -> None:
+    """Candidates are asked for of some images only, and of none where nothing is wrong."""
+    ids = [10 * n for n in range(1, 41)]
+    sample = scene.dataset.samples[0]
+    samples = tuple(replace(sample, image_id=id_) for id_ in ids)
+    dataset = replace(scene.dataset, samples=samples, total=len(ids))
+    reference = dict.fromkeys(ids, scene.reference[sample.image_id])
+    one = [entry for entry in right if entry["image_id"] == sample.image_id]
+    asked: list[int] = []
+
+    def candidates(image_id: int) -> ImageCandidates:
+        asked.append(image_id)
+        return scene.candidates[sample.image_id]
+
+    for planted, count in ((dict, 0), (PLANTED["xyxy"].spoil, TRIED - 2)):
+        content = [{**planted(entry), "image_id": id_} for id_ in ids for entry in one]
+        given = read_results(write_entries(scene.file, content))
+        faults = faults_of_detections(dataset, reference, given, D0, candidates)
+        assert ["in 40 of 40 images (10, 20, 30, ...)" in f.evidence for f in faults] == [True] * (
+            count > 0
+        )
+        assert len(asked) == count
+
+
+def test_steps_give_what_postprocessing_gives(scene: Scene) -> None:
+    """The steps in which faults are planted are, without one, those of `postprocess`."""
+    found = {id_: make(image, D0) for id_, image in scene.candidates.items()}
+    own = {
+        id_: Detections(f.boxes.astype(np.float32), f.scores, f.classes) for id_, f in found.items()
+    }
+    parity = detection_parity(scene.reference, own)
+    assert (parity.missing, parity.extra, parity.worst) == (0, 0, ())
