@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..data import fixture
-from ..data.categories import NAMES
-from ..data.coco import Dataset, load_coco
+from ..data.coco import NAMES, Dataset, load_coco
 from ..errors import DatasetError
 from ..io import sha256
 from ..results.check import Broken

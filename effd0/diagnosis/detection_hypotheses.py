@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..data.categories import NAMES
+from ..data.coco import NAMES
 from ..detection.anchors import anchor_boxes
 from ..detection.boxes import clip_boxes, decode_boxes, nms
 from ..detection.heads import HeadOutputs

@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..data.categories import NAMES
-from ..data.coco import Dataset
+from ..data.coco import NAMES, Dataset
 from ..detection.postprocess import Detections
 from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..data.categories import NAMES
+from ..data.coco import NAMES
 from ..errors import HeadError
 from ..spec import ModelSpec
 from ..tensor_diff import check_pair, compare_tensors

@@ -12,9 +12,9 @@ import pytest
 from effd0.cli.pytest_suite import PATHS, WITH_WORKERS, accelerator_of, pool_asked, runners_here
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
+from effd0.diagnosis.parity import diagnose_architecture
 from effd0.distributed.engine import RayEngine
 from effd0.distributed.ray_cluster import Cluster, started
-from effd0.diagnosis.parity import diagnose_architecture
 from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from effd0.data import fixture
-from effd0.data.categories import NAMES
-from effd0.data.coco import Dataset, Sample, load_coco
+from effd0.data.coco import NAMES, Dataset, Sample, load_coco
 from effd0.diagnosis import dataset as checks
 from effd0.diagnosis.dataset import (
     OVERHANG,
