@@ -3,51 +3,48 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from rich.console import Console
 
-from benchmarks.measuring import Budget, Measure, Versus
-from benchmarks.seen import Seen
-from effd0.bench.accuracy import Accuracy, check_same_model, read_accuracy
-from effd0.bench.baseline import Comparison, compare_with
-from effd0.bench.gpu import target_lines
-from effd0.bench.job import dataset_name
-from effd0.bench.ratio import MIN_SAMPLES
-from effd0.bench.record import speed_check
-from effd0.bench.scenarios import Queries, read_queries
-from effd0.bench.session import rows_of
-from effd0.bench.subject import Subject, opened
-from effd0.bench.tables import WIDTH, baseline_table, print_report
+from benchmarks.measuring import Measure
+from effd0.benchmark.measure import (
+    Accuracy,
+    Subject,
+    dataset_name,
+    open_subject,
+    read_accuracy,
+    rows_of,
+)
+from effd0.benchmark.record import speed_check, timed_row
+from effd0.benchmark.tables import print_report
 from effd0.cli.pytest_suite import RECORD
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
-from effd0.data.preprocess import preprocess
-from effd0.detection.heads import split_heads
+from effd0.data.preprocess import ModelInput, preprocess
+from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.evaluation.model import ModelChoice
 from effd0.export import verify as build
 from effd0.io import sha256
+from effd0.results.compare import SLOWER, compare_rows, row_title
 from effd0.results.environment import chip_kind, machine_record
+from effd0.results.run import read_run
 from effd0.runners.base import make_feed
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-COMPARISONS = pytest.StashKey[Sequence[Comparison]]()
-Backend = tuple[str, RunnerOptions]
-
-
-#: Batches, runners and images that --quick does with, and its budgets.
+#: Batches, runners and images of --quick.
 QUICK_BATCHES, QUICK_RUNNERS, QUICK_IMAGES = (1, 8), ("ort", "acl"), 8
 IMAGES = 24
-#: Beyond this batch, backends on the CPU that are beside ONNX Runtime need --slow.
+#: Beyond this batch, backends on the CPU beside ONNX Runtime need --slow.
 LARGE = 8
-ALONE = {True: Budget(0.5, 3), False: Budget(3, MIN_SAMPLES)}
-IN_TURN = {True: Budget(2, 3), False: Budget(10, MIN_SAMPLES)}
+#: Lines of the comparison with --baseline.
+COMPARED = pytest.StashKey[list[str]]()
+Backend = tuple[str, RunnerOptions]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -83,28 +80,25 @@ def is_quick(config: pytest.Config) -> bool:
 
 
 def backends(config: pytest.Config) -> list[Any]:
-    """Each runner with each precision and device that it has here."""
-    asked = config.getoption("--runner")
-    quick = QUICK_RUNNERS if is_quick(config) else None
-    # What is emulated, or was recorded, has no speed.
-    runners = [n for n in ("ort", "openvino", "torch", "acl") if n in (asked or quick or (n,))]
-    return [param for name in runners for param in _backends_of(name, config)]
-
-
-def _backends_of(name: str, config: pytest.Config) -> Iterator[Any]:
-    if name == "acl":
-        options = RunnerOptions(device=str(config.getoption("--device-id")))
-        yield pytest.param((name, options), marks=pytest.mark.npu, id="runner=acl-npu")
-        return
-    yield pytest.param((name, RunnerOptions()), id=f"runner={name}")
-    if name == "torch":
-        yield pytest.param((name, RunnerOptions(precision="bf16")), id="runner=torch-bf16")
-        for precision in ("fp32", "fp16", "bf16"):
-            cuda = (name, RunnerOptions(device="cuda", precision=precision))
-            yield pytest.param(cuda, marks=pytest.mark.gpu, id=f"runner=torch-cuda-{precision}")
-    if name == "ort":
-        cuda = (name, RunnerOptions(provider="CUDAExecutionProvider"))
-        yield pytest.param(cuda, marks=pytest.mark.gpu, id="runner=ort-cuda")
+    """Each runner with each precision and device; what is emulated or recorded has no speed."""
+    cuda = [RunnerOptions("cuda", precision=one) for one in ("fp32", "fp16", "bf16")]
+    npu = RunnerOptions(str(config.getoption("--device-id")))
+    gpu = [pytest.mark.gpu]
+    known: list[tuple[str, RunnerOptions, str, list[pytest.MarkDecorator]]] = [
+        ("ort", RunnerOptions(), "ort", []),
+        ("ort", RunnerOptions(provider="CUDAExecutionProvider"), "ort-cuda", gpu),
+        ("openvino", RunnerOptions(), "openvino", []),
+        ("torch", RunnerOptions(), "torch", []),
+        ("torch", RunnerOptions(precision="bf16"), "torch-bf16", []),
+        *(("torch", one, f"torch-cuda-{one.precision}", gpu) for one in cuda),
+        ("acl", npu, "acl-npu", [pytest.mark.npu]),
+    ]
+    wanted = config.getoption("--runner") or (QUICK_RUNNERS if is_quick(config) else None)
+    return [
+        pytest.param((name, options), marks=marks, id=f"runner={id_}")
+        for name, options, id_, marks in known
+        if wanted is None or name in wanted
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -134,30 +128,21 @@ def model_file(pytestconfig: pytest.Config, checkpoint: Path, spec: ModelSpec) -
 
 @pytest.fixture(scope="session")
 def accuracy(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Accuracy | None:
-    """What --accuracy-report says, once it is known to be of a file that is timed."""
-    report = accuracy_of(pytestconfig)
-    if report is not None:
-        model: Path | None = pytestconfig.getoption("--model")
-        files = (
-            [request.getfixturevalue(name) for name in ("model_file", "checkpoint")]
-            if model is None
-            else [model]
-        )
-        check_same_model(report, *(sha256(file) for file in files))
+    """The mAP of --accuracy-report, refused unless it is of a file that is timed."""
+    path: Path | None = pytestconfig.getoption("--accuracy-report")
+    if path is None:
+        return None
+    report, model = read_accuracy(path), pytestconfig.getoption("--model")
+    names = ("model_file", "checkpoint") if model is None else ()
+    files = [model] if model is not None else [request.getfixturevalue(name) for name in names]
+    report.check_model(*(sha256(file) for file in files))
     return report
 
 
-def accuracy_of(config: pytest.Config) -> Accuracy | None:
-    """What --accuracy-report says; None where none is given."""
-    path: Path | None = config.getoption("--accuracy-report")
-    return None if path is None else read_accuracy(path)
-
-
 @pytest.fixture
-def subject(choice: ModelChoice, request: pytest.FixtureRequest) -> Iterator[Subject]:
+def subject(choice: ModelChoice, accuracy: Accuracy | None) -> Iterator[Subject]:
     """The open model of *backend*: opening it is not timed."""
-    request.getfixturevalue("accuracy")  # a report of another model is refused first
-    with opened(choice) as one:
+    with open_subject(choice, accuracy) as one:
         yield one
 
 
@@ -179,32 +164,22 @@ def choice(backend: Backend, spec: ModelSpec, request: pytest.FixtureRequest) ->
 
 
 @pytest.fixture(scope="session")
-def seen(model_file: Path, dataset: Dataset, spec: ModelSpec) -> tuple[Seen, ...]:
-    """What the weights under test see in a few images, by ONNX Runtime."""
+def seen(
+    model_file: Path, dataset: Dataset, spec: ModelSpec
+) -> list[tuple[HeadOutputs, ModelInput]]:
+    """The heads that the weights under test give for a few images, by ONNX Runtime."""
     inputs = [preprocess(sample.path, spec) for sample in dataset.samples[:8]]
     with open_runner("ort", model_file, spec, RunnerOptions()) as runner:
-        heads = [split_heads(runner.infer(make_feed([one], runner)), spec)[0] for one in inputs]
-    return tuple(
-        Seen(head, one.image_scale, one.image_size) for head, one in zip(heads, inputs, strict=True)
-    )
+        return [
+            (split_heads(runner.infer(make_feed([one], runner)), spec)[0], one) for one in inputs
+        ]
 
 
 @pytest.fixture
-def measure(benchmark: BenchmarkFixture, dataset_label: str, quick: bool) -> Measure:
-    """Time calls one by one; see `Measure`."""
-    return Measure(benchmark, dataset_label, ALONE[quick])
-
-
-@pytest.fixture
-def versus(benchmark: BenchmarkFixture, dataset_label: str, quick: bool) -> Versus:
-    """Time calls in turn with another's; see `Versus`."""
-    return Versus(benchmark, dataset_label, IN_TURN[quick])
-
-
-@pytest.fixture(scope="session")
-def dataset_label(pytestconfig: pytest.Config) -> str:
-    """What the images are called in tables."""
-    return dataset_name(pytestconfig.getoption("--coco"), pytestconfig.getoption("--split"))
+def measure(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, quick: bool) -> Measure:
+    """Time calls one by one, or in turn with another's; see `Measure`."""
+    root, split = (pytestconfig.getoption(option) for option in ("--coco", "--split"))
+    return Measure(benchmark, dataset_name(root, split), quick)
 
 
 def available_providers() -> list[str]:
@@ -214,12 +189,6 @@ def available_providers() -> list[str]:
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())
-
-
-@pytest.fixture
-def queries(subject: Subject, batch: int, dataset: Dataset, spec: ModelSpec) -> Queries:
-    """A batch of real images as *subject* takes it."""
-    return read_queries(dataset.samples[:batch], subject.runner, batch, spec)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -240,15 +209,24 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hold the run against --baseline; what is surely slower fails it."""
-    config, baseline = session.config, session.config.getoption("--baseline")
+    """Compare the times with the run file --baseline; a row that is surely slower fails."""
+    config = session.config
+    baseline: Path | None = config.getoption("--baseline")
     if baseline is None:
         return
+    if not baseline.exists():
+        config.stash[COMPARED] = [f"no baseline: {baseline} is missing"]
+        return
     allowed = config.getoption("--max-slowdown") / 100
-    comparisons = compare_with(baseline, rows_of(config), allowed)
-    config.stash[COMPARISONS] = comparisons
-    config.stash[RECORD].checks += [speed_check(one, allowed) for one in comparisons]
-    if any(one.regressed for one in comparisons) and session.exitstatus == pytest.ExitCode.OK:
+    now = [timed_row(row) for row in rows_of(config)]
+    speeds = compare_rows(read_run(baseline).latency, now, allowed)
+    config.stash[RECORD].checks += [speed_check(one, allowed) for one in speeds]
+    known = {one.name for one in speeds}
+    config.stash[COMPARED] = [
+        *(f"{one.status}: {one.name if one.ratio is None else one} {one.reason}" for one in speeds),
+        *(f"no baseline: {name}" for row in now if (name := row_title(row)) not in known),
+    ]
+    if any(one.status == SLOWER for one in speeds) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -256,17 +234,15 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """End with the recipe's table, the published figures beside it, rivals and the baseline."""
-    rows = rows_of(config)
-    if not rows:
-        return
-    terminalreporter.section("throughput")
-    print_report(rows, accuracy_of(config))
-    for line in target_lines(rows):
-        terminalreporter.write_line(f"GPU {line}")
-    if config.getoption("--quick"):
-        terminalreporter.write_line(
-            f"left out by --quick: batches but {QUICK_BATCHES}, runners but ort and acl, and calls "
-            "that percentiles and intervals need; these are no figures to publish"
-        )
-    if config.stash.get(COMPARISONS, None):
-        Console(highlight=False, width=WIDTH).print(baseline_table(config.stash[COMPARISONS]))
+    if rows := rows_of(config):
+        terminalreporter.section("throughput")
+        print_report(rows)
+        if config.getoption("--quick"):
+            terminalreporter.write_line(
+                f"left out by --quick: batches but {QUICK_BATCHES}, runners but ort and acl, and "
+                "calls that percentiles and intervals need; these are no figures to publish"
+            )
+    if compared := config.stash.get(COMPARED, []):
+        terminalreporter.section("against the baseline")
+        for line in compared:
+            terminalreporter.write_line(line)

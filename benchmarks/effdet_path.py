@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from effdet.bench import DetBenchPredict, _batch_detection, _post_process
 from effdet.data.transforms import transforms_coco_eval
 from PIL import Image
 
 from effd0.detection.heads import HeadOutputs
+from effd0.detection.postprocess import Detections
+from effd0.metrics.detection_diff import match_detections
 from effd0.runners.checkpoint import load_model
 from effd0.spec import ModelSpec
 from effd0.types import Floats
@@ -100,3 +103,18 @@ def _found(rows: Any) -> Floats:
     """The detections of one image; effdet fills up to 100 with zeros."""
     found: Floats = rows[0].numpy()
     return found[found[:, 5] > 0]
+
+
+def assert_same_found(
+    ours: Detections, rows: Floats, *, min_iou: float, unsure: float, scores: float
+) -> None:
+    """
+    The same detections, one for one, in pairs of at least *min_iou*.
+
+    Scores of a pair differ by at most *scores*; a detection without its pair scores at most
+    *unsure*.
+    """
+    found = Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
+    pairs = match_detections(found, ours, min_iou)
+    assert max(pairs.missing.max(initial=0), pairs.extra.max(initial=0)) <= unsure
+    assert np.abs(pairs.score_differences).max(initial=0) <= scores

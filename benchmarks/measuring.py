@@ -6,28 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from effd0.bench.rows import Rival, Row
-from effd0.bench.subject import Subject
-from effd0.bench.targets import Target
-from effd0.bench.timing import Apart, seconds_of
+from effd0.benchmark.measure import Rival, Row, StepTimes, Subject, seconds_of
 from effd0.results.environment import fingerprint
+from effd0.results.ratio import MIN_SAMPLES
 from effd0.timing import Latency
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a row may take, in seconds of timed calls, and how many calls that may be."""
-
-    seconds: float
-    least: int
-    most: int = 100
-
-    def rounds(self, seconds: float) -> int:
-        """The number of calls of *seconds* each."""
-        return max(self.least, min(self.most, int(self.seconds / seconds)))
+#: Calls that a row has at most, whatever their number is by time.
+MOST = 100
 
 
 @dataclass(frozen=True)
@@ -35,12 +23,13 @@ class Measure:
     """
     Times calls one by one and leaves a row in the benchmark's ``extra_info``.
 
-    The first call warms up; its time says how many calls the *budget* allows.
+    The first call warms up; its time decides how many calls fit into 3 s, or 10 s in turn with
+    another's; *quick* into 0.5 or 2 s, with too few of them for intervals.
     """
 
     benchmark: Any  # pytest-benchmark's fixture, which is half typed
     dataset: str
-    budget: Budget
+    quick: bool = False
 
     def __call__(
         self,
@@ -50,51 +39,29 @@ class Measure:
         images: int,
         on: Subject | str,
         batch: int | None = None,
+        rounds: int | None = None,
         steps: Mapping[str, list[float]] | None = None,
+        note: Callable[[T], str] | None = None,
     ) -> T:
         """
         Time *call*, of so many real *images*, on a model or a library; return its result.
 
-        *steps* are filled by *call*: the seconds of parts of it, call by call.
+        *steps* are filled by *call*: the seconds of its parts, call by call; *note* explains the
+        result.  Where *rounds* is given there is no call to warm up.
         """
         if self.benchmark.disabled:
-            only: T = self.benchmark.pedantic(call)
-            return only
-        seconds = seconds_of(lambda _: call())
-        rounds = self.budget.rounds(seconds)
-        watched = None if isinstance(on, str) else Apart(on.runner)
-        result: T = self.benchmark.pedantic(call, rounds=rounds, iterations=1)
-        apart = {} if watched is None else watched.since()
-        for step, taken in (steps or {}).items():
-            apart[step] = Latency.from_seconds(taken[-rounds:])
-        row = replace(self._row(timed, images, on), batch=batch, apart=apart)
-        self.benchmark.extra_info.update(row.extra_info())
+            result: T = self.benchmark.pedantic(call)
+            return result
+        if rounds is None:
+            rounds = self._rounds(seconds_of(lambda _: call()), 0.5 if self.quick else 3)
+        own = None if isinstance(on, str) else StepTimes(on.runner)
+        result = self.benchmark.pedantic(call, rounds=rounds, iterations=1)
+        taken = {} if own is None else own.since()
+        for step, seconds in (steps or {}).items():
+            taken[step] = Latency.from_seconds(seconds[-rounds:])
+        notes = () if note is None else (note(result),)
+        self._leave(timed, images, on, batch=batch, steps=taken, notes=notes)
         return result
-
-    def note(self, line: Callable[[Row], str]) -> None:
-        """Add a *line* to the notes of the row that was left, if one was."""
-        info = self.benchmark.extra_info
-        if info:
-            row = Row.from_json({"fullname": self.benchmark.fullname, "extra_info": info})
-            info["notes"] = [*row.notes, line(row)]
-
-    def _row(self, timed: str, images: int, on: Subject | str) -> Row:
-        samples = Latency.from_seconds(self.benchmark.stats.stats.data)
-        row = Row(
-            name=self.benchmark.fullname,
-            timed=timed,
-            images=images,
-            samples=samples,
-            fingerprint=fingerprint(on) if isinstance(on, str) else on.fingerprint,
-            dataset=self.dataset,
-        )
-        if isinstance(on, str):
-            return row
-        return replace(row, precision=on.precision, model_sha256=on.model_sha256, runner=on.label)
-
-
-class Versus(Measure):
-    """Times calls in turn with a rival's, A B A B, and leaves both in one row."""
 
     def in_turn(
         self,
@@ -105,9 +72,12 @@ class Versus(Measure):
         name: str,
         images: int,
         on: Subject | str,
-        target: Target | None = None,
     ) -> tuple[T, R]:
-        """Time *ours* and the *rival* called *name*; return the results of both, to be compared."""
+        """
+        Time *ours* and the *rival* called *name*, A B A B; return the results of both.
+
+        Whoever calls this compares the results: times of a wrong result are no row.
+        """
         theirs = rival()
         if self.benchmark.disabled:
             return self.benchmark.pedantic(ours), theirs
@@ -117,10 +87,23 @@ class Versus(Measure):
         self.benchmark.pedantic(
             ours,
             setup=lambda: samples.append(seconds_of(lambda _: rival())),
-            rounds=self.budget.rounds(seconds),
+            rounds=self._rounds(seconds, 2 if self.quick else 10),
             iterations=1,
         )
-        against = Rival(name, Latency.from_seconds(samples), target or Target())
-        row = replace(self._row(timed, images, on), rival=against)
-        self.benchmark.extra_info.update(row.extra_info())
+        self._leave(timed, images, on, rival=Rival(name, Latency.from_seconds(samples)))
         return found, theirs
+
+    def _rounds(self, seconds: float, budget: float) -> int:
+        """The number of calls of *seconds* each within *budget*."""
+        return max(3 if self.quick else MIN_SAMPLES, min(MOST, int(budget / seconds)))
+
+    def _leave(self, timed: str, images: int, on: Subject | str, **more: Any) -> None:
+        """Leave the row of what pytest-benchmark has timed."""
+        name = self.benchmark.fullname
+        samples = Latency.from_seconds(self.benchmark.stats.stats.data)
+        if isinstance(on, str):
+            row = Row(name, timed, images, samples, fingerprint(on))
+        else:
+            row = on.row(name, timed, images, samples)
+        row = replace(row, dataset=self.dataset, **more)
+        self.benchmark.extra_info.update(row.extra_info())

@@ -8,17 +8,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..bench.accuracy import read_accuracy
-from ..bench.baseline import run_to_json
-from ..bench.job import SCENARIOS, BenchmarkJob, run_benchmark
-from ..bench.record import benchmark_run
-from ..bench.tables import print_report
+from ..benchmark.job import SCENARIOS, BenchmarkJob, run_benchmark
+from ..benchmark.measure import read_accuracy
+from ..benchmark.record import benchmark_run
+from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
 from ..io import check_writable, write_json
 from ..progress import STDERR, progress
 from ..report.view import write_page
 from ..results.compare import MAX_SLOWDOWN, NO_WORSE, compare_runs
-from ..results.environment import machine_record
 from ..results.run import merge_runs, read_run, write_run
 from ..spec import D0, spec_for
 from ..tolerances import MAX_DROP
@@ -102,10 +100,10 @@ def benchmark(
     reports.check()
     accuracy = None if accuracy_report is None else read_accuracy(accuracy_report)
     rows = run_benchmark(job, progress, accuracy)
-    print_report(rows, accuracy)
-    reports.write(
-        lambda: run_to_json(machine_record(), rows), lambda: benchmark_run(job, rows, accuracy)
-    )
+    print_report(rows)
+    for path in (reports.json, reports.report_json):
+        if path is not None:
+            write_run(path, benchmark_run(job, rows))
     if job.regressed(rows):
         raise typer.Exit(1)
 

@@ -18,9 +18,8 @@ from typing import Annotated
 
 import pytest
 
-from ..bench.accuracy import read_accuracy
-from ..bench.record import timed_row
-from ..bench.session import rows_of
+from ..benchmark.measure import rows_of
+from ..benchmark.record import timed_row
 from ..data import fixture as embedded
 from ..distributed.pool import Pool, accelerator, pool_of
 from ..errors import Effd0Error, RunnerError
@@ -510,12 +509,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path: Path | None = config.getoption("--report-json")
     if path is None:
         return
-    report: Path | None = config.getoption("--accuracy-report")
-    accuracy = None if report is None else read_accuracy(report)
     run = config.stash[RECORD].to_run(
         {option: config.getoption(option) for option in PATHS},
         shlex.join(["pytest", *map(str, config.invocation_params.args)]),
         int(session.exitstatus),
-        [timed_row(row, accuracy) for row in rows_of(config)],
+        [timed_row(row) for row in rows_of(config)],
     )
     write_run(path, run)

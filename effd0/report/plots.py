@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from ..bench.published import Published
+from ..benchmark.published import Published
 from ..errors import require
 from ..results.run import TimedRow
 

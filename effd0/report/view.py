@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bench.published import Published, published_accuracies, published_figures
+from ..benchmark.published import Published, published_accuracies, published_figures
 from ..errors import RunFileError, require
 from ..io import written_whole
 from ..metrics.summary import METRICS

@@ -1,1 +1,1 @@
-"""What a run found, as data: checks, verdict, run files, comparisons."""
+"""What a run of the suite or of a command found: run files, verdicts, comparisons."""

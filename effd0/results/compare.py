@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..bench.ratio import MIN_SAMPLES, Ratio, ratio_of_medians
 from ..errors import RunFileError
 from ..metrics.summary import METRICS
 from ..tolerances import AP_ARITHMETIC, MAX_DROP
+from .ratio import MIN_SAMPLES, Ratio, ratio_of_medians
 from .run import Accuracy, Parity, Run, TimedRow, images_shown
 from .verdict import Verdict
 

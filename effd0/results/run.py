@@ -221,12 +221,20 @@ class Accuracy(Part):
         return self.runner if self.batch is None else f"{self.runner}, batch {self.batch}"
 
 
+class TimedRival(Part):
+    """Another implementation of the same work, timed in turn with a row, call by call."""
+
+    name: str
+    samples_ms: list[float]
+
+
 class TimedRow(Part):
     """
     A row of a benchmark: *samples_ms* of calls of *images* images each, on a machine.
 
     *timed* is what lies between the clock's start and its end; *runner* is empty for a library;
-    *map* is the mAP of the same file, a fraction, where it was measured.
+    *map* is the mAP of the same file, a fraction, where it was measured; *steps* are the times of
+    parts of a call in ms, such as uploads.
     """
 
     name: str
@@ -245,6 +253,8 @@ class TimedRow(Part):
     samples_ms: Annotated[list[Annotated[float, Meta(gt=0)]], Meta(min_length=1)]
     map: Fraction = None
     notes: list[str] = []
+    steps: dict[str, list[float]] = {}
+    rival: TimedRival | None = None
 
 
 class Run(Part, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from effd0.bench.ratio import MIN_SAMPLES
+from effd0.results.ratio import MIN_SAMPLES
 
 from ..cli_run import Outcome, effd0
 from .tox_commands import commands_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from effd0.bench.published import published_accuracies
+from effd0.benchmark.published import published_accuracies
 from effd0.errors import MissingExtra
 from effd0.report import plots, view
 from effd0.report.view import render_page, write_page

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.bench.ratio import MIN_SAMPLES
 from effd0.errors import RunFileError
 from effd0.results.compare import (
     FASTER,
@@ -23,6 +22,7 @@ from effd0.results.compare import (
     RunComparison,
     compare_runs,
 )
+from effd0.results.ratio import MIN_SAMPLES
 from effd0.results.run import Run
 from tests.runs import (
     accuracy,

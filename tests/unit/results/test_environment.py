@@ -19,7 +19,7 @@ from effd0.results.environment import (
 )
 from effd0.runners.registry import RunnerOptions
 
-HERE = Fingerprint("a chip", "a processor", 4, "", "", "a backend 1.0")
+HERE = Fingerprint("chip", "processor", 2, "", "", "backend 1.0")
 
 
 @pytest.mark.parametrize("field", Fingerprint.__dataclass_fields__)

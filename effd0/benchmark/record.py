@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 from ..data import fixture
 from ..results.check import Check, Status
-from ..results.run import EMBEDDED, Run, TimedRow, artefact_of, new_run
-from .accuracy import Accuracy
-from .baseline import NO_BASELINE, UNSURE, Comparison
-from .job import BenchmarkJob, dataset_name
-from .rows import Row
+from ..results.compare import FASTER, SAME, SLOWER, Speed
+from ..results.run import EMBEDDED, Run, TimedRival, TimedRow, artefact_of, new_run
+from .job import BenchmarkJob
+from .measure import Row, dataset_name
 
 
-def timed_row(row: Row, accuracy: Accuracy | None = None) -> TimedRow:
-    """A row as it stands in a run file, with the mAP of the same file."""
-    same = accuracy is not None and accuracy.model_sha256 == row.model_sha256
+def timed_row(row: Row) -> TimedRow:
+    """A row as it stands in a run file."""
+    rival = row.rival
     return TimedRow(
         name=row.name,
         runner=row.runner,
@@ -31,12 +30,14 @@ def timed_row(row: Row, accuracy: Accuracy | None = None) -> TimedRow:
         p90_ms=row.samples.p90_ms,
         p99_ms=row.samples.p99_ms,
         samples_ms=list(row.samples.samples_ms),
-        map=accuracy.ap if same and accuracy is not None else None,
+        map=None if row.accuracy is None else row.accuracy.ap,
+        steps={step: list(latency.samples_ms) for step, latency in row.steps.items()},
+        rival=None if rival is None else TimedRival(rival.name, list(rival.samples.samples_ms)),
         notes=list(row.notes),
     )
 
 
-def benchmark_run(job: BenchmarkJob, rows: Sequence[Row], accuracy: Accuracy | None = None) -> Run:
+def benchmark_run(job: BenchmarkJob, rows: Sequence[Row]) -> Run:
     """What *job* timed; each row that was timed in turn with another is a check if it is gated."""
     checks = []
     for row in rows:
@@ -62,24 +63,22 @@ def benchmark_run(job: BenchmarkJob, rows: Sequence[Row], accuracy: Accuracy | N
         exit_status=1 if job.regressed(rows) else 0,
         checks=checks,
         otherwise="times have no threshold",
-        latency=[timed_row(row, accuracy) for row in rows],
+        latency=[timed_row(row) for row in rows],
     )
 
 
-def speed_check(found: Comparison, allowed: float) -> Check:
-    """A row compared with its baseline; without one it is skipped."""
-    ratio = found.ratio
-    status: Status = "failed" if found.regressed else "passed"
-    evidence = ""
-    if found.regressed:
-        evidence = f"takes {ratio} times as long as in the baseline: {found.reason}"
-    elif found.status in (NO_BASELINE, UNSURE):
-        status, evidence = "skipped", found.reason
+def speed_check(speed: Speed, allowed: float) -> Check:
+    """A row compared with its baseline; a row that cannot be compared is skipped."""
+    statuses: dict[str, Status] = {SAME: "passed", FASTER: "passed", SLOWER: "failed"}
+    status, ratio = statuses.get(speed.status, "skipped"), speed.ratio
+    evidence = "" if status == "passed" else speed.reason
+    if status == "failed":
+        evidence = f"takes {ratio} times as long as in the baseline: {speed.reason}"
     if ratio is None:
-        return Check("gate", found.name, status, evidence)
+        return Check("gate", speed.name, status, evidence)
     return Check(
         "gate",
-        found.name,
+        speed.name,
         status,
         evidence,
         figure=100 * (ratio.value - 1),

@@ -1,4 +1,4 @@
-"""What others published of EfficientDet-D0, each figure with its source and conditions."""
+"""Published figures of EfficientDet-D0, each with its source and conditions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .rows import END_TO_END, NETWORK
+from .measure import END_TO_END, NETWORK
 
 DATA = Path(__file__).with_name("published.toml")
-#: What the data file calls what was timed -> the rows of ours that may stand beside it.
+#: The data file's word for what was timed -> the rows of ours that are comparable.
 SCOPES = {"network": NETWORK, "end to end": END_TO_END}
-#: Images a second, or milliseconds a batch.
+#: Images per second, or milliseconds per batch.
 UNITS = ("images/s", "ms")
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published figure: *value* in *unit* for a batch, on *chip*, as *source* says."""
+    """One published throughput: *value* in *unit* for a batch, on *chip*, as *source* says."""
 
     chip: str
     batch: int
@@ -34,18 +34,18 @@ class Published:
 
     @property
     def images_per_second(self) -> float:
-        """Images a second, whatever was published."""
+        """Images per second, whatever was published."""
         return 1000 * self.batch / self.value if self.unit == "ms" else self.value
 
     @property
     def timed(self) -> str:
-        """What lies between the clock's start and its end, in our words."""
+        """What lies between the clock's start and its end, in the words of `Row.timed`."""
         return SCOPES[self.scope]
 
 
 @dataclass(frozen=True)
 class PublishedAccuracy:
-    """One published mAP in per cent on val2017, *by* whom, and what was run as *source* says."""
+    """One published mAP in percent on val2017, *by* whom, and what was run as *source* says."""
 
     by: str
     map: float
@@ -53,14 +53,14 @@ class PublishedAccuracy:
     source: str
 
 
-def published_accuracies() -> tuple[PublishedAccuracy, ...]:
-    """All published mAPs, in the order of the data file."""
-    return tuple(PublishedAccuracy(**one) for one in _content()["accuracy"])
-
-
 @functools.cache
 def _content() -> dict[str, Any]:
     return tomllib.loads(DATA.read_text())
+
+
+def published_accuracies() -> tuple[PublishedAccuracy, ...]:
+    """All published mAPs, in the order of the data file."""
+    return tuple(PublishedAccuracy(**one) for one in _content()["accuracy"])
 
 
 @functools.cache

@@ -1,1 +1,0 @@
-"""How fast: rows of times, ratios with intervals, published figures, baselines, tables."""

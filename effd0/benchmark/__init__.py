@@ -1,0 +1,1 @@
+"""Throughput and latency: rows of times, tables, published figures, benchmark jobs."""

@@ -1,0 +1,53 @@
+"""Published figures: none without its source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from effd0.benchmark.measure import END_TO_END, NETWORK
+from effd0.benchmark.published import (
+    SCOPES,
+    UNITS,
+    Published,
+    PublishedAccuracy,
+    published_accuracies,
+    published_figures,
+)
+
+FIGURES = published_figures()
+
+
+def test_every_figure_has_source_unit_and_conditions() -> None:
+    """Each published throughput and mAP can be looked up, and says what was measured."""
+    for figure in FIGURES:
+        assert figure.unit in UNITS
+        assert figure.scope in SCOPES
+        assert figure.precision
+        assert 1 < figure.images_per_second < 2000
+    every: list[Published | PublishedAccuracy] = [*FIGURES, *published_accuracies()]
+    for one in every:
+        assert re.match(r"https://[\w.]+/\S+", one.source)
+        assert one.conditions
+
+
+def of(chip: str, timed: str) -> dict[int, float]:
+    """Return batch -> images a second of *chip*."""
+    return {f.batch: f.images_per_second for f in FIGURES if (f.chip, f.timed) == (chip, timed)}
+
+
+def test_the_recipes_tables_are_there() -> None:
+    """Both chips stand at every batch of the recipe with its figures; a latency is made a rate."""
+    assert of("Ascend 310P3", NETWORK) == {1: 124, 4: 260, 8: 256, 16: 250, 32: 241, 64: 238}
+    assert list(of("Ascend 310B1", NETWORK)) == [1, 4, 8, 16, 32, 64]
+    assert of("T4", END_TO_END) == {1: pytest.approx(1000 / 24)}
+
+
+def test_published_maps_are_those_of_the_docs() -> None:
+    """`docs/pipeline.md` names each published mAP and who published it."""
+    page = (Path(__file__).parents[3] / "docs" / "pipeline.md").read_text()
+    accuracies = published_accuracies()
+    assert [one.map for one in accuracies] == [34.3, 34.2, 33.4, 31.95]
+    assert [one.by for one in accuracies if f"{one.map:g}" not in page or one.by not in page] == []
