@@ -42,43 +42,19 @@ Where it differs from hardware, knowingly:
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from .host import Call, Clock, Host, Profile, Times, Violation
+from .host import Host, Profile
 
 
-class Emulator:
+class Emulator(Host):
     """One emulated host; nothing is shared between two of them but compiled models."""
 
     def __init__(self, **options: Any) -> None:
-        times = options.get("times")
-        if isinstance(times, dict):
-            options = {**options, "times": Times(**times)}
-        self.host = Host(Profile(**options))
-        self._module = self.host.module()
-
-    def module(self) -> types.ModuleType:
-        """What ``import acl`` shall give."""
-        return self._module
-
-    @property
-    def clock(self) -> Clock:
-        """Virtual time, in milliseconds."""
-        return self.host.clock
-
-    @property
-    def calls(self) -> list[Call]:
-        """Every call so far."""
-        return self.host.calls
-
-    @property
-    def violations(self) -> list[Violation]:
-        """Broken rules so far; return codes that nobody has looked at yet count too."""
-        return self.host.violations()
+        super().__init__(Profile(**options))
 
     def rules_broken(self) -> set[str]:
         """Names of the rules that were broken."""
@@ -86,44 +62,33 @@ class Emulator:
 
     def leaks(self) -> list[str]:
         """All that is not given back, with the lines that took it."""
-        process = self.host.process
-        mine = process.count and not self.host.profile.inits and not process.lost
-        return [*process.debts(), *(["a process that is not finalized"] if mine else [])]
+        mine = self.process.count and not self.profile.inits and not self.process.lost
+        return [*self.process.debts(), *(["a process that is not finalized"] if mine else [])]
 
     def assert_clean(self) -> None:
         """Raise `AssertionError` with every broken rule and everything not given back."""
-        self.host.memory.check_graves()
+        self.memory.check_graves()
         found = [str(violation) for violation in self.violations]
         found += [f"not given back: {leak}" for leak in self.leaks()]
-        found += [f"nobody waited for {op}" for op in self.host.streams.pending[:1]]
+        found += [f"nobody waited for {op}" for op in self.streams.pending[:1]]
         if found:
             raise AssertionError(f"{len(found)} faults:\n" + "\n".join(found))
 
     # Faults
 
-    @property
-    def fallible_calls(self) -> int:
-        """How many calls so far could have failed: the length of a fault sweep."""
-        return self.host.faults.count
-
-    @property
-    def failures(self) -> list[tuple[str, int]]:
-        """The failures that were injected so far: name and code."""
-        return self.host.faults.hits
-
     def fail_call(self, number: int, code: int | None = None) -> None:
         """Let the *number*-th call that can fail (from 1) fail, undone, with a likely code."""
-        self.host.faults.at[number] = code
+        self.faults.at[number] = code
 
     def fail_from(self, number: int) -> None:
         """Lose the device: every call that can fail does, from the *number*-th on."""
-        self.host.faults.since = number
+        self.faults.since = number
 
     def fail_next(self, name: str, code: int | None = None) -> None:
         """Let the next call of *name* (``rt.malloc``) fail."""
-        if name not in self.host.api:
+        if name not in self.api:
             raise ValueError(f"{name} is no function of this pyACL")
-        self.host.faults.next.setdefault(name, []).append(code)
+        self.faults.next.setdefault(name, []).append(code)
 
 
 @contextmanager

@@ -294,13 +294,6 @@ class Memory:
             self.host.report(rule, text)
         return Span(block, start, min(size, room))
 
-    @api("rt.get_mem_info", "i", "counts")
-    def get_mem_info(self, _attribute: int) -> tuple[int, int]:
-        """Free and total bytes."""
-        self.host.process.context()
-        total = self.host.profile.memory_bytes
-        return total - self.used, total
-
     # Copies
 
     @api("rt.memset", "kkik", doubts=(0,))

@@ -46,7 +46,6 @@ class Model(Thing):
     #: Position in the model of each output that is shown.
     order: tuple[int, ...] = ()
     taken: int = 0
-    executions: int = 0
 
     @property
     def inputs(self) -> tuple[OmTensor, ...]:
@@ -299,9 +298,11 @@ class Models:
     @api("mdl.execute", "Ikk", doubts=(1, 2))
     def execute(self, number: int, inputs: int, outputs: int) -> None:
         """Compute at once; other Python threads stand still meanwhile."""
-        work, took = self._work(number, inputs, outputs, stream=None)
+        work = self._work(number, inputs, outputs, stream=None)
         self.host.streams.check_host_access(work.reads, work.writes)
-        self.host.streams.spend(self.host.process.context().device, "compute", took)
+        self.host.streams.spend(
+            self.host.process.context().device, "compute", self.host.profile.times.compute_ms
+        )
         self._compute(work)
         if self.host.profile.block_ms:
             # PyDLL keeps Python's own lock, as the real function does.
@@ -311,15 +312,15 @@ class Models:
     def execute_async(self, number: int, inputs: int, outputs: int, stream_handle: int) -> None:
         """Queue an execution; its outputs are poison until somebody waits for it."""
         stream = self.host.streams.stream(stream_handle)
-        work, took = self._work(number, inputs, outputs, stream=stream)
+        work = self._work(number, inputs, outputs, stream=stream)
         self.host.streams.enqueue(
-            stream, f"execution of {work.batch} images", "compute", took,
-            effect=lambda: self._compute(work), reads=work.reads, writes=work.writes,
-            model=work.model, objects=work.objects,
+            stream, f"execution of {work.batch} images", "compute",
+            self.host.profile.times.compute_ms, effect=lambda: self._compute(work),
+            reads=work.reads, writes=work.writes, model=work.model, objects=work.objects,
         )  # fmt: skip
 
-    def _work(self, number: int, inputs: int, outputs: int, stream: object) -> tuple[Work, float]:
-        """What an execution works on, with all that must hold of its datasets, and its time."""
+    def _work(self, number: int, inputs: int, outputs: int, stream: object) -> Work:
+        """What an execution works on, with all that must hold of its datasets."""
         model = self._model(number, here=True)
         into, out = (self._executed(handle) for handle in (inputs, outputs))
         batch = model.om.inputs[0].shape[0]
@@ -336,9 +337,7 @@ class Models:
             if op.model is model and op.stream is not stream:
                 text = f"{model} is executed while {op} is pending in another stream"
                 self.host.report("order", text)
-        took = self.host.profile.times.execution_ms(model.executions, batch)
-        model.executions += 1
-        return Work(model, batch, reads, writes, (into, out, *into.buffers, *out.buffers)), took
+        return Work(model, batch, reads, writes, (into, out, *into.buffers, *out.buffers))
 
     def _check_spans(self, reads: tuple[Span, ...], writes: tuple[Span, ...]) -> None:
         """Report memory that is used twice, and note which thread's images are where."""

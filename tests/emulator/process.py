@@ -10,10 +10,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .host import ANY_TIME, Fail, Thing, Violated, api
+from .host import ANY_TIME, Fail, Thing, api
 
 if TYPE_CHECKING:
     from .host import Host
+
+
+#: Finalize writes the logs of the device, unless the environment forbids it.
+FLUSH_MS = 2000.0
 
 
 @dataclass(eq=False)
@@ -46,10 +50,9 @@ class Process:
         """Report a call from a forked child, before init or after finalize."""
         if os.getpid() != self.pid:
             # The child's ledger dies with it, and on hardware the call may hang.
-            raise Violated(
+            raise AssertionError(
                 f"rule fork: process {os.getpid()} is a fork of {self.pid}; spawn instead"
             )
-        self.host.clock.advance(self.host.profile.times.call_ms)
         if not self.count and name not in ANY_TIME:
             when = "after finalize" if self.finalized else "before init"
             self.host.report("init", f"acl.{name} is called {when}")
@@ -89,7 +92,7 @@ class Process:
         for debt in self.debts():
             self.host.report("leak", f"at finalize there is {debt}")
         if os.environ.get("ASCEND_LOG_DEVICE_FLUSH_TIMEOUT") != "0":
-            self.host.clock.advance(self.host.profile.times.finalize_ms)
+            self.host.clock.advance(FLUSH_MS)
         self.count, self.finalized = 0, True
 
     def debts(self) -> list[str]:
@@ -123,11 +126,6 @@ class Process:
         if not 0 <= number < len(self.devices):
             raise Fail(107001, f"device {number} of {len(self.devices)}")
         return self.devices[number]
-
-    @api("rt.get_device_count", "", "count")
-    def get_device_count(self) -> int:
-        """How many devices there are."""
-        return len(self.devices)
 
     @api("rt.get_run_mode", "", "count")
     def get_run_mode(self) -> int:

@@ -241,12 +241,6 @@ class Streams:
         if stream.last is not None:
             self.complete([stream.last])
 
-    @api("rt.synchronize_device", "", waits=True)
-    def synchronize_device(self) -> None:
-        """Wait for all work on the device of the current context."""
-        device = self.host.process.context().device
-        self.complete([op for op in self.pending if op.stream.device == device])
-
     # Events
 
     def _event(self, handle: int) -> Event:

@@ -32,11 +32,11 @@ def test_only_whole_models_load_and_while_there_is_memory(om: Path, tmp_path: Pa
         for part in (content[:-9], b"no model", content[:99] + b"!" + content[100:]):
             (tmp_path / "part").write_bytes(part)
             assert code(acl.mdl.load_from_file(str(tmp_path / "part"))) == 100012
-        before = ok(acl.rt.get_mem_info(0))
+        before = emulator.memory.used
         model = ok(acl.mdl.load_from_file(str(om)))
         assert code(acl.mdl.load_from_file(str(om))) == 245000
         ok(acl.mdl.unload(model))
-        assert ok(acl.rt.get_mem_info(0)) == before
+        assert emulator.memory.used == before
         assert acl.mdl.unload(model) == acl.mdl.get_desc(acl.mdl.create_desc(), model) == 145003
         assert not emulator.violations
 

@@ -50,7 +50,8 @@ class User:
     """
 
     def __init__(self, acl: Any, model: Path, kind: Any = np.float32) -> None:
-        self.acl, self.path, self.kind = acl, model, kind
+        self.acl, self.rt, self.mdl = acl, acl.rt, acl.mdl
+        self.path, self.kind = model, kind
         self._open = ExitStack()
         #: Codes that giving back has met.
         self.passed_over: list[int] = []
@@ -88,6 +89,9 @@ class User:
             ok(acl.mdl.get_desc(self.desc, self.model))
             self.input_set = self._dataset("input", self.inputs)
             self.output_set = self._dataset("output", self.outputs)
+            #: The image's address on the device and in pinned memory, and its bytes.
+            self.image, self.size = self.inputs[0]
+            self.pinned = self.host[self.image]
             self.later(acl.rt.synchronize_stream, self.stream)
         except BaseException:
             self._open.close()
@@ -95,7 +99,7 @@ class User:
         return self
 
     def _dataset(self, side: str, pairs: list[tuple[int, int]]) -> int:
-        acl, mdl = self.acl, self.acl.mdl
+        acl, mdl = self.acl, self.mdl
         dataset = self.made(mdl.create_dataset())
         self.later(mdl.destroy_dataset, dataset)
         for index in range(getattr(mdl, f"get_num_{side}s")(self.desc)):

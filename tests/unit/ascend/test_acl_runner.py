@@ -463,14 +463,14 @@ def test_whichever_call_fails_is_the_error_and_all_is_given_back(
     with installed(**host) as emulator:
         run(model)
         emulator.assert_clean()
-        fallible = emulator.fallible_calls
+        fallible = emulator.faults.count
     assert fallible > 40, "a run that makes fewer calls sweeps nothing"
     for k in range(1, fallible + 1):
         with installed(**host) as emulator:
             (emulator.fail_from if lost else emulator.fail_call)(k)
             with pytest.raises(AclError, match=r"^acl\.") as caught:
                 run(model)
-            name, code = emulator.failures[0]
+            name, code = emulator.faults.hits[0]
             # A bare handle comes without a code.
             bare = name.endswith(("create_desc", "create_dataset", "create_data_buffer"))
             assert (caught.value.call, caught.value.code) == (f"acl.{name}", 0 if bare else code)
