@@ -19,8 +19,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..errors import AclError, RunnerError
@@ -56,37 +56,29 @@ _DEVICE = "check that --device exists, is healthy (npu-smi info) and is not take
 _HEALTH = "look at the device's health (npu-smi info) and at ~/ascend/log, then reset the device"
 _THREAD = "every thread has to set a context first: report it with this message"
 
-#: Code -> (meaning, what to do), by the names in CANN's headers (acl_base_rt.h, rt_error_codes.h,
-#: ge_error_codes.h).
+#: Code -> (meaning, what to do), where that is more than its first digit says (`KINDS`).  Names are
+#: those of CANN's headers (acl_base_rt.h, rt_error_codes.h, ge_error_codes.h).
 CODES: dict[int, tuple[str, str]] = {
-    100000: ("a parameter is not valid", _OWN),
     100002: ("ACL is initialised already", "keep one runner or acl_session open instead of many"),
     100003: ("the file is not valid", _RECOMPILE),
     100012: ("the model cannot be deserialised", _RECOMPILE),
-    100014: ("the model file cannot be read", "check the file's path and permissions"),
     100019: ("the model is not dynamic", "compile it with --dynamic-batch-size"),
     100039: ("the stub library answered, not the driver", _SOURCE),
-    107000: ("a parameter is not valid for the runtime", _OWN),
     107001: ("no such device", _DEVICE),
     107002: ("this thread has no context", _THREAD),
     107003: ("the stream belongs to another context", _THREAD),
     107004: ("the model was loaded in another context", _THREAD),
-    107019: ("waiting took too long", _HEALTH),
     145000: ("the model does not take this input", "check that the .om is the one you mean"),
     145002: ("the model file is missing or is no model", _RECOMPILE),
     145013: ("the batch size is none of the model's gears", "compile it with that gear"),
     207000: ("this version of CANN lacks the feature", "use a later version of CANN"),
     207001: ("memory ran out", _SMALLER),
-    207008: ("streams ran out", "close other users of the device"),
     207018: ("the device's memory ran out", _SMALLER),
     245000: ("memory ran out while the model was loaded", _SMALLER),
     500002: ("the graph engine failed", _RECOMPILE),
     507008: ("the model is for another chip", "compile it with this chip's --soc-version"),
-    507010: ("the device's heartbeat is lost", _HEALTH),
     507011: ("the model failed while it ran", f"{_HEALTH}; too large a batch shows so as well"),
-    507013: ("a copy between host and device failed", _HEALTH),
     507015: ("an AI Core failed", _HEALTH),
-    507018: ("an AI CPU failed", _HEALTH),
     507033: ("the device could not be opened", _DEVICE),
     507046: ("waiting for a stream took too long", _HEALTH),
     507047: ("waiting for an event took too long", _HEALTH),
@@ -167,25 +159,10 @@ def _module() -> ModuleType:
 
 
 class Held:
-    """
-    Resources, released in reverse order of taking; one that fails keeps no other from its release.
-
-    As a context manager it releases them at the end of the block.
-    """
+    """Resources, released in reverse order of taking, each whatever becomes of the others."""
 
     def __init__(self) -> None:
         self._releases: list[Callable[[], object]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release(error)
 
     def take(self, release: Callable[[], object]) -> None:
         """Have *release* called in its turn."""
@@ -236,9 +213,14 @@ def acl_session() -> Iterator[None]:
 
     Raises `AclError` where it cannot be initialised, `RunnerError` in a forked process.
     """
-    with Held() as held:
-        _initialise(held)
+    held = Held()
+    _initialise(held)
+    try:
         yield
+    except BaseException as error:
+        held.release(error)
+        raise
+    held.release(None)
 
 
 def open_device(device: int, held: Held) -> None:

@@ -200,10 +200,11 @@ class BatchStreams:
 
     def drain(self) -> None:
         """Wait until nothing is under way, and drop the outputs."""
-        with Held() as held:
-            for batch in self._pending:
-                self._free.append(batch.slot)
-                held.take(partial(batch.held.release, None))
-            self._pending.clear()
-            for stream in self._streams:
-                held.take_back("rt.synchronize_stream", stream)
+        held = Held()
+        for batch in self._pending:
+            self._free.append(batch.slot)
+            held.take(partial(batch.held.release, None))
+        self._pending.clear()
+        for stream in self._streams:
+            held.take_back("rt.synchronize_stream", stream)
+        held.release(None)

@@ -41,28 +41,27 @@ _TEXTS: dict[str, str] = {
     "a smaller batch or fewer gears, or set TE_PARALLEL_COMPILER=1",
     r"No space left on device": "the disk is full: point TMPDIR to a place with room",
 }
+_OTHER = "it is another file than the command was made for"
 #: What a code means and what to do; a key may be the beginning of several codes.
 _CODES: dict[str, str] = {
     "E10001": "an option has a value that this CANN does not take: the reason stands beside it; "
     "for --soc_version compare with 'npu-smi info'",
     "E10002": "the input shape is not written as name:n,c,h,w: look at the input with "
     "'effd0 compile --dry-run'",
-    "E10007": "an option that ATC wants is missing: leave it to 'effd0 compile'",
     "E10011": "a side of the input is free: give --batch-size or --dynamic-batch-size",
     "E10012": "gears need an ONNX file with a free batch: export it with --dynamic-batch",
-    "E10016": "the ONNX file has no such input: it is another file than the command was made for",
+    "E10016": f"the ONNX file has no such input: {_OTHER}",
     "E10032": "the JSON file of --modify-mixlist is broken: correct it, or leave the option out "
     "to have it made",
-    "E10035": "too few gears: give at least 2 to --dynamic-batch-size",
-    "E10036": "too many gears: give at most 100 to --dynamic-batch-size",
-    "E10039": "a gear is given twice: give each to --dynamic-batch-size once",
+    **dict.fromkeys(
+        ("E10035", "E10036", "E10039"), "give 2 to 100 different sizes to --dynamic-batch-size"
+    ),
     "E10041": "ATC cannot read the ONNX file: make it again with 'effd0 export', and keep "
     "its .data file beside it",
     "E10047": "two options exclude each other: give one of them",
-    "E10049": "the input has another number of sides: the ONNX file is another one than the "
-    "command was made for",
+    "E10049": f"the input has another number of sides: {_OTHER}",
     "E10052": "the AIPP file is not taken: the reason stands beside it; --aipp makes one",
-    "E10054": "an option that ATC wants is missing: leave it to 'effd0 compile'",
+    **dict.fromkeys(("E10007", "E10054"), "an option is missing: leave it to 'effd0 compile'"),
     "E10055": "this CANN or this chip does not do that: leave the option out, or take another "
     "value of it",
     "E10410": "a file that an option names does not exist: check its path",
