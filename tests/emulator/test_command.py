@@ -37,7 +37,7 @@ def start(folder: Path, model: Path, bins: Path) -> subprocess.Popen[str]:
     words = ["infer", "--model", str(model), "--input", str(bins), "--output", str(folder)]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(SITE),
+        "PYTHONPATH": os.pathsep.join([str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "EFFD0_FAKE_ACL_REPORT": str(folder / "report.json"),
     }
     return subprocess.Popen(
