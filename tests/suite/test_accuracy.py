@@ -19,6 +19,7 @@ from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
+from effd0.metrics.summary import pycocotools_metrics
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
@@ -157,6 +158,13 @@ def test_embedded_map_does_not_depend_on_the_runner(
     )
 
 
+@pytest.mark.stage("evaluate")
+def test_pycocotools_confirms_the_metrics(measure_embedded: Measure, runner_name: str) -> None:
+    """Its twelve numbers and its AP of each class are the same, of the same detections."""
+    measured = measure_embedded(runner_name, None)
+    assert pycocotools_metrics(measured.dataset, measured.found, measured.spec) == measured.metrics
+
+
 @pytest.mark.slow
 def test_embedded_map_does_not_depend_on_the_batch(
     measure_embedded: Measure, runner_beside_torch: str, pytestconfig: pytest.Config
@@ -189,6 +197,16 @@ def test_coco_map_reaches_the_gate(
         required=_required(pytestconfig),
         diagnose=lambda: diagnose_architecture(points_in(dataset_under_test, checkpoint), spec),
     )
+
+
+@pytest.mark.coco
+@pytest.mark.stage("evaluate")
+def test_pycocotools_confirms_the_metrics_of_coco(
+    measure_coco: Measure, runner_name: str, given_batch: int | None
+) -> None:
+    """So are those of all images of --coco; this takes a minute for 5000 images."""
+    measured = measure_coco(runner_name, given_batch)
+    assert pycocotools_metrics(measured.dataset, measured.found, measured.spec) == measured.metrics
 
 
 @pytest.fixture
