@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -23,26 +23,23 @@ from ..export import verify as line
 from ..export.to_onnx import EXPORTERS, ExportSettings
 from ..graph.rewrites import DEFAULT_EDITS
 from ..progress import STDERR
-from ..spec import D0, spec_for
+from ..spec import spec_for
 from .command import command
-from .options import Arch, OnnxFile, Option
+from .options import ARCH, CHECKPOINT, ONNX_FILE, REQUIRED, option
 from .show import show_built, show_edits
 
-OnnxOut = Annotated[Path, Option("ONNX file to write.", "FILE")]
+ONNX_OUT = option("ONNX file to write.", "FILE", REQUIRED)
 
 
 @command()
 def export(
-    out: OnnxOut,
-    checkpoint: Annotated[
-        Path | None,
-        Option("Weights, .pth or .safetensors.", "FILE", shown="embedded checkpoint"),
-    ] = None,
-    batch_size: Annotated[int, Option("Fixed batch size.", "N", min=1)] = 1,
-    dynamic_batch: Annotated[bool, Option("Leave the batch size free.")] = False,
-    opset: Annotated[int | None, Option("ONNX opset.", "N", shown="11; 18 for dynamo")] = None,
-    exporter: Annotated[str, Option(f"{' or '.join(EXPORTERS)}.", "NAME")] = "torchscript",
-    arch: Arch = D0.arch,
+    out: Path = ONNX_OUT,
+    checkpoint: Path | None = CHECKPOINT,
+    batch_size: int = option("Fixed batch size.", "N", 1, min=1),
+    dynamic_batch: bool = option("Leave the batch size free.", default=False),
+    opset: int | None = option("ONNX opset.", "N", shown="11; 18 for dynamo"),
+    exporter: str = option(f"{' or '.join(EXPORTERS)}.", "NAME", "torchscript"),
+    arch: str = ARCH,
 ) -> None:
     """Export a checkpoint to ONNX; the file is named once its outputs equal those of PyTorch."""
     settings = ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
@@ -53,7 +50,7 @@ def export(
 
 
 @command()
-def simplify(model: OnnxFile, out: OnnxOut, arch: Arch = D0.arch) -> None:
+def simplify(model: Path = ONNX_FILE, out: Path = ONNX_OUT, arch: str = ARCH) -> None:
     """Simplify an ONNX model with onnxsim; the file is named once its outputs are unchanged."""
     with STDERR.status(f"simplifying {model.name} and comparing it with the original"):
         built = line.simplify_onnx(model, out, spec_for(arch))
@@ -62,14 +59,13 @@ def simplify(model: OnnxFile, out: OnnxOut, arch: Arch = D0.arch) -> None:
 
 @command()
 def modify(
-    model: OnnxFile,
-    out: OnnxOut,
-    edit: Annotated[
-        tuple[str, ...],
-        Option("Graph edit, see --list. Repeatable, in order.", "NAME", ", ".join(DEFAULT_EDITS)),
-    ] = (),
-    list: Annotated[bool, Option("Explain all edits and stop.", stop=show_edits)] = False,  # noqa: ARG001  # it stopped before
-    arch: Arch = D0.arch,
+    model: Path = ONNX_FILE,
+    out: Path = ONNX_OUT,
+    edit: tuple[str, ...] = option(
+        "Graph edit, see --list. Repeatable, in order.", "NAME", (), shown=", ".join(DEFAULT_EDITS)
+    ),
+    list: bool = option("Explain all edits and stop.", default=False, stop=show_edits),  # noqa: ARG001  # it stopped before
+    arch: str = ARCH,
 ) -> None:
     """Edit an ONNX graph for a compiler; print what each edit matched and changed."""
     with STDERR.status(f"editing {model.name} and comparing it with the original"):
@@ -77,71 +73,54 @@ def modify(
     show_built(built)
 
 
+@dataclass(frozen=True)
+class CompileOptions:
+    """How ATC compiles: fields of `AtcOptions`."""
+
+    soc_version: str | None = option(
+        "Target chip: Ascend310P3, ...", "NAME", shown="this host's, by npu-smi"
+    )
+    batch_size: int | None = option("Fixed batch size.", "N", shown="the model's", min=1)
+    precision_mode: str | None = option(
+        f"{', '.join(PRECISION_MODES)}.", "MODE", shown=f"{PRECISION_MODES[0]}, as the recipe"
+    )
+    precision_mode_v2: str | None = option(
+        f"In place of --precision-mode: {', '.join(PRECISION_MODES_V2)}.", "MODE"
+    )
+    modify_mixlist: Path | None = option(
+        "List of operators with a precision of their own in mixed modes.",
+        "FILE",
+        shown="ops_info.json beside the output: ReduceMeanD in float32",
+    )
+    aipp: bool = option("Include the normalisation; the input is uint8 pixels.", default=False)
+    insert_op_conf: Path | None = option("Your own AIPP file.", "FILE")
+    input_fp16: bool = option("Take float16 input.", default=False)
+    output_type: str | None = option(f"{' or '.join(OUTPUT_TYPES)}.", "TYPE", shown="FP32")
+    log: str = option(f"ATC's log level: {', '.join(LOG_LEVELS)}.", "LEVEL", "debug")
+
+
 @command()
 def compile(  # noqa: A001  # a command is called as its function is
-    model: OnnxFile,
-    output: Annotated[Path, Option("File to write; .om is appended.", "FILE")],
-    soc_version: Annotated[
-        str | None, Option("Target chip: Ascend310P3, ...", "NAME", "this host's, by npu-smi")
-    ] = None,
-    batch_size: Annotated[
-        int | None, Option("Fixed batch size.", "N", shown="the model's", min=1)
-    ] = None,
-    dynamic_batch_size: Annotated[
-        str | None,
-        Option("Batch sizes of one .om; the model's batch size must be free.", "1,4,8"),
-    ] = None,
-    precision_mode: Annotated[
-        str | None,
-        Option(
-            f"{', '.join(PRECISION_MODES)}.", "MODE", shown=f"{PRECISION_MODES[0]}, as the recipe"
-        ),
-    ] = None,
-    precision_mode_v2: Annotated[
-        str | None,
-        Option(f"In place of --precision-mode: {', '.join(PRECISION_MODES_V2)}.", "MODE"),
-    ] = None,
-    modify_mixlist: Annotated[
-        Path | None,
-        Option(
-            "List of operators with a precision of their own in mixed modes.",
-            "FILE",
-            shown="ops_info.json beside the output: ReduceMeanD in float32",
-        ),
-    ] = None,
-    aipp: Annotated[bool, Option("Include the normalisation; the input is uint8 pixels.")] = False,
-    insert_op_conf: Annotated[Path | None, Option("Your own AIPP file.", "FILE")] = None,
-    input_fp16: Annotated[bool, Option("Take float16 input.")] = False,
-    output_type: Annotated[
-        str | None, Option(f"{' or '.join(OUTPUT_TYPES)}.", "TYPE", shown="FP32")
-    ] = None,
-    log: Annotated[str, Option(f"ATC's log level: {', '.join(LOG_LEVELS)}.", "LEVEL")] = "debug",
-    dry_run: Annotated[
-        bool, Option("Print the command and write the files it reads; do not run it.")
-    ] = False,
-    arch: Arch = D0.arch,
+    *,
+    model: Path = ONNX_FILE,
+    output: Path = option("File to write; .om is appended.", "FILE", REQUIRED),
+    dynamic_batch_size: str | None = option(
+        "Batch sizes of one .om; the model's batch size must be free.", "1,4,8"
+    ),
+    how: CompileOptions,
+    dry_run: bool = option("Print the command, write the files it reads, and stop.", default=False),
+    arch: str = ARCH,
 ) -> None:
     """Compile an ONNX model for an Ascend chip with ATC; the .om is named once it is complete."""
-    options = AtcOptions(
-        soc_version=soc_version,
-        batch_size=batch_size,
-        gears=() if dynamic_batch_size is None else parse_gears(dynamic_batch_size),
-        precision_mode=precision_mode,
-        precision_mode_v2=precision_mode_v2,
-        modify_mixlist=modify_mixlist,
-        aipp=aipp,
-        insert_op_conf=insert_op_conf,
-        output_type=output_type,
-        input_fp16=input_fp16,
-        log=log,
-    )
+    gears = () if dynamic_batch_size is None else parse_gears(dynamic_batch_size)
+    options = AtcOptions(**vars(how), gears=gears)
     spec = spec_for(arch)
     atc = atc_command(model, output, spec, options)
     for warning in atc.warnings:
         STDERR.print(f"some versions of ATC refuse: {escape(warning)}", soft_wrap=True)
     for path in write_generated(atc):
         STDERR.print(f"wrote {escape(str(path))}, which the command reads", soft_wrap=True)
-    if aipp:
+    if how.aipp:
         errors = largest_errors(normalizing_aipp(spec), spec)
         shown = ", ".join(f"{error:.1e}" for error in errors)
         STDERR.print(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import pytest
 import typer
 
-from .options import Declared, declared
+from .options import REQUIRED, Option, declared
 
 Command = Callable[..., None]
 
@@ -28,64 +28,57 @@ def command(*left_out: str) -> Callable[[Command], Command]:
     def spread(function: Command) -> Command:
         options = list(declared(function, left_out))
         hints: dict[str, Any] = get_type_hints(function)
-        groups: dict[str, Any] = {n: hint for n, hint in hints.items() if is_dataclass(hint)}
 
         @functools.wraps(function)
         def call(**given: Any) -> None:
-            values = {one.name: _value(one, given[one.name]) for one in options}
-            arguments = {}
-            for name, kind in groups.items():
-                own = [one.name for one in declared(kind, left_out)]
-                arguments[name] = kind(**{option: values.pop(option) for option in own})
-            function(**arguments, **values)
+            for one in options:
+                if one.many:
+                    given[one.name] = tuple(given[one.name] or one.default)
+                elif one.choices:
+                    given[one.name] = str(given[one.name])  # no member of an Enum made below
+            for name, kind in hints.items():
+                if is_dataclass(kind):
+                    own = [one.name for one in declared(kind, left_out)]
+                    given[name] = kind(**{key: given.pop(key) for key in own})  # type: ignore[operator]  # a class
+            function(**given)
 
         parameters = [_typer_parameter(one) for one in options]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {one.name: one.annotation for one in parameters}
-        call.left_out = left_out  # type: ignore[attr-defined]
+        call.options = options  # type: ignore[attr-defined]
         return call
 
     return spread
 
 
-def _value(one: Declared, given: Any) -> Any:
-    """What Typer *given* as the field's type."""
-    if one.many:
-        return one.default if given is None else tuple(given)
-    return str(given) if isinstance(given, enum.Enum) else given
-
-
-def _typer_parameter(one: Declared) -> inspect.Parameter:
+def _typer_parameter(one: Option) -> inspect.Parameter:
     """The parameter that Typer reads."""
-    option, default = one.option, one.default
     kind: Any = one.kind
-    if option.choices:
+    if one.choices:
         make: Any = enum.StrEnum  # members that are known at run time have no types
-        kind = make("Choice", [(choice, choice) for choice in option.choices])
+        kind = make("Choice", [(choice, choice) for choice in one.choices])
     kind = list[kind] if one.many else kind
+    default = inspect.Parameter.empty if one.default is REQUIRED else one.default
     if default is None or default == ():
         kind, default = kind | None, None
-    nothing = any(default is one for one in (None, False, inspect.Parameter.empty))
     described: dict[str, Any] = {
-        "help": option.help,
-        "metavar": option.metavar,
-        "show_default": option.shown or not nothing,
-        "min": option.min,
-        "max": option.max,
+        "help": one.help,
+        "metavar": one.metavar,
+        "show_default": one.shown or not any(default is no for no in (None, False, REQUIRED)),
+        "min": one.min,
+        "max": one.max,
     }
-    if option.positional:
-        info = typer.Argument(**described)
-    else:
-        if option.stop is not None:
-            described |= {"is_eager": True, "callback": _callback(option.stop)}
-        # A switch that is on can be turned off: Typer adds --no-NAME.
-        info = typer.Option(*([one.flag] if one.default is False else []), **described)
+    if one.stop is not None:
+        described |= {"is_eager": True, "callback": _stopping(one.stop)}
+    # A switch that is on can be turned off: Typer adds --no-NAME.
+    names = [one.flag] if default is False else []
+    info = typer.Argument(**described) if one.positional else typer.Option(*names, **described)
     return inspect.Parameter(
         one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
 
 
-def _callback(stop: Callable[[], None]) -> Callable[[bool], None]:
+def _stopping(stop: Callable[[], None]) -> Callable[[bool], None]:
     def callback(wanted: bool) -> None:
         if wanted:
             stop()
@@ -94,34 +87,29 @@ def _callback(stop: Callable[[], None]) -> Callable[[bool], None]:
     return callback
 
 
-def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Declared]) -> None:
+def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> None:
     """Add *options* to a *group* of pytest's; what is repeatable is a list, empty by default."""
     for one in options:
-        text = one.option.help.replace("%", "%%")
-        if one.kind is bool:
-            group.addoption(one.flag, action="store_true", help=text)
-            continue
-        more: dict[str, Any] = {"choices": one.option.choices} if one.option.choices else {}
-        group.addoption(
-            one.flag,
-            action="append" if one.many else "store",
-            type=functools.partial(_read, one),
-            default=list(one.default) if one.many else one.default,
-            metavar=one.metavar,
-            help=text,
-            **more,
-        )
+        how: dict[str, Any] = {"action": "store_true"}
+        if one.kind is not bool:
+            how = {
+                "action": "append" if one.many else "store",
+                "type": functools.partial(_read, one),
+                "default": list(one.default) if one.many else one.default,
+                "metavar": one.value,
+                "choices": one.choices or None,
+            }
+        group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
 
 
-def _read(one: Declared, text: str) -> Any:
-    """The value in *text*; raise what argparse tells the user."""
+def _read(one: Option, text: str) -> Any:
+    """The value in *text*; raise what argparse reports to the user."""
     try:
         value = one.kind(text)
     except ValueError:
         wanted = {int: "a whole number", float: "a number"}.get(one.kind, one.kind.__name__)
         raise argparse.ArgumentTypeError(f"{text!r} is given, but {wanted} is wanted") from None
-    low, high = one.option.min, one.option.max
-    if (low is not None and value < low) or (high is not None and value > high):
-        limits = f"at least {low}" if high is None else f"{low} to {high}"
+    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
+        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
         raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -18,68 +17,54 @@ from ..progress import STDERR, progress
 from ..report.view import write_page
 from ..results.compare import MAX_SLOWDOWN, NO_WORSE, compare_runs
 from ..results.run import merge_runs, read_run, write_run
-from ..spec import D0, spec_for
+from ..spec import spec_for
 from ..tolerances import MAX_DROP
 from .command import command
 from .options import (
-    Arch,
-    Argument,
+    ACCURACY_REPORT,
+    ARCH,
+    ONNX_FILE,
+    REQUIRED,
     ComputeOptions,
     ImageOptions,
     ModelOptions,
-    OnnxFile,
-    Option,
     ReportOptions,
     model_choice,
-)
+    option,
+)  # fmt: skip
 from .show import console, show_bisection, show_comparison, show_status
-
-AccuracyReport = Annotated[
-    Path | None,
-    Option("What 'effd0 evaluate --json' wrote of the same model; its mAP is shown.", "FILE"),
-]
 
 
 @command("image_limit")
 def benchmark(
     *,
     model: ModelOptions,
-    batch_sizes: Annotated[
-        tuple[int, ...], Argument("More values of --batch-size.", "[N]...", min=1)
-    ] = (),
-    batch_size: Annotated[
-        tuple[int, ...],
-        Option(
-            "Images per batch, one row each: 1 4 8. Repeatable.",
-            "N...",
-            shown="the model's, or 1",
-            min=1,
-        ),
-    ] = (),
-    loop: Annotated[int, Option("Timed calls of each batch size.", "N", min=1)] = 100,
-    warmup: Annotated[int, Option("Warm-up calls, not timed.", "N", min=0)] = 3,
-    scenario: Annotated[
-        str | None,
-        Option(
-            f"{' or '.join(SCENARIOS)}, to detections, in MLPerf's terms.",
-            "NAME",
-            shown="a sweep over batch sizes, to heads",
-        ),
-    ] = None,
-    against: Annotated[
-        Path | None, Option("Model that is timed in turn with --model, A B A B.", "FILE")
-    ] = None,
-    max_slowdown: Annotated[
-        float | None,
-        Option(
-            "Threshold: exit 1 if slower than --against by more, with 95 % confidence; "
-            f"{100 * MAX_SLOWDOWN:g} is a good start.",
-            "PERCENT",
-            shown="none",
-            min=0,
-        ),
-    ] = None,
-    accuracy_report: AccuracyReport = None,
+    batch_sizes: tuple[int, ...] = option(
+        "More values of --batch-size.", "[N]...", (), min=1, positional=True
+    ),
+    batch_size: tuple[int, ...] = option(
+        "Images per batch, one row each: 1 4 8. Repeatable.",
+        "N...",
+        (),
+        shown="the model's, or 1",
+        min=1,
+    ),
+    loop: int = option("Timed calls of each batch size.", "N", 100, min=1),
+    warmup: int = option("Warm-up calls, not timed.", "N", 3, min=0),
+    scenario: str | None = option(
+        f"{' or '.join(SCENARIOS)}, to detections, in MLPerf's terms.",
+        "NAME",
+        shown="a sweep over batch sizes, to heads",
+    ),
+    against: Path | None = option("Model that is timed in turn with --model, A B A B.", "FILE"),
+    max_slowdown: float | None = option(
+        "Threshold: exit 1 if slower than --against by more, with 95 % confidence; "
+        f"{100 * MAX_SLOWDOWN:g} is a good start.",
+        "PERCENT",
+        shown="none",
+        min=0,
+    ),
+    accuracy_report: Path | None = ACCURACY_REPORT,
     reports: ReportOptions,
     images: ImageOptions,
     compute: ComputeOptions,
@@ -110,15 +95,11 @@ def benchmark(
 
 @command()
 def bisect(
-    model: OnnxFile,
-    reference: Annotated[
-        Path, Option("Model that is right: an ONNX file, or a checkpoint.", "FILE")
-    ],
-    image: Annotated[
-        Path | None, Option("Image to run.", "FILE", shown="an embedded scene")
-    ] = None,
-    json: Annotated[Path | None, Option("Write the finding as JSON.", "FILE")] = None,
-    arch: Arch = D0.arch,
+    model: Path = ONNX_FILE,
+    reference: Path = option("Model that is right: an ONNX file, or weights.", "FILE", REQUIRED),
+    image: Path | None = option("Image to run.", "FILE", shown="an embedded scene"),
+    json: Path | None = option("Write the finding as JSON.", "FILE"),
+    arch: str = ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
     if json is not None:
@@ -134,17 +115,15 @@ def bisect(
 
 @command()
 def merge(
-    runs: Annotated[tuple[Path, ...], Argument("Run files.", "RUN.json...")],
-    out: Annotated[Path, Option("File to write.", "FILE")],
+    runs: tuple[Path, ...] = option("Run files.", "RUN.json...", REQUIRED, positional=True),
+    out: Path = option("File to write.", "FILE", REQUIRED),
 ) -> None:
     """Merge the accuracy, parity and benchmark runs of one artefact into one file."""
     check_writable(out)
     merged = merge_runs([read_run(path) for path in runs], [str(path) for path in runs])
     write_run(out, merged)
-    counts = (
-        f"{part} {len(getattr(merged, part))}"
-        for part in ("checks", "parity", "accuracy", "latency")
-    )
+    parts = ("checks", "parity", "accuracy", "latency")
+    counts = (f"{part} {len(getattr(merged, part))}" for part in parts)
     shown = f"wrote {escape(str(out))}: {len(runs)} runs; {', '.join(counts)}"
     console().print(shown, soft_wrap=True)
     verdict = merged.verdict
@@ -153,20 +132,21 @@ def merge(
 
 @command()
 def compare(
-    baseline: Annotated[Path, Argument("Run file to compare with.", "BASELINE.json")],
-    candidate: Annotated[Path, Argument("Run file of the new build.", "CANDIDATE.json")],
-    max_drop: Annotated[
-        float,
-        Option("Allowed drop of mAP against the baseline.", "POINTS", min=0, max=100),
-    ] = MAX_DROP.limit,
-    max_slowdown: Annotated[
-        float,
-        Option(
-            "Maximum slowdown allowed per benchmark, in percent (95 % confidence).",
-            "PERCENT",
-            min=0,
-        ),
-    ] = 100 * MAX_SLOWDOWN,
+    baseline: Path = option(
+        "Run file to compare with.", "BASELINE.json", REQUIRED, positional=True
+    ),
+    candidate: Path = option(
+        "Run file of the new build.", "CANDIDATE.json", REQUIRED, positional=True
+    ),
+    max_drop: float = option(
+        "Allowed drop of mAP against the baseline.", "POINTS", MAX_DROP.limit, min=0, max=100
+    ),
+    max_slowdown: float = option(
+        "Maximum slowdown allowed per benchmark, in percent (95 % confidence).",
+        "PERCENT",
+        100 * MAX_SLOWDOWN,
+        min=0,
+    ),
 ) -> None:
     """Compare two runs. Exit 0: no regression; 1: regression or undecided; 2: not comparable."""
     found = compare_runs(
@@ -182,11 +162,9 @@ def compare(
 
 @command()
 def report(
-    run: Annotated[Path, Argument("Run file to show.", "RUN.json")],
-    html: Annotated[Path, Option("File to write.", "FILE")],
-    baseline: Annotated[
-        Path | None, Option("Run file whose figures are shown beside.", "OLD.json")
-    ] = None,
+    run: Path = option("Run file to show.", "RUN.json", REQUIRED, positional=True),
+    html: Path = option("File to write.", "FILE", REQUIRED),
+    baseline: Path | None = option("Run file whose figures are shown beside.", "OLD.json"),
 ) -> None:
     """Write a run as one HTML page, which opens from disk; the exit code ignores the verdict."""
     check_writable(html)

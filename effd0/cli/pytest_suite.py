@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pytest
 
@@ -31,15 +30,14 @@ from ..results.environment import installed_version
 from ..results.run import Parity, write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
 from ..runners.registry import RUNNERS, RunnerOptions
-from ..spec import SPECS
+from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
 from .command import add_pytest_options
-from .judge import AccuracyReport
 from .options import (
+    ACCURACY_REPORT,
     ComputeOptions,
-    Declared,
     DirectoryOptions,
     ImageOptions,
     ModelOptions,
@@ -47,7 +45,8 @@ from .options import (
     PoolOptions,
     ReportOptions,
     declared,
-)
+    option,
+)  # fmt: skip
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SuiteRecord] = pytest.StashKey()
@@ -77,70 +76,53 @@ MARKERS = {
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """What pytest alone is told of an artefact and of what it has to reach."""
+    """What pytest alone takes of an artefact and of what it has to reach."""
 
-    runner: Annotated[
-        tuple[str, ...],
-        Option(f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME"),
-    ] = ()
-    results: Annotated[
-        Path | None, Option("Recorded head outputs; implies --runner=recorded.", "DIR")
-    ] = None
-    bins: Annotated[Path | None, Option("Recorded inputs; those of --results.", "DIR")] = None
-    detections: Annotated[Path | None, Option("Recorded detections, as COCO's JSON.", "FILE")] = (
-        None
+    runner: tuple[str, ...] = option(
+        f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME", ()
     )
-    coco: Annotated[
-        Path | None, Option("Folder in COCO's layout.", "ROOT", shown="embedded scenes")
-    ] = None
-    slow: Annotated[bool, Option("Run the slow tests too.")] = False
-    device_id: Annotated[int, Option("The NPU of --runner acl.", "N", min=0)] = 0
-    batch_size: Annotated[
-        tuple[int, ...],
-        Option("Images per batch of -m accuracy and of benchmarks. Repeatable.", "N", min=1),
-    ] = ()
-    min_map: Annotated[
-        float, Option("Threshold of mAP on --coco, in percent.", "PERCENT", min=0, max=100)
-    ] = 33.4
-    max_drop: Annotated[
-        float,
-        Option(
-            "Threshold of the mAP drop against PyTorch: the 95 % interval ends at or below.",
-            "POINTS",
-            min=0,
-            max=100,
-        ),
-    ] = MAX_DROP.limit
-    require: Annotated[
-        tuple[str, ...],
-        Option(
-            "Fail, not skip, where this is absent. Repeatable.",
-            choices=("browser", "coco", *HARDWARE),
-        ),
-    ] = ()
+    results: Path | None = option("Recorded head outputs; implies --runner=recorded.", "DIR")
+    bins: Path | None = option("Recorded inputs; those of --results.", "DIR")
+    detections: Path | None = option("Recorded detections, as COCO's JSON.", "FILE")
+    coco: Path | None = option("Folder in COCO's layout.", "ROOT", shown="embedded scenes")
+    slow: bool = option("Run the slow tests too.", default=False)
+    device_id: int = option("The NPU of --runner acl.", "N", 0, min=0)
+    batch_size: tuple[int, ...] = option(
+        "Images per batch of -m accuracy and of benchmarks. Repeatable.", "N", (), min=1
+    )
+    min_map: float = option(
+        "Threshold of mAP on --coco, in percent.", "PERCENT", 33.4, min=0, max=100
+    )
+    max_drop: float = option(
+        "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
+        "POINTS",
+        MAX_DROP.limit,
+        min=0,
+        max=100,
+    )
+    require: tuple[str, ...] = option(
+        "Fail, not skip, where this is absent. Repeatable.",
+        default=(),
+        choices=("browser", "coco", *HARDWARE),
+    )
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What the pytest benchmarks are told."""
+    """What the pytest benchmarks take."""
 
-    quick: Annotated[bool, Option("Two minutes: fewer rows and calls.")] = False
-    baseline: Annotated[
-        Path | None, Option("Compare with what --benchmark-json wrote.", "FILE")
-    ] = None
-    max_slowdown: Annotated[
-        float,
-        Option(
-            "Maximum slowdown allowed per benchmark against --baseline, in percent "
-            "(95 % confidence).",
-            "PERCENT",
-            min=0,
-        ),
-    ] = 5.0
-    accuracy_report: AccuracyReport = None
+    quick: bool = option("Two minutes: fewer rows and calls.", default=False)
+    baseline: Path | None = option("Compare with what --benchmark-json wrote.", "FILE")
+    max_slowdown: float = option(
+        "Maximum slowdown allowed against --baseline, in percent (95 % confidence).",
+        "PERCENT",
+        5.0,
+        min=0,
+    )
+    accuracy_report: Path | None = ACCURACY_REPORT
 
 
-def option_groups() -> dict[str, list[Declared]]:
+def option_groups() -> dict[str, list[Option]]:
     """Title -> options of pytest; those that the command line has too are declared there."""
     artefact = (
         *declared(ModelOptions, ("runner",)),
@@ -179,62 +161,50 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def check_options(config: pytest.Config) -> None:
     """Raise a usage error where options contradict each other, or led pytest away."""
-    option = config.getoption
-    named = [one for group in option_groups().values() for one in group if one.kind is Path]
-    given = [f"{one.flag}={path}" for one in named if (path := option(one.flag)) is not None]
-    runners, results = option("--runner"), option("--results")
-    missing = [flag for flag in PATHS if (path := option(flag)) and not path.exists()]
-    unknown = ", ".join(set(runners) - set(TEST_RUNNERS))
-    pool = pool_asked(config)
-    for wrong, message in (
-        (
-            given and config.inipath is None,
-            (
-                f"pytest looked for its configuration in {config.rootpath}, since it took an "
-                f"option's value for a place of tests; write the value after '=': {' '.join(given)}"
-            ),
-        ),
-        (
-            option("--resume") and option("--out") is None,
-            "--resume is given, but no --out; name the folder to resume",
-        ),
-        (unknown, f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}"),
-        (
-            runners and ("recorded" in runners) != (results is not None),
-            "--runner=recorded and --results=DIR go together, but one is given without the other",
-        ),
-        (
-            option("--coco") and not option("--checkpoint"),
-            (
-                "--coco is given without --checkpoint, but the embedded checkpoint knows drawn "
-                "scenes only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)"
-            ),
-        ),
-        (
-            option("--image-limit") and not option("--coco"),
-            "--image-limit is given, but it limits --coco, which is not",
-        ),
-        (missing, "; ".join(f"{flag} is {option(flag)}, which does not exist" for flag in missing)),
-        (
-            option("--arch") not in SPECS,
-            f"--arch is {option('--arch')}, but effd0 knows {', '.join(SPECS)}",
-        ),
-        (
-            pool and results,
-            (
-                "--results is given with --workers or --devices, but what was recorded is not run; "
-                "leave one out"
-            ),
-        ),
-    ):
+    get = config.getoption
+
+    def refuse(wrong: object, message: str) -> None:
         if wrong:
             raise pytest.UsageError(message)
+
+    paths = [one.flag for group in option_groups().values() for one in group if one.kind is Path]
+    given = [f"{flag}={get(flag)}" for flag in paths if get(flag) is not None]
+    refuse(
+        given and config.inipath is None,
+        f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
+        f"value for a place of tests; write the value after '=': {' '.join(given)}",
+    )
+    no_out = get("--resume") and get("--out") is None
+    refuse(no_out, "--resume is given, but no --out; name the folder to resume")
+    runners, results = get("--runner"), get("--results")
+    unknown = ", ".join(set(runners) - set(TEST_RUNNERS))
+    refuse(unknown, f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}")
+    refuse(
+        runners and ("recorded" in runners) != (results is not None),
+        "--runner=recorded and --results=DIR go together, but one is given without the other",
+    )
+    refuse(
+        get("--coco") and not get("--checkpoint"),
+        "--coco is given without --checkpoint, but the embedded checkpoint knows drawn scenes "
+        "only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)",
+    )
+    no_coco = get("--image-limit") and not get("--coco")
+    refuse(no_coco, "--image-limit is given, but it limits --coco, which is not")
+    for flag in PATHS:
+        missing = get(flag) is not None and not get(flag).exists()
+        refuse(missing, f"{flag} is {get(flag)}, which does not exist")
     try:
-        if results is not None and option("--model") is not None:
-            check_model(results, option("--model"))
+        spec_for(get("--arch"))
+        if results is not None and get("--model") is not None:
+            check_model(results, get("--model"))
     except Effd0Error as error:
         raise pytest.UsageError(str(error)) from error
-    if pool is not None:
+    if (pool := pool_asked(config)) is not None:
+        refuse(
+            results is not None,
+            "--results is given with --workers or --devices, but what was recorded is not run; "
+            "leave one out",
+        )
         options_of = functools.partial(runner_options, config)
         check_workers(pool, accelerator_of(runners_here(config), options_of), config)
 

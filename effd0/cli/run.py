@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -20,27 +19,26 @@ from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_
 from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, InferSettings, run_infer_job
-from ..evaluation.model import ModelChoice
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
 from ..results.run import flat
-from ..spec import D0, spec_for
+from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from .command import command
 from .options import (
-    Arch,
-    Argument,
-    BatchSize,
+    ARCH,
+    BATCH_SIZE,
+    REQUIRED,
     ComputeOptions,
     DirectoryOptions,
     GateOptions,
     ImageOptions,
     ModelOptions,
-    Option,
     PoolOptions,
     ReportOptions,
     model_choice,
-)
+    option,
+)  # fmt: skip
 from .show import console, show_evaluation, show_pool
 
 
@@ -49,7 +47,7 @@ def evaluate(
     *,
     model: ModelOptions,
     images: ImageOptions,
-    batch_size: BatchSize = None,
+    batch_size: int | None = BATCH_SIZE,
     gate: GateOptions,
     reports: ReportOptions,
     directory: DirectoryOptions,
@@ -57,16 +55,8 @@ def evaluate(
     pool: PoolOptions,
 ) -> None:
     """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
-    job = EvaluationJob(
-        root=images.root,
-        split=images.split,
-        image_limit=images.image_limit,
-        min_map=gate.min_map,
-        max_drop=gate.checked_drop(),
-        host_threads=images.host_threads,
-        out=directory.out,
-        resume=directory.resume,
-    )
+    drop = gate.checked_drop()
+    job = EvaluationJob(**vars(images), **vars(directory), min_map=gate.min_map, max_drop=drop)
     choice = model_choice(model, compute)
     other = None if gate.reference is None else reference_choice(gate.reference, choice)
     engine: Engine = LocalEngine(choice, batch_size)
@@ -75,9 +65,8 @@ def evaluate(
         engine = RayEngine(choice, workers, batch_size)
         reference = None if other is None else RayEngine(other, replace(workers, devices=()))
     reports.check()
-    _finish(
-        run_evaluation(job, engine, reference, open_progress=progress, say=say), engine, reports
-    )
+    evaluation = run_evaluation(job, engine, reference, open_progress=progress, say=say)
+    _finish(evaluation, engine, reports)
 
 
 def _finish(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
@@ -93,16 +82,17 @@ def _finish(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> N
 
 @command("overlap", "postprocess", "launch")
 def detect(
-    image: Annotated[Path, Argument("Image to detect in.", "IMAGE")],
-    out: Annotated[Path, Option("Image to write.", "FILE")],
+    *,
+    image: Path = option("Image to detect in.", "IMAGE", REQUIRED, positional=True),
+    out: Path = option("Image to write.", "FILE", REQUIRED),
+    min_score: float = option("Leave out detections below this score.", default=0.3),
     model: ModelOptions,
     compute: ComputeOptions,
-    min_score: Annotated[float, Option("Leave out detections below this score.")] = 0.3,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
+    if model.runner is None and model.model is None:
+        model = replace(model, runner="torch")  # nothing to export for one image
     choice = model_choice(model, compute)
-    if choice.runner is None and choice.model is None:
-        choice = ModelChoice(None, choice.checkpoint, "torch", choice.spec, choice.options)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
@@ -111,26 +101,25 @@ def detect(
 
 @command()
 def preprocess(
-    bin_save: Annotated[Path, Option("Folder for the .bin files.", "DIR")],
+    *,
+    bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED),
     images: ImageOptions,
-    arch: Arch = D0.arch,
-    dtype: Annotated[
-        str,
-        Option(
-            "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
-            choices=("float32", "float16", "uint8"),
-        ),
-    ] = "float32",
+    arch: str = ARCH,
+    dtype: str = option(
+        "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
+        default="float32",
+        choices=("float32", "float16", "uint8"),
+    ),
 ) -> None:
     """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
-    spec = spec_for(arch)
     root = fixture.coco_root() if images.root is None else images.root
     dataset = load_coco(root, images.split, images.image_limit)
+    threads = images.host_threads
     with progress("checking images", len(dataset.samples)) as advance:
-        for _ in check_images(dataset.samples, images.host_threads):
+        for _ in check_images(dataset.samples, threads):
             advance(1)
     with progress("preprocessing", len(dataset.samples)) as advance:
-        for _ in write_inputs(dataset, bin_save, spec, images.host_threads, dtype=dtype):
+        for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
             advance(1)
     if dataset.extra_files:
         STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")
@@ -141,25 +130,18 @@ def preprocess(
 def infer(
     *,
     model: ModelOptions,
-    input: Annotated[
-        Path | None,
-        Option(
-            "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
-            "DIR",
-            shown="zeros, to measure throughput",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, Option("Folder for the result folder.", "DIR", shown="nothing is written")
-    ] = None,
-    output_dirname: Annotated[
-        str | None, Option("Name of the result folder.", "NAME", shown="result")
-    ] = None,
-    overwrite: Annotated[bool, Option("Replace the result folder once all is done.")] = False,
-    batch_size: BatchSize = None,
-    loop: Annotated[int, Option("Runs of each batch; the last is saved.", "N", min=1)] = 1,
-    warmup: Annotated[int, Option("Warm-up runs, not timed.", "N", min=0)] = 1,
-    outfmt: Annotated[str, Option("Format of the results.", choices=("BIN", "NPY"))] = "BIN",
+    input: Path | None = option(
+        "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
+        "DIR",
+        shown="zeros, to measure throughput",
+    ),
+    output: Path | None = option("Where the result folder goes.", "DIR", shown="nowhere"),
+    output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
+    overwrite: bool = option("Replace the result folder once all is done.", default=False),
+    batch_size: int | None = BATCH_SIZE,
+    loop: int = option("Runs of each batch; the last is saved.", "N", 1, min=1),
+    warmup: int = option("Warm-up runs, not timed.", "N", 1, min=0),
+    outfmt: str = option("Format of the results.", default="BIN", choices=("BIN", "NPY")),
     images: ImageOptions,
     compute: ComputeOptions,
     pool: PoolOptions,
@@ -179,15 +161,15 @@ def infer(
         overwrite=overwrite,
         args=tuple(sys.argv[1:]),
     )
-    workers, pooled = pool.pool(), None
+    workers, summary = pool.pool(), None
     if workers is None:
         performance = run_infer_job(job, progress)
     else:
-        performance, pooled = infer_on_pool(job, workers, progress)
+        performance, summary = infer_on_pool(job, workers, progress)
     for line in performance.lines():
         console().print(line, soft_wrap=True, markup=False)
-    if pooled is not None:
-        show_pool(pooled)
+    if summary is not None:
+        show_pool(summary)
     if job.results is not None:
         console().print(f"wrote {job.results}", soft_wrap=True)
 
@@ -195,17 +177,11 @@ def infer(
 @command("reference", "max_drop")
 def postprocess(
     *,
-    omfile: Annotated[Path, Option("Folder of results, by effd0 or ais_bench.", "DIR")],
+    omfile: Path = option("Folder of results, by effd0 or ais_bench.", "DIR", REQUIRED),
     images: ImageOptions,
-    bins: Annotated[
-        Path | None,
-        Option("Folder of the inputs, where no manifest lies beside the results.", "DIR"),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        Option("Model that the results must be of, by their summary.", "FILE", shown="any"),
-    ] = None,
-    arch: Arch = D0.arch,
+    bins: Path | None = option("Folder of the inputs, where results have no manifest.", "DIR"),
+    model: Path | None = option("Model that the results must be of.", "FILE", shown="any"),
+    arch: str = ARCH,
     gate: GateOptions,
     reports: ReportOptions,
 ) -> None:

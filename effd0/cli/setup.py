@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from rich.markup import escape
 
 from ..data.download import fetch_checkpoint, fetch_coco
 from ..progress import download_progress
-from ..spec import D0, spec_for
+from ..spec import spec_for
 from .command import command
 from .doctor import examine
-from .options import Arch, Argument, Option
+from .options import ARCH, REQUIRED, option
 from .show import console, table
 
 
@@ -29,13 +28,16 @@ def doctor() -> None:
 
 @command()
 def fetch(
-    what: Annotated[
-        str, Argument("COCO val2017, or the published weights.", choices=("coco", "checkpoint"))
-    ],
-    root: Annotated[Path, Option("Folder for COCO.", "DIR")] = Path("coco_data"),
-    out: Annotated[Path, Option("File for the weights.", "FILE")] = Path("d0.pth"),
-    arch: Arch = D0.arch,
-    mirror: Annotated[str | None, Option("URL in place of the official host.", "URL")] = None,
+    what: str = option(
+        "COCO val2017, or the published weights.",
+        default=REQUIRED,
+        choices=("coco", "checkpoint"),
+        positional=True,
+    ),
+    root: Path = option("Folder for COCO.", "DIR", Path("coco_data")),
+    out: Path = option("File for the weights.", "FILE", Path("d0.pth")),
+    arch: str = ARCH,
+    mirror: str | None = option("URL in place of the official host.", "URL"),
 ) -> None:
     """Download from the official sources: resumed if interrupted, verified by checksum."""
     spec = spec_for(arch)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from effd0.cli.main import COMMANDS
-from effd0.cli.options import Declared, declared
+from effd0.cli.options import REQUIRED, Option
 from effd0.cli.pytest_suite import option_groups
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -24,26 +24,27 @@ failed, 2 bad input.
 PYTESTS_OWN = {"--benchmark-json", "--help", "--junit-xml"}
 
 
-def options_of(command: str) -> list[Declared]:
+def options_of(command: str) -> list[Option]:
     """What the *command* of effd0 takes."""
-    function = COMMANDS[command]
-    return list(declared(inspect.unwrap(function), function.left_out))  # type: ignore[attr-defined]
+    options: list[Option] = COMMANDS[command].options  # type: ignore[attr-defined]
+    return options
 
 
-def _table(options: Iterable[Declared], joint: str) -> Iterator[str]:
+def _table(options: Iterable[Option], joint: str) -> Iterator[str]:
     """Rows of options, each with its value behind *joint*."""
     rows = []
     for one in options:
         name = one.flag
-        if one.option.positional:
-            name = one.metavar
+        if one.positional:
+            name = one.value
         elif one.default is True:
             name = f"{one.flag}/--no-{one.flag[2:]}"
-        elif one.metavar:
-            name = f"{one.flag}{joint}{one.metavar}"
-        default = "" if one.default in (None, False, ()) else str(one.default)
-        default = "must be given" if one.required else "on" if one.default is True else default
-        cells = (f"`{name}`", one.option.shown or default, one.option.help)
+        elif one.value:
+            name = f"{one.flag}{joint}{one.value}"
+        # By identity: 1 is equal to True.
+        words = ((REQUIRED, "must be given"), (True, "on"), (False, ""), (None, ""), ((), ""))
+        default = next((word for value, word in words if one.default is value), str(one.default))
+        cells = (f"`{name}`", one.shown or default, one.help)
         rows.append(" | ".join(cell.replace("|", r"\|") for cell in cells))
     if not rows:
         yield "It takes no option."

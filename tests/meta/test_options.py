@@ -27,10 +27,10 @@ def test_help_shows_what_is_declared(command: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("COLUMNS", "250")
     shown = effd0(command, "--help").out
     options = options_of(command)
-    flags = {one.flag for one in options if not one.option.positional}
+    flags = {one.flag for one in options if not one.positional}
     assert set(OPTION.findall(shown)) - {"--help"} == flags
     words = " ".join(shown.replace("│", " ").split())
-    first = (one.option.help[:40] for one in options)
+    first = (one.help[:40] for one in options)
     assert [text for text in first if " ".join(text.split()) not in words] == []
 
 
@@ -39,13 +39,13 @@ def test_pytest_knows_what_is_declared(pytestconfig: pytest.Config) -> None:
     for one in (one for group in option_groups().values() for one in group):
         value = pytestconfig.getoption(one.flag, default=NotImplemented)
         assert value is not NotImplemented, one.flag
-        assert one.option.help, f"{one.flag} does not say what it does"
+        assert one.help, f"{one.flag} does not say what it does"
         assert isinstance(value, list if one.many else one.kind) or value is None
 
 
 def test_a_session_and_a_command_share_declarations() -> None:
     """An option of both is one declaration, so that it means the same in both."""
-    suite = {one.flag: one.option for group in option_groups().values() for one in group}
-    command = {one.flag: one.option for one in options_of("evaluate")}
+    suite = {one.flag: one for group in option_groups().values() for one in group}
+    command = {one.flag: one for one in options_of("evaluate")}
     own = {"--runner", "--batch-size", "--min-map", "--max-drop"}  # other types or defaults
-    assert {flag for flag in suite.keys() & command if suite[flag] is not command[flag]} == own
+    assert {flag for flag in suite.keys() & command if suite[flag] != command[flag]} == own

@@ -110,7 +110,7 @@ def parsed() -> pytest.Parser:
         (["--image-limit=3"], "it limits --coco, which is not"),
         (["--runner=tflite"], "--runner is tflite, but effd0 knows ort, "),
         (["--runner=recorded"], "--runner=recorded and --results=DIR go together"),
-        (["--arch=d1"], "--arch is d1, but effd0 knows tf_efficientdet_d0"),
+        (["--arch=d1"], "--arch is 'd1', but effd0 knows tf_efficientdet_d0"),
         (["--model=no.onnx"], "--model is no.onnx, which does not exist"),
         (["--resume"], "--resume is given, but no --out"),
         (["--devices=0,1"], "all runners compute on the CPU"),
