@@ -169,7 +169,7 @@ def test_what_cannot_be_parsed_is_bad_input(
         ("compile --model m --output d0 --log loud", "--log is 'loud', but ATC knows"),
         ("compile --model m --output d0 --dynamic-batch-size 1,x", "write them as 1,4,8"),
         (
-            "compile --model m --output d0 --precision-mode origin --precision-mode-v2 fp16",
+            "compile --model m --output d0 --precision-mode force_fp16 --precision-mode-v2 fp16",
             "--precision-mode and --precision-mode-v2 are both given",
         ),
     ],
