@@ -10,7 +10,7 @@ Options (see `Profile`): ``cann`` old or current; ``run_mode`` host (a card) or 
 itself); ``devices``; ``memory_bytes`` of the device; ``seed`` of handles and addresses;
 ``output_order`` and ``output_names`` of models; ``times``, how long work takes in virtual time;
 ``inits``, how often other components have initialised the runtime; ``stub_lib`` for libraries that
-only compile (100039); ``block_ms`` of real time that an execution takes.
+only compile (100039).
 
 Where it differs from hardware, knowingly:
 
@@ -25,9 +25,7 @@ Where it differs from hardware, knowingly:
 - ``init`` after ``finalize`` fails with ``cann="old"`` (500000; the code is not verified).
 - ``reset_device`` closes the device when each thread that has set it has reset it, with
   ``cann="old"`` at once.
-- The lock of Python is held by all functions but those that wait.  ``execute`` computes in ONNX
-  Runtime, which lets it go; only ``block_ms`` of real time are spent with the lock held.  Binaries
-  from before 2026 cannot be looked into.
+- Which functions let other Python threads run is not emulated; calls take turns.
 - Queued work touches memory when somebody waits for it, never before.  When it takes place in
   virtual time is settled when it is queued: copies to and from the device and computing overlap,
   two of a kind do not.

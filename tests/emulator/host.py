@@ -12,10 +12,8 @@ import operator
 import random
 import sys
 import threading
-import time
 import types
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -153,7 +151,6 @@ class Profile:
     times: Times = field(default_factory=Times)
     inits: int = 0
     stub_lib: bool = False
-    block_ms: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.cann in ("old", "current")
@@ -170,8 +167,8 @@ class Api:
     """
     One function: the format of its arguments, what it gives, and how it may be used.
 
-    What *releases* gives something back and may be tried on what is in doubt; what *waits* lets
-    other Python threads run; the state of the arguments *doubts* is unknown once it has failed.
+    What *releases* gives something back, or *waits*, may be tried on what is in doubt; the state of
+    the arguments *doubts* is unknown once it has failed.
     """
 
     name: str
@@ -482,21 +479,6 @@ class Host:
                 return given
             beside = [given] if BESIDE[entry.gives] else []
             return _answer(given if isinstance(given, tuple) else beside, Ret(0, call))
-
-    @contextmanager
-    def unlocked(self) -> Iterator[None]:
-        """Let other threads call while this one waits, as functions do that release the GIL."""
-        self.lock.release()
-        try:
-            yield
-        finally:
-            self.lock.acquire()
-
-    def wait_real(self, executions: int) -> None:
-        """Spend real time for so many *executions*, without the lock."""
-        if self.profile.block_ms and executions:
-            with self.unlocked():
-                time.sleep(self.profile.block_ms * executions / 1e3)
 
     def _refuse(self, entry: Api, values: tuple[Any, ...]) -> None:
         """Fail a call that gets an injected fault, or a value that came with a failure."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import threading
 from dataclasses import dataclass, field
@@ -297,16 +296,13 @@ class Models:
 
     @api("mdl.execute", "Ikk", doubts=(1, 2))
     def execute(self, number: int, inputs: int, outputs: int) -> None:
-        """Compute at once; other Python threads stand still meanwhile."""
+        """Compute at once."""
         work = self._work(number, inputs, outputs, stream=None)
         self.host.streams.check_host_access(work.reads, work.writes)
         self.host.streams.spend(
             self.host.process.context().device, "compute", self.host.profile.times.compute_ms
         )
         self._compute(work)
-        if self.host.profile.block_ms:
-            # PyDLL keeps Python's own lock, as the real function does.
-            ctypes.PyDLL(None).usleep(int(self.host.profile.block_ms * 1e3))
 
     @api("mdl.execute_async", "Ikkk", doubts=(1, 2))
     def execute_async(self, number: int, inputs: int, outputs: int, stream_handle: int) -> None:

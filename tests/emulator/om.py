@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-
-from effd0.spec import ModelSpec
 
 MAGIC = b"IMOD"
 INPUT = "x.1"
@@ -95,15 +93,22 @@ def reference_outputs(path: Path, images: npt.NDArray[Any]) -> list[npt.NDArray[
     return outputs
 
 
-def tiny_om(path: Path, **options: Any) -> Path:
+def tiny_om(
+    path: Path,
+    *,
+    batch: int = 1,
+    gears: Sequence[int] = (),
+    dtype: str = "float32",
+    precision: str = "fp32",
+) -> Path:
     """
     Write a model of (N, 3, 8, 8) images whose outputs tell each image and its slot; return *path*.
 
     ``mark`` (N, 4) and ``field`` (N, 2, 4, 4) are weighted sums of the image, ``slot`` (N, 1) is
-    0, 1, 2, ... whatever the images are.  *options* are those of `_write`.
+    0, 1, 2, ... whatever the images are.  *dtype* is that of all tensors.
     """
     rng = np.random.default_rng(5)
-    weights = {
+    weights: dict[str, Any] = {
         "mark_w": rng.standard_normal((int(np.prod(TINY_IMAGE)), 4), np.float32),
         "field_w": rng.standard_normal((2, 3, 1, 1), np.float32),
         "axis": np.array(0, np.int64),
@@ -122,52 +127,14 @@ def tiny_om(path: Path, **options: Any) -> Path:
         helper.make_node("ConstantOfShape", ["column_shape"], ["ones"], value=one),
         helper.make_node("CumSum", ["ones", "axis"], ["slot"], exclusive=1),
     ]
-    return _write(path, nodes, weights, TINY_SHAPES, TINY_IMAGE, **options)
-
-
-def small_d0_om(path: Path, spec: ModelSpec, **options: Any) -> Path:
-    """
-    Write a model with the input and the ten heads of *spec*, cheap to run; return *path*.
-
-    Heads are pooled images, weighted by noise.  *options* are those of `_write`.
-    """
-    rng = np.random.default_rng(7)
-    weights: dict[str, Any] = {}
-    nodes = []
-    for level, size in zip(spec.levels, spec.feature_sizes, strict=True):
-        side, pooled = [spec.image_size // size] * 2, f"pooled_p{level}"
-        pool = helper.make_node("AveragePool", [INPUT], [pooled], kernel_shape=side, strides=side)
-        nodes.append(pool)
-        for name, shift in ((f"class_p{level}", -3.0), (f"box_p{level}", 0.0)):
-            channels = spec.head_shapes[name][0]
-            spread = 2.0 if shift else 0.3
-            weights[f"{name}_w"] = rng.normal(0, spread, (channels, 3, 1, 1)).astype(np.float32)
-            weights[f"{name}_b"] = rng.normal(shift, spread, channels).astype(np.float32)
-            nodes.append(helper.make_node("Conv", [pooled, f"{name}_w", f"{name}_b"], [name]))
-    return _write(path, nodes, weights, spec.head_shapes, spec.input_shape, **options)
-
-
-def _write(
-    path: Path,
-    nodes: list[Any],
-    weights: dict[str, Any],
-    outputs: Mapping[str, tuple[int, ...]],
-    image: tuple[int, ...],
-    *,
-    batch: int = 1,
-    gears: Sequence[int] = (),
-    dtype: str = "float32",
-    precision: str = "fp32",
-) -> Path:
-    """Write a graph for *batch* images, or for *gears*; *dtype* is that of all its tensors."""
     rows = "N" if gears else batch
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [rows, *image])],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [rows, *TINY_IMAGE])],
         [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, *shape])
-            for name, shape in outputs.items()
+            for name, shape in TINY_SHAPES.items()
         ],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
@@ -176,8 +143,8 @@ def _write(
     batch = max(gears, default=batch)
     shown = tuple(
         OmTensor(f"Node_{index}:0:{name}", dtype, (batch, *shape))
-        for index, (name, shape) in enumerate(outputs.items())
+        for index, (name, shape) in enumerate(TINY_SHAPES.items())
     )
-    inputs, content = (OmTensor(INPUT, dtype, (batch, *image)),), model.SerializeToString()
+    inputs, content = (OmTensor(INPUT, dtype, (batch, *TINY_IMAGE)),), model.SerializeToString()
     write_om(OmModel(content, inputs, shown, "Ascend310P3", precision, tuple(gears)), path)
     return path

@@ -168,7 +168,6 @@ class Streams:
                 failures.append(error)
         self._hide()
         self.host.clock.reach(max((op.end for op in (*due, *ops)), default=0.0))
-        self.host.wait_real(sum(op.model is not None for op in due))
         if failures:
             raise failures[0]
 

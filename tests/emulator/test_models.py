@@ -12,10 +12,9 @@ import pytest
 from effd0.ascend.aipp import normalizing_aipp
 from effd0.spec import D0
 
-from ..helpers import SMALL
 from .acl import Emulator, installed
 from .aipp import InvalidAipp, normalized, read_aipp
-from .om import TINY_SHAPES, OmTensor, read_om, reference_outputs, small_d0_om, tiny_om, write_om
+from .om import TINY_SHAPES, OmTensor, read_om, reference_outputs, tiny_om, write_om
 from .user import D2H, H2D, User, code, ok
 
 RNG = np.random.default_rng(11)
@@ -195,17 +194,3 @@ def test_the_reading_of_the_manual_is_strict(old: str, new: str, message: str) -
     assert old in text
     with pytest.raises(InvalidAipp, match=message):
         read_aipp(text.replace(old, new, 1))
-
-
-def test_a_small_d0_has_its_heads(emulator: Emulator, tmp_path: Path) -> None:
-    """The stand-in for a D0 has its ten heads by name and shape, different for each image."""
-    path = small_d0_om(tmp_path / "small.om", SMALL, batch=2)
-    images = RNG.standard_normal((2, *SMALL.input_shape), np.float32)
-    with User(emulator.module(), path) as user:
-        dims = [ok(user.acl.mdl.get_output_dims(user.desc, n)) for n in range(10)]
-        outputs = user.infer(images)
-    found = {d["name"].split(":")[-1]: tuple(d["dims"]) for d in dims}
-    assert found == {name: (2, *shape) for name, shape in SMALL.head_shapes.items()}
-    for output in outputs:
-        first, second = output.reshape(2, -1)
-        assert np.abs(first - second).max() > 0.01

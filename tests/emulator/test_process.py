@@ -213,26 +213,6 @@ def test_finalize_reports_all_that_is_left(emulator: Emulator, acl: Any, om: Pat
     assert all("test_finalize_reports" in text for text in texts if "0x" in text)
 
 
-class Careless:
-    """Finalizes when it is collected."""
-
-    def __init__(self, acl: Any) -> None:
-        self.acl = acl
-
-    def __del__(self) -> None:
-        assert self.acl.finalize() == 0
-
-
-def test_finalize_has_no_place_in_a_destructor(emulator: Emulator) -> None:
-    """Finalize called from __del__ is a violation."""
-    acl = emulator.module()
-    ok(acl.init())
-    careless = Careless(acl)
-    del careless
-    (violation,) = emulator.violations
-    assert (violation.rule, "__del__" in violation.stack[0]) == ("init", True)
-
-
 def script(body: str, tmp_path: Path) -> dict[str, Any]:
     """Run *body* in a process whose `import acl` is the emulator; return the emulator's report."""
     report = tmp_path / "report.json"

@@ -8,8 +8,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -301,28 +299,6 @@ def runs(pid: int) -> bool:
                 continue
         return False
     return True
-
-
-@pytest.mark.slow
-def test_ctrl_c_on_the_command_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command itself, stopped while half of the .om is written, ends without a traceback."""
-    use_emulated_tools(monkeypatch)
-    monkeypatch.setenv("EFFD0_FAKE_ATC", "hang")
-    monkeypatch.setenv("TMPDIR", str(here.parent / "tmp"))
-    tiny_onnx(Path("m.onnx"))
-    words = ["compile", "--model", "m.onnx", "--output", "d0", "--soc-version", "Ascend310P3"]
-    command = [sys.executable, "-c", "from effd0.cli.main import main; main()", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
-        while not list(here.parent.glob("tmp/*/out/d0.om")):
-            assert time.monotonic() < deadline, "no half of a file in a minute"
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode not in (0, -signal.SIGKILL)
-    assert b"Traceback" not in err
-    assert names_in(here) == ["m.onnx", "ops_info.json"]
-    assert names_in(here.parent / "tmp") == []
 
 
 @pytest.mark.parametrize(
