@@ -152,7 +152,7 @@ def exported(
 
 def _in_child(step: str, source: Path, out: Path, *options: Any) -> None:
     """
-    Run `export` or `simplify` in a Python process of its own, which never imports the caller's.
+    Run `export_onnx` or `simplify_onnx` in a Python process that never imports the caller's script.
 
     Raises what the step raises, and `ExportError` if the process ends without a word.
     """
@@ -167,12 +167,10 @@ def _in_child(step: str, source: Path, out: Path, *options: Any) -> None:
     if failed.exists():
         raise pickle.loads(failed.read_bytes())  # noqa: S301  # the child wrote it just now
     if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[
-            -1
-        ]
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
         raise ExportError(
-            f"the process that had to {step} {source} ended with status {done.returncode}: {last}; "
-            f"run 'effd0 {step}' to see more"
+            f"the process that had to {step} {source} ended with status {done.returncode}: "
+            f"{said[-1]}; run 'effd0 {step}' to see more"
         )
 
 

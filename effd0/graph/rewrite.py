@@ -28,10 +28,10 @@ class GraphEdit:
     """
 
     name: str
+    apply: Callable[[Any], int]
     explanation: str
     benefit: str
-    exact: bool
-    apply: Callable[[Any], int]
+    exact: bool = True
 
     def run(self, model: Any) -> GraphChange:
         """

@@ -87,27 +87,25 @@ def _fold_pad(graph: Any) -> int:
         inside = pads[2:spatial] + pads[spatial + 2 :]
         if value > FLOAT16_LOWEST or any(outside) or min(pads) < 0:
             continue
-        own = [list(p.attributes.get_ints("pads", [0] * len(inside))) for p in pools]
-        # More padding has to keep the pool's meaning, and to leave a value in each of its windows.
-        if not all(
-            len(pool.outputs) == 1  # a second one holds indices into the padded input
-            and not pool.attributes.get_int("ceil_mode", 0)
-            and pool.attributes.get_string("auto_pad", "NOTSET") in ("", "NOTSET")
-            and all(
-                a + b < k
-                for a, b, k in zip(
-                    had, inside, [*pool.attributes.get_ints("kernel_shape")] * 2, strict=True
-                )
-            )
-            for pool, had in zip(pools, own, strict=True)
-        ):
-            continue
-        for pool, had in zip(pools, own, strict=True):
-            total = [a + b for a, b in zip(had, inside, strict=True)]
-            set_attribute(pool, "pads", total)
-            pool.replace_input_with(0, node.inputs[0])
-        count += 1
+        if all(_takes_pads(pool, inside) for pool in pools):
+            for pool in pools:
+                had = pool.attributes.get_ints("pads", [0] * len(inside))
+                set_attribute(pool, "pads", [a + b for a, b in zip(had, inside, strict=True)])
+                pool.replace_input_with(0, node.inputs[0])
+            count += 1
     return count
+
+
+def _takes_pads(pool: Any, pads: list[int]) -> bool:
+    """Whether *pads* more keep the pool's meaning, and leave a value in each of its windows."""
+    given = pool.attributes
+    had, kernel = given.get_ints("pads", [0] * len(pads)), list(given.get_ints("kernel_shape"))
+    return (
+        len(pool.outputs) == 1  # a second one holds indices into the padded input
+        and not given.get_int("ceil_mode", 0)
+        and given.get_string("auto_pad", "NOTSET") in ("", "NOTSET")
+        and all(a + b < k for a, b, k in zip(had, pads, kernel * 2, strict=True))
+    )
 
 
 def _pad_with(graph: Any, value: float) -> int:
@@ -211,84 +209,46 @@ def _step_means(graph: Any) -> int:
     return count
 
 
-EDITS = {
-    edit.name: edit
-    for edit in (
-        GraphEdit(
-            "fold-pad",
-            "moves the -inf padding in front of max-pools into the max-pools",
-            "no Pad node, and no -inf, which not every NPU has in float16",
-            exact=True,
-            apply=_fold_pad,
-        ),
-        GraphEdit(
-            "finite-pad",
-            f"replaces -inf padding of max-pools by float16's lowest value, {FLOAT16_LOWEST:.0f}",
-            "no -inf, where fold-pad cannot take a Pad away",
-            exact=True,
-            apply=partial(_pad_with, value=FLOAT16_LOWEST),
-        ),
-        GraphEdit(
-            "zero-pad",
-            "replaces -inf padding of max-pools by 0, as the recipe does; changes borders",
-            "what the recipe compiled, for comparison with its figures",
-            exact=False,
-            apply=partial(_pad_with, value=0.0),
-        ),
-        GraphEdit(
-            "fold-weights",
-            "turns each term x * w / s of a weighted sum, w and s constant, into x * (w / s)",
-            "one multiplication instead of two passes; no division, and no small graph of weights",
-            exact=True,
-            apply=_fold_weights,
-        ),
-        GraphEdit(
-            "fuse-sums",
-            "turns the sum over stacked tensors (Unsqueeze, Concat, ReduceSum) into additions",
-            "no tensors of rank 5, no copies; additions fuse with their neighbours",
-            exact=True,
-            apply=_fuse_sums,
-        ),
-        GraphEdit(
-            "mean-pool",
-            "turns means over rows and columns (ReduceMean) into GlobalAveragePool",
-            "read by ATC as a pooling, not as ReduceMeanD, whose float16 sums the recipe saw "
-            "overflow",
-            exact=True,
-            apply=_mean_pool,
-        ),
-        GraphEdit(
-            "step-means",
-            "turns means over rows and columns into an average pooling to 8x8 and the mean of that",
-            "a pooling in ONNX Runtime's blocked layout, whose sums are as exact as the mean's",
-            exact=True,
-            apply=_step_means,
-        ),
-        GraphEdit(
-            "scale-convs",
-            "turns products of a feature map and one constant into depthwise 1x1 convolutions",
-            "ONNX Runtime on a CPU computes them in its blocked layout and adds them in passing",
-            exact=True,
-            apply=scale_convs,
-        ),
-        GraphEdit(
-            "spread-gates",
-            "repeats what multiplies whole channels over rows and columns (Resize), where sizes "
-            "are fixed",
-            "ONNX Runtime on a CPU multiplies in its blocked layout; two reorderings less each",
-            exact=True,
-            apply=spread_gates,
-        ),
-        GraphEdit(
-            "fp16",
-            "makes weights and arithmetic float16; inputs and outputs stay float32 (a CPU still "
-            "computes much in float32, so the difference shown is the least to expect)",
-            "half the weights, and float16 for compilers that keep the types they are given",
-            exact=False,
-            apply=to_float16,
-        ),
-    )
-}
+#: Name, function, what it does, why a compiler likes that, and whether it is exact.
+_EDITS = (
+    GraphEdit("fold-pad", _fold_pad,
+              "moves the -inf padding in front of max-pools into the max-pools",
+              "no Pad node, and no -inf, which not every NPU has in float16"),
+    GraphEdit("finite-pad", partial(_pad_with, value=FLOAT16_LOWEST),
+              f"replaces -inf padding of max-pools by float16's lowest value, {FLOAT16_LOWEST:.0f}",
+              "no -inf, where fold-pad cannot take a Pad away"),
+    GraphEdit("zero-pad", partial(_pad_with, value=0.0),
+              "replaces -inf padding of max-pools by 0, as the recipe does; changes borders",
+              "what the recipe compiled, for comparison with its figures", exact=False),
+    GraphEdit("fold-weights", _fold_weights,
+              "turns each term x * w / s of a weighted sum, w and s constant, into x * (w / s)",
+              "one multiplication instead of two passes; no division, and no small graph of "
+              "weights"),
+    GraphEdit("fuse-sums", _fuse_sums,
+              "turns the sum over stacked tensors (Unsqueeze, Concat, ReduceSum) into additions",
+              "no tensors of rank 5, no copies; additions fuse with their neighbours"),
+    GraphEdit("mean-pool", _mean_pool,
+              "turns means over rows and columns (ReduceMean) into GlobalAveragePool",
+              "read by ATC as a pooling, not as ReduceMeanD, whose float16 sums the recipe saw "
+              "overflow"),
+    GraphEdit("step-means", _step_means,
+              "turns means over rows and columns into an average pooling to 8x8 and the mean of "
+              "that",
+              "a pooling in ONNX Runtime's blocked layout, whose sums are as exact as the mean's"),
+    GraphEdit("scale-convs", scale_convs,
+              "turns products of a feature map and one constant into depthwise 1x1 convolutions",
+              "ONNX Runtime on a CPU computes them in its blocked layout and adds them in passing"),
+    GraphEdit("spread-gates", spread_gates,
+              "repeats what multiplies whole channels over rows and columns (Resize), where sizes "
+              "are fixed",
+              "ONNX Runtime on a CPU multiplies in its blocked layout; two reorderings less each"),
+    GraphEdit("fp16", to_float16,
+              "makes weights and arithmetic float16; inputs and outputs stay float32 (a CPU still "
+              "computes much in float32, so the difference shown is the least to expect)",
+              "half the weights, and float16 for compilers that keep the types they are given",
+              exact=False),
+)  # fmt: skip
+EDITS = {edit.name: edit for edit in _EDITS}
 #: Exact on every export tried (2026-11-23: heads move by 1.1e-5 at most), and of use to any
 #: compiler; ONNX Runtime gains 6 % on one thread.  Not mean-pool, whose gain would be ATC's alone
 #: and has not been seen there, while ONNX Runtime sums such pools less exactly (4.4e-4).
