@@ -80,8 +80,10 @@ def constant(value: Any) -> npt.NDArray[Any] | None:
 
 
 def add_constant(graph: Any, name: str, array: npt.NDArray[Any]) -> Any:
-    """Add *array* to *graph* as an initializer; return its tensor, called *name*."""
+    """Add *array* to *graph* as an initializer; return its tensor, called *name* where it can."""
     ir = require("onnx_ir", extra="onnx")
+    while name in graph.initializers:
+        name += "_"
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
     return value

@@ -85,8 +85,9 @@ def _quantised(model: Any) -> None:
     model.graph.node.insert(0, helper.make_node("DequantizeLinear", names, ["box_p7_weight"]))
 
 
-def _in_nodes(model: Any) -> None:
-    """Hold every weight in a Constant node, as some converters do."""
+def _half_in_nodes(model: Any) -> None:
+    """Hold every weight in a Constant node, in float16, as some converters do."""
+    model.CopyFrom(halved(model))
     tensors = list(model.graph.initializer)
     nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors]
     nodes += list(model.graph.node)
@@ -94,24 +95,14 @@ def _in_nodes(model: Any) -> None:
     model.graph.node.extend(nodes)
 
 
-def _half_in_nodes(model: Any) -> None:
-    model.CopyFrom(halved(model))
-    _in_nodes(model)
-
-
 @pytest.mark.parametrize(
     ("plant", "precision"),
     [
-        pytest.param(_stored_as(TensorProto.FLOAT16), "fp16", id="weights-in-fp16"),
         pytest.param(lambda m: m.CopyFrom(halved(m)), "fp16", id="all-in-fp16"),
         pytest.param(_half_in_nodes, "fp16", id="fp16-in-constant-nodes"),
-        pytest.param(_in_nodes, "fp32", id="fp32-in-constant-nodes"),
         pytest.param(_stored_as(TensorProto.BFLOAT16), "bf16", id="weights-in-bf16"),
         pytest.param(_quantised, "int8", id="one-layer-in-int8"),
         # Of 3 x 126 values, each box head has 3 x 36 and each class head 3 x 27.
-        pytest.param(
-            _stored_as(TensorProto.FLOAT16, "box_p6_weight"), "fp32", id="a-smaller-part-in-fp16"
-        ),
         pytest.param(
             _stored_as(TensorProto.FLOAT16, "box_p6_weight", "box_p7_weight"),
             "fp16",
@@ -223,9 +214,7 @@ def _fed(*sides: int | str) -> Any:
     ("sides", "batch"),
     [
         pytest.param(("N", 3, "H", "W"), None, id="free-sides"),
-        pytest.param((4, 3, 128, "W"), 4, id="one-free-side"),
         pytest.param((4, 128, 128, 3), 4, id="channels-last"),
-        pytest.param(("N", "H", "W", 3), None, id="channels-last-free-sides"),
     ],
 )
 def test_images_either_way_are_taken(
@@ -239,11 +228,8 @@ def test_images_either_way_are_taken(
     ("sides", "shown"),
     [
         pytest.param(("N", 3, 64, 64), "(N, 3, 64, 64)", id="smaller"),
-        pytest.param((2, 3, 128, 256), "(2, 3, 128, 256)", id="wider"),
         pytest.param(("N", 1, 128, 128), "(N, 1, 128, 128)", id="grey"),
-        pytest.param(("N", 128, 3, 128), "(N, 128, 3, 128)", id="channels-between"),
         pytest.param((3, 128, 128), "(3, 128, 128)", id="no-batch"),
-        pytest.param(("N", 3, "H", 64), "(N, 3, N, 64)", id="one-free-side"),
     ],
 )
 def test_other_inputs_are_refused(sides: tuple[int | str, ...], shown: str, tmp_path: Path) -> None:
@@ -275,12 +261,6 @@ def test_heads_are_known_by_shape(tmp_path: Path) -> None:
             id="twice",
         ),
         pytest.param({**SHAPES, "scores": (5, 4, 4)}, "5 outputs are there", id="one-more"),
-        pytest.param({"a": (9, 4, 4)}, f"{list(SHAPES)} are missing", id="another-model"),
-        pytest.param(
-            {"a": (27, 2, 2), "b": (27, 1, 1), "c": (27, 2, 2), "d": (36, 1, 1)},
-            "['box_p6'] are missing",
-            id="a-box-head-as-class-head",
-        ),
     ],
 )
 def test_other_outputs_are_refused(
@@ -351,68 +331,33 @@ def test_what_atc_takes_is_no_problem(graph: Any) -> None:
     assert check_support(graph) == []
 
 
-@pytest.mark.parametrize(
-    ("graph", "told", "fatal"),
-    [
-        pytest.param(
-            sigmoid(18),
-            "the model (opset): is 18, but ATC takes 11 to 17; export with --opset 11",
-            True,
-            id="opset-too-new",
-        ),
-        pytest.param(
-            sigmoid(10),
-            "the model (opset): is 10, but ATC takes 11 to 17",
-            True,
-            id="opset-too-old",
-        ),
-        pytest.param(
-            sigmoid(sides="1,3,H,W"),
-            "x (input): is [1, 3, free, free], free beyond the batch; export with",
-            True,
-            id="sides-are-free",
-        ),
-        pytest.param(shapeless(), "x (input): has no shape; export with", True, id="no-shape"),
-        pytest.param(
-            foreign(), "y (QuickGelu): is of com.microsoft, which ATC does", True, id="foreign"
-        ),
-        pytest.param(
-            parsed("g (float[4] x) => (int64[1,n] y) { y = NonZero(x) }"),
-            "y (NonZero): makes shapes or branches that depend on data",
-            False,
-            id="shapes-from-data",
-        ),
-        pytest.param(
-            parsed("g (float[4] x) => (float[4] y) { y = Atanh(x) }"),
-            "y (Atanh): is not known to have a parser in ATC; try 'effd0 simplify' first",
-            False,
-            id="unknown-operator",
-        ),
-        pytest.param(
-            parsed(RESIZE + '{ y = Resize(x, "", s) }', 13),
-            "y (Resize): older versions of ATC have no parser for it at opset 13 (E19010); "
-            "export with --opset 11",
-            False,
-            id="resize-of-opset-13",
-        ),
-        pytest.param(
-            pad_model(),
-            "p (Pad): pads with -inf, which not every NPU has in float16; run 'effd0 modify'",
-            False,
-            id="infinite-padding",
-        ),
-        pytest.param(
-            pad_model(constants_are="inputs"),
-            "p (Pad): computes its padding while the model runs; run 'effd0 simplify' first",
-            False,
-            id="computed-padding",
-        ),
-    ],
-)
-def test_a_problem_names_place_reason_and_remedy(graph: Any, told: str, fatal: bool) -> None:
+#: Graph -> what is said of it, and whether no known version of ATC goes on.
+PROBLEMS = {
+    "opset-too-new": (sigmoid(18), True,
+        "the model (opset): is 18, but ATC takes 11 to 17; export with --opset 11"),
+    "opset-too-old": (sigmoid(10), True, "the model (opset): is 10, but ATC takes 11 to 17"),
+    "sides-are-free": (sigmoid(sides="1,3,H,W"), True,
+        "x (input): is [1, 3, free, free], free beyond the batch; export with"),
+    "no-shape": (shapeless(), True, "x (input): has no shape; export with"),
+    "foreign": (foreign(), True, "y (QuickGelu): is of com.microsoft, which ATC does"),
+    "shapes-from-data": (parsed("g (float[4] x) => (int64[1,n] y) { y = NonZero(x) }"), False,
+        "y (NonZero): makes shapes or branches that depend on data"),
+    "unknown-operator": (parsed("g (float[4] x) => (float[4] y) { y = Atanh(x) }"), False,
+        "y (Atanh): is not known to have a parser in ATC; try 'effd0 simplify' first"),
+    "resize-of-opset-13": (parsed(RESIZE + '{ y = Resize(x, "", s) }', 13), False,
+        "y (Resize): older versions of ATC have no parser for it at opset 13 (E19010); export"),
+    "infinite-padding": (pad_model(), False,
+        "p (Pad): pads with -inf, which not every NPU has in float16; run 'effd0 modify'"),
+    "computed-padding": (pad_model(constants_are="inputs"), False,
+        "p (Pad): computes its padding while the model runs; run 'effd0 simplify' first"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("graph", "fatal", "said"), PROBLEMS.values(), ids=PROBLEMS)
+def test_a_problem_names_place_reason_and_remedy(graph: Any, fatal: bool, said: str) -> None:
     """Each comes with the node, its operator, the reason and the next step."""
     (problem,) = check_support(graph)
-    assert str(problem).startswith(told)
+    assert str(problem).startswith(said)
     assert problem.fatal == fatal
 
 
@@ -432,41 +377,21 @@ def test_the_default_edits_remove_what_they_can() -> None:
     assert check_support(graph) == []
 
 
-@pytest.mark.parametrize(
-    ("graph", "wanted"),
-    [
-        pytest.param(sigmoid(), ("x", [None, 3, 512, 512], np.float32), id="free-batch"),
-        pytest.param(
-            sigmoid(sides="4,3,512,512"), ("x", [4, 3, 512, 512], np.float32), id="batch-of-4"
-        ),
-        pytest.param(
-            sigmoid(sides="1,3,8,8", kind="float16"), ("x", [1, 3, 8, 8], np.float16), id="float16"
-        ),
-        pytest.param(
-            parsed(RESIZE + "{ y = Resize(x, s, s) }"), ("x", [1, 1, 2, 2], np.float32), id="weight"
-        ),
-    ],
-)
-def test_the_input_is_read_off_the_graph(graph: Any, wanted: tuple[str, list[int], Any]) -> None:
-    """Name, sides and dtype are those of the one tensor that is fed."""
-    name, sides, dtype = model_input(graph)
-    assert (name, sides, dtype) == (wanted[0], wanted[1], np.dtype(wanted[2]))
+def test_the_input_is_read_off_the_graph() -> None:
+    """Name, sides and dtype are those of the one tensor that is fed; a weight is none."""
+    assert model_input(sigmoid()) == ("x", [None, 3, 512, 512], np.float32)
+    assert model_input(sigmoid(sides="4,3,8,8", kind="float16")) == ("x", [4, 3, 8, 8], np.float16)
+    assert model_input(parsed(RESIZE + "{ y = Resize(x, s, s) }"))[0] == "x"
 
 
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
         pytest.param(
-            pad_model(constants_are="inputs"),
-            "the inputs are x, pads, weight, filler, but one was expected",
-            id="many",
+            pad_model(constants_are="inputs"), "the inputs are x, pads, weight, filler", id="many"
         ),
         pytest.param(shapeless(), "the input x has no shape", id="no-shape"),
-        pytest.param(
-            parsed("g (int64[1] x) => (int64[1] y) { y = Abs(x) }"),
-            "x has .* type 7",
-            id="integers",
-        ),
+        pytest.param(sigmoid(kind="double"), "the input x has .* type 11, but", id="double"),
     ],
 )
 def test_an_input_that_is_no_image_is_refused(graph: Any, message: str) -> None:

@@ -101,12 +101,6 @@ def test_the_averaged_weights_win(tmp_path: Path) -> None:
     assert read_weights(tmp_path / "both.pth")["w"].item() == 2.0
 
 
-def test_a_prefix_is_taken_away_only_from_all_names(tmp_path: Path) -> None:
-    """A part of the network that is really called model keeps its name."""
-    torch.save({"model.w": torch.ones(1), "head.w": torch.ones(1)}, tmp_path / "parts.pth")
-    assert sorted(read_weights(tmp_path / "parts.pth")) == ["head.w", "model.w"]
-
-
 def test_batch_counters_may_be_absent(
     weights: State, wanted: State, spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -149,22 +143,12 @@ def _set(**values: float) -> Callable[[torch.nn.Module], None]:
     return change
 
 
-def _one_variance(layer: torch.nn.Module) -> None:
-    """One channel's statistics were kept, though its mean is 0."""
-    _set(running_mean=0)(layer)
-    layer.state_dict()["running_var"][3] = 2
-
-
 @pytest.mark.parametrize(
     ("layer", "change", "blank"),
     [
         pytest.param(1, _set(running_mean=0), "its running mean is 0", id="norm-as-it-began"),
         pytest.param(1, _set(running_var=2), None, id="norm-with-mean-and-variance"),
-        pytest.param(1, _set(running_mean=0, running_var=2), None, id="norm-with-variance-alone"),
-        pytest.param(1, _one_variance, None, id="norm-with-one-variance"),
-        pytest.param(0, _set(weight=0), "all its weights are 0", id="weights-zero"),
         pytest.param(0, _set(weight=0.25), "all its weights are 0.25", id="weights-alike"),
-        pytest.param(0, _set(bias=0), None, id="no-bias"),
         pytest.param(2, _set(weight=0), None, id="one-weight-alone"),
     ],
 )
@@ -286,10 +270,9 @@ def holding(value: float) -> Callable[[State], State]:
         (with_stranger, "1 keys are unexpected: stranger.weight; check the file, or give --arch"),
         (reshaped, r"{first} is (33, 3, 3, 3), but (32, 3, 3, 3) was wanted"),
         (holding(float("nan")), "holds NaN or infinity in {first}, but every weight must be"),
-        (holding(float("inf")), "holds NaN or infinity in {first}"),
         (holding(float("-inf")), "holds NaN or infinity in {first}"),
     ],
-    ids=["missing", "unexpected", "shape", "nan", "inf", "minus-inf"],
+    ids=["missing", "unexpected", "shape", "nan", "minus-inf"],
 )
 def test_weights_that_do_not_fit_are_named(
     change: Callable[[State], State], message: str, wanted: State, spec: ModelSpec, tmp_path: Path
