@@ -379,8 +379,9 @@ def test_the_default_edits_remove_what_they_can() -> None:
 
 def test_the_input_is_read_off_the_graph() -> None:
     """Name, sides and dtype are those of the one tensor that is fed; a weight is none."""
-    assert model_input(sigmoid()) == ("x", [None, 3, 512, 512], np.float32)
-    assert model_input(sigmoid(sides="4,3,8,8", kind="float16")) == ("x", [4, 3, 8, 8], np.float16)
+    assert model_input(sigmoid()) == ("x", [None, 3, 512, 512], np.dtype("f4"))
+    half = sigmoid(sides="4,3,8,8", kind="float16")
+    assert model_input(half) == ("x", [4, 3, 8, 8], np.dtype("f2"))
     assert model_input(parsed(RESIZE + "{ y = Resize(x, s, s) }"))[0] == "x"
 
 
