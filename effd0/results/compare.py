@@ -10,7 +10,7 @@ from ..errors import RunFileError
 from ..metrics.summary import METRICS
 from ..tolerances import AP_ARITHMETIC, MAX_DROP
 from .ratio import MIN_SAMPLES, Ratio, ratio_of_medians
-from .run import Accuracy, Parity, Run, TimedRow, images_shown
+from .run import Accuracy, Parity, Run, TimedRow
 from .verdict import Verdict
 
 NO_WORSE, WORSE, UNDECIDED = "no worse", "worse", "undecided"
@@ -104,8 +104,8 @@ def compare_runs(
     before, after = measured if len(measured) > 1 else (None, None)
     if before and after and (before.images, before.sha256) != (after.images, after.sha256):
         raise RunFileError(
-            f"the candidate was measured on {images_shown(after)}, but the baseline on "
-            f"{images_shown(before)}; mAP can be compared on the same images only: evaluate "
+            f"the candidate was measured on {after}, but the baseline on "
+            f"{before}; mAP can be compared on the same images only: evaluate "
             "both on them"
         )
     sides = _paired(baseline.accuracy, candidate.accuracy)

@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
@@ -41,6 +41,9 @@ Size: TypeAlias = Annotated[int, Meta(ge=1)]
 #: x, y, width, height in pixels of the original.
 Box: TypeAlias = tuple[float, float, float, float]
 Side = TypeVar("Side")
+Entry = TypeVar("Entry")
+#: The next step for whoever changed a run by hand.
+_KEYS = "write it again with --report-json (docs/run-json.md has each key)"
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,6 +56,10 @@ class DatasetUsed(Part):
     name: str
     images: Count
     sha256: Sha256 | None
+
+    def __str__(self) -> str:
+        digest = "unknown" if self.sha256 is None else self.sha256[:12]
+        return f"{self.images} images of {self.name} (annotations {digest})"
 
 
 class Artefact(Part):
@@ -345,10 +352,12 @@ def json_schema() -> dict[str, Any]:
 
 def write_run(path: Path, run: Run) -> None:
     """Write *run*, whole or not at all; raise `RunFileError` for an invalid one, `OutputError`."""
-    content = msgspec.to_builtins(run)
-    _convert(content, f"the run for {path}")
+    try:
+        text = json.dumps(msgspec.to_builtins(run), indent=1, ensure_ascii=False, allow_nan=False)
+        msgspec.json.decode(text, type=Run)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise RunFileError(f"the run for {path} is invalid: {error}; {_KEYS}") from error
     with written_whole(path) as temporary:
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -365,54 +374,21 @@ def read_run(path: Path) -> Run:
     if not data.strip():
         raise RunFileError(f"{path} is empty, {wanted}")
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        end = len(data.decode(errors="replace").rstrip())
-        opened = data.lstrip()[:1] in (b"{", b"[") and data.rstrip()[-1:] not in (b"}", b"]")
-        # A file that is cut off behind an inner bracket ends where more was expected.
-        cut = opened or getattr(error, "pos", -1) >= end
-        what = "ends in the middle, as if writing it was cut off" if cut else "is not JSON"
-        raise RunFileError(f"{path} {what} ({error}), {wanted}") from error
-    if not isinstance(content, dict):
-        raise RunFileError(f"{path} holds a JSON {type(content).__name__}, {wanted}")
-    if content.get("format") != FORMAT:
-        keys = ", ".join(sorted(content)[:5]) or "no key"
+        content = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RunFileError(f"{path} is not JSON, or not all of it ({error}), {wanted}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        keys = ", ".join(sorted(content)[:5]) if isinstance(content, dict) else "no key"
         raise RunFileError(f"{path} is JSON of another kind, with {keys}, {wanted}")
     if content.get("schema") != SCHEMA:
         raise RunFileError(
             f"{path} is a run in schema {content.get('schema')!r}, but this effd0 reads {SCHEMA}; "
             "run it again with this version"
         )
-    return _convert(content, str(path))
-
-
-def _convert(content: dict[str, Any], name: str) -> Run:
-    """The run in *content*; raise `RunFileError` with the path to the first key that is wrong."""
-    for path, number in _numbers(content, "$"):
-        if not math.isfinite(number):
-            raise RunFileError(
-                f"{name} is invalid: `{path}` is {number}, but a finite number, or null where "
-                "there is none, was wanted; write it again"
-            )
     try:
         return msgspec.convert(content, Run)
     except msgspec.ValidationError as error:
-        raise RunFileError(
-            f"{name} is invalid: {error}; write it again with --report-json "
-            "(docs/run-json.md has each key)"
-        ) from error
-
-
-def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
-    """Every floating-point number in *value*, and the path to it."""
-    if isinstance(value, float):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _numbers(inner, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _numbers(inner, f"{path}[{index}]")
+        raise RunFileError(f"{path} is invalid: {error}; {_KEYS}") from error
 
 
 def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
@@ -440,53 +416,42 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
 
 def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
     """All that *runs* say of their artefact; raise `RunFileError` where that differs."""
-    known = msgspec.structs.asdict(runs[0].artefact)
+    first = runs[0].artefact
+    known: dict[str, Any] = {"model": first.model_sha256, "checkpoint": first.checkpoint_sha256}
+    known["dataset"] = first.dataset
     said_by = dict.fromkeys(known, names[0])
     for run, name in zip(runs[1:], names[1:], strict=True):
         other = run.artefact
-        hashes = [(known[f"{kind}_sha256"], getattr(other, f"{kind}_sha256")) for kind in KINDS[:2]]
-        if not any(hashes[0]) and not all(hashes[1]):
+        values = (other.model_sha256, other.checkpoint_sha256, other.dataset)
+        no_model = known["model"] is other.model_sha256 is None
+        if no_model and None in (known["checkpoint"], other.checkpoint_sha256):
             raise RunFileError(
                 f"{name} and {names[0]} name no model and no checkpoint that both were run on, but "
                 "only runs of one artefact can be merged; write both with --report-json on the "
                 "same files"
             )
-        for kind, key in zip(KINDS, ("model_sha256", "checkpoint_sha256", "dataset"), strict=True):
-            value = getattr(other, key)
+        for kind, value in zip(known, values, strict=True):
             # Weights may be inside the model, and times need no data set: then nothing is said.
             if kind != "model" and value is None:
                 continue
-            if kind != "model" and known[key] is None:
-                known[key], said_by[key] = value, name
-            elif known[key] != value:
+            if kind != "model" and known[kind] is None:
+                known[kind], said_by[kind] = value, name
+            elif known[kind] != value:
                 raise RunFileError(
-                    f"{name} is of the {kind} {_shown(value)}, but {said_by[key]} of "
-                    f"{_shown(known[key])}; only runs of one artefact can be merged: run both "
+                    f"{name} is of the {kind} {_shown(value)}, but {said_by[kind]} of "
+                    f"{_shown(known[kind])}; only runs of one artefact can be merged: run both "
                     "on the same files, or compare them with 'effd0 compare'"
                 )
-    return Artefact(**known)
-
-
-KINDS = ("model", "checkpoint", "dataset")
-Entry = TypeVar("Entry")
+    return Artefact(first.name, *known.values())
 
 
 def _once(entries: Iterable[Entry]) -> list[Entry]:
     """The *entries* in their order, each once."""
-    kept: list[Entry] = []
-    for entry in entries:
-        if entry not in kept:
-            kept.append(entry)
-    return kept
+    every = list(entries)
+    return [entry for n, entry in enumerate(every) if entry not in every[:n]]
 
 
 def _shown(value: str | DatasetUsed | None) -> str:
     if value is None:
         return "(none given)"
-    return value[:12] if isinstance(value, str) else images_shown(value)
-
-
-def images_shown(dataset: DatasetUsed) -> str:
-    """A data set in words."""
-    digest = "unknown" if dataset.sha256 is None else dataset.sha256[:12]
-    return f"{dataset.images} images of {dataset.name} (annotations {digest})"
+    return value[:12] if isinstance(value, str) else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -37,6 +37,9 @@ from .run import (
 )
 from .verdict import NOTHING_TESTED, verdict_of
 
+if TYPE_CHECKING:
+    import pytest
+
 #: Makes the insight of an evaluation.
 Draw: TypeAlias = Callable[[], Insight]
 #: Names of a test's properties that its check has too.
@@ -51,35 +54,11 @@ CUT_OFF = {
 }
 
 
-class Report(Protocol):
-    """What pytest reports of a test."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it passed."""
-
-    @property
-    def skipped(self) -> bool:
-        """Whether it was skipped."""
-
-    @property
-    def longrepr(self) -> Any:
-        """The failure, or (file, line, reason) of a skipped test."""
-
-    @property
-    def longreprtext(self) -> str:
-        """The failure in full."""
-
-    @property
-    def duration(self) -> float:
-        """Its seconds."""
-
-
 def check_of(
     stage: Stage,
     name: str,
     error: BaseException | None,
-    report: Report,
+    report: pytest.TestReport,
     properties: Iterable[tuple[str, object]] = (),
 ) -> Check:
     """The check that a test of *stage* is, with the last figures among its *properties*."""

@@ -84,7 +84,7 @@ def skipped(reason: str) -> _Report:
     ],
 )  # fmt: skip
 def test_an_outcome_becomes_a_check(
-    error: BaseException | None, report: _Report, wanted: Check
+    error: BaseException | None, report: Any, wanted: Check
 ) -> None:
     """In the stage that the failure names, with its evidence and diagnosis on a line each."""
     found = check_of("runner", "t", error, report)
@@ -94,7 +94,8 @@ def test_an_outcome_becomes_a_check(
 def test_a_check_has_the_last_figures_that_its_test_noted() -> None:
     """What is infinite has no figure; properties of other names are the test's own affair."""
     noted = [("figure", 1.0), ("figure", float("inf")), ("tolerance", 0.1), ("unit", "%"), ("n", 3)]
-    found = check_of("runner", "t", None, _Report(True), noted)
+    report: Any = _Report(True)
+    found = check_of("runner", "t", None, report, noted)
     assert (found.figure, found.tolerance, found.unit) == (None, 0.1, "%")
 
 
