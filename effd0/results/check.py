@@ -48,11 +48,6 @@ class Broken(AssertionError):
         named = [f"diagnosis: {self.diagnosis}"] if self.diagnosis else []
         super().__init__("\n".join([evidence, *named, *details]))
 
-    @property
-    def suspicion(self) -> str:
-        """The diagnosis."""
-        return self.diagnosis
-
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """

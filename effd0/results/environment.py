@@ -8,20 +8,18 @@ of cores or version of the backend does.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from ..ascend import npu_smi
 from ..errors import AtcError
@@ -56,17 +54,6 @@ class Fingerprint:
     threads: str
     driver: str
     backend: str
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Read what `asdict` wrote."""
-        return cls(**{name: content[name] for name in cls.__dataclass_fields__})
-
-    @property
-    def key(self) -> str:
-        """Twelve hexadecimal digits that are the same for the same fingerprint, anywhere."""
-        written = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(written.encode()).hexdigest()[:12]
 
     def differences(self, before: Fingerprint, names: Sequence[str] = ()) -> list[str]:
         """Each field, of *names* if given, in which this is not *before*, with both values."""
