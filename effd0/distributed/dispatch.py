@@ -44,13 +44,6 @@ class Unit:
     tries: int = 0
     tried_by: int | None = None
 
-    def batches(self, size: int) -> list[Unit]:
-        """The same items in units of a batch each."""
-        return [
-            replace(self, first=self.first + start, items=self.items[start : start + size])
-            for start in range(0, len(self.items), size)
-        ]
-
 
 def cut(items: Sequence[Any], batch_size: int, workers: int) -> list[Unit]:
     """*items* in units of whole batches, so that each has the neighbours that it has elsewhere."""
@@ -222,7 +215,7 @@ class Dispatcher:
         elif reply.broken:
             self._leave_out(worker, reply.error)
             if unit is not None:  # which is not to blame
-                self._give_again(unit, self._fresh)
+                self._give_again([unit])
         elif unit is not None and isinstance(reply.error, ImageError):
             self._failed.append((unit, reply.error))
         elif unit is not None:
@@ -238,10 +231,9 @@ class Dispatcher:
         images = [item for one in lost for item in one.items]
         had = f" with images {self._named(images)} in hand" if images else ""
         self.faults.append(f"worker lost: {worker}: {death}{had}")
-        for one in lost:
-            if death.node:
-                self._give_again(one, self._fresh)
-                continue
+        if death.node:
+            self._give_again(lost)
+        for one in () if death.node else lost:
             named = self._named(one.items)
             error = RunnerError(
                 f"{ATTEMPTS} workers died over images {named}; the last was {worker}: {death}; "
@@ -257,18 +249,22 @@ class Dispatcher:
         worker.process = self._cluster.start(self._model, self._data)
         self._leave_out(worker, RunnerError(f"its process ended {ATTEMPTS} times in a row"))
 
+    def _give_again(self, units: Sequence[Unit]) -> None:
+        """Give *units* again, which are not to blame for what happened."""
+        self._fresh.extend(units)
+        self.again += len(units)
+
     def _suspect(self, worker: _Worker, unit: Unit, error: Effd0Error) -> None:
         """Give *unit* again, batch by batch; the last time it fails with *error*."""
         unit = replace(unit, tries=unit.tries + 1, tried_by=worker.number)
         if unit.tries == ATTEMPTS:
             self._failed.append((unit, error))
             return
-        for batch in unit.batches(self._work.batch_size):
-            self._give_again(batch, self._suspects)
-
-    def _give_again(self, unit: Unit, to: deque[Unit]) -> None:
-        self.again += 1
-        to.append(unit)
+        size = self._work.batch_size
+        for start in range(0, len(unit.items), size):
+            batch = unit.items[start : start + size]
+            self._suspects.append(replace(unit, first=unit.first + start, items=batch))
+            self.again += 1
 
     def _silent(self) -> None:
         """Leave out all who were to answer."""

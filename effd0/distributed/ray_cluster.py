@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ..errors import RunnerError, require
 from .pool import GPU, NPU, Pool
@@ -84,15 +85,12 @@ class Cluster:
         """A new worker process for *model*, whose file is *data*, once there is a place."""
         import ray
 
-        kind = self.kind
+        needs: dict[str, Any] = {None: {}, GPU: {"num_gpus": 1}, NPU: {"resources": {NPU: 1}}}[
+            self.kind
+        ]
         actor: Any = ray.remote(Worker)
-        return actor.options(
-            num_cpus=1,
-            num_gpus=1 if kind == GPU else 0,
-            resources={NPU: 1} if kind == NPU else None,
-            max_restarts=0,
-            max_concurrency=CALLS,
-        ).remote(model, data, partial(this_place, self.pool.devices))
+        actor = actor.options(num_cpus=1, max_restarts=0, max_concurrency=CALLS, **needs)
+        return actor.remote(model, data, partial(this_place, self.pool.devices))
 
     def call(self, worker: Any, method: str, *args: Any) -> Any:
         """Have *worker* run a *method* of `Worker`; the call that `wait` and `result` take."""
@@ -161,11 +159,15 @@ def started(pool: Pool, kind: str | None) -> Iterator[Cluster]:
                 "object_store_memory": _STORE_BYTES,
                 "_temp_dir": None if pool.verbose else stack.enter_context(_session_folder()),
             }
-        if kind == GPU and pool.devices:
-            stack.enter_context(_visible_gpus(pool.devices))
+        if kind == GPU and pool.devices:  # Ray deals out those that it sees
+            visible = named_gpus(pool.devices, os.environ.get(_VISIBLE_GPUS, ""))
+            stack.enter_context(mock.patch.dict(os.environ, {_VISIBLE_GPUS: ",".join(visible)}))
         ray: Any = require("ray", extra="ray")
         try:
-            _check_reachable(pool.address)
+            host, _, port = (pool.address or "").rpartition(":")
+            if host and port.isdecimal() and "/" not in host:
+                # Where nobody listens, Ray would end this process.
+                socket.create_connection((host, int(port)), timeout=_ANSWERS_S).close()
             ray.init(log_to_driver=pool.verbose, **where)
         except (OSError, ValueError, RuntimeError) as error:
             what = "started" if local else f"joined at {pool.address}"
@@ -179,28 +181,6 @@ def started(pool: Pool, kind: str | None) -> Iterator[Cluster]:
                 "look at it with 'ray status'"
             )
         yield cluster
-
-
-def _check_reachable(address: str | None) -> None:
-    """Raise `OSError` where nobody listens at *address*: Ray would end this process for that."""
-    host, _, port = ("" if address is None else address).rpartition(":")
-    if host and port.isdecimal() and "/" not in host:
-        with socket.create_connection((host, int(port)), timeout=_ANSWERS_S):
-            pass
-
-
-@contextlib.contextmanager
-def _visible_gpus(numbers: Sequence[int]) -> Iterator[None]:
-    """Have Ray deal out just the GPUs of these *numbers*."""
-    before = os.environ.get(_VISIBLE_GPUS)
-    os.environ[_VISIBLE_GPUS] = ",".join(named_gpus(numbers, before or ""))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_VISIBLE_GPUS]
-        else:
-            os.environ[_VISIBLE_GPUS] = before
 
 
 def named_gpus(numbers: Sequence[int], visible: str) -> list[str]:
