@@ -85,9 +85,9 @@ class Cluster:
         """A new worker process for *model*, whose file is *data*, once there is a place."""
         import ray
 
-        needs: dict[str, Any] = {None: {}, GPU: {"num_gpus": 1}, NPU: {"resources": {NPU: 1}}}[
-            self.kind
-        ]
+        needs: dict[str, Any] = {"num_gpus": 1} if self.kind == GPU else {}
+        if self.kind == NPU:
+            needs = {"resources": {NPU: 1}}
         actor: Any = ray.remote(Worker)
         actor = actor.options(num_cpus=1, max_restarts=0, max_concurrency=CALLS, **needs)
         return actor.remote(model, data, partial(this_place, self.pool.devices))
