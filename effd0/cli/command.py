@@ -8,12 +8,14 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import pytest
 import typer
 
 from .options import REQUIRED, Option, declared
+
+if TYPE_CHECKING:
+    import pytest
 
 Command = Callable[..., None]
 
