@@ -12,12 +12,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from .clean import CLEAN
-from .fault import Good
-from .faults import FAULTS
-from .good import make_good
-from .run import Outcome, Row
+from .run import Good, Outcome, Row, make_good
 from .table import TABLE, differences, line_of, rendered, summary
-from .work import run_clean, run_fault
+from .work import FAULTS, run_clean, run_fault
 
 #: Runs at a time: much of the suite keeps one core busy.
 PROCESSES = 2
@@ -29,13 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="ID", help="these alone, with evidence")
     parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
     options = parser.parse_args(arguments)
-    known = [fault.id for fault in FAULTS] + [one.id for one in CLEAN]
+    known = [fault.id for fault in FAULTS] + [*CLEAN]
     unknown = set(options.only or ()) - set(known)
     if unknown:
         parser.error(f"nothing in the zoo is called {', '.join(sorted(unknown))}")
     chosen = known if options.only is None else options.only
     faults = [fault.id for fault in FAULTS if fault.id in chosen]
-    clean = [one.id for one in CLEAN if one.id in chosen]
+    clean = [id_ for id_ in CLEAN if id_ in chosen]
     with (
         tempfile.TemporaryDirectory(prefix="effd0-zoo-") as folder,
         ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool,
@@ -82,8 +79,8 @@ def _tell(row: Row, number: str, *, verbose: bool) -> None:
     """One line for each fault; with *verbose*, what the verdict said."""
     print(f"{number:>7}  {line_of(row)}", flush=True)
     outcome = row.outcome
-    if verbose or not row.caught or not row.stage_right or row.suspicion_right is False:
-        for name in ("check", "evidence", "suspicion"):
+    if verbose or not row.caught or not row.stage_right or row.named is False:
+        for name in ("check", "evidence", "diagnosis"):
             print(f"         {name:<9} {getattr(outcome, name)}")
     if not row.caught:
         print(outcome.output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,11 @@ from effd0.spec import D0
 from effd0.tensors.inputs import write_inputs
 
 from ..onnx_models import pinned, renamed
-from .fault import Good
-from .good import copy_scenes
-from .run import base_options
+from .checkpoint import noisy
+from .run import Good, base_options, copy_scenes
 
 #: What is right and an empty folder -> the options of pytest.
 Make = Callable[[Good, Path], Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Clean:
-    """A run called *id* that has to pass."""
-
-    id: str
-    make: Make = field(repr=False)
 
 
 def _model(write: Callable[[Good, Path], object], *more: str) -> Make:
@@ -92,13 +82,7 @@ def _weights(seed: int, settings: ExportSettings) -> Make:
     """Other weights, a hundredth of their spread away, with an export of their own."""
 
     def make(good: Good, folder: Path) -> Sequence[str]:
-        generator = torch.Generator().manual_seed(seed)
-        state = {
-            name: value + 0.01 * value.std() * torch.randn(value.shape, generator=generator)
-            if name.endswith("weight") and value.ndim == 4
-            else value
-            for name, value in read_weights(good.checkpoint).items()
-        }
+        state = noisy(read_weights(good.checkpoint), 0.01, seed)
         checkpoint, path = folder / "d0.pth", folder / "d0.onnx"
         torch.save(state, checkpoint)
         write_onnx(checkpoint, path, D0, settings)
@@ -180,34 +164,35 @@ def _with_model(*options: str) -> Make:
     return lambda good, _: (*base_options(good), f"--model={good.model}", *options)
 
 
-CLEAN = (
-    Clean("export-opset-13-free-batch", _export(ExportSettings(None, 13))),
-    Clean("export-opset-17-batch-1-simplified", _export(ExportSettings(1, 17), simplified=True)),
-    Clean("export-opset-11-batch-16", _export(ExportSettings(16, 11))),
-    Clean("export-dynamo-opset-18", _export(ExportSettings(None, 18, "dynamo"))),
-    Clean("batch-fixed-to-4", _model(lambda good, path: pinned(good.model, path, 4))),
-    Clean("edited-by-default", _edited(*DEFAULT_EDITS)),
-    Clean("edited-mean-pool", _edited(*DEFAULT_EDITS, "mean-pool")),
-    Clean("weights-in-fp16", _edited("fp16")),
-    Clean("all-in-fp16", _edited("fp16", then=_float16_outside)),
-    Clean("renamed-and-shuffled", _model(_shuffled)),
-    Clean("runner-openvino", _with_model("--runner=openvino")),
-    Clean("runner-torch", _plain("--runner=torch")),
-    Clean("runner-ort-1-thread-unoptimised", _with_model(
-        "--runner=ort", "--threads=1", "--graph-optimization=disable")),
-    Clean("runner-ort-2-threads-basic", _with_model(
-        "--runner=ort", "--threads=2", "--graph-optimization=basic")),
-    Clean("runner-ort-1-thread-extended", _with_model(
-        "--runner=ort", "--threads=1", "--graph-optimization=extended")),
-    Clean("batch-7", _with_model("--runner=ort", "--batch-size=7")),
-    Clean("results-with-manifest", _results(manifest=True)),
-    Clean("results-of-another-tool", _results(manifest=False)),
-    Clean("results-in-another-order", _reordered),
-    Clean("bins-in-float32", _bins("float32")),
-    Clean("bins-in-float16", _bins("float16")),
-    Clean("bins-in-uint8", _bins("uint8")),
-    Clean("weights-seed-1", _weights(1, ExportSettings(None, 17))),
-    Clean("weights-seed-2", _weights(2, ExportSettings(2, 13))),
-    Clean("weights-seed-3", _weights(3, ExportSettings(None, 18, "dynamo"))),
-    Clean("other-scenes", _other_scenes),
-)  # fmt: skip
+#: Id of a run that has to pass -> the options of pytest.
+CLEAN: dict[str, Make] = {
+    "export-opset-13-free-batch": _export(ExportSettings(None, 13)),
+    "export-opset-17-batch-1-simplified": _export(ExportSettings(1, 17), simplified=True),
+    "export-opset-11-batch-16": _export(ExportSettings(16, 11)),
+    "export-dynamo-opset-18": _export(ExportSettings(None, 18, "dynamo")),
+    "batch-fixed-to-4": _model(lambda good, path: pinned(good.model, path, 4)),
+    "edited-by-default": _edited(*DEFAULT_EDITS),
+    "edited-mean-pool": _edited(*DEFAULT_EDITS, "mean-pool"),
+    "weights-in-fp16": _edited("fp16"),
+    "all-in-fp16": _edited("fp16", then=_float16_outside),
+    "renamed-and-shuffled": _model(_shuffled),
+    "runner-openvino": _with_model("--runner=openvino"),
+    "runner-torch": _plain("--runner=torch"),
+    "runner-ort-1-thread-unoptimised": _with_model(
+        "--runner=ort", "--threads=1", "--graph-optimization=disable"),
+    "runner-ort-2-threads-basic": _with_model(
+        "--runner=ort", "--threads=2", "--graph-optimization=basic"),
+    "runner-ort-1-thread-extended": _with_model(
+        "--runner=ort", "--threads=1", "--graph-optimization=extended"),
+    "batch-7": _with_model("--runner=ort", "--batch-size=7"),
+    "results-with-manifest": _results(manifest=True),
+    "results-of-another-tool": _results(manifest=False),
+    "results-in-another-order": _reordered,
+    "bins-in-float32": _bins("float32"),
+    "bins-in-float16": _bins("float16"),
+    "bins-in-uint8": _bins("uint8"),
+    "weights-seed-1": _weights(1, ExportSettings(None, 17)),
+    "weights-seed-2": _weights(2, ExportSettings(2, 13)),
+    "weights-seed-3": _weights(3, ExportSettings(None, 18, "dynamo")),
+    "other-scenes": _other_scenes,
+}  # fmt: skip

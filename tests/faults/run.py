@@ -1,27 +1,172 @@
-"""The suite run on one pipeline, in this process, and what its verdict says."""
+"""A pipeline without a fault, a fault planted in it, and what the suite says of it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
+import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from effd0.cli.pytest_suite import RECORD
+from effd0.data import fixture
+from effd0.data.coco import Dataset, load_coco
+from effd0.data.preprocess import preprocess
+from effd0.detection.postprocess import Detections
+from effd0.diagnosis.model import fresh_export
+from effd0.evaluation.pipeline import run_dataset
+from effd0.metrics.coco import to_coco_results
+from effd0.metrics.summary import coco_metrics
 from effd0.results.check import Check
 from effd0.results.verdict import verdict_of
-
-from .fault import Fault, Good, Planted
+from effd0.runners.base import Runner
+from effd0.runners.registry import RunnerOptions, open_runner
+from effd0.spec import D0, ModelSpec
+from effd0.tensors.inputs import write_inputs
 
 ROOT = Path(__file__).parents[2]
+#: Scenes: enough for a mAP, few enough for their heads to be kept on disk.
+SCENES = 12
 #: Points below the good model's mAP at which the gate stands.
 MARGIN = 0.1
-#: What a user's artefact is held against; the rest of the suite tests effd0 itself.
-CHECKS = ("tests/suite",)
+Found = Mapping[int, Detections]
+
+
+@dataclass(frozen=True)
+class Good:
+    """
+    What is right, and stays so: a fault is planted in a copy.
+
+    *dataset* lies in *root*; *model* is the export of *checkpoint* with a free batch; *bins* are
+    its inputs and *results* the model's outputs for them, both with their manifests; *detections*
+    is what was found, in COCO's result format; *points* is its mAP in percent.
+    """
+
+    root: Path
+    dataset: Dataset
+    checkpoint: Path
+    model: Path
+    bins: Path
+    results: Path
+    detections: Path
+    spec: ModelSpec
+    points: float
+
+
+@dataclass(frozen=True)
+class Planted:
+    """
+    A pipeline with a fault: the *options* of pytest that name it, and what is *patched* meanwhile.
+
+    *found* gives the detections that come of it in *dataset* (None: the good one), for the effect
+    on mAP, asked for while the patch is on; None where none can.
+    """
+
+    options: tuple[str, ...]
+    patched: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    found: Callable[[], Found] | None = None
+    dataset: Path | None = None
+
+
+#: What is right and an empty folder for what is not -> the pipeline with the fault.
+Plant = Callable[[Good, Path], Planted]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    A fault called *id* of *stage*, seen in *source*.
+
+    *diagnosis* is a pattern that the verdict's diagnosis has to match; empty where no cause can be
+    named, because the effect is all there is.
+    """
+
+    id: str
+    stage: str
+    source: str
+    diagnosis: str
+    plant: Plant = field(repr=False)
+
+
+def base_options(
+    good: Good, *, root: Path | None = None, checkpoint: Path | None = None
+) -> tuple[str, ...]:
+    """The options by which a run is about the scenes, or others, and some weights."""
+    return (
+        f"--coco={good.root if root is None else root}",
+        f"--checkpoint={good.checkpoint if checkpoint is None else checkpoint}",
+        f"--min-map={good.points - MARGIN}",
+    )
+
+
+def with_model(good: Good, path: Path, *, runs: bool = True) -> Planted:
+    """The good pipeline with the ONNX file *path*."""
+    return Planted(
+        (*base_options(good), f"--model={path}", "--runner=ort"),
+        found=(lambda: detections_of(path, good.dataset)) if runs else None,
+    )
+
+
+def make_good(folder: Path) -> Good:
+    """Make all that is right, in *folder*."""
+    root, model, bins = copy_scenes(folder / "coco", SCENES), folder / "d0.onnx", folder / "bins"
+    dataset = load_coco(root)
+    shutil.copy(fresh_export(fixture.checkpoint(), D0), model)
+    list(write_inputs(dataset, bins, D0))
+    found = detections_of(model, dataset)
+    points = coco_metrics(dataset, found, D0).ap
+    assert points is not None
+    # The heads by the model as ais_bench writes them, with the inputs' manifest.
+    results, detections = folder / "result", folder / "detections.json"
+    results.mkdir()
+    with open_runner("ort", model, D0, RunnerOptions()) as runner:
+        for sample in dataset.samples:
+            tensor = preprocess(sample.path, D0).tensor[None].astype(np.float32)
+            heads = runner.infer({runner.inputs[0].name: tensor})
+            for n, name in enumerate(D0.output_names):
+                heads[name].tofile(results / f"{sample.path.stem}_{n}.bin")
+    shutil.copy(bins / "manifest.json", folder / "result_manifest.json")
+    rows = [
+        {"image_id": int(id_), "category_id": int(category), "bbox": box, "score": score}
+        for id_, *box, score, category in to_coco_results(found, D0).tolist()
+    ]
+    detections.write_text(json.dumps(rows))
+    checkpoint = fixture.checkpoint()
+    return Good(root, dataset, checkpoint, model, bins, results, detections, D0, 100 * points)
+
+
+def copy_scenes(root: Path, count: int) -> Path:
+    """Copy the first *count* embedded scenes, in COCO's layout, to *root*; return it."""
+    dataset = load_coco(fixture.coco_root(), image_limit=count)
+    content = json.loads(dataset.annotation_file.read_text())
+    ids = set(dataset.image_ids)
+    content["images"] = [image for image in content["images"] if image["id"] in ids]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / dataset.annotation_file.name).write_text(json.dumps(content))
+    (root / "val2017").mkdir()
+    for sample in dataset.samples:
+        shutil.copy(sample.path, root / "val2017")
+    return root
+
+
+def detections_of(model: Path, dataset: Dataset) -> Found:
+    """What the ONNX file *model* finds in *dataset*."""
+    with open_runner("ort", model, D0, RunnerOptions()) as runner:
+        return detections_by(runner, dataset)
+
+
+def detections_by(runner: Runner, dataset: Dataset) -> Found:
+    """What *runner*, which is open, finds in *dataset*."""
+    found = run_dataset(dataset.samples, runner, D0, batch_size=1)
+    return {sample.image_id: detections for sample, detections in found}
 
 
 @dataclass(frozen=True)
@@ -32,54 +177,9 @@ class Outcome:
     broken: str | None
     check: str
     evidence: str
-    suspicion: str
+    diagnosis: str
     seconds: float
     output: str
-
-
-def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
-    """Run the checks on *planted*; with *first_only* no further than the first failure."""
-    words = [
-        *(str(ROOT / path) for path in CHECKS),
-        f"--rootdir={ROOT}",
-        "-p",
-        "no:cacheprovider",
-    ]
-    # This process has run the suite before, and uses effd0 itself.
-    words += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    words += [
-        "-q",
-        "--threads=1",  # other runs go on beside this one
-        *planted.options,
-        *(["-x"] if first_only else []),
-    ]
-    ended, start = _Ended(), time.perf_counter()
-    with planted.patched(), contextlib.redirect_stdout(io.StringIO()) as shown:
-        code = pytest.main(words, plugins=[ended])
-    seconds = time.perf_counter() - start
-    if ended.checks is None:
-        return Outcome(False, None, "usage", shown.getvalue()[-500:], "", seconds, shown.getvalue())
-    verdict = verdict_of(ended.checks)
-    return Outcome(
-        # What stays undecided is no false alarm.
-        passed=verdict.status in ("pass", "undecided") and code == pytest.ExitCode.OK,
-        broken=verdict.stage,
-        check=verdict.check.rpartition("::")[2],
-        evidence=verdict.evidence if verdict.status == "fail" else "",
-        suspicion=verdict.diagnosis,
-        seconds=seconds,
-        output=shown.getvalue(),
-    )
-
-
-class _Ended:
-    """What a session found, taken from it at its end: None of one that did not begin."""
-
-    checks: list[Check] | None = None
-
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Take the checks of *session*."""
-        self.checks = session.config.stash[RECORD].checks
 
 
 @dataclass(frozen=True)
@@ -101,19 +201,46 @@ class Row:
         return self.outcome.broken == self.fault.stage
 
     @property
-    def suspicion_right(self) -> bool | None:
-        """Whether the suspicion names the fault; None where no cause can be told."""
-        if not self.fault.suspicion:
+    def named(self) -> bool | None:
+        """Whether the diagnosis names the fault; None where no cause can be named."""
+        if not self.fault.diagnosis:
             return None
-        return re.search(self.fault.suspicion, self.outcome.suspicion) is not None
+        return re.search(self.fault.diagnosis, self.outcome.diagnosis) is not None
 
 
-def base_options(
-    good: Good, *, root: Path | None = None, checkpoint: Path | None = None
-) -> tuple[str, ...]:
-    """The options by which a run is about the zoo's scenes, or others, and some weights."""
-    return (
-        f"--coco={good.root if root is None else root}",
-        f"--checkpoint={good.checkpoint if checkpoint is None else checkpoint}",
-        f"--min-map={good.points - MARGIN}",
+class _Ended:
+    """What a session found, taken from it at its end: None of one that did not begin."""
+
+    checks: list[Check] | None = None
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Take the checks of *session*."""
+        self.checks = session.config.stash[RECORD].checks
+
+
+def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
+    """Run the suite on *planted*; with *first_only* no further than the first failure."""
+    words = [
+        str(ROOT / "tests/suite"), f"--rootdir={ROOT}", "-q", "-p", "no:cacheprovider",
+        # This process has run the suite before, and uses effd0 itself.
+        "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
+        "--threads=1",  # other runs go on beside this one
+        *planted.options, *(["-x"] if first_only else []),
+    ]  # fmt: skip
+    ended, start = _Ended(), time.perf_counter()
+    with planted.patched(), contextlib.redirect_stdout(io.StringIO()) as shown:
+        code = pytest.main(words, plugins=[ended])
+    seconds, output = time.perf_counter() - start, shown.getvalue()
+    if ended.checks is None:
+        return Outcome(False, None, "usage", output[-500:], "", seconds, output)
+    verdict = verdict_of(ended.checks)
+    return Outcome(
+        # What stays undecided is no false alarm.
+        passed=verdict.status in ("pass", "undecided") and code == pytest.ExitCode.OK,
+        broken=verdict.stage,
+        check=verdict.check.rpartition("::")[2],
+        evidence=verdict.evidence if verdict.status == "fail" else "",
+        diagnosis=verdict.diagnosis,
+        seconds=seconds,
+        output=output,
     )

@@ -21,7 +21,7 @@ right, and what `pytest` says of it. Written by `python -m tests.faults --write`
 public issue threads.
 
 - **caught**: the run fails. **stage**: the verdict's first broken stage is the one with the fault.
-- **suspicion**: the verdict names the fault, tested. A dash: there is no cause to be told beyond
+- **diagnosis**: the verdict names the fault, tested. A dash: there is no cause to be told beyond
   what the evidence says (a file that is missing or cut off says so itself).
 - **mAP**: points that the fault costs on 12 embedded scenes; a dash where nothing can be scored.
   **Bold**: less than 0.1, so that a gate on mAP alone lets it pass.
@@ -34,18 +34,18 @@ def line_of(row: Row) -> str:
     marks = "caught" if row.caught else "MISSED"
     stage = row.outcome.broken or "-"
     right = "" if row.stage_right else f" (WRONG, planted in {row.fault.stage})"
-    named = {None: "-", True: "named", False: "NOT NAMED"}[row.suspicion_right]
+    named = {None: "-", True: "named", False: "NOT NAMED"}[row.named]
     seconds = f"{row.outcome.seconds:.1f} s"
     return f"{row.fault.id:<32} {marks}  {stage}{right}  {named}  {_points(row)}  {seconds}"
 
 
 def summary(rows: Sequence[Row], clean: int, alarms: Sequence[str]) -> Iterator[str]:
     """The four shares that matter."""
-    named = [row for row in rows if row.suspicion_right is not None]
+    named = [row for row in rows if row.named is not None]
     for what, good, of in (
         ("caught", sum(row.caught for row in rows), len(rows)),
         ("stage right", sum(row.stage_right for row in rows), len(rows)),
-        ("suspicion right", sum(row.suspicion_right is True for row in named), len(named)),
+        ("diagnosis right", sum(row.named is True for row in named), len(named)),
     ):
         yield f"{what}: {good} of {of} ({good / max(of, 1):.1%})"
     named_alarms = f": {', '.join(alarms)}" if alarms else ""
@@ -56,7 +56,7 @@ def rendered(rows: Sequence[Row], clean: Sequence[str], alarms: Sequence[str]) -
     """The page."""
     seconds = sum(row.outcome.seconds for row in rows)
     lines = [
-        "| fault | planted in | source | caught | stage | suspicion | mAP | s |",
+        "| fault | planted in | source | caught | stage | diagnosis | mAP | s |",
         "|---|---|---|---|---|---|---|---|",
         *(_table_line(row) for row in rows),
     ]
@@ -70,7 +70,7 @@ def _table_line(row: Row) -> str:
     marks = {None: "-", True: "yes", False: "no"}
     cells = [
         row.fault.id, row.fault.stage, row.fault.source, marks[row.caught],
-        "yes" if row.stage_right else f"no: {row.outcome.broken}", marks[row.suspicion_right],
+        "yes" if row.stage_right else f"no: {row.outcome.broken}", marks[row.named],
         _points(row), f"{row.outcome.seconds:.1f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""One run of the zoo, in a process of its own: what crosses to it are names and paths."""
+"""All faults by stage, and one run of the suite on one of them, in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from pathlib import Path
 from effd0.data.coco import load_coco
 from effd0.errors import Effd0Error
 from effd0.metrics.summary import coco_metrics
+from effd0.results.check import STAGES
 
+from . import checkpoint, dataset, detections, inputs, model, own, runner
 from .clean import CLEAN
-from .fault import Good, Planted
-from .faults import FAULTS
-from .run import Outcome, run_suite
+from .run import Fault, Good, Outcome, Planted, run_suite
+
+_PLACES: dict[str, int] = {stage: place for place, stage in enumerate(STAGES)}
+_TABLES = (dataset, inputs, checkpoint, model, runner, own, detections)
+FAULTS: tuple[Fault, ...] = tuple(
+    sorted(
+        (fault for table in _TABLES for fault in table.FAULTS),
+        key=lambda fault: _PLACES[fault.stage],
+    )
+)
 
 
 @contextmanager
@@ -38,18 +47,17 @@ def run_fault(good: Good, name: str) -> tuple[Outcome, float | None]:
 
 def run_clean(good: Good, name: str) -> Outcome:
     """Run the suite on the pipeline *name*, in which nothing is wrong."""
-    (clean,) = [clean for clean in CLEAN if clean.id == name]
     with _room(good, name) as folder:
-        return run_suite(Planted(tuple(clean.make(good, folder))), first_only=False)
+        return run_suite(Planted(tuple(CLEAN[name](good, folder))), first_only=False)
 
 
 def _map_change(planted: Planted, good: Good) -> float | None:
     if planted.found is None:
         return None
-    dataset = good.dataset if planted.dataset is None else load_coco(planted.dataset)
+    images = good.dataset if planted.dataset is None else load_coco(planted.dataset)
     try:
         with planted.patched():
-            ap = coco_metrics(dataset, planted.found(), good.spec).ap
+            ap = coco_metrics(images, planted.found(), good.spec).ap
     except Effd0Error:
         return None  # it does not get as far as a score
     return (0 if ap is None else 100 * ap) - good.points

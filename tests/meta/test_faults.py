@@ -11,10 +11,9 @@ import pytest
 from effd0.results.check import STAGES
 
 from ..faults.clean import CLEAN
-from ..faults.fault import Fault, Planted
-from ..faults.faults import FAULTS
-from ..faults.run import Outcome, Row
+from ..faults.run import Fault, Outcome, Planted, Row
 from ..faults.table import TABLE, differences, line_of, rendered, summary
+from ..faults.work import FAULTS
 
 #: At least so many faults, and so many runs without one.
 FEWEST_FAULTS, FEWEST_CLEAN = 50, 20
@@ -22,7 +21,7 @@ FEWEST_FAULTS, FEWEST_CLEAN = 50, 20
 
 def test_ids_are_words_and_unique() -> None:
     """A fault or a clean run is asked for by its id; a number in one may have a fraction."""
-    ids = [fault.id for fault in FAULTS] + [clean.id for clean in CLEAN]
+    ids = [fault.id for fault in FAULTS] + [*CLEAN]
     assert [id_ for id_, count in Counter(ids).items() if count > 1] == []
     assert [i for i in ids if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+(\.\d+)?)*", i)] == []
 
@@ -51,9 +50,9 @@ def test_every_fault_has_a_source_that_fits_a_table() -> None:
     assert [id_ for id_, source in sources.items() if {"|", "\n"} & set(source)] == []
 
 
-def test_every_suspicion_is_a_pattern_that_can_fail() -> None:
-    """One that matches an empty suspicion would call right what was not named."""
-    patterns = {fault.id: re.compile(fault.suspicion) for fault in FAULTS if fault.suspicion}
+def test_every_diagnosis_is_a_pattern_that_can_fail() -> None:
+    """One that matches an empty diagnosis would call right what was not named."""
+    patterns = {fault.id: re.compile(fault.diagnosis) for fault in FAULTS if fault.diagnosis}
     assert [id_ for id_, pattern in patterns.items() if pattern.search("")] == []
 
 
@@ -65,21 +64,21 @@ def row(
     *,
     stage: str = "runner",
     found: str | None = "runner",
-    suspicion: str = "",
+    diagnosis: str = "",
     said: str = "",
     seconds: float = 1.2,
     change: float | None = -3.0,
 ) -> Row:
     """How the fault *name* of *stage* fared; *found* is the first broken stage, None for a pass."""
-    fault = Fault(name, stage, "peers 4.1 (a thread)", suspicion, lambda *_: Planted(()))
+    fault = Fault(name, stage, "peers 4.1 (a thread)", diagnosis, lambda *_: Planted(()))
     outcome = Outcome(found is None, found, "test_x", "0.3 off", said, seconds, "")
     return Row(fault, outcome, change)
 
 
 ROWS = (
-    row("right", suspicion="BGR", said="input BGR swapped", change=-0.04),
-    row("missed", found=None, suspicion="BGR", change=None),
-    row("wrong-stage", found="gate", suspicion="BGR", said="heads scaled", change=0.1),
+    row("right", diagnosis="BGR", said="input BGR swapped", change=-0.04),
+    row("missed", found=None, diagnosis="BGR", change=None),
+    row("wrong-stage", found="gate", diagnosis="BGR", said="heads scaled", change=0.1),
     row("no-cause", stage="nms", found="nms"),
 )
 
@@ -90,7 +89,7 @@ def page(*rows: Row, alarms: tuple[str, ...] = ()) -> str:
 
 
 def test_the_page_has_a_line_for_each_fault() -> None:
-    """Caught, stage and suspicion right, the effect on mAP, bold where small, and the time."""
+    """Caught, stage and diagnosis right, the effect on mAP, bold where small, and the time."""
     lines = page(*ROWS).splitlines()
     source = "peers 4.1 (a thread)"
     assert f"| right | runner | {source} | yes | yes | yes | **-0.04** | 1.2 |" in lines
@@ -102,12 +101,12 @@ def test_the_page_has_a_line_for_each_fault() -> None:
 
 
 def test_the_page_begins_with_the_shares() -> None:
-    """Suspicions count where there is a cause to be told; alarms are named."""
+    """Diagnoses count where there is a cause to be told; alarms are named."""
     shares = list(summary(ROWS, 2, ["clean-two"]))
     assert shares == [
         "caught: 3 of 4 (75.0%)",
         "stage right: 2 of 4 (50.0%)",
-        "suspicion right: 1 of 3 (33.3%)",
+        "diagnosis right: 1 of 3 (33.3%)",
         "false alarms: 1 of 2 runs without a fault: clean-two",
     ]
     lines = page(*ROWS, alarms=("clean-two",)).splitlines()
@@ -143,19 +142,19 @@ def test_the_same_verdicts_are_no_difference() -> None:
     ("now", "told"),
     [
         pytest.param(
-            row("right", found=None, suspicion="BGR"), "runner, no, no: None, no", id="missed-now"
+            row("right", found=None, diagnosis="BGR"), "runner, no, no: None, no", id="missed-now"
         ),
         pytest.param(
-            row("right", found="gate", suspicion="BGR", said="BGR"),
+            row("right", found="gate", diagnosis="BGR", said="BGR"),
             "runner, yes, no: gate, yes",
             id="another-stage",
         ),
         pytest.param(
-            row("right", suspicion="BGR", said="RGB"), "runner, yes, yes, no", id="not-named"
+            row("right", diagnosis="BGR", said="RGB"), "runner, yes, yes, no", id="not-named"
         ),
         pytest.param(row("right"), "runner, yes, yes, -", id="no-cause-any-more"),
         pytest.param(
-            row("right", stage="nms", found="nms", suspicion="BGR", said="BGR"),
+            row("right", stage="nms", found="nms", diagnosis="BGR", said="BGR"),
             "nms, yes, yes, yes",
             id="planted-elsewhere",
         ),

@@ -26,16 +26,8 @@ from ..onnx_models import (
     set_attribute,
     swapped_edges,
 )  # fmt: skip
-from .fault import Fault, Good, Plant, Planted
-from .good import detections_of
-from .run import base_options
-
-
-def _planted(good: Good, path: Path, *, runs: bool = True) -> Planted:
-    return Planted(
-        (*base_options(good), f"--model={path}", "--runner=ort"),
-        found=(lambda: detections_of(path, good.dataset)) if runs else None,
-    )
+from .checkpoint import noisy
+from .run import Fault, Good, Plant, Planted, with_model
 
 
 def _graph(change: Callable[[Any], object], *, runs: bool = True) -> Plant:
@@ -48,7 +40,7 @@ def _graph(change: Callable[[Any], object], *, runs: bool = True) -> Plant:
         del model.graph.value_info[:]
         assert model.SerializeToString() != before, "the model is as it was: no fault"
         onnx.save(model, str(path))
-        return _planted(good, path, runs=runs)
+        return with_model(good, path, runs=runs)
 
     return plant
 
@@ -67,44 +59,37 @@ def _file(content: Callable[[bytes], bytes]) -> Plant:
     def plant(good: Good, folder: Path) -> Planted:
         path = folder / "d0.onnx"
         path.write_bytes(content(good.model.read_bytes()))
-        return _planted(good, path, runs=False)
+        return with_model(good, path, runs=False)
 
     return plant
 
 
-# Export: the weights are not the checkpoint's.
+def _of_weights(change: Callable[[dict[str, Any]], dict[str, Any]], *, named: bool) -> Plant:
+    """The export of weights as *change* makes them; *named*: it says so in its notes."""
+
+    def plant(good: Good, folder: Path) -> Planted:
+        raw, path = folder / "raw.onnx", folder / "d0.onnx"
+        torch.save(change(dict(read_weights(good.checkpoint))), folder / "other.pth")
+        write_onnx(folder / "other.pth", raw, good.spec, ExportSettings(batch_size=None))
+        write_simplified(raw, path)
+        if not named:
+            model = onnx.load(str(path))
+            del model.metadata_props[:]
+            onnx.save(model, str(path))
+        return with_model(good, path)
+
+    return plant
 
 
-def _of_other_weights(good: Good, folder: Path) -> Planted:
-    """The export of a checkpoint of some steps before."""
-    generator = torch.Generator().manual_seed(1)
-    state = {
-        name: value + 0.05 * value.std() * torch.randn(value.shape, generator=generator)
-        if name.endswith("weight") and value.ndim == 4
-        else value
-        for name, value in read_weights(good.checkpoint).items()
-    }
-    torch.save(state, folder / "older.pth")
-    raw, path = folder / "raw.onnx", folder / "d0.onnx"
-    write_onnx(folder / "older.pth", raw, good.spec, ExportSettings(batch_size=None))
-    write_simplified(raw, path)
-    return _planted(good, path)
-
-
-def _epsilon(good: Good, folder: Path) -> Planted:
+def _epsilon(state: dict[str, Any]) -> dict[str, Any]:
     """Batch norms folded with PyTorch's default epsilon, 1e-5, in place of the model's 1e-3."""
-    state = dict(read_weights(good.checkpoint))
-    for name in [name for name in state if name.endswith("running_var")]:
-        # What the exporter adds is 1e-3, so that 1e-5 is all that is left.
-        state[name] = (state[name] - 1e-3 + 1e-5).clamp(min=-1e-3 + 1e-6)
-    torch.save(state, folder / "eps.pth")
-    raw, path = folder / "raw.onnx", folder / "d0.onnx"
-    write_onnx(folder / "eps.pth", raw, good.spec, ExportSettings(batch_size=None))
-    write_simplified(raw, path)
-    model = onnx.load(str(path))
-    del model.metadata_props[:]
-    onnx.save(model, str(path))
-    return _planted(good, path)
+    # What the exporter adds is 1e-3, so that 1e-5 is all that is left.
+    return {
+        name: (value - 1e-3 + 1e-5).clamp(min=-1e-3 + 1e-6)
+        if name.endswith("running_var")
+        else value
+        for name, value in state.items()
+    }
 
 
 def _as_int8(model: Any, node: Any) -> None:
@@ -177,18 +162,14 @@ def _behind(op: str, names: Callable[[str], bool], **attributes: Any) -> Callabl
     return change
 
 
-def _swap_names(pairs: dict[str, str]) -> Callable[[Any], None]:
-    """Let the outputs of each pair have each other's names."""
-
-    def change(model: Any) -> None:
-        new = pairs | {b: a for a, b in pairs.items()}
-        for node in model.graph.node:
-            node.output[:] = [new.get(n, n) for n in node.output]
-            node.input[:] = [new.get(n, n) for n in node.input]
-        for output in model.graph.output:
-            output.name = new.get(output.name, output.name)
-
-    return change
+def _swapped_names(model: Any) -> None:
+    """Two outputs have each other's names."""
+    new = {"class_p3": "box_p3", "box_p3": "class_p3"}
+    for node in model.graph.node:
+        node.output[:] = [new.get(n, n) for n in node.output]
+        node.input[:] = [new.get(n, n) for n in node.input]
+    for output in model.graph.output:
+        output.name = new.get(output.name, output.name)
 
 
 def _fusion_edges(model: Any) -> None:
@@ -282,7 +263,7 @@ def _class_names(name: str) -> bool:
     return name.startswith("class")
 
 
-MODEL_FAULTS = (
+FAULTS = (
     Fault("text-named-onnx", "export", "a wrong path in a script", "",
           _file(lambda _: b"this is no model\n")),
     Fault("onnx-cut-off", "export", "an interrupted copy", "", _file(lambda b: b[: len(b) // 2])),
@@ -290,9 +271,9 @@ MODEL_FAULTS = (
     Fault("a-head-twice", "export", "peers F23", "", _graph(_twin, runs=False)),
     Fault("other-input-size", "export", "peers 3.5", "", _graph(_other_size, runs=False)),
     Fault("of-another-checkpoint", "export", "peers 2(d): TEST01", "another checkpoint",
-          _of_other_weights),
+          _of_weights(lambda state: noisy(state, 0.05, 1), named=True)),
     Fault("batch-norm-epsilon", "export", "effdet's 1e-3, PyTorch's default 1e-5", "weight",
-          _epsilon),
+          _of_weights(_epsilon, named=False)),
     Fault("weights-scaled-in-a-head", "export", "peers F37", "scaled by 1.02",
           _node("Conv", 0.9, scaled)),
     Fault("channel-lost-in-the-backbone", "export", "peers F37", "weight",
@@ -304,7 +285,7 @@ MODEL_FAULTS = (
     Fault("class-biases-lost", "export", "peers 3.22: wrong bias", "weight",
           _graph(_without_biases)),
     Fault("names-swapped-over-shapes", "export", "peers F23", "",
-          _graph(_swap_names({"class_p3": "box_p3"}), runs=False)),
+          _graph(_swapped_names, runs=False)),
     Fault("resize-mode", "graph", "peers F37", "mode is linear", _node("Resize", 0.5, linear)),
     Fault("max-pool-corner", "graph", "peers F33", "pads", _node("MaxPool", 0.5, other_corner)),
     Fault("zeros-around-max-pool", "graph", "peers F33: the recipe's modify.py", "Pad|pads",

@@ -18,8 +18,7 @@ from effd0.detection.postprocess import postprocess
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 
-from .fault import Fault, Found, Good, Plant, Planted
-from .run import base_options
+from .run import Fault, Found, Good, Plant, Planted, base_options
 
 Array = npt.NDArray[Any]
 #: A sample and the spec -> its input, (3, size, size) float32, as the faulty tool makes it.
@@ -138,7 +137,7 @@ def _half(paths: list[Path]) -> None:
     paths[2].write_bytes(paths[2].read_bytes()[: paths[2].stat().st_size // 2])
 
 
-INPUT_FAULTS = (
+FAULTS = (
     Fault("bgr", "preprocess", "peers F1", "BGR", _bins(lambda s, d: _own(s, d)[::-1])),
     Fault("bgr-before-normalising", "preprocess", "peers F1", "BGR",
           _bins(lambda s, d: _normal(_pixels(s, d)[::-1]))),

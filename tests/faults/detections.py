@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from effd0.spec import D0
 from effd0.types import Floats
 
 from ..reference import Geometry, effdet_candidates
-from .fault import Fault, Good, Plant, Planted
-from .run import base_options
+from .run import Fault, Good, Plant, Planted, base_options
 
 Entry = dict[str, Any]
 Rows = npt.NDArray[np.float32]
@@ -46,6 +45,16 @@ def _read(good: Good, entries: list[Entry]) -> dict[int, Detections]:
     return found
 
 
+def _listed(change: Callable[[list[Entry], list[int]], list[Entry]], *, runs: bool = True) -> Plant:
+    """The list as a whole is wrong; *change* is given it and the image ids."""
+
+    def plant(good: Good, folder: Path) -> Planted:
+        entries = json.loads(good.detections.read_text())
+        return _planted(good, folder, change(entries, good.dataset.image_ids), runs=runs)
+
+    return plant
+
+
 def _written(change: Callable[[Entry, Sample], Entry]) -> Plant:
     """Every detection is right, and written wrongly."""
 
@@ -58,45 +67,27 @@ def _written(change: Callable[[Entry, Sample], Entry]) -> Plant:
     return plant
 
 
-def _listed(change: Callable[[list[Entry], list[int]], list[Entry]], *, runs: bool = True) -> Plant:
-    """The list as a whole is wrong; *change* is given it and the image ids."""
-
-    def plant(good: Good, folder: Path) -> Planted:
-        entries = json.loads(good.detections.read_text())
-        return _planted(good, folder, change(entries, good.dataset.image_ids), runs=runs)
-
-    return plant
-
-
 def _made(choose: Callable[[Rows], Rows]) -> Plant:
     """What *choose* keeps of the candidates, rows x1, y1, x2, y2, score, category, falling."""
 
     def plant(good: Good, folder: Path) -> Planted:
         entries = []
         for sample in good.dataset.samples:
-            heads = _heads(good.results, sample.path.stem)
-            rows = choose(effdet_candidates(heads, Geometry.of(sample.size, good.spec), good.spec))
-            entries += list(_entries(sample.image_id, rows))
+            heads: list[Floats] = [
+                np.fromfile(good.results / f"{sample.path.stem}_{n}.bin", np.float32).reshape(shape)
+                for n, shape in enumerate(D0.head_shapes.values())
+            ]
+            found = HeadOutputs(tuple(heads[:5]), tuple(heads[5:]))
+            candidates = effdet_candidates(found, Geometry.of(sample.size, good.spec), good.spec)
+            entries += [
+                {"image_id": sample.image_id, "category_id": int(category),
+                 "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+                for x1, y1, x2, y2, score, category in choose(candidates).tolist()
+                if score >= D0.score_floor
+            ]  # fmt: skip
         return _planted(good, folder, entries)
 
     return plant
-
-
-def _heads(results: Path, stem: str) -> HeadOutputs:
-    heads: list[Floats] = [
-        np.fromfile(results / f"{stem}_{n}.bin", np.float32).reshape(shape)
-        for n, shape in enumerate(D0.head_shapes.values())
-    ]
-    return HeadOutputs(tuple(heads[:5]), tuple(heads[5:]))
-
-
-def _entries(image_id: int, rows: Rows) -> Iterable[Entry]:
-    for x1, y1, x2, y2, score, category in rows.tolist():
-        if score >= D0.score_floor:
-            box = [x1, y1, x2 - x1, y2 - y1]
-            yield {
-                "image_id": image_id, "category_id": int(category), "bbox": box, "score": score,
-            }  # fmt: skip
 
 
 def _suppressed(rows: Rows, iou: float, *, by_class: bool = True, limit: int = 100) -> Rows:
@@ -138,7 +129,7 @@ def _half(entries: list[Entry], ids: list[int]) -> list[Entry]:
     return [e for e in entries if e["image_id"] in kept]
 
 
-DETECTION_FAULTS = (
+FAULTS = (
     Fault("x-and-y-swapped", "decode", "peers F27", "x and y",
           _box(lambda b, _: [b[1], b[0], b[3], b[2]])),
     Fault("boxes-of-the-input", "decode", "peers F29", "pixels of the input|network|input",

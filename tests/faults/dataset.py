@@ -12,60 +12,40 @@ from PIL import Image
 
 from effd0.data.coco import NAMES, load_coco
 
-from .fault import Fault, Good, Plant, Planted
-from .good import detections_of
-from .run import base_options
+from .run import Fault, Good, Plant, Planted, base_options, detections_of
 
 Content = dict[str, Any]
 
 
-def _copied(good: Good, folder: Path) -> Path:
-    root = folder / "coco"
-    shutil.copytree(good.root, root)
-    return root
-
-
-def _planted(good: Good, root: Path, *, runs: bool = True) -> Planted:
-    options = (*base_options(good, root=root), f"--model={good.model}", "--runner=ort")
-    found = (lambda: detections_of(good.model, load_coco(root))) if runs else None
-    return Planted(options, found=found, dataset=root)
-
-
-def _file(change: Callable[[Path, Path], None]) -> Plant:
-    """Change one picture: *change* is given it and the next."""
+def _changed(change: Callable[[Path], object], *, runs: bool = True) -> Plant:
+    """A copy of the scenes as *change* leaves it."""
 
     def plant(good: Good, folder: Path) -> Planted:
-        root = _copied(good, folder)
-        pictures = sorted((root / "val2017").iterdir())
-        change(pictures[1], pictures[2])
-        return _planted(good, root, runs=False)
+        root = folder / "coco"
+        shutil.copytree(good.root, root)
+        change(root)
+        options = (*base_options(good, root=root), f"--model={good.model}", "--runner=ort")
+        found = (lambda: detections_of(good.model, load_coco(root))) if runs else None
+        return Planted(options, found=found, dataset=root)
 
     return plant
+
+
+def _file(change: Callable[[Path, Path], object]) -> Plant:
+    """Change one picture: *change* is given it and the next."""
+    return _changed(lambda root: change(*sorted((root / "val2017").iterdir())[1:3]), runs=False)
 
 
 def _truth(change: Callable[[Content], object], *, runs: bool = True) -> Plant:
     """Change the content of the annotation file."""
 
-    def plant(good: Good, folder: Path) -> Planted:
-        root = _copied(good, folder)
+    def rewrite(root: Path) -> None:
         path = root / "annotations" / "instances_val2017.json"
         content = json.loads(path.read_text())
         change(content)
         path.write_text(json.dumps(content))
-        return _planted(good, root, runs=runs)
 
-    return plant
-
-
-def _cut(path: Path, _: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _pointer(path: Path, _: Path) -> None:
-    path.write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:"
-        f"{'0' * 64}\nsize {path.stat().st_size}\n"
-    )
+    return _changed(rewrite, runs=runs)
 
 
 def _shrunk(path: Path, _: Path) -> None:
@@ -76,8 +56,7 @@ def _shrunk(path: Path, _: Path) -> None:
 
 def _exchanged(path: Path, other: Path) -> None:
     with Image.open(path) as one, Image.open(other) as two:
-        size = one.size
-        two.resize(size).save(path.with_suffix(".tmp.jpg"))
+        two.resize(one.size).save(path.with_suffix(".tmp.jpg"))
     path.with_suffix(".tmp.jpg").replace(path)
 
 
@@ -96,8 +75,7 @@ def _numbered(content: Content) -> None:
 
 
 def _no_crowds(content: Content) -> None:
-    crowds = {a["image_id"] for a in content["annotations"] if a["iscrowd"]}
-    assert crowds, "the scenes hold no crowd: no fault"
+    assert any(a["iscrowd"] for a in content["annotations"]), "no crowd in the scenes: no fault"
     for a in content["annotations"]:
         a["iscrowd"] = 0
 
@@ -112,20 +90,17 @@ def _zero_id(content: Content) -> None:
     content["annotations"][0]["id"] = 0
 
 
-def _whole_pixels(content: Content) -> None:
-    for n, a in enumerate(content["annotations"]):
-        a["bbox"] = [int(side) - (n % 2 and side > 4) for side in a["bbox"]]
-
-
 def _dropped(content: Content) -> None:
     """A tenth of the annotations is gone, as behind a filter of small objects."""
     del content["annotations"][::10]
 
 
-DATASET_FAULTS = (
-    Fault("jpeg-cut-off", "dataset", "peers F15", "", _file(_cut)),
-    Fault("lfs-pointer", "dataset", "peers F15", "", _file(_pointer)),
-    Fault("image-missing", "dataset", "peers F15", "", _file(lambda p, _: p.unlink())),
+FAULTS = (
+    Fault("jpeg-cut-off", "dataset", "peers F15", "", _file(
+        lambda path, _: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]))),
+    Fault("lfs-pointer", "dataset", "peers F15", "", _file(lambda path, _: path.write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"))),
+    Fault("image-missing", "dataset", "peers F15", "", _file(lambda path, _: path.unlink())),
     Fault("image-resized", "dataset", "peers F30", "", _file(_shrunk)),
     Fault("image-of-another", "dataset", "peers F18", "", _file(_exchanged)),
     Fault("boxes-as-corners", "dataset", "peers F28", "x1, y1, x2, y2", _truth(_corners)),
@@ -134,4 +109,4 @@ DATASET_FAULTS = (
     Fault("images-filtered-out", "dataset", "peers F16", "filtered out", _truth(_filtered)),
     Fault("annotation-id-0", "dataset", "peers 3.12", "", _truth(_zero_id, runs=False)),
     Fault("annotations-dropped", "dataset", "peers F16", "left out", _truth(_dropped)),
-)
+)  # fmt: skip
