@@ -7,7 +7,7 @@ detections, the fault is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeAlias
 
@@ -19,17 +19,8 @@ from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken
 from ..spec import ModelSpec
 from ..tensors.manifest import listed
-from .detection_hypotheses import (
-    Found,
-    ImageCandidates,
-    as_xywh,
-    make,
-    making_hypotheses,
-    with_boxes,
-    with_candidates,
-    with_spec,
-    writing_hypotheses,
-)
+from . import detection_hypotheses as catalogue
+from .detection_hypotheses import Found, ImageCandidates, as_xywh, make
 from .hypothesis import Diagnosis, Hypothesis, best
 from .results_json import (
     EXACT,
@@ -122,7 +113,15 @@ def faults_of_detections(
     rows = {image: rows[id_] for id_, image in image_of.items() if id_ in rows}
     differing, threshold = _compared(own, rows, reference, spec, candidates)
     faults += differing
-    for text in _coverage(dataset, own, images, threshold):
+    due = [id_ for id_ in dataset.image_ids if len(own[id_]) and own[id_].scores[0] > threshold]
+    if missing := [id_ for id_ in due if id_ not in images]:
+        text = f"{len(missing)} of {len(dataset.samples)} images have no detections"
+        faults.append(
+            Broken(f"{text}, where effd0 finds some: {listed(missing)}", stage="evaluate")
+        )
+    # A limited dataset does not know all the images that there are.
+    if not dataset.limited and (foreign := sorted(images - set(dataset.image_ids))):
+        text = f"{len(foreign)} of {len(images)} image ids are of no image: {listed(foreign)}"
         faults.append(Broken(text, stage="evaluate"))
     places: dict[str | None, int] = {stage: place for place, stage in enumerate(STAGES)}
     return sorted(faults, key=lambda fault: places[fault.stage])
@@ -185,26 +184,6 @@ def _alike(own: ByImage, given: ByImage, image_of: Mapping[int, int]) -> float:
         sum(len(same_rows(rows, wanted, NEAR, but)[0]) for rows, wanted in pairs) for but in FIELDS
     ]
     return max(same) / count if count else 0.0
-
-
-def _coverage(
-    dataset: Dataset, own: ByImage, images: Collection[int], threshold: float
-) -> Iterator[str]:
-    """
-    Say which images are not among *images*, though their best score is above *threshold*.
-
-    And which of *images* are foreign, but for a limited dataset: it does not know all that there
-    are.
-    """
-    due = [id_ for id_ in dataset.image_ids if len(own[id_]) and own[id_].scores[0] > threshold]
-    if missing := [id_ for id_ in due if id_ not in images]:
-        yield (
-            f"{len(missing)} of {len(dataset.samples)} images have no detections, where effd0 "
-            f"finds some: {listed(missing)}"
-        )
-    foreign = sorted(set(images) - set(dataset.image_ids))
-    if foreign and not dataset.limited:
-        yield f"{len(foreign)} of {len(images)} image ids are of no image: {listed(foreign)}"
 
 
 # What differs within images.
@@ -374,9 +353,9 @@ def _explained(
     def single() -> Iterator[tuple[Hypothesis, ...]]:
         # Those that cost little first.
         for faults in (
-            writing_hypotheses(),
+            catalogue.writing_hypotheses(),
             _fitted_boxes(trials, tolerance),
-            making_hypotheses(trials[0].spec),
+            catalogue.making_hypotheses(trials[0].spec),
             _fitted_making(trials, lowest, tolerance),
         ):
             for fault in faults:
@@ -419,19 +398,19 @@ def _fitted_making(
     if lowest > 2 * spec.score_floor:
         reached = [score for score in _THRESHOLDS if score <= lowest + tolerance.score]
         for score in (*reached[-1:], lowest - tolerance.score):
-            yield with_candidates(
+            yield catalogue.with_candidates(
                 f"score threshold {score:.3g}", f"scores below {score:.3g} are left out",
                 least=score,
             )  # fmt: skip
     most = max(len(trial.given) for trial in trials)
     if most < spec.max_detections:
-        yield with_spec(
+        yield catalogue.with_spec(
             f"at most {most} detections per image", f"the {most} best of an image are kept",
             max_detections=most,
         )  # fmt: skip
     for count in _COUNTS:
         if count < spec.max_candidates:
-            yield with_candidates(
+            yield catalogue.with_candidates(
                 f"only {count} candidates before NMS", f"the {count} best candidates are taken",
                 most=count,
             )  # fmt: skip
@@ -446,7 +425,7 @@ def _fitted_making(
     for step, reach in ((0.05, 8), (0.01, 4)):
         ious = [round(nearest + step * n, 2) for n in range(-reach, reach + 1)]
         faults = {
-            iou: with_spec(
+            iou: catalogue.with_spec(
                 f"IoU threshold {iou:.2f}", f"boxes are suppressed above an IoU of {iou:.2f}",
                 nms_iou=iou,
             )
@@ -472,10 +451,12 @@ def _fitted_boxes(trials: Sequence[Trial], tolerance: Tolerance) -> Iterator[Hyp
     move, grow = np.array([x, y, x, y]), np.array([0, 0, w, h])
     if max(abs(x), abs(y)) > _STILL:
         told = f"moved by ({x:.3g}, {y:.3g}) pixels"
-        yield with_boxes(f"boxes {told}", f"boxes are {told}", lambda boxes: as_xywh(boxes + move))
+        yield catalogue.with_boxes(
+            f"boxes {told}", f"boxes are {told}", lambda boxes: as_xywh(boxes + move)
+        )
     if max(abs(w), abs(h)) > _STILL:
         told = f"({w:.3g}, {h:.3g})"
-        yield with_boxes(
+        yield catalogue.with_boxes(
             f"widths and heights larger by {told} pixels",
             f"{told} is added to width and height",
             lambda boxes: as_xywh(boxes) + grow,
@@ -484,7 +465,7 @@ def _fitted_boxes(trials: Sequence[Trial], tolerance: Tolerance) -> Iterator[Hyp
     if sides.any():
         across, down = np.median(got[sides, 2:] / wanted[sides, 2:], axis=0).tolist()
         if min(across, down) > 0 and max(abs(across - 1), abs(down - 1)) > _UNSTRETCHED:
-            yield with_boxes(
+            yield catalogue.with_boxes(
                 f"boxes multiplied by ({across:.4g}, {down:.4g})",
                 f"x are multiplied by {across:.4g} and y by {down:.4g}",
                 lambda boxes: as_xywh(boxes * np.array([across, down, across, down])),

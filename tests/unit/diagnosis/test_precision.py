@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.data.preprocess import preprocess
 from effd0.diagnosis.precision import Precision, estimate
-from effd0.errors import HeadError
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
 from effd0.types import Floats, Tensor, Tensors
@@ -112,12 +110,6 @@ def test_the_text_says_what_it_rests_on(found: Precision, text: str) -> None:
     assert str(found).startswith(text)
 
 
-def test_other_heads_are_refused() -> None:
-    """An estimate over heads that are not the same says nothing."""
-    with pytest.raises(HeadError, match=r"outputs are \['box'\], but \['box', 'class'\]"):
-        estimate(heads(), {"box": heads()["box"]})
-
-
 # What follows really computes in each precision, on images that the bands were not measured on.
 
 
@@ -134,28 +126,11 @@ def wanted(others: Tensor) -> Tensors:
     return run_torch(others, "fp32")
 
 
-@pytest.fixture(scope="module")
-def exported(request: pytest.FixtureRequest) -> Path:
-    """The embedded checkpoint as ONNX."""
-    for option in ("--model", "--checkpoint"):
-        if request.config.getoption(option) is not None:
-            pytest.skip(f"needs the embedded weights, which the bands are of: leave out {option}")
-    path: Path = request.getfixturevalue("onnx_model")
-    return path
-
-
 def run_torch(images: Tensor, precision: str) -> Tensors:
     """Run the embedded checkpoint in torch."""
     options = RunnerOptions(precision=precision)
     with open_runner("torch", fixture.checkpoint(), D0, options) as runner:
         return runner.infer({D0.input_name: images})
-
-
-def run_onnx(images: Tensor, path: Path) -> Tensors:
-    """Run an ONNX file, one image at a time."""
-    with open_runner("ort", path, D0, RunnerOptions()) as runner:
-        each = [runner.infer({D0.input_name: image[None]}) for image in images]
-    return {name: np.concatenate([heads[name] for heads in each]) for name in each[0]}
 
 
 def run_rounded(images: Tensor, round_: Callable[[Any], Any]) -> Tensors:
@@ -206,23 +181,6 @@ def test_tf32_is_not_mistaken(others: Tensor, wanted: Tensors) -> None:
 def test_int8_operands_are_named(others: Tensor, wanted: Tensors) -> None:
     """Operands of 255 steps are those of int8 and of nothing else."""
     assert estimate(wanted, run_rounded(others, to_int8)).name == "int8"
-
-
-@pytest.mark.slow
-def test_onnx_runtime_computes_in_float32(exported: Path, others: Tensor, wanted: Tensors) -> None:
-    """Another backend in the same precision is not mistaken for another precision."""
-    assert estimate(wanted, run_onnx(others, exported)).name == "fp32"
-
-
-@pytest.mark.slow
-def test_a_quantised_model_is_named(
-    exported: Path, others: Tensor, wanted: Tensors, tmp_path: Path
-) -> None:
-    """What ONNX Runtime quantises to 8 bits is int8."""
-    quantization = pytest.importorskip("onnxruntime.quantization")
-    path = tmp_path / "int8.onnx"
-    quantization.quantize_dynamic(exported, path, weight_type=quantization.QuantType.QUInt8)
-    assert estimate(wanted, run_onnx(others, path)).name == "int8"
 
 
 @pytest.mark.slow
