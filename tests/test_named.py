@@ -11,7 +11,14 @@ import numpy.typing as npt
 import pytest
 
 from effd0.errors import FeedError, HeadError, RunnerError
-from effd0.runners.base import DeviceTimes, NamedRunner, Runner, TensorInfo, TimedRunner, infer_each
+from effd0.runners.base import (
+    DeviceTimes,
+    NamedRunner,
+    Runner,
+    TensorInfo,
+    TimedRunner,
+    infer_stream,
+)
 from effd0.types import Tensors
 
 from .helpers import SMALL
@@ -225,7 +232,7 @@ def test_what_overlaps_inside_still_does() -> None:
     inner = Streaming(HEADS)
     feeds = [{SMALL.input_name: np.full((1, 3, 128, 128), n, np.float32)} for n in range(2)]
     with NamedRunner(inner, SMALL) as runner:
-        stream = infer_each(runner, feeds)
+        stream = infer_stream(runner, feeds)
         first = next(stream)
         assert len(inner.fed) == 2
         assert list(inner.fed[1]) == ["images"]

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from effd0.errors import FeedError
-from effd0.runners.base import OfflineRunner, infer_offline
+from effd0.runners.base import StreamingRunner, infer_stream
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.types import Tensors
 
@@ -78,8 +78,8 @@ def test_outputs_come_in_order_from_as_many_runs_as_there_are_threads(
     """Each feed gets its own outputs though the first takes longest; memory bounds the runs."""
     taken: list[int] = []
     with opened(doubling(tmp_path, batch), threads) as runner:
-        assert isinstance(runner, OfflineRunner)
-        for number, outputs in enumerate(infer_offline(runner, feeds(8, taken, rows))):
+        assert isinstance(runner, StreamingRunner)
+        for number, outputs in enumerate(infer_stream(runner, feeds(8, taken, rows))):
             assert outputs["y"].tolist() == [[2 * number] * 4] * rows
             assert len(taken) <= number + 1 + most
     assert taken == list(range(8))
@@ -92,7 +92,7 @@ def test_threads_that_are_not_given_are_the_processors(
     """What this process may use decides, not what the machine has."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
     with opened(doubling(tmp_path), None) as runner:
-        assert len(list(runner.infer_offline(feeds(8, [])))) == 8
+        assert len(list(runner.infer_stream(feeds(8, [])))) == 8
     assert max(at_a_time) == 3
 
 
@@ -109,14 +109,14 @@ def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> No
         opened(doubling(tmp_path), threads) as runner,
         pytest.raises(FeedError, match=r"x is float32 \(1, 5\), but the model takes"),
     ):
-        done.extend(runner.infer_offline(broken()))
+        done.extend(runner.infer_stream(broken()))
     assert len(done) == 2
 
 
 def test_a_run_that_is_left_ends_its_threads(tmp_path: Path) -> None:
     """Who stops after the first outputs leaves no work going on behind."""
     with opened(doubling(tmp_path), 2) as runner:
-        stream = infer_offline(runner, feeds(8, []))
+        stream = infer_stream(runner, feeds(8, []))
         next(stream)
         stream.close()
         assert not [t.name for t in threading.enumerate() if t.name.startswith("effd0-ort")]

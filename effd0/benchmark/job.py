@@ -28,7 +28,7 @@ from ..runners.base import (
     DetectingRunner,
     Runner,
     choose_batch_size,
-    infer_each,
+    infer_stream,
     make_feed,
     takes_pixels,
 )
@@ -149,7 +149,7 @@ def detect_batches(
 
     found: list[Detections] = []
     pending: Iterable[Detections] = ()
-    outputs_of = infer_each(runner, (batch.feed for batch in batches))
+    outputs_of = infer_stream(runner, (batch.feed for batch in batches))
     for outputs, batch in zip(outputs_of, batches, strict=True):
         found += pending  # the batch before ends here, so that memory stays bounded
         heads = split_heads(outputs, spec)

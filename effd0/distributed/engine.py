@@ -21,7 +21,7 @@ from ..evaluation.model import ModelChoice
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..io import sha256
 from ..progress import OpenProgress
-from ..runners.base import DetectingRunner, infer_offline
+from ..runners.base import DetectingRunner, infer_stream
 from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensors
@@ -175,10 +175,10 @@ class _Turn:
             runner.outputs,
         )
 
-    def infer_offline(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         """Yield the outputs of each feed."""
         with self._worker.turn(feeds) as (runner, mine, self.waited_s):
-            yield from infer_offline(runner, mine)
+            yield from infer_stream(runner, mine)
 
 
 class _DetectingTurn(_Turn):

@@ -20,7 +20,7 @@ from ..data.preprocess import ModelInput, preprocess
 from ..detection.heads import HeadOutputs, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import ImageError, RunnerError
-from ..runners.base import DetectingRunner, Runner, infer_offline, make_feed, takes_pixels
+from ..runners.base import DetectingRunner, Runner, infer_stream, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensor, Tensors
@@ -217,7 +217,7 @@ def _split(
 
 def _inferred(runner: Runner, batches: Iterable[Batch]) -> Generator[Tensors]:
     """The outputs of each batch."""
-    return infer_offline(
+    return infer_stream(
         runner,
         (
             make_feed(one.inputs, runner, None if one.rows is None else one.rows[: len(one.reads)])

@@ -39,6 +39,14 @@ class TensorInfo:
         return f"{self.dtype} ({sides})"
 
 
+def head_infos(spec: ModelSpec, batch: int | None = None) -> list[TensorInfo]:
+    """The float32 heads of *spec* in the recipe's order, of a fixed *batch* or a free one."""
+    return [
+        TensorInfo(name, (batch, *shape), np.dtype(np.float32))
+        for name, shape in spec.head_shapes.items()
+    ]
+
+
 class Runner(Protocol):
     """A backend that holds one model, open between ``__enter__`` and ``__exit__``."""
 
@@ -72,17 +80,9 @@ class Runner(Protocol):
 
 @runtime_checkable
 class StreamingRunner(Protocol):
-    """A runner that works on several feeds at a time, so that transfers and computing overlap."""
+    """A runner of several feeds at a time: more images per second, each of them later."""
 
     def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
-        """Yield the outputs of each feed, in order; feeds are taken ahead of their results."""
-
-
-@runtime_checkable
-class OfflineRunner(Protocol):
-    """A runner that gives more images a second, each of them later, where only that counts."""
-
-    def infer_offline(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
         """Yield the outputs of each feed, in order; feeds are taken ahead of their results."""
 
 
@@ -132,9 +132,9 @@ class TimedRunner(Protocol):
     device_times: DeviceTimes
 
 
-def infer_each(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+def infer_stream(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
     """
-    Yield the outputs of each feed, in order, overlapped where *runner* can; see `Runner`.
+    Yield the outputs of each feed, in order, several at a time where *runner* can.
 
     Whoever stops early closes the generator.
     """
@@ -142,14 +142,6 @@ def infer_each(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         yield from runner.infer_stream(feeds)
     else:
         yield from map(runner.infer, feeds)
-
-
-def infer_offline(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
-    """Yield what `infer_each` yields, as many a second as *runner* can."""
-    if isinstance(runner, OfflineRunner):
-        yield from runner.infer_offline(feeds)
-    else:
-        yield from infer_each(runner, feeds)
 
 
 def batch_size_of(inputs: Sequence[TensorInfo]) -> int | None:
@@ -231,13 +223,8 @@ class NamedRunner:
         self.description = self.inner.description
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.inner.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
 
     @property
     def inputs(self) -> list[TensorInfo]:
@@ -250,11 +237,7 @@ class NamedRunner:
     @property
     def outputs(self) -> list[TensorInfo]:
         """The heads, in the recipe's order."""
-        rows = self.inputs[0].shape[0]
-        return [
-            TensorInfo(name, (rows, *shape), np.dtype(np.float32))
-            for name, shape in self.spec.head_shapes.items()
-        ]
+        return head_infos(self.spec, self.inputs[0].shape[0])
 
     def infer(self, feed: Tensors) -> Tensors:
         """Run *inner*; see `Runner.infer`.  Raises `HeadError` for outputs that are no heads."""
@@ -262,7 +245,7 @@ class NamedRunner:
 
     def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
         """Yield the heads of each feed, overlapped where *inner* can; see `StreamingRunner`."""
-        with contextlib.closing(infer_each(self.inner, map(self._renamed, feeds))) as results:
+        with contextlib.closing(infer_stream(self.inner, map(self._renamed, feeds))) as results:
             for outputs in results:
                 yield named_heads(outputs, self.spec)
 

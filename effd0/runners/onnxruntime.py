@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -97,12 +96,7 @@ class OrtRunner:
         self._session = session
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._session = self._narrow = None
 
     @property
@@ -119,9 +113,9 @@ class OrtRunner:
         """Run the model on *feed*; see `Runner.infer`."""
         return self._infer(self._opened(), feed)
 
-    def infer_offline(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
         """
-        Yield the outputs of each feed, in order; see `OfflineRunner`.
+        Yield the outputs of each feed, in order; see `StreamingRunner`.
 
         On a CPU, runs of one image go side by side with few threads each: threads that share so
         small a run wait for each other at every node.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..spec import ModelSpec
 from ..tensors.inputs import input_shape
 from ..tensors.results import Results, find_manifest, open_results
 from ..types import Tensors
-from .base import TensorInfo, check_feed
+from .base import TensorInfo, check_feed, head_infos
 
 
 class RecordedRunner:
@@ -55,12 +54,7 @@ class RecordedRunner:
         self.description = results.description
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._results = None
 
     @property
@@ -74,8 +68,7 @@ class RecordedRunner:
     def outputs(self) -> list[TensorInfo]:
         """The heads, in the recipe's order."""
         self._opened()
-        shapes = self.spec.head_shapes.items()
-        return [TensorInfo(name, (None, *shape), np.dtype(np.float32)) for name, shape in shapes]
+        return head_infos(self.spec)
 
     def infer(self, feed: Tensors) -> Tensors:
         """Look up the outputs of each row of *feed*; see `Runner.infer`."""

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from ..errors import RunnerError, require
 from ..spec import ModelSpec
 from ..types import Tensors
-from .base import TensorInfo, check_feed
+from .base import TensorInfo, check_feed, head_infos
 from .checkpoint import load_model
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -60,12 +59,7 @@ class TorchRunner:
         self.description = f"PyTorch {torch.__version__}, {self.device}, {self.precision}"
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._model = None
 
     @property
@@ -77,10 +71,7 @@ class TorchRunner:
     @property
     def outputs(self) -> list[TensorInfo]:
         """The ten heads."""
-        return [
-            TensorInfo(name, (None, *shape), np.dtype(np.float32))
-            for name, shape in self.spec.head_shapes.items()
-        ]
+        return head_infos(self.spec)
 
     def infer(self, feed: Tensors) -> Tensors:
         """Run the network on *feed*; see `Runner.infer`.  The device is done when it returns."""

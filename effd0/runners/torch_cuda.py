@@ -11,7 +11,6 @@ import itertools
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -154,13 +153,8 @@ class TorchDetector(TorchRunner):
         self.description += f", detections on the device, {self.launch}"
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         self._steps = self._program = None
         self._lanes = []
 

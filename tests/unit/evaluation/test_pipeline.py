@@ -133,7 +133,7 @@ def test_an_input_stays_until_its_heads_are_there(samples: Sequence[Sample]) -> 
     class Ahead(FakeRunner):
         """Takes three batches before it works on the first."""
 
-        def infer_offline(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
             under_way: deque[Tensors] = deque()
             for feed in feeds:
                 under_way.append(feed)
@@ -233,17 +233,6 @@ class Streaming(FakeRunner):
             self.closed = True
 
 
-class Offline(Streaming):
-    """A runner with a way of its own for where only images a second count; *fast* is if taken."""
-
-    fast = False
-
-    def infer_offline(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
-        """Yield what the stream yields."""
-        self.fast = True
-        yield from self.infer_stream(feeds)
-
-
 class TakesPixels(FakeRunner):
     """A runner whose model normalises by itself."""
 
@@ -270,15 +259,6 @@ def test_outputs_that_come_late_are_those_of_their_images(
     assert runner.closed
     assert len(times.inference) == len(runner.fed)
     assert sum(times.inference) >= 0.005 * len(runner.fed), "the runner's own time is counted"
-
-
-def test_a_dataset_goes_the_way_of_most_images_a_second(samples: Sequence[Sample]) -> None:
-    """A run over many images is what a runner's offline way is for."""
-    runner = Offline()
-    found = list(run_dataset(samples, runner, SMALL, batch_size=1))
-    assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
-    assert runner.fast
-    assert runner.closed
 
 
 def test_a_stream_is_closed_when_the_run_is_left(samples: Sequence[Sample]) -> None:
