@@ -28,18 +28,18 @@ MODULES = {
         "test_float16", "test_onnx_info", "test_rewrite", "test_rewrites", "test_rewrites_ort",
     ),
     "runner": (
-        "test_hardware", "test_named", "test_open_runner", "test_pipeline", "test_pipeline_feed",
+        "test_hardware", "test_base", "test_contract", "test_pipeline", "test_pipeline_feed",
         "test_pipeline_stream",
         "test_acl_runner", "test_recorded",
-        "test_runner_base", "test_runner_openvino", "test_runner_ort", "test_runner_ort_offline",
-        "test_runner_torch", "test_runner_torch_detector", "test_tensorfiles_results",
+        "test_onnxruntime", "test_openvino",
+        "test_torch", "test_torch_cuda", "test_tensorfiles_results",
         "test_tensorfiles_results_refused",
     ),
     "decode": (
-        "test_anchors", "test_boxes", "test_device_steps", "test_heads", "test_postprocess",
+        "test_anchors", "test_boxes", "test_torch_ops", "test_heads", "test_postprocess",
         "test_postprocess_lazy", "test_topk",
     ),
-    "nms": ("test_device_nms", "test_nms"),
+    "nms": ("test_nms"),
     "evaluate": (
         "test_accumulate", "test_curves", "test_evaluate", "test_evaluate_inputs", "test_match",
         "test_paired", "test_reach",

@@ -1,10 +1,8 @@
-"""Tests for `effd0.runners.recorded`: results made elsewhere, asked as any runner is."""
+"""Results made elsewhere, asked as any runner is."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +10,11 @@ import pytest
 
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import preprocess
-from effd0.errors import FeedError, ResultError, RunnerError
-from effd0.evaluation.pipeline import run_dataset
+from effd0.errors import ResultError, RunnerError
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.types import Tensor
-
-from .helpers import SMALL
-from .recordings import coco_of, heads_of, write_bins, write_results, write_summary
+from tests.helpers import SMALL
+from tests.recordings import coco_of, heads_of, write_bins, write_results, write_summary
 
 STEMS = ("1", "2", "3")
 
@@ -62,27 +58,6 @@ def test_rows_have_the_heads_of_their_input(
         assert np.array_equal(head, wanted), name
 
 
-def test_what_it_declares_is_what_it_gives(folder: Path, bins: Path, images: Tensor) -> None:
-    """One float32 input of free batch, and the heads in the recipe's order."""
-    with RecordedRunner(folder, SMALL, bins=bins) as runner:
-        (info,) = runner.inputs
-        heads = runner.infer({SMALL.input_name: images[:2]})
-        assert (info.name, info.shape) == ("x.1", (None, 3, 128, 128))
-        assert info.dtype == np.float32
-        assert [(o.name, o.shape[1:]) for o in runner.outputs] == [
-            (name, head.shape[1:]) for name, head in heads.items()
-        ]
-
-
-def test_outputs_belong_to_the_caller(folder: Path, bins: Path, images: Tensor) -> None:
-    """Nothing done to a result changes a later one, or the files."""
-    with RecordedRunner(folder, SMALL, bins=bins) as runner:
-        for head in runner.infer({SMALL.input_name: images[:1]}).values():
-            head.fill(np.nan)
-        again = runner.infer({SMALL.input_name: images[:1]})
-    assert np.array_equal(again["class_p7"], heads_of(0)["class_p7"])
-
-
 def test_inputs_of_pixels_are_known_too(dataset: Dataset, tmp_path: Path) -> None:
     """Of a model that normalises by itself, the recorded input is uint8, and so is the feed."""
     bins = write_bins(tmp_path / "pixels", dataset, dtype="uint8")
@@ -94,13 +69,6 @@ def test_inputs_of_pixels_are_known_too(dataset: Dataset, tmp_path: Path) -> Non
     assert np.array_equal(heads["box_p3"], heads_of(1)["box_p3"])
 
 
-def test_it_runs_in_the_pipeline(dataset: Dataset, folder: Path, bins: Path) -> None:
-    """From image files to detections, in batches, as with a model."""
-    with RecordedRunner(folder, SMALL, bins=bins) as runner:
-        found = dict(run_dataset(dataset.samples, runner, SMALL, batch_size=2))
-    assert [len(found[sample]) > 0 for sample in dataset.samples] == [True] * 3
-
-
 def test_unknown_rows_are_refused(folder: Path, bins: Path, images: Tensor) -> None:
     """The message says which row, and whose inputs the folder knows."""
     images[1, 0, 0, 0] += 1
@@ -110,26 +78,6 @@ def test_unknown_rows_are_refused(folder: Path, bins: Path, images: Tensor) -> N
         pytest.raises(RunnerError, match=message),
     ):
         runner.infer({SMALL.input_name: images})
-
-
-def test_a_wrong_feed_is_refused(folder: Path, bins: Path, images: Tensor) -> None:
-    """The error is about the feed, in the words of every runner."""
-    with (
-        RecordedRunner(folder, SMALL, bins=bins) as runner,
-        pytest.raises(FeedError, match=r"is float64 .*, but the model takes float32"),
-    ):
-        runner.infer({SMALL.input_name: images.astype(np.float64)})
-
-
-def test_a_closed_runner_refuses(folder: Path, bins: Path, images: Tensor) -> None:
-    """Outside its ``with`` block it answers nothing."""
-    runner = RecordedRunner(folder, SMALL, bins=bins)
-    with pytest.raises(RunnerError, match="is not open; use the runner in a 'with' block"):
-        runner.infer({SMALL.input_name: images})
-    with runner:
-        pass
-    with pytest.raises(RunnerError, match="is not open; use the runner in a 'with' block"):
-        _ = runner.inputs
 
 
 def test_the_copy_beside_the_results_serves(folder: Path, bins: Path, images: Tensor) -> None:
@@ -166,39 +114,8 @@ def test_results_of_another_tool_are_known_by_digests(images: Tensor, tmp_path: 
         assert np.array_equal(head, np.concatenate([heads_of(n)[name] for n in (2, 0)])), name
 
 
-def test_digests_must_be_of_all_results(images: Tensor, tmp_path: Path) -> None:
-    """Results of other inputs than those named are told when the folder is opened."""
-    folder = write_results(tmp_path / "result", STEMS[:2], "whole-stem")
-    with pytest.raises(ResultError, match="does not hold the results of 3 images"):
-        RecordedRunner(folder, SMALL, digests=digests_of(images)).__enter__()
-
-
-def test_a_manifest_is_believed_before_digests(folder: Path, bins: Path, images: Tensor) -> None:
-    """It was written with the inputs; fingerprints taken later may be of others."""
-    turned = digests_of(images[::-1])
-    with RecordedRunner(folder, SMALL, bins=bins, digests=turned) as runner:
-        heads = runner.infer({SMALL.input_name: images[:1]})
-    assert np.array_equal(heads["class_p3"], heads_of(0)["class_p3"])
-
-
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "|u1"])
-def test_a_digest_is_that_of_the_input_on_disk(dtype: str) -> None:
-    """Little-endian and row by row, however the array lies in memory."""
-    row = np.arange(24).reshape(2, 3, 4).astype(dtype)
-    wanted = hashlib.sha256(row.astype(np.dtype(dtype).newbyteorder("<")).tobytes()).hexdigest()
-    assert digest_of(row) == digest_of(np.asfortranarray(row)) == wanted
-    assert digest_of(row[::-1]) != wanted
-
-
 def test_a_folder_that_is_not_whole_cannot_be_opened(folder: Path, bins: Path) -> None:
     """What is missing is told when it is opened, not in the middle of a run."""
     next(folder.iterdir()).unlink()
     with pytest.raises(ResultError, match=r"does not hold the results of 3 images; 1 incomplete"):
         RecordedRunner(folder, SMALL, bins=bins).__enter__()
-
-
-def test_another_architecture_is_refused(folder: Path, bins: Path) -> None:
-    """Inputs of another spec would be known by no fingerprint."""
-    other = replace(SMALL, arch="efficientdet_d0")
-    with pytest.raises(ResultError, match="arch tf_efficientdet_d0, not efficientdet_d0; give"):
-        RecordedRunner(folder, other, bins=bins).__enter__()

@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.torch`: precisions, devices, and what is refused."""
+"""PyTorch: precisions, devices, and what is refused."""
 
 from __future__ import annotations
 
@@ -39,42 +39,38 @@ def test_half_precision_rounds_and_no_more(
         assert at_least < diff.relative_l2 < at_most, str(diff)
 
 
-@pytest.mark.parametrize("precision", ["int8", "FP32", ""], ids=["int8", "upper-case", "empty"])
-def test_an_unknown_precision_is_refused(precision: str, spec: ModelSpec) -> None:
-    """The message lists the precisions that exist."""
-    with pytest.raises(RunnerError, match=f"--precision is '{precision}', but fp32, fp16, bf16"):
-        TorchRunner(Path("d0.pth"), spec, precision=precision)
-
-
-@pytest.mark.parametrize("device", ["gpu", "CPU", "cud:0", ""])
-def test_an_unknown_device_is_refused(device: str, spec: ModelSpec, checkpoint: Path) -> None:
-    """The message lists the kinds of devices that exist."""
-    with (
-        pytest.raises(RunnerError, match=rf"--device is '{device}', but cpu, cuda\[:N\] and npu"),
-        TorchRunner(checkpoint, spec, device=device),
-    ):
-        pass
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this host has the CUDA device")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_an_absent_cuda_device_is_refused(device: str, spec: ModelSpec, checkpoint: Path) -> None:
-    """The CPU does not step in for a device that is not there."""
-    with (
-        pytest.raises(RunnerError, match=f"--device is {device}, but torch sees no cuda device"),
-        TorchRunner(checkpoint, spec, device=device),
-    ):
-        pass
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("torch_npu") is not None, reason="this host has torch_npu"
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"precision": "int8"}, "--precision is 'int8', but fp32, fp16, bf16", id="precision"
+        ),
+        pytest.param(
+            {"device": "gpu"}, r"--device is 'gpu', but cpu, cuda\[:N\] and npu", id="device"
+        ),
+        pytest.param(
+            {"device": "cuda:1"},
+            "--device is cuda:1, but torch sees no cuda device",
+            id="absent-cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this host has CUDA"),
+        ),
+        pytest.param(
+            {"device": "npu:0"},
+            r"--device is npu:0, but torch_npu .*source CANN's set_",
+            id="npu-without-torch-npu",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("torch_npu") is not None, reason="this host has torch_npu"
+            ),
+        ),
+    ],
 )
-def test_an_npu_needs_torch_npu(spec: ModelSpec, checkpoint: Path) -> None:
-    """The message says what is to be installed and sourced."""
+def test_what_is_not_there_is_refused(
+    options: dict[str, str], message: str, spec: ModelSpec, checkpoint: Path
+) -> None:
+    """The message lists what exists; the CPU does not step in for a device that is absent."""
     with (
-        pytest.raises(RunnerError, match=r"--device is npu:0, but torch_npu .*source CANN's set_"),
-        TorchRunner(checkpoint, spec, device="npu:0"),
+        pytest.raises(RunnerError, match=message),
+        TorchRunner(checkpoint, spec, **options),  # type: ignore[arg-type]  # any option
     ):
         pass
 

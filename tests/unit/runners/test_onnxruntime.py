@@ -1,62 +1,28 @@
-"""Tests for `effd0.runners.onnxruntime`: fixed batches, providers, and files that are no models."""
+"""ONNX Runtime: the provider asked for and no other, graph optimization, runs side by side."""
 
 from __future__ import annotations
 
-import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, parser
+from onnx import parser
 
-from effd0.errors import FeedError, MissingExtra, RunnerError
+from effd0.errors import FeedError, RunnerError
+from effd0.runners.base import StreamingRunner, infer_stream
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
-from effd0.tensor_diff import compare_tensors
-from effd0.tolerances import SAME_FLOAT32
-from effd0.types import Tensor, Tensors
-
-from .onnx_models import identity_model, need_own_export, operators, pinned
+from effd0.types import Tensors
+from tests.onnx_models import identity_model, operators, parsed
 
 CPU = "CPUExecutionProvider"
-
-
-@pytest.fixture(scope="module")
-def four(
-    onnx_model: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The model under test with its batch fixed to four."""
-    need_own_export(pytestconfig)
-    return pinned(onnx_model, tmp_path_factory.mktemp("fixed") / "four.onnx", 4)
-
-
-@pytest.mark.slow
-def test_a_fixed_batch_takes_fewer_images(
-    four: Path, images: Tensor, spec: ModelSpec, torch_heads: Tensors
-) -> None:
-    """Three images give the three rows that they give among four, bit for bit, and torch's."""
-    with OrtRunner(four, provider=CPU) as runner:
-        assert runner.inputs[0].shape == (4, 3, 512, 512)
-        padded, whole = (runner.infer({spec.input_name: images[:n]}) for n in (3, 4))
-    assert {head.shape[0] for head in padded.values()} == {3}
-    assert [n for n in whole if not np.array_equal(whole[n][:3], padded[n])] == []
-    worst = compare_tensors({n: head[:3] for n, head in torch_heads.items()}, padded)[0]
-    # Measured 2026-11-23: at most 4.1e-5 with the batch fixed.
-    assert worst.max_abs <= SAME_FLOAT32.limit, str(worst)
-
-
-def test_a_fixed_batch_refuses_more_images(four: Path, images: Tensor, spec: ModelSpec) -> None:
-    """Five images are not cut to four."""
-    with (
-        OrtRunner(four, provider=CPU) as runner,
-        pytest.raises(FeedError, match=r"\(5, 3, 512, 512\), but the model takes float32 \(4, 3"),
-    ):
-        runner.infer({spec.input_name: images})
 
 
 def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -142,12 +108,6 @@ def test_no_provider_is_helped_out_by_the_cpu(
         ((options, given),) = sessions
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert given == {"providers": [("Chip", {})], "enable_fallback": 0}
-
-
-def test_a_run_that_fails_is_not_repeated_on_the_cpu(tmp_path: Path) -> None:
-    """ONNX Runtime would open a second session on the CPU; this one is told not to."""
-    with OrtRunner(identity_model(tmp_path / "identity.onnx"), provider=CPU) as runner:
-        assert runner._session._enable_fallback is False
 
 
 def test_provider_options_reach_the_provider_and_the_description(
@@ -240,54 +200,6 @@ def test_graph_optimization_decides_what_runs(
     assert operators(onnx.load(str(tmp_path / "optimized.onnx"))) == nodes
 
 
-@pytest.mark.parametrize("content", [b"", b"no model\n"], ids=["empty", "text"])
-def test_a_file_that_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
-    """What ONNX Runtime says is kept, under the name of the file."""
-    (tmp_path / "d0.onnx").write_bytes(content)
-    with (
-        pytest.raises(RunnerError, match=rf"d0\.onnx cannot be opened by ONNX Runtime on {CPU}"),
-        OrtRunner(tmp_path / "d0.onnx", provider=CPU),
-    ):
-        pass
-
-
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    """The next step is the command that exports."""
-    with (
-        pytest.raises(RunnerError, match=r"d0\.onnx does not exist; make it with 'effd0 export'"),
-        OrtRunner(tmp_path / "d0.onnx", provider=CPU),
-    ):
-        pass
-
-
-def test_an_input_of_whole_numbers_is_refused(tmp_path: Path) -> None:
-    """A model that takes int64 is none that images can be fed to."""
-    model = identity_model(tmp_path / "whole.onnx", TensorProto.INT64)
-    with (
-        OrtRunner(model, provider=CPU) as runner,
-        pytest.raises(RunnerError, match=r"x0 of .* is tensor\(int64\), but effd0 takes tensor\(f"),
-    ):
-        runner.infer({"x0": np.ones((1, 2), np.int64)})
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        pytest.param(TensorProto.FLOAT, np.float32, id="float32"),
-        pytest.param(TensorProto.FLOAT16, np.float16, id="float16"),
-        pytest.param(TensorProto.UINT8, np.uint8, id="uint8"),
-    ],
-)
-def test_what_a_model_declares_is_what_it_takes(kind: int, dtype: type, tmp_path: Path) -> None:
-    """Each element type that effd0 knows goes in and comes out unchanged."""
-    x: npt.NDArray[Any] = np.array([[1, 2], [3, 4]], dtype)
-    with OrtRunner(identity_model(tmp_path / "same.onnx", kind), provider=CPU) as runner:
-        assert [str(info) for info in runner.inputs] == [f"{np.dtype(dtype)} (N, 2)"]
-        y = runner.infer({"x0": x})["y_x0"]
-    assert y.dtype == dtype
-    assert y.tolist() == [[1, 2], [3, 4]]
-
-
 def test_threads_are_set(tmp_path: Path) -> None:
     """The number asked for is the number of the session."""
     model = identity_model(tmp_path / "same.onnx")
@@ -295,35 +207,104 @@ def test_threads_are_set(tmp_path: Path) -> None:
         assert runner._session.get_session_options().intra_op_num_threads == 3
 
 
-def test_a_failure_while_running_is_the_runners(tmp_path: Path) -> None:
-    """What ONNX Runtime raises during a run becomes a RunnerError with its words."""
-
-    class Broken:
-        """A session whose device is gone."""
-
-        def __init__(self, session: object) -> None:
-            self.session = session
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.session, name)
-
-        def run(self, *_: object) -> None:
-            """Fail as ONNX Runtime does."""
-            raise RuntimeError("device lost")
-
-    with OrtRunner(identity_model(tmp_path / "same.onnx"), provider=CPU) as runner:
-        runner._session = Broken(runner._session)
-        with pytest.raises(RunnerError, match=r"same\.onnx failed in ONNX Runtime: device lost"):
-            runner.infer({"x0": np.ones((1, 2), np.float32)})
+def doubling(folder: Path, batch: str = "1") -> Path:
+    """Write a model that doubles a (batch, 4) input; return its path."""
+    path = folder / "double.onnx"
+    graph = parsed(f"g (float[{batch},4] x) => (float[{batch},4] y) {{ y = Add(x, x) }}")
+    onnx.save(graph, str(path))
+    return path
 
 
-def test_without_onnx_runtime_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def feeds(count: int, taken: list[int], rows: int = 1) -> Iterator[Tensors]:
+    """Yield feeds filled with their numbers, and note each in *taken*."""
+    for number in range(count):
+        taken.append(number)
+        yield {"x": np.full((rows, 4), number, np.float32)}
+
+
+def opened(model: Path, threads: int | None) -> OrtRunner:
+    """Return a runner on the CPU."""
+    return OrtRunner(model, provider="CPUExecutionProvider", threads=threads)
+
+
+@pytest.fixture
+def at_a_time(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many runs were under way when each one began; they take long, the first the longest."""
+    noted: list[int] = []
+    running, lock, right = [0], threading.Lock(), OrtRunner._infer
+
+    def slow(self: OrtRunner, session: Any, feed: Tensors) -> Tensors:
+        with lock:
+            running[0] += 1
+            noted.append(running[0])
+        time.sleep(0.05 if feed["x"][0, 0] == 0 else 0.01)
+        outputs = right(self, session, feed)
+        with lock:
+            running[0] -= 1
+        return outputs
+
+    monkeypatch.setattr(OrtRunner, "_infer", slow)
+    return noted
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch", "rows", "most"),
+    [
+        pytest.param(1, "1", 1, 1, id="one-thread"),
+        pytest.param(2, "1", 1, 2, id="two-threads"),
+        pytest.param(9, "1", 1, 4, id="many-threads"),
+        pytest.param(2, "2", 2, 1, id="batch=2"),
+        pytest.param(2, "2", 1, 1, id="batch=2-fed-one"),
+        pytest.param(2, "N", 1, 2, id="batch-free-fed-one"),
+        pytest.param(2, "N", 2, 1, id="batch-free-fed-two"),
+    ],
+)
+def test_outputs_come_in_order_from_as_many_runs_as_there_are_threads(
+    threads: int, batch: str, rows: int, most: int, at_a_time: list[int], tmp_path: Path
 ) -> None:
-    """The light install says which command adds the backend."""
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    """Each feed gets its own outputs though the first takes longest; memory bounds the runs."""
+    taken: list[int] = []
+    with opened(doubling(tmp_path, batch), threads) as runner:
+        assert isinstance(runner, StreamingRunner)
+        for number, outputs in enumerate(infer_stream(runner, feeds(8, taken, rows))):
+            assert outputs["y"].tolist() == [[2 * number] * 4] * rows
+            assert len(taken) <= number + 1 + most
+    assert taken == list(range(8))
+    # A busy host starts threads late.
+    assert min(most, 2) <= max(at_a_time) <= most
+
+
+def test_threads_that_are_not_given_are_the_processors(
+    at_a_time: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this process may use decides, not what the machine has."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
+    with opened(doubling(tmp_path), None) as runner:
+        assert len(list(runner.infer_stream(feeds(8, [])))) == 8
+    assert 2 <= max(at_a_time) <= 3
+
+
+@pytest.mark.parametrize("threads", [1, 2], ids="threads={}".format)
+def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> None:
+    """The feeds before it are answered, then its error comes out as it is."""
+
+    def broken() -> Iterator[Tensors]:
+        yield from feeds(2, [])
+        yield {"x": np.zeros((1, 5), np.float32)}
+
+    done: list[Tensors] = []
     with (
-        pytest.raises(MissingExtra, match=r"onnxruntime is not .*pip install 'effd0\[onnx\]'"),
-        OrtRunner(tmp_path / "d0.onnx", provider=CPU),
+        opened(doubling(tmp_path), threads) as runner,
+        pytest.raises(FeedError, match=r"x is float32 \(1, 5\), but the model takes"),
     ):
-        pass
+        done.extend(runner.infer_stream(broken()))
+    assert len(done) == 2
+
+
+def test_a_run_that_is_left_ends_its_threads(tmp_path: Path) -> None:
+    """Who stops after the first outputs leaves no work going on behind."""
+    with opened(doubling(tmp_path), 2) as runner:
+        stream = infer_stream(runner, feeds(8, []))
+        next(stream)
+        stream.close()
+        assert not [t.name for t in threading.enumerate() if t.name.startswith("effd0-ort")]

@@ -1,4 +1,4 @@
-"""Tests for `effd0.runners.torch_cuda`: pixels in, detections out, batches overlapped."""
+"""Detections on the device: pixels in, detections out, batches overlapped."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.runners.torch_cuda import Lane, TorchDetector
 from effd0.spec import ModelSpec
 from effd0.tolerances import BOXES, SCORES
-
-from .helpers import SMALL, coco_content, write_coco
+from tests.helpers import SMALL, coco_content, write_coco
 
 REDS = [100, 0, 200, 50, 150, 200, 100]
 DEVICE = RunnerOptions(postprocess="device")
@@ -211,12 +210,6 @@ def test_only_pixels_are_taken(tensor: Any, message: str) -> None:
         next(runner.detect_stream([[ModelInput(tensor, 1.0, (128, 128))]]))
 
 
-def test_a_closed_runner_detects_nothing() -> None:
-    """The message says how to open it."""
-    with pytest.raises(RunnerError, match=r"d0\.pth is not open; use the runner in a 'with'"):
-        next(TorchDetector(Path("d0.pth"), SMALL).detect_stream([]))
-
-
 @pytest.mark.parametrize(
     ("options", "on_device"),
     [
@@ -258,14 +251,6 @@ def test_what_cannot_be_is_refused(options: RunnerOptions, message: str) -> None
     """Before a model is loaded, with what would do."""
     with pytest.raises(RunnerError, match=message):
         open_runner("torch", Path("d0.pth"), SMALL, options)
-
-
-@pytest.mark.parametrize("runner", ["ort", "openvino", "acl", "recorded"])
-@pytest.mark.parametrize("options", [DEVICE, RunnerOptions(launch="graph")], ids=["where", "how"])
-def test_other_backends_do_not_know_it(runner: str, options: RunnerOptions) -> None:
-    """Their heads come to the host in any case."""
-    with pytest.raises(RunnerError, match=f"but --runner {runner} does not know it"):
-        options.check_for(runner)
 
 
 @pytest.mark.parametrize(
