@@ -19,8 +19,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "effd0")
 MODULES = {
     "dataset": ("test_annotations", "test_data_fixtures", "test_dataset"),
     "preprocess": (
-        "test_preprocess", "test_preprocess_errors", "test_tensorfiles",
-        "test_tensorfiles_read",
+        "test_preprocess", "test_preprocess_errors", "tensors/test_inputs",
     ),
     "checkpoint": ("test_checkpoint",),
     "export": ("test_to_onnx", "test_verify"),
@@ -32,14 +31,13 @@ MODULES = {
         "test_pipeline_stream",
         "test_acl_runner", "test_recorded",
         "test_onnxruntime", "test_openvino",
-        "test_torch", "test_torch_cuda", "test_tensorfiles_results",
-        "test_tensorfiles_results_refused",
+        "test_torch", "test_torch_cuda", "tensors/test_results",
     ),
     "decode": (
         "test_anchors", "test_boxes", "test_torch_ops", "test_heads", "test_postprocess",
         "test_postprocess_lazy", "test_topk",
     ),
-    "nms": ("test_nms"),
+    "nms": ("test_nms",),
     "evaluate": (
         "test_accumulate", "test_curves", "test_evaluate", "test_evaluate_inputs", "test_match",
         "test_paired", "test_reach",
@@ -52,6 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with the stage that it checks."""
     stage_of = {module: stage for stage in STAGES for module in MODULES[stage]}
     for item in items:
-        stage = stage_of.get(item.path.stem)
+        stem = item.path.stem
+        stage = stage_of.get(f"{item.path.parent.name}/{stem}") or stage_of.get(stem)
         if stage is not None:
             item.add_marker(pytest.mark.stage(stage))

@@ -1,0 +1,530 @@
+"""Results on disk: the same heads whoever wrote them, refused unless whole, fresh and ours."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effd0.data.coco import load_coco
+from effd0.errors import ResultError
+from effd0.io import sha256
+from effd0.spec import SPECS, ModelSpec
+from effd0.tensors.results import Results, check_model, open_results
+from tests.cli_run import assert_one_error, effd0
+from tests.helpers import SMALL, write_coco
+from tests.recordings import (
+    FORMATS,
+    INTERLEAVED,
+    NAMINGS,
+    coco_of,
+    heads_of,
+    write_bins,
+    write_results,
+    write_summary,
+)
+
+STEMS = ("9", "10", "b")  # in natural order
+NUMBERED = ("sample-id", "input-n")
+
+
+def assert_heads(results: Results, stems: Sequence[str], dtype: Any = np.float32) -> None:
+    """Each of *stems* has the heads that `write_results` gave it, in the recipe's order."""
+    for seed, stem in enumerate(stems):
+        heads, wanted = results.heads(stem), heads_of(seed)
+        assert list(heads) == list(SMALL.output_names)
+        for name, head in heads.items():
+            assert head.dtype == np.float32
+            # Kept for hours, a head keeps no other row of its file in memory.
+            assert head.base is None or head.base.nbytes == head.nbytes
+            assert np.array_equal(head, wanted[name].astype(dtype)), (stem, name)
+
+
+@pytest.mark.parametrize("spec", [*SPECS.values(), SMALL], ids=[*SPECS, "small"])
+def test_no_two_heads_have_one_size(spec: ModelSpec) -> None:
+    """Ten heads in float32 and in float16 have twenty sizes: a size alone names head and dtype."""
+    sizes = [
+        math.prod(shape) * itemsize for shape in spec.head_shapes.values() for itemsize in (2, 4)
+    ]
+    assert len(set(sizes)) == 20
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_each_naming_and_format_gives_the_same_heads(
+    naming: str, suffix: str, tmp_path: Path
+) -> None:
+    """By any version of ais_infer or ais_bench, or by effd0, with outputs in any order."""
+    write_results(tmp_path / "result", STEMS, naming, suffix)
+    assert_heads(open_results(tmp_path / "result", SMALL, STEMS), STEMS)
+
+
+@pytest.mark.parametrize("padded", [True, False], ids=["tail-padded", "tail-cut"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("naming", NUMBERED)
+def test_a_batch_in_one_file_is_split(
+    naming: str, batch: int, dtype: Any, padded: bool, tmp_path: Path
+) -> None:
+    """Early versions wrote a batch as one file: its rows are of the inputs in natural order."""
+    stems = ("2", "10", "b", "c", "d", "e", "f")
+    options: dict[str, Any] = {"batch": batch, "padded": padded, "dtype": dtype}
+    write_results(tmp_path / "result", stems, naming, **options)
+    assert_heads(open_results(tmp_path / "result", SMALL, stems[::-1]), stems, dtype)
+
+
+@pytest.mark.parametrize("place", ["result/sumary.json", "result_summary.json"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_summary_leads_numbers_to_stems(
+    place: str, dtype: Any, batch: int, tmp_path: Path
+) -> None:
+    """Inside the folder or beside it, it is believed before the natural order."""
+    stems = ("b", "9", "10")
+    write_results(tmp_path / "result", stems, "sample-id", batch=batch, dtype=dtype)
+    files = [f"bins/{stem}.bin" for stem in stems] + ["padding_infer_fake_file"] * (batch - 1)
+    samples = [files[n : n + batch] for n in range(0, len(files), batch)]
+    write_summary(tmp_path / place, samples)
+    assert_heads(open_results(tmp_path / "result", SMALL, STEMS), stems, dtype)
+
+
+@pytest.mark.parametrize("folders", [("device0", "device1"), ("device0_0", "device1_1")])
+def test_folders_of_single_devices_are_one(folders: tuple[str, str], tmp_path: Path) -> None:
+    """What a run on several devices has divided is put together again."""
+    whole = write_results(tmp_path / "result", STEMS, "whole-stem")
+    for place in folders:
+        (whole / place).mkdir()
+    for path in list(whole.glob("*.bin")):
+        shutil.move(path, whole / folders[path.stem.startswith("b")] / path.name)
+    # Of one device alone: no reason to take the others' results for those of another run.
+    write_summary(tmp_path / "result_summary.json", [["bins/b.bin"]])
+    assert_heads(open_results(whole, SMALL, STEMS), STEMS)
+
+
+def test_a_stem_and_its_cut_are_told_apart(tmp_path: Path) -> None:
+    """Where whole stems are written, a and a.b are two images."""
+    write_results(tmp_path / "result", ("a", "a.b"), "whole-stem")
+    assert_heads(open_results(tmp_path / "result", SMALL, ("a", "a.b")), ("a", "a.b"))
+
+
+def test_other_things_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    """Hidden files and folders that are no device's, such as a profiler's, are no results."""
+    folder = write_results(tmp_path / "result", STEMS, "whole-stem")
+    write_results(folder / "profiler", ("z",), "whole-stem")
+    shutil.copy(folder / "9_0.bin", folder / "._9_0.bin")
+    (folder / "run.log").write_text("done")
+    assert_heads(open_results(folder, SMALL, STEMS), STEMS)
+
+
+def test_stems_that_look_like_other_namings_are_stems(tmp_path: Path) -> None:
+    """An image may be called input1_output or a_1: what was fed decides, not the pattern."""
+    stems = ("input1_output", "sample_id_0_output", "a_1", "a", "1")
+    write_results(tmp_path / "result", stems, "whole-stem")
+    assert_heads(open_results(tmp_path / "result", SMALL, stems), stems)
+
+
+@pytest.mark.parametrize("with_bins", [True, False], ids=["bins", "copy-of-manifest"])
+def test_a_manifest_tells_what_was_fed(with_bins: bool, tmp_path: Path) -> None:
+    """The inputs' own, or its copy beside the results, is taken for what numbers count."""
+    bins = write_bins(tmp_path / "bins", coco_of(tmp_path / "coco", [f"{s}.png" for s in STEMS]))
+    write_results(tmp_path / "result", STEMS, "input-n")
+    if not with_bins:
+        shutil.copy(bins / "manifest.json", tmp_path / "result_manifest.json")
+    results = open_results(tmp_path / "result", SMALL, ["b"], bins=bins if with_bins else None)
+    assert np.array_equal(results.heads("b")["class_p3"], heads_of(2)["class_p3"])
+    assert results.manifest is not None
+
+
+def test_arrays_without_a_batch_are_read(tmp_path: Path) -> None:
+    """A (C, H, W) or a flat array is a head as (1, C, H, W) is."""
+    folder = write_results(tmp_path / "result", ("a",), "whole-stem", ".npy")
+    for path, shape in zip(sorted(folder.iterdir()), itertools.cycle([(-1,), None]), strict=False):
+        array = np.load(path)[0]
+        np.save(path, array if shape is None else array.reshape(shape))
+    assert_heads(open_results(folder, SMALL, ["a"]), ["a"])
+
+
+def test_what_computed_is_told_if_it_is_known(tmp_path: Path) -> None:
+    """The description names the folder and, from effd0's own summary, the runner."""
+    folder = write_results(tmp_path / "result", ("a",), "whole-stem")
+    assert open_results(folder, SMALL, ["a"]).description == f"results in {folder}"
+    path = tmp_path / "result_summary.json"
+    write_summary(path, [["bins/a.bin"]], effd0={"runner": "ACL 310P3", "model_sha256": "12ab"})
+    results = open_results(folder, SMALL, ["a"])
+    assert results.description == f"results in {folder}, by ACL 310P3"
+    assert results.summary is not None
+    assert results.summary.model_sha256 == "12ab"
+
+
+STEM = st.text(st.sampled_from("abAB01._-"), min_size=1, max_size=6).filter(
+    lambda stem: stem[0] != "." and stem[-1] != "." and ".." not in stem
+)
+
+
+@settings(max_examples=20)
+@given(
+    stems=st.lists(STEM, unique_by=lambda stem: stem.split(".")[0].lower(), min_size=1, max_size=5),
+    naming=st.sampled_from(list(NAMINGS)),
+    suffix=st.sampled_from([".bin", ".npy"]),
+    order=st.permutations(INTERLEAVED),
+    batch=st.integers(1, 3),
+)
+def test_whatever_the_names_heads_find_their_image(
+    stems: list[str], naming: str, suffix: str, order: list[int], batch: int
+) -> None:
+    """Any stems, naming, format, order of outputs and batch lead each head to its own image."""
+    rows = batch if naming in NUMBERED else 1
+    with tempfile.TemporaryDirectory() as place:
+        fed = [f"bins/{stem}.bin" for stem in stems]
+        samples = [fed[n : n + rows] for n in range(0, len(fed), rows)]
+        folder = Path(place) / "result"
+        write_results(folder, stems, naming, suffix, batch=rows, order=order)
+        write_summary(Path(place) / "result_summary.json", samples)
+        assert_heads(open_results(folder, SMALL, stems), stems)
+
+
+ORDER = range(10)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Whole results of three images, output i being the head at place i of the recipe's order."""
+    return write_results(tmp_path / "result", STEMS, "whole-stem", order=ORDER)
+
+
+def halve(path: Path) -> None:
+    """Leave half of a file, as a full disk does."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def transpose(folder: Path) -> None:
+    """Replace a head by its channels-last layout, which has the same size."""
+    (folder / "10_0.bin").unlink()
+    np.save(folder / "10_0.npy", heads_of(1)["class_p3"].transpose(0, 2, 3, 1))
+
+
+def truncate_array(folder: Path) -> None:
+    """Replace a head by the first bytes of an array file."""
+    (folder / "10_0.bin").unlink()
+    np.save(folder / "10_0.npy", heads_of(1)["class_p3"])
+    halve(folder / "10_0.npy")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(
+            lambda d: [path.unlink() for path in d.glob("10_*")],
+            "1 missing: 10; run the inference again, into a new folder",
+            id="an-image-is-missing",
+        ),
+        pytest.param(
+            lambda d: (d / "10_5.bin").unlink(),
+            r"1 incomplete: 10 (no box_p3); run",
+            id="a-head-is-missing",
+        ),
+        pytest.param(
+            lambda d: shutil.copy(d / "10_5.bin", d / "10_10.bin"),
+            "1 doubled: 10 (box_p3); run",
+            id="a-head-is-doubled",
+        ),
+        pytest.param(
+            lambda d: halve(d / "10_5.bin"),
+            "1 truncated: 10_5.bin (half of box_p3); run",
+            id="a-head-is-cut-to-the-size-of-float16",
+        ),
+        pytest.param(
+            lambda d: (d / "b_9.bin").write_bytes(b"abc"),
+            "1 truncated: b (b_9.bin: 3 bytes); run",
+            id="a-head-is-cut-to-a-few-bytes",
+        ),
+        pytest.param(
+            lambda d: (d / "b_9.bin").write_bytes(b""),
+            "1 truncated: b (b_9.bin: 0 bytes); run",
+            id="a-head-is-empty",
+        ),
+        pytest.param(truncate_array, "1 truncated: 10 (10_0.npy: ", id="an-array-is-cut"),
+        pytest.param(transpose, "1 truncated: 10 (10_0.npy: ", id="a-head-is-channels-last"),
+        pytest.param(
+            lambda d: [(d / name).write_bytes(b"") for name in ("c_0.bin", "notes.txt", "c.bin")],
+            "3 foreign: c.bin, notes.txt, c_0.bin; run",
+            id="others-lie-there",
+        ),
+        pytest.param(
+            lambda d: shutil.copytree(d, d / "device1"),
+            "3 doubled: 9 (all heads), 10 (all heads), b (all heads); run",
+            id="each-device-ran-all",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(
+    damage: Callable[[Path], object], message: str, folder: Path
+) -> None:
+    """The one message lists what is wrong, by kind, and says what to do."""
+    damage(folder)
+    start = f"{folder} does not hold the results of 3 images; "
+    with pytest.raises(ResultError, match=re.escape(start) + ".*" + re.escape(message)):
+        open_results(folder, SMALL, STEMS)
+
+
+def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
+    """Nobody runs an hour of inference to learn of the next mistake."""
+    (folder / "9_1.bin").unlink()
+    (folder / "b_2.bin").write_bytes(b"abc")
+    with pytest.raises(ResultError, match=r"1 incomplete: 9 .*; 1 truncated|1 truncated.*1 incom"):
+        open_results(folder, SMALL, STEMS)
+
+
+def test_a_long_list_is_cut(folder: Path) -> None:
+    """Ten names and a count tell as much as five thousand names."""
+    stems = [*STEMS, *(f"x{n}" for n in range(25))]
+    with pytest.raises(ResultError, match=r"25 missing: x0, (x\d, ){8}x9 and 15 more; run"):
+        open_results(folder, SMALL, stems)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("1 2 3\n4 5 6\n", "holds 6 values, but 1 times one of", id="few"),
+        pytest.param("1 2 nought\n", "cannot be read: .*nought", id="no-number"),
+    ],
+)
+def test_text_that_is_no_head_is_refused_when_it_is_read(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    """A cut or broken text never gives a head."""
+    folder = write_results(tmp_path / "result", STEMS, "whole-stem", ".txt")
+    results = open_results(folder, SMALL, STEMS)
+    (folder / "10_3.txt").write_text(content)
+    results.heads("9")
+    with pytest.raises(ResultError, match=f"10_3.txt {message}"):
+        results.heads("10")
+
+
+@pytest.mark.parametrize("change", [Path.unlink, halve], ids=["gone", "cut"])
+def test_a_file_that_changed_since_is_refused(
+    change: Callable[[Path], object], folder: Path
+) -> None:
+    """What was whole when it was opened may not be so hours later."""
+    results = open_results(folder, SMALL, STEMS)
+    change(folder / "10_5.bin")
+    with pytest.raises(ResultError, match=r"10_5\.bin (cannot be read|holds \d+ values)"):
+        results.heads("10")
+
+
+def test_a_broken_batch_hides_no_other(tmp_path: Path) -> None:
+    """How many rows a file has is told by a batch that is whole."""
+    stems = ("1", "2", "3", "4", "5")
+    folder = write_results(tmp_path / "result", stems, "input-n", batch=2, order=ORDER)
+    (folder / "input0_output_1.bin").unlink()
+    with pytest.raises(ResultError, match=r"2 incomplete: 1 \(no class_p4\), 2 \(.*\); run"):
+        open_results(folder, SMALL, stems)
+
+
+def test_a_missing_number_is_the_image_of_that_place(tmp_path: Path) -> None:
+    """The images after it are not moved up."""
+    folder = write_results(tmp_path / "result", STEMS, "sample-id")
+    for path in folder.glob("sample_id_1_*"):
+        path.unlink()
+    with pytest.raises(ResultError, match=r"1 missing: 10; run"):
+        open_results(folder, SMALL, STEMS)
+
+
+def test_results_of_another_run_are_stale(folder: Path, tmp_path: Path) -> None:
+    """What lies in the folder since a run before, the summary of the last run does not list."""
+    write_summary(tmp_path / "result_summary.json", [["bins/9.bin"], ["bins/b.bin"]])
+    with pytest.raises(ResultError, match=r"1 stale: 10 \(not fed, by the summary\); run"):
+        open_results(folder, SMALL, STEMS)
+
+
+def test_results_older_than_their_input_are_stale(folder: Path, tmp_path: Path) -> None:
+    """An input that was written after its result was not what gave it."""
+    bins = write_bins(tmp_path / "bins", coco_of(tmp_path / "coco", [f"{s}.png" for s in STEMS]))
+    for path in folder.iterdir():
+        os.utime(path, (2e9, 2e9))
+    open_results(folder, SMALL, STEMS, bins=bins)
+    os.utime(folder / "10_4.bin", (1e9, 1e9))
+    with pytest.raises(ResultError, match=r"1 stale: 10 \(older than 10\.bin\); .*touch"):
+        open_results(folder, SMALL, STEMS, bins=bins)
+
+
+def test_results_of_other_inputs_are_stale(folder: Path, tmp_path: Path) -> None:
+    """Where both manifests are there, fingerprints decide, and times of files do not count."""
+    bins = write_bins(tmp_path / "bins", coco_of(tmp_path / "coco", [f"{s}.png" for s in STEMS]))
+    copy = tmp_path / "result_manifest.json"
+    shutil.copy(bins / "manifest.json", copy)
+    os.utime(folder / "10_4.bin", (1e9, 1e9))
+    open_results(folder, SMALL, STEMS, bins=bins)
+    content = json.loads(copy.read_text())
+    content["images"][1]["sha256"] = "0" * 64
+    copy.write_text(json.dumps(content))
+    with pytest.raises(ResultError, match=r"1 stale: 10 \(of another input\); run"):
+        open_results(folder, SMALL, STEMS, bins=bins)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("{", "is not a readable JSON file: .*; delete it, or run", id="broken"),
+        pytest.param('{"filesinfo": {"x": {}}}', "is no summary of a run: .*'x'", id="number"),
+        pytest.param('{"filesinfo": [1]}', "is no summary of a run", id="list"),
+        pytest.param('{"filesinfo": {"0": {"infiles": [[1]]}}}', "is no summary", id="no-file"),
+    ],
+)
+def test_a_broken_summary_is_refused(
+    content: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    """A run that died while it wrote its summary is not trusted."""
+    (tmp_path / "result_summary.json").write_text(content)
+    with pytest.raises(ResultError, match=f"result_summary.json {message}"):
+        open_results(folder, SMALL, STEMS)
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    """The two cases in which there is nothing to read name the folder."""
+    with pytest.raises(ResultError, match="no is not a folder; make one with 'effd0 infer"):
+        open_results(tmp_path / "no", SMALL, STEMS)
+    (tmp_path / "readme.md").write_text("no result")
+    with pytest.raises(ResultError, match=r"holds no result file \(\.bin, \.npy, \.txt\); give"):
+        open_results(tmp_path, SMALL, STEMS)
+
+
+@pytest.mark.parametrize(
+    ("written", "naming", "asked", "message"),
+    [
+        # Of a.1 and a.2, ais_bench keeps one result under the name of both: nobody knows which.
+        pytest.param(
+            ["a.1", "b"], "cut-at-dot", ["a.1", "a.2", "b"],
+            r"1 of one name: a \(a\.1, a\.2\); 2 missing: a\.1", id="cut-to-one",
+        ),
+        pytest.param(
+            ["a", "b"], "cut-at-dot", ["a", "a.1", "b"], r"1 of one name: a \(a, a\.1\)",
+            id="a-stem-is-another-cut",
+        ),
+        pytest.param(
+            STEMS, "sample-id", STEMS[:2], r"10 foreign: sample_id_2_output_0\.bin, .*_1\.bin",
+            id="more-numbers-than-inputs",
+        ),
+    ],
+)  # fmt: skip
+def test_names_that_do_not_lead_to_one_image_are_refused(
+    written: Sequence[str], naming: str, asked: Sequence[str], message: str, tmp_path: Path
+) -> None:
+    """No image gets the results of another, and samples beyond the inputs are another run's."""
+    folder = write_results(tmp_path / "result", written, naming)
+    with pytest.raises(ResultError, match=message):
+        open_results(folder, SMALL, asked)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model file."""
+    path = tmp_path / "d0.onnx"
+    path.write_bytes(b"a model")
+    return path
+
+
+def summarise(folder: Path, **own: Any) -> None:
+    """Write the summary beside *folder* in which effd0 says *own* of the results."""
+    files = [[f"bins/{stem}.bin"] for stem in STEMS]
+    write_summary(folder.parent / f"{folder.name}_summary.json", files, effd0=own)
+
+
+def test_results_of_the_model_are_taken(folder: Path, model: Path) -> None:
+    """The fingerprint decides, wherever the model lay when it was run."""
+    summarise(folder, model="elsewhere/d0.onnx", model_sha256=sha256(model))
+    check_model(folder, model, proved=True)
+
+
+@pytest.mark.parametrize("proved", [False, True], ids=["if-known", "proved"])
+def test_results_of_another_model_are_refused(folder: Path, model: Path, proved: bool) -> None:
+    """Both are named, with the fingerprints by which they differ."""
+    summarise(folder, model="other.onnx", model_sha256="ab" * 32)
+    message = (
+        rf"result holds the results of other\.onnx \(sha256 {'ab' * 6}\), but --model is "
+        rf".*d0\.onnx \(sha256 {sha256(model)[:12]}\); run the inference again with it"
+    )
+    with pytest.raises(ResultError, match=message):
+        check_model(folder, model, proved=proved)
+
+
+@pytest.mark.parametrize(
+    ("own", "names"),
+    [
+        pytest.param(None, "no model", id="no-summary"),
+        pytest.param({}, "no model", id="another-tools-summary"),
+        pytest.param({"model": "d0.om", "model_sha256": "ab" * 32}, r"d0\.om", id="compiled"),
+    ],
+)
+def test_an_unknown_origin_contradicts_only_where_proof_is_asked(
+    own: dict[str, Any] | None, names: str, folder: Path, model: Path
+) -> None:
+    """What a chip ran was compiled from the .onnx that it is compared with."""
+    if own is not None:
+        summarise(folder, **own)
+    check_model(folder, model)
+    with pytest.raises(ResultError, match=f"but the summary of .*result names {names}; leave"):
+        check_model(folder, model, proved=True)
+
+
+def test_results_of_another_manifest_are_refused(tmp_path: Path) -> None:
+    """Inputs that were written again, otherwise, are not those that were run."""
+    dataset = coco_of(tmp_path / "coco", [f"{stem}.png" for stem in STEMS])
+    bins = write_bins(tmp_path / "bins", dataset)
+    folder = write_results(tmp_path / "result", STEMS, "whole-stem")
+    summarise(folder, manifest_sha256=sha256(bins / "manifest.json"))
+    assert open_results(folder, SMALL, STEMS, bins=bins)
+    write_bins(bins, load_coco(tmp_path / "coco", image_limit=2))
+    (bins / "b.bin").unlink()
+    with pytest.raises(ResultError, match=r"was made of the inputs of another manifest \(sha256 "):
+        open_results(folder, SMALL, STEMS[:2], bins=bins)
+
+
+def test_results_of_another_spec_are_refused(folder: Path) -> None:
+    """The summary tells the architecture where no manifest does."""
+    summarise(folder, spec=json.loads(json.dumps(asdict(SMALL))))
+    assert open_results(folder, SMALL, STEMS)
+    summarise(folder, spec=json.loads(json.dumps(asdict(replace(SMALL, mean=(0.5, 0.5, 0.5))))))
+    message = r"is of a model with mean \[0\.5, 0\.5, 0\.5\], not \[.*result_summary\.json; give"
+    with pytest.raises(ResultError, match=message):
+        open_results(folder, SMALL, STEMS)
+
+
+def test_postprocess_proves_the_model_if_asked(folder: Path, model: Path, tmp_path: Path) -> None:
+    """``--model`` that the results are not of ends the command before anything is scored."""
+    write_coco(tmp_path / "coco")
+    summarise(folder, model="other.onnx", model_sha256="ab" * 32)
+    words = ("postprocess", "--root", tmp_path / "coco", "--omfile", folder, "--model", model)
+    assert_one_error(r"ResultError: .*holds the results of other\.onnx", *words)
+    assert effd0(*words[:-2]).errors != effd0(*words).errors
+
+
+@pytest.mark.slow
+def test_the_suite_refuses_results_of_another_model(folder: Path, model: Path) -> None:
+    """``pytest --results --model`` is a usage error where they do not belong together."""
+    summarise(folder, model="other.onnx", model_sha256="ab" * 32)
+    command = [sys.executable, "-m", "pytest", "--markers", "--runner=recorded"]
+    done = subprocess.run(
+        [*command, f"--results={folder}", f"--model={model}"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "holds the results of other.onnx" in done.stderr
