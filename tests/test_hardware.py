@@ -21,7 +21,7 @@ from effd0.types import Tensor, Tensors
 
 from .helpers import synthetic_heads
 from .reference import Geometry
-from .test_device_steps import assert_same, tensors
+from .unit.detection.test_torch_ops import assert_same, tensors
 
 KINDS = [
     pytest.param("cuda", marks=pytest.mark.gpu, id="device=cuda"),
