@@ -41,7 +41,7 @@ def start(folder: Path, model: Path, bins: Path) -> subprocess.Popen[str]:
         "EFFD0_FAKE_ACL_REPORT": str(folder / "report.json"),
     }
     return subprocess.Popen(
-        [str(Path(sys.executable).parent / "effd0"), *words, "--batch-size", "1"],
+        [sys.executable, "-m", "effd0", *words, "--batch-size", "1"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
