@@ -21,7 +21,6 @@ from effd0.metrics.summary import coco_metrics
 from effd0.metrics.tide import KINDS, find_errors
 from effd0.report import insight as drawn
 from effd0.report.insight import (
-    BOXES,
     LARGEST,
     LONGEST,
     PICTURES,
@@ -229,17 +228,6 @@ def test_a_picture_holds_what_is_drawn_on_it(tmp_path: Path) -> None:
             {"box": (0.0, 0.0, 1.0, 1.0), "class": "category 12", "score": 0.5},
         ],
     }
-
-
-def test_the_best_detections_are_shown(tmp_path: Path) -> None:
-    """Of more than 50, those with the highest scores."""
-    dataset = load_coco(write_coco(tmp_path, coco_content(1)))
-    scores = np.linspace(0.4, 0.9, BOXES + 10)
-    found = {10: made([(0, 0, 9, 9, score, 1) for score in scores])}
-    (picture,) = gallery(dataset, found, None, {10: 1}, D0)
-    shown = [row.score for row in picture.candidate]
-    assert shown == pytest.approx(sorted(scores, reverse=True)[:BOXES], abs=1e-4)  # rounded
-    assert picture.reference is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture"], ids=["absent", "empty", "foreign"])

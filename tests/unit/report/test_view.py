@@ -99,14 +99,6 @@ def test_the_figure_that_is_bounded_is_shown() -> None:
     assert "relative L2" in found["about"]
 
 
-def test_the_worst_map_comes_first() -> None:
-    """Who looks once sees the runner that is furthest from what is allowed."""
-    found = view.heat_maps(runs.as_run(runs.faulty_content(pictures=0)).parity)
-    titles = [one["title"] for one in found]
-    assert titles == ["ort beside torch, batch 8", "ort beside torch, batch 1"]
-    assert found[0]["levels"] == ["P3", "P4", "P5", "P6", "P7"]
-
-
 def test_curves_are_of_what_was_timed_alike() -> None:
     """Another runner, precision or scope is another line; batches rise; no batch is in none."""
     rows = [
