@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def as_run(plain: dict[str, Any]) -> Run:
 
 def content_of(path: Path) -> dict[str, Any]:
     """The plain values of the run in the file *path*, which is valid."""
-    plain: dict[str, Any] = msgspec.to_builtins(read_run(path))
+    read_run(path)
+    plain: dict[str, Any] = json.loads(path.read_text())
     return plain
 
 
