@@ -112,7 +112,7 @@ class BenchmarkOptions:
     """What the pytest benchmarks take."""
 
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
-    baseline: Path | None = option("Compare with what --benchmark-json wrote.", "FILE")
+    baseline: Path | None = option("Run file of an earlier session to compare times with.", "FILE")
     max_slowdown: float = option(
         "Maximum slowdown allowed against --baseline, in percent (95 % confidence).",
         "PERCENT",

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from effd0.io import sha256
-
-from .cli_run import assert_one_error, effd0
-from .emulator.om import read_om
-from .emulator.tools import tiny_onnx, use_emulated_tools, use_tool
-from .helpers import names_in
+from tests.cli_run import assert_one_error, effd0
+from tests.emulator.om import read_om
+from tests.emulator.tools import tiny_onnx, use_emulated_tools, use_tool
+from tests.helpers import names_in
 
 CHIP = ("--soc-version", "Ascend310P3")
 
@@ -114,17 +113,9 @@ def test_what_only_some_versions_refuse_is_told(here: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param(
-            ["--precision-mode", "force_fp16", "--precision-mode-v2", "fp16"],
-            "--precision-mode and --precision-mode-v2 are both given",
-            id="two-precisions",
-        ),
-        pytest.param(["--dynamic-batch-size", "1,x"], "write them as 1,4,8", id="gears"),
         pytest.param(["--dynamic-batch-size", "1,4"], "is fixed to 1, but", id="gears-on-fixed"),
         pytest.param(["--batch-size", 4], "export with --batch-size 4", id="other-batch"),
         pytest.param(["--modify-mixlist", "no.json"], "is no.json, which is not", id="no-list"),
-        pytest.param(["--log", "loud"], "is 'loud', but ATC knows", id="log"),
-        pytest.param(["--arch", "d7"], "--arch is 'd7'", id="arch"),
     ],
 )
 def test_what_cannot_be_compiled_is_one_error(

@@ -16,7 +16,7 @@ from effd0.cli.doctor import Finding, examine
 from effd0.errors import DatasetError
 from effd0.results.environment import installed_version
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
 DECLARED = {"base": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]
 del DECLARED["all"]
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from effd0.results.run import Run, merge_runs, read_run, write_run
-
-from .cli_run import assert_one_error, effd0
-from .runs import accuracy, artefact, check, latency, run, verdict
+from tests.cli_run import assert_one_error, effd0
+from tests.runs import accuracy, artefact, check, latency, run, verdict
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,199 @@
+"""A run on a user's artefact: which tests it takes, in which order, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from effd0.cli import pytest_suite
+from effd0.cli.pytest_suite import PATHS
+from effd0.data import fixture as embedded
+from effd0.data.coco import load_coco
+from effd0.io import sha256
+from tests.helpers import write_annotations, write_coco
+from tests.runs import content_of
+
+ROOT = Path(__file__).parents[3]
+WEIGHTS = f"--checkpoint={embedded.checkpoint()}"
+
+
+def run_pytest(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run pytest in the clone."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += map(str, arguments)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+class Item:
+    """A test, as far as selection looks at it."""
+
+    def __init__(self, name: str, *marks: pytest.Mark) -> None:
+        self.nodeid = name
+        self.marks = {mark.name: mark for mark in marks}
+
+    def get_closest_marker(self, name: str) -> pytest.Mark | None:
+        """The mark of that name."""
+        return self.marks.get(name)
+
+    def add_marker(self, mark: pytest.MarkDecorator) -> None:
+        """Add one more mark."""
+        self.marks[mark.name] = mark.mark
+
+
+def item(name: str, stage: str | None = None, *marks: str) -> Item:
+    """A test, which checks an artefact if it has a *stage*."""
+    stages = [] if stage is None else [pytest.mark.stage(stage).mark, pytest.mark.artefact.mark]
+    return Item(name, *stages, *(getattr(pytest.mark, mark).mark for mark in marks))
+
+
+def session(source: str = "TESTPATHS", **options: object) -> tuple[pytest.Config, list[Item]]:
+    """A session with these *options*, and what it left out."""
+    left_out: list[Item] = []
+
+    def deselected(items: list[Item]) -> None:
+        left_out.extend(items)
+
+    values = dict.fromkeys((*PATHS, "--slow")) | {"--require": []}
+    values |= {f"--{name}": value for name, value in options.items()}
+    config = SimpleNamespace(
+        getoption=values.__getitem__,
+        args_source=pytest.Config.ArgsSource[source],
+        hook=SimpleNamespace(pytest_deselected=deselected),
+    )
+    return cast(pytest.Config, config), left_out
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "deselected"),
+    [
+        ({}, ["images", "export", "gate", "own"], []),
+        ({"checkpoint": Path()}, ["images", "export", "gate"], ["own"]),
+        ({"checkpoint": Path(), "source": "ARGS"}, ["images", "export", "gate", "own"], []),
+    ],
+    ids=["nothing-given", "artefact-given", "files-named"],
+)
+def test_checks_run_in_the_order_of_their_stages(
+    given: dict[str, Any], names: list[str], deselected: list[str]
+) -> None:
+    """With an artefact its checks alone run, unless files are named; they come first."""
+    config, left_out = session(**given)
+    items = [item("own"), item("gate", "gate"), item("images", "dataset"), item("export", "export")]
+    pytest_suite.pytest_collection_modifyitems(config, cast(list[pytest.Item], items))
+    assert [one.nodeid for one in items] == names
+    assert [one.nodeid for one in left_out] == deselected
+
+
+@pytest.mark.parametrize(
+    ("options", "skipped"),
+    [({}, ["slow", "coco"]), ({"slow": True}, ["coco"]), ({"require": ["coco"]}, ["slow"])],
+    ids=["by-default", "slow", "required"],
+)
+def test_what_is_absent_is_skipped_unless_required(
+    options: dict[str, Any], skipped: list[str]
+) -> None:
+    """The reason names what would lift it."""
+    config, _ = session(**options)
+    items = [item("slow", None, "slow"), item("coco", None, "coco"), item("other")]
+    pytest_suite.pytest_collection_modifyitems(config, cast(list[pytest.Item], items))
+    reasons = {
+        one.nodeid: one.marks["skip"].kwargs["reason"] for one in items if "skip" in one.marks
+    }
+    assert list(reasons) == skipped
+    assert all(reason.startswith(f"needs {name}: no --{name}") for name, reason in reasons.items())
+
+
+@pytest.mark.parametrize(("given", "sizes"), [([], [None]), ([1, 8], [1, 8])], ids=["none", "two"])
+def test_every_batch_size_given_counts(given: list[int], sizes: list[int | None]) -> None:
+    """A test that asks for the batch size runs once with each of --batch-size."""
+    asked = []
+
+    def parametrize(name: str, values: list[int | None], ids: object) -> None:
+        del ids
+        asked.append((name, values))
+
+    metafunc = SimpleNamespace(
+        config=SimpleNamespace(getoption={"--batch-size": given, "--runner": []}.__getitem__),
+        function=test_every_batch_size_given_counts,
+        fixturenames=["given_batch"],
+        parametrize=parametrize,
+    )
+    pytest_suite.pytest_generate_tests(cast(pytest.Metafunc, metafunc))
+    assert asked == [("given_batch", sizes)]
+
+
+def shifted_scenes(folder: Path) -> Path:
+    """A COCO folder whose category ids are shifted by one; nothing else is wrong."""
+    root = write_coco(folder / "coco")
+    file = root / "annotations" / "instances_val2017.json"
+    content: dict[str, Any] = json.loads(file.read_text())
+    for entry, key in [(c, "id") for c in content["categories"]] + [
+        (a, "category_id") for a in content["annotations"]
+    ]:
+        entry[key] -= 1
+    write_annotations(root, content)
+    return root
+
+
+@pytest.mark.slow
+def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
+    """What is wrong with an artefact can be read by a program as on the terminal."""
+    report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
+    done = run_pytest(
+        f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS,
+        f"--coco={shifted_scenes(tmp_path)}", "tests/suite/test_dataset.py",
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    content = content_of(report)
+    assert (content["exit_status"], content["accuracy"], content["latency"]) == (1, [], [])
+    verdict = content["verdict"]
+    (failed,) = [check for check in content["checks"] if check["status"] == "failed"]
+    assert len(content["checks"]) == 4
+    (command,) = content["commands"]
+    assert shlex.split(command)[-1] == "tests/suite/test_dataset.py"
+    artefact, scenes = content["artefact"], load_coco(tmp_path / "coco")
+    assert artefact["checkpoint_sha256"] == sha256(embedded.checkpoint())
+    assert artefact["dataset"] == {
+        "name": "coco val2017", "images": len(scenes.samples),
+        "sha256": sha256(scenes.annotation_file),
+    }  # fmt: skip
+    assert failed["name"].endswith("test_dataset.py::test_categories_have_cocos_ids")
+    assert failed["evidence"].startswith("category person has id 0, but 1 in COCO, as have 2 of 2")
+    assert failed["diagnosis"].startswith("80 categories numbered 0 to 79: every id")
+    assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
+    assert (verdict["evidence"], verdict["diagnosis"]) == (failed["evidence"], failed["diagnosis"])
+    assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in done.stdout
+    cases = [
+        {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
+        for case in ET.parse(junit).iter("testcase")  # noqa: S314  # our own file
+    ]
+    words = ("stage", "evidence", "diagnosis", "unit")
+    shown = [{key: case[key] for key in words if key in case} for case in cases]
+    assert shown == [{key: one[key] for key in words if one[key]} for one in content["checks"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [
+        pytest.param("coco", "tests/suite/test_accuracy.py", id="coco"),
+        pytest.param("npu", "tests/suite/test_runner.py", id="npu"),
+    ],
+)
+def test_what_is_required_and_absent_fails(kind: str, module: str, tmp_path: Path) -> None:
+    """Nothing is run on something else in its place: each test fails with the reason."""
+    report = tmp_path / "report.json"
+    done = run_pytest("-m", kind, f"--require={kind}", f"--report-json={report}", module)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    checks = content_of(report)["checks"]
+    assert {check["status"] for check in checks} == {"failed"}
+    wanted = f"{kind} is required (--require {kind}), but "
+    assert [check["evidence"] for check in checks if not check["evidence"].startswith(wanted)] == []
+    assert f"evidence  {wanted}" in done.stdout
