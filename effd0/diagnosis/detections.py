@@ -450,15 +450,15 @@ def _fitted_boxes(trials: Sequence[Trial], tolerance: Tolerance) -> Iterator[Hyp
     x, y, w, h = np.median(got - wanted, axis=0).round(2).tolist()
     move, grow = np.array([x, y, x, y]), np.array([0, 0, w, h])
     if max(abs(x), abs(y)) > _STILL:
-        told = f"moved by ({x:.3g}, {y:.3g}) pixels"
+        moved = f"moved by ({x:.3g}, {y:.3g}) pixels"
         yield catalogue.with_boxes(
-            f"boxes {told}", f"boxes are {told}", lambda boxes: as_xywh(boxes + move)
+            f"boxes {moved}", f"boxes are {moved}", lambda boxes: as_xywh(boxes + move)
         )
     if max(abs(w), abs(h)) > _STILL:
-        told = f"({w:.3g}, {h:.3g})"
+        larger = f"({w:.3g}, {h:.3g})"
         yield catalogue.with_boxes(
-            f"widths and heights larger by {told} pixels",
-            f"{told} is added to width and height",
+            f"widths and heights larger by {larger} pixels",
+            f"{larger} is added to width and height",
             lambda boxes: as_xywh(boxes) + grow,
         )
     sides = wanted[:, 2:].min(axis=1) > 1

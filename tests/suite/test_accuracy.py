@@ -251,9 +251,9 @@ def test_own_model_does_not_drop_on_the_scenes(
     check_drop: CheckDrop,
     pytestconfig: pytest.Config,
 ) -> None:
-    """Where no --coco is given, the same holds on the embedded scenes."""
+    """Where no --coco is given, the same is checked on the embedded scenes."""
     if pytestconfig.getoption("--coco") is not None:
-        pytest.skip("held on the images of --coco: leave it out to hold it on the scenes")
+        pytest.skip("checked on the images of --coco; leave it out to check it on the scenes")
     if all(pytestconfig.getoption(option) is None for option in ("--model", "--checkpoint")):
         pytest.skip("needs a model of your own: no --model or --checkpoint was given")
     check_drop(measure_embedded, runner_beside_torch, given_batch)

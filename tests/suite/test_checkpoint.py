@@ -43,7 +43,7 @@ def test_no_layer_was_left_as_it_began(load: Load, note_figure: NoteFigure) -> N
     if blank:
         first = next(iter(blank))
         raise Broken(
-            f"{len(blank)} layers hold no trace of training, the first is {first}: {blank[first]}",
+            f"{len(blank)} layers have no trace of training, the first is {first}: {blank[first]}",
             "statistics of batch norms lost: all means are 0 and variances 1"
             if all("mean is 0" in what for what in blank.values())
             else None,

@@ -22,7 +22,7 @@ from effd0.types import Floats, Tensors
 from ..scored import NOTHING, perfect, truth_of
 from .conftest import NoteFigure
 
-#: Images whose detections are held against effdet's.
+#: Images whose detections are compared with effdet's.
 COMPARED = 3
 
 
