@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ..benchmark.measure import rows_of
@@ -25,7 +26,7 @@ from ..errors import Effd0Error, RunnerError
 from ..evaluation.evaluate import Evaluation, accuracy_of
 from ..io import sha256
 from ..report.insight import insight_of
-from ..results.check import STAGES
+from ..results.check import STAGES, Check
 from ..results.environment import installed_version
 from ..results.run import Parity, write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
@@ -50,6 +51,8 @@ from .options import (
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SuiteRecord] = pytest.StashKey()
+#: Attribute of a report that carries the check of its test.
+CHECK = "effd0_check"
 #: Marker -> the kind of torch device that it needs.
 TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
 HARDWARE = ("npu", *TORCH_DEVICES)
@@ -157,6 +160,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     check_options(config)
+    config.pluginmanager.register(_Collector(config))
 
 
 def check_options(config: pytest.Config) -> None:
@@ -176,6 +180,10 @@ def check_options(config: pytest.Config) -> None:
     )
     no_out = get("--resume") and get("--out") is None
     refuse(no_out, "--resume is given, but no --out; name the folder to resume")
+    refuse(
+        get("--report-json") and getattr(config.option, "numprocesses", None),
+        "--report-json is given with -n, but a run file is written by one process; leave -n out",
+    )
     runners, results = get("--runner"), get("--results")
     unknown = ", ".join(set(runners) - set(TEST_RUNNERS))
     refuse(unknown, f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}")
@@ -426,9 +434,22 @@ def pytest_runtest_makereport(
     if marker is not None and (report.when == "call" or not report.passed):
         error = None if call.excinfo is None else call.excinfo.value
         check = check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
-        item.config.stash[RECORD].checks.append(check)
+        # As it travels from a worker of xdist.
+        setattr(report, CHECK, msgspec.to_builtins(check))
         item.user_properties += properties_of(check)
     return report
+
+
+class _Collector:
+    """Collects the checks of a session, whichever process made them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.checks = config.stash[RECORD].checks
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the check that a report brings."""
+        if (found := getattr(report, CHECK, None)) is not None:
+            self.checks.append(msgspec.convert(found, Check))
 
 
 @pytest.fixture(scope="session")

@@ -131,6 +131,7 @@ def test_contradictory_options_are_refused(
     given = parsed.parse_known_args(arguments)
     config = SimpleNamespace(
         getoption=lambda flag: getattr(given, flag[2:].replace("-", "_")),
+        option=given,
         inipath=ROOT / "pyproject.toml",
         rootpath=ROOT,
     )
