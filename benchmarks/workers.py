@@ -18,7 +18,7 @@ from typing import Any
 from effd0.distributed.pool import Pool
 from effd0.distributed.ray_cluster import started
 from effd0.timing import peak_rss_mb
-from tests.pool_runs import coloured_coco, on_pool
+from tests.helpers.runners import coloured_coco, on_pool
 
 LATENCY_S = 0.020
 #: Memory is looked at so often in a run.

@@ -16,8 +16,8 @@ import pytest
 
 from effd0.data import fixture as embedded
 from effd0.tolerances import ROUNDED, ROUNDED_BY_AIPP, TO_RECORD
+from tests.helpers import effd0
 
-from .cli_run import effd0
 from .emulator.acl import installed
 from .emulator.tools import FLOAT32, emulated_path
 

@@ -19,8 +19,8 @@ from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits
 from effd0.runners.checkpoint import read_weights
 from effd0.spec import D0
 from effd0.tensors.inputs import write_inputs
+from tests.helpers.onnx_models import pinned, renamed
 
-from ..onnx_models import pinned, renamed
 from .checkpoint import noisy
 from .run import Good, base_options, copy_scenes
 

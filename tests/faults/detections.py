@@ -17,8 +17,8 @@ from effd0.detection.heads import HeadOutputs
 from effd0.detection.postprocess import Detections
 from effd0.spec import D0
 from effd0.types import Floats
+from tests.helpers.reference import Geometry, effdet_candidates
 
-from ..reference import Geometry, effdet_candidates
 from .run import Fault, Good, Plant, Planted, base_options
 
 Entry = dict[str, Any]

@@ -13,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.runners.checkpoint import read_weights
-
-from ..onnx_models import (
+from tests.helpers.onnx_models import (  # fmt: skip
     change_weight,
     left_out,
     linear,
@@ -25,7 +24,8 @@ from ..onnx_models import (
     scaled,
     set_attribute,
     swapped_edges,
-)  # fmt: skip
+)
+
 from .checkpoint import noisy
 from .run import Fault, Good, Plant, Planted, with_model
 

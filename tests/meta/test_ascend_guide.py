@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from effd0.data import fixture as embedded
+from tests.helpers import effd0
 
-from ..cli_run import effd0
 from ..emulator.acl import installed
 from ..emulator.tools import emulated_path
 

@@ -8,8 +8,8 @@ import pytest
 
 from effd0.cli.main import COMMANDS
 from effd0.cli.pytest_suite import option_groups
+from tests.helpers import effd0
 
-from ..cli_run import effd0
 from .options_page import PAGE, options_of, rendered
 
 #: An option in a help text, at the beginning of its line.

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import pytest
 
 from effd0.results.ratio import MIN_SAMPLES
+from tests.helpers import Outcome, effd0
 
-from ..cli_run import Outcome, effd0
 from .tox_commands import commands_of
 
 pytestmark = pytest.mark.slow

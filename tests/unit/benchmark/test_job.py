@@ -23,10 +23,8 @@ from effd0.io import sha256
 from effd0.results.run import TimedRow, read_run
 from effd0.spec import SPECS
 from effd0.types import Tensors
-from tests.cli_run import assert_one_error, effd0
-from tests.fakes.recording import DeclaringRunner, DeviceRunner
-from tests.fakes.runner import FakeRunner
-from tests.helpers import SMALL, coco_content, write_coco
+from tests.helpers import SMALL, assert_one_error, coco_content, effd0, write_coco
+from tests.helpers.runners import DeclaringRunner, DeviceRunner, FakeRunner
 
 RUN = ("benchmark", "--model", "d0.onnx", "--root", "coco", "--loop", 10)
 REDS = (0, 50, 100)

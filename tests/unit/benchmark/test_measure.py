@@ -11,8 +11,8 @@ import numpy as np
 
 from effd0.benchmark.measure import Accuracy, Rival, StepTimes, rows_of, time_calls, time_in_turn
 from effd0.timing import Latency
-from tests.fakes.recording import DeclaringRunner, DeviceRunner
 from tests.helpers import SMALL
+from tests.helpers.runners import DeclaringRunner, DeviceRunner
 
 from .rows import row
 

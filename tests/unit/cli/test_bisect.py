@@ -17,8 +17,8 @@ from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.export import verify as build
 from effd0.spec import ModelSpec
-from tests.cli_run import assert_one_error, effd0
-from tests.onnx_models import nodes_of, parsed, scaled
+from tests.helpers import assert_one_error, effd0
+from tests.helpers.onnx_models import nodes_of, parsed, scaled
 
 GRAPH = """
 strided (float[1,3,512,512] x, float[4,3,8,8] w) => (float[1,4,64,64] y) {

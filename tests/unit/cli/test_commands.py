@@ -15,10 +15,8 @@ import torch
 from effd0.cli.main import COMMANDS, main
 from effd0.runners.checkpoint import build_model, read_weights
 from effd0.spec import ModelSpec
-from tests.cli_run import assert_one_error, effd0
-from tests.fakes.server import FakeHost, serving
-from tests.helpers import coco_content, write_coco
-from tests.onnx_models import need_own_export, perturbed, with_swapped_outputs
+from tests.helpers import FakeHost, assert_one_error, coco_content, effd0, serving, write_coco
+from tests.helpers.onnx_models import need_own_export, perturbed, with_swapped_outputs
 
 
 def test_help_names_every_command() -> None:

@@ -16,7 +16,7 @@ from effd0.data import download as fetch
 from effd0.data.download import Source, download, unpack
 from effd0.errors import FetchError, OutputError
 from effd0.spec import SPECS, ModelSpec
-from tests.fakes.server import FakeHost, serving
+from tests.helpers import FakeHost, serving
 
 BODY = bytes(range(256)) * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()

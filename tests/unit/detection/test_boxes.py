@@ -17,7 +17,7 @@ from effd0.detection.boxes import clip_boxes, decode_boxes, encode_boxes, nms
 from effd0.spec import D0, ModelSpec
 from effd0.types import Boxes, Floats, Indices
 from tests.helpers import SMALL, TINY
-from tests.reference import effdet_anchors
+from tests.helpers.reference import effdet_anchors
 
 SEEDS = st.integers(0, 2**32 - 1)
 

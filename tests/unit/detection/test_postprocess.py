@@ -22,7 +22,7 @@ from effd0.spec import D0, ModelSpec
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Floats, Tensors
 from tests.helpers import SMALL, TINY, synthetic_heads
-from tests.reference import Geometry, effdet_detections
+from tests.helpers.reference import Geometry, effdet_detections
 
 
 def _assert_as_effdet(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> int:

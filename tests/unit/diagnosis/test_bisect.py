@@ -21,10 +21,8 @@ from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.spec import D0
 from effd0.tolerances import NOISE
 from effd0.types import Tensor
-from tests.onnx_models import (
-    FAULTS as PLANTS,
-)
-from tests.onnx_models import (
+from tests.helpers.onnx_models import FAULTS as PLANTS
+from tests.helpers.onnx_models import (
     change_weight,
     halved_sides,
     left_out,

@@ -31,7 +31,7 @@ from effd0.spec import D0, SPECS, ModelSpec
 from effd0.tensors.manifest import MANIFEST
 from effd0.types import Floats, Tensor, Tensors
 from tests.helpers import SMALL, TINY, coco_content, noise, write_coco
-from tests.recordings import write_bins
+from tests.helpers.results import write_bins
 
 Values = npt.NDArray[np.float64]
 Sized = Callable[[Values, int], Values]

@@ -21,7 +21,7 @@ from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Floats, Tensors
 from tests.helpers import SMALL
-from tests.recordings import heads_of
+from tests.helpers.results import heads_of
 
 HEADS = heads_of(0)
 NAMES = tuple(HEADS)

@@ -16,8 +16,7 @@ from effd0.detection.postprocess import Detections
 from effd0.distributed.dispatch import ATTEMPTS, MOST_BATCHES, cut
 from effd0.distributed.pool import Pool
 from effd0.errors import ImageError, RunnerError
-from tests.fakes.here import HereCluster, Killed
-from tests.pool_runs import BATCH, alone, coloured_coco, on_pool, same
+from tests.helpers.runners import BATCH, HereCluster, Killed, alone, coloured_coco, on_pool, same
 
 IMAGES = 40
 #: The only image whose class is the last.

@@ -15,11 +15,8 @@ from effd0.distributed import dispatch, worker
 from effd0.distributed.pool import Pool
 from effd0.evaluation import model as choice
 from effd0.spec import SPECS
-from tests.cli_run import assert_one_error, effd0
-from tests.fakes.here import HereCluster
-from tests.helpers import SMALL
-from tests.pool_runs import coloured_coco
-from tests.rundir_runs import NeighbourRunner
+from tests.helpers import SMALL, assert_one_error, effd0
+from tests.helpers.runners import HereCluster, NeighbourRunner, coloured_coco
 
 IMAGES = 21
 

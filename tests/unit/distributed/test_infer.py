@@ -20,11 +20,17 @@ from effd0.spec import SPECS
 from effd0.tensors.inputs import open_inputs
 from effd0.tensors.writer import ResultWriter
 from effd0.types import Tensors
-from tests.cli_run import Outcome, assert_one_error, effd0
-from tests.fakes.here import HereCluster, Killed
-from tests.fakes.recording import DeclaringRunner
-from tests.helpers import SMALL, coco_content, names_in, write_coco
-from tests.recordings import write_bins
+from tests.helpers import (
+    SMALL,
+    Outcome,
+    assert_one_error,
+    coco_content,
+    effd0,
+    names_in,
+    write_coco,
+)
+from tests.helpers.results import write_bins
+from tests.helpers.runners import DeclaringRunner, HereCluster, Killed
 
 IMAGES = 21
 

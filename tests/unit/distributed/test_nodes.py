@@ -13,8 +13,8 @@ import pytest
 
 from effd0.distributed.pool import NPU, Pool
 from effd0.distributed.ray_cluster import Cluster, started
-from tests.killed import ROOT
-from tests.pool_runs import alone, coloured_coco, on_pool, same
+from tests.helpers import ROOT
+from tests.helpers.runners import alone, coloured_coco, on_pool, same
 
 pytestmark = pytest.mark.slow
 

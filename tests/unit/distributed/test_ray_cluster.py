@@ -14,7 +14,7 @@ from effd0.data.coco import Dataset
 from effd0.distributed.pool import NPU, Pool
 from effd0.distributed.ray_cluster import Cluster, named_gpus, npu_numbers, started
 from effd0.errors import RunnerError
-from tests.pool_runs import alone, coloured_coco, on_pool, same
+from tests.helpers.runners import alone, coloured_coco, on_pool, same
 
 DEVICES = (4, 5, 7)
 IMAGES = 40

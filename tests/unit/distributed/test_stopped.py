@@ -22,9 +22,8 @@ from effd0.distributed.pool import NPU, Pool
 from effd0.distributed.ray_cluster import started
 from effd0.errors import RunnerError
 from effd0.metrics.coco import to_coco_results
-from tests.helpers import SMALL
-from tests.killed import ROOT
-from tests.pool_runs import alone, coloured_coco
+from tests.helpers import ROOT, SMALL
+from tests.helpers.runners import alone, coloured_coco
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +50,7 @@ class Driver:
         name, _, value = self.token.partition("=")
         words = [str(root / folder) for folder in ("coco", "plan")]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.pool_driver", *words, str(self.out)],
+            [sys.executable, "-m", "tests.unit.distributed.driver", *words, str(self.out)],
             cwd=ROOT,
             env={**os.environ, name: value, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,

@@ -25,9 +25,8 @@ from effd0.evaluation.run_dir import RECORDS
 from effd0.io import sha256
 from effd0.results.run import flat
 from effd0.runners.registry import RunnerOptions
-from tests.fakes.runner import FakeRunner
 from tests.helpers import SMALL, coco_content, names_in, write_coco
-from tests.rundir_runs import BATCH, NeighbourRunner, outcome, small_engine
+from tests.helpers.runners import BATCH, FakeRunner, NeighbourRunner, outcome, small_engine
 
 IMAGES = 5
 

@@ -15,7 +15,7 @@ from effd0.evaluation.run_dir import RECORDS
 from effd0.results.check import Broken, Check, Status
 from tests.gate import Gate, settle
 from tests.helpers import coco_content, names_in, write_coco
-from tests.rundir_runs import NeighbourRunner, outcome, small_engine
+from tests.helpers.runners import NeighbourRunner, outcome, small_engine
 
 IMAGES = 5
 PLACE = "coco-ort-batch2"

@@ -25,9 +25,9 @@ from effd0.tensors.inputs import InputFiles, open_inputs
 from effd0.tensors.results import open_results
 from effd0.tensors.writer import ResultWriter, results_whole
 from effd0.types import Tensors
-from tests.fakes.recording import ORDER, DeclaringRunner, DeviceRunner
 from tests.helpers import SMALL, coco_content, names_in, write_coco
-from tests.recordings import write_bins
+from tests.helpers.results import write_bins
+from tests.helpers.runners import ORDER, DeclaringRunner, DeviceRunner
 
 #: Red levels of seven images; the fake runner answers with the class of the red level.
 REDS = (0, 50, 100, 150, 200, 50, 100)

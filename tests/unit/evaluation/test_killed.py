@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from effd0.evaluation.run_dir import RECORDS
-from tests.helpers import coco_content, write_coco
-from tests.killed import ended, killed_at
-from tests.rundir_runs import outcome
+from tests.helpers import coco_content, ended, killed_at, write_coco
+from tests.helpers.runners import outcome
 
 pytestmark = pytest.mark.slow
 

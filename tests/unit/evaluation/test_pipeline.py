@@ -25,8 +25,8 @@ from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
 from effd0.runners.base import TensorInfo
 from effd0.spec import ModelSpec
 from effd0.types import Pixels, Tensor, Tensors
-from tests.fakes.runner import FakeRunner
 from tests.helpers import SMALL, coco_content, write_coco
+from tests.helpers.runners import FakeRunner
 
 REDS = [100, 0, 200, 50, 150, 200, 100]
 

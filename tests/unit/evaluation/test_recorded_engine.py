@@ -26,7 +26,7 @@ from effd0.metrics.summary import coco_metrics
 from effd0.results.run import flat
 from effd0.spec import ModelSpec
 from tests.helpers import SMALL, coco_content, write_annotations, write_coco
-from tests.recordings import NAMINGS, heads_of, write_bins, write_results, write_summary
+from tests.helpers.results import NAMINGS, heads_of, write_bins, write_results, write_summary
 
 STEMS = ("1", "2", "3")
 

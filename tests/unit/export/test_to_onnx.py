@@ -16,7 +16,7 @@ from effd0.export import to_onnx
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.io import sha256
 from effd0.spec import ModelSpec
-from tests.onnx_models import need_own_export, pad_model
+from tests.helpers.onnx_models import need_own_export, pad_model
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from effd0.spec import ModelSpec
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Tensor, Tensors
-from tests.onnx_models import need_own_export, operators, perturbed, pinned, unfolded
+from tests.helpers.onnx_models import need_own_export, operators, perturbed, pinned, unfolded
 
 #: A bias moved by this is seen: five times what rounding may do.
 SEEN = 5 * SAME_FLOAT32.limit

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from effd0.errors import GraphError
 from effd0.graph.rewrites import apply_edits
-from tests.onnx_models import operators, pad_model, parsed, run
+from tests.helpers.onnx_models import operators, pad_model, parsed, run
 
 #: Weights in an initializer and in a node, an integer one, a cast, a Resize that shares a constant
 #: with a Mul, and an output that is read inside.

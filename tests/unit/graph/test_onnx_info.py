@@ -16,7 +16,7 @@ from effd0.errors import Effd0Error, ExportError, GraphError
 from effd0.graph.onnx_info import ModelFile, check_support, model_input, read_model
 from effd0.graph.rewrites import apply_edits
 from tests.helpers import TINY
-from tests.onnx_models import halved, head_model, pad_model, parsed
+from tests.helpers.onnx_models import halved, head_model, pad_model, parsed
 
 SHAPES = TINY.head_shapes
 Plant = Callable[[Any], object]

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from effd0.errors import GraphError
 from effd0.graph.onnx_info import load_graph
 from effd0.graph.rewrite import save_graph
-from tests.onnx_models import pad_model
+from tests.helpers.onnx_models import pad_model
 
 
 def test_a_graph_comes_back_from_its_file(tmp_path: Path) -> None:

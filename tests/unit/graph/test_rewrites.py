@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from effd0.errors import GraphError
 from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits
-from tests.onnx_models import halved, operators, pad_model, parsed, run
+from tests.helpers.onnx_models import halved, operators, pad_model, parsed, run
 
 #: A term of a weighted sum whose weight is read by a branch too, beside a node that nothing reads.
 BRANCHED = """

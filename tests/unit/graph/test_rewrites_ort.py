@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from effd0.graph.rewrites import ORT_EDITS, apply_edits
-from tests.onnx_models import halved, operators, parsed, run
+from tests.helpers.onnx_models import halved, operators, parsed, run
 
 RNG = np.random.default_rng(0)
 

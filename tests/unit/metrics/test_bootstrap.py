@@ -29,7 +29,7 @@ from effd0.metrics.detection_diff import detection_parity
 from effd0.metrics.summary import coco_metrics, pycocotools_metrics
 from effd0.spec import D0
 from effd0.tolerances import AP_ARITHMETIC
-from tests.scored import NOTHING, Found, drawn_scenes, jittered, perfect, truth_of
+from tests.helpers.results import NOTHING, Found, drawn_scenes, jittered, perfect, truth_of
 
 #: The same fractions in another order of sums; measured 2026-11-23 over 300 drawn sets and as
 #: many resamples: at most 1.7e-16.

@@ -18,7 +18,7 @@ from effd0.metrics import coco
 from effd0.metrics.coco import match_table, to_coco_results
 from effd0.metrics.summary import METRICS, accumulate, coco_metrics, summarize
 from effd0.spec import D0
-from tests.scored import Found, drawn_scenes, jittered, made, perfect
+from tests.helpers.results import Found, drawn_scenes, jittered, made, perfect
 
 #: Corners and sides of drawn boxes.  Few, so that boxes, scores and IoUs are often equal, and of
 #: areas on both sides of COCO's 32² and 96², and on them.

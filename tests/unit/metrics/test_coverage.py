@@ -15,7 +15,7 @@ from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
 from effd0.metrics.coverage import DISTINCT_SCORES, check_complete, check_repeats
 from tests.helpers import SMALL, write_coco
-from tests.scored import Found, drawn_scenes
+from tests.helpers.results import Found, drawn_scenes
 
 
 @pytest.mark.parametrize(

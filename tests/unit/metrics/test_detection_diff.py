@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
 from effd0.metrics.detection_diff import box_iou, detection_parity, match_detections
-from tests.scored import NOTHING, made
+from tests.helpers.results import NOTHING, made
 
 SQUARE = (0, 0, 10, 10)
 #: SQUARE shifted by 1, 2 and 4 pixels: IoU 9/11, 8/12, 6/14.

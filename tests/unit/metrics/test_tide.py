@@ -16,7 +16,7 @@ from effd0.metrics.detection_diff import box_iou
 from effd0.metrics.summary import coco_metrics
 from effd0.metrics.tide import KINDS, Errors, find_errors
 from effd0.spec import D0
-from tests.scored import NOTHING, drawn_scenes, jittered, made, truth_of
+from tests.helpers.results import NOTHING, drawn_scenes, jittered, made, truth_of
 
 Row = tuple[float, ...]
 #: x, y, width, height, category and whether it is crowd: far apart, three of each category.

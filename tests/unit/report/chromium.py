@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from effd0.report.view import write_page
-from tests import runs
+from tests.helpers import runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from effd0.report.view import write_page
-from tests import runs
+from tests.helpers import runs
 
 from .chromium import chromium, opened
 from .test_page import NASTY, nasty_run

@@ -18,8 +18,7 @@ from effd0.report import plots, view
 from effd0.report.view import render_page, write_page
 from effd0.results.check import STAGES
 from effd0.results.run import Run, write_run
-from tests import runs
-from tests.cli_run import assert_one_error, effd0
+from tests.helpers import assert_one_error, effd0, runs
 
 SECTIONS = ("accuracy", "parity", "speed", "images", "checks", "reproduce")
 NASTY = "<script>alert(1)</script>'\"&<img src=x onerror=alert(1)>"

@@ -12,7 +12,7 @@ import pytest
 from effd0.report import plots, text, view
 from effd0.results.check import STAGES
 from effd0.results.run import Accuracy, ErrorKind, Parity, Run
-from tests import runs
+from tests.helpers import runs
 
 
 def mark_of(stage: str, run: Run) -> dict[str, str]:

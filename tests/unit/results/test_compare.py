@@ -24,7 +24,7 @@ from effd0.results.compare import (
 )
 from effd0.results.ratio import MIN_SAMPLES
 from effd0.results.run import Run
-from tests.runs import (
+from tests.helpers.runs import (
     accuracy,
     against,
     artefact,

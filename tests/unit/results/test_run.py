@@ -15,7 +15,7 @@ from effd0.errors import OutputError, RunFileError
 from effd0.results.check import STAGES
 from effd0.results.run import SCHEMA, Run, flat, json_schema, merge_runs, read_run, write_run
 from effd0.results.verdict import verdict_of
-from tests.runs import (
+from tests.helpers.runs import (
     ANNOTATIONS,
     CHECKPOINT,
     accuracy,

@@ -17,7 +17,7 @@ from effd0.io import sha256
 from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check
 from effd0.results.run import Accuracy, Insight, Parity, TimedRow
 from effd0.results.suite import SuiteRecord, check_of, properties_of
-from tests.runs import accuracy, against, insight, latency, parity
+from tests.helpers.runs import accuracy, against, insight, latency, parity
 
 LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, DIAGNOSIS_LENGTH))
 

@@ -21,7 +21,7 @@ from effd0.results.verdict import (
     threshold,
     verdict_of,
 )
-from tests.runs import verdict as content
+from tests.helpers.runs import verdict as content
 
 PASSED, SKIPPED = Check("runner", "a", "passed"), Check("gate", "s", "skipped", "needs coco")
 FAILED = Check("decode", "b", "failed", "0.3 off", "BGR")

@@ -1,5 +1,7 @@
 """
-``python -m tests.pool_driver COCO PLAN OUT``: an evaluation on two workers in a process of its own.
+An evaluation on two workers in a process of its own.
+
+    python -m tests.unit.distributed.driver COCO PLAN OUT
 
 It prints what the run directory has to say; *PLAN* is the folder that tells the workers what to do,
 see `ToldRunner`.
@@ -17,10 +19,8 @@ from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import Pool
 from effd0.evaluation.evaluate import EvaluationJob, evaluate
 from effd0.evaluation.model import ModelChoice
-
-from .fakes.pool import ToldModel
-from .helpers import SMALL
-from .pool_runs import BATCH
+from tests.helpers import SMALL
+from tests.helpers.runners import BATCH, ToldModel
 
 #: Seconds a batch: long enough for a run to be stopped in the middle.
 LATENCY_S = 0.3

@@ -1,0 +1,255 @@
+"""Small COCO folders, specs and heads; effd0 called in this process, and commands in others."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from effd0.cli import main as cli
+from effd0.detection.heads import HeadOutputs
+from effd0.spec import D0, ModelSpec
+from effd0.types import Floats
+
+#: A D0 in all but size: 3,069 anchors, so that a test can look at every logit.
+SMALL = replace(D0, image_size=128, num_classes=5, max_candidates=50)
+#: Smaller still, 45 anchors and 135 logits: Hypothesis can draw each of them.
+TINY = replace(D0, image_size=128, levels=(6, 7), num_classes=3, max_candidates=20)
+
+
+def noise(size: tuple[int, int], channels: int = 3, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return random pixels of *size* (width, height): whatever moves a pixel shows in them."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (size[1], size[0], channels), np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return *image* as the bytes of a file of *kind*, ``JPEG`` or ``PNG``."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of all that lies in *folder*, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def coco_content(images: int = 3, size: tuple[int, int] = (40, 30)) -> dict[str, Any]:
+    """Return a valid annotation file: image ids 10, 20, ..., one annotation each, two classes."""
+    return {
+        "images": [
+            {"id": 10 * n, "file_name": f"{n}.png", "width": size[0], "height": size[1]}
+            for n in range(1, images + 1)
+        ],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": 10 * n,
+                "category_id": 1 + n % 2,
+                "bbox": [2.0, 3.0, 10.0, 8.0],
+                "area": 80.0,
+                "iscrowd": 0,
+            }
+            for n in range(1, images + 1)
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}],
+    }
+
+
+def write_coco(
+    root: Path, content: dict[str, Any] | None = None, colours: Sequence[int] | None = None
+) -> Path:
+    """
+    Write *content* and its pictures as the COCO folder *root*; return it.
+
+    Pictures are noise, or of one red each where *colours* are given.
+    """
+    content = coco_content() if content is None else content
+    write_annotations(root, content)
+    folder = root / "val2017"
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, entry in enumerate(content["images"]):
+        size = (entry["width"], entry["height"])
+        pixels = noise(size, seed=n)
+        if colours is not None:
+            pixels[:] = (colours[n], 0, 0)
+        Image.fromarray(pixels).save(folder / entry["file_name"])
+    return root
+
+
+def write_annotations(root: Path, content: object) -> Path:
+    """Write *content*, or bytes as they are, as the annotation file of *root*; return it."""
+    path = root / "annotations" / "instances_val2017.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def synthetic_heads(seed: int, spec: ModelSpec = D0, shift: float = -6.0) -> HeadOutputs:
+    """Return heads of normal spread: logits around *shift*, by 2.5, box codes around 0, by 0.3."""
+    rng = np.random.default_rng(seed)
+
+    def normal(name: str, mean: float, spread: float) -> Floats:
+        # Shared by tests, so that any write into them is an error.
+        head = rng.standard_normal(spec.head_shapes[name], np.float32) * np.float32(spread)
+        head += np.float32(mean)
+        head.setflags(write=False)
+        return head
+
+    return HeadOutputs(
+        tuple(normal(name, shift, 2.5) for name in spec.class_names),
+        tuple(normal(name, 0, 0.3) for name in spec.box_names),
+    )
+
+
+_ERROR = re.compile(r"^[A-Z]\w+(Error|Extra): ")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of stderr that tell an error."""
+        return [line for line in self.err.splitlines() if _ERROR.match(line)]
+
+
+def effd0(*arguments: object) -> Outcome:
+    """Run ``effd0`` with *arguments* as the installed command does."""
+    words = ["effd0", *(str(argument) for argument in arguments)]
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        mock.patch.object(sys, "argv", words),
+    ):
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def assert_one_error(message: str, *arguments: object) -> None:
+    """The command ends with code 2 and one line that tells the error; no traceback is shown."""
+    outcome = effd0(*arguments)
+    assert outcome.code == 2, outcome.out
+    assert len(outcome.errors) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert re.search(message, outcome.err), outcome.err
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start *command* in the clone, so that it finds the tests' fakes."""
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
+
+
+def ended(command: Sequence[str]) -> None:
+    """Run *command* to its end, which is a good one."""
+    assert start(command).wait(timeout=120) == 0
+
+
+def killed_at(command: Sequence[str], records: Path, size: int) -> int:
+    """Kill *command* once *records* has *size* bytes; return its exit code."""
+    process = start(command)
+    while process.poll() is None and not (records.exists() and records.stat().st_size >= size):
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+@dataclass
+class FakeHost:
+    """
+    Files by path, how to fail, and what was asked.
+
+    Each answer takes the next entry of *break_after*: so many bytes are sent and the connection
+    is cut.  When the list is used up, answers are whole.
+    """
+
+    files: dict[str, bytes]
+    break_after: list[int] = field(default_factory=list)
+    ranges: bool = True
+    #: (path, Range header or None) of each request, in order.
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+    def asked(self) -> list[str | None]:
+        """The Range header of each request."""
+        return [wanted for _, wanted in self.requests]
+
+
+@contextmanager
+def serving(host: FakeHost) -> Iterator[FakeHost]:
+    """Serve *host* on a free port of 127.0.0.1 for the time of the block; fill in its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        """Answer from *host*."""
+
+        def do_GET(self) -> None:
+            """Send the file, or what is missing of it, or less."""
+            _answer(self, host)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    host.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield host
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _answer(handler: BaseHTTPRequestHandler, host: FakeHost) -> None:
+    wanted = handler.headers.get("Range")
+    host.requests.append((handler.path, wanted))
+    body = host.files.get(handler.path)
+    if body is None:
+        handler.send_error(404)
+        return
+    start = 0
+    if wanted is not None and host.ranges:
+        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(body):
+            handler.send_error(416)
+            return
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+    else:
+        handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body) - start))
+    handler.end_headers()
+    stop = start + host.break_after.pop(0) if host.break_after else len(body)
+    handler.wfile.write(body[start:stop])
