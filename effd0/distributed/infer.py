@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from ..evaluation.infer import (
     check_fits,
     infer_files,
     summary_of,
-    together,
 )
 from ..evaluation.pipeline import StageTimes
 from ..progress import OpenProgress
@@ -125,6 +125,20 @@ def infer_on_pool(
             content["effd0"]["pool"] = summary
             writer.close(content, inputs.manifest)
     return performance, summary
+
+
+def together(parts: Sequence[tuple[str, Performance]], seconds: float, workers: int) -> Performance:
+    """*parts* of one run, each with the worker that did it; it took so many *seconds* in all."""
+    infer_s = dict.fromkeys((worker for worker, _ in parts), 0.0)
+    for worker, part in parts:
+        infer_s[worker] += part.infer_s
+    rows, compute_ms, h2d_ms, d2h_ms = (
+        tuple(chain.from_iterable(getattr(part, name) for _, part in parts))
+        for name in ("rows", "compute_ms", "h2d_ms", "d2h_ms")
+    )
+    images = sum(part.images for _, part in parts)
+    slowest = max(infer_s.values())
+    return Performance(images, rows, compute_ms, h2d_ms, d2h_ms, slowest, seconds, workers)
 
 
 def _inputs(job: InferJob) -> InputFiles:

@@ -1,20 +1,18 @@
-"""What an inference run took: ais_bench's figures, and images a second as a user meets them."""
+"""One inference over files, or over zeros: results are written, and times are ais_bench's."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import FeedError, RunnerError
 from ..io import sha256
@@ -34,7 +32,13 @@ from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
 from ..types import Tensors
 from .model import ModelChoice
 
-Number = TypeVar("Number", int, float)
+_STATISTICS: dict[str, Callable[[Sequence[float]], Any]] = {
+    "min": np.min,
+    "max": np.max,
+    "mean": np.mean,
+    "median": np.median,
+    "percentile(99%)": lambda samples_ms: np.percentile(samples_ms, 99),
+}
 
 
 @dataclass(frozen=True)
@@ -87,116 +91,22 @@ class Performance:
 
     def ais_bench_summary(self) -> dict[str, Any]:
         """The figures under the keys of ais_bench's summary; null where nothing was measured."""
+        measured = {
+            "NPU_compute_time": self.compute_ms,
+            "H2D_latency": self.h2d_ms,
+            "D2H_latency": self.d2h_ms,
+        }
         return {
-            "NPU_compute_time": _statistics(self.compute_ms),
-            "H2D_latency": _statistics(self.h2d_ms),
-            "D2H_latency": _statistics(self.d2h_ms),
+            **{
+                name: {
+                    **{key: float(of(ms)) if ms else None for key, of in _STATISTICS.items()},
+                    "count": len(ms),
+                }
+                for name, ms in measured.items()
+            },
             "npu_compute_time_list": list(self.compute_ms),
             "throughput": self.ais_bench_throughput,
         }
-
-
-def together(
-    parts: Sequence[tuple[Hashable, Performance]], seconds: float, workers: int
-) -> Performance:
-    """*parts* of one run, each with the worker that did it; it took so many *seconds* in all."""
-    infer_s: dict[Hashable, float] = defaultdict(float)
-    for worker, part in parts:
-        infer_s[worker] += part.infer_s
-
-    def every(of: Callable[[Performance], Sequence[Number]]) -> tuple[Number, ...]:
-        return tuple(itertools.chain.from_iterable(of(part) for _, part in parts))
-
-    return Performance(
-        images=sum(part.images for _, part in parts),
-        rows=every(lambda part: part.rows),
-        compute_ms=every(lambda part: part.compute_ms),
-        h2d_ms=every(lambda part: part.h2d_ms),
-        d2h_ms=every(lambda part: part.d2h_ms),
-        infer_s=max(infer_s.values()),
-        total_s=seconds,
-        workers=workers,
-    )
-
-
-def _statistics(samples_ms: Sequence[float]) -> dict[str, float | int | None]:
-    if not samples_ms:
-        keys = ("min", "max", "mean", "median", "percentile(99%)")
-        return {**dict.fromkeys(keys), "count": 0}
-    return {
-        "min": float(np.min(samples_ms)),
-        "max": float(np.max(samples_ms)),
-        "mean": float(np.mean(samples_ms)),
-        "median": float(np.median(samples_ms)),
-        "percentile(99%)": float(np.percentile(samples_ms, 99)),
-        "count": len(samples_ms),
-    }
-
-
-Times = tuple[list[float], list[float], list[float]]
-
-
-class Clock:
-    """Times an open *runner* from now on; *reading* is what its feeds have waited for, seconds."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner, self.reading, self._images = runner, 0.0, 0
-        self._infer: list[float] = []
-        self._rows: list[int] = []
-        # What the device has timed so far is the warm-up.
-        self._warm = [len(times) for times in self._device_times()]
-        self._start = time.perf_counter()
-
-    def timed(
-        self, feeds: Iterable[Tensors], batches: Iterable[Sequence[Path]], loop: int
-    ) -> Iterator[tuple[Sequence[Path], Tensors]]:
-        """Run *feeds*, *loop* for each of *batches*; yield each batch and its last outputs."""
-        fixed = batch_size_of(self.runner.inputs)
-        # Batches side by side would each take longer than alone: a runner streams what it times.
-        timed = isinstance(self.runner, TimedRunner)
-        alone = (self.runner.infer(feed) for feed in feeds)
-        with contextlib.closing(infer_stream(self.runner, feeds) if timed else alone) as stream:
-            for batch in batches:
-                outputs: Tensors = {}
-                for _ in range(loop):
-                    start, reading = time.perf_counter(), self.reading
-                    outputs = next(stream)
-                    waited = self.reading - reading
-                    self._infer.append(time.perf_counter() - start - waited)
-                    self._rows.append(len(batch) if fixed is None else fixed)
-                    self._images += len(batch)
-                rows = {name: tensor.shape[0] for name, tensor in outputs.items()}
-                if set(rows.values()) != {len(batch)}:
-                    raise RunnerError(f"the model gave {rows} rows, but {len(batch)} were fed")
-                yield batch, outputs
-            next(stream, None)  # lets a streaming runner end
-
-    def performance(self) -> Performance:
-        """All that was timed; the device's own times where the runner has them."""
-        times = zip(self._device_times(), self._warm, strict=True)
-        h2d, compute, d2h = (tuple(each[warm:]) for each, warm in times)
-        if not isinstance(self.runner, TimedRunner):
-            compute = tuple(1000 * seconds for seconds in self._infer)
-        # A streaming runner computes while files are written, too.
-        seconds = max(sum(self._infer), sum(compute) / 1000)
-        return Performance(
-            images=self._images,
-            rows=tuple(self._rows),
-            compute_ms=compute,
-            h2d_ms=h2d,
-            d2h_ms=d2h,
-            infer_s=seconds,
-            total_s=time.perf_counter() - self._start,
-        )
-
-    def _device_times(self) -> Times:
-        if not isinstance(self.runner, TimedRunner):
-            return ([], [], [])
-        times = self.runner.device_times
-        return (times.h2d_ms, times.compute_ms, times.d2h_ms)
-
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -215,66 +125,122 @@ class InferSettings:
 
 def infer_files(
     runner: Runner,
-    inputs: InputFiles,
+    inputs: InputFiles | None,
     writer: ResultWriter | None,
     settings: InferSettings,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Performance:
     """
-    Run *inputs* through the open *runner*; save the outputs of each by *writer*, if there is one.
+    Run *inputs*, or a batch of zeros, through the open *runner*; save the outputs by *writer*.
 
+    A batch's padding is never saved; the outputs of zeros are, as ``pure_infer_data_{i}``.
     Raises `FeedError` where the model takes other inputs, and what reading, running and writing
-    raise.  A batch's padding is never saved.
+    raise.
     """
-    info = only_input(runner.inputs)
-    check_fits(inputs, info)
-    size = choose_batch_size(runner, settings.batch_size)
-    batches = [inputs.files[i : i + size] for i in range(0, len(inputs.files), size)]
-    order = [output.name for output in runner.outputs]
+    info, loop = only_input(runner.inputs), settings.loop
+    size, fixed = choose_batch_size(runner, settings.batch_size), batch_size_of(runner.inputs)
+    files, read = _zeros(info, size) if inputs is None else (inputs.files, inputs.read)
+    if inputs is not None:
+        check_fits(inputs, info)
+    batches = [files[i : i + size] for i in range(0, len(files), size)]
+    infer_s: list[float] = []
     with ThreadPoolExecutor(settings.host_threads, "effd0") as pool:
         try:
-            read = inputs.read
-            _warm_up(runner, stacked([read(file) for file in batches[0]], info), settings.warmup)
-            clock = Clock(runner)
-            feeds = _feeds(pool, inputs, batches, info, settings.loop, clock)
+            first = stacked([read(file) for file in batches[0]], info)
+            for _ in range(settings.warmup):
+                runner.infer(first)
+            warm = _device_times(runner)
+            start = time.perf_counter()
             writing: list[Future[None]] = []
-            for batch, outputs in clock.timed(feeds, batches, settings.loop):
-                for future in writing:
-                    future.result()
-                writing = [] if writer is None else _save(pool, writer, batch, outputs, order)
+            for batch, outputs in _timed(pool, runner, batches, read, loop, infer_s):
+                _finish(writing)
+                if writer is not None:
+                    writing = _save(pool, writer, runner, inputs, batch, outputs)
                 advance(len(batch))
-            for future in writing:
-                future.result()
-            return clock.performance()
+            _finish(writing)
+            total_s = time.perf_counter() - start
         finally:
             pool.shutdown(cancel_futures=True)
+    times = zip(_device_times(runner), warm, strict=True)
+    h2d, compute, d2h = (every[len(before) :] for every, before in times)
+    compute = compute or tuple(1000 * seconds for seconds in infer_s)
+    return Performance(
+        images=loop * len(files),
+        rows=tuple(fixed or len(batch) for batch in batches for _ in range(loop)),
+        compute_ms=compute,
+        h2d_ms=h2d,
+        d2h_ms=d2h,
+        # A streaming runner computes while files are written, too.
+        infer_s=max(sum(infer_s), sum(compute) / 1000),
+        total_s=total_s,
+    )
 
 
-def infer_nothing(
-    runner: Runner, writer: ResultWriter | None, settings: InferSettings
-) -> Performance:
-    """
-    Run zeros through the open *runner*, ``settings.loop`` times: what a batch takes, no files.
+def _timed(
+    pool: ThreadPoolExecutor,
+    runner: Runner,
+    batches: Sequence[Sequence[Path]],
+    read: Callable[[Path], Any],
+    loop: int,
+    infer_s: list[float],
+) -> Iterator[tuple[Sequence[Path], Tensors]]:
+    """Each batch with its last outputs; *infer_s* is given the seconds of each of its runs."""
+    info, waited_s = only_input(runner.inputs), 0.0
 
-    Where there is a *writer*, it saves the last outputs as ``pure_infer_data_{i}``.
-    """
-    info = only_input(runner.inputs)
-    size = choose_batch_size(runner, settings.batch_size)
-    if None in info.shape[1:]:
-        raise FeedError(f"{info.name} is {info}, but only its batch may be free; give --input")
-    shape = [size, *(side for side in info.shape[1:] if side is not None)]
-    feed = {info.name: np.zeros(shape, info.dtype)}
-    _warm_up(runner, feed, settings.warmup)
-    clock = Clock(runner)
-    batch = (Path(PURE),) * size
-    feeds = (feed for _ in range(settings.loop))
-    ((_, outputs),) = deque(clock.timed(feeds, [batch] * settings.loop, 1), maxlen=1)
-    performance = clock.performance()
-    if writer is not None:
-        order = [output.name for output in runner.outputs]
+    def feeds() -> Iterator[Tensors]:
+        """Each batch, as often as it runs; the next one is being read meanwhile."""
+        nonlocal waited_s
+        reading: deque[list[Future[Any]]] = deque()
+        for index in range(len(batches)):
+            start = time.perf_counter()
+            for ahead in batches[index + len(reading) : index + 2]:
+                reading.append([pool.submit(read, file) for file in ahead])
+            feed = stacked([future.result() for future in reading.popleft()], info)
+            waited_s += time.perf_counter() - start
+            for _ in range(loop):
+                yield feed
+
+    # Batches side by side would each take longer than alone: a runner streams what it times.
+    timed = isinstance(runner, TimedRunner)
+    alone = (runner.infer(feed) for feed in feeds())
+    with contextlib.closing(infer_stream(runner, feeds()) if timed else alone) as stream:
+        for batch in batches:
+            outputs: Tensors = {}
+            for _ in range(loop):
+                asked, waited_s = time.perf_counter(), 0.0
+                outputs = next(stream)
+                infer_s.append(time.perf_counter() - asked - waited_s)
+            rows = {name: tensor.shape[0] for name, tensor in outputs.items()}
+            if set(rows.values()) != {len(batch)}:
+                raise RunnerError(f"the model gave {rows} rows, but {len(batch)} were fed")
+            yield batch, outputs
+        next(stream, None)  # lets a streaming runner end
+
+
+def _finish(writing: Sequence[Future[None]]) -> None:
+    for future in writing:
+        future.result()
+
+
+def _save(
+    pool: ThreadPoolExecutor,
+    writer: ResultWriter,
+    runner: Runner,
+    inputs: InputFiles | None,
+    batch: Sequence[Path],
+    outputs: Tensors,
+) -> list[Future[None]]:
+    """Save the heads of each file of *batch*, or all outputs of zeros under one name."""
+    order = [output.name for output in runner.outputs]
+    if inputs is None:
         writer.name(PURE, len(order), None)
-        writer.save(PURE, outputs, order)
-    return performance
+        return [pool.submit(writer.save, PURE, outputs, order)]
+    saving = []
+    for row, file in enumerate(batch):
+        heads = {name: outputs[name][row : row + 1] for name in order}
+        writer.name(file.stem, len(order), file)
+        saving.append(pool.submit(writer.save, file.stem, heads, order))
+    return saving
 
 
 def check_fits(inputs: InputFiles, info: TensorInfo) -> None:
@@ -291,45 +257,21 @@ def check_fits(inputs: InputFiles, info: TensorInfo) -> None:
         )
 
 
-def _warm_up(runner: Runner, feed: Tensors, runs: int) -> None:
-    for _ in range(runs):
-        runner.infer(feed)
+def _zeros(info: TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Path], Any]]:
+    """Stand-ins for *count* files of zeros, and what reads them."""
+    sides = [side for side in info.shape[1:] if side is not None]
+    if len(sides) < len(info.shape) - 1:
+        raise FeedError(f"{info.name} is {info}, but only its batch may be free; give --input")
+    row = np.zeros(sides, info.dtype)
+    return (Path(PURE),) * count, lambda _: row
 
 
-def _feeds(
-    pool: ThreadPoolExecutor,
-    inputs: InputFiles,
-    batches: Sequence[Sequence[Path]],
-    info: TensorInfo,
-    loop: int,
-    clock: Clock,
-) -> Iterator[Tensors]:
-    """Each batch *loop* times, the next one being read; what is waited for is noted."""
-    reading: deque[list[Future[Array]]] = deque()
-    for index in range(len(batches)):
-        start = time.perf_counter()
-        while len(reading) < min(2, len(batches) - index):
-            ahead = batches[index + len(reading)]
-            reading.append([pool.submit(inputs.read, file) for file in ahead])
-        feed = stacked([future.result() for future in reading.popleft()], info)
-        clock.reading += time.perf_counter() - start
-        for _ in range(loop):
-            yield feed
-
-
-def _save(
-    pool: ThreadPoolExecutor,
-    writer: ResultWriter,
-    batch: Sequence[Path],
-    outputs: Tensors,
-    order: Sequence[str],
-) -> list[Future[None]]:
-    saving = []
-    for row, file in enumerate(batch):
-        heads = {name: outputs[name][row : row + 1] for name in order}
-        writer.name(file.stem, len(order), file)
-        saving.append(pool.submit(writer.save, file.stem, heads, order))
-    return saving
+def _device_times(runner: Runner) -> tuple[tuple[float, ...], ...]:
+    """Milliseconds so far of uploads, of computing, of downloads; empty where none are told."""
+    if not isinstance(runner, TimedRunner):
+        return (), (), ()
+    times = runner.device_times
+    return tuple(times.h2d_ms), tuple(times.compute_ms), tuple(times.d2h_ms)
 
 
 @dataclass(frozen=True)
@@ -366,7 +308,7 @@ def run_infer_job(job: InferJob, open_progress: OpenProgress) -> Performance:
             whole = results_whole(job.results, job.outfmt, overwrite=job.overwrite)
             writer = stack.enter_context(whole)
         if inputs is None:
-            performance = infer_nothing(runner, writer, job.settings)
+            performance = infer_files(runner, None, writer, job.settings)
         else:
             with open_progress("inferring", len(inputs.files)) as advance:
                 performance = infer_files(runner, inputs, writer, job.settings, advance)

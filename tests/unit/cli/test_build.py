@@ -18,9 +18,8 @@ from effd0.export.verify import Built
 from effd0.graph.rewrites import DEFAULT_EDITS, EDITS
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import TensorDiff
-from tests.cli_run import effd0
-from tests.fakes.server import FakeHost, serving
-from tests.onnx_models import need_own_export, pinned
+from tests.helpers import FakeHost, effd0, serving
+from tests.helpers.onnx_models import need_own_export, pinned
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from effd0.io import sha256
-from tests.cli_run import assert_one_error, effd0
 from tests.emulator.om import read_om
 from tests.emulator.tools import tiny_onnx, use_emulated_tools, use_tool
-from tests.helpers import names_in
+from tests.helpers import assert_one_error, effd0, names_in
 
 CHIP = ("--soc-version", "Ascend310P3")
 

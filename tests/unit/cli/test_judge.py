@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from effd0.results.run import Run, merge_runs, read_run, write_run
-from tests.cli_run import assert_one_error, effd0
-from tests.runs import accuracy, artefact, check, latency, run, verdict
+from tests.helpers import assert_one_error, effd0
+from tests.helpers.runs import accuracy, artefact, check, latency, run, verdict
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.io import sha256
 from tests.helpers import write_annotations, write_coco
-from tests.runs import content_of
+from tests.helpers.runs import content_of
 
 ROOT = Path(__file__).parents[3]
 WEIGHTS = f"--checkpoint={embedded.checkpoint()}"

@@ -21,11 +21,17 @@ from effd0.io import sha256
 from effd0.metrics.summary import METRICS
 from effd0.results.run import merge_runs, read_run
 from effd0.spec import SPECS, ModelSpec
-from tests.cli_run import Outcome, assert_one_error, effd0
-from tests.fakes.recording import DeclaringRunner
-from tests.helpers import SMALL, coco_content, names_in, write_coco
-from tests.recordings import write_bins
-from tests.rundir_runs import NeighbourRunner, outcome
+from tests.helpers import (
+    SMALL,
+    Outcome,
+    assert_one_error,
+    coco_content,
+    effd0,
+    names_in,
+    write_coco,
+)
+from tests.helpers.results import write_bins
+from tests.helpers.runners import DeclaringRunner, NeighbourRunner, outcome
 
 INFER = ("infer", "--model", "d0.onnx", "--input", "bins", "--output", "out")
 SCORE = ("postprocess", "--omfile", "out/result", "--root", "coco")

@@ -12,10 +12,11 @@ import pytest
 
 from effd0.data.coco import load_coco
 from effd0.distributed import dispatch, worker
+from effd0.distributed.infer import together
 from effd0.distributed.pool import Pool
 from effd0.errors import RunnerError
 from effd0.evaluation import model as choice_module
-from effd0.evaluation.infer import Performance, together
+from effd0.evaluation.infer import Performance
 from effd0.spec import SPECS
 from effd0.tensors.inputs import open_inputs
 from effd0.tensors.writer import ResultWriter

@@ -19,9 +19,8 @@ from effd0.distributed.engine import DetectWork, packed, unpacked
 from effd0.distributed.worker import Opened, Place, Worker
 from effd0.errors import RunnerError
 from effd0.runners.registry import RunnerOptions
-from tests.fakes.pool import ToldModel
 from tests.helpers import SMALL
-from tests.pool_runs import BATCH, alone, coloured_coco, same
+from tests.helpers.runners import BATCH, ToldModel, alone, coloured_coco, same
 
 WORK = DetectWork(SMALL, BATCH, 1)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from effd0.data.coco import load_coco
 from effd0.errors import FeedError, ResultError, RunnerError
-from effd0.evaluation.infer import InferSettings, Performance, infer_files, infer_nothing
+from effd0.evaluation.infer import InferSettings, Performance, infer_files
 from effd0.runners.base import TensorInfo
 from effd0.tensors.inputs import InputFiles, open_inputs
 from effd0.tensors.results import open_results
@@ -268,7 +268,7 @@ def test_zeros_are_run_where_there_is_no_input(tmp_path: Path) -> None:
     """Batches of zeros measure a model, and their outputs are named as ais_bench names them."""
     runner = DeclaringRunner(fixed=4)
     with results_whole(tmp_path / "result", "BIN", overwrite=False) as writer:
-        performance = infer_nothing(runner, writer, InferSettings(loop=5))
+        performance = infer_files(runner, None, writer, InferSettings(loop=5))
         writer.close({}, None)
     assert runner.fed == [4] * 6
     assert performance.images == 20
@@ -282,7 +282,7 @@ def test_zeros_need_a_shape() -> None:
     runner = DeclaringRunner()
     runner.inputs = [TensorInfo("in", (None, 3, None, None), np.dtype(np.float32))]
     with pytest.raises(FeedError, match="but only its batch may be free; give --input"):
-        infer_nothing(runner, None, InferSettings())
+        infer_files(runner, None, None, InferSettings())
 
 
 @given(batch_size=st.integers(1, 9), loop=st.integers(1, 3))

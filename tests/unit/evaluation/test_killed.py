@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 from effd0.evaluation import model as choice
 from effd0.evaluation.evaluate import EvaluationJob, evaluate
-from tests.rundir_runs import NeighbourRunner, small_engine
+from tests.helpers.runners import NeighbourRunner, small_engine
 
 runner = NeighbourRunner()
 runner.on_infer = lambda: time.sleep(0.01)

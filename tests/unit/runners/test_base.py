@@ -24,9 +24,9 @@ from effd0.runners.base import (
     trim_outputs,
 )
 from effd0.types import Tensors
-from tests.fakes.runner import FLOAT, FakeRunner
 from tests.helpers import SMALL
-from tests.recordings import heads_of
+from tests.helpers.results import heads_of
+from tests.helpers.runners import FLOAT, FakeRunner
 
 FOUR = TensorInfo("images", (4, 3, 2, 2), FLOAT)
 FREE = TensorInfo("images", (None, 3, 2, 2), FLOAT)

@@ -19,7 +19,7 @@ from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Tensor, Tensors
-from tests.onnx_models import identity_model, need_own_export, pinned
+from tests.helpers.onnx_models import identity_model, need_own_export, pinned
 
 #: Runner -> its package and what messages call it.
 BACKENDS = {"ort": ("onnxruntime", "ONNX Runtime"), "openvino": ("openvino", "OpenVINO")}

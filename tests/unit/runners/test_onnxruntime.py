@@ -20,7 +20,7 @@ from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 from effd0.types import Tensors
-from tests.onnx_models import identity_model, operators, parsed
+from tests.helpers.onnx_models import identity_model, operators, parsed
 
 CPU = "CPUExecutionProvider"
 

@@ -16,7 +16,7 @@ from effd0.errors import RunnerError
 from effd0.runners.openvino import OpenVinoRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
-from tests.onnx_models import identity_model
+from tests.helpers.onnx_models import identity_model
 
 
 def test_outputs_keep_the_models_names_and_order(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from effd0.errors import ResultError, RunnerError
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.types import Tensor
 from tests.helpers import SMALL
-from tests.recordings import coco_of, heads_of, write_bins, write_results, write_summary
+from tests.helpers.results import coco_of, heads_of, write_bins, write_results, write_summary
 
 STEMS = ("1", "2", "3")
 

@@ -21,7 +21,7 @@ from effd0.spec import SPECS
 from effd0.tensors.inputs import natural_key, open_inputs, write_inputs
 from effd0.tensors.manifest import MANIFEST, read_manifest
 from tests.helpers import SMALL, coco_content, names_in, write_coco
-from tests.recordings import coco_of, write_array, write_bins
+from tests.helpers.results import coco_of, write_array, write_bins
 
 PLANES, PIXELS = SMALL.input_shape, (128, 128, 3)
 

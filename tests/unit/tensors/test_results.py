@@ -26,9 +26,8 @@ from effd0.errors import ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS, ModelSpec
 from effd0.tensors.results import Results, check_model, open_results
-from tests.cli_run import assert_one_error, effd0
-from tests.helpers import SMALL, write_coco
-from tests.recordings import (
+from tests.helpers import SMALL, assert_one_error, effd0, write_coco
+from tests.helpers.results import (
     FORMATS,
     INTERLEAVED,
     NAMINGS,
