@@ -14,10 +14,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,16 @@ from ..data.preprocess import preprocess
 from ..errors import OutputError, ResultError
 from ..io import sha256, written_whole
 from ..spec import ModelSpec
-from .manifest import DTYPES, MANIFEST, Manifest, listed, read_manifest, write_manifest
+from .manifest import (
+    DTYPES,
+    MANIFEST,
+    Dtype,
+    Manifest,
+    ManifestContent,
+    ManifestImage,
+    listed,
+    read_manifest,
+)
 
 SUFFIXES = (".bin", ".npy")
 
@@ -62,35 +70,25 @@ def write_inputs(
         (folder / MANIFEST).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to: {error}; choose another") from error
-    entries = []
+
+    def written(sample: Sample) -> ManifestImage:
+        model_input = preprocess(sample.path, spec, normalized=dtype != "uint8")
+        tensor = model_input.tensor.astype(np.dtype(dtype).newbyteorder("<"), copy=False)
+        path = folder / f"{sample.path.stem}.bin"
+        with written_whole(path) as temporary:
+            tensor.tofile(temporary)
+        scale, size = model_input.image_scale, model_input.image_size
+        digests = sha256(path), sha256(sample.path)
+        return ManifestImage(sample.image_id, path.name, scale, size, *digests)
+
+    images = []
     with ThreadPoolExecutor(host_threads) as pool:
-        entry_of = partial(_write_input, folder=folder, spec=spec, dtype=dtype)
-        for sample, entry in zip(dataset.samples, pool.map(entry_of, dataset.samples), strict=True):
-            entries.append(entry)
+        for sample, image in zip(dataset.samples, pool.map(written, dataset.samples), strict=True):
+            images.append(image)
             yield sample
-    content = {
-        "spec": asdict(spec),
-        "dtype": dtype,
-        "annotations_sha256": sha256(dataset.annotation_file),
-        "images_total": dataset.total,
-        "images": entries,
-    }
-    write_manifest(folder / MANIFEST, content)
-
-
-def _write_input(sample: Sample, *, folder: Path, spec: ModelSpec, dtype: str) -> dict[str, Any]:
-    model_input = preprocess(sample.path, spec, normalized=dtype != "uint8")
-    path = folder / f"{sample.path.stem}.bin"
-    with written_whole(path) as temporary:
-        model_input.tensor.astype(np.dtype(dtype).newbyteorder("<"), copy=False).tofile(temporary)
-    return {
-        "image_id": sample.image_id,
-        "file": path.name,
-        "image_scale": model_input.image_scale,
-        "image_size": list(model_input.image_size),
-        "sha256": sha256(path),
-        "picture_sha256": sha256(sample.path),
-    }
+    digest = sha256(dataset.annotation_file)
+    manifest = ManifestContent(spec, cast(Dtype, dtype), tuple(images), digest, dataset.total)
+    manifest.write(folder / MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -152,14 +150,30 @@ def open_inputs(folder: Path, spec: ModelSpec) -> InputFiles:
     manifest = read_manifest(folder / MANIFEST) if (folder / MANIFEST).exists() else None
     if manifest is not None:
         manifest.check_spec(spec)
-        _check_listed(folder, found, manifest)
+        there, wanted = {path.name for path in found}, {image.file for image in manifest.images}
+        problems = [
+            f"{len(names)} {what}: {listed(sorted(names))}"
+            for what, names in (("are missing", wanted - there), ("are foreign", there - wanted))
+            if names
+        ]
+        if problems:
+            raise ResultError(
+                f"{folder} holds {len(there)} inputs, but its manifest lists {len(wanted)}; "
+                f"{'; '.join(problems)}; write the inputs again, into an empty folder"
+            )
         found = [folder / image.file for image in manifest.images]
     twice = [stem for stem, n in Counter(path.stem for path in found).items() if n > 1]
     if twice:
         raise ResultError(f"{folder} has two files each for {listed(twice)}; keep one of each")
     dtype = _common_dtype(folder, found, spec) if manifest is None else manifest.dtype
     inputs = InputFiles(tuple(found), np.dtype(dtype), input_shape(dtype, spec), manifest)
-    _check_sizes(folder, inputs)
+    raw, size = (path for path in found if path.suffix == ".bin"), _size(dtype, spec)
+    wrong = [f"{p.name} ({found_size})" for p in raw if (found_size := p.stat().st_size) != size]
+    if wrong:
+        raise ResultError(
+            f"{len(wrong)} inputs in {folder} have not the {size} bytes of "
+            f"{inputs.dtype} {inputs.shape}: {listed(wrong)}; write them again"
+        )
     return inputs
 
 
@@ -168,20 +182,6 @@ def natural_key(name: str) -> list[Any]:
     # Text and numbers take turns, so that only like is compared with like.
     parts = re.split(r"([0-9]+)", name.lower())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
-
-
-def _check_listed(folder: Path, found: Sequence[Path], manifest: Manifest) -> None:
-    there, wanted = {path.name for path in found}, {image.file for image in manifest.images}
-    problems = [
-        f"{len(names)} {what}: {listed(sorted(names))}"
-        for what, names in (("are missing", wanted - there), ("are foreign", there - wanted))
-        if names
-    ]
-    if problems:
-        raise ResultError(
-            f"{folder} holds {len(there)} inputs, but its manifest lists {len(wanted)}; "
-            f"{'; '.join(problems)}; write the inputs again, into an empty folder"
-        )
 
 
 def _common_dtype(folder: Path, found: Sequence[Path], spec: ModelSpec) -> str:
@@ -206,14 +206,3 @@ def _common_dtype(folder: Path, found: Sequence[Path], spec: ModelSpec) -> str:
 def _size(dtype: str, spec: ModelSpec) -> int:
     """Bytes of one input."""
     return math.prod(input_shape(dtype, spec)) * np.dtype(dtype).itemsize
-
-
-def _check_sizes(folder: Path, inputs: InputFiles) -> None:
-    wanted = math.prod(inputs.shape) * inputs.dtype.itemsize
-    raw = [path for path in inputs.files if path.suffix == ".bin"]
-    wrong = [f"{p.name} ({size})" for p in raw if (size := p.stat().st_size) != wanted]
-    if wrong:
-        raise ResultError(
-            f"{len(wrong)} inputs in {folder} have not the {wanted} bytes of "
-            f"{inputs.dtype} {inputs.shape}: {listed(wrong)}; write them again"
-        )

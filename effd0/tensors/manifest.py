@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+import msgspec
 
 from ..errors import ResultError
 from ..io import sha256, written_whole
 from ..spec import ModelSpec
 
 MANIFEST = "manifest.json"
+Dtype = Literal["float32", "float16", "uint8"]
 #: What an input may hold: normalised planes, or, for a model with AIPP, (rows, columns, RGB).
-DTYPES = ("float32", "float16", "uint8")
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 #: How many of many names a message shows.
 SHOWN = 10
 
 
-@dataclass(frozen=True)
-class ManifestImage:
+class ManifestImage(msgspec.Struct, frozen=True):
     """
     One image: its file of input, and what `ModelInput` says of its geometry.
 
@@ -36,25 +38,37 @@ class ManifestImage:
     sha256: str
     picture_sha256: str | None = None
 
+    def __post_init__(self) -> None:
+        if Path(self.file).name != self.file:
+            raise ValueError(f"{self.file!r} is not the name of a file")
+
     @property
     def stem(self) -> str:
         """The name that its results begin with."""
         return Path(self.file).stem
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """
-    The inputs of a run: their images, and the spec and *dtype* that they were made with.
+class ManifestContent(msgspec.Struct, frozen=True, dict=True):
+    """The inputs of a run: their images, and the spec and *dtype* that they were made with."""
 
-    *path* is the manifest's file and *sha256* its fingerprint.
-    """
+    spec: ModelSpec
+    dtype: Dtype
+    images: tuple[ManifestImage, ...]
+    annotations_sha256: str = ""
+    images_total: int = 0
+
+    def write(self, path: Path) -> None:
+        """Write the file *path*, whole or not at all."""
+        content = msgspec.json.format(msgspec.json.encode(self), indent=1)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content + b"\n")
+
+
+class Manifest(ManifestContent, frozen=True, kw_only=True):
+    """A manifest that was read: *path* is its file and *sha256* the fingerprint of that."""
 
     path: Path
     sha256: str
-    spec: ModelSpec
-    dtype: str
-    images: tuple[ManifestImage, ...]
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -77,33 +91,23 @@ class Manifest:
             )
 
 
-def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write *content* as the manifest *path*, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
 def read_manifest(path: Path) -> Manifest:
     """The manifest *path*; raise `ResultError` if it is missing, broken or contradicts itself."""
-    content = read_json(path, "write the inputs again with 'effd0 preprocess --bin-save'")
+    remedy = "write the inputs again with 'effd0 preprocess --bin-save'"
+    content = read_json(path, remedy)
     try:
-        images = tuple(_image(entry) for entry in content["images"])
-        dtype = _dtype(content["dtype"])
-        spec = ModelSpec(**{name: _frozen(value) for name, value in content["spec"].items()})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultError(
-            f"{path} is no manifest of inputs ({type(error).__name__}: {error}); "
-            "write the inputs again with 'effd0 preprocess --bin-save'"
-        ) from error
+        manifest = msgspec.convert(content | {"path": path, "sha256": sha256(path)}, Manifest)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{path} is no manifest of inputs: {error}; {remedy}") from error
     for kind, values in (
-        ("image ids", (image.image_id for image in images)),
-        ("stems", (image.stem for image in images)),
+        ("image ids", (image.image_id for image in manifest.images)),
+        ("stems", (image.stem for image in manifest.images)),
     ):
         if twice := [value for value, count in Counter(values).items() if count > 1]:
             raise ResultError(
                 f"{path} has {kind} more than once: {listed(twice)}; write the inputs again"
             )
-    return Manifest(path, sha256(path), spec, dtype, images)
+    return manifest
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -124,29 +128,3 @@ def listed(names: Iterable[object]) -> str:
     every = [str(name) for name in names]
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(every[:SHOWN]) + more
-
-
-def _image(entry: Mapping[str, Any]) -> ManifestImage:
-    width, height = entry["image_size"]
-    file = entry["file"]
-    if Path(file).name != file:
-        raise ValueError(f"{file!r} is not the name of a file")
-    return ManifestImage(
-        int(entry["image_id"]),
-        file,
-        float(entry["image_scale"]),
-        (int(width), int(height)),
-        str(entry["sha256"]),
-        entry.get("picture_sha256"),
-    )
-
-
-def _dtype(name: object) -> str:
-    if name not in DTYPES:
-        raise ValueError(f"dtype is {name!r}, but {', '.join(DTYPES)} are known")
-    return str(name)
-
-
-def _frozen(value: Any) -> Any:
-    """JSON's lists as the tuples that a spec is made of."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

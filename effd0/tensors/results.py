@@ -176,20 +176,15 @@ def read_summary(folder: Path) -> Summary | None:
             remedy = "delete it, or run the inference again"
             content = read_json(path, remedy)
             try:
-                return _summary(path, content)
+                samples = {
+                    int(number): tuple(Path(file).stem for file in sample.get("infiles", ()))
+                    for number, sample in content.get("filesinfo", {}).items()
+                }
+                own, first = content.get("effd0", {}), list(Summary.__dataclass_fields__)[2:]
+                return Summary(path, samples, *(own.get(key) for key in first))
             except (AttributeError, TypeError, ValueError) as error:
                 raise ResultError(f"{path} is no summary of a run: {error}; {remedy}") from error
     return None
-
-
-def _summary(path: Path, content: Mapping[str, Any]) -> Summary:
-    samples = {
-        int(number): tuple(Path(file).stem for file in sample.get("infiles", ()))
-        for number, sample in content.get("filesinfo", {}).items()
-    }
-    own = content.get("effd0", {})
-    keys = ("runner", "model", "model_sha256", "manifest_sha256", "spec")
-    return Summary(path, samples, *(own.get(key) for key in keys))
 
 
 def named_files(files: Iterable[Path], stems: Sequence[str]) -> Named:
@@ -213,17 +208,6 @@ def named_files(files: Iterable[Path], stems: Sequence[str]) -> Named:
         else:
             named.foreign += found
     return named
-
-
-def numbered_files(files: Sequence[Path]) -> dict[int, list[Path]] | None:
-    """Sort *files* by their sample's number; None unless all are named by one."""
-    numbered: dict[int, list[Path]] = defaultdict(list)
-    for path in files:
-        match = _NUMBERED.fullmatch(path.stem)
-        if match is None:
-            return None
-        numbered[int(match[1])].append(path)
-    return numbered
 
 
 def check_origin(
@@ -295,23 +279,25 @@ def sort_results(
 
     Names that only count are led back to stems by *summary*, or by the natural order of *fed*.
     """
-    named, numbered = named_files(paths, fed), numbered_files(paths)
+    named, matches = named_files(paths, fed), [_NUMBERED.fullmatch(path.stem) for path in paths]
     problems: Problems = defaultdict(list)
-    if named.foreign and numbered is not None:
+    files: HeadFiles = defaultdict(list)
+    if named.foreign and None not in matches:
+        numbered: dict[int, list[Path]] = defaultdict(list)
+        for path, match in zip(paths, matches, strict=True):
+            numbered[int(match[1]) if match else 0].append(path)
         files, foreign = _by_number(numbered, fed, summary, spec)
     else:
-        files = {stem: [_whole(path, spec) for path in of] for stem, of in named.files.items()}
+        for stem, of in named.files.items():
+            for path in of:
+                half = HeadFile(path, itemsize=2)
+                is_half = path.suffix == ".bin" and half.head(spec) is not None
+                files[stem].append(half if is_half else HeadFile(path))
         foreign = named.foreign
         problems["of one name"] += named.collisions
     problems["foreign"] += [path.name for path in foreign]
     problems["truncated"] += _halves(files.values(), spec)
     return files, problems
-
-
-def _whole(path: Path, spec: ModelSpec) -> HeadFile:
-    """A file of one image; in float16 if that makes it a head."""
-    half = HeadFile(path, itemsize=2)
-    return half if path.suffix == ".bin" and half.head(spec) is not None else HeadFile(path)
 
 
 def _halves(files: Iterable[Sequence[HeadFile]], spec: ModelSpec) -> list[str]:
@@ -336,7 +322,7 @@ def _by_number(
         samples = summary.samples
         rows, itemsize = _fit(numbered, max(map(len, samples.values())), MAX_ROWS, spec)
     else:
-        order, count = sorted(fed, key=_listed_at), max(numbered) + 1
+        order, count = sorted(fed, key=lambda stem: natural_key(f"{stem}.bin")), max(numbered) + 1
         most = MAX_ROWS if count == 1 else (len(order) - 1) // (count - 1)
         rows, itemsize = _fit(numbered, -(-len(order) // count), most, spec)
         samples = {n: order[n * rows : (n + 1) * rows] for n in range(count)}
@@ -364,11 +350,6 @@ def _fit(
         if fit is not None:
             return fit
     return max(1, fewest), 4
-
-
-def _listed_at(stem: str) -> list[object]:
-    """Where ais_bench came upon the input *stem* in its folder."""
-    return natural_key(f"{stem}.bin")
 
 
 @dataclass(frozen=True)
@@ -437,7 +418,13 @@ def open_results(
         for kind, what in _head_problems(files.get(stem, ()), spec):
             problems[kind].append(f"{stem} ({what})")
     problems["stale"] += _stale(folder, files, stems, manifest, summary, inputs)
-    _refuse(folder, len(stems), problems)
+    found = [f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
+    if found:
+        remedy = "run the inference again, into a new folder"
+        if any("older than" in name for name in problems["stale"]):
+            remedy += "; or, where the inputs are only a later copy, touch the results"
+        wrong = f"{folder} does not hold the results of {len(stems)} images"
+        raise ResultError(f"{wrong}; {'; '.join(found)}; {remedy}")
     return Results(folder, spec, files, manifest, summary)
 
 
@@ -494,15 +481,3 @@ def _stale(
             oldest = min(file.path.stat().st_mtime_ns for file in files[stem])
             if oldest < paths[stem].stat().st_mtime_ns:
                 yield f"{stem} (older than {paths[stem].name})"
-
-
-def _refuse(folder: Path, images: int, problems: Mapping[str, Sequence[str]]) -> None:
-    found = [f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
-    if not found:
-        return
-    remedy = "run the inference again, into a new folder"
-    if any("older than" in name for name in problems.get("stale", ())):
-        remedy += "; or, where the inputs are only a later copy, touch the results"
-    raise ResultError(
-        f"{folder} does not hold the results of {images} images; {'; '.join(found)}; {remedy}"
-    )
