@@ -1,4 +1,4 @@
-"""The README's commands are real: each is run, as written, in a folder that holds its files."""
+"""The commands of README and docs are real: each is run, as written, where its files are."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from effd0.cli.main import COMMANDS as OURS
 from effd0.cli.main import main
 from effd0.data import fixture as embedded
 
+from ..cli_run import effd0
+from ..emulator.acl import installed
+from ..emulator.tools import emulated_path
 from .options_page import unknown_options
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +26,11 @@ LINES = [
     if line.startswith("    ")
 ]
 COMMANDS = [line for line in LINES if line.startswith("effd0 ")]
+GUIDE = [
+    line.strip()
+    for line in (ROOT / "docs" / "ascend.md").read_text().splitlines()
+    if line.startswith("    effd0 ")
+]
 #: Needs a network; tests/unit/data/test_download.py runs it against a local server.
 ELSEWHERE = ("effd0 fetch",)
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -80,3 +88,17 @@ def test_readme_command_runs(line: str, folder: Path, monkeypatch: pytest.Monkey
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0, line
+
+
+@pytest.mark.slow
+def test_the_guides_commands_lead_from_weights_to_a_score(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an emulated board each succeeds where it stands; those before it made its files."""
+    monkeypatch.chdir(folder)
+    assert len(GUIDE) > 8, "the guide was written in another way than this test reads"
+    with emulated_path(), installed() as emulator:
+        for command in GUIDE:
+            outcome = effd0(*shlex.split(command)[1:])
+            assert outcome.code == 0, f"{command}\n{outcome.err}"
+        emulator.assert_clean()

@@ -1,23 +1,27 @@
-"""The way to a release as docs/release-gate.md tells it: tox's commands, on files that are real."""
+"""The way to a release: tox's commands of docs/release-gate.md on real files, and the wheel."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+from effd0.data import fixture as embedded
 from effd0.results.ratio import MIN_SAMPLES
 from tests.helpers import Outcome, effd0
 
 from .tox_commands import commands_of
 
-pytestmark = pytest.mark.slow
-
+ROOT = Path(__file__).parents[2]
+WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+#: In the clone -> in the wheel.
+INCLUDED: dict[str, str] = WHEEL["wheel"]["force-include"]
 BASELINE = "baselines/board.json"
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -75,6 +79,7 @@ def gate() -> list[Outcome]:
     return outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_a_new_board_becomes_its_own_baseline() -> None:
     """Without one the gate stops behind run.json; with that it passes, and the page is there."""
@@ -98,6 +103,7 @@ def slower(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"samples_ms": [1.5 * sample for sample in row["samples_ms"]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "fault", "reason"),
     [
@@ -115,3 +121,21 @@ def test_a_worse_candidate_is_red(file: str, fault: Change, reason: str) -> None
     assert [outcome.code for outcome in outcomes] == [0, 0, 1]
     verdict = next(line for line in outcomes[-1].out.splitlines() if line.startswith("WORSE"))
     assert reason in verdict
+
+
+@pytest.mark.parametrize(
+    "path",
+    [embedded.coco_root(), embedded.checkpoint(), embedded.folder() / "reference.json"],
+    ids=lambda path: path.name,
+)
+def test_the_embedded_default_is_in_the_wheel(path: Path) -> None:
+    """Each of its files lies in the package where `embedded` looks for it first."""
+    source = str(path.relative_to(ROOT))
+    assert INCLUDED[source] == f"effd0/{source}"
+
+
+def test_the_wheel_stays_small() -> None:
+    """Package registries take 100 MB; every install downloads it, so a tenth is enough."""
+    files = [ROOT / source for source in INCLUDED]
+    files += [file for folder in files if folder.is_dir() for file in folder.rglob("*")]
+    assert 1e6 < sum(file.stat().st_size for file in files if file.is_file()) < 1e7 * 1.2
