@@ -18,6 +18,8 @@ import pytest
 
 #: The name by which the suite's own hooks are registered.
 SUITE = "effd0-suite"
+#: Options that name an artefact under test.
+PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins", "--detections")
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -34,9 +36,9 @@ def is_about_effd0(config: pytest.Config) -> bool:
     """
     Whether a session runs effd0's suite.
 
-    It does where the pyproject.toml of its root, or where pytest found no configuration that of
-    the working directory or a folder above, has a table ``[tool.effd0]``; where ``--pyargs`` names
-    a module of effd0; and where this plugin is asked for by ``-p``.
+    It does where the pyproject.toml of its root has a table ``[tool.effd0]``; where that of the
+    working directory, or of a folder above, has it, and an option's value may have led pytest away;
+    where ``--pyargs`` names a module of effd0; and where this plugin is asked for by ``-p``.
     """
     words = [str(word) for word in config.invocation_params.args]
     plugins = {word[2:] for word in words if word.startswith("-p")}
@@ -45,10 +47,21 @@ def is_about_effd0(config: pytest.Config) -> bool:
     by_module = "--pyargs" in words and any(w.partition(".")[0] == "effd0" for w in words)
     if by_name or by_module:
         return True
-    if config.inipath is not None:
-        return has_suite(config.inipath.parent)
-    here = config.invocation_params.dir
-    return any(has_suite(folder) for folder in (here, *here.parents))
+    if config.inipath is not None and has_suite(config.inipath.parent):
+        return True
+    ours = any(word.partition("=")[0] in PATHS for word in words)
+    return (config.inipath is None or ours) and _inside_suite(config.invocation_params.dir)
+
+
+def is_led_away(config: pytest.Config) -> bool:
+    """Whether pytest found no configuration, or not that of the suite in which it was started."""
+    if config.inipath is None:
+        return True
+    return not has_suite(config.inipath.parent) and _inside_suite(config.invocation_params.dir)
+
+
+def _inside_suite(folder: Path) -> bool:
+    return any(has_suite(one) for one in (folder, *folder.parents))
 
 
 def has_suite(folder: Path) -> bool:

@@ -48,6 +48,7 @@ from .options import (
     declared,
     option,
 )  # fmt: skip
+from .pytest_plugin import PATHS, is_led_away
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SuiteRecord] = pytest.StashKey()
@@ -62,8 +63,6 @@ TEST_RUNNERS = (*RUNNERS, "emulated")
 SLOW_RUNNERS = {"openvino", "emulated"}
 #: Runners that workers run; the others stay in the session's process.
 WITH_WORKERS = ("ort", "openvino", "torch", "acl")
-#: Options that name an artefact under test.
-PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins", "--detections")
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
     "browser": "needs Playwright and a Chromium that it drives",
@@ -174,7 +173,7 @@ def check_options(config: pytest.Config) -> None:
     paths = [one.flag for group in option_groups().values() for one in group if one.kind is Path]
     given = [f"{flag}={get(flag)}" for flag in paths if get(flag) is not None]
     refuse(
-        given and config.inipath is None,
+        given and is_led_away(config),
         f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
         f"value for a place of tests; write the value after '=': {' '.join(given)}",
     )

@@ -59,6 +59,8 @@ def test_another_project_keeps_its_options(foreign: Path) -> None:
     [
         pytest.param([], ROOT, True, True, id="in-the-clone"),
         pytest.param(["--coco", "data"], ROOT / "tests", False, True, id="led-away"),
+        pytest.param(["--coco", "data"], ROOT / "tests", True, True, id="led-to-another"),
+        pytest.param(["theirs"], ROOT / "tests", True, False, id="of-another"),
         pytest.param([], ROOT.parent, False, False, id="beside-the-clone"),
         pytest.param(["--pyargs", "effd0.suite"], ROOT.parent, False, True, id="pyargs"),
         pytest.param(["--pyargs", "other"], ROOT.parent, False, False, id="other-pyargs"),

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from effd0.cli import pytest_suite
-from effd0.cli.pytest_suite import PATHS
+from effd0.cli.pytest_plugin import PATHS
 from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.io import sha256
