@@ -12,8 +12,8 @@ import pytest
 from effd0.cli.main import COMMANDS as OURS
 from effd0.cli.main import main
 from effd0.data import fixture as embedded
+from tests.helpers import effd0
 
-from ..cli_run import effd0
 from ..emulator.acl import installed
 from ..emulator.tools import emulated_path
 from .options_page import unknown_options

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from effd0.cli.pytest_suite import PATHS, WITH_WORKERS, accelerator_of, pool_asked, runners_here
+from effd0.cli.pytest_plugin import PATHS
+from effd0.cli.pytest_suite import WITH_WORKERS, accelerator_of, pool_asked, runners_here
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
 from effd0.diagnosis.parity import diagnose_architecture
