@@ -21,7 +21,7 @@ SCORING = """
 import json, sys, time
 from benchmarks.synthetic import scored_set
 from effd0.metrics.summary import coco_metrics
-from effd0.measure import peak_rss_mb
+from effd0.timing import peak_rss_mb
 from effd0.spec import D0
 
 dataset, found = scored_set(int(sys.argv[1]))
