@@ -16,8 +16,7 @@ from ..data.preprocess import ModelInput
 from ..data.remote import localized, url_of
 from ..detection.postprocess import Detections
 from ..errors import ImageError
-from ..evaluation.engines import choice_settings
-from ..evaluation.model import ModelChoice
+from ..evaluation.engines import ModelEngine, choice_settings
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..io import sha256
 from ..progress import OpenProgress
@@ -32,28 +31,17 @@ from .worker import Opened, Worker
 
 
 @dataclass(frozen=True)
-class RayEngine:
+class RayEngine(ModelEngine):
     """
     Runs *choice* on the workers of *pool*; detections are those of one process.
 
     Without a *cluster* that runs, Ray is started, or joined, for the time that the engine is open.
     """
 
-    choice: ModelChoice
     pool: Pool
     batch_size: int | None = None
     cluster: Cluster | None = None
     reads_urls: bool = True
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The architecture."""
-        return self.choice.spec
-
-    @property
-    def bundled(self) -> bool:
-        """Whether the bundled checkpoint runs."""
-        return self.choice.model is None and self.choice.checkpoint is None
 
     def check(self) -> None:
         """Raise `RunnerError` for a choice that contradicts itself, or that workers cannot run."""

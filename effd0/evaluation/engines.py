@@ -125,18 +125,10 @@ class LocalSource:
 
 
 @dataclass(frozen=True)
-class LocalEngine:
-    """
-    Runs *choice* in this process.
-
-    *runner*, where given, is an unopened runner of the file that *choice* names, in place of the
-    one that its runner's name stands for.
-    """
+class ModelEngine:
+    """What engines that run *choice* have in common."""
 
     choice: ModelChoice
-    batch_size: int | None = None
-    runner: Runner | None = None
-    reads_urls: bool = False
 
     @property
     def spec(self) -> ModelSpec:
@@ -147,6 +139,20 @@ class LocalEngine:
     def bundled(self) -> bool:
         """Whether the bundled checkpoint runs."""
         return self.choice.model is None and self.choice.checkpoint is None
+
+
+@dataclass(frozen=True)
+class LocalEngine(ModelEngine):
+    """
+    Runs *choice* in this process.
+
+    *runner*, where given, is an unopened runner of the file that *choice* names, in place of the
+    one that its runner's name stands for.
+    """
+
+    batch_size: int | None = None
+    runner: Runner | None = None
+    reads_urls: bool = False
 
     def check(self) -> None:
         """Raise as `ModelChoice.checked_runner` does."""
@@ -164,29 +170,18 @@ class LocalEngine:
                 advance(1)
         with contextlib.ExitStack() as stack:
             with open_progress("opening the model", 1) as advance:
-                runner, path = stack.enter_context(self._opened())
+                if self.runner is None:
+                    opened = self.choice.opened(self.batch_size)
+                    runner, path = stack.enter_context(opened)
+                else:
+                    runner = stack.enter_context(self.runner)
+                    file = self.choice.model or self.choice.checkpoint
+                    assert file is not None, "a runner of its own comes with the file that it runs"
+                    path = file
                 advance(1)
-            batch_size = choose_batch_size(runner, self.batch_size)
-            digest = sha256(path)
-            yield LocalSource(
-                runner,
-                self.spec,
-                digest,
-                batch_size,
-                choice_settings(self.choice, digest, batch_size),
-                host_threads,
-            )
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[tuple[Runner, Path]]:
-        if self.runner is None:
-            with self.choice.opened(self.batch_size) as pair:
-                yield pair
-        else:
-            path = self.choice.model or self.choice.checkpoint
-            assert path is not None, "a runner of its own comes with the file that it runs"
-            with self.runner as runner:
-                yield runner, path
+            batch_size, digest = choose_batch_size(runner, self.batch_size), sha256(path)
+            settings = choice_settings(self.choice, digest, batch_size)
+            yield LocalSource(runner, self.spec, digest, batch_size, settings, host_threads)
 
 
 def choice_settings(choice: ModelChoice, model_sha256: str, batch_size: int) -> dict[str, Any]:

@@ -43,8 +43,7 @@ from ..results.verdict import Verdict, detected, drop, reason_of, threshold, ver
 from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
-from .engines import UNKNOWN_MODEL, Engine, RecordedEngine
-from .model import ModelChoice
+from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
 from .run_dir import RunDirectory, Say, opened_run_directory, run_identity
 
 
@@ -299,14 +298,13 @@ def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = Non
     """The run of one *evaluation* by *engine*; recorded results name their model themselves."""
     job, digest = evaluation.job, evaluation.settings["annotations_sha256"]
     dataset = dataset_of(job.root, job.split, evaluation.metrics.images, digest)
-    if isinstance(engine, RecordedEngine):
+    if isinstance(engine, ModelEngine):
+        artefact = artefact_of(engine.choice.model, engine.choice.weights(), dataset)
+    else:
+        assert isinstance(engine, RecordedEngine)
         name = (engine.results if engine.model is None else engine.model).name
         known = None if evaluation.model_sha256 == UNKNOWN_MODEL else evaluation.model_sha256
         artefact = Artefact(name, known, None, dataset)
-    else:
-        choice: ModelChoice = engine.choice  # type: ignore[attr-defined]  # of a model's engine
-        weights = choice.checkpoint or fixture.checkpoint()
-        artefact = artefact_of(choice.model, None if choice.model else weights, dataset)
     return new_run(
         artefact,
         exit_status=0 if evaluation.verdict.ok else 1,

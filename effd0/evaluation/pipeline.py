@@ -27,29 +27,23 @@ from ..types import Tensor, Tensors
 
 
 @dataclass(frozen=True)
-class Read:
-    """An image that was read, without its pixels: what its detections need."""
-
-    sample: Sample
-    image_scale: float
-    image_size: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class Batch:
-    """Images that were read: *rows*, where given, are the inputs' tensors as one array."""
+    """Images that were read, as network input; *rows*, where given, holds all the tensors."""
 
-    reads: list[Read]
+    samples: list[Sample]
     inputs: list[ModelInput]
     rows: Tensor | None
+
+
+#: The images of a batch, each with its image_scale: what is kept until their heads are there.
+Scaled = list[tuple[Sample, float]]
 
 
 class Arrays:
     """Arrays for batches of network input: those that were given back are taken again."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape = shape
-        self._free: list[Tensor] = []
+        self._shape, self._free = shape, list[Tensor]()
 
     def take(self) -> Tensor:
         """Return an array whose contents nobody needs."""
@@ -74,32 +68,26 @@ def read_batches(
     """
     source = iter(samples)
 
-    def read_on() -> tuple[list[tuple[Sample, Future[ModelInput]]], Tensor | None]:
+    def read_on() -> tuple[list[Sample], list[Future[ModelInput]], Tensor | None]:
         taken = list(islice(source, batch_size))
         array = arrays.take() if arrays is not None and taken else None
         places = [None] * len(taken) if array is None else array
-        return [
-            (sample, pool.submit(read, sample.path, place))
-            for sample, place in zip(taken, places, strict=False)
-        ], array
+        reading = [
+            pool.submit(read, one.path, out) for one, out in zip(taken, places, strict=False)
+        ]
+        return taken, reading, array
 
-    reading, array = read_on()
-    while reading:
-        ready, rows = reading, array
-        reading, array = read_on()
-        inputs = [future.result() for _, future in ready]
-        reads = [_read(sample, one) for (sample, _), one in zip(ready, inputs, strict=True)]
-        yield Batch(reads, inputs, rows)
-
-
-def _read(sample: Sample, one: ModelInput) -> Read:
-    """What is kept of *sample*, which was read as *one*."""
-    if one.image_size != sample.size:
-        raise ImageError(
-            f"{other_size(sample, one.image_size)}; "
-            "copy or download it again, or correct the annotation file"
-        )
-    return Read(sample, one.image_scale, one.image_size)
+    ahead = read_on()
+    while ahead[0]:
+        (taken, reading, rows), ahead = ahead, read_on()
+        inputs = [future.result() for future in reading]
+        for sample, one in zip(taken, inputs, strict=True):
+            if one.image_size != sample.size:
+                raise ImageError(
+                    f"{other_size(sample, one.image_size)}; "
+                    "copy or download it again, or correct the annotation file"
+                )
+        yield Batch(taken, inputs, rows)
 
 
 T = TypeVar("T")
@@ -164,8 +152,8 @@ def run_dataset(
         try:
             if isinstance(runner, DetectingRunner):
                 detected = _timed(partial(_detected, runner), batches, arrays, times)
-                for reads, found in detected:
-                    yield from zip((read.sample for read in reads), found, strict=True)
+                for images, found in detected:
+                    yield from zip((sample for sample, _ in images), found, strict=True)
             else:
                 inferred = _timed(partial(_inferred, runner), batches, arrays, times)
                 yield from _postprocessed(pool, inferred, spec, times)
@@ -184,35 +172,26 @@ def _timed_preprocess(
 
 def _postprocessed(
     pool: ThreadPoolExecutor,
-    inferred: Iterator[tuple[list[Read], Tensors]],
+    inferred: Iterator[tuple[Scaled, Tensors]],
     spec: ModelSpec,
     times: StageTimes,
 ) -> Iterator[tuple[Sample, Detections]]:
     """Each image with its detections: *pool* makes them of the heads of the batch before."""
     pending: list[tuple[Sample, Future[Detections]]] = []
-    for reads, heads in _split(inferred, spec):
+    for images, outputs in inferred:
+        heads = split_heads(outputs, spec)
+        if len(heads) != len(images):
+            raise RunnerError(f"the model gave {len(heads)} rows for {len(images)} images")
         # The batch before ends here, so that its heads are freed before more come.
         done = [(sample, future.result()) for sample, future in pending]
         pending = [
-            (read.sample, pool.submit(_timed_postprocess, head, read, spec, times))
-            for read, head in zip(reads, heads, strict=True)
+            (sample, pool.submit(_timed_postprocess, head, scale, sample.size, spec, times))
+            for (sample, scale), head in zip(images, heads, strict=True)
         ]
-        del heads
+        del heads, outputs
         yield from done
     for sample, future in pending:
         yield sample, future.result()
-
-
-def _split(
-    inferred: Iterator[tuple[list[Read], Tensors]], spec: ModelSpec
-) -> Iterator[tuple[list[Read], list[HeadOutputs]]]:
-    """Each batch with the heads of its images."""
-    for reads, outputs in inferred:
-        heads = split_heads(outputs, spec)
-        if len(heads) != len(reads):
-            raise RunnerError(f"the model gave {len(heads)} rows for {len(reads)} images")
-        del outputs  # the heads are all that is to stay in memory
-        yield reads, heads
 
 
 def _inferred(runner: Runner, batches: Iterable[Batch]) -> Generator[Tensors]:
@@ -220,7 +199,7 @@ def _inferred(runner: Runner, batches: Iterable[Batch]) -> Generator[Tensors]:
     return infer_stream(
         runner,
         (
-            make_feed(one.inputs, runner, None if one.rows is None else one.rows[: len(one.reads)])
+            make_feed(one.inputs, runner, None if one.rows is None else one.rows[: len(one.inputs)])
             for one in batches
         ),
     )
@@ -236,16 +215,17 @@ def _timed(
     batches: Iterator[Batch],
     arrays: Arrays | None,
     times: StageTimes,
-) -> Iterator[tuple[list[Read], T]]:
+) -> Iterator[tuple[Scaled, T]]:
     """Each batch with what *run* gives.  Inference is the time that it takes of this thread."""
-    under_way: deque[tuple[list[Read], Tensor | None]] = deque()
+    under_way: deque[tuple[Scaled, Tensor | None]] = deque()
     reading_s = 0.0
 
     def taken() -> Iterator[Batch]:
         nonlocal reading_s
         start = time.perf_counter()
         for batch in batches:
-            under_way.append((batch.reads, batch.rows))
+            scales = (one.image_scale for one in batch.inputs)
+            under_way.append((list(zip(batch.samples, scales, strict=True)), batch.rows))
             reading_s += time.perf_counter() - start
             yield batch
             start = time.perf_counter()
@@ -258,16 +238,16 @@ def _timed(
             if not done:
                 return
             times.inference.append(time.perf_counter() - asked - reading_s)
-            reads, rows = under_way.popleft()
+            images, rows = under_way.popleft()
             if arrays is not None and rows is not None:
                 arrays.give_back(rows)
-            yield reads, done.pop()  # so that it is not held here while it is used
+            yield images, done.pop()  # so that it is not held here while it is used
 
 
 def _timed_postprocess(
-    heads: HeadOutputs, read: Read, spec: ModelSpec, times: StageTimes
+    heads: HeadOutputs, scale: float, size: tuple[int, int], spec: ModelSpec, times: StageTimes
 ) -> Detections:
     start = time.perf_counter()
-    result = postprocess(heads, read.image_scale, read.image_size, spec)
+    result = postprocess(heads, scale, size, spec)
     times.postprocess.append(time.perf_counter() - start)
     return result

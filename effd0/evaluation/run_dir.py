@@ -230,18 +230,40 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
     `OutputError` where there is a run already and *resume* is not given, where another process
     writes it, and where the folder holds other things.
     """
-    _check_ours(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, but a run directory is wanted; give another --out")
+    # What a killed run leaves of a file that was to be written whole.
+    left_behind = [
+        path
+        for name in (MANIFEST, RESULTS, EVALUATION)
+        for path in folder.glob(f".{name}.*")
+        if path.is_dir()
+    ]
     with _keeping(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    others = sorted({*folder.iterdir()} - {folder / RECORDS, *left_behind})
+    if others and not (folder / MANIFEST).exists():
+        raise OutputError(
+            f"{folder} holds {others[0].name}, but no {MANIFEST}: it is no run directory; "
+            "give --out a new or an empty folder"
+        )
+    with _keeping(folder):
         file = (folder / RECORDS).open("a+b", buffering=0)
     with file:
-        _lock(file, folder)
+        with _keeping(folder):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"{folder} is being written by another process; wait for it, "
+                    "or give another --out"
+                ) from error
         if not resume and ((folder / MANIFEST).exists() or file.tell()):
             raise OutputError(
                 f"{folder} holds a run already; continue it with --resume, or give another --out"
             )
-        for left in _left_behind(folder):
-            shutil.rmtree(left)
+        for left in left_behind:
+            shutil.rmtree(left, ignore_errors=True)
         place = RunDirectory(folder, file, say)
         try:
             yield place
@@ -263,36 +285,6 @@ def opened_run_directory(
         raise OutputError("--resume is given, but no --out; name the run directory to resume")
     else:
         yield None
-
-
-def _check_ours(folder: Path) -> None:
-    """Raise `OutputError` unless *folder* is a run directory, empty, or not there."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, but a run directory is wanted; give another --out")
-    if not folder.exists() or (folder / MANIFEST).exists():
-        return
-    ours = {folder / RECORDS, *_left_behind(folder)}
-    if others := sorted(path.name for path in folder.iterdir() if path not in ours):
-        raise OutputError(
-            f"{folder} holds {others[0]}, but no {MANIFEST}: it is no run directory; "
-            "give --out a new or an empty folder"
-        )
-
-
-def _left_behind(folder: Path) -> list[Path]:
-    """What a killed run leaves of a file that was to be written whole."""
-    names = (MANIFEST, RESULTS, EVALUATION)
-    return [path for name in names for path in folder.glob(f".{name}.*") if path.is_dir()]
-
-
-def _lock(file: io.FileIO, folder: Path) -> None:
-    with _keeping(folder):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"{folder} is being written by another process; wait for it, or give another --out"
-            ) from error
 
 
 @contextlib.contextmanager
