@@ -55,27 +55,23 @@ def progress(what: str, total: int, console: Console = STDERR) -> Iterator[Calla
             task = bar.add_task(what, total=total)
             yield lambda count: bar.advance(task, count)
     else:
-        yield _plain_lines(what, total, console)
+        start = last = time.perf_counter()
+        done = 0
 
+        def advance(count: int) -> None:
+            """Print at most one line in `LOG_EVERY_S`, and the last one always."""
+            nonlocal done, last
+            done += count
+            now = time.perf_counter()
+            if done < total and now - last < LOG_EVERY_S:
+                return
+            last = now
+            rate = done / max(now - start, 1e-9)
+            left = (total - done) / max(rate, 1e-9)
+            line = f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left"
+            console.print(line, soft_wrap=True)
 
-def _plain_lines(what: str, total: int, console: Console) -> Callable[[int], None]:
-    """A function that prints at most one line in `LOG_EVERY_S`, and the last one always."""
-    start = last = time.perf_counter()
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done, last
-        done += count
-        now = time.perf_counter()
-        if done < total and now - last < LOG_EVERY_S:
-            return
-        last = now
-        rate = done / max(now - start, 1e-9)
-        left = (total - done) / max(rate, 1e-9)
-        line = f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left"
-        console.print(line, soft_wrap=True)
-
-    return advance
+        yield advance
 
 
 @contextlib.contextmanager

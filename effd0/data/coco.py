@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,21 +70,6 @@ class Dataset:
         return [sample.image_id for sample in self.samples]
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """
-    The folder of a split's images.
-
-    *name* is how errors call it; *names* are the files in it, as far as they are known without
-    asking for each; *is_there* tells of one file name of the annotation file.
-    """
-
-    path: Path
-    name: str
-    names: Iterable[str]
-    is_there: Callable[[str], bool]
-
-
 def annotation_path(root: Path, split: str) -> Path:
     """Where the annotations of *split* belong in the COCO folder *root*."""
     return root / "annotations" / f"instances_{split}.json"
@@ -103,9 +88,10 @@ def load_coco(root: Path, split: str = "val2017", image_limit: int | None = None
     folder = root / split
     if not folder.is_dir():
         raise no_image_folder(folder)
-    names = (path.name for path in folder.iterdir())
-    there = ImageFolder(folder, str(folder), names, lambda name: (folder / name).exists())
-    return dataset_of(content, annotation_file, there, image_limit)
+    names = {path.name for path in folder.iterdir()}
+    return dataset_of(
+        content, annotation_file, folder, names, lambda name: (folder / name).exists(), image_limit
+    )
 
 
 def check_limit(image_limit: int | None) -> None:
@@ -120,28 +106,37 @@ def no_image_folder(folder: Path | str) -> DatasetError:
 
 
 def dataset_of(
-    content: Mapping[str, Any], annotation_file: Path, folder: ImageFolder, image_limit: int | None
+    content: Mapping[str, Any],
+    annotation_file: Path,
+    folder: Path,
+    names: Collection[str],
+    is_there: Callable[[str], bool],
+    image_limit: int | None,
+    url: str | None = None,
 ) -> Dataset:
     """
     The dataset of the checked *content* of *annotation_file* and the images in *folder*.
 
-    Raises `ImageError` where an image within *image_limit* is missing.
+    *names* are the files right in the folder, *is_there* looks for one, *url* is how errors call
+    the folder if not by its path.  Raises `ImageError` where an image within *image_limit* is
+    missing.
     """
     images = sorted(content["images"], key=lambda image: int(image["id"]))
     chosen = images[:image_limit]
-    missing = [i["file_name"] for i in chosen if not folder.is_there(i["file_name"])]
-    _refuse([f"{Path(name).name} is missing" for name in missing], folder.name)
+    missing = [i["file_name"] for i in chosen if not is_there(i["file_name"])]
+    _refuse([f"{Path(name).name} is missing" for name in missing], url or str(folder))
+    pictures = {name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
     ids = {image["id"] for image in chosen}
     return Dataset(
         annotation_file=annotation_file,
         samples=tuple(
-            Sample(image["id"], folder.path / image["file_name"], (image["width"], image["height"]))
+            Sample(image["id"], folder / image["file_name"], (image["width"], image["height"]))
             for image in chosen
         ),
         annotations=tuple(a for a in content["annotations"] if a["image_id"] in ids),
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(images),
-        extra_files=_extra_files(folder.names, images),
+        extra_files=tuple(sorted(pictures - {image["file_name"] for image in images})),
         left_out=Counter(
             a["category_id"]
             for a in content["annotations"]
@@ -157,22 +152,22 @@ def check_images(samples: Sequence[Sample], host_threads: int = 2) -> Iterator[S
     Raises one `ImageError` at the end for all files that are undecodable, truncated, Git LFS
     pointers, or not of the annotated size.
     """
+
+    def problem_of(sample: Sample) -> str | None:
+        try:
+            size = probe_image(sample.path)
+        except ImageError as error:
+            return str(error)
+        return None if size == sample.size else other_size(sample, size)
+
     problems: list[str] = []
     with ThreadPoolExecutor(host_threads) as pool:
-        for sample, problem in zip(samples, pool.map(_image_problem, samples), strict=True):
+        for sample, problem in zip(samples, pool.map(problem_of, samples), strict=True):
             if problem is not None:
                 problems.append(problem)
             yield sample
     if samples:
         _refuse(problems, str(samples[0].path.parent))
-
-
-def _image_problem(sample: Sample) -> str | None:
-    try:
-        size = probe_image(sample.path)
-    except ImageError as error:
-        return str(error)
-    return None if size == sample.size else other_size(sample, size)
 
 
 def other_size(sample: Sample, size: tuple[int, int]) -> str:
@@ -192,12 +187,6 @@ def _refuse(problems: Sequence[str], folder: str) -> None:
             f"{len(problems)} of the images in {folder} cannot be used:\n  {shown}{more}\n"
             "copy or download them again, or correct the annotation file"
         )
-
-
-def _extra_files(names: Iterable[str], images: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Pictures among *names* that the annotation file does not name."""
-    pictures = {name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-    return tuple(sorted(pictures - {image["file_name"] for image in images}))
 
 
 #: What no reader of a dataset asks for, and what makes most of a large file.
@@ -228,9 +217,18 @@ def read_annotations(path: Path) -> dict[str, Any]:
 
 def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
     """As `read_annotations`, of *data* that were read already; errors name *path*."""
-    content = _lists(data, path)
-    _check_annotations(path, content)
-    return content
+    try:
+        # Dropped while the file is read: the polygons of a large set are larger than all else.
+        content = json.loads(data, object_hook=_without_unread)
+    except ValueError as error:
+        raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
+    wanted = ("images", "annotations", "categories")
+    lists = content if isinstance(content, dict) else {}
+    if not all(isinstance(lists.get(key), list) for key in wanted):
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise DatasetError(f"{path} holds {found}, but a COCO file holds the lists {list(wanted)}")
+    _check_annotations(path, lists)
+    return lists
 
 
 def no_annotations(path: Path | str) -> DatasetError:
@@ -239,22 +237,6 @@ def no_annotations(path: Path | str) -> DatasetError:
         f"{path} does not exist; give --root the folder that holds annotations/ "
         "and the images' folder, and --split its name"
     )
-
-
-def _lists(data: bytes, path: Path | str) -> dict[str, Any]:
-    """The lists of a COCO file, whatever is in them."""
-    try:
-        # Dropped while the file is read: the polygons of a large set are larger than all else.
-        content = json.loads(data, object_hook=_without_unread)
-    except ValueError as error:
-        raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
-    wanted = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in wanted
-    ):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DatasetError(f"{path} holds {found}, but a COCO file holds the lists {list(wanted)}")
-    return content
 
 
 def _without_unread(entry: dict[str, Any]) -> dict[str, Any]:

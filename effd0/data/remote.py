@@ -21,7 +21,6 @@ from ..errors import DatasetError, ImageError, MissingExtra, OutputError, requir
 from ..io import writing_to
 from .coco import (
     Dataset,
-    ImageFolder,
     Sample,
     annotation_path,
     check_limit,
@@ -85,8 +84,8 @@ def load_remote(root: Path, split: str, image_limit: int | None, cache: Path) ->
     if not names:
         raise no_image_folder(folder_url)
     in_it = [name for name in names if "/" not in name]
-    there = ImageFolder(folder, folder_url, in_it, names.__contains__)
-    return dataset_of(content, annotation_file, there, image_limit)
+    there = names.__contains__
+    return dataset_of(content, annotation_file, folder, in_it, there, image_limit, folder_url)
 
 
 @contextlib.contextmanager

@@ -154,7 +154,9 @@ class DeviceSteps:
         values, flat = self._unkeyed(keys.topk(min(count, keys.shape[1])).values)
         anchors = flat // width
         codes = codes.gather(1, anchors[:, :, None].expand(-1, -1, 4)).float()
-        corners = self._clipped(_decoded(torch, codes, self._anchors[anchors]), geometry)
+        # Clipped to the picture, which may end before the padding does.
+        ends = (geometry[:, 1:] / geometry[:, :1]).repeat(1, 2)[:, None]
+        corners = torch.minimum(_decoded(torch, codes, self._anchors[anchors]).clamp(min=0), ends)
         return torch.cat([corners, values[:, :, None], (flat % width).float()[:, :, None]], 2)
 
     def _keys(self, values: TorchTensor, indices: TorchTensor) -> TorchTensor:
@@ -168,11 +170,6 @@ class DeviceSteps:
         indices = -keys & 0xFFFFFFFF
         ordered = ((keys + indices) >> 32).int()
         return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(self._torch.float32), indices
-
-    def _clipped(self, corners: TorchTensor, geometry: TorchTensor) -> TorchTensor:
-        """Clip to the picture, which may end before the padding does."""
-        ends = (geometry[:, 1:] / geometry[:, :1]).repeat(1, 2)[:, None]
-        return self._torch.minimum(corners.clamp(min=0), ends)
 
 
 def _decoded(torch: Any, codes: TorchTensor, anchors: TorchTensor) -> TorchTensor:
@@ -188,15 +185,13 @@ def _decoded(torch: Any, codes: TorchTensor, anchors: TorchTensor) -> TorchTenso
 def unpack(packed: Floats, spec: ModelSpec) -> list[Detections | None]:
     """The detections of each image; None for one that the device left undecided."""
     rows = packed[:, :-2].reshape(len(packed), spec.max_detections, FIELDS)
-    return [
-        _detections(row[: int(count)]) if decided else None
-        for row, (count, decided) in zip(rows, packed[:, -2:], strict=True)
-    ]
-
-
-def _detections(row: Floats) -> Detections:
-    # Copies, so that the whole batch is not kept for what is kept of one image.
-    return Detections(row[:, :4].copy(), row[:, 4].copy(), row[:, 5].astype(np.int64))
+    found: list[Detections | None] = []
+    for row, (count, decided) in zip(rows, packed[:, -2:], strict=True):
+        # Copies, so that the whole batch is not kept for what is kept of one image.
+        kept = row[: int(count)].copy()
+        one = Detections(kept[:, :4], kept[:, 4], kept[:, 5].astype(np.int64))
+        found.append(one if decided else None)
+    return found
 
 
 def normalize_on_device(pixels: TorchTensor, spec: ModelSpec) -> TorchTensor:

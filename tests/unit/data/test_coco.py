@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -74,13 +75,6 @@ def test_objects_beyond_the_limit_are_counted_by_category(tmp_path: Path) -> Non
     assert load_coco(root).left_out == {}
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_image_limit_below_one_is_refused(limit: int, tmp_path: Path) -> None:
-    """No limit may stand for "all" or count from the end."""
-    with pytest.raises(DatasetError, match=f"--image-limit is {limit}, but must be at least 1"):
-        load_coco(write_coco(tmp_path), image_limit=limit)
-
-
 def test_files_left_out_by_the_limit_may_be_missing(tmp_path: Path) -> None:
     """Only what will be read must be there."""
     root = write_coco(tmp_path)
@@ -104,20 +98,6 @@ def test_pictures_that_nobody_names_are_reported(tmp_path: Path) -> None:
     for name in ("z.JPG", "a.png", "notes.txt"):
         (folder / name).touch()
     assert load_coco(tmp_path, image_limit=1).extra_files == ("a.png", "z.JPG")
-
-
-def test_missing_root_says_what_to_give(tmp_path: Path) -> None:
-    """The message names the file that was looked for and both options that lead to it."""
-    path = tmp_path / "nowhere" / "annotations" / "instances_val2017.json"
-    with pytest.raises(DatasetError, match=f"{re.escape(str(path))} does not exist; give --root"):
-        load_coco(tmp_path / "nowhere")
-
-
-def test_missing_image_folder_is_named(tmp_path: Path) -> None:
-    """Annotations without their images' folder are an error of the folder."""
-    write_annotations(tmp_path, coco_content())
-    with pytest.raises(DatasetError, match="val2017 is not a folder; the images of the split"):
-        load_coco(tmp_path)
 
 
 def test_missing_images_are_counted_and_shown(tmp_path: Path) -> None:
@@ -166,27 +146,6 @@ def test_broken_image_is_found_before_the_run(content: bytes, problem: str, tmp_
     assert checked == list(samples)
 
 
-def test_checking_nothing_finds_nothing() -> None:
-    """An empty selection is not an error of the check."""
-    assert list(check_images([])) == []
-
-
-Spoil = Callable[[dict[str, Any]], object]
-
-
-def _set(kind: str, key: str, value: object) -> Spoil:
-    """Return what gives the second entry of *kind* another *key*."""
-    return lambda content: content[kind][1].update({key: value})
-
-
-def _drop(kind: str, key: str) -> Spoil:
-    return lambda content: content[kind][1].pop(key)
-
-
-def _box(*bbox: object) -> Spoil:
-    return _set("annotations", "bbox", list(bbox))
-
-
 def test_valid_file_is_read_as_it_is(tmp_path: Path) -> None:
     """What is in order passes unchanged, an annotation without area or crowd flag too."""
     content = coco_content()
@@ -210,123 +169,85 @@ def test_what_nobody_reads_is_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("lost", "limit", "message"),
     [
-        pytest.param(
-            _set("images", "id", 10), "image ids used more than once: [10]", id="image-twice"
-        ),
-        pytest.param(
-            _set("annotations", "id", 1),
-            "annotation ids used more than once: [1]",
-            id="annotation-twice",
-        ),
-        pytest.param(
-            _set("categories", "id", 1), "category ids used more than once: [1]", id="class-twice"
-        ),
-        pytest.param(
-            _set("categories", "name", "person"),
-            "category names used more than once: ['person']",
-            id="class-name-twice",
-        ),
-        pytest.param(
-            _set("annotations", "id", 0),
-            "annotation 0: COCO's metric can never match id 0; number annotations from 1",
-            id="annotation-id-0",
-        ),
-        pytest.param(
-            _set("annotations", "category_id", 7),
-            "annotation 2 has unknown category 7",
-            id="unknown-category",
-        ),
-        pytest.param(
-            _set("annotations", "image_id", 77),
-            "annotation 2 belongs to image 77, which is not listed",
-            id="unknown-image",
-        ),
-        pytest.param(
-            _box(2, 3, -1, 8), "annotation 2 has bbox [2, 3, -1, 8], but x, y,", id="bbox-negative"
-        ),
-        pytest.param(_box(2, 3, float("nan"), 8), "has bbox [2, 3, nan, 8]", id="bbox-nan"),
-        pytest.param(_box(float("inf"), 3, 1, 8), "has bbox [inf, 3, 1, 8]", id="bbox-infinite"),
-        pytest.param(
-            _set("images", "width", 0),
-            "image 20 has width, height (0, 30), but both must be whole and > 0",
-            id="width-0",
-        ),
-        pytest.param(
-            _set("images", "height", 30.5), "has width, height (40, 30.5)", id="height-fraction"
-        ),
-        pytest.param(
-            _set("images", "id", "20"), "image id '20' must be a whole number", id="image-id-text"
-        ),
-        pytest.param(
-            _set("images", "file_name", 5), "must be a whole number and 5 a file name", id="name"
-        ),
-        pytest.param(
-            lambda content: content.update(images=[], annotations=[]),
-            "it lists no image",
-            id="no-image",
-        ),
+        pytest.param("annotations", None, "2017.json does not exist; give --root", id="no-file"),
+        pytest.param("val2017", None, "val2017 is not a folder; the images of the", id="no-folder"),
+        pytest.param(None, 0, "--image-limit is 0, but must be at least 1", id="limit-0"),
+        pytest.param(None, -1, "--image-limit is -1, but must be at least 1", id="limit-below-0"),
     ],
 )
-def test_mistake_is_refused(spoil: Spoil, message: str, tmp_path: Path) -> None:
+def test_root_that_cannot_be_loaded_is_refused(
+    lost: str | None, limit: int | None, message: str, tmp_path: Path
+) -> None:
+    """The message names what was looked for and the option that leads to it."""
+    root = write_coco(tmp_path)
+    if lost is not None:
+        shutil.rmtree(root / lost)
+    with pytest.raises(DatasetError, match=message):
+        load_coco(root, image_limit=limit)
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def second(kind: str, **values: object) -> Change:
+    """Return what gives the second entry of *kind* other *values*."""
+    return lambda content: content[kind][1].update(values)
+
+
+def _box(*bbox: object) -> Change:
+    return second("annotations", bbox=list(bbox))
+
+
+#: What is wrong with an annotation file -> how to make it so, and what the error says.
+MISTAKES: dict[str, tuple[Change, str]] = {
+    "image-twice": (second("images", id=10), "image ids used more than once: [10]"),
+    "annotation-twice": (second("annotations", id=1), "annotation ids used more than once: [1]"),
+    "class-twice": (second("categories", id=1), "category ids used more than once: [1]"),
+    "class-name-twice": (second("categories", name="person"), "category names used more than"),
+    "id-0": (second("annotations", id=0), "annotation 0: COCO's metric can never match id 0"),
+    "class": (second("annotations", category_id=7), "annotation 2 has unknown category 7"),
+    "image": (second("annotations", image_id=77), "annotation 2 belongs to image 77, which is not"),
+    "bbox-negative": (_box(2, 3, -1, 8), "annotation 2 has bbox [2, 3, -1, 8], but x, y, width"),
+    "bbox-nan": (_box(2, 3, float("nan"), 8), "has bbox [2, 3, nan, 8]"),
+    "bbox-infinite": (_box(float("inf"), 3, 1, 8), "has bbox [inf, 3, 1, 8]"),
+    "width-0": (second("images", width=0), "image 20 has width, height (0, 30), but both must"),
+    "height-fraction": (second("images", height=30.5), "has width, height (40, 30.5)"),
+    "image-id-text": (second("images", id="20"), "image id '20' must be a whole number"),
+    "file-name": (second("images", file_name=5), "must be a whole number and 5 a file name"),
+    "no-image": (lambda content: content.update(images=[], annotations=[]), "it lists no image"),
+    "many": (
+        lambda content: content["annotations"].extend([{**content["annotations"][0], "id": 0}] * 7),
+        "and 3 more; correct the file",
+    ),
+    "no-size": (
+        lambda content: content["images"][1].pop("width"),
+        "entry without a proper 'width'",
+    ),
+    "no-id": (lambda content: content["annotations"][1].pop("id"), "entry without a proper 'id'"),
+    "bbox-of-three": (_box(2, 3, 10), "an entry without a proper not enough values"),
+    "bbox-of-text": (_box(2, 3, "10", 8), "an entry without a proper must be real number, not str"),
+    "image-as-text": (lambda content: content["images"].append("1.png"), "an entry without a"),
+    "id-as-list": (second("annotations", id=[2]), "without a proper unhashable type: 'list'"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_refused(change: Change, message: str, tmp_path: Path) -> None:
     """The message names the file, the entry, and what the entry should be."""
     content = coco_content()
-    spoil(content)
+    change(content)
     path = write_annotations(tmp_path, content)
-    with pytest.raises(DatasetError, match=re.escape(f"{path} cannot be scored: ")) as caught:
+    with pytest.raises(DatasetError, match=f"^{re.escape(str(path))} ") as caught:
         read_annotations(path)
     assert message in str(caught.value)
-    assert str(caught.value).endswith("; correct the file")
-
-
-@pytest.mark.parametrize(
-    ("kind", "key"),
-    [
-        ("images", "id"),
-        ("images", "file_name"),
-        ("images", "width"),
-        ("images", "height"),
-        ("annotations", "id"),
-        ("annotations", "image_id"),
-        ("annotations", "category_id"),
-        ("annotations", "bbox"),
-        ("categories", "id"),
-        ("categories", "name"),
-    ],
-)
-def test_missing_key_is_named(kind: str, key: str, tmp_path: Path) -> None:
-    """An entry that lacks what is needed is an error that says the key."""
-    content = coco_content()
-    _drop(kind, key)(content)
-    with pytest.raises(DatasetError, match=f"has an entry without a proper '{key}'$"):
-        read_annotations(write_annotations(tmp_path, content))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        pytest.param(_box(2, 3, 10), "not enough values", id="bbox-of-three"),
-        pytest.param(_box(2, 3, "10", 8), "must be real number, not str", id="bbox-of-text"),
-        pytest.param(
-            lambda content: content["images"].append("1.png"), "string", id="image-as-text"
-        ),
-        pytest.param(_set("annotations", "id", [2]), "unhashable type: 'list'", id="id-as-list"),
-    ],
-)
-def test_entry_of_another_kind_is_refused(spoil: Spoil, reason: str, tmp_path: Path) -> None:
-    """What cannot even be looked at is an error of the file, not a crash."""
-    content = coco_content()
-    spoil(content)
-    with pytest.raises(DatasetError, match=f"has an entry without a proper .*{reason}"):
-        read_annotations(write_annotations(tmp_path, content))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         pytest.param(b"{'images': []}", "is not a readable JSON file: Expecting", id="not-json"),
-        pytest.param(b"", "is not a readable JSON file: Expecting value", id="empty"),
         pytest.param(b"\xff\xfe{", "is not a readable JSON file", id="not-text"),
         pytest.param([1, 2], r"holds list, but a COCO file holds the lists \['images'", id="list"),
         pytest.param({"images": []}, r"holds \['images'\], but a COCO file", id="lists-missing"),
@@ -340,19 +261,4 @@ def test_entry_of_another_kind_is_refused(spoil: Spoil, reason: str, tmp_path: P
 def test_file_that_is_not_coco_is_refused(content: object, message: str, tmp_path: Path) -> None:
     """The message shows what the file holds beside what it should."""
     with pytest.raises(DatasetError, match=message):
-        read_annotations(write_annotations(tmp_path, content))
-
-
-def test_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    """What cannot be read at all is reported with the system's reason."""
-    with pytest.raises(DatasetError, match=r"is not a readable JSON file: .*directory"):
-        read_annotations(tmp_path)
-
-
-def test_many_mistakes_are_counted_and_few_are_shown(tmp_path: Path) -> None:
-    """A file that is wrong throughout gives five examples and the number of the rest."""
-    content = coco_content(images=8)
-    for annotation in content["annotations"]:
-        annotation["category_id"] = 7
-    with pytest.raises(DatasetError, match=r"annotation 5 has .* 7 and 3 more; correct the file$"):
         read_annotations(write_annotations(tmp_path, content))

@@ -91,13 +91,6 @@ def test_a_remote_folder_is_read_as_a_local_one(
     assert there == replace(here, annotation_file=there.annotation_file, samples=tuple(samples))
 
 
-def test_pictures_that_nobody_names_are_reported(root: Path, tmp_path: Path) -> None:
-    """Those right in the folder are, as on a disk."""
-    for name in ("z.JPG", "notes.txt", "below/a.png"):
-        MemoryFileSystem().pipe(f"/bucket/coco/{SPLIT}/{name}", b"")
-    assert load(root, tmp_path).extra_files == ("z.JPG",)
-
-
 def test_images_in_folders_below_are_found(tmp_path: Path) -> None:
     """A file's name may be a path, and two files in two folders may have one name."""
     content = coco_content(2)
@@ -126,14 +119,6 @@ def test_files_are_local_within_the_block_only(root: Path, tmp_path: Path) -> No
     assert names_in(scratch) == []
 
 
-def test_files_are_removed_where_the_block_fails(root: Path, tmp_path: Path) -> None:
-    """A worker that fails again and again does not fill its disk."""
-    samples = load(root, tmp_path).samples
-    with pytest.raises(ZeroDivisionError), localized(samples, tmp_path / "scratch"):
-        _ = 1 / 0
-    assert names_in(tmp_path / "scratch") == []
-
-
 def test_local_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:
     """Nothing is copied of what is there; of a mixture, only what is not."""
     here = load_coco(tmp_path / "disk").samples
@@ -149,22 +134,6 @@ def test_local_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:
 def remove(root: Path, name: str) -> None:
     """Remove the file or the folder *name* of the folder *root* in memory."""
     MemoryFileSystem().rm(f"{url_of(root)}/{name}", recursive=True)
-
-
-def test_missing_root_says_what_to_give(tmp_path: Path) -> None:
-    """The message is that of a local folder, with the URL."""
-    with pytest.raises(DatasetError) as caught:
-        load(Path("memory://nowhere/coco"), tmp_path)
-    assert str(caught.value).startswith(
-        "memory://nowhere/coco/annotations/instances_val2017.json does not exist; give --root"
-    )
-
-
-def test_missing_image_folder_is_named(root: Path, tmp_path: Path) -> None:
-    """Annotations without their images' folder are an error of the folder."""
-    remove(root, SPLIT)
-    with pytest.raises(DatasetError, match=r"^memory://bucket/coco/val2017 is not a folder; the"):
-        load(root, tmp_path)
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "asked-for"])
@@ -183,13 +152,6 @@ def test_missing_images_are_counted_and_shown(
         "1 of the images in memory://bucket/coco/val2017 cannot be used:\n  2.png is missing\n"
         "copy or download them again, or correct the annotation file"
     )
-
-
-@pytest.mark.parametrize("limit", [0, -1])
-def test_image_limit_below_one_is_refused(limit: int, tmp_path: Path) -> None:
-    """A limit is looked at before anything is downloaded."""
-    with pytest.raises(DatasetError, match=f"--image-limit is {limit}, but must be at least 1"):
-        load(Path("memory://nowhere"), tmp_path, limit)
 
 
 def test_broken_annotations_are_named_by_their_url(root: Path, tmp_path: Path) -> None:
@@ -291,3 +253,24 @@ def test_a_local_root_is_not_remote(tmp_path: Path) -> None:
     """Who asks for the wrong loader, or writes an unknown scheme, is told so."""
     with pytest.raises(DatasetError, match=r"nothing:/bucket/.* is no URL of a file system that"):
         load(Path("nothing://bucket"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lost", "limit", "message"),
+    [
+        pytest.param(
+            f"annotations/instances_{SPLIT}.json", None, "does not exist; give", id="file"
+        ),
+        pytest.param(SPLIT, None, f"/{SPLIT} is not a folder; the images of", id="folder"),
+        pytest.param(None, 0, "--image-limit is 0, but must be at least 1", id="limit-0"),
+    ],
+)
+def test_root_that_cannot_be_loaded_is_refused(
+    lost: str | None, limit: int | None, message: str, root: Path, tmp_path: Path
+) -> None:
+    """The message is that of a local folder, with the URL."""
+    if lost is not None:
+        remove(root, lost)
+    with pytest.raises(DatasetError, match=message) as caught:
+        load(root, tmp_path, limit)
+    assert lost is None or str(caught.value).startswith("memory://bucket/coco/")

@@ -9,8 +9,6 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from effd0.data.coco import NAMES
-from effd0.detection import draw
 from effd0.detection.draw import draw_detections
 from effd0.detection.postprocess import Detections
 from effd0.errors import ImageError, OutputError
@@ -75,18 +73,6 @@ def test_a_box_is_an_outline_of_the_pixels_it_covers(image: Path) -> None:
     assert not mask[150:].any()
 
 
-def test_an_outline_has_one_colour(image: Path) -> None:
-    """All four sides are drawn in the colour of the category."""
-    picture = drawn(image, found((100, 80, 180, 150)))
-    sides = [picture[80:150, 100], picture[80:150, 179], picture[149, 100:180]]
-    assert len(np.unique(np.concatenate(sides), axis=0)) == 1
-
-
-def test_every_category_has_a_colour_of_its_own() -> None:
-    """80 categories, 80 colours."""
-    assert len({draw._color(category) for category in NAMES}) == len(NAMES) == 80
-
-
 def test_the_best_lies_on_top(image: Path) -> None:
     """Where boxes coincide, the outline is that of the highest score."""
     box = (100.0, 80.0, 180.0, 150.0)
@@ -112,12 +98,6 @@ def test_only_what_is_certain_enough_is_drawn(image: Path, min_score: float, cou
     assert [bool(mask[149, int(x) + 20]) for x, *_ in boxes] == [i < count for i in range(3)]
 
 
-def test_a_score_on_the_floor_is_drawn(image: Path) -> None:
-    """The floor itself is enough."""
-    detections = found((20, 80, 60, 150), score=0.5)
-    assert draw_detections(image, detections, image.with_name("out.png"), 0.5) == 1
-
-
 @pytest.mark.parametrize(
     "box",
     [
@@ -137,18 +117,6 @@ def test_a_label_stays_in_the_picture(image: Path, box: Box) -> None:
     # The rightmost column of a label may fall on the picture's edge.
     assert x2 - x1 >= size[0] - 1
     assert y2 - y1 >= min(size[1], int(box[3] - box[1]) - 1)
-
-
-def test_letters_stand_out_from_their_ground(tmp_path: Path) -> None:
-    """Letters are black on light colours and white on dark ones."""
-    image = tmp_path / "large.png"  # so large that the strokes of letters have a core
-    Image.new("RGB", (4 * WIDTH, 100), (GRAY, GRAY, GRAY)).save(image)
-    for category in list(NAMES)[::5]:
-        label = drawn(image, found((20, 80, 60, 90), classes=(category,)))[:80]
-        ground = draw._color(category)
-        luminance = float(np.dot(ground, (0.299, 0.587, 0.114)))
-        letter = 0 if luminance > 128 else 255
-        assert (label == letter).all(axis=2).any(), f"{NAMES[category]} on {ground}"
 
 
 @pytest.mark.parametrize(

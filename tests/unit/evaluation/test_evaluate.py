@@ -334,23 +334,6 @@ def test_the_reference_runs_on_the_same_images(
     assert evaluation.settings["reference"] == str(reference)
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [("a.onnx", "ort"), ("a.pth", "torch"), ("A.ONNX", "ort"), ("a.safetensors", "torch")],
-    ids=["onnx", "checkpoint", "capitals", "safetensors"],
-)
-def test_a_reference_runs_where_it_belongs(name: str, wanted: str, tmp_path: Path) -> None:
-    """An ONNX file goes to ONNX Runtime, weights to torch, in the candidate's architecture."""
-    path = tmp_path / name
-    path.write_bytes(b"any")
-    found = reference_choice(
-        path, ModelChoice(spec=SMALL, options=RunnerOptions(threads=3, provider="Other"))
-    )
-    assert found.checked_runner() == wanted
-    # Threads are the machine's affair; the provider is what is under test.
-    assert (found.spec, found.options) == (SMALL, RunnerOptions(threads=3))
-
-
 def test_another_kind_of_file_is_no_reference() -> None:
     """A compiled model cannot be what a candidate is compared with on the CPU."""
     message = r"--reference is a\.om, but an \.onnx file or weights \(\.pth"

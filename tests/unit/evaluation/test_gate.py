@@ -71,15 +71,6 @@ def test_each_runner_has_a_folder_of_its_own(gate: Gate, dataset: Dataset, tmp_p
     ]  # fmt: skip
 
 
-def test_a_runner_is_run_once_for_all_tests(
-    gate: Gate, dataset: Dataset, runner: NeighbourRunner
-) -> None:
-    """Tests that ask for the same figures share them."""
-    measured = gate.measure_on("coco", dataset, EvaluationJob())
-    assert measured("ort", 2) is measured("ort", 2)
-    assert runner.fed == [2, 2, 1]
-
-
 def test_a_stopped_run_goes_on_to_the_same_result(
     gate: Gate, dataset: Dataset, runner: NeighbourRunner, said: list[str], tmp_path: Path
 ) -> None:

@@ -8,14 +8,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from effd0.data.coco import load_coco
 from effd0.errors import FeedError, ResultError, RunnerError
@@ -102,13 +99,6 @@ def test_a_batch_is_run_as_often_as_asked(inputs: InputFiles, tmp_path: Path) ->
     assert classes_of(tmp_path / "result") == list(REDS)
 
 
-def test_padded_rows_count_in_ais_benchs_figure_alone(inputs: InputFiles) -> None:
-    """Of a model of batch 4, seven images are eight rows to ais_bench and seven images to us."""
-    performance = infer_files(DeclaringRunner(fixed=4), inputs, None, InferSettings())
-    assert performance.rows == (4, 4)
-    assert performance.images == 7
-
-
 def test_a_devices_own_times_are_taken(inputs: InputFiles) -> None:
     """Transfers and computing are those that the runner measured, without the warm-up."""
     performance = infer_files(DeviceRunner(fixed=4), inputs, None, InferSettings(warmup=2))
@@ -187,20 +177,6 @@ def test_results_wait_for_a_slow_disk(
     assert max(waiting) <= 2
 
 
-def test_floats_are_rounded_to_the_models(inputs: InputFiles) -> None:
-    """A model of float16 input takes files of float32; what it is fed is float16."""
-    dtypes = []
-
-    class Noting(DeclaringRunner):
-        def infer(self, feed: Tensors) -> Tensors:
-            dtypes.append(feed["in"].dtype)
-            return super().infer(feed)
-
-    runner = Noting(dtype=np.dtype(np.float16))
-    assert infer_files(runner, inputs, None, InferSettings()).images == 7
-    assert set(dtypes) == {np.dtype(np.float16)}
-
-
 def test_pixels_are_fed_to_who_asks_for_them(tmp_path: Path) -> None:
     """A model that normalises by itself is fed uint8 files, to the byte."""
     fed = []
@@ -219,27 +195,38 @@ def test_pixels_are_fed_to_who_asks_for_them(tmp_path: Path) -> None:
     assert fed[0].tobytes() == b"".join(file.read_bytes() for file in pixels.files)
 
 
-def test_pixels_are_not_made_of_what_was_normalised(inputs: InputFiles) -> None:
-    """Files of floats cannot feed a model that takes pixels."""
-    with pytest.raises(FeedError, match=r"inputs are float32 \(3, 128, 128\), but .* is uint8"):
-        infer_files(DeclaringRunner(dtype=np.dtype(np.uint8)), inputs, None, InferSettings())
-
-
-def test_a_model_of_another_size_is_refused(inputs: InputFiles) -> None:
-    """The message shows both sizes before anything is run."""
+@pytest.mark.parametrize(
+    ("infos", "error", "message"),
+    [
+        pytest.param(
+            {"in": ((None, 3, 512, 512), np.float32)},
+            FeedError,
+            r"inputs are float32 \(3, 128, 128\), but the .* float32 \(N, 3, 512, 512\)",
+            id="size",
+        ),
+        pytest.param(
+            {"in": ((None, 3, 128, 128), np.uint8)},
+            FeedError,
+            r"inputs are float32 \(3, 128, 128\), but .* is uint8",
+            id="pixels",
+        ),
+        pytest.param(
+            {"in": ((None, 3, 128, 128), np.float32), "more": ((None, 1), np.float32)},
+            RunnerError,
+            r"the model has the inputs \['in', 'more'\], but",
+            id="two-inputs",
+        ),
+    ],
+)
+def test_a_model_of_other_inputs_is_refused(
+    infos: dict[str, Any], error: type[Exception], message: str, inputs: InputFiles
+) -> None:
+    """The message shows both sides before anything is run."""
     runner = DeclaringRunner()
-    runner.inputs = [TensorInfo("in", (None, 3, 512, 512), np.dtype(np.float32))]
-    with pytest.raises(FeedError, match=r"\(3, 128, 128\), but the .* float32 \(N, 3, 512, 512\)"):
+    runner.inputs = [TensorInfo(n, shape, np.dtype(dtype)) for n, (shape, dtype) in infos.items()]
+    with pytest.raises(error, match=message):
         infer_files(runner, inputs, None, InferSettings())
     assert runner.fed == []
-
-
-def test_a_model_of_two_inputs_is_refused(inputs: InputFiles) -> None:
-    """Files of one input cannot feed it."""
-    runner = DeclaringRunner()
-    runner.inputs = [*runner.inputs, TensorInfo("more", (None, 1), np.dtype(np.float32))]
-    with pytest.raises(RunnerError, match=r"the model has the inputs \['in', 'more'\], but"):
-        infer_files(runner, inputs, None, InferSettings())
 
 
 def test_a_model_that_loses_rows_is_refused(inputs: InputFiles) -> None:
@@ -285,15 +272,6 @@ def test_zeros_need_a_shape() -> None:
         infer_files(runner, None, None, InferSettings())
 
 
-@given(batch_size=st.integers(1, 9), loop=st.integers(1, 3))
-def test_every_row_is_run_once_a_loop(inputs: InputFiles, batch_size: int, loop: int) -> None:
-    """Whatever the batch size, all images are run, and the last batch is what is left."""
-    runner = DeclaringRunner()
-    infer_files(runner, inputs, None, InferSettings(batch_size=batch_size, loop=loop, warmup=0))
-    assert sum(runner.fed) == 7 * loop
-    assert set(runner.fed[:-loop]) <= {batch_size}
-
-
 #: 7 images in two batches of 4, 10 ms of computing each, in 40 ms with copies, 70 with files.
 RUN = Performance(
     images=7,
@@ -314,12 +292,6 @@ def test_both_figures_are_told_apart() -> None:
     )
     assert ours == "images/s 175.00, copies included; 100.00 with the files"
     assert "padding" in why
-
-
-def test_the_mean_batch_is_that_of_what_ran() -> None:
-    """A free batch is not filled up, so that the last one counts as it is."""
-    run = replace(RUN, rows=(4, 3), images=7)
-    assert run.ais_bench_throughput == pytest.approx(350)
 
 
 def test_the_summary_has_ais_benchs_keys() -> None:

@@ -60,16 +60,6 @@ def test_every_image_gets_its_own_detections_in_order(
     assert [len(times.preprocess), len(times.inference), len(times.postprocess)] == [7, len(fed), 7]
 
 
-def test_latencies_are_named_by_stage(samples: Sequence[Sample]) -> None:
-    """The report finds preprocess and postprocess per image and inference per batch."""
-    times = StageTimes()
-    list(run_dataset(samples, FakeRunner(), SMALL, batch_size=3, times=times))
-    latencies = times.latencies()
-    counts = {name: len(latency.samples_ms) for name, latency in latencies.items()}
-    assert counts == {"preprocess": 7, "inference": 3, "postprocess": 7}
-    assert all(latency.p50_ms > 0 for latency in latencies.values())
-
-
 def test_one_image_is_detected_as_in_a_run(samples: Sequence[Sample]) -> None:
     """`detect` gives for a file what `run_dataset` gives for its sample."""
     runner = FakeRunner()
@@ -78,13 +68,6 @@ def test_one_image_is_detected_as_in_a_run(samples: Sequence[Sample]) -> None:
         assert np.array_equal(found.boxes, wanted.boxes)
         assert np.array_equal(found.scores, wanted.scores)
         assert np.array_equal(found.classes, wanted.classes)
-
-
-def test_no_images_are_no_detections() -> None:
-    """An empty selection does not even call the runner."""
-    runner = FakeRunner()
-    assert list(run_dataset([], runner, SMALL, batch_size=4)) == []
-    assert runner.fed == []
 
 
 def test_images_are_read_one_batch_ahead(
@@ -191,18 +174,6 @@ def test_wrong_answer_ends_the_run(
     right = runner.infer
     monkeypatch.setattr(runner, "infer", lambda feed: answer(right(feed)))
     with pytest.raises(error, match=message):
-        list(run_dataset(samples, runner, SMALL, batch_size=2))
-
-
-def test_failure_of_the_runner_comes_out(samples: Sequence[Sample]) -> None:
-    """What the backend raises is not dressed up on its way."""
-    runner = FakeRunner()
-
-    def fail() -> None:
-        raise RunnerError("out of memory")
-
-    runner.on_infer = fail
-    with pytest.raises(RunnerError, match=r"^out of memory$"):
         list(run_dataset(samples, runner, SMALL, batch_size=2))
 
 

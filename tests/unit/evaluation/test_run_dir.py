@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,24 +204,6 @@ def test_only_one_may_write(whole: Path) -> None:
     assert continued(whole) == len(IDS)
 
 
-SEED = 7
-THREE = [random_detections(count, seed) for seed, count in enumerate((2, 0, 3))]
-ENCODED = [encode(image_id, found, SEED) for image_id, found in zip(IDS, THREE, strict=False)]
-DATA = b"".join(ENCODED)
-ENDS = [sum(map(len, ENCODED[: n + 1])) for n in range(len(ENCODED))]
-
-
-def whole_in(data: bytes, image_ids: Sequence[int] = IDS, seed: int = SEED) -> int:
-    """Return how many records of *data* are whole, having seen that they are the true ones."""
-    count = 0
-    for image_id, found, end in whole_records(data, frozenset(image_ids), seed):
-        place = IDS.index(image_id)
-        assert bits_of(found) == bits_of(THREE[place])
-        assert data[:end].endswith(ENCODED[place])
-        count += 1
-    return count
-
-
 @given(
     count=st.integers(0, 100), seed=st.integers(0, 2**32), image_id=st.integers(-(2**63), 2**63 - 1)
 )
@@ -231,33 +213,6 @@ def test_detections_come_back_bit_for_bit(count: int, seed: int, image_id: int) 
     data = encode(image_id, written, seed)
     ((id_, read, end),) = whole_records(data, [image_id], seed)
     assert (id_, bits_of(read), end) == (image_id, bits_of(written), len(data))
-
-
-def test_no_cut_or_changed_byte_is_taken_for_whole() -> None:
-    """Reading ends before the record that a cut or a changed byte lies in."""
-    for place in range(len(DATA)):
-        before = sum(end <= place for end in ENDS)
-        assert whole_in(DATA[:place]) == before
-        for change in (0x01, 0x80, 0xFF):
-            changed = bytearray(DATA)
-            changed[place] ^= change
-            assert whole_in(bytes(changed)) == before
-
-
-@pytest.mark.parametrize(
-    ("data", "image_ids", "seed", "count"),
-    [
-        pytest.param(DATA, IDS, SEED + 1, 0, id="another-run"),
-        pytest.param(ENCODED[2] + ENCODED[0], IDS, SEED, 2, id="any-order"),
-        pytest.param(DATA, [10, 30], SEED, 1, id="foreign-image"),
-        pytest.param(DATA[: ENDS[0]] + bytes(500), IDS, SEED, 1, id="zeros-after-power-cut"),
-    ],
-)
-def test_a_record_of_another_run_or_image_ends_the_reading(
-    data: bytes, image_ids: list[int], seed: int, count: int
-) -> None:
-    """Records come in any order, but only of this run and of its images."""
-    assert whole_in(data, image_ids, seed) == count
 
 
 def test_images_come_in_any_order(tmp_path: Path) -> None:
@@ -359,13 +314,6 @@ def test_a_disk_full_at_the_end_keeps_the_detections(
     assert said[-1] == f"{whole} keeps 5 images; continue with --resume"
     assert continued(whole) == len(IDS)
     assert files(whole) == expected
-
-
-def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """Where a file stands in the way, the message names the directory asked for."""
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file/run cannot be written"):
-        continued(tmp_path / "file" / "run")
 
 
 def test_what_is_there_is_said_when_a_run_stops(tmp_path: Path) -> None:

@@ -23,12 +23,6 @@ def changed(name: str, index: tuple[int, ...], value: float) -> dict[str, np.nda
     return candidate
 
 
-def test_equal_tensors_differ_by_nothing() -> None:
-    """Both measures are exactly zero for the same values."""
-    diffs = compare_tensors(REFERENCE, REFERENCE)
-    assert [(d.max_abs, d.relative_l2) for d in diffs] == [(0.0, 0.0)] * 2
-
-
 def test_the_worst_comes_first() -> None:
     """Heads are ordered by their largest difference, whatever their order in the mapping."""
     candidate = changed("class", (0, 1), 2.5) | {"box": REFERENCE["box"] + np.float32(0.25)}
@@ -42,14 +36,6 @@ def test_a_known_difference_is_measured_exactly() -> None:
     assert (worst.name, worst.max_abs, worst.worst) == ("box", 0.5, (1, 0))
     assert (worst.reference, worst.candidate) == (0.0, -0.5)
     assert worst.relative_l2 == 0.1  # 0.5 over the norm of (3, 4)
-
-
-def test_the_text_holds_place_and_both_values() -> None:
-    """A message built from a difference needs no rerun to be understood."""
-    worst = compare_tensors(REFERENCE, changed("class", (0, 2), -2.25))[0]
-    assert str(worst) == (
-        "class differs by 0.25 at [0, 2] (-2.25, reference -2; relative L2 0.083)"
-    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "minus-inf"])
@@ -98,14 +84,6 @@ def test_cosine_knows_directions_alone(factor: float, cosine: float) -> None:
         assert diff.cosine == pytest.approx(cosine, rel=0, abs=1e-12)
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf], ids=["zero", "nan", "inf"])
-def test_cosine_of_no_direction_is_none(value: float) -> None:
-    """Zeros point nowhere, and what is not finite neither."""
-    reference = {"x": np.ones(3, np.float32)}
-    (diff,) = compare_tensors(reference, {"x": np.array([value] * 3, np.float32)})
-    assert np.isnan(diff.cosine)
-
-
 @pytest.mark.parametrize("size", [1, 63, 1000, 1001, 40_000, 100_001], ids="size={}".format)
 @pytest.mark.parametrize("kind", ["normal", "few-values", "rising"])
 def test_the_quantile_is_that_of_all_values(size: int, kind: str) -> None:
@@ -130,20 +108,6 @@ def test_values_at_the_end_of_a_range_are_counted() -> None:
     (diff,) = compare_tensors({"x": np.zeros_like(candidate)}, {"x": candidate})
     assert diff.scan == Scan(nan=2, inf=1, saturated=4)
     assert str(diff).endswith("; 2 NaN, 1 infinite, 4 saturated")
-
-
-@pytest.mark.parametrize("value", [65503.0, 65505.0, 1e38], ids=["below", "above", "large"])
-def test_large_values_are_not_saturated(value: float) -> None:
-    """Only the ends of ranges count, not what is merely far out."""
-    (diff,) = compare_tensors({"x": np.zeros(9)}, {"x": np.full(9, value, np.float32)})
-    assert diff.scan == Scan()
-    assert diff.max_abs == np.float32(value)
-
-
-def test_saturated_half_precision_is_counted() -> None:
-    """65504 counts in float16 itself, of which the square is beyond its range."""
-    tensors = {"x": np.array([1, 65504, -65504], np.float16)}
-    assert compare_tensors(tensors, tensors)[0].scan == Scan(saturated=2)
 
 
 @pytest.mark.parametrize("factor", [1e25, 1e-25], ids=["huge", "minute"])
