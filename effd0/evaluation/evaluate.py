@@ -20,7 +20,7 @@ from ..data import fixture
 from ..data.coco import Dataset, annotation_path, load_coco
 from ..data.remote import load_remote, url_of
 from ..detection.postprocess import Detections
-from ..errors import DatasetError
+from ..errors import DatasetError, OutputError
 from ..io import sha256
 from ..metrics.bootstrap import ReferenceComparison, compare_with_reference, reachable_ap
 from ..metrics.coco import MatchTable, match_table, to_coco_results
@@ -44,7 +44,7 @@ from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
 from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
-from .run_dir import RunDirectory, Say, opened_run_directory, run_identity
+from .run_dir import RunDirectory, Say, run_directory, run_identity
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,11 @@ def evaluate(
     engine.check()
     if reference is not None:
         reference.check()
+    if job.resume and job.out is None:
+        raise OutputError("--resume is given, but no --out; name the run directory to resume")
+    kept = None if job.out is None else run_directory(job.out, resume=job.resume, say=say)
     with (
-        opened_run_directory(job.out, resume=job.resume, say=say) as place,
+        kept or contextlib.nullcontext() as place,
         contextlib.nullcontext(dataset) if dataset is not None else loaded(job, engine) as images,
     ):
         evaluation = _measured(job, engine, images, place, "detecting", open_progress)
@@ -212,7 +215,11 @@ def _measured(
         matches = match_table(dataset, found, engine.spec)
         check_repeats(dataset, found, engine.spec)
         metrics = summarize(matches)
-        checks = accuracy_checks(matches, metrics, job.threshold(engine))
+        least = job.threshold(engine)
+        limited = dataset.limited and least is not None
+        reachable = reachable_ap(matches) if limited else None
+        checks = [check for check in [detected(metrics)] if check.status == "failed"]
+        checks.append(threshold(metrics, dataset.total, least, reachable))
         advance(1)
     url = url_of(annotation_path(root, job.split))
     return Evaluation(
@@ -220,7 +227,7 @@ def _measured(
         spec=engine.spec,
         matches=matches,
         metrics=metrics,
-        checks=checks,
+        checks=tuple(checks),
         images_per_second=len(samples) / seconds,
         stages=source.stages(),
         runner=source.description,
@@ -229,23 +236,12 @@ def _measured(
             "annotation_file": str(dataset.annotation_file) if url is None else url,
             "annotations_sha256": sha256(dataset.annotation_file),
             "extra_files": len(dataset.extra_files),
-            "min_map": job.threshold(engine),
+            "min_map": least,
             "image_limit": job.image_limit,
             **source.settings,
         },
         peak_rss_mb=peak_rss_mb(),
     )
-
-
-def accuracy_checks(
-    matches: MatchTable, metrics: CocoMetrics, min_map: float | None
-) -> tuple[Check, ...]:
-    """The checks of mAP against *min_map* percent, and that there are detections at all."""
-    dataset, reachable = matches.dataset, None
-    if dataset.limited and min_map is not None:
-        reachable = reachable_ap(matches)
-    empty = [check for check in [detected(metrics)] if check.status == "failed"]
-    return (*empty, threshold(metrics, dataset.total, min_map, reachable))
 
 
 def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:

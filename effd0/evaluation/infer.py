@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..tensors.inputs import InputFiles, open_inputs
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
 from ..types import Tensors
 from .model import ModelChoice
+from .pipeline import timed
 
 _STATISTICS: dict[str, Callable[[Sequence[float]], Any]] = {
     "min": np.min,
@@ -185,36 +186,31 @@ def _timed(
     infer_s: list[float],
 ) -> Iterator[tuple[Sequence[Path], Tensors]]:
     """Each batch with its last outputs; *infer_s* is given the seconds of each of its runs."""
-    info, waited_s = only_input(runner.inputs), 0.0
+    info = only_input(runner.inputs)
 
-    def feeds() -> Iterator[Tensors]:
+    def feeds() -> Iterator[tuple[tuple[Sequence[Path], bool], Tensors]]:
         """Each batch, as often as it runs; the next one is being read meanwhile."""
-        nonlocal waited_s
         reading: deque[list[Future[Any]]] = deque()
-        for index in range(len(batches)):
-            start = time.perf_counter()
+        for index, batch in enumerate(batches):
             for ahead in batches[index + len(reading) : index + 2]:
                 reading.append([pool.submit(read, file) for file in ahead])
             feed = stacked([future.result() for future in reading.popleft()], info)
-            waited_s += time.perf_counter() - start
-            for _ in range(loop):
-                yield feed
+            for again in reversed(range(loop)):
+                yield (batch, again == 0), feed
 
-    # Batches side by side would each take longer than alone: a runner streams what it times.
-    timed = isinstance(runner, TimedRunner)
-    alone = (runner.infer(feed) for feed in feeds())
-    with contextlib.closing(infer_stream(runner, feeds()) if timed else alone) as stream:
-        for batch in batches:
-            outputs: Tensors = {}
-            for _ in range(loop):
-                asked, waited_s = time.perf_counter(), 0.0
-                outputs = next(stream)
-                infer_s.append(time.perf_counter() - asked - waited_s)
+    def run(feeds: Iterable[Tensors]) -> Generator[Tensors]:
+        # Batches side by side would each take longer than alone: a runner streams what it times.
+        if isinstance(runner, TimedRunner):
+            return infer_stream(runner, feeds)
+        return (runner.infer(feed) for feed in feeds)
+
+    with contextlib.closing(timed(run, feeds(), infer_s)) as results:
+        for (batch, last), outputs in results:
             rows = {name: tensor.shape[0] for name, tensor in outputs.items()}
             if set(rows.values()) != {len(batch)}:
                 raise RunnerError(f"the model gave {rows} rows, but {len(batch)} were fed")
-            yield batch, outputs
-        next(stream, None)  # lets a streaming runner end
+            if last:
+                yield batch, outputs
 
 
 def _finish(writing: Sequence[Future[None]]) -> None:

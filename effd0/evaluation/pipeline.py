@@ -23,19 +23,9 @@ from ..errors import ImageError, RunnerError
 from ..runners.base import DetectingRunner, Runner, infer_stream, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..timing import Latency
-from ..types import Tensor, Tensors
+from ..types import Tensor
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Images that were read, as network input; *rows*, where given, holds all the tensors."""
-
-    samples: list[Sample]
-    inputs: list[ModelInput]
-    rows: Tensor | None
-
-
-#: The images of a batch, each with its image_scale: what is kept until their heads are there.
+#: Images of a batch, each with its image_scale: what is kept of them until their heads are there.
 Scaled = list[tuple[Sample, float]]
 
 
@@ -60,11 +50,12 @@ def read_batches(
     read: Callable[[Path, Tensor | None], ModelInput],
     batch_size: int,
     arrays: Arrays | None,
-) -> Iterator[Batch]:
+) -> Iterator[tuple[Scaled, list[ModelInput], Tensor | None]]:
     """
-    Batches of preprocessed images, read at most one batch ahead.
+    Batches of images with their network input, read at most one batch ahead.
 
-    Raises what *read* raises, and `ImageError` for an image that is not of the annotated size.
+    The third is, where there are *arrays*, the one that holds the inputs' tensors.  Raises what
+    *read* raises, and `ImageError` for an image that is not of the annotated size.
     """
     source = iter(samples)
 
@@ -87,9 +78,13 @@ def read_batches(
                     f"{other_size(sample, one.image_size)}; "
                     "copy or download it again, or correct the annotation file"
                 )
-        yield Batch(taken, inputs, rows)
+        scales = (one.image_scale for one in inputs)
+        images = list(zip(taken, scales, strict=True))
+        yield images, inputs, rows
 
 
+F = TypeVar("F")
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -151,12 +146,11 @@ def run_dataset(
         batches = read_batches(samples, pool, read, batch_size, arrays)
         try:
             if isinstance(runner, DetectingRunner):
-                detected = _timed(partial(_detected, runner), batches, arrays, times)
-                for images, found in detected:
+                feeds = ((images, inputs) for images, inputs, _ in batches)
+                for images, found in timed(runner.detect_stream, feeds, times.inference):
                     yield from zip((sample for sample, _ in images), found, strict=True)
             else:
-                inferred = _timed(partial(_inferred, runner), batches, arrays, times)
-                yield from _postprocessed(pool, inferred, spec, times)
+                yield from _postprocessed(pool, runner, batches, arrays, spec, times)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -172,13 +166,22 @@ def _timed_preprocess(
 
 def _postprocessed(
     pool: ThreadPoolExecutor,
-    inferred: Iterator[tuple[Scaled, Tensors]],
+    runner: Runner,
+    batches: Iterable[tuple[Scaled, list[ModelInput], Tensor | None]],
+    arrays: Arrays | None,
     spec: ModelSpec,
     times: StageTimes,
 ) -> Iterator[tuple[Sample, Detections]]:
     """Each image with its detections: *pool* makes them of the heads of the batch before."""
     pending: list[tuple[Sample, Future[Detections]]] = []
-    for images, outputs in inferred:
+    feeds = (
+        ((images, rows), make_feed(inputs, runner, None if rows is None else rows[: len(inputs)]))
+        for images, inputs, rows in batches
+    )
+    stream = timed(partial(infer_stream, runner), feeds, times.inference)
+    for (images, rows), outputs in stream:
+        if arrays is not None and rows is not None:
+            arrays.give_back(rows)
         heads = split_heads(outputs, spec)
         if len(heads) != len(images):
             raise RunnerError(f"the model gave {len(heads)} rows for {len(images)} images")
@@ -194,40 +197,24 @@ def _postprocessed(
         yield sample, future.result()
 
 
-def _inferred(runner: Runner, batches: Iterable[Batch]) -> Generator[Tensors]:
-    """The outputs of each batch."""
-    return infer_stream(
-        runner,
-        (
-            make_feed(one.inputs, runner, None if one.rows is None else one.rows[: len(one.inputs)])
-            for one in batches
-        ),
-    )
+def timed(
+    run: Callable[[Iterable[F]], Generator[T]], feeds: Iterable[tuple[K, F]], seconds: list[float]
+) -> Generator[tuple[K, T]]:
+    """
+    Each key of *feeds* with what *run* makes of its feed, in order.
 
-
-def _detected(runner: DetectingRunner, batches: Iterable[Batch]) -> Generator[list[Detections]]:
-    """The detections of each batch."""
-    return runner.detect_stream(batch.inputs for batch in batches)
-
-
-def _timed(
-    run: Callable[[Iterable[Batch]], Generator[T]],
-    batches: Iterator[Batch],
-    arrays: Arrays | None,
-    times: StageTimes,
-) -> Iterator[tuple[Scaled, T]]:
-    """Each batch with what *run* gives.  Inference is the time that it takes of this thread."""
-    under_way: deque[tuple[Scaled, Tensor | None]] = deque()
+    *seconds* is given what each took of this thread, without what *feeds* took.
+    """
+    under_way: deque[K] = deque()
     reading_s = 0.0
 
-    def taken() -> Iterator[Batch]:
+    def taken() -> Iterator[F]:
         nonlocal reading_s
         start = time.perf_counter()
-        for batch in batches:
-            scales = (one.image_scale for one in batch.inputs)
-            under_way.append((list(zip(batch.samples, scales, strict=True)), batch.rows))
+        for key, feed in feeds:
+            under_way.append(key)
             reading_s += time.perf_counter() - start
-            yield batch
+            yield feed
             start = time.perf_counter()
         reading_s += time.perf_counter() - start
 
@@ -237,11 +224,8 @@ def _timed(
             done = list(islice(results, 1))
             if not done:
                 return
-            times.inference.append(time.perf_counter() - asked - reading_s)
-            images, rows = under_way.popleft()
-            if arrays is not None and rows is not None:
-                arrays.give_back(rows)
-            yield images, done.pop()  # so that it is not held here while it is used
+            seconds.append(time.perf_counter() - asked - reading_s)
+            yield under_way.popleft(), done.pop()  # so that it is not held here while it is used
 
 
 def _timed_postprocess(

@@ -274,20 +274,6 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
 
 
 @contextlib.contextmanager
-def opened_run_directory(
-    folder: Path | None, *, resume: bool, say: Say
-) -> Iterator[RunDirectory | None]:
-    """The run directory *folder* for the time of the block, if one is asked for."""
-    if folder is not None:
-        with run_directory(folder, resume=resume, say=say) as place:
-            yield place
-    elif resume:
-        raise OutputError("--resume is given, but no --out; name the run directory to resume")
-    else:
-        yield None
-
-
-@contextlib.contextmanager
 def _keeping(folder: Path) -> Iterator[None]:
     """Turn what the file system refuses into an `OutputError` that says how to go on."""
     try:
