@@ -307,12 +307,6 @@ def test_percentiles_of_a_hundred_and_one_samples() -> None:
     assert (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms) == (50, 50, 90, 99)
 
 
-def test_nothing_measured_is_zero() -> None:
-    """A stage that never ran has latency 0, not an error."""
-    latency = Latency.from_seconds([])
-    assert (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms) == (0, 0, 0, 0)
-
-
 def test_peak_memory_is_in_megabytes_and_never_falls() -> None:
     """Memory that was in use once counts on after it is freed, in units of 10^6 bytes."""
     before = peak_rss_mb()

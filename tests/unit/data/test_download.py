@@ -55,16 +55,6 @@ def test_a_file_comes_whole(source: Source, tmp_path: Path) -> None:
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_progress_never_exceeds_the_file(source: Source, host: FakeHost, tmp_path: Path) -> None:
-    """Bytes reported rise to the file's size, also where the connection broke once."""
-    host.break_after = [CUT]
-    seen: list[tuple[int, int | None]] = []
-    download(source, tmp_path / "d0.pth", lambda done, total: seen.append((done, total)))
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert seen[-1] == (len(BODY), len(BODY))
-    assert {total for _, total in seen} == {len(BODY)}
-
-
 def test_a_broken_connection_is_resumed(source: Source, host: FakeHost, tmp_path: Path) -> None:
     """Each new request asks for what is missing, and the pieces make the file."""
     host.break_after = [CUT, CUT]

@@ -64,16 +64,6 @@ def test_fewer_than_a_hundred_are_not_filled_up(seed: int) -> None:
     assert 0 < count <= SMALL.max_candidates
 
 
-@pytest.mark.parametrize("limit", [1, 7, 100])
-def test_no_more_than_the_most_are_given(limit: int) -> None:
-    """The spec's limit keeps the best and drops the rest."""
-    heads, image = synthetic_heads(0), Geometry.of((640, 480), D0)
-    few = postprocess(heads, image.scale, image.size, replace(D0, max_detections=limit))
-    many = postprocess(heads, image.scale, image.size, replace(D0, max_detections=150))
-    assert len(few) == limit < len(many)
-    assert np.array_equal(few.boxes, many.boxes[:limit])
-
-
 def _one_place(spec: ModelSpec, logits: dict[int, float], code: float = 0.0) -> HeadOutputs:
     """Return heads that are silent but at level 5, row 1, column 2, anchor 4: *logits* by class."""
     classes = [np.full(spec.head_shapes[name], -20, np.float32) for name in spec.class_names]
@@ -104,35 +94,6 @@ def test_equal_logits_come_by_index() -> None:
     spec = replace(SMALL, max_candidates=3)
     found = postprocess(_one_place(spec, {4: 1.0, 0: 1.0, 2: 1.0}), 1.0, (128, 128), spec)
     assert found.classes.tolist() == [1, 3, 5]
-
-
-@pytest.mark.parametrize("kind", ["class", "box"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "+inf", "-inf"])
-def test_heads_that_are_not_finite_are_refused(kind: str, value: float) -> None:
-    """Not even a value outside the candidates goes by unseen."""
-    heads = synthetic_heads(0, SMALL)
-    levels = heads.classes if kind == "class" else heads.boxes
-    bad = levels[1].copy()
-    bad[0, 0, 0] = value
-    changed = (levels[0], bad, *levels[2:])
-    broken = HeadOutputs(
-        changed if kind == "class" else heads.classes, changed if kind == "box" else heads.boxes
-    )
-    with pytest.raises(HeadError, match=re.escape(f"{kind}_p4 holds 1 values that are not finite")):
-        postprocess(broken, 1.0, (128, 128), SMALL)
-
-
-def test_arguments_are_left_alone() -> None:
-    """Heads and anchors are what they were: stages may share them."""
-    heads = synthetic_heads(3, SMALL)
-    before = [head.copy() for head in heads.classes + heads.boxes]
-    anchors = anchor_boxes(SMALL).copy()
-    for head in heads.classes + heads.boxes:
-        head.setflags(write=True)
-    postprocess(heads, 1.0, (128, 128), SMALL)
-    for head, copy in zip(heads.classes + heads.boxes, before, strict=True):
-        assert np.array_equal(head, copy)
-    assert np.array_equal(anchor_boxes(SMALL), anchors)
 
 
 SIZE, SCALE = (256, 200), 2.0

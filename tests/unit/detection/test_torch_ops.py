@@ -175,18 +175,6 @@ def test_heads_that_are_not_finite_are_refused(kind: str, value: float) -> None:
         detect_on_device(*tensors([good, bad]), [1.0] * 2, [(128, 128)] * 2, SMALL)
 
 
-def test_overflowing_codes_give_the_border() -> None:
-    """A finite code whose exp() is infinite ends at the picture's border, as on the host."""
-    good = synthetic_heads(0, SMALL)
-    boxes = [head.copy() for head in good.boxes]
-    for head in boxes:
-        head[2::4], head[3::4] = 1000, 1000
-    heads, image = HeadOutputs(good.classes, tuple(boxes)), Geometry.of((640, 480), SMALL)
-    (found,) = found_on_device([heads], [image], SMALL)
-    assert found.boxes[0].tolist() == [0, 0, 640, 480]
-    assert_same(found, postprocess(heads, image.scale, image.size, SMALL), image)
-
-
 @pytest.mark.slow
 def test_nothing_of_it_leaves_the_graph() -> None:
     """A compiler follows all of it: nothing waits for a value, as a CUDA graph must not."""
@@ -249,11 +237,3 @@ def test_a_chain_that_is_longer_than_the_rounds_is_told(monkeypatch: pytest.Monk
         found = kept_of(chain, [0] * 6, 10, 0.4)
         assert found[1] is decided
     assert found[0] == chain[::2]
-
-
-def test_what_follows_the_last_one_wanted_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks behind the hundredth detection may be as tangled as they like."""
-    monkeypatch.setattr(torch_ops, "BLOCK", 1)
-    monkeypatch.setattr(torch_ops, "ROUNDS", 1)
-    assert kept_of([WHOLE, WHOLE, WHOLE], [0, 0, 0], 1, 0.5) == ([WHOLE], True)
-    assert not kept_of([WHOLE, WHOLE, WHOLE], [0, 0, 0], 2, 0.5)[1]

@@ -278,28 +278,6 @@ def test_another_run_is_not_resumed(
     assert runner.fed == []
 
 
-def test_other_software_or_weights_do_not_resume(
-    runner: NeighbourRunner,
-    job: EvaluationJob,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Another backend, package or checkpoint may find something else."""
-    weights = tmp_path / "d0.pth"
-    weights.write_bytes(b"weights")
-    engine = LocalEngine(ModelChoice(checkpoint=weights, runner="torch", spec=SMALL), BATCH)
-    run(job, engine)
-    weights.write_bytes(b"other weights")
-    monkeypatch.setattr(run_dir, "environment", lambda: {"packages": {"numpy": "0.0"}})
-    runner.description = "another"
-    message = (
-        r"backend was fake, but is another; .*checkpoint_sha256 was \w{64}, but is \w{64}; "
-        r".*packages\.numpy was 1\.0, but is 0\.0"
-    )
-    with pytest.raises(ResultError, match=message):
-        run(job, engine, resume=True)
-
-
 @pytest.mark.parametrize(
     ("images", "status"), [(30, "pass"), (29, "undecided")], ids=["enough", "too-few"]
 )

@@ -147,18 +147,6 @@ def test_records_of_another_run_are_not_taken(whole: Path, tmp_path: Path) -> No
     assert continued(left(whole, (other / RECORDS).read_bytes())) == 0
 
 
-def test_what_is_cut_off_is_said(whole: Path) -> None:
-    """One line tells how many images are there and how much went."""
-    data = (whole / RECORDS).read_bytes()
-    left(whole, data[:-1])
-    said: list[str] = []
-    continued(whole, say=said.append)
-    # The last image holds two detections: 12 bytes, twice 28, and 4 of the CRC.
-    assert said == [f"{whole}: 4 of 5 images are there, 71 bytes after them cut off"]
-    continued(whole, say=said.append)
-    assert said[1:] == [f"{whole}: 5 of 5 images are there"]
-
-
 @pytest.mark.parametrize("resume", [False, True], ids=["new", "resumed"])
 def test_a_run_killed_before_its_manifest_is_begun_anew(resume: bool, tmp_path: Path) -> None:
     """What a kill leaves at the very first is no run yet, and is cleared away."""
