@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..errors import OutputError, RunnerError
 from ..evaluation.infer import (
     InferJob,
@@ -61,7 +63,7 @@ class InferWork:
         files, entries = zip(*items, strict=True)
         manifest = self.inputs.manifest
         if manifest is not None:
-            manifest = replace(manifest, images=entries)
+            manifest = msgspec.structs.replace(manifest, images=entries)
         inputs = replace(self.inputs, files=files, manifest=manifest)
         # The names of results are for the driver to note, in order.
         writer = None if self.writer is None else replace(self.writer, filesinfo={})
@@ -99,7 +101,8 @@ def infer_on_pool(
         files = [file.absolute() for file in inputs.files]
         manifest, entries = inputs.manifest, list[Any]([None] * len(files))
         if manifest is not None:  # its images are in the order of the files
-            entries, manifest = list(manifest.images), replace(manifest, images=())
+            entries = list(manifest.images)
+            manifest = msgspec.structs.replace(manifest, images=())
         bare = replace(inputs, files=(), manifest=manifest)
         work = InferWork(opened.batch_size, job.settings, bare, shared)
         units = cut(list(zip(files, entries, strict=True)), opened.batch_size, pool.workers)
