@@ -29,39 +29,24 @@ from ..types import Tensor
 Scaled = list[tuple[Sample, float]]
 
 
-class Arrays:
-    """Arrays for batches of network input: those that were given back are taken again."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape, self._free = shape, list[Tensor]()
-
-    def take(self) -> Tensor:
-        """Return an array whose contents nobody needs."""
-        return self._free.pop() if self._free else np.empty(self._shape, np.float32)
-
-    def give_back(self, array: Tensor) -> None:
-        """Say that the contents of *array* are not needed any more."""
-        self._free.append(array)
-
-
 def read_batches(
     samples: Iterable[Sample],
     pool: ThreadPoolExecutor,
     read: Callable[[Path, Tensor | None], ModelInput],
     batch_size: int,
-    arrays: Arrays | None,
+    take: Callable[[], Tensor] | None,
 ) -> Iterator[tuple[Scaled, list[ModelInput], Tensor | None]]:
     """
     Batches of images with their network input, read at most one batch ahead.
 
-    The third is, where there are *arrays*, the one that holds the inputs' tensors.  Raises what
-    *read* raises, and `ImageError` for an image that is not of the annotated size.
+    The third is the array that *take* gave, where there is one, for the inputs' tensors.  Raises
+    what *read* raises, and `ImageError` for an image that is not of the annotated size.
     """
     source = iter(samples)
 
     def read_on() -> tuple[list[Sample], list[Future[ModelInput]], Tensor | None]:
         taken = list(islice(source, batch_size))
-        array = arrays.take() if arrays is not None and taken else None
+        array = take() if take is not None and taken else None
         places = [None] * len(taken) if array is None else array
         reading = [
             pool.submit(read, one.path, out) for one, out in zip(taken, places, strict=False)
@@ -141,26 +126,35 @@ def run_dataset(
     times = StageTimes() if times is None else times
     pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
     with ThreadPoolExecutor(host_threads, "effd0") as pool:
-        read = partial(_timed_preprocess, spec, not pixels, times)
-        arrays = None if pixels else Arrays((batch_size, *spec.input_shape))
-        batches = read_batches(samples, pool, read, batch_size, arrays)
+
+        def read(path: Path, out: Tensor | None) -> ModelInput:
+            normalized = not pixels
+            return _noted(
+                times.preprocess, lambda: preprocess(path, spec, normalized=normalized, out=out)
+            )
+
+        def take() -> Tensor:
+            """An array whose contents nobody needs any more."""
+            return free.pop() if free else np.empty((batch_size, *spec.input_shape), np.float32)
+
+        free: list[Tensor] = []
+        batches = read_batches(samples, pool, read, batch_size, None if pixels else take)
         try:
             if isinstance(runner, DetectingRunner):
                 feeds = ((images, inputs) for images, inputs, _ in batches)
                 for images, found in timed(runner.detect_stream, feeds, times.inference):
                     yield from zip((sample for sample, _ in images), found, strict=True)
             else:
-                yield from _postprocessed(pool, runner, batches, arrays, spec, times)
+                yield from _postprocessed(pool, runner, batches, free, spec, times)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _timed_preprocess(
-    spec: ModelSpec, normalized: bool, times: StageTimes, path: Path, out: Tensor | None
-) -> ModelInput:
+def _noted(seconds: list[float], run: Callable[[], T]) -> T:
+    """What *run* gives; how long it took is added to *seconds*."""
     start = time.perf_counter()
-    result = preprocess(path, spec, normalized=normalized, out=out)
-    times.preprocess.append(time.perf_counter() - start)
+    result = run()
+    seconds.append(time.perf_counter() - start)
     return result
 
 
@@ -168,11 +162,15 @@ def _postprocessed(
     pool: ThreadPoolExecutor,
     runner: Runner,
     batches: Iterable[tuple[Scaled, list[ModelInput], Tensor | None]],
-    arrays: Arrays | None,
+    free: list[Tensor],
     spec: ModelSpec,
     times: StageTimes,
 ) -> Iterator[tuple[Sample, Detections]]:
     """Each image with its detections: *pool* makes them of the heads of the batch before."""
+
+    def detected(heads: HeadOutputs, scale: float, size: tuple[int, int]) -> Detections:
+        return _noted(times.postprocess, lambda: postprocess(heads, scale, size, spec))
+
     pending: list[tuple[Sample, Future[Detections]]] = []
     feeds = (
         ((images, rows), make_feed(inputs, runner, None if rows is None else rows[: len(inputs)]))
@@ -180,15 +178,15 @@ def _postprocessed(
     )
     stream = timed(partial(infer_stream, runner), feeds, times.inference)
     for (images, rows), outputs in stream:
-        if arrays is not None and rows is not None:
-            arrays.give_back(rows)
+        if rows is not None:
+            free.append(rows)
         heads = split_heads(outputs, spec)
         if len(heads) != len(images):
             raise RunnerError(f"the model gave {len(heads)} rows for {len(images)} images")
         # The batch before ends here, so that its heads are freed before more come.
         done = [(sample, future.result()) for sample, future in pending]
         pending = [
-            (sample, pool.submit(_timed_postprocess, head, scale, sample.size, spec, times))
+            (sample, pool.submit(detected, head, scale, sample.size))
             for (sample, scale), head in zip(images, heads, strict=True)
         ]
         del heads, outputs
@@ -226,12 +224,3 @@ def timed(
                 return
             seconds.append(time.perf_counter() - asked - reading_s)
             yield under_way.popleft(), done.pop()  # so that it is not held here while it is used
-
-
-def _timed_postprocess(
-    heads: HeadOutputs, scale: float, size: tuple[int, int], spec: ModelSpec, times: StageTimes
-) -> Detections:
-    start = time.perf_counter()
-    result = postprocess(heads, scale, size, spec)
-    times.postprocess.append(time.perf_counter() - start)
-    return result
