@@ -111,26 +111,23 @@ def localized(samples: Sequence[Sample], folder: Path) -> Iterator[tuple[Sample,
             local = {n: place / str(n) / samples[n].path.name for n in urls}
             for path in local.values():
                 path.parent.mkdir()
-        _get(list(urls.values()), list(local.values()))
+        # All are of one file system.
+        first = next(iter(urls.values()))
+        fs = _file_system(first)
+        with _reaching(first):
+            try:
+                fs.get(list(urls.values()), [str(path) for path in local.values()])
+            except FileNotFoundError as error:
+                # Not every file system's error says which it was.
+                for url in urls.values():
+                    if not fs.exists(url):
+                        raise ImageError(
+                            f"{url} is missing; copy it there again, or correct the annotation file"
+                        ) from error
+                raise
         yield tuple(
             replace(sample, path=local.get(n, sample.path)) for n, sample in enumerate(samples)
         )
-
-
-def _get(urls: Sequence[str], paths: Sequence[Path]) -> None:
-    """Copy each of *urls*, of one file system, to its path."""
-    fs = _file_system(urls[0])
-    with _reaching(urls[0]):
-        try:
-            fs.get(list(urls), [str(path) for path in paths])
-        except FileNotFoundError as error:
-            # Not every file system's error says which it was.
-            for url in urls:
-                if not fs.exists(url):
-                    raise ImageError(
-                        f"{url} is missing; copy it there again, or correct the annotation file"
-                    ) from error
-            raise
 
 
 def _names(fs: Any, folder: str, wanted: Sequence[str]) -> set[str]:
