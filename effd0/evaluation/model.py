@@ -35,7 +35,23 @@ class ModelChoice:
         """The runner's name; raise `RunnerError` where the choices contradict each other."""
         runner = self.runner_name()
         self.options.check_for(runner)
-        self._check_pair(runner)
+        compiled = self.model is not None and self.model.suffix == ".om"
+        contradictions = {
+            "--runner recorded runs no model; score results that were written before with "
+            "'effd0 postprocess --omfile DIR'": runner == "recorded",
+            "both --model and --checkpoint are given, but one runs; leave one out": (
+                self.model is not None and self.checkpoint is not None
+            ),
+            f"--runner {runner} is given, but --model {self.model} is compiled for an NPU; "
+            "use --runner acl, or give the .onnx it was made of": compiled and runner != "acl",
+            f"--runner torch takes a checkpoint, but --model {self.model} is given; "
+            "use --checkpoint, or --runner ort": runner == "torch" and self.model is not None,
+            "--runner acl takes an .om model, but no --model is given; "
+            "make one with 'effd0 compile'": runner == "acl" and self.model is None,
+        }
+        for message, found in contradictions.items():
+            if found:
+                raise RunnerError(message)
         if self.model is not None and not self.model.is_file():
             command = "compile" if runner == "acl" else "export"
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 {command}'")
@@ -44,33 +60,6 @@ class ModelChoice:
                 f"{self.checkpoint} does not exist; get one with 'effd0 fetch checkpoint'"
             )
         return runner
-
-    def _check_pair(self, runner: str) -> None:
-        """Raise `RunnerError` where *runner* cannot run what is given."""
-        if runner == "recorded":
-            raise RunnerError(
-                "--runner recorded runs no model; score results that were written before with "
-                "'effd0 postprocess --omfile DIR'"
-            )
-        if self.model is not None and self.checkpoint is not None:
-            raise RunnerError(
-                "both --model and --checkpoint are given, but one runs; leave one out"
-            )
-        if runner != "acl" and self.model is not None and self.model.suffix == ".om":
-            raise RunnerError(
-                f"--runner {runner} is given, but --model {self.model} is compiled for an NPU; "
-                "use --runner acl, or give the .onnx it was made of"
-            )
-        if runner == "torch" and self.model is not None:
-            raise RunnerError(
-                f"--runner torch takes a checkpoint, but --model {self.model} is given; "
-                "use --checkpoint, or --runner ort"
-            )
-        if runner == "acl" and self.model is None:
-            raise RunnerError(
-                "--runner acl takes an .om model, but no --model is given; "
-                "make one with 'effd0 compile'"
-            )
 
     def runner_name(self) -> str:
         """The runner's name, as given or by the file."""

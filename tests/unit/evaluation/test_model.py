@@ -43,41 +43,36 @@ def test_a_choice_names_its_runner(choice: ModelChoice, runner: str) -> None:
     assert choice.checked_runner() == runner
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        pytest.param(
-            ModelChoice(runner="tpu"),
-            "--runner is 'tpu', but effd0 knows ort, openvino, torch",
-            id="unknown",
-        ),
-        pytest.param(
-            ModelChoice(MODEL, CHECKPOINT),
-            "both --model and --checkpoint are given, but one runs; leave one out",
-            id="model-and-checkpoint",
-        ),
-        pytest.param(
-            ModelChoice(MODEL, runner="torch"),
-            r"--runner torch takes a checkpoint, but --model d0\.onnx is given; use --checkpoint",
-            id="torch-with-model",
-        ),
-        pytest.param(
-            ModelChoice(options=RunnerOptions(precision="bf16")),
-            "--precision is bf16, but --runner ort does not know it; leave it out",
-            id="precision-in-ort",
-        ),
-        pytest.param(
-            ModelChoice(options=RunnerOptions(device="cuda")),
-            "--device is cuda, but --runner ort does not know it",
-            id="device-in-ort",
-        ),
-        pytest.param(
-            ModelChoice(runner="torch", options=RunnerOptions(provider="CUDAExecutionProvider")),
-            "--provider is CUDAExecutionProvider, but --runner torch does not know it",
-            id="provider-in-torch",
-        ),
-    ],
-)
+#: What contradicts itself -> a choice, and what the error says.
+CONTRADICTIONS = {
+    "unknown": (
+        ModelChoice(runner="tpu"),
+        "--runner is 'tpu', but effd0 knows ort, openvino, torch",
+    ),
+    "model-and-checkpoint": (
+        ModelChoice(MODEL, CHECKPOINT),
+        "both --model and --checkpoint are given, but one runs; leave one out",
+    ),
+    "torch-with-model": (
+        ModelChoice(MODEL, runner="torch"),
+        r"--runner torch takes a checkpoint, but --model d0\.onnx is given; use --checkpoint",
+    ),
+    "precision-in-ort": (
+        ModelChoice(options=RunnerOptions(precision="bf16")),
+        "--precision is bf16, but --runner ort does not know it; leave it out",
+    ),
+    "device-in-ort": (
+        ModelChoice(options=RunnerOptions(device="cuda")),
+        "--device is cuda, but --runner ort does not know it",
+    ),
+    "provider-in-torch": (
+        ModelChoice(runner="torch", options=RunnerOptions(provider="CUDAExecutionProvider")),
+        "--provider is CUDAExecutionProvider, but --runner torch does not know it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("choice", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 def test_choices_that_contradict_each_other_are_refused(choice: ModelChoice, message: str) -> None:
     """Nothing that was asked for is quietly left aside."""
     with pytest.raises(RunnerError, match=message):
