@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,10 @@ def _runtime(spoil: Spoil) -> Plant:
             heads = right(self, feed)
             return heads if self.graph_optimization == "disable" else spoil(heads, feed)
 
-        with mock.patch.object(OrtRunner, "infer", infer):
+        def infer_stream(self: OrtRunner, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+            return (infer(self, feed) for feed in feeds)
+
+        with mock.patch.multiple(OrtRunner, infer=infer, infer_stream=infer_stream):
             yield None
 
     # The export is run by the same backend, so it is given, not made under the patch.
