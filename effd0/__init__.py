@@ -8,12 +8,12 @@ for a notebook::
 
     dataset = effd0.load_coco(effd0.coco_root())             # the bundled scenes, or a Path
     image = effd0.preprocess(dataset.samples[0].path, effd0.D0)
-    with effd0.open_runner("torch", effd0.runners.checkpoint(), effd0.D0) as runner:
+    with effd0.open_runner("torch", effd0.checkpoint(), effd0.D0) as runner:
         outputs = runner.infer({"images": image.tensor[None]})
     (heads,) = effd0.split_heads(outputs, effd0.D0)
     found = effd0.postprocess(heads, image.image_scale, image.image_size, effd0.D0)
 
-    choice = effd0.ModelChoice(checkpoint=effd0.runners.checkpoint())  # or model=Path("d0.onnx")
+    choice = effd0.ModelChoice(checkpoint=effd0.checkpoint())  # or model=Path("d0.onnx")
     evaluation = effd0.evaluate(effd0.EvaluationJob(), effd0.LocalEngine(choice))
     print(evaluation.metrics.values["AP"], evaluation.verdict.status)
 

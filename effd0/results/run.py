@@ -378,8 +378,10 @@ def read_run(path: Path) -> Run:
     except (msgspec.DecodeError, RecursionError) as error:
         raise RunFileError(f"{path} is not JSON, or not all of it ({error}), {wanted}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        keys = ", ".join(sorted(content)[:5]) if isinstance(content, dict) else "no key"
-        raise RunFileError(f"{path} is JSON of another kind, with {keys}, {wanted}")
+        kind = f"JSON {type(content).__name__}"
+        if isinstance(content, dict):
+            kind = f"JSON object with {', '.join(sorted(content)[:5]) or 'no key'}"
+        raise RunFileError(f"{path} holds a {kind}, {wanted}")
     if content.get("schema") != SCHEMA:
         raise RunFileError(
             f"{path} is a run in schema {content.get('schema')!r}, but this effd0 reads {SCHEMA}; "

@@ -59,7 +59,7 @@ def test_a_notebook_goes_from_a_file_to_detections() -> None:
     dataset = effd0.load_coco(effd0.coco_root(), image_limit=1)
     sample = dataset.samples[0]
     image = effd0.preprocess(sample.path, effd0.D0)
-    with effd0.open_runner("torch", effd0.runners.checkpoint(), effd0.D0) as runner:
+    with effd0.open_runner("torch", effd0.checkpoint(), effd0.D0) as runner:
         outputs = runner.infer({effd0.D0.input_name: np.asarray(image.tensor)[None]})
     (heads,) = effd0.split_heads(outputs, effd0.D0)
     found = effd0.postprocess(heads, image.image_scale, image.image_size, effd0.D0)

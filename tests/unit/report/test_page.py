@@ -264,7 +264,7 @@ def test_a_foreign_file_leaves_no_page(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.json"
     foreign.write_text(json.dumps({"images": [], "annotations": []}))
     page = tmp_path / "page.html"
-    assert_one_error("is JSON of another kind", "report", foreign, "--html", page)
+    assert_one_error("holds a JSON ", "report", foreign, "--html", page)
     assert not page.exists()
 
 

@@ -109,8 +109,8 @@ REFUSED = {
     "binary": (b"\x80\x81", r"is not JSON, or not all of it \(JSON is malformed"),
     "cut-off": (WHOLE[:500], r"is not JSON, or not all of it \(Input data was truncated\), but"),
     "cut-at-a-bracket": (WHOLE[: WHOLE.index("}") + 1], "Input data was truncated"),
-    "list": ('[{"image_id": 1}]', "is JSON of another kind, with no key, but a run file"),
-    "foreign": ('{"images": [], "b": 1}', "is JSON of another kind, with b, images, but"),
+    "list": ('[{"image_id": 1}]', "holds a JSON list, but a run file"),
+    "foreign": ('{"images": [], "b": 1}', "holds a JSON object with b, images, but"),
     "other-schema": (
         '{"format": "effd0 run", "schema": 2}',
         "is a run in schema 2, but this effd0 reads 3; run it",
