@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,24 +10,53 @@ from ..errors import RunnerError
 from ..spec import ModelSpec
 from .base import Runner
 
+
+@dataclass(frozen=True)
+class Backend:
+    """
+    A runner as it is named: what it *runs*, the class that *opens* it, the options it *knows*.
+
+    Module and class are imported when a model is opened.  *needs_spec* says that a model file does
+    not tell its architecture.
+    """
+
+    runs: str
+    opens: str
+    knows: tuple[str, ...]
+    needs_spec: bool = False
+
+
+BACKENDS = {
+    "ort": Backend(
+        "an ONNX model in ONNX Runtime (--provider picks the device)",
+        "effd0.runners.onnxruntime:OrtRunner",
+        ("threads", "provider", "provider_option", "graph_optimization"),
+    ),
+    "openvino": Backend(
+        "an ONNX model in OpenVINO, in float32 on the CPU",
+        "effd0.runners.openvino:OpenVinoRunner",
+        ("threads",),
+    ),
+    "torch": Backend(
+        "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
+        "effd0.runners.torch:TorchRunner",
+        ("device", "precision", "threads", "postprocess", "launch"),
+        needs_spec=True,
+    ),
+    "acl": Backend(
+        "an .om model on an Ascend NPU (--device N)",
+        "effd0.ascend.acl_runner:AclRunner",
+        ("device", "overlap"),
+    ),
+    "recorded": Backend(
+        "outputs that were written before, as answers to the same inputs",
+        "effd0.runners.recorded:RecordedRunner",
+        ("bins",),
+        needs_spec=True,
+    ),
+}
 #: Runner name -> what it runs.
-RUNNERS = {
-    "ort": "an ONNX model in ONNX Runtime (--provider picks the device)",
-    "openvino": "an ONNX model in OpenVINO, in float32 on the CPU",
-    "torch": "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
-    "acl": "an .om model on an Ascend NPU (--device N)",
-    "recorded": "outputs that were written before, as answers to the same inputs",
-}
-_OF_TORCH = ("postprocess", "launch")
-_OF_ORT = ("provider", "provider_option", "graph_optimization")
-#: Runner name -> the options that it does not know.
-FOREIGN = {
-    "ort": ("device", "precision", "overlap", "bins", *_OF_TORCH),
-    "openvino": ("device", *_OF_ORT, "precision", "overlap", "bins", *_OF_TORCH),
-    "torch": (*_OF_ORT, "overlap", "bins"),
-    "acl": (*_OF_ORT, "precision", "threads", "bins", *_OF_TORCH),
-    "recorded": ("device", *_OF_ORT, "precision", "threads", "overlap", *_OF_TORCH),
-}
+RUNNERS = {name: backend.runs for name, backend in BACKENDS.items()}
 #: Where a checkpoint's detections are made.
 POSTPROCESS = ("auto", "host", "device")
 
@@ -39,7 +69,7 @@ class RunnerOptions:
     *overlap* lets a backend work on several batches at a time; *bins* is the folder of the inputs
     that recorded outputs are of; each *provider_option* is a KEY=VALUE.  *postprocess* says whether
     detections are made on the ``host`` or on the ``device``; ``auto`` is the device on CUDA.
-    *launch*, for those made there, is a key of `runners.torch_detector.LAUNCHES`.
+    *launch*, for those made there, is a key of `runners.torch_cuda.LAUNCHES`.
     """
 
     device: str | None = None
@@ -57,9 +87,9 @@ class RunnerOptions:
         """Raise `RunnerError` for no runner's name, or an option that *runner* cannot follow."""
         if runner not in RUNNERS:
             raise RunnerError(f"--runner is {runner!r}, but effd0 knows {', '.join(RUNNERS)}")
-        for option in FOREIGN[runner]:
-            value = getattr(self, option)
-            if value != getattr(RunnerOptions, option):
+        for option, value in vars(self).items():
+            foreign = option not in BACKENDS[runner].knows
+            if foreign and value != getattr(RunnerOptions, option):
                 raise RunnerError(
                     f"--{_as_typed(option, value)}, but --runner {runner} does not know it; "
                     "leave it out, or choose another --runner"
@@ -107,42 +137,24 @@ def open_runner(
     """
     options = RunnerOptions() if options is None else options
     options.check_for(name)
+    backend = BACKENDS[name]
+    given = {option: getattr(options, option) for option in backend.knows}
+    opens = backend.opens
     if name == "ort":
-        from .onnxruntime import OrtRunner
-
-        return OrtRunner(
-            model,
-            provider=options.provider,
-            threads=options.threads,
-            graph_optimization=options.graph_optimization,
-            provider_options=_as_mapping(options.provider_option),
-        )
-    if name == "openvino":
-        from .openvino import OpenVinoRunner
-
-        return OpenVinoRunner(model, threads=options.threads)
-    if name == "acl":
-        from ..ascend.acl_runner import AclRunner
-
-        return AclRunner(model, device=_npu_number(options.device), overlap=options.overlap)
-    if name == "recorded":
-        from .recorded import RecordedRunner
-
-        return RecordedRunner(model, spec, bins=options.bins)
-    return _torch_runner(model, spec, options)
-
-
-def _torch_runner(model: Path, spec: ModelSpec, options: RunnerOptions) -> Runner:
-    from .torch import TorchRunner
-    from .torch_cuda import TorchDetector
-
-    device = "cpu" if options.device is None else options.device
-    precision, threads = options.precision, options.threads
-    if options.detects_on_device():
-        return TorchDetector(
-            model, spec, device=device, precision=precision, threads=threads, launch=options.launch
-        )
-    return TorchRunner(model, spec, device=device, precision=precision, threads=threads)
+        given["provider_options"] = _as_mapping(given.pop("provider_option"))
+    elif name == "acl":
+        given["device"] = _npu_number(options.device)
+    elif name == "torch":
+        given["device"] = "cpu" if options.device is None else options.device
+        del given["postprocess"]
+        if options.detects_on_device():
+            opens = "effd0.runners.torch_cuda:TorchDetector"
+        else:
+            del given["launch"]
+    module, _, kind = opens.partition(":")
+    of = (model, spec) if backend.needs_spec else (model,)
+    runner: Runner = getattr(importlib.import_module(module), kind)(*of, **given)
+    return runner
 
 
 def _as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import grimp
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "rooms.svg"
 HALL = "hall"
-WIDTH, HEIGHT, ROW, GAP = 118, 40, 84, 18
+WIDTH, HEIGHT, ROW, GAP = 118, 40, 84, 90
 
 
 def imports() -> dict[str, set[str]]:
