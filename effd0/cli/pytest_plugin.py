@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-#: The name by which the suite's own hooks are registered.
-SUITE = "effd0-suite"
+#: The module of the suite's own hooks.
+SUITE = "effd0.cli.pytest_suite"
 #: Options that name an artefact under test.
 PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins", "--detections")
 
@@ -27,9 +27,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     del parser  # the suite's own hook of this name is called with it
     config: pytest.Config | None = pluginmanager.get_plugin("pytestconfig")
     if config is not None and is_about_effd0(config):
-        from . import pytest_suite
-
-        pluginmanager.register(pytest_suite, SUITE)
+        pluginmanager.import_plugin(SUITE)
 
 
 def is_about_effd0(config: pytest.Config) -> bool:
