@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -144,7 +145,9 @@ def effd0(*arguments: object) -> Outcome:
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
         mock.patch.object(sys, "argv", words),
+        mock.patch.dict(os.environ),
     ):
+        os.environ.pop("COLUMNS", None)  # workers of pytest-xdist have it: tables would wrap
         try:
             cli.main()
             code = 0

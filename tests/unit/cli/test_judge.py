@@ -76,8 +76,7 @@ def test_no_worse_is_success() -> None:
     assert "ort, batch 1 APs undefined undefined" in shown
     assert "ort, batch 1 person 33.60 50.00 +16.40" in shown
     assert "ort, batch 1 max abs 1e-05 1e-05 +0" in shown
-    # On a narrow terminal the name before it is wrapped.
-    assert "100.00 101.01 0.99 (" in shown
+    assert "ort, fp32, batch 1, input to heads, embedded 100.00 101.01 0.99 (" in shown
     assert "NO WORSE no figure of both runs is worse" in shown
 
 
