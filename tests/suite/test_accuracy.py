@@ -125,6 +125,12 @@ def _for_the_embedded_alone(config: pytest.Config) -> None:
         pytest.skip(f"the record is the embedded default's: leave out {', '.join(given)}")
 
 
+def _for_the_scenes(config: pytest.Config) -> None:
+    """Skip what is checked on the images of --coco where they are given."""
+    if config.getoption("--coco") is not None:
+        pytest.skip("checked on the images of --coco; leave it out to check it on the scenes")
+
+
 def test_embedded_checkpoint_is_the_recorded_one() -> None:
     """The reference was measured with the weights and annotations that lie in the repository."""
     record = embedded.reference()
@@ -161,8 +167,12 @@ def test_embedded_map_does_not_depend_on_the_runner(
 
 
 @pytest.mark.stage("evaluate")
-def test_pycocotools_confirms_the_metrics(measure_embedded: Measure, runner_name: str) -> None:
+def test_pycocotools_confirms_the_metrics(
+    measure_embedded: Measure, runner_name: str, pytestconfig: pytest.Config
+) -> None:
     """Its twelve numbers and its AP of each class are the same, of the same detections."""
+    if runner_name == "recorded":
+        _for_the_scenes(pytestconfig)
     _confirm(measure_embedded(runner_name, None))
 
 
@@ -262,8 +272,7 @@ def test_own_model_does_not_drop_on_the_scenes(
     pytestconfig: pytest.Config,
 ) -> None:
     """Where no --coco is given, the same is checked on the embedded scenes."""
-    if pytestconfig.getoption("--coco") is not None:
-        pytest.skip("checked on the images of --coco; leave it out to check it on the scenes")
+    _for_the_scenes(pytestconfig)
     if all(pytestconfig.getoption(option) is None for option in ("--model", "--checkpoint")):
         pytest.skip("needs a model of your own: no --model or --checkpoint was given")
     check_drop(measure_embedded, runner_beside_torch, given_batch)
