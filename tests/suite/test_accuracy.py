@@ -171,8 +171,7 @@ def test_pycocotools_confirms_the_metrics(
     measure_embedded: Measure, runner_name: str, pytestconfig: pytest.Config
 ) -> None:
     """Its twelve numbers and its AP of each class are the same, of the same detections."""
-    if runner_name == "recorded":
-        _for_the_scenes(pytestconfig)
+    _for_the_scenes(pytestconfig)
     _confirm(measure_embedded(runner_name, None))
 
 
