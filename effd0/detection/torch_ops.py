@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import require
 from ..spec import ModelSpec
 from ..types import Floats
-from .anchors import anchor_boxes
+from .boxes import anchor_boxes
 from .heads import HeadOutputs
 from .postprocess import Detections, postprocess
 
@@ -192,33 +192,6 @@ def unpack(packed: Floats, spec: ModelSpec) -> list[Detections | None]:
         one = Detections(kept[:, :4], kept[:, 4], kept[:, 5].astype(np.int64))
         found.append(one if decided else None)
     return found
-
-
-def normalize_on_device(pixels: TorchTensor, spec: ModelSpec) -> TorchTensor:
-    """`effd0.data.preprocess.normalize` of a batch of pixels where they are; see `DeviceSteps`."""
-    return DeviceSteps(spec, pixels.device).normalize(pixels)
-
-
-def detect_on_device(
-    class_heads: Sequence[TorchTensor],
-    box_heads: Sequence[TorchTensor],
-    image_scales: Sequence[float],
-    image_sizes: Sequence[tuple[int, int]],
-    spec: ModelSpec,
-) -> list[Detections]:
-    """
-    `effd0.detection.postprocess.postprocess` of a batch of heads where they are, fp16 and bf16 too.
-
-    Raises `HeadError` naming the head that holds a value which is not finite.
-    """
-    steps = DeviceSteps(spec, class_heads[0].device)
-    geometry = steps.geometry(image_scales, image_sizes)
-    found = unpack(steps.packed(class_heads, box_heads, geometry).cpu().numpy(), spec)
-    images = zip(image_scales, image_sizes, strict=True)
-    return [
-        on_host(class_heads, box_heads, row, scale, size, spec) if one is None else one
-        for row, (one, (scale, size)) in enumerate(zip(found, images, strict=True))
-    ]
 
 
 def on_host(
