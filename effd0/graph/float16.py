@@ -12,8 +12,6 @@ it shows is the error of rounded weights.  Float16 at every node differs about t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,10 +42,9 @@ def to_float16(graph: Any) -> int:
             )
     _separate_scales(graph)
     count = 0
-    for value, tensor, store in list(_weights(graph)):
-        if tensor.dtype == single and not _is_scale(value):
-            store(_rounded(tensor, value.name))
-            value.dtype = half
+    for value in graph.initializers.values():
+        if value.const_value.dtype == single and not _is_scale(value):
+            value.const_value, value.dtype = _rounded(value.const_value, value.name), half
             count += 1
     for node in graph if count else ():
         if node.op_type == "Cast" and node.attributes.get_int("to") == single:
@@ -58,16 +55,6 @@ def to_float16(graph: Any) -> int:
     if count:
         _cast_borders(graph, single, half)
     return count
-
-
-def _weights(graph: Any) -> Iterator[tuple[Any, Any, Callable[[Any], object]]]:
-    """Each constant of *graph*: the tensor that gives it, its value, and what stores another."""
-    for value in graph.initializers.values():
-        yield value, value.const_value, partial(setattr, value, "const_value")
-    for node in graph:
-        if node.op_type in ("Constant", "ConstantOfShape") and "value" in node.attributes:
-            held = node.attributes["value"].as_tensor()
-            yield node.outputs[0], held, partial(set_attribute, node, "value")
 
 
 def _cast_borders(graph: Any, single: Any, half: Any) -> None:

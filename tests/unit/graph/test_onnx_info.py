@@ -357,8 +357,8 @@ PROBLEMS = {
 def test_a_problem_names_place_reason_and_remedy(graph: Any, fatal: bool, said: str) -> None:
     """Each comes with the node, its operator, the reason and the next step."""
     (problem,) = check_support(graph)
-    assert str(problem).startswith(said)
-    assert problem.fatal == fatal
+    assert problem[0].startswith(said)
+    assert problem[1] == fatal
 
 
 def test_a_problem_of_many_nodes_is_reported_once_after_the_fatal() -> None:
@@ -367,7 +367,9 @@ def test_a_problem_of_many_nodes_is_reported_once_after_the_fatal() -> None:
         "g (float[4] x) => (float[4] y) { a = Atanh(x) b = Atanh(a) c = Erf(b) y = Atanh(c) }", 18
     )
     found = check_support(graph)
-    assert [(p.node, p.fatal) for p in found] == [("the model", True), ("a and 2 more", False)]
+    assert [(said.partition(" (")[0], fatal) for said, fatal in found] == [
+        ("the model", True), ("a and 2 more", False)
+    ]  # fmt: skip
 
 
 def test_the_default_edits_remove_what_they_can() -> None:
