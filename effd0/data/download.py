@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,9 +46,8 @@ class Source:
 
     def at(self, mirror: str | None) -> Source:
         """The same file under *mirror*, a URL that stands for the official host."""
-        if mirror is None:
-            return self
-        return Source(mirror.rstrip("/") + urlsplit(self.url).path, self.algorithm, self.digest)
+        path = urlsplit(self.url).path
+        return self if mirror is None else replace(self, url=mirror.rstrip("/") + path)
 
 
 _COCO = "http://images.cocodataset.org"
@@ -59,13 +58,12 @@ COCO_ANNOTATIONS = Source(
 )
 #: torch's convention: the name ends in the first eight digits of the SHA-256.
 CHECKPOINTS = {
-    "tf_efficientdet_d0": Source(
-        f"{_EFFDET}/tf_efficientdet_d0_34-f153e0cf.pth", "sha256", "f153e0cf"
-    ),
-    "efficientdet_d0": Source(f"{_EFFDET}/efficientdet_d0-f3276ba8.pth", "sha256", "f3276ba8"),
-    "tf_efficientdet_d0_ap": Source(
-        f"{_EFFDET}/tf_efficientdet_d0_ap-d0cdbd0a.pth", "sha256", "d0cdbd0a"
-    ),
+    arch: Source(f"{_EFFDET}/{name}-{digits}.pth", "sha256", digits)
+    for arch, name, digits in (
+        ("tf_efficientdet_d0", "tf_efficientdet_d0_34", "f153e0cf"),
+        ("efficientdet_d0", "efficientdet_d0", "f3276ba8"),
+        ("tf_efficientdet_d0_ap", "tf_efficientdet_d0_ap", "d0cdbd0a"),
+    )
 }
 
 
@@ -83,18 +81,12 @@ def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path
 
     What is there already is left as it is.  Raises `FetchError` or `OutputError`.
     """
-    members = {
-        COCO_IMAGES: ("val2017/", root / "val2017"),
-        COCO_ANNOTATIONS: (
-            "annotations/instances_val2017.json",
-            root / "annotations" / "instances_val2017.json",
-        ),
-    }
-    for source, (member, target) in members.items():
-        if not target.exists():
+    instances = "annotations/instances_val2017.json"
+    for source, member in ((COCO_IMAGES, "val2017/"), (COCO_ANNOTATIONS, instances)):
+        if not (root / member).exists():
             with writing_to(root):
                 archive = download(source.at(mirror), root / source.name, on_bytes)
-                unpack(archive, member, target)
+                unpack(archive, member, root / member)
                 archive.unlink()
     return root
 
