@@ -30,55 +30,29 @@ def test_embedded_images_come_by_rising_id(embedded_dataset: Dataset) -> None:
     assert list(check_images(embedded_dataset.samples)) == list(embedded_dataset.samples)
 
 
-def test_images_are_sorted_by_id_not_by_place(tmp_path: Path) -> None:
-    """The order of the annotation file and of file names has no say."""
-    content = coco_content()
-    content["images"].reverse()
-    content["images"][0]["file_name"] = "0.png"
-    dataset = load_coco(write_coco(tmp_path, content))
-    assert dataset.image_ids == [10, 20, 30]
-    assert [sample.path.name for sample in dataset.samples] == ["1.png", "2.png", "0.png"]
-    assert {sample.size for sample in dataset.samples} == {(40, 30)}
-    assert dataset.categories == {1: "person", 2: "bicycle"}
+@pytest.mark.parametrize("limit", [1, 2, 9, None], ids="limit={}".format)
+def test_the_first_by_id_are_kept(limit: int | None, tmp_path: Path) -> None:
+    """
+    The order of the annotation file and of names has no say; what is left out may be missing.
 
-
-@pytest.mark.parametrize("limit", [1, 3, 9, None], ids="limit={}".format)
-def test_image_limit_keeps_the_first_by_id(limit: int | None, tmp_path: Path) -> None:
-    """A limited dataset holds the annotations of its own images only, and says it is limited."""
-    content = coco_content()
-    content["images"].reverse()
-    dataset = load_coco(write_coco(tmp_path, content), image_limit=limit)
-    assert dataset.image_ids == [10, 20, 30][:limit]
-    assert [annotation["image_id"] for annotation in dataset.annotations] == dataset.image_ids
-    assert dataset.total == 3
-    assert dataset.limited == (limit == 1)
-
-
-def test_objects_beyond_the_limit_are_counted_by_category(tmp_path: Path) -> None:
-    """Crowds, which nobody has to find, are not; without a limit nothing is left out."""
+    Objects of images left out are counted by category, but for crowds, which nobody has to find.
+    """
     content = coco_content(4)
     content["annotations"][3]["iscrowd"] = 1
+    content["images"].reverse()
+    content["images"][3]["file_name"] = "z.png"
     root = write_coco(tmp_path, content)
-    assert load_coco(root, image_limit=1).left_out == {1: 1, 2: 1}
-    assert load_coco(root, image_limit=2).left_out == {2: 1}
-    assert load_coco(root).left_out == {}
-
-
-def test_files_left_out_by_the_limit_may_be_missing(tmp_path: Path) -> None:
-    """Only what will be read must be there."""
-    root = write_coco(tmp_path)
-    (root / "val2017" / "3.png").unlink()
-    assert load_coco(root, image_limit=2).image_ids == [10, 20]
-
-
-def test_another_split_is_read_from_its_own_folder(tmp_path: Path) -> None:
-    """The split's name stands in the annotation file's name and in the images' folder."""
-    root = write_coco(tmp_path)
-    (root / "val2017").rename(root / "mine")
-    (root / "annotations" / "instances_val2017.json").rename(
-        root / "annotations" / "instances_mine.json"
-    )
-    assert {s.path.parent.name for s in load_coco(root, "mine").samples} == {"mine"}
+    if limit == 2:
+        (root / "val2017" / "3.png").unlink()
+    dataset = load_coco(root, image_limit=limit)
+    assert dataset.image_ids == [10, 20, 30, 40][:limit]
+    names = ["z.png", "2.png", "3.png", "4.png"]
+    assert [sample.path.name for sample in dataset.samples] == names[:limit]
+    assert {sample.size for sample in dataset.samples} == {(40, 30)}
+    assert [annotation["image_id"] for annotation in dataset.annotations] == dataset.image_ids
+    assert dataset.categories == {1: "person", 2: "bicycle"}
+    assert (dataset.total, dataset.limited) == (4, limit in (1, 2))
+    assert dataset.left_out == {1: {1: 1, 2: 1}, 2: {2: 1}}.get(limit or 0, {})
 
 
 def test_pictures_that_nobody_names_are_reported(tmp_path: Path) -> None:
