@@ -97,13 +97,11 @@ def test_scales_that_only_a_resize_reads_stay_where_they_are() -> None:
 @pytest.mark.parametrize(
     "graph",
     [
-        pytest.param(parsed("g (float[2] x) => (float[2] y) { y = Relu(x) }"), id="no-weights"),
         pytest.param(
             parsed("g (int64[2] x) => (int64[2] y) <int64 w = {2}> { y = Mul(x, w) }"),
             id="integers",
         ),
         pytest.param(pad_model(dtype=np.float16), id="float16-already"),
-        pytest.param(done(), id="done-before"),
     ],
 )
 def test_a_graph_without_float32_weights_has_nothing_to_do(graph: Any) -> None:
