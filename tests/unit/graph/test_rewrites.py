@@ -197,17 +197,6 @@ def test_an_exact_edit_of_padding_keeps_every_bit(edit: str, graph: Any) -> None
         assert (after.dtype, after.tolist()) == (x.dtype, before.tolist())
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
-@pytest.mark.parametrize(("edit", "value"), [("finite-pad", -65504.0), ("zero-pad", 0.0)])
-def test_a_new_filler_has_the_dtype_of_its_graph(edit: str, value: float, dtype: Any) -> None:
-    """The recipe wrote a float16 zero into a float32 graph."""
-    graph = pad_model(dtype=dtype)
-    assert matches(graph, edit) == [1]
-    (filler,) = [t for t in graph.graph.initializer if t.name == graph.graph.node[0].input[2]]
-    array = numpy_helper.to_array(filler)
-    assert (array.dtype, array.shape, float(array)) == (dtype, (), value)
-
-
 def test_zero_pad_changes_the_border_and_nothing_else() -> None:
     """Windows that reach into the padding give the zero; those inside are as they were."""
     graph = pad_model()
