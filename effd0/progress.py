@@ -49,21 +49,19 @@ class _Rate(ProgressColumn):
 @contextlib.contextmanager
 def progress(what: str, total: int, console: Console = STDERR) -> Iterator[Callable[[int], None]]:
     """Yield a function that is called with the number of pieces just done."""
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, _Rate(), TimeRemainingColumn(), console=console) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
-    else:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    live, done = console.is_terminal, 0
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not live) as bar:
+        task = bar.add_task(what, total=total)
         start = last = time.perf_counter()
-        done = 0
 
         def advance(count: int) -> None:
-            """Print at most one line in `LOG_EVERY_S`, and the last one always."""
+            """In a log, print at most one line in `LOG_EVERY_S`, and the last one always."""
             nonlocal done, last
+            bar.advance(task, count)
             done += count
             now = time.perf_counter()
-            if done < total and now - last < LOG_EVERY_S:
+            if live or (done < total and now - last < LOG_EVERY_S):
                 return
             last = now
             rate = done / max(now - start, 1e-9)

@@ -65,7 +65,7 @@ def compare_tensors(reference: Tensors, candidate: Tensors) -> list[TensorDiff]:
     Raises `HeadError` where names or shapes are not the same.
     """
     check_pair(reference, candidate)
-    diffs = [_difference(name, reference[name], candidate[name]) for name in reference]
+    diffs = [_measured(name, reference[name], candidate[name]) for name in reference]
     return sorted(diffs, key=lambda diff: -diff.max_abs)
 
 
@@ -78,7 +78,7 @@ def check_pair(reference: Tensors, candidate: Tensors) -> None:
             raise HeadError(f"{name} is {candidate[name].shape}, but {wanted.shape} was wanted")
 
 
-def _difference(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
+def _measured(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
     wanted, got = np.ravel(reference), np.ravel(candidate)
     delta = np.empty(wanted.size, np.promote_types(np.float32, np.result_type(wanted, got)))
     sums = np.zeros(4)

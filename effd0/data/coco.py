@@ -245,7 +245,7 @@ def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
         raise DatasetError(f"{path} is not a COCO file: {error}; correct the file") from error
     except ValueError as error:
         raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
-    if problems := list(_problems(content)):
+    if problems := list(_mistakes(content)):
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DatasetError(
             f"{path} cannot be scored: {'; '.join(problems[:SHOWN])}{more}; correct the file"
@@ -253,7 +253,7 @@ def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
     return content
 
 
-def _problems(content: dict[str, Any]) -> Iterator[str]:
+def _mistakes(content: dict[str, Any]) -> Iterator[str]:
     """What would make COCO's metric wrong without a word."""
     if not content["images"]:
         yield "it lists no image"

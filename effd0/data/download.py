@@ -86,7 +86,7 @@ def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path
         if not (root / member).exists():
             with writing_to(root):
                 archive = download(source.at(mirror), root / source.name, on_bytes)
-                unpack(archive, member, root / member)
+                unzip(archive, member, root / member)
                 archive.unlink()
     return root
 
@@ -97,12 +97,9 @@ def download(source: Source, out: Path, on_bytes: OnBytes) -> Path:
 
     Raises `FetchError` if the server fails for good or the checksum is wrong.
     """
-    if out.exists():
-        _check(source, out)
-        return out
+    there, part = out.exists(), out.with_name(f"{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.part")
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, ATTEMPTS + 1) if not there else ():
         try:
             _receive(source.url, part, on_bytes)
             break
@@ -114,13 +111,15 @@ def download(source: Source, out: Path, on_bytes: OnBytes) -> Path:
                     f"{source.url} broke off {ATTEMPTS} times: {error}; "
                     f"run the command again, it goes on from {part}"
                 ) from error
-    try:
-        _check(source, part)
-    except FetchError:
-        part.unlink()  # going on from a wrong file can never end well
-        raise
-    part.replace(out)
-    return out
+    path = out if there else part
+    found = digest(path, source.algorithm)
+    if found.startswith(source.digest):
+        return path.replace(out)
+    part.unlink(missing_ok=True)  # going on from a wrong file can never end well
+    raise FetchError(
+        f"{path} has {source.algorithm} {found}, but {source.digest} was published "
+        f"for {source.url}; remove it and try again"
+    )
 
 
 def _receive(url: str, part: Path, on_bytes: OnBytes) -> None:
@@ -145,23 +144,14 @@ def _receive(url: str, part: Path, on_bytes: OnBytes) -> None:
             raise requests.ConnectionError(f"{done} of {total} bytes came")
 
 
-def _check(source: Source, path: Path) -> None:
-    found = digest(path, source.algorithm)
-    if not found.startswith(source.digest):
-        raise FetchError(
-            f"{path} has {source.algorithm} {found}, but {source.digest} was published "
-            f"for {source.url}; remove it and try again"
-        )
-
-
-def unpack(archive: Path, member: str, target: Path) -> None:
+def unzip(archive: Path, member: str, target: Path) -> None:
     """
-    Unpack *member* (a file, or a folder ending in ``/``) of a zip file as *target*.
+    Unzip *member* (a file, or a folder ending in ``/``) of a zip file as *target*.
 
     *target* appears when all of it is there.  Raises `FetchError` for a broken archive.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".unpack.", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=".unzip.", dir=target.parent))
     try:
         with zipfile.ZipFile(archive) as file:
             names = [name for name in file.namelist() if name.startswith(member)]

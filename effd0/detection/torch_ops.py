@@ -30,14 +30,6 @@ BLOCK = 512
 ROUNDS = 12
 
 
-def earlier(spec: ModelSpec, device: Any) -> TorchTensor:
-    """Who may suppress whom of a block: what is kept all of it, and of the block who is before."""
-    kept = np.ones((spec.max_detections, BLOCK), bool)
-    own = np.triu(np.ones((BLOCK, BLOCK), bool), 1)
-    tensor: Any = require("torch", extra="torch").tensor(np.concatenate([kept, own]), device=device)
-    return tensor
-
-
 def greedy_nms(
     torch: Any, candidates: TorchTensor, may_suppress: TorchTensor, spec: ModelSpec
 ) -> tuple[TorchTensor, TorchTensor, TorchTensor]:
@@ -45,7 +37,8 @@ def greedy_nms(
     The first ``spec.max_detections`` of *candidates* that `effd0.detection.boxes.nms` keeps.
 
     *torch* is the module, whose import a compiler could not follow.  *candidates* is (N, n,
-    `FIELDS`) by falling score, *may_suppress* what `earlier` gives.  Returns the kept in their
+    `FIELDS`) by falling score, *may_suppress* tells who may suppress whom of what is kept and of a
+    block.  Returns the kept in their
     order, filled up, their number in each image, and whether that is decided.
     """
     most, rows = spec.max_detections, candidates.shape[0]
@@ -97,7 +90,10 @@ class DeviceSteps:
             for three in (spec.mean, spec.std)
         )
         self._anchors = torch.tensor(anchor_boxes(spec), device=device)
-        self._earlier = earlier(spec, device)
+        # Of a block, who is before may suppress, and what is kept all of it.
+        kept = np.ones((spec.max_detections, BLOCK), bool)
+        own = np.triu(np.ones((BLOCK, BLOCK), bool), 1)
+        self._earlier = torch.tensor(np.concatenate([kept, own]), device=device)
 
     def geometry(self, scales: Sequence[float], sizes: Sequence[tuple[int, int]]) -> TorchTensor:
         """What `packed` wants to know of images: image_scale, width, height; (N, 3) float32."""

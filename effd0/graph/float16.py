@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError, require
-from .rewrite import add_constant, constant, make, set_attribute
+from .rewrite import add_constant, constant, new_node, set_attribute
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 #: Inputs of Resize that are no data, float32 by definition.
@@ -60,13 +60,13 @@ def to_float16(graph: Any) -> int:
 def _cast_borders(graph: Any, single: Any, half: Any) -> None:
     """Cast float32 inputs to float16 and outputs back; the names at the borders stay."""
     for value in [v for v in graph.inputs if v.dtype == single and not v.is_initializer()]:
-        cast = make("Cast", [value], to=half)
+        cast = new_node("Cast", [value], to=half)
         graph.insert_before(graph[0], cast)
         value.replace_all_uses_with(cast.outputs[0])
         cast.replace_input_with(0, value)
     for index, inner in enumerate(graph.outputs):
         if inner.dtype == single and inner.producer() is not None:
-            cast = make("Cast", [inner], to=single)
+            cast = new_node("Cast", [inner], to=single)
             outer, name = cast.outputs[0], inner.name
             outer.type, outer.shape, inner.type, inner.shape = inner.type, inner.shape, None, None
             graph.outputs[index] = outer

@@ -157,15 +157,15 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
         for layout in ((3, size, size), (size, size, 3))
     ):
         raise ExportError(
-            f"input {inputs[0].name} of {path} is {_shown(sides)}, but "
-            f"{_shown((None, 3, size, size))} was wanted; export it for images of {size} pixels"
+            f"input {inputs[0].name} of {path} is {_sides(sides)}, but "
+            f"{_sides((None, 3, size, size))} was wanted; export it for images of {size} pixels"
         )
     _check_outputs(path, {value.name: sides_of(value)[1:] for value in model.graph.output}, spec)
     origin = {entry.key: entry.value for entry in model.metadata_props}
     return ModelFile(path, precision_of(model), sides[0], origin)
 
 
-def _shown(sides: Sides) -> str:
+def _sides(sides: Sides) -> str:
     return f"({', '.join('N' if side is None else str(side) for side in sides)})"
 
 
@@ -174,12 +174,12 @@ def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> No
     if any(None in sides for sides in outputs.values()):
         return  # what is not declared is seen when it is run
     wanted = spec.head_shapes
-    shown = {name: _shown(sides) for name, sides in outputs.items()}
+    shown = {name: _sides(sides) for name, sides in outputs.items()}
     if outputs.keys() == wanted.keys():
         wrong = [name for name in wanted if outputs[name] != wanted[name]]
         if wrong:
             raise ExportError(
-                f"output {wrong[0]} of {path} is {shown[wrong[0]]}, but {_shown(wanted[wrong[0]])} "
+                f"output {wrong[0]} of {path} is {shown[wrong[0]]}, but {_sides(wanted[wrong[0]])} "
                 f"was wanted: names and shapes do not fit together, all outputs are {shown}; "
                 "export it with each head under its own name"
             )
@@ -231,7 +231,7 @@ def check_support(model: Any) -> list[tuple[str, bool]]:
     where no known version goes on.
     """
     places: dict[tuple[str, str, bool], list[str]] = {}
-    for place, op, said, fatal in _problems(model):
+    for place, op, said, fatal in _stumbles(model):
         places.setdefault((op, said, fatal), []).append(place)
     found = [
         (f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} ({op}): {said}", fatal)
@@ -240,7 +240,7 @@ def check_support(model: Any) -> list[tuple[str, bool]]:
     return sorted(found, key=lambda problem: not problem[1])
 
 
-def _problems(model: Any) -> Iterator[tuple[str, str, str, bool]]:
+def _stumbles(model: Any) -> Iterator[tuple[str, str, str, bool]]:
     """Place, operator, words and whether it is fatal of each problem, in the graph's order."""
     advice = "export with 'effd0 export', which leaves at most the batch free"
     for value in fed_inputs(model):

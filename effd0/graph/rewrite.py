@@ -98,7 +98,7 @@ def add_constant(graph: Any, name: str, array: npt.NDArray[Any]) -> Any:
     return value
 
 
-def make(op: str, inputs: Sequence[Any], **attributes: Any) -> Any:
+def new_node(op: str, inputs: Sequence[Any], **attributes: Any) -> Any:
     """A node of operator *op* on the tensors *inputs*, in no graph yet."""
     return require("onnx_ir", extra="onnx").node(op, inputs, attributes)
 

@@ -36,8 +36,8 @@ from .rewrite import (
     axes_of,
     constant,
     each,
-    make,
     map_shape,
+    new_node,
     set_attribute,
 )
 
@@ -147,7 +147,7 @@ def _folded(node: Any) -> Sequence[Any] | None:
     if not np.isfinite(folded).all():
         return None
     named = add_constant(node.graph, f"{node.outputs[0].name}_weight", folded)
-    return [make("Mul", [source, named])]
+    return [new_node("Mul", [source, named])]
 
 
 def _added(node: Any) -> Sequence[Any] | None:
@@ -163,7 +163,7 @@ def _added(node: Any) -> Sequence[Any] | None:
         return None
     total, additions = layers[0].inputs[0], []
     for layer in layers[1:]:
-        additions.append(make("Add", [total, layer.inputs[0]]))
+        additions.append(new_node("Add", [total, layer.inputs[0]]))
         total = additions[-1].outputs[0]
     return additions
 
@@ -179,12 +179,12 @@ def _pooled(node: Any, step: int | None = None) -> Sequence[Any] | None:
     if shape is None or not spatial:
         return None
     if step is None:
-        return [make("GlobalAveragePool", node.inputs[:1])]
+        return [new_node("GlobalAveragePool", node.inputs[:1])]
     if any(side is None or side % step for side in shape[2:]):
         return None
     kernel = [side // step for side in shape[2:] if side is not None]
-    part = make("AveragePool", node.inputs[:1], kernel_shape=kernel, strides=kernel)
-    return [part, make("GlobalAveragePool", part.outputs)]
+    part = new_node("AveragePool", node.inputs[:1], kernel_shape=kernel, strides=kernel)
+    return [part, new_node("GlobalAveragePool", part.outputs)]
 
 
 def _convolved(node: Any) -> Sequence[Any] | None:
@@ -195,11 +195,11 @@ def _convolved(node: Any) -> Sequence[Any] | None:
             continue
         weight = np.full((shape[1], 1, 1, 1), factor.reshape(()), factor.dtype)
         kernel = add_constant(node.graph, f"{node.outputs[0].name}_scale", weight)
-        return [make("Conv", [source, kernel], group=shape[1], kernel_shape=[1, 1])]
+        return [new_node("Conv", [source, kernel], group=shape[1], kernel_shape=[1, 1])]
     return None
 
 
-def _spread(node: Any) -> Sequence[Any] | None:
+def _gated(node: Any) -> Sequence[Any] | None:
     """A product with what is one number a channel, repeated over all rows and columns before."""
     for source, gate in permutations(node.inputs):
         shape, per_channel = map_shape(source), map_shape(gate)
@@ -210,8 +210,8 @@ def _spread(node: Any) -> Sequence[Any] | None:
         name, repeats = node.outputs[0].name, np.array([1, 1, *shape[2:]], np.float32)
         region = add_constant(node.graph, f"{name}_region", np.empty(0, np.float32))
         scales = add_constant(node.graph, f"{name}_repeats", repeats)
-        wide = make("Resize", [gate, region, scales], **_NEAREST)
-        return [wide, make("Mul", [source, wide.outputs[0]])]
+        wide = new_node("Resize", [gate, region, scales], **_NEAREST)
+        return [wide, new_node("Mul", [source, wide.outputs[0]])]
     return None
 
 
@@ -244,7 +244,7 @@ _EDITS = (
     GraphEdit("scale-convs", each("Mul", _convolved),
               "turns products of a feature map and one constant into depthwise 1x1 convolutions",
               "ONNX Runtime on a CPU computes them in its blocked layout and adds them in passing"),
-    GraphEdit("spread-gates", each("Mul", _spread),
+    GraphEdit("spread-gates", each("Mul", _gated),
               "repeats what multiplies whole channels over rows and columns (Resize), where sizes "
               "are fixed",
               "ONNX Runtime on a CPU multiplies in its blocked layout; two reorderings less each"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from effd0.data import download as fetch
-from effd0.data.download import Source, download, unpack
+from effd0.data.download import Source, download, unzip
 from effd0.errors import FetchError, OutputError
 from effd0.spec import ModelSpec
 from tests.helpers import FakeHost, serving
@@ -200,7 +200,7 @@ def test_a_target_appears_whole_or_not_at_all(
         data[second + zeroed : second + zeroed + 10] = bytes(10)
     archive.write_bytes(data[:keep])
     with pytest.raises(FetchError, match=rf"images\.zip {message}"):
-        unpack(archive, member, tmp_path / "root" / "val2017")
+        unzip(archive, member, tmp_path / "root" / "val2017")
     assert list((tmp_path / "root").iterdir()) == []
 
 
