@@ -61,12 +61,7 @@ class RemoteFiles(LocalFiles):
 
     def shown(self, path: Path) -> str:
         """The URL of *path*."""
-        url = url_of(path)
-        if url is None:
-            raise DatasetError(
-                f"{path} is no URL of a file system that fsspec knows; give a local one"
-            )
-        return url
+        return url_of(path) or super().shown(path)
 
     def read(self, path: Path) -> bytes | None:
         """The content of the file *path*; None where there is none."""

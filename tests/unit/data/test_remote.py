@@ -219,12 +219,6 @@ def test_without_fsspec_only_what_looks_like_a_url_needs_it(
         url_of(Path("s3://bucket/coco"))
 
 
-def test_a_local_root_is_not_remote(tmp_path: Path) -> None:
-    """Who asks for the wrong loader, or writes an unknown scheme, is told so."""
-    with pytest.raises(DatasetError, match=r"nothing:/bucket/.* is no URL of a file system that"):
-        load(Path("nothing://bucket"), tmp_path)
-
-
 @pytest.mark.parametrize(
     ("lost", "message"),
     [

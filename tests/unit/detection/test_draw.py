@@ -55,8 +55,8 @@ def touched(picture: Picture) -> npt.NDArray[np.bool_]:
 
 def extent(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """First column and row, last column and row in which *mask* holds anything."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
 
 
 def test_a_box_is_an_outline_of_the_pixels_it_covers(image: Path) -> None:

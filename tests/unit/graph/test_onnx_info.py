@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effd0.errors import Effd0Error, ExportError, GraphError
+from effd0.errors import ExportError, GraphError
 from effd0.graph.onnx_info import ModelFile, check_support, model_input, read_model
 from tests.helpers import TINY
 from tests.helpers.onnx_models import halved, head_model, pad_model, parsed
@@ -31,13 +31,6 @@ def read(model: Any, folder: Path) -> ModelFile:
     path = folder / "d0.onnx"
     onnx.save(model, str(path))
     return read_model(path, TINY)
-
-
-def refusal(model: Any, folder: Path, kind: type[Effd0Error] = ExportError) -> str:
-    """What the error says of *model*, without the folder."""
-    with pytest.raises(kind) as caught:
-        read(model, folder)
-    return str(caught.value).replace(str(folder / "d0.onnx"), "FILE")
 
 
 @pytest.mark.parametrize("batch", [None, 16], ids=["free", "batch=16"])
@@ -124,129 +117,80 @@ def test_a_file_that_is_no_model_is_refused(
     assert "make it with 'effd0 export'" in str(caught.value)
 
 
-def test_an_invalid_model_is_refused(tmp_path: Path) -> None:
-    """The checker's reason is shown in one line; shapes are inferred too."""
-    model = heads()
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 26
-    said = refusal(model, tmp_path, GraphError)
-    assert re.match(r"FILE is an invalid ONNX model: .*nference.*; export it again$", said)
+# Inputs and outputs.
 
 
-# Inputs.
+def sigmoid(opset: int = 11, sides: str = "N,3,512,512", kind: str = "float", to: str = "") -> Any:
+    """Return a graph that any ATC takes, but for what is given; *to* are its output's sides."""
+    fed, given = f"{kind}[{sides}] x", f"{kind}[{to or sides}] y"
+    return parsed(f"g ({fed}) => ({given}) {{ y = Sigmoid(x) }}", opset)
 
 
-def test_two_inputs_are_refused(tmp_path: Path) -> None:
-    """Heads come from images alone; a scale belongs to decoding."""
-    model = heads()
-    model.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, [1]))
-    assert refusal(model, tmp_path) == (
-        "FILE has the inputs ['x.1', 'scale'], but an EfficientDet-D0 has one; "
-        "export it with its heads alone"
-    )
-
-
-def test_weights_among_the_inputs_are_none(tmp_path: Path) -> None:
-    """Old exporters list initializers as inputs too."""
+def listing_weights() -> Any:
+    """A model that lists initializers as inputs too, as old exporters do."""
     model = heads(batch=2)
     for tensor in model.graph.initializer:
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         model.graph.input.insert(0, value)
-    assert read(model, tmp_path).batch == 2
-
-
-def _fed(*sides: int | str) -> Any:
-    """A model whose input is declared to be of *sides*, and its outputs not at all."""
-    model = heads()
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x.1", TensorProto.FLOAT, sides))
-    for node in model.graph.node:
-        node.input[:] = ["fed" if name == "x.1" else name for name in node.input]
-    # What comes behind is of its own shape, whatever is fed.
-    shape = numpy_helper.from_array(np.array([-1, 3, 128, 128], np.int64), "shape")
-    model.graph.initializer.append(shape)
-    model.graph.node.insert(0, helper.make_node("Reshape", ["x.1", "shape"], ["fed"]))
     return model
 
 
-@pytest.mark.parametrize(
-    ("sides", "batch"), [(("N", 3, "H", "W"), None), ((4, 128, 128, 3), 4)], ids=["free", "nhwc"]
-)
-def test_images_either_way_are_taken(
-    sides: tuple[int | str, ...], batch: int | None, tmp_path: Path
-) -> None:
-    """What is declared may be free, and channels may be last."""
-    assert read(_fed(*sides), tmp_path).batch == batch
+RENAMED = {f"t{n}": shape for n, shape in enumerate(reversed(SHAPES.values()))}
 
 
 @pytest.mark.parametrize(
-    "sides", [("N", 3, 64, 64), ("N", 1, 128, 128), (3, 128, 128)], ids=["small", "grey", "rank-3"]
-)
-def test_other_inputs_are_refused(sides: tuple[int | str, ...], tmp_path: Path) -> None:
-    """The message shows its shape beside the one wanted."""
-    assert refusal(_fed(*sides), tmp_path) == (
-        f"input x.1 of FILE is ({', '.join(map(str, sides))}), but (N, 3, 128, 128) was wanted; "
-        "export it for images of 128 pixels"
-    )
-
-
-# Outputs.
-
-
-def test_heads_are_known_by_shape(tmp_path: Path) -> None:
-    """Under other names and in another order they are still these heads."""
-    names = {f"t{n}": shape for n, shape in enumerate(reversed(SHAPES.values()))}
-    read(head_model(names), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
+    ("model", "batch"),
     [
-        pytest.param(
-            {n: s for n, s in SHAPES.items() if n != "box_p7"}, "['box_p7'] are missing", id="lost"
-        ),
-        pytest.param(
-            {**SHAPES, "again": SHAPES["class_p6"]},
-            "['class_p6'] could each be several outputs",
-            id="twice",
-        ),
-        pytest.param({**SHAPES, "scores": (5, 4, 4)}, "5 outputs are there", id="one-more"),
+        pytest.param(listing_weights(), 2, id="weights-among-the-inputs"),
+        pytest.param(head_model(RENAMED), None, id="heads-of-other-names"),
+        # Sides that only a run shows are not guessed at.
+        pytest.param(sigmoid(sides="N,3,H,W"), None, id="free-sides"),
+        pytest.param(sigmoid(sides="4,128,128,3", to="a,b,c,d"), 4, id="channels-last"),
     ],
 )
-def test_other_outputs_are_refused(
-    shapes: dict[str, tuple[int, ...]], message: str, tmp_path: Path
-) -> None:
-    """What is wrong, all that is there, and what to export instead."""
-    said = refusal(head_model(shapes), tmp_path)
-    assert f"are not the ten heads of an EfficientDet-D0: {message}; heads are known by" in said
-    for name, sides in shapes.items():
-        assert f"'{name}': '({', '.join(map(str, sides))})'" in said
-    assert said.endswith("; export the network without decoding and NMS")
+def test_other_forms_of_a_d0_are_taken(model: Any, batch: int | None, tmp_path: Path) -> None:
+    """Heads are known by name or shape, and shapes may be free."""
+    assert read(model, tmp_path).batch == batch
 
 
-def test_names_over_other_shapes_are_refused(tmp_path: Path) -> None:
-    """Where all names are known, a shape under a wrong one is a fault and not another name."""
-    swapped = SHAPES | {"class_p6": SHAPES["box_p6"], "box_p6": SHAPES["class_p6"]}
-    said = refusal(head_model(swapped), tmp_path)
-    assert said.startswith(
-        "output class_p6 of FILE is (36, 2, 2), but (27, 2, 2) was wanted: names and shapes do not "
-        "fit together, all outputs are {'class_p6': '(36, 2, 2)', "
-    )
-    assert said.endswith("; export it with each head under its own name")
+def invalid() -> Any:
+    """A model that declares another shape than it gives."""
+    model = heads()
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 26
+    return model
 
 
-def test_free_shapes_are_left_to_the_run(tmp_path: Path) -> None:
-    """Sides that only a run shows are not guessed at."""
-    model = head_model({"a": (9, 4, 4), "b": (9, 2, 2)})
-    dims = model.graph.output[0].type.tensor_type.shape.dim
-    dims[2].dim_param = dims[3].dim_param = "side"
-    read(model, tmp_path)
+SIZE = r"but \(N, 3, 128, 128\) was wanted; export it for images of 128 pixels$"
+OTHER = "the outputs of FILE are not the ten heads of an EfficientDet-D0: "
+SWAPPED = SHAPES | {"class_p6": SHAPES["box_p6"], "box_p6": SHAPES["class_p6"]}
+#: Model -> what the error says.
+REFUSED = {
+    "invalid": (invalid(), "FILE is an invalid ONNX model: .*nference.*; export it again$"),
+    "two-inputs": (pad_model(constants_are="inputs"),
+        r"FILE has the inputs \['x', .*\], but an Eff.* has one; export it with its heads alone$"),
+    "smaller": (sigmoid(sides="N,3,64,64"), rf"input x of FILE is \(N, 3, 64, 64\), {SIZE}"),
+    "grey": (sigmoid(sides="N,1,128,128"), rf"input x of FILE is \(N, 1, 128, 128\), {SIZE}"),
+    "no-batch": (sigmoid(sides="3,128,128"), rf"input x of FILE is \(3, 128, 128\), {SIZE}"),
+    "head-lost": (head_model({n: s for n, s in SHAPES.items() if n != "box_p7"}),
+        rf"{OTHER}\['box_p7'\] are missing; .* the outputs are .*; export the network without"),
+    "head-twice": (head_model({**SHAPES, "again": SHAPES["class_p6"]}),
+        rf"{OTHER}\['class_p6'\] could each be .* 'again': '\(27, 2, 2\)'.*; export the network"),
+    "one-more": (head_model({**SHAPES, "scores": (5, 4, 4)}), f"{OTHER}5 outputs are there; heads"),
+    "names-swapped": (head_model(SWAPPED),
+        r"output class_p6 of FILE is \(36, 2, 2\), but \(27, 2, 2\) was wanted: .*own name$"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_d0_is_refused(model: Any, message: str, tmp_path: Path) -> None:
+    """The message says what is there, what was wanted, and what to export instead."""
+    kind = GraphError if "invalid" in message else ExportError
+    with pytest.raises(kind) as caught:
+        read(model, tmp_path)
+    assert re.match(message, str(caught.value).replace(str(tmp_path / "d0.onnx"), "FILE"))
 
 
 # What ATC takes.
-
-
-def sigmoid(opset: int = 11, sides: str = "N,3,512,512", kind: str = "float") -> Any:
-    """Return a graph that any ATC takes, but for what is given."""
-    return parsed(f"g ({kind}[{sides}] x) => ({kind}[{sides}] y) {{ y = Sigmoid(x) }}", opset)
 
 
 def shapeless() -> Any:
