@@ -12,6 +12,7 @@ Every image of the annotation file counts, those without annotation too.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,8 @@ COCO_CATEGORIES: list[dict[str, Any]] = json.loads(
 )
 #: Category id -> name.
 NAMES: dict[int, str] = {category["id"]: category["name"] for category in COCO_CATEGORIES}
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+#: Names of pictures that lie right in their folder.
+PICTURE = re.compile(r"[^/]+\.(jpe?g|png|bmp|webp)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,9 @@ class LocalFiles:
         """How errors call *path*."""
         return str(path)
 
-    def read(self, path: Path) -> bytes | None:
-        """The content of the file *path*; None where there is none."""
-        return path.read_bytes() if path.exists() else None
-
-    def kept(self, path: Path, data: bytes) -> Path:
-        """Where the *data* of the file *path* lie on this host."""
-        del data
-        return path
+    def local(self, path: Path) -> Path | None:
+        """Where the file *path* lies on this host; None where there is none."""
+        return path if path.exists() else None
 
     def names(self, folder: Path, wanted: Sequence[str]) -> set[str]:
         """The names of files in *folder*, and those *wanted* that are below it."""
@@ -113,17 +110,16 @@ def load_coco(
     if image_limit is not None and image_limit < 1:
         raise DatasetError(f"--image-limit is {image_limit}, but must be at least 1")
     path, folder = annotation_path(root, split), root / split
-    called = files.shown(path)
-    try:
-        data = files.read(path)
-    except OSError as error:
-        raise DatasetError(f"{called} cannot be read: {error}; make it readable") from error
-    if data is None:
+    called, annotation_file = files.shown(path), files.local(path)
+    if annotation_file is None:
         raise DatasetError(
             f"{called} does not exist; give --root the folder that holds annotations/ "
             "and the images' folder, and --split its name"
         )
-    content = parse_annotations(data, called)
+    try:
+        content = parse_annotations(annotation_file.read_bytes(), called)
+    except OSError as error:
+        raise DatasetError(f"{called} cannot be read: {error}; make it readable") from error
     images = sorted(content["images"], key=lambda image: image["id"])
     chosen = images[:image_limit]
     names = files.names(folder, [image["file_name"] for image in chosen])
@@ -131,12 +127,11 @@ def load_coco(
         raise DatasetError(
             f"{files.shown(folder)} is not a folder with images; those of the split belong there"
         )
-    missing = [image["file_name"] for image in chosen if image["file_name"] not in names]
-    _refuse([f"{Path(name).name} is missing" for name in missing], files.shown(folder))
-    named, ids = {image["file_name"] for image in images}, {image["id"] for image in chosen}
-    extra = [n for n in names - named if "/" not in n and Path(n).suffix.lower() in IMAGE_SUFFIXES]
+    missing = [Path(i["file_name"]).name for i in chosen if i["file_name"] not in names]
+    _refuse([f"{name} is missing" for name in missing], files.shown(folder))
+    ids, extra = {image["id"] for image in chosen}, names - {i["file_name"] for i in images}
     return Dataset(
-        annotation_file=files.kept(path, data),
+        annotation_file=annotation_file,
         samples=tuple(
             Sample(image["id"], folder / image["file_name"], (image["width"], image["height"]))
             for image in chosen
@@ -144,7 +139,7 @@ def load_coco(
         annotations=tuple(a for a in content["annotations"] if a["image_id"] in ids),
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(images),
-        extra_files=tuple(sorted(extra)),
+        extra_files=tuple(sorted(n for n in extra if PICTURE.fullmatch(n))),
         left_out=Counter(
             a["category_id"]
             for a in content["annotations"]

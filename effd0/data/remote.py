@@ -63,20 +63,14 @@ class RemoteFiles(LocalFiles):
         """The URL of *path*."""
         return url_of(path) or super().shown(path)
 
-    def read(self, path: Path) -> bytes | None:
-        """The content of the file *path*; None where there is none."""
-        url = self.shown(path)
-        fs = _file_system(url)
-        with _reaching(url):
+    def local(self, path: Path) -> Path | None:
+        """Copy the file *path* to the cache; None where there is none."""
+        url, copy = self.shown(path), self.cache / path.name
+        with _reached(url) as fs:
             try:
-                data: bytes = fs.cat_file(url)
+                data = fs.cat_file(url)
             except (FileNotFoundError, IsADirectoryError):
                 return None
-        return data
-
-    def kept(self, path: Path, data: bytes) -> Path:
-        """Write *data*, the content of *path*, to the cache."""
-        copy = self.cache / path.name
         with writing_to(copy):
             self.cache.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)
@@ -85,8 +79,7 @@ class RemoteFiles(LocalFiles):
     def names(self, folder: Path, wanted: Sequence[str]) -> set[str]:
         """The names, as seen from *folder*, of all files below it, or just of those *wanted*."""
         url = self.shown(folder)
-        fs = _file_system(url)
-        with _reaching(url):
+        with _reached(url) as fs:
             if url.partition(":")[0] in _UNLISTED:
                 with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
                     asked = pool.map(fs.exists, [f"{url}/{name}" for name in wanted])
@@ -118,9 +111,7 @@ def localized(samples: Sequence[Sample], folder: Path) -> Iterator[tuple[Sample,
         with writing_to(folder):
             for path in local.values():
                 path.parent.mkdir()
-        first = next(iter(urls.values()))
-        fs = _file_system(first)  # of all
-        with _reaching(first):
+        with _reached(next(iter(urls.values()))) as fs:  # of all
             try:
                 fs.get(list(urls.values()), [str(path) for path in local.values()])
             except FileNotFoundError as error:
@@ -136,26 +127,23 @@ def localized(samples: Sequence[Sample], folder: Path) -> Iterator[tuple[Sample,
         )
 
 
-def _file_system(url: str) -> Any:
-    """The file system of *url*; raise `MissingExtra` without the package that reaches it."""
+@contextlib.contextmanager
+def _reached(url: str) -> Iterator[Any]:
+    """
+    Yield the file system of *url*; whatever its own package raises becomes a `DatasetError`.
+
+    Raises `MissingExtra` without that package, and `OutputError` where this host's disk failed.
+    """
     fsspec = require("fsspec", extra="ray")
     try:
-        with _reaching(url):
-            return fsspec.core.url_to_fs(url)[0]
+        yield fsspec.core.url_to_fs(url)[0]
+    except DatasetError:
+        raise
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or error.name
         raise MissingExtra(
             f"{url} cannot be reached: {error}; install it with: pip install {package}"
         ) from error
-
-
-@contextlib.contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """Turn what a file system's own package raises, of whatever kind, into a `DatasetError`."""
-    try:
-        yield
-    except (DatasetError, ImportError):
-        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _LOCAL_ERRORS:
             raise OutputError(f"what {url} holds cannot be kept: {error}; make room") from error

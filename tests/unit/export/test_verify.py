@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx.reference import ReferenceEvaluator
 
 from effd0.errors import ExportError, GraphError
 from effd0.export import verify
@@ -253,11 +251,7 @@ def test_the_edits_for_onnx_runtime_keep_the_heads(
 
 @pytest.mark.slow
 def test_float16_is_written_with_what_it_costs(
-    simplified_one: Path,
-    images: Tensor,
-    torch_heads: Tensors,
-    spec: ModelSpec,
-    tmp_path: Path,
+    simplified_one: Path, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """The file is half as large, is fed and gives float32, and shows how far its heads are off."""
     built = verify.modify_onnx(simplified_one, tmp_path / "d0.onnx", spec, ["fuse-sums", "fp16"])
@@ -270,16 +264,6 @@ def test_float16_is_written_with_what_it_costs(
     # Weights of 11 bits through a deep network.  Measured 2026-11-23: 2.1e-2, by logits that reach
     # -36; relative L2 at most 1e-3, in P7's boxes.
     assert built.diffs[0].max_abs <= 0.1
-    # Computed in float16 node by node, which ONNX Runtime does not do on a CPU.
-    reference = ReferenceEvaluator(str(built.path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # its Sigmoid tries both of two formulas
-        heads = reference.run(None, {spec.input_name: images[:1]})
-    got = dict(zip(reference.output_names, heads, strict=True))
-    diffs = compare_tensors({name: head[:1] for name, head in torch_heads.items()}, got)
-    # Measured 2026-11-23: 3.5e-2 for logits that reach -36; relative L2 at most 1.4e-3.
-    assert diffs[0].max_abs <= 0.15, str(diffs[0])
-    assert max(diff.relative_l2 for diff in diffs) <= 7e-3
 
 
 def test_a_raw_export_is_to_be_simplified_before_it_is_edited(
