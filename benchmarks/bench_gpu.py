@@ -20,7 +20,7 @@ from effd0.benchmark.measure import Subject, open_subject
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import ModelInput, preprocess
 from effd0.detection.postprocess import Detections
-from effd0.detection.torch_ops import normalize_on_device
+from effd0.detection.torch_ops import DeviceSteps
 from effd0.evaluation.model import ModelChoice
 from effd0.runners.registry import RunnerOptions
 from effd0.runners.torch_cuda import TorchDetector
@@ -121,7 +121,7 @@ def bench_detections_effdet(measure: Measure, case: Case, checkpoint: Path) -> N
     device, dtype, images = case.runner.device, case.runner.dtype, case.images
     path = EffdetPath(checkpoint, case.spec, device, dtype)
     pixels = torch.from_numpy(np.stack([image.tensor for image in images])).to(device)
-    batch = normalize_on_device(pixels, case.spec).to(dtype).contiguous()
+    batch = DeviceSteps(case.spec, pixels.device).normalize(pixels).to(dtype).contiguous()
     info = {
         "img_scale": torch.tensor([image.image_scale for image in images], device=device),
         "img_size": torch.tensor([image.image_size for image in images], device=device),

@@ -94,7 +94,7 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
     """
     graph = load_graph(model)
     problems = check_support(graph)
-    if fatal := [str(problem) for problem in problems if problem.fatal]:
+    if fatal := [problem for problem, stops in problems if stops]:
         raise AtcError("\n  ".join([f"ATC does not take {model} as it is:", *fatal]))
     name, dims, _ = model_input(graph)
     shape = input_shape(model, dims, options)
@@ -113,7 +113,7 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
         aipp = output.parent / f"aipp_{spec.arch}.cfg"
         generated.append((aipp, str(normalizing_aipp(spec))))
     soc = find_soc() if options.soc_version is None else options.soc_version
-    warnings = tuple(str(problem) for problem in problems)
+    warnings = tuple(problem for problem, _ in problems)
     return AtcCommand(
         model, output, soc, name, shape, options, mixlist, aipp, tuple(generated), warnings
     )

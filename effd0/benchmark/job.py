@@ -19,7 +19,7 @@ from pathlib import Path
 from ..data import fixture as embedded
 from ..data.coco import Sample, load_coco
 from ..data.preprocess import ModelInput, preprocess
-from ..detection.heads import HeadOutputs, check_finite, split_heads
+from ..detection.heads import HeadOutputs, check_head, named_heads, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import BenchmarkError
 from ..evaluation.model import ModelChoice
@@ -204,8 +204,8 @@ def _time(
 
     def checked(heads: Tensors) -> Tensors:
         """Raise `HeadError` unless *heads* are those of a D0, and finite."""
-        for one in split_heads(heads, spec):
-            check_finite(one, spec)
+        for name, head in named_heads(heads, spec).items():
+            check_head(name, head)
         return heads
 
     heads = checked(infer(0))

@@ -15,8 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..data.coco import NAMES
-from ..detection.anchors import anchor_boxes
-from ..detection.boxes import clip_boxes, decode_boxes, nms
+from ..detection.boxes import anchor_boxes, clip_boxes, decode_boxes, nms
 from ..detection.heads import HeadOutputs
 from ..detection.postprocess import gather_codes, select_topk, sigmoid
 from ..spec import ModelSpec
@@ -73,9 +72,9 @@ def image_candidates(
     heads: HeadOutputs, image_scale: float, image_size: tuple[int, int], spec: ModelSpec
 ) -> ImageCandidates:
     """Return the candidates of one image; the arguments are those of `postprocess`."""
-    best = select_topk(heads.classes, spec)
-    codes = gather_codes(heads.boxes, best.anchors, spec)
-    return ImageCandidates(best.logits, best.anchors, best.classes, codes, image_scale, image_size)
+    logits, anchors, classes = select_topk(heads.classes, spec)
+    codes = gather_codes(heads.boxes, anchors, spec)
+    return ImageCandidates(logits, anchors, classes, codes, image_scale, image_size)
 
 
 def decoded(image: ImageCandidates, spec: ModelSpec) -> Boxes:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..data import fixture
 from ..data.coco import Dataset, annotation_path, load_coco
-from ..data.remote import load_remote, url_of
+from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, OutputError
 from ..io import sha256
@@ -174,7 +174,7 @@ def loaded(job: EvaluationJob, engine: Engine) -> Iterator[Dataset]:
         yield load_coco(root, job.split, job.image_limit)
     elif engine.reads_urls:
         with tempfile.TemporaryDirectory(prefix="effd0-") as cache:
-            yield load_remote(root, job.split, job.image_limit, Path(cache))
+            yield load_coco(root, job.split, job.image_limit, RemoteFiles(Path(cache)))
     else:
         raise DatasetError(
             f"--root is {url}, which workers can read; say how many with --workers, "

@@ -317,17 +317,13 @@ def coloured_coco(root: Path, images: int, levels: Sequence[int] = LEVELS) -> Da
         ],
         "annotations": [
             {
-                "id": n + 1,
-                "image_id": 10 + n,
-                "category_id": 1 + n % 5,
-                "bbox": [0, 0, 30, 20],
-                "area": 600,
-                "iscrowd": 0,
+                "id": n + 1, "image_id": 10 + n, "category_id": 1 + n % 5, "area": 600,
+                "bbox": [0, 0, 30, 20], "iscrowd": 0,
             }
             for n in range(images)
         ],
         "categories": [{"id": n + 1, "name": f"class {n}"} for n in range(5)],
-    }
+    }  # fmt: skip
     colours = [levels[n % len(levels)] for n in range(images)]
     return load_coco(write_coco(root, content, colours))
 

@@ -79,7 +79,7 @@ def test_the_declared_input_is_the_specs(
 def test_heads_hold_numbers(runner_name: str, heads_of: HeadsOf) -> None:
     """No value is NaN, infinite, or cut off where a format of 16 bits ends."""
     heads = heads_of(runner_name, 5)
-    found = {name: str(scan(head)) for name, head in heads.items() if str(scan(head))}
+    found = {name: what for name, head in heads.items() if (what := scan(head))}
     if found:
         name = next(iter(found))
         raise Broken(
