@@ -12,8 +12,7 @@ from effd0.detection.postprocess import postprocess
 from effd0.detection.torch_ops import detect_on_device
 from effd0.evaluation.pipeline import run_dataset
 from effd0.metrics.summary import coco_metrics
-from effd0.runners.registry import RunnerOptions, open_runner
-from effd0.runners.torch_cuda import LAUNCHES
+from effd0.runners.registry import LAUNCHES, RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import DEVICES, ROUNDED, TO_RECORD
@@ -70,7 +69,7 @@ def test_map_from_pixels_is_the_recorded_one(
     precision: str, margin: float, launch: str, embedded_dataset: Dataset, spec: ModelSpec
 ) -> None:
     """However it is launched; seven images a batch, so that the last batch is filled up."""
-    options = RunnerOptions("cuda", precision=precision, postprocess="device", launch=launch)
+    options = RunnerOptions(device="cuda", precision=precision, postprocess="device", launch=launch)
     with open_runner("torch", embedded.checkpoint(), spec, options) as runner:
         run = run_dataset(embedded_dataset.samples, runner, spec, batch_size=7)
         found = {sample.image_id: detections for sample, detections in run}

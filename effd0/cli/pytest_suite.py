@@ -11,7 +11,7 @@ import gc
 import importlib.util
 import shlex
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,8 @@ import pytest
 from ..benchmark.measure import rows_of
 from ..benchmark.record import timed_row
 from ..data import fixture as embedded
-from ..distributed.pool import Pool, accelerator, pool_of
-from ..errors import Effd0Error, RunnerError
+from ..distributed.pool import Pool, check_pool, pool_of
+from ..errors import Effd0Error
 from ..evaluation.evaluate import Evaluation, accuracy_of
 from ..io import sha256
 from ..report.insight import insight_of
@@ -30,24 +30,14 @@ from ..results.check import STAGES, Check
 from ..results.environment import installed_version
 from ..results.run import Parity, write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
-from ..runners.registry import RUNNERS, RunnerOptions
+from ..runners.registry import BACKENDS, RUNNERS, RunnerOptions
 from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
-from .command import add_pytest_options
-from .options import (
-    ACCURACY_REPORT,
-    ComputeOptions,
-    DirectoryOptions,
-    ImageOptions,
-    ModelOptions,
-    Option,
-    PoolOptions,
-    ReportOptions,
-    declared,
-    option,
-)  # fmt: skip
+from ..types import option
+from . import options as shared
+from .command import Option, add_pytest_options, declared
 from .pytest_plugin import PATHS, is_led_away
 
 #: Where a session keeps what it found.
@@ -85,12 +75,12 @@ class SuiteOptions:
     )
     results: Path | None = option("Recorded head outputs; implies --runner=recorded.", "DIR")
     bins: Path | None = option("Recorded inputs; those of --results.", "DIR")
-    detections: Path | None = option("Recorded detections, as COCO's JSON.", "FILE")
+    detections: Path | None = option("Recorded detections, as COCO's JSON.")
     coco: Path | None = option("Folder in COCO's layout.", "ROOT", shown="embedded scenes")
     slow: bool = option("Run the slow tests too.", default=False)
-    device_id: int = option("The NPU of --runner acl.", "N", 0, min=0)
+    device_id: int = option("The NPU of --runner acl.", default=0, min=0)
     batch_size: tuple[int, ...] = option(
-        "Images per batch of -m accuracy and of benchmarks. Repeatable.", "N", (), min=1
+        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
     )
     min_map: float = option(
         "Threshold of mAP on --coco, in percent.", "PERCENT", 33.4, min=0, max=100
@@ -114,36 +104,35 @@ class BenchmarkOptions:
     """What the pytest benchmarks take."""
 
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
-    baseline: Path | None = option("Run file of an earlier session to compare times with.", "FILE")
+    baseline: Path | None = option("Run file of an earlier session to compare times with.")
     max_slowdown: float = option(
         "Maximum slowdown allowed against --baseline, in percent (95 % confidence).",
         "PERCENT",
         5.0,
         min=0,
     )
-    accuracy_report: Path | None = ACCURACY_REPORT
+    accuracy_report: Path | None = shared.ACCURACY_REPORT
 
 
-def option_groups() -> dict[str, list[Option]]:
-    """Title -> options of pytest; those that the command line has too are declared there."""
-    artefact = (
-        *declared(ModelOptions, ("runner",)),
+#: Title -> options of pytest; those that the command line has too are declared there.
+OPTION_GROUPS: dict[str, list[Option]] = {
+    "effd0: what is under test": [
+        *declared(shared.ModelOptions, ("runner",)),
         *declared(SuiteOptions),
-        *declared(ImageOptions, ("root", "host_threads")),
-        *declared(ComputeOptions, ("device", "precision", "overlap", "launch")),
-        *declared(DirectoryOptions),
-        *declared(PoolOptions, ("verbose",)),
-        *declared(ReportOptions, ("json",)),
-    )
-    return {
-        "effd0: what is under test": list(artefact),
-        "effd0: pytest benchmarks": list(declared(BenchmarkOptions)),
-    }
+        *declared(shared.ImageOptions, ("root", "host_threads")),
+        *declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
+        *declared(shared.DirectoryOptions),
+        *declared(shared.PoolOptions, ("verbose",)),
+        *declared(shared.ReportOptions, ("json",)),
+    ],
+    "effd0: pytest benchmarks": [*declared(BenchmarkOptions)],
+}
+OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options in groups, so that ``pytest --help`` shows them together."""
-    for title, options in option_groups().items():
+    for title, options in OPTION_GROUPS.items():
         add_pytest_options(parser.getgroup(title, title), options)
 
 
@@ -165,116 +154,78 @@ def pytest_configure(config: pytest.Config) -> None:
 def check_options(config: pytest.Config) -> None:
     """Raise a usage error where options contradict each other, or led pytest away."""
     get = config.getoption
-
-    def refuse(wrong: object, message: str) -> None:
-        if wrong:
-            raise pytest.UsageError(message)
-
-    paths = [one.flag for group in option_groups().values() for one in group if one.kind is Path]
-    given = [f"{flag}={get(flag)}" for flag in paths if get(flag) is not None]
-    refuse(
-        given and is_led_away(config),
-        f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
-        f"value for a place of tests; write the value after '=': {' '.join(given)}",
-    )
-    no_out = get("--resume") and get("--out") is None
-    refuse(no_out, "--resume is given, but no --out; name the folder to resume")
-    refuse(
-        get("--report-json") and getattr(config.option, "numprocesses", None),
-        "--report-json is given with -n, but a run file is written by one process; leave -n out",
-    )
-    runners, results = get("--runner"), get("--results")
+    runners, results, parallel = get("--runner"), get("--results"), get("--workers")
+    parallel = parallel is not None or get("--devices") is not None
+    files = {one.flag: get(one.flag) for one in OPTIONS if one.kind is Path}
+    typed = " ".join(f"{flag}={path}" for flag, path in files.items() if path is not None)
     unknown = ", ".join(set(runners) - set(TEST_RUNNERS))
-    refuse(unknown, f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}")
-    refuse(
-        runners and ("recorded" in runners) != (results is not None),
-        "--runner=recorded and --results=DIR go together, but one is given without the other",
-    )
-    refuse(
-        get("--coco") and not get("--checkpoint"),
+    alone = ", ".join(sorted(set(runners) - set(WITH_WORKERS)))
+    wrong = {
+        f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
+        f"value for a place of tests; write the value after '=': {typed}": (
+            typed and is_led_away(config)
+        ),
+        "--resume is given, but no --out; name the folder to resume": (
+            get("--resume") and get("--out") is None
+        ),
+        "--report-json is given with -n, but a run file is written by one process; leave -n out": (
+            get("--report-json") and getattr(config.option, "numprocesses", None)
+        ),
+        f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}": unknown,
+        "--runner=recorded and --results=DIR go together, but one is given without the other": (
+            runners and ("recorded" in runners) != (results is not None)
+        ),
         "--coco is given without --checkpoint, but the embedded checkpoint knows drawn scenes "
-        "only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)",
-    )
-    no_coco = get("--image-limit") and not get("--coco")
-    refuse(no_coco, "--image-limit is given, but it limits --coco, which is not")
-    for flag in PATHS:
-        missing = get(flag) is not None and not get(flag).exists()
-        refuse(missing, f"{flag} is {get(flag)}, which does not exist")
+        "only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)": (
+            get("--coco") and not get("--checkpoint")
+        ),
+        "--image-limit is given, but it limits --coco, which is not": (
+            get("--image-limit") and not get("--coco")
+        ),
+        **{
+            f"{flag} is {files[flag]}, which does not exist": (
+                files[flag] is not None and not files[flag].exists()
+            )
+            for flag in PATHS
+        },
+        "--results is given with --workers or --devices, but what was recorded is not run; "
+        "leave one out": parallel and results is not None,
+        f"--device-id is {get('--device-id')}, but each worker has a device of its own; name them "
+        "with --devices": parallel and get("--device-id"),
+        f"--runner is {alone}, but workers run {', '.join(WITH_WORKERS)}; leave --workers and "
+        "--devices out": parallel and alone,
+    }
+    for message, found in wrong.items():
+        if found:
+            raise pytest.UsageError(message)
     try:
         spec_for(get("--arch"))
         if results is not None and get("--model") is not None:
             check_model(results, get("--model"))
+        if (pool := pool_asked(config)) is not None:
+            here = {name: runner_options(config, name) for name in runners_here(config)}
+            check_pool(pool, here)
     except Effd0Error as error:
         raise pytest.UsageError(str(error)) from error
-    if (pool := pool_asked(config)) is not None:
-        refuse(
-            results is not None,
-            "--results is given with --workers or --devices, but what was recorded is not run; "
-            "leave one out",
-        )
-        options_of = functools.partial(runner_options, config)
-        check_workers(pool, accelerator_of(runners_here(config), options_of), config)
 
 
 def pool_asked(config: pytest.Config) -> Pool | None:
-    """The workers that the options ask for; a usage error where they contradict each other."""
+    """The workers that the options ask for; raise `RunnerError` where these contradict."""
     workers, devices = config.getoption("--workers"), config.getoption("--devices")
-    try:
-        return pool_of(workers, devices, config.getoption("--ray-address"), verbose=False)
-    except RunnerError as error:
-        raise pytest.UsageError(str(error)) from error
-
-
-def accelerator_of(
-    runners: Iterable[str], options_of: Callable[[str], RunnerOptions]
-) -> str | None:
-    """Return what each worker needs one of, as Ray names it, for *runners*; None on CPUs."""
-    kinds = {kind for name in runners if (kind := accelerator(name, options_of(name)))}
-    if len(kinds) > 1:
-        raise pytest.UsageError(
-            f"runners need {' and '.join(sorted(kinds))}, but all workers of a session have one "
-            "kind; choose one with --runner"
-        )
-    return next(iter(kinds), None)
-
-
-def check_workers(pool: Pool, kind: str | None, config: pytest.Config) -> None:
-    """Refuse a *pool* that contradicts other options; its runners need a *kind* of device each."""
-    if number := config.getoption("--device-id"):
-        raise pytest.UsageError(
-            f"--device-id is {number}, but each worker has a device of its own; name them with "
-            "--devices"
-        )
-    alone = sorted(set(config.getoption("--runner") or ()) - set(WITH_WORKERS))
-    if alone:
-        raise pytest.UsageError(
-            f"--runner is {', '.join(alone)}, but workers run {', '.join(WITH_WORKERS)}; "
-            "leave --workers and --devices out"
-        )
-    if pool.devices and kind is None:
-        raise pytest.UsageError(
-            f"--devices is {config.getoption('--devices')}, but all runners compute on the CPU; "
-            "use --workers, or choose a device (--runner=acl, --provider=CUDAExecutionProvider)"
-        )
+    return pool_of(workers, devices, config.getoption("--ray-address"), verbose=False)
 
 
 def runner_options(config: pytest.Config, name: str) -> RunnerOptions:
     """What the session's options mean to the runner *name*; those of others are not for it."""
-    option = config.getoption
     if name == "acl":
         # Each worker has a device of its own.
         own = pool_asked(config) is not None
-        return RunnerOptions(device=None if own else str(option("--device-id")))
-    if name == "torch":
-        return RunnerOptions(threads=option("--threads"), postprocess=option("--postprocess"))
-    if name != "ort":
-        return RunnerOptions(threads=option("--threads"))
-    return RunnerOptions(
-        threads=option("--threads"),
-        provider=option("--provider"),
-        provider_option=tuple(option("--provider-option")),
-        graph_optimization=option("--graph-optimization"),
-    )
+        return RunnerOptions(device=None if own else str(config.getoption("--device-id")))
+    known = BACKENDS[name].knows if name in BACKENDS else ("threads",)
+    given = {one.name: config.getoption(one.flag) for one in OPTIONS if one.name in known}
+    if "provider_option" in given:
+        given["provider_option"] = tuple(given["provider_option"])
+    return RunnerOptions(**given)
 
 
 def runner_names(config: pytest.Config) -> list[str]:

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from effd0.cli.pytest_plugin import PATHS
-from effd0.cli.pytest_suite import WITH_WORKERS, accelerator_of, pool_asked, runners_here
+from effd0.cli.pytest_suite import WITH_WORKERS, pool_asked, runners_here
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
 from effd0.diagnosis.parity import diagnose_architecture
 from effd0.distributed.engine import RayEngine
+from effd0.distributed.pool import check_pool
 from effd0.distributed.ray_cluster import Cluster, started
 from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
@@ -43,7 +44,8 @@ def ray_cluster(
     """Ray with the workers of --workers or --devices, from the first run of the session on."""
     pool = pool_asked(pytestconfig)
     assert pool is not None
-    with started(pool, accelerator_of(runners_here(pytestconfig), options_of)) as cluster:
+    kind = check_pool(pool, {name: options_of(name) for name in runners_here(pytestconfig)})
+    with started(pool, kind) as cluster:
         yield cluster
 
 

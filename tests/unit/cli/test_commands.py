@@ -37,7 +37,7 @@ def test_the_installed_command_is_main() -> None:
     ("code", "status", "shown"),
     [
         ("runpy.run_module('effd0', run_name='__main__')", 2, "No such command 'validate'"),
-        ("setup.examine = lambda: 1 / 0; sys.argv[1] = 'doctor'; main.main()", 1, "ZeroDivision"),
+        ("setup.packages = lambda: 1 / 0; sys.argv[1] = 'doctor'; main.main()", 1, "ZeroDivision"),
     ],
     ids=["python -m effd0", "fault-of-the-program"],
 )
@@ -79,12 +79,9 @@ def test_import_is_light() -> None:
         ("validate", "No such command"),
     ],
 )
-def test_what_cannot_be_parsed_is_bad_input(
-    words: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_parsed_is_bad_input(words: str, message: str) -> None:
     """Exit code 2, like all bad input, with the option named on stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-    outcome = effd0(*words.split())
+    outcome = effd0(*words.split(), columns=200)
     assert (outcome.code, outcome.out) == (2, "")
     assert message in outcome.err
 

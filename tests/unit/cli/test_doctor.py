@@ -1,4 +1,4 @@
-"""Tests for `effd0.cli.doctor`: what is there, what is missing, and the command that adds it."""
+"""Tests for `effd0 doctor`: what is there, what is missing, and the command that adds it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from effd0.cli import doctor
-from effd0.cli.doctor import Finding, examine
+from effd0.cli import setup
+from effd0.cli.setup import Finding, devices, packages
+from effd0.data import fixture
 from effd0.errors import DatasetError
 from effd0.results.environment import installed_version
 
@@ -23,22 +24,21 @@ del DECLARED["all"]
 
 def finding(name: str) -> Finding:
     """Return the one finding of that name."""
-    (only,) = [found for found in examine() if found.name == name]
+    (only,) = [found for found in (*packages(), *devices()) if found[0].endswith(f": {name}")]
     return only
 
 
 def test_every_declared_package_is_examined() -> None:
     """Each dependency of pyproject.toml is one line, under the extra that brings it."""
-    wanted = [(extra, Requirement(r).name) for extra, rs in DECLARED.items() for r in rs]
-    found = [(f.group, f.name) for f in examine() if f.group in DECLARED]
-    assert sorted(found) == sorted(wanted)
+    wanted = [f"{extra}: {Requirement(r).name}" for extra, rs in DECLARED.items() for r in rs]
+    assert sorted(part for part, *_ in packages()) == sorted(wanted)
 
 
 def test_an_installed_package_shows_its_version() -> None:
     """What is there needs nothing done."""
-    numpy = finding("numpy")
-    assert (numpy.ok, numpy.remedy) == (True, "")
-    assert re.fullmatch(r"\d+\.\d+.*", numpy.state)
+    _, state, well, remedy = finding("numpy")
+    assert (well, remedy) == (True, "")
+    assert re.fullmatch(r"\d+\.\d+.*", state)
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_what_is_missing_comes_with_its_command(
     """An absent or old package is not ok, and the command installs the extra that brings it."""
     real = installed_version
     monkeypatch.setattr(
-        doctor, "installed_version", lambda name: version if name == package else real(name)
+        setup, "installed_version", lambda name: version if name == package else real(name)
     )
-    found = finding(package)
-    assert (found.group, found.ok, found.remedy) == (group, False, command)
-    assert re.fullmatch(state, found.state)
+    part, found, well, remedy = finding(package)
+    assert (part, well, remedy) == (f"{group}: {package}", False, command)
+    assert re.fullmatch(state, found)
 
 
 def test_providers_of_onnx_runtime_are_listed() -> None:
     """The CPU provider is in every build of ONNX Runtime."""
-    found = finding("ONNX Runtime providers")
-    assert found.ok
-    assert "CPUExecutionProvider" in found.state
+    _, found, well, _ = finding("ONNX Runtime providers")
+    assert well
+    assert "CPUExecutionProvider" in found
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,7 @@ def test_devices_are_unknown_without_their_package(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == module else real(name)
     )
-    found = finding(device)
-    assert (found.state, found.ok) == (f"unknown: {module} is not installed", True)
+    assert finding(device)[1:] == (f"unknown: {module} is not installed", True, "")
 
 
 #: A healthy chip and one that is not, as npu-smi lists them.
@@ -126,16 +125,16 @@ def test_an_ascend_device_is_seen_through_its_tool(
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "acl", None)
-    found = finding("Ascend NPU")
-    assert re.fullmatch(state, found.state)
-    assert found.ok is ok
+    _, found, well, _ = finding("Ascend NPU")
+    assert re.fullmatch(state, found)
+    assert well is ok
 
 
 def test_the_embedded_default_is_there() -> None:
     """The finding names the folder that holds the drawn scenes."""
-    found = finding("embedded default")
-    assert found.ok
-    assert (Path(found.state) / "coco_data" / "val2017").is_dir()
+    _, found, well, _ = finding("embedded default")
+    assert well
+    assert (Path(found) / "coco_data" / "val2017").is_dir()
 
 
 def test_a_lost_embedded_default_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +143,7 @@ def test_a_lost_embedded_default_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> 
     def lost() -> Path:
         raise DatasetError("the embedded default is in none of []")
 
-    monkeypatch.setattr(doctor, "folder", lost)
-    found = finding("embedded default")
-    assert (found.ok, found.remedy) == (False, "pip install effd0")
-    assert "in none of" in found.state
+    monkeypatch.setattr(fixture, "folder", lost)
+    _, found, well, remedy = finding("embedded default")
+    assert (well, remedy) == (False, "pip install effd0")
+    assert "in none of" in found

@@ -115,7 +115,7 @@ def parsed() -> pytest.Parser:
         (["--arch=d1"], "--arch is 'd1', but effd0 knows tf_efficientdet_d0"),
         (["--model=no.onnx"], "--model is no.onnx, which does not exist"),
         (["--resume"], "--resume is given, but no --out"),
-        (["--devices=0,1"], "all runners compute on the CPU"),
+        (["--devices=0,1"], "--devices names 2, but --runner ort, .* computes on the CPU"),
         (["--ray-address=head:1"], "--ray-address is head:1, but .*; give --workers"),
         (["--workers=2", "--results=."], "recorded is not run"),
         (["--workers=2", "--device-id=1"], "a device of its own"),
