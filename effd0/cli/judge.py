@@ -128,7 +128,7 @@ def compare(
         "Run file of the new build.", "CANDIDATE.json", REQUIRED, positional=True
     ),
     max_drop: float = option(
-        "Allowed drop of mAP against the baseline.", "POINTS", MAX_DROP.limit, min=0, max=100
+        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **shared.POINTS
     ),
     max_slowdown: float = option(
         "Maximum slowdown allowed per benchmark, in percent (95 % confidence).",

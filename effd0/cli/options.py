@@ -14,6 +14,9 @@ from ..spec import D0, SPECS, spec_for
 from ..types import option
 from .command import REQUIRED
 
+#: What a threshold is given in.
+PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100}
+POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
 ARCH = option(f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch)
 BATCH_SIZE = option("Images per batch.", shown="the model's, or 1")
 ONNX_FILE = option("ONNX file to read.", default=REQUIRED)
@@ -24,8 +27,8 @@ ACCURACY_REPORT = option("'effd0 evaluate --json' of the same model; its mAP is 
 
 def min_map(shown: str) -> Any:
     """The threshold of mAP; *shown* says what it is by default."""
-    help_text = "Threshold: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017."
-    return option(help_text, "PERCENT", shown=shown, min=0, max=100)
+    text = "Threshold: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017."
+    return option(text, shown=shown, **PERCENT)
 
 
 @dataclass(frozen=True)

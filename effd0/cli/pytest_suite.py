@@ -23,12 +23,10 @@ from ..benchmark.record import timed_row
 from ..data import fixture as embedded
 from ..distributed.pool import Pool, check_pool, pool_of
 from ..errors import Effd0Error
-from ..evaluation.evaluate import Evaluation, accuracy_of
 from ..io import sha256
-from ..report.insight import insight_of
 from ..results.check import STAGES, Check
 from ..results.environment import installed_version
-from ..results.run import Parity, write_run
+from ..results.run import write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
 from ..runners.registry import BACKENDS, RUNNERS, RunnerOptions
 from ..spec import spec_for
@@ -83,14 +81,12 @@ class SuiteOptions:
         "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
     )
     min_map: float = option(
-        "Threshold of mAP on --coco, in percent.", "PERCENT", 33.4, min=0, max=100
+        "Threshold of mAP on --coco, in percent.", default=33.4, **shared.PERCENT
     )
     max_drop: float = option(
         "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
-        "POINTS",
-        MAX_DROP.limit,
-        min=0,
-        max=100,
+        default=MAX_DROP.limit,
+        **shared.POINTS,
     )
     require: tuple[str, ...] = option(
         "Fail, not skip, where this is absent. Repeatable.",
@@ -144,11 +140,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Nothing has imported torch yet.  Benchmarks take it as its users do.
     if not any("benchmarks" in argument for argument in config.args):
         let_threads_sleep()
-    config.stash[RECORD] = SuiteRecord()
+    config.stash[RECORD] = SessionRecord()
+    config.pluginmanager.register(config.stash[RECORD])
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     check_options(config)
-    config.pluginmanager.register(_Collector(config))
 
 
 def check_options(config: pytest.Config) -> None:
@@ -294,8 +290,10 @@ def _no_npu(config: pytest.Config) -> str | None:
 
 @functools.cache
 def _has_device(kind: str) -> bool:
-    needed = ("torch", "torch_npu") if kind == "npu" else ("torch",)
-    if any(importlib.util.find_spec(package) is None for package in needed):
+    """Whether torch sees a ``cuda`` or ``npu`` device, the latter by torch_npu."""
+    try:
+        importlib.import_module("torch_npu" if kind == "npu" else "torch")
+    except ImportError:
         return False
     return bool(getattr(importlib.import_module("torch"), kind).is_available())
 
@@ -390,11 +388,8 @@ def pytest_runtest_makereport(
     return report
 
 
-class _Collector:
+class SessionRecord(SuiteRecord):
     """Collects the checks of a session, whichever process made them."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.checks = config.stash[RECORD].checks
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the check that a report brings."""
@@ -403,22 +398,9 @@ class _Collector:
 
 
 @pytest.fixture(scope="session")
-def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Return a function that adds a line to the summary's list of measured accuracies."""
-    return pytestconfig.stash[RECORD].lines.append
-
-
-@pytest.fixture(scope="session")
-def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation], None]:
-    """Return a function that keeps an evaluation for --report-json."""
-    keep = pytestconfig.stash[RECORD].keep
-    return lambda one: keep(accuracy_of(one), functools.partial(insight_of, one))
-
-
-@pytest.fixture(scope="session")
-def note_parity(pytestconfig: pytest.Config) -> Callable[[Parity], None]:
-    """Return a function that keeps how far a runner's heads are from torch's, for the report."""
-    return pytestconfig.stash[RECORD].parity.append
+def session_record(pytestconfig: pytest.Config) -> SuiteRecord:
+    """What the session found: its summary and its run file are made of it."""
+    return pytestconfig.stash[RECORD]
 
 
 @pytest.fixture

@@ -46,10 +46,8 @@ def evaluate(
     max_drop: float | None = option(
         "Threshold: exit 1 unless the 95 % interval of the mAP drop against --reference ends at or "
         "below this.",
-        "POINTS",
         shown=f"{MAX_DROP.limit} with --reference",
-        min=0,
-        max=100,
+        **shared.POINTS,
     ),
     reports: shared.ReportOptions,
     directory: shared.DirectoryOptions,

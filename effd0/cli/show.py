@@ -206,17 +206,22 @@ def show_bisection(finding: Finding) -> None:
             for shapes in (one.input_shapes, [one.output_shape])
         )
         errors = (f"{one.upstream:.2e}", f"{one.error:.2e}")
-        rows.append((one.node, one.op, reads, gives, *errors, one.paired_by or "-"))
-    columns = ("node", "op", "reads", "gives", ">upstream", ">error", "paired by")
+        partner = (one.partner or "-", one.paired_by or "-")
+        rows.append((one.node, one.op, reads, gives, *errors, *partner))
+    columns = (
+        "node",
+        "op",
+        "reads",
+        "gives",
+        ">upstream",
+        ">error",
+        "in the reference",
+        "paired by",
+    )
     show_table("nodes that make an error of their own", columns, rows)
     show_status(finding.status, reason)
-    if (culprit := finding.culprit) is not None:
-        partner = f" (in the reference {culprit.partner})" if culprit.partner else ""
-        show_lines(
-            f"first: {culprit.op} {culprit.node}{partner}: what it reads is off by "
-            f"{culprit.upstream:.2e}, what it gives by {culprit.error:.2e}",
-            *(f"  {sentence}" for sentence in culprit.differences),
-        )
+    if finding.explanation:
+        show_lines(f"first: {finding.explanation}")
 
 
 def show_built(built: Built) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,13 @@ from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import check_pool
 from effd0.distributed.ray_cluster import Cluster, started
 from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
-from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
+from effd0.evaluation.evaluate import Evaluation, EvaluationJob, accuracy_of, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
 from effd0.metrics.summary import pycocotools_metrics
+from effd0.report.insight import insight_of
 from effd0.results.check import Broken
+from effd0.results.suite import SuiteRecord
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
@@ -87,15 +90,23 @@ def engine_of(
 
 
 @pytest.fixture(scope="session")
+def note_evaluation(session_record: SuiteRecord) -> NoteEvaluation:
+    """Return a function that keeps an evaluation for --report-json."""
+    return lambda one: session_record.keep(accuracy_of(one), functools.partial(insight_of, one))
+
+
+@pytest.fixture(scope="session")
 def gate(
     engine_of: Callable[[str, int | None], Engine],
-    note_measured: Callable[[str], None],
+    session_record: SuiteRecord,
     note_evaluation: NoteEvaluation,
     pytestconfig: pytest.Config,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
     option = pytestconfig.getoption
-    return Gate(engine_of, option("--out"), option("--resume"), note_measured, note_evaluation)
+    return Gate(
+        engine_of, option("--out"), option("--resume"), session_record.lines.append, note_evaluation
+    )
 
 
 @pytest.fixture(scope="session")
@@ -233,7 +244,7 @@ def test_pycocotools_confirms_the_metrics_of_coco(
 
 @pytest.fixture
 def check_drop(
-    note_measured: Callable[[str], None],
+    session_record: SuiteRecord,
     note_evaluation: NoteEvaluation,
     note_figure: NoteFigure,
     pytestconfig: pytest.Config,
@@ -245,7 +256,7 @@ def check_drop(
         evaluation = compared(measure(runner_name, batch), measure("torch", None), max_drop)
         against = evaluation.against
         assert against is not None
-        note_measured(f"{evaluation.runner}: {against.drop}; {against.parity}")
+        session_record.lines.append(f"{evaluation.runner}: {against.drop}; {against.parity}")
         note_evaluation(evaluation)
         note_figure(against.drop.points, max_drop, "points")
         drop = evaluation.checks[-1]
