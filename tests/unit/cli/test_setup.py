@@ -1,7 +1,8 @@
-"""Tests for `effd0 doctor`: what is there, what is missing, and the command that adds it."""
+"""Tests for `effd0.cli.setup`: what is there, what is missing, and downloads."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import sys
@@ -13,9 +14,11 @@ from packaging.requirements import Requirement
 
 from effd0.cli import setup
 from effd0.cli.setup import Finding, devices, packages
-from effd0.data import fixture
+from effd0.data import download, fixture
+from effd0.data.download import Source
 from effd0.errors import DatasetError
 from effd0.results.environment import installed_version
+from tests.helpers import FakeHost, assert_one_error, effd0, serving
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
 DECLARED = {"base": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]
@@ -34,24 +37,25 @@ def test_every_declared_package_is_examined() -> None:
     assert sorted(part for part, *_ in packages()) == sorted(wanted)
 
 
-def test_an_installed_package_shows_its_version() -> None:
-    """What is there needs nothing done."""
+def test_doctor_shows_what_is_there() -> None:
+    """Packages, devices and the embedded default are listed, and nothing is wrong with that."""
+    outcome = effd0("doctor")
+    assert (outcome.code, outcome.err) == (0, "")
+    for part in ("onnx: onnxruntime", "base: numpy", "device: Ascend NPU", "data: embedded"):
+        assert part in outcome.out
     _, state, well, remedy = finding("numpy")
     assert (well, remedy) == (True, "")
     assert re.fullmatch(r"\d+\.\d+.*", state)
+    assert "CPUExecutionProvider" in finding("ONNX Runtime providers")[1]
+    assert (Path(finding("embedded default")[1]) / "coco_data" / "val2017").is_dir()
 
 
 @pytest.mark.parametrize(
     ("package", "group", "command"),
     [
         ("onnxruntime", "onnx", "pip install 'effd0[onnx]'"),
-        ("effdet", "torch", "pip install 'effd0[torch]'"),
-        ("openvino", "openvino", "pip install 'effd0[openvino]'"),
-        ("ray", "ray", "pip install 'effd0[ray]'"),
-        ("hypothesis", "test", "pip install 'effd0[test]'"),
         ("pillow", "base", "pip install effd0"),
     ],
-    ids=["onnxruntime", "effdet", "openvino", "ray", "hypothesis", "pillow"],
 )
 @pytest.mark.parametrize(
     ("version", "state"),
@@ -76,27 +80,10 @@ def test_what_is_missing_comes_with_its_command(
     assert re.fullmatch(state, found)
 
 
-def test_providers_of_onnx_runtime_are_listed() -> None:
-    """The CPU provider is in every build of ONNX Runtime."""
-    _, found, well, _ = finding("ONNX Runtime providers")
-    assert well
-    assert "CPUExecutionProvider" in found
-
-
-@pytest.mark.parametrize(
-    ("module", "device"),
-    [("onnxruntime", "ONNX Runtime providers"), ("torch", "CUDA (torch)")],
-    ids=["onnxruntime", "torch"],
-)
-def test_devices_are_unknown_without_their_package(
-    module: str, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_devices_are_unknown_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing backend is said once, with its package, and is no second fault of its devices."""
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == module else real(name)
-    )
-    assert finding(device)[1:] == (f"unknown: {module} is not installed", True, "")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert finding("CUDA (torch)")[1:] == ("unknown: torch is not installed", True, "")
 
 
 #: A healthy chip and one that is not, as npu-smi lists them.
@@ -130,13 +117,6 @@ def test_an_ascend_device_is_seen_through_its_tool(
     assert well is ok
 
 
-def test_the_embedded_default_is_there() -> None:
-    """The finding names the folder that holds the drawn scenes."""
-    _, found, well, _ = finding("embedded default")
-    assert well
-    assert (Path(found) / "coco_data" / "val2017").is_dir()
-
-
 def test_a_lost_embedded_default_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without its data is told to install again."""
 
@@ -147,3 +127,21 @@ def test_a_lost_embedded_default_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> 
     _, found, well, remedy = finding("embedded default")
     assert (well, remedy) == (False, "pip install effd0")
     assert "in none of" in found
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not-found"])
+def test_fetch_takes_a_mirror(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published weights come from the mirror, checked; without them nothing is left."""
+    body = b"weights" * 1000
+    source = Source("https://example.org/v0/d0.pth", "sha256", hashlib.sha256(body).hexdigest())
+    monkeypatch.setitem(download.CHECKPOINTS, "tf_efficientdet_d0", source)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    out = tmp_path / "d0.pth"
+    with serving(FakeHost({"/v0/d0.pth": body} if there else {})) as host:
+        given = ("fetch", "checkpoint", "--out", out, "--mirror", host.url)
+        if there:
+            assert f"checkpoint is in {out}" in effd0(*given).out
+            assert out.read_bytes() == body
+        else:
+            assert_one_error(r"FetchError: http://127.* cannot be had: 404", *given)
+            assert list(tmp_path.iterdir()) == []
