@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from effd0.cli.pytest_plugin import PATHS
-from effd0.cli.pytest_suite import WITH_WORKERS, pool_asked, runners_here
+from effd0.cli.pytest_suite import WITH_WORKERS, pool_asked, runner_options, runners_here
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
 from effd0.diagnosis.parity import diagnose_architecture
@@ -26,7 +26,6 @@ from effd0.metrics.summary import pycocotools_metrics
 from effd0.report.insight import insight_of
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
-from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 
@@ -41,23 +40,19 @@ NoteFigure = Callable[[float | None, float | None, str], None]
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(
-    pytestconfig: pytest.Config, options_of: Callable[[str], RunnerOptions]
-) -> Iterator[Cluster]:
+def ray_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """Ray with the workers of --workers or --devices, from the first run of the session on."""
     pool = pool_asked(pytestconfig)
     assert pool is not None
-    kind = check_pool(pool, {name: options_of(name) for name in runners_here(pytestconfig)})
+    names = runners_here(pytestconfig)
+    kind = check_pool(pool, {name: runner_options(pytestconfig, name) for name in names})
     with started(pool, kind) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def engine_of(
-    spec: ModelSpec,
-    checkpoint: Path,
-    options_of: Callable[[str], RunnerOptions],
-    request: pytest.FixtureRequest,
+    spec: ModelSpec, checkpoint: Path, request: pytest.FixtureRequest
 ) -> Callable[[str, int | None], Engine]:
     """Return what runs a runner of a name, with the artefact under test, at a batch size."""
     option, fixture_value = request.config.getoption, request.getfixturevalue
@@ -69,7 +64,7 @@ def engine_of(
             )
         if name in ("torch", "openvino") and importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name} to compare with: pip install 'effd0[torch,onnx,openvino]'")
-        options, runner = options_of(name), None
+        options, runner = runner_options(request.config, name), None
         if name == "torch":
             choice = ModelChoice(checkpoint=checkpoint, runner=name, spec=spec, options=options)
         else:
