@@ -28,7 +28,7 @@ from ..results.check import STAGES, Check
 from ..results.environment import installed_version
 from ..results.run import write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
-from ..runners.registry import BACKENDS, RUNNERS, RunnerOptions
+from ..runners.registry import RUNNERS, RunnerOptions
 from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
@@ -51,6 +51,8 @@ TEST_RUNNERS = (*RUNNERS, "emulated")
 SLOW_RUNNERS = {"openvino", "emulated"}
 #: Runners that workers run; the others stay in the session's process.
 WITH_WORKERS = ("ort", "openvino", "torch", "acl")
+#: Runner -> what it takes of the session's options beside --threads.
+KNOWN = {"ort": ("provider", "provider_option", "graph_optimization"), "torch": ("postprocess",)}
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
     "browser": "needs Playwright and a Chromium that it drives",
@@ -217,7 +219,7 @@ def runner_options(config: pytest.Config, name: str) -> RunnerOptions:
         # Each worker has a device of its own.
         own = pool_asked(config) is not None
         return RunnerOptions(device=None if own else str(config.getoption("--device-id")))
-    known = BACKENDS[name].knows if name in BACKENDS else ("threads",)
+    known = ("threads", *KNOWN.get(name, ()))
     given = {one.name: config.getoption(one.flag) for one in OPTIONS if one.name in known}
     if "provider_option" in given:
         given["provider_option"] = tuple(given["provider_option"])

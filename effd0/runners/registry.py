@@ -6,9 +6,9 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import types
 from ..errors import RunnerError
 from ..spec import ModelSpec
-from ..types import option
 from .base import Runner
 
 
@@ -60,12 +60,6 @@ BACKENDS = {
 RUNNERS = {name: backend.runs for name, backend in BACKENDS.items()}
 #: Where a checkpoint's detections are made.
 POSTPROCESS = ("auto", "host", "device")
-#: How the work of a batch is launched.
-LAUNCHES = {
-    "eager": "kernel by kernel",
-    "graph": "as one CUDA graph for each batch size",
-    "compile": "fused by torch.compile, and as one CUDA graph on CUDA",
-}
 
 
 @dataclass(frozen=True)
@@ -76,31 +70,34 @@ class RunnerOptions:
     *overlap* lets a backend work on several batches at a time; *bins* is the folder of the inputs
     that recorded outputs are of; each *provider_option* is a KEY=VALUE.  *postprocess* says whether
     detections are made on the ``host`` or on the ``device``; ``auto`` is the device on CUDA.
-    *launch*, for those made there, is a key of `LAUNCHES`.
+    *launch*, for those made there, is a key of `runners.torch_cuda.LAUNCHES`.
     """
 
-    provider: str = option(
+    provider: str = types.option(
         "ONNX Runtime execution provider; no fallback to another.", "NAME", "CPUExecutionProvider"
     )
-    provider_option: tuple[str, ...] = option("Option of --provider. Repeatable.", "KEY=VALUE", ())
-    graph_optimization: str = option(
+    provider_option: tuple[str, ...] = types.option(
+        "Option of --provider. Repeatable.", "KEY=VALUE", ()
+    )
+    graph_optimization: str = types.option(
         "Graph optimization of ONNX Runtime: disable, basic, extended or all.", "LEVEL", "all"
     )
-    device: str | None = option(
+    device: str | None = types.option(
         "For --runner torch: cpu, cuda[:N], npu[:N]; for acl: the NPU's number.", shown="cpu; 0"
     )
-    precision: str = option("For --runner torch: fp32, fp16 or bf16.", default="fp32")
-    threads: int | None = option("Threads of the backend.", shown="the backend's choice")
-    overlap: bool = option(
+    precision: str = types.option("For --runner torch: fp32, fp16 or bf16.", default="fp32")
+    threads: int | None = types.option("Threads of the backend.", shown="the backend's choice")
+    overlap: bool = types.option(
         "For --runner acl: copy one batch while another is computed.", default=True
     )
-    postprocess: str = option(
+    postprocess: str = types.option(
         "For --runner torch: where detections are computed (auto: on the device with CUDA).",
         default="auto",
-        choices=POSTPROCESS,
+        choices=("auto", "host", "device"),
     )
-    launch: str = option(
-        f"For detections on the device: {'; '.join(f'{n}: {how}' for n, how in LAUNCHES.items())}.",
+    launch: str = types.option(
+        "For detections on the device: eager: kernel by kernel; graph: as one CUDA graph for each "
+        "batch size; compile: fused by torch.compile, and as one CUDA graph on CUDA.",
         "HOW",
         "eager",
     )
@@ -110,11 +107,11 @@ class RunnerOptions:
         """Raise `RunnerError` for no runner's name, or an option that *runner* cannot follow."""
         if runner not in RUNNERS:
             raise RunnerError(f"--runner is {runner!r}, but effd0 knows {', '.join(RUNNERS)}")
-        for name, value in vars(self).items():
-            foreign = name not in BACKENDS[runner].knows
-            if foreign and value != getattr(RunnerOptions, name):
+        for option, value in vars(self).items():
+            foreign = option not in BACKENDS[runner].knows
+            if foreign and value != getattr(RunnerOptions, option):
                 raise RunnerError(
-                    f"--{_as_typed(name, value)}, but --runner {runner} does not know it; "
+                    f"--{_as_typed(option, value)}, but --runner {runner} does not know it; "
                     "leave it out, or choose another --runner"
                 )
         if runner == "torch":
@@ -161,7 +158,7 @@ def open_runner(
     options = RunnerOptions() if options is None else options
     options.check_for(name)
     backend = BACKENDS[name]
-    given = {known: getattr(options, known) for known in backend.knows}
+    given = {option: getattr(options, option) for option in backend.knows}
     opens = backend.opens
     if name == "ort":
         given["provider_options"] = _as_mapping(given.pop("provider_option"))

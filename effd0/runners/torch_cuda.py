@@ -21,7 +21,6 @@ from ..detection.torch_ops import DeviceSteps, on_host, unpack
 from ..errors import FeedError, RunnerError, require
 from ..spec import ModelSpec
 from ..types import Floats
-from .registry import LAUNCHES
 from .torch import TorchRunner
 
 
@@ -109,6 +108,12 @@ def _pixels(image: ModelInput, shape: Sequence[int]) -> Any:
     return np.require(pixels, requirements=["C", "W"])
 
 
+#: How the work of a batch is launched.
+LAUNCHES = {
+    "eager": "kernel by kernel",
+    "graph": "as one CUDA graph for each batch size",
+    "compile": "fused by torch.compile, and as one CUDA graph on CUDA",
+}
 #: Batches that are under way: one is computed while the next one goes up.
 _LANES = 2
 
