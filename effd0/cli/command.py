@@ -139,7 +139,7 @@ def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> 
         if one.kind is not bool:
             how = {
                 "action": "append" if one.many else "store",
-                "type": functools.partial(_read, one),
+                "type": functools.partial(_value_of, one),
                 "default": list(one.default) if one.many else one.default,
                 "metavar": one.value,
                 "choices": one.choices or None,
@@ -147,7 +147,7 @@ def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> 
         group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
 
 
-def _read(one: Option, text: str) -> Any:
+def _value_of(one: Option, text: str) -> Any:
     """The value in *text*; raise what argparse reports to the user."""
     try:
         value = one.kind(text)

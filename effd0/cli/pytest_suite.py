@@ -146,50 +146,46 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.stash[RECORD])
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    check_options(config)
+    refuse_contradictions(config)
 
 
-def check_options(config: pytest.Config) -> None:
+def refuse_contradictions(config: pytest.Config) -> None:
     """Raise a usage error where options contradict each other, or led pytest away."""
-    get = config.getoption
-    runners, results, parallel = get("--runner"), get("--results"), get("--workers")
-    parallel = parallel is not None or get("--devices") is not None
-    files = {one.flag: get(one.flag) for one in OPTIONS if one.kind is Path}
+    given = config.option
+    coco, results, parallel = given.coco, given.results, given.workers or given.devices
+    files = {one.flag: getattr(given, one.name) for one in OPTIONS if one.kind is Path}
     typed = " ".join(f"{flag}={path}" for flag, path in files.items() if path is not None)
-    unknown = ", ".join(set(runners) - set(TEST_RUNNERS))
-    alone = ", ".join(sorted(set(runners) - set(WITH_WORKERS)))
+    unknown = ", ".join(set(given.runner) - set(TEST_RUNNERS))
+    alone = ", ".join(sorted(set(given.runner) - set(WITH_WORKERS)))
+    recorded_alone = given.runner and ("recorded" in given.runner) != (results is not None)
     wrong = {
         f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
         f"value for a place of tests; write the value after '=': {typed}": (
             typed and is_led_away(config)
         ),
-        "--resume is given, but no --out; name the folder to resume": (
-            get("--resume") and get("--out") is None
-        ),
+        "--resume is given, but no --out; name the folder to resume": given.resume
+        and not given.out,
         "--report-json is given with -n, but a run file is written by one process; leave -n out": (
-            get("--report-json") and getattr(config.option, "numprocesses", None)
+            given.report_json and getattr(given, "numprocesses", None)
         ),
         f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}": unknown,
         "--runner=recorded and --results=DIR go together, but one is given without the other": (
-            runners and ("recorded" in runners) != (results is not None)
+            recorded_alone
         ),
         "--coco is given without --checkpoint, but the embedded checkpoint knows drawn scenes "
         "only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)": (
-            get("--coco") and not get("--checkpoint")
+            coco and not given.checkpoint
         ),
-        "--image-limit is given, but it limits --coco, which is not": (
-            get("--image-limit") and not get("--coco")
-        ),
+        "--image-limit is given, but it limits --coco, which is not": given.image_limit
+        and not coco,
         **{
-            f"{flag} is {files[flag]}, which does not exist": (
-                files[flag] is not None and not files[flag].exists()
-            )
-            for flag in PATHS
+            f"{flag} is {path}, which does not exist": flag in PATHS and path and not path.exists()
+            for flag, path in files.items()
         },
         "--results is given with --workers or --devices, but what was recorded is not run; "
-        "leave one out": parallel and results is not None,
-        f"--device-id is {get('--device-id')}, but each worker has a device of its own; name them "
-        "with --devices": parallel and get("--device-id"),
+        "leave one out": parallel and results,
+        f"--device-id is {given.device_id}, but each worker has a device of its own; name them "
+        "with --devices": parallel and given.device_id,
         f"--runner is {alone}, but workers run {', '.join(WITH_WORKERS)}; leave --workers and "
         "--devices out": parallel and alone,
     }
@@ -197,12 +193,11 @@ def check_options(config: pytest.Config) -> None:
         if found:
             raise pytest.UsageError(message)
     try:
-        spec_for(get("--arch"))
-        if results is not None and get("--model") is not None:
-            check_model(results, get("--model"))
+        spec_for(given.arch)
+        if results is not None and given.model is not None:
+            check_model(results, given.model)
         if (pool := pool_asked(config)) is not None:
-            here = {name: runner_options(config, name) for name in runners_here(config)}
-            check_pool(pool, here)
+            check_pool(pool, {name: runner_options(config, name) for name in runners_here(config)})
     except Effd0Error as error:
         raise pytest.UsageError(str(error)) from error
 

@@ -70,10 +70,10 @@ def evaluate(
         beside = None if other is None else RayEngine(other, replace(workers, devices=()))
     reports.check()
     evaluation = run_evaluation(job, engine, beside, open_progress=progress, say=say)
-    _finish(evaluation, engine, reports)
+    _report(evaluation, engine, reports)
 
 
-def _finish(evaluation: Evaluation, engine: Engine, reports: shared.ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: Engine, reports: shared.ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
     if reports.json is not None:
@@ -193,4 +193,4 @@ def postprocess(
     job = EvaluationJob(**vars(images), min_map=min_map)
     engine = RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
     reports.check()
-    _finish(run_evaluation(job, engine, open_progress=progress), engine, reports)
+    _report(run_evaluation(job, engine, open_progress=progress), engine, reports)

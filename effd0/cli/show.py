@@ -105,7 +105,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         (name, _label(name), metrics.undefined[name] if value is None else 100 * value)
         for name, value in metrics.values.items()
     ]
-    show_table("COCO", ("metric", "of", ">%"), numbers)
+    show_table("COCO", ("metric", "IoU, size, detections an image", ">%"), numbers)
     times = []
     for stage, one in evaluation.stages.items():
         unit = "image" if stage in PER_IMAGE else f"batch of {settings['batch_size']}"

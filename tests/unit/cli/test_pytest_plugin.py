@@ -122,7 +122,7 @@ def test_contradictory_options_are_refused(words: str, message: str, parser: pyt
         rootpath=ROOT,
     )
     with pytest.raises(pytest.UsageError, match=message):
-        pytest_suite.check_options(cast(pytest.Config, config))
+        pytest_suite.refuse_contradictions(cast(pytest.Config, config))
 
 
 @pytest.mark.parametrize(
