@@ -6,7 +6,6 @@ Options, markers, skips and the verdict are those of `effd0.cli.pytest_suite`.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 
 from effd0.ascend.acl_api import acl_session
 from effd0.cli.pytest_suite import RECORD, runner_options
-from effd0.cli.pytest_suite import runners_here as runners_on_this_host
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
@@ -24,7 +22,7 @@ from effd0.export import verify as build
 from effd0.export.to_onnx import ExportSettings, write_simplified
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
-from effd0.runners.registry import RunnerOptions, open_runner
+from effd0.runners.registry import open_runner
 from effd0.spec import ModelSpec, spec_for
 from effd0.tensors.results import find_manifest
 from effd0.types import Tensor, Tensors
@@ -82,23 +80,8 @@ def acl_kept_open() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def options_of(pytestconfig: pytest.Config) -> Callable[[str], RunnerOptions]:
-    """Return what the session's options mean to a runner."""
-    return functools.partial(runner_options, pytestconfig)
-
-
-@pytest.fixture(scope="session")
-def runners_here(pytestconfig: pytest.Config) -> list[str]:
-    """The runners of this session that can be opened on this host."""
-    return runners_on_this_host(pytestconfig)
-
-
-@pytest.fixture(scope="session")
 def open_under_test(
-    checkpoint: Path,
-    spec: ModelSpec,
-    options_of: Callable[[str], RunnerOptions],
-    request: pytest.FixtureRequest,
+    checkpoint: Path, spec: ModelSpec, request: pytest.FixtureRequest
 ) -> OpenRunner:
     """Return the runner of a given name for the artefact under test, to be entered."""
     get, option = request.getfixturevalue, request.config.getoption
@@ -113,16 +96,21 @@ def open_under_test(
 
             inner = EmulatedRunner(get("emulated_model"))
         elif name == "recorded":
-            digests = get("input_digests")
-            inner = RecordedRunner(
-                option("--results"), spec, bins=option("--bins"), digests=digests
-            )
-        elif name == "acl":
-            get("acl_kept_open")
-            inner = open_runner(name, option("--model"), spec, options_of(name))
+            results, bins = option("--results"), option("--bins")
+            digests = None
+            if find_manifest(results, bins) is None:
+                # What results are known by where nobody wrote it down: SHA-256 of each input.
+                inputs = {one.path.stem: one.path for one in get("dataset_under_test").samples}
+                digests = {
+                    stem: digest_of(preprocess(path, spec).tensor) for stem, path in inputs.items()
+                }
+            inner = RecordedRunner(results, spec, bins=bins, digests=digests)
         else:
-            path = checkpoint if name == "torch" else get("onnx_model")
-            inner = open_runner(name, path, spec, options_of(name))
+            if name == "acl":
+                get("acl_kept_open")
+            own = {"torch": checkpoint, "acl": option("--model")}
+            path = own[name] if name in own else get("onnx_model")
+            inner = open_runner(name, path, spec, runner_options(request.config, name))
         # What detects by itself has the spec's names already.
         return inner if isinstance(inner, DetectingRunner) else NamedRunner(inner, spec)
 
@@ -156,17 +144,6 @@ def images(dataset_under_test: Dataset, spec: ModelSpec) -> Tensor:
     """Network input of the first five images under test, (5, 3, 512, 512)."""
     samples = dataset_under_test.samples[:COMPARED_IMAGES]
     return np.stack([preprocess(sample.path, spec).tensor for sample in samples])
-
-
-@pytest.fixture(scope="session")
-def input_digests(
-    pytestconfig: pytest.Config, dataset_under_test: Dataset, spec: ModelSpec
-) -> dict[str, str] | None:
-    """What recorded results are known by where nobody wrote it down: SHA-256 of each input."""
-    if find_manifest(pytestconfig.getoption("--results"), pytestconfig.getoption("--bins")):
-        return None
-    inputs = ((s.path.stem, preprocess(s.path, spec).tensor) for s in dataset_under_test.samples)
-    return {stem: digest_of(tensor) for stem, tensor in inputs}
 
 
 @pytest.fixture(scope="session")

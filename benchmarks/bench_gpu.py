@@ -73,7 +73,9 @@ def launch(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module", params=PRECISIONS, ids="precision={}".format)
 def options(request: pytest.FixtureRequest, launch: str) -> RunnerOptions:
     """A detector on the GPU."""
-    return RunnerOptions("cuda", precision=request.param, postprocess="device", launch=launch)
+    return RunnerOptions(
+        device="cuda", precision=request.param, postprocess="device", launch=launch
+    )
 
 
 @pytest.fixture(scope="module", params=BATCHES, ids="images={}".format)

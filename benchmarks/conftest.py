@@ -81,8 +81,8 @@ def is_quick(config: pytest.Config) -> bool:
 
 def backends(config: pytest.Config) -> list[Any]:
     """Each runner with each precision and device; what is emulated or recorded has no speed."""
-    cuda = [RunnerOptions("cuda", precision=one) for one in ("fp32", "fp16", "bf16")]
-    npu = RunnerOptions(str(config.getoption("--device-id")))
+    cuda = [RunnerOptions(device="cuda", precision=one) for one in ("fp32", "fp16", "bf16")]
+    npu = RunnerOptions(device=str(config.getoption("--device-id")))
     gpu = [pytest.mark.gpu]
     known: list[tuple[str, RunnerOptions, str, list[pytest.MarkDecorator]]] = [
         ("ort", RunnerOptions(), "ort", []),

@@ -1,8 +1,9 @@
-"""Names for the kinds of arrays that pass between stages."""
+"""Names for the kinds of arrays that pass between stages, and how an option is declared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,3 +23,12 @@ Fractions: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 #: Named tensors, as a runner takes and gives them.
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+def option(text: str, metavar: str | None = None, default: Any = None, **more: Any) -> Any:
+    """
+    Declare a field of a dataclass, or a parameter of a command, as an option of the command line.
+
+    *text* says what it does; *more* are fields of `effd0.cli.command.Option`.
+    """
+    return field(default=default, metadata={"help": text, "metavar": metavar, **more})

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from effd0.data import fixture as embedded
+from effd0.results.suite import SuiteRecord
 from effd0.tolerances import ROUNDED, ROUNDED_BY_AIPP, TO_RECORD
 from tests.helpers import effd0
 
@@ -71,7 +72,7 @@ def chain(
     root: Path,
     modified: Callable[[int | None], Path],
     tmp_path: Path,
-    note_measured: Callable[[str], None],
+    session_record: SuiteRecord,
 ) -> Iterator[Chain]:
     """Return a function that runs the whole chain and gives its mAP in percent."""
 
@@ -92,7 +93,9 @@ def chain(
         run("postprocess", "--root", root, "--omfile", tmp_path / "result", "--json", scores)
         points = 100 * float(json.loads(scores.read_text())["metrics"]["AP"])
         options = " ".join(str(word) for word in compiling)
-        note_measured(f"AP {points:.3f}  emulated .om, batch {size or batch}, {options}")
+        session_record.lines.append(
+            f"AP {points:.3f}  emulated .om, batch {size or batch}, {options}"
+        )
         return points
 
     yield make

@@ -70,7 +70,7 @@ def test_map_from_pixels_is_the_recorded_one(
     precision: str, margin: float, launch: str, embedded_dataset: Dataset, spec: ModelSpec
 ) -> None:
     """However it is launched; seven images a batch, so that the last batch is filled up."""
-    options = RunnerOptions("cuda", precision=precision, postprocess="device", launch=launch)
+    options = RunnerOptions(device="cuda", precision=precision, postprocess="device", launch=launch)
     with open_runner("torch", embedded.checkpoint(), spec, options) as runner:
         run = run_dataset(embedded_dataset.samples, runner, spec, batch_size=7)
         found = {sample.image_id: detections for sample, detections in run}

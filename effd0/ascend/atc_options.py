@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import AtcError
+from ..types import option
 
 PRECISION_MODES = (
     "allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "force_fp16",
@@ -49,17 +50,26 @@ class AtcOptions:
     Raises `AtcError` for values that ATC does not know and options that exclude each other.
     """
 
-    soc_version: str | None = None
-    batch_size: int | None = None
+    soc_version: str | None = option(
+        "Target chip: Ascend310P3, ...", "NAME", shown="this host's, by npu-smi"
+    )
+    batch_size: int | None = option("Fixed batch size.", shown="the model's")
+    precision_mode: str | None = option(
+        f"{', '.join(PRECISION_MODES)}.", "MODE", shown=f"{PRECISION_MODES[0]}, as the recipe"
+    )
+    precision_mode_v2: str | None = option(
+        f"In place of --precision-mode: {', '.join(PRECISION_MODES_V2)}.", "MODE"
+    )
+    modify_mixlist: Path | None = option(
+        "List of operators with a precision of their own in mixed modes.",
+        shown="ops_info.json beside the output: ReduceMeanD in float32",
+    )
+    aipp: bool = option("Include the normalisation; the input is uint8 pixels.", default=False)
+    insert_op_conf: Path | None = option("Your own AIPP file.")
+    input_fp16: bool = option("Take float16 input.", default=False)
+    output_type: str | None = option(f"{' or '.join(OUTPUT_TYPES)}.", "TYPE", shown="FP32")
+    log: str = option(f"ATC's log level: {', '.join(LOG_LEVELS)}.", "LEVEL", "debug")
     gears: tuple[int, ...] = ()
-    precision_mode: str | None = None
-    precision_mode_v2: str | None = None
-    modify_mixlist: Path | None = None
-    aipp: bool = False
-    insert_op_conf: Path | None = None
-    output_type: str | None = None
-    input_fp16: bool = False
-    log: str = "debug"
 
     def __post_init__(self) -> None:
         for name, value, known in (

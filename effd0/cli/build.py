@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -10,42 +10,34 @@ from rich.markup import escape
 
 from ..ascend.aipp import largest_errors, normalizing_aipp
 from ..ascend.atc import atc_command, run_atc, write_generated
-from ..ascend.atc_options import (
-    LOG_LEVELS,
-    OUTPUT_TYPES,
-    PRECISION_MODES,
-    PRECISION_MODES_V2,
-    AtcOptions,
-    parse_gears,
-)
-from ..data import fixture as embedded
-from ..export import verify as line
+from ..ascend.atc_options import AtcOptions, parse_gears
+from ..data import fixture
+from ..export import verify
 from ..export.to_onnx import EXPORTERS, ExportSettings
 from ..graph.rewrites import DEFAULT_EDITS
-from ..progress import STDERR
+from ..progress import STDERR, say
 from ..spec import spec_for
-from .command import command
-from .options import ARCH, CHECKPOINT, ONNX_FILE, REQUIRED, option
+from ..types import option
+from .command import REQUIRED, command
+from .options import ARCH, CHECKPOINT, ONNX_FILE, ONNX_OUT
 from .show import show_built, show_edits
-
-ONNX_OUT = option("ONNX file to write.", "FILE", REQUIRED)
 
 
 @command()
 def export(
     out: Path = ONNX_OUT,
     checkpoint: Path | None = CHECKPOINT,
-    batch_size: int = option("Fixed batch size.", "N", 1, min=1),
+    batch_size: int = option("Fixed batch size.", default=1),
     dynamic_batch: bool = option("Leave the batch size free.", default=False),
-    opset: int | None = option("ONNX opset.", "N", shown="11; 18 for dynamo"),
+    opset: int | None = option("ONNX opset.", shown="11; 18 for dynamo"),
     exporter: str = option(f"{' or '.join(EXPORTERS)}.", "NAME", "torchscript"),
     arch: str = ARCH,
 ) -> None:
     """Export a checkpoint to ONNX; the file is named once its outputs equal those of PyTorch."""
     settings = ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
-    source = embedded.checkpoint() if checkpoint is None else checkpoint
+    source = fixture.checkpoint() if checkpoint is None else checkpoint
     with STDERR.status(f"exporting {source.name} and comparing it with torch"):
-        built = line.export_onnx(source, out, spec_for(arch), settings)
+        built = verify.export_onnx(source, out, spec_for(arch), settings)
     show_built(built)
 
 
@@ -53,7 +45,7 @@ def export(
 def simplify(model: Path = ONNX_FILE, out: Path = ONNX_OUT, arch: str = ARCH) -> None:
     """Simplify an ONNX model with onnxsim; the file is named once its outputs are unchanged."""
     with STDERR.status(f"simplifying {model.name} and comparing it with the original"):
-        built = line.simplify_onnx(model, out, spec_for(arch))
+        built = verify.simplify_onnx(model, out, spec_for(arch))
     show_built(built)
 
 
@@ -69,64 +61,37 @@ def modify(
 ) -> None:
     """Edit an ONNX graph for a compiler; print what each edit matched and changed."""
     with STDERR.status(f"editing {model.name} and comparing it with the original"):
-        built = line.modify_onnx(model, out, spec_for(arch), edit or DEFAULT_EDITS)
+        built = verify.modify_onnx(model, out, spec_for(arch), edit or DEFAULT_EDITS)
     show_built(built)
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How ATC compiles: fields of `AtcOptions`."""
-
-    soc_version: str | None = option(
-        "Target chip: Ascend310P3, ...", "NAME", shown="this host's, by npu-smi"
-    )
-    batch_size: int | None = option("Fixed batch size.", "N", shown="the model's", min=1)
-    precision_mode: str | None = option(
-        f"{', '.join(PRECISION_MODES)}.", "MODE", shown=f"{PRECISION_MODES[0]}, as the recipe"
-    )
-    precision_mode_v2: str | None = option(
-        f"In place of --precision-mode: {', '.join(PRECISION_MODES_V2)}.", "MODE"
-    )
-    modify_mixlist: Path | None = option(
-        "List of operators with a precision of their own in mixed modes.",
-        "FILE",
-        shown="ops_info.json beside the output: ReduceMeanD in float32",
-    )
-    aipp: bool = option("Include the normalisation; the input is uint8 pixels.", default=False)
-    insert_op_conf: Path | None = option("Your own AIPP file.", "FILE")
-    input_fp16: bool = option("Take float16 input.", default=False)
-    output_type: str | None = option(f"{' or '.join(OUTPUT_TYPES)}.", "TYPE", shown="FP32")
-    log: str = option(f"ATC's log level: {', '.join(LOG_LEVELS)}.", "LEVEL", "debug")
 
 
 @command()
 def compile(  # noqa: A001  # a command is called as its function is
     *,
     model: Path = ONNX_FILE,
-    output: Path = option("File to write; .om is appended.", "FILE", REQUIRED),
+    output: Path = option("File to write; .om is appended.", default=REQUIRED),
     dynamic_batch_size: str | None = option(
         "Batch sizes of one .om; the model's batch size must be free.", "1,4,8"
     ),
-    how: CompileOptions,
+    how: AtcOptions,
     dry_run: bool = option("Print the command, write the files it reads, and stop.", default=False),
     arch: str = ARCH,
 ) -> None:
     """Compile an ONNX model for an Ascend chip with ATC; the .om is named once it is complete."""
-    gears = () if dynamic_batch_size is None else parse_gears(dynamic_batch_size)
-    options = AtcOptions(**vars(how), gears=gears)
+    if dynamic_batch_size is not None:
+        how = replace(how, gears=parse_gears(dynamic_batch_size))
     spec = spec_for(arch)
-    atc = atc_command(model, output, spec, options)
+    atc = atc_command(model, output, spec, how)
     for warning in atc.warnings:
-        STDERR.print(f"some versions of ATC refuse: {escape(warning)}", soft_wrap=True)
+        say(f"some versions of ATC refuse: {warning}")
     for path in write_generated(atc):
-        STDERR.print(f"wrote {escape(str(path))}, which the command reads", soft_wrap=True)
+        say(f"wrote {path}, which the command reads")
     if how.aipp:
         errors = largest_errors(normalizing_aipp(spec), spec)
         shown = ", ".join(f"{error:.1e}" for error in errors)
-        STDERR.print(
+        say(
             f"AIPP normalises in float16: at most {shown} (R, G, B) from exact values, in standard "
-            "deviations of the input; measure the accuracy again",
-            soft_wrap=True,
+            "deviations of the input; measure the accuracy again"
         )
     # Never through a console, which would wrap it: it is to be copied.
     typer.echo(str(atc))

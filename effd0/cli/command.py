@@ -1,23 +1,80 @@
-"""Declared options as those of Typer and of pytest."""
+"""
+Declared options as those of Typer and of pytest.
+
+A declaration is ``name: type = option(help, metavar, default)``, a field of a dataclass or a
+parameter of a command; docs/options.md is made of it too.
+"""
 
 from __future__ import annotations
 
 import argparse
-import enum
 import functools
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-
-from .options import REQUIRED, Option, declared
 
 if TYPE_CHECKING:
     import pytest
 
 Command = Callable[..., None]
+REQUIRED = MISSING
+#: Types whose values are called otherwise than they are.
+_CALLED: dict[type, str] = {bool: "", int: "N", Path: "FILE"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """
+    An option with the type of one value; *many* values may be given where it repeats.
+
+    *shown* is the default in words, where the value says nothing.  A number is at least *min*, for
+    a whole one 1 unless said otherwise, and at most *max*.  *stop* is called before all others are
+    read; it ends the command where the option is given.
+    """
+
+    name: str
+    kind: type
+    many: bool
+    default: Any
+    help: str
+    metavar: str | None
+    shown: str | None = None
+    min: float | None = None
+    max: float | None = None
+    choices: tuple[str, ...] = ()
+    positional: bool = False
+    stop: Callable[[bool], None] | None = None
+
+    @property
+    def flag(self) -> str:
+        """As it is typed."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def value(self) -> str:
+        """What its value is called; empty for a switch."""
+        called = _CALLED.get(self.kind, self.kind.__name__.upper())
+        return self.metavar or "|".join(self.choices) or called
+
+
+def declared(holder: Any, left_out: Container[str] = ()) -> Iterator[Option]:
+    """The options of *holder*, a dataclass or a command, whose dataclasses are spread."""
+    hints = get_type_hints(holder)
+    own = fields(holder) if is_dataclass(holder) else inspect.signature(holder).parameters.values()
+    for one in own:
+        hint, declaration = hints[one.name], one if isinstance(one, Field) else one.default
+        if is_dataclass(hint):
+            yield from declared(hint, left_out)
+        elif one.name not in left_out and getattr(declaration, "metadata", None):
+            kinds = [kind for kind in get_args(hint) if kind not in (NoneType, Ellipsis)]
+            kind, many = (kinds or [hint])[0], get_origin(hint) is tuple
+            more = {"min": 1 if kind is int else None, **declaration.metadata}
+            yield Option(one.name, kind, many, declaration.default, **more)
 
 
 def command(*left_out: str) -> Callable[[Command], Command]:
@@ -29,18 +86,16 @@ def command(*left_out: str) -> Callable[[Command], Command]:
 
     def spread(function: Command) -> Command:
         options = list(declared(function, left_out))
-        hints: dict[str, Any] = get_type_hints(function)
+        hints = get_type_hints(function)
 
         @functools.wraps(function)
         def call(**given: Any) -> None:
             for one in options:
                 if one.many:
                     given[one.name] = tuple(given[one.name] or one.default)
-                elif one.choices:
-                    given[one.name] = str(given[one.name])  # no member of an Enum made below
             for name, kind in hints.items():
                 if is_dataclass(kind):
-                    own = [one.name for one in declared(kind, left_out)]
+                    own = [one.name for one in fields(kind) if one.name in given]
                     given[name] = kind(**{key: given.pop(key) for key in own})  # type: ignore[operator]  # a class
             function(**given)
 
@@ -55,38 +110,26 @@ def command(*left_out: str) -> Callable[[Command], Command]:
 
 def _typer_parameter(one: Option) -> inspect.Parameter:
     """The parameter that Typer reads."""
-    kind: Any = one.kind
-    if one.choices:
-        make: Any = enum.StrEnum  # members that are known at run time have no types
-        kind = make("Choice", [(choice, choice) for choice in one.choices])
+    kind: Any = Literal[one.choices] if one.choices else one.kind
     kind = list[kind] if one.many else kind
     default = inspect.Parameter.empty if one.default is REQUIRED else one.default
     if default is None or default == ():
         kind, default = kind | None, None
     described: dict[str, Any] = {
         "help": one.help,
-        "metavar": one.metavar,
+        "metavar": None if one.choices else one.value or None,
         "show_default": one.shown or not any(default is no for no in (None, False, REQUIRED)),
         "min": one.min,
         "max": one.max,
+        "callback": one.stop,
+        "is_eager": one.stop is not None,
     }
-    if one.stop is not None:
-        described |= {"is_eager": True, "callback": _stopping(one.stop)}
     # A switch that is on can be turned off: Typer adds --no-NAME.
     names = [one.flag] if default is False else []
     info = typer.Argument(**described) if one.positional else typer.Option(*names, **described)
     return inspect.Parameter(
         one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
-
-
-def _stopping(stop: Callable[[], None]) -> Callable[[bool], None]:
-    def callback(wanted: bool) -> None:
-        if wanted:
-            stop()
-            raise typer.Exit
-
-    return callback
 
 
 def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> None:
@@ -96,7 +139,7 @@ def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> 
         if one.kind is not bool:
             how = {
                 "action": "append" if one.many else "store",
-                "type": functools.partial(_read, one),
+                "type": functools.partial(_value_of, one),
                 "default": list(one.default) if one.many else one.default,
                 "metavar": one.value,
                 "choices": one.choices or None,
@@ -104,7 +147,7 @@ def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> 
         group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
 
 
-def _read(one: Option, text: str) -> Any:
+def _value_of(one: Option, text: str) -> Any:
     """The value in *text*; raise what argparse reports to the user."""
     try:
         value = one.kind(text)

@@ -1,4 +1,4 @@
-"""Commands that compare: benchmark, bisect, merge, compare, report."""
+"""Commands that compare: bisect, benchmark, merge, compare, report."""
 
 from __future__ import annotations
 
@@ -17,46 +17,56 @@ from ..progress import STDERR, progress
 from ..report.view import write_page
 from ..results.compare import MAX_SLOWDOWN, NO_WORSE, compare_runs
 from ..results.run import merge_runs, read_run, write_run
+from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tolerances import MAX_DROP
-from .command import command
-from .options import (
-    ACCURACY_REPORT,
-    ARCH,
-    ONNX_FILE,
-    REQUIRED,
-    ComputeOptions,
-    ImageOptions,
-    ModelOptions,
-    ReportOptions,
-    model_choice,
-    option,
-)  # fmt: skip
+from ..types import option
+from . import options as shared
+from .command import REQUIRED, command
 from .show import console, show_bisection, show_comparison, show_status
+
+
+@command()
+def bisect(
+    model: Path = shared.ONNX_FILE,
+    reference: Path = option("Model that is right: an ONNX file, or weights.", default=REQUIRED),
+    image: Path | None = option("Image to run.", shown="an embedded scene"),
+    json: Path | None = option("Write the finding as JSON."),
+    arch: str = shared.ARCH,
+) -> None:
+    """Find the first node of an ONNX model whose output differs from that of its reference."""
+    if json is not None:
+        check_writable(json)
+    with STDERR.status(f"comparing all tensors of {model.name} with {reference.name}"):
+        finding = bisection.bisect(model, reference, spec_for(arch), image)
+    show_bisection(finding)
+    if json is not None:
+        write_json(finding.to_json(), json)
+    if finding.status != "same":
+        raise typer.Exit(1)
 
 
 @command("image_limit")
 def benchmark(
     *,
-    model: ModelOptions,
+    model: shared.ModelOptions,
     batch_sizes: tuple[int, ...] = option(
-        "More values of --batch-size.", "[N]...", (), min=1, positional=True
+        "More values of --batch-size.", "[N]...", (), positional=True
     ),
     batch_size: tuple[int, ...] = option(
         "Images per batch, one row each: 1 4 8. Repeatable.",
         "N...",
         (),
         shown="the model's, or 1",
-        min=1,
     ),
-    loop: int = option("Timed calls of each batch size.", "N", 100, min=1),
-    warmup: int = option("Warm-up calls, not timed.", "N", 3, min=0),
+    loop: int = option("Timed calls of each batch size.", default=100),
+    warmup: int = option("Warm-up calls, not timed.", default=3, min=0),
     scenario: str | None = option(
         f"{' or '.join(SCENARIOS)}, to detections, in MLPerf's terms.",
         "NAME",
         shown="a sweep over batch sizes, to heads",
     ),
-    against: Path | None = option("Model that is timed in turn with --model, A B A B.", "FILE"),
+    against: Path | None = option("Model that is timed in turn with --model, A B A B."),
     max_slowdown: float | None = option(
         "Threshold: exit 1 if slower than --against by more, with 95 % confidence; "
         f"{100 * MAX_SLOWDOWN:g} is a good start.",
@@ -64,14 +74,14 @@ def benchmark(
         shown="none",
         min=0,
     ),
-    accuracy_report: Path | None = ACCURACY_REPORT,
-    reports: ReportOptions,
-    images: ImageOptions,
-    compute: ComputeOptions,
+    accuracy_report: Path | None = shared.ACCURACY_REPORT,
+    reports: shared.ReportOptions,
+    images: shared.ImageOptions,
+    compute: RunnerOptions,
 ) -> None:
     """Time a model on real images; print the recipe's table beside published figures."""
     job = BenchmarkJob(
-        choice=model_choice(model, compute),
+        choice=model.choice(compute),
         batch_sizes=(*batch_size, *batch_sizes),
         loop=loop,
         warmup=warmup,
@@ -94,38 +104,17 @@ def benchmark(
 
 
 @command()
-def bisect(
-    model: Path = ONNX_FILE,
-    reference: Path = option("Model that is right: an ONNX file, or weights.", "FILE", REQUIRED),
-    image: Path | None = option("Image to run.", "FILE", shown="an embedded scene"),
-    json: Path | None = option("Write the finding as JSON.", "FILE"),
-    arch: str = ARCH,
-) -> None:
-    """Find the first node of an ONNX model whose output differs from that of its reference."""
-    if json is not None:
-        check_writable(json)
-    with STDERR.status(f"comparing all tensors of {model.name} with {reference.name}"):
-        finding = bisection.bisect(model, reference, spec_for(arch), image)
-    show_bisection(finding)
-    if json is not None:
-        write_json(finding.to_json(), json)
-    if finding.status != "same":
-        raise typer.Exit(1)
-
-
-@command()
 def merge(
     runs: tuple[Path, ...] = option("Run files.", "RUN.json...", REQUIRED, positional=True),
-    out: Path = option("File to write.", "FILE", REQUIRED),
+    out: Path = option("File to write.", default=REQUIRED),
 ) -> None:
     """Merge the accuracy, parity and benchmark runs of one artefact into one file."""
     check_writable(out)
     merged = merge_runs([read_run(path) for path in runs], [str(path) for path in runs])
     write_run(out, merged)
     parts = ("checks", "parity", "accuracy", "latency")
-    counts = (f"{part} {len(getattr(merged, part))}" for part in parts)
-    shown = f"wrote {escape(str(out))}: {len(runs)} runs; {', '.join(counts)}"
-    console().print(shown, soft_wrap=True)
+    counts = ", ".join(f"{part} {len(getattr(merged, part))}" for part in parts)
+    console().print(f"wrote {escape(str(out))}: {len(runs)} runs; {counts}", soft_wrap=True)
     verdict = merged.verdict
     show_status(verdict.status, verdict.evidence, verdict.stage)
 
@@ -139,7 +128,7 @@ def compare(
         "Run file of the new build.", "CANDIDATE.json", REQUIRED, positional=True
     ),
     max_drop: float = option(
-        "Allowed drop of mAP against the baseline.", "POINTS", MAX_DROP.limit, min=0, max=100
+        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **shared.POINTS
     ),
     max_slowdown: float = option(
         "Maximum slowdown allowed per benchmark, in percent (95 % confidence).",
@@ -149,12 +138,8 @@ def compare(
     ),
 ) -> None:
     """Compare two runs. Exit 0: no regression; 1: regression or undecided; 2: not comparable."""
-    found = compare_runs(
-        read_run(baseline),
-        read_run(candidate),
-        max_drop=max_drop,
-        max_slowdown=max_slowdown / 100,
-    )
+    runs = read_run(baseline), read_run(candidate)
+    found = compare_runs(*runs, max_drop=max_drop, max_slowdown=max_slowdown / 100)
     show_comparison(found)
     if found.status != NO_WORSE:
         raise typer.Exit(1)
@@ -163,7 +148,7 @@ def compare(
 @command()
 def report(
     run: Path = option("Run file to show.", "RUN.json", REQUIRED, positional=True),
-    html: Path = option("File to write.", "FILE", REQUIRED),
+    html: Path = option("File to write.", default=REQUIRED),
     baseline: Path | None = option("Run file whose figures are shown beside.", "OLD.json"),
 ) -> None:
     """Write a run as one HTML page, which opens from disk; the exit code ignores the verdict."""

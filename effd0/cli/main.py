@@ -16,7 +16,6 @@ from ..progress import STDERR
 from ..timing import let_threads_sleep
 from . import build, judge, run, setup
 
-GATE_FAILED, BAD_INPUT = 1, 2
 #: Panel of the help -> its commands.
 PANELS = {
     "Run": (
@@ -54,4 +53,4 @@ def main() -> None:
         STDERR.print(message, soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
             STDERR.print(escape(note), soft_wrap=True)
-        sys.exit(BAD_INPUT)
+        sys.exit(2)

@@ -11,7 +11,7 @@ import gc
 import importlib.util
 import shlex
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,33 +21,21 @@ import pytest
 from ..benchmark.measure import rows_of
 from ..benchmark.record import timed_row
 from ..data import fixture as embedded
-from ..distributed.pool import Pool, accelerator, pool_of
-from ..errors import Effd0Error, RunnerError
-from ..evaluation.evaluate import Evaluation, accuracy_of
+from ..distributed.pool import Pool, check_pool, pool_of
+from ..errors import Effd0Error
 from ..io import sha256
-from ..report.insight import insight_of
 from ..results.check import STAGES, Check
 from ..results.environment import installed_version
-from ..results.run import Parity, write_run
+from ..results.run import write_run
 from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
 from ..runners.registry import RUNNERS, RunnerOptions
 from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
-from .command import add_pytest_options
-from .options import (
-    ACCURACY_REPORT,
-    ComputeOptions,
-    DirectoryOptions,
-    ImageOptions,
-    ModelOptions,
-    Option,
-    PoolOptions,
-    ReportOptions,
-    declared,
-    option,
-)  # fmt: skip
+from ..types import option
+from . import options as shared
+from .command import Option, add_pytest_options, declared
 from .pytest_plugin import PATHS, is_led_away
 
 #: Where a session keeps what it found.
@@ -63,6 +51,8 @@ TEST_RUNNERS = (*RUNNERS, "emulated")
 SLOW_RUNNERS = {"openvino", "emulated"}
 #: Runners that workers run; the others stay in the session's process.
 WITH_WORKERS = ("ort", "openvino", "torch", "acl")
+#: Runner -> what it takes of the session's options beside --threads.
+KNOWN = {"ort": ("provider", "provider_option", "graph_optimization"), "torch": ("postprocess",)}
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
     "browser": "needs Playwright and a Chromium that it drives",
@@ -85,22 +75,20 @@ class SuiteOptions:
     )
     results: Path | None = option("Recorded head outputs; implies --runner=recorded.", "DIR")
     bins: Path | None = option("Recorded inputs; those of --results.", "DIR")
-    detections: Path | None = option("Recorded detections, as COCO's JSON.", "FILE")
+    detections: Path | None = option("Recorded detections, as COCO's JSON.")
     coco: Path | None = option("Folder in COCO's layout.", "ROOT", shown="embedded scenes")
     slow: bool = option("Run the slow tests too.", default=False)
-    device_id: int = option("The NPU of --runner acl.", "N", 0, min=0)
+    device_id: int = option("The NPU of --runner acl.", default=0, min=0)
     batch_size: tuple[int, ...] = option(
-        "Images per batch of -m accuracy and of benchmarks. Repeatable.", "N", (), min=1
+        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
     )
     min_map: float = option(
-        "Threshold of mAP on --coco, in percent.", "PERCENT", 33.4, min=0, max=100
+        "Threshold of mAP on --coco, in percent.", default=33.4, **shared.PERCENT
     )
     max_drop: float = option(
         "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
-        "POINTS",
-        MAX_DROP.limit,
-        min=0,
-        max=100,
+        default=MAX_DROP.limit,
+        **shared.POINTS,
     )
     require: tuple[str, ...] = option(
         "Fail, not skip, where this is absent. Repeatable.",
@@ -114,36 +102,35 @@ class BenchmarkOptions:
     """What the pytest benchmarks take."""
 
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
-    baseline: Path | None = option("Run file of an earlier session to compare times with.", "FILE")
+    baseline: Path | None = option("Run file of an earlier session to compare times with.")
     max_slowdown: float = option(
         "Maximum slowdown allowed against --baseline, in percent (95 % confidence).",
         "PERCENT",
         5.0,
         min=0,
     )
-    accuracy_report: Path | None = ACCURACY_REPORT
+    accuracy_report: Path | None = shared.ACCURACY_REPORT
 
 
-def option_groups() -> dict[str, list[Option]]:
-    """Title -> options of pytest; those that the command line has too are declared there."""
-    artefact = (
-        *declared(ModelOptions, ("runner",)),
+#: Title -> options of pytest; those that the command line has too are declared there.
+OPTION_GROUPS: dict[str, list[Option]] = {
+    "effd0: what is under test": [
+        *declared(shared.ModelOptions, ("runner",)),
         *declared(SuiteOptions),
-        *declared(ImageOptions, ("root", "host_threads")),
-        *declared(ComputeOptions, ("device", "precision", "overlap", "launch")),
-        *declared(DirectoryOptions),
-        *declared(PoolOptions, ("verbose",)),
-        *declared(ReportOptions, ("json",)),
-    )
-    return {
-        "effd0: what is under test": list(artefact),
-        "effd0: pytest benchmarks": list(declared(BenchmarkOptions)),
-    }
+        *declared(shared.ImageOptions, ("root", "host_threads")),
+        *declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
+        *declared(shared.DirectoryOptions),
+        *declared(shared.PoolOptions, ("verbose",)),
+        *declared(shared.ReportOptions, ("json",)),
+    ],
+    "effd0: pytest benchmarks": [*declared(BenchmarkOptions)],
+}
+OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options in groups, so that ``pytest --help`` shows them together."""
-    for title, options in option_groups().items():
+    for title, options in OPTION_GROUPS.items():
         add_pytest_options(parser.getgroup(title, title), options)
 
 
@@ -155,126 +142,83 @@ def pytest_configure(config: pytest.Config) -> None:
     # Nothing has imported torch yet.  Benchmarks take it as its users do.
     if not any("benchmarks" in argument for argument in config.args):
         let_threads_sleep()
-    config.stash[RECORD] = SuiteRecord()
+    config.stash[RECORD] = SessionRecord()
+    config.pluginmanager.register(config.stash[RECORD])
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    check_options(config)
-    config.pluginmanager.register(_Collector(config))
+    refuse_contradictions(config)
 
 
-def check_options(config: pytest.Config) -> None:
+def refuse_contradictions(config: pytest.Config) -> None:
     """Raise a usage error where options contradict each other, or led pytest away."""
-    get = config.getoption
-
-    def refuse(wrong: object, message: str) -> None:
-        if wrong:
-            raise pytest.UsageError(message)
-
-    paths = [one.flag for group in option_groups().values() for one in group if one.kind is Path]
-    given = [f"{flag}={get(flag)}" for flag in paths if get(flag) is not None]
-    refuse(
-        given and is_led_away(config),
+    given = config.option
+    coco, results, parallel = given.coco, given.results, given.workers or given.devices
+    files = {one.flag: getattr(given, one.name) for one in OPTIONS if one.kind is Path}
+    typed = " ".join(f"{flag}={path}" for flag, path in files.items() if path is not None)
+    unknown = ", ".join(set(given.runner) - set(TEST_RUNNERS))
+    alone = ", ".join(sorted(set(given.runner) - set(WITH_WORKERS)))
+    recorded_alone = given.runner and ("recorded" in given.runner) != (results is not None)
+    wrong = {
         f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
-        f"value for a place of tests; write the value after '=': {' '.join(given)}",
-    )
-    no_out = get("--resume") and get("--out") is None
-    refuse(no_out, "--resume is given, but no --out; name the folder to resume")
-    refuse(
-        get("--report-json") and getattr(config.option, "numprocesses", None),
-        "--report-json is given with -n, but a run file is written by one process; leave -n out",
-    )
-    runners, results = get("--runner"), get("--results")
-    unknown = ", ".join(set(runners) - set(TEST_RUNNERS))
-    refuse(unknown, f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}")
-    refuse(
-        runners and ("recorded" in runners) != (results is not None),
-        "--runner=recorded and --results=DIR go together, but one is given without the other",
-    )
-    refuse(
-        get("--coco") and not get("--checkpoint"),
+        f"value for a place of tests; write the value after '=': {typed}": (
+            typed and is_led_away(config)
+        ),
+        "--resume is given, but no --out; name the folder to resume": given.resume
+        and not given.out,
+        "--report-json is given with -n, but a run file is written by one process; leave -n out": (
+            given.report_json and getattr(given, "numprocesses", None)
+        ),
+        f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}": unknown,
+        "--runner=recorded and --results=DIR go together, but one is given without the other": (
+            recorded_alone
+        ),
         "--coco is given without --checkpoint, but the embedded checkpoint knows drawn scenes "
-        "only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)",
-    )
-    no_coco = get("--image-limit") and not get("--coco")
-    refuse(no_coco, "--image-limit is given, but it limits --coco, which is not")
-    for flag in PATHS:
-        missing = get(flag) is not None and not get(flag).exists()
-        refuse(missing, f"{flag} is {get(flag)}, which does not exist")
+        "only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)": (
+            coco and not given.checkpoint
+        ),
+        "--image-limit is given, but it limits --coco, which is not": given.image_limit
+        and not coco,
+        **{
+            f"{flag} is {path}, which does not exist": flag in PATHS and path and not path.exists()
+            for flag, path in files.items()
+        },
+        "--results is given with --workers or --devices, but what was recorded is not run; "
+        "leave one out": parallel and results,
+        f"--device-id is {given.device_id}, but each worker has a device of its own; name them "
+        "with --devices": parallel and given.device_id,
+        f"--runner is {alone}, but workers run {', '.join(WITH_WORKERS)}; leave --workers and "
+        "--devices out": parallel and alone,
+    }
+    for message, found in wrong.items():
+        if found:
+            raise pytest.UsageError(message)
     try:
-        spec_for(get("--arch"))
-        if results is not None and get("--model") is not None:
-            check_model(results, get("--model"))
+        spec_for(given.arch)
+        if results is not None and given.model is not None:
+            check_model(results, given.model)
+        if (pool := pool_asked(config)) is not None:
+            check_pool(pool, {name: runner_options(config, name) for name in runners_here(config)})
     except Effd0Error as error:
         raise pytest.UsageError(str(error)) from error
-    if (pool := pool_asked(config)) is not None:
-        refuse(
-            results is not None,
-            "--results is given with --workers or --devices, but what was recorded is not run; "
-            "leave one out",
-        )
-        options_of = functools.partial(runner_options, config)
-        check_workers(pool, accelerator_of(runners_here(config), options_of), config)
 
 
 def pool_asked(config: pytest.Config) -> Pool | None:
-    """The workers that the options ask for; a usage error where they contradict each other."""
+    """The workers that the options ask for; raise `RunnerError` where these contradict."""
     workers, devices = config.getoption("--workers"), config.getoption("--devices")
-    try:
-        return pool_of(workers, devices, config.getoption("--ray-address"), verbose=False)
-    except RunnerError as error:
-        raise pytest.UsageError(str(error)) from error
-
-
-def accelerator_of(
-    runners: Iterable[str], options_of: Callable[[str], RunnerOptions]
-) -> str | None:
-    """Return what each worker needs one of, as Ray names it, for *runners*; None on CPUs."""
-    kinds = {kind for name in runners if (kind := accelerator(name, options_of(name)))}
-    if len(kinds) > 1:
-        raise pytest.UsageError(
-            f"runners need {' and '.join(sorted(kinds))}, but all workers of a session have one "
-            "kind; choose one with --runner"
-        )
-    return next(iter(kinds), None)
-
-
-def check_workers(pool: Pool, kind: str | None, config: pytest.Config) -> None:
-    """Refuse a *pool* that contradicts other options; its runners need a *kind* of device each."""
-    if number := config.getoption("--device-id"):
-        raise pytest.UsageError(
-            f"--device-id is {number}, but each worker has a device of its own; name them with "
-            "--devices"
-        )
-    alone = sorted(set(config.getoption("--runner") or ()) - set(WITH_WORKERS))
-    if alone:
-        raise pytest.UsageError(
-            f"--runner is {', '.join(alone)}, but workers run {', '.join(WITH_WORKERS)}; "
-            "leave --workers and --devices out"
-        )
-    if pool.devices and kind is None:
-        raise pytest.UsageError(
-            f"--devices is {config.getoption('--devices')}, but all runners compute on the CPU; "
-            "use --workers, or choose a device (--runner=acl, --provider=CUDAExecutionProvider)"
-        )
+    return pool_of(workers, devices, config.getoption("--ray-address"), verbose=False)
 
 
 def runner_options(config: pytest.Config, name: str) -> RunnerOptions:
     """What the session's options mean to the runner *name*; those of others are not for it."""
-    option = config.getoption
     if name == "acl":
         # Each worker has a device of its own.
         own = pool_asked(config) is not None
-        return RunnerOptions(device=None if own else str(option("--device-id")))
-    if name == "torch":
-        return RunnerOptions(threads=option("--threads"), postprocess=option("--postprocess"))
-    if name != "ort":
-        return RunnerOptions(threads=option("--threads"))
-    return RunnerOptions(
-        threads=option("--threads"),
-        provider=option("--provider"),
-        provider_option=tuple(option("--provider-option")),
-        graph_optimization=option("--graph-optimization"),
-    )
+        return RunnerOptions(device=None if own else str(config.getoption("--device-id")))
+    known = ("threads", *KNOWN.get(name, ()))
+    given = {one.name: config.getoption(one.flag) for one in OPTIONS if one.name in known}
+    if "provider_option" in given:
+        given["provider_option"] = tuple(given["provider_option"])
+    return RunnerOptions(**given)
 
 
 def runner_names(config: pytest.Config) -> list[str]:
@@ -343,8 +287,10 @@ def _no_npu(config: pytest.Config) -> str | None:
 
 @functools.cache
 def _has_device(kind: str) -> bool:
-    needed = ("torch", "torch_npu") if kind == "npu" else ("torch",)
-    if any(importlib.util.find_spec(package) is None for package in needed):
+    """Whether torch sees a ``cuda`` or ``npu`` device, the latter by torch_npu."""
+    try:
+        importlib.import_module("torch_npu" if kind == "npu" else "torch")
+    except ImportError:
         return False
     return bool(getattr(importlib.import_module("torch"), kind).is_available())
 
@@ -439,11 +385,8 @@ def pytest_runtest_makereport(
     return report
 
 
-class _Collector:
+class SessionRecord(SuiteRecord):
     """Collects the checks of a session, whichever process made them."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.checks = config.stash[RECORD].checks
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the check that a report brings."""
@@ -452,22 +395,9 @@ class _Collector:
 
 
 @pytest.fixture(scope="session")
-def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Return a function that adds a line to the summary's list of measured accuracies."""
-    return pytestconfig.stash[RECORD].lines.append
-
-
-@pytest.fixture(scope="session")
-def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation], None]:
-    """Return a function that keeps an evaluation for --report-json."""
-    keep = pytestconfig.stash[RECORD].keep
-    return lambda one: keep(accuracy_of(one), functools.partial(insight_of, one))
-
-
-@pytest.fixture(scope="session")
-def note_parity(pytestconfig: pytest.Config) -> Callable[[Parity], None]:
-    """Return a function that keeps how far a runner's heads are from torch's, for the report."""
-    return pytestconfig.stash[RECORD].parity.append
+def session_record(pytestconfig: pytest.Config) -> SuiteRecord:
+    """What the session found: its summary and its run file are made of it."""
+    return pytestconfig.stash[RECORD]
 
 
 @pytest.fixture

@@ -13,69 +13,73 @@ from ..data.coco import check_images, load_coco
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
 from ..distributed.infer import infer_on_pool
-from ..errors import OutputError
+from ..errors import EvaluationError, OutputError
 from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
 from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, InferSettings, run_infer_job
+from ..io import write_json
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
-from ..results.run import flat
+from ..results.run import flat, write_run
+from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tensors.inputs import write_inputs
-from .command import command
-from .options import (
-    ARCH,
-    BATCH_SIZE,
-    REQUIRED,
-    ComputeOptions,
-    DirectoryOptions,
-    GateOptions,
-    ImageOptions,
-    ModelOptions,
-    PoolOptions,
-    ReportOptions,
-    model_choice,
-    option,
-)  # fmt: skip
+from ..tolerances import MAX_DROP
+from ..types import option
+from . import options as shared
+from .command import REQUIRED, command
 from .show import console, show_evaluation, show_pool
 
 
 @command()
 def evaluate(
     *,
-    model: ModelOptions,
-    images: ImageOptions,
-    batch_size: int | None = BATCH_SIZE,
-    gate: GateOptions,
-    reports: ReportOptions,
-    directory: DirectoryOptions,
-    compute: ComputeOptions,
-    pool: PoolOptions,
+    model: shared.ModelOptions,
+    images: shared.ImageOptions,
+    batch_size: int | None = shared.BATCH_SIZE,
+    min_map: float | None = shared.min_map("none; for the embedded default its own record"),
+    reference: Path | None = option(
+        "ONNX model or weights that run on the same images, for --max-drop."
+    ),
+    max_drop: float | None = option(
+        "Threshold: exit 1 unless the 95 % interval of the mAP drop against --reference ends at or "
+        "below this.",
+        shown=f"{MAX_DROP.limit} with --reference",
+        **shared.POINTS,
+    ),
+    reports: shared.ReportOptions,
+    directory: shared.DirectoryOptions,
+    compute: RunnerOptions,
+    pool: shared.PoolOptions,
 ) -> None:
     """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
-    drop = gate.checked_drop()
-    job = EvaluationJob(**vars(images), **vars(directory), min_map=gate.min_map, max_drop=drop)
-    choice = model_choice(model, compute)
-    other = None if gate.reference is None else reference_choice(gate.reference, choice)
+    if max_drop is not None and reference is None:
+        raise EvaluationError(
+            f"--max-drop is {max_drop}, but no --reference is given; name what to compare with"
+        )
+    drop = MAX_DROP.limit if max_drop is None else max_drop
+    job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
+    choice = model.choice(compute)
+    other = None if reference is None else reference_choice(reference, choice)
     engine: Engine = LocalEngine(choice, batch_size)
-    reference: Engine | None = None if other is None else LocalEngine(other)
+    beside: Engine | None = None if other is None else LocalEngine(other)
     if (workers := pool.pool()) is not None:
         engine = RayEngine(choice, workers, batch_size)
-        reference = None if other is None else RayEngine(other, replace(workers, devices=()))
+        beside = None if other is None else RayEngine(other, replace(workers, devices=()))
     reports.check()
-    evaluation = run_evaluation(job, engine, reference, open_progress=progress, say=say)
-    _finish(evaluation, engine, reports)
+    evaluation = run_evaluation(job, engine, beside, open_progress=progress, say=say)
+    _report(evaluation, engine, reports)
 
 
-def _finish(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: Engine, reports: shared.ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
-    reports.write(
-        lambda: flat(run_of(evaluation, engine)),
-        lambda: run_of(evaluation, engine, insight_of(evaluation)),
-    )
+    if reports.json is not None:
+        write_json(flat(run_of(evaluation, engine)), reports.json)
+    if reports.report_json is not None:
+        write_run(reports.report_json, run_of(evaluation, engine, insight_of(evaluation)))
     if not evaluation.verdict.ok:
         raise typer.Exit(1)
 
@@ -84,15 +88,15 @@ def _finish(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> N
 def detect(
     *,
     image: Path = option("Image to detect in.", "IMAGE", REQUIRED, positional=True),
-    out: Path = option("Image to write.", "FILE", REQUIRED),
+    out: Path = option("Image to write.", default=REQUIRED),
     min_score: float = option("Leave out detections below this score.", default=0.3),
-    model: ModelOptions,
-    compute: ComputeOptions,
+    model: shared.ModelOptions,
+    compute: RunnerOptions,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
     if model.runner is None and model.model is None:
         model = replace(model, runner="torch")  # nothing to export for one image
-    choice = model_choice(model, compute)
+    choice = model.choice(compute)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
@@ -103,8 +107,8 @@ def detect(
 def preprocess(
     *,
     bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED),
-    images: ImageOptions,
-    arch: str = ARCH,
+    images: shared.ImageOptions,
+    arch: str = shared.ARCH,
     dtype: str = option(
         "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
         default="float32",
@@ -114,22 +118,22 @@ def preprocess(
     """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
     root = fixture.coco_root() if images.root is None else images.root
     dataset = load_coco(root, images.split, images.image_limit)
-    threads = images.host_threads
-    with progress("checking images", len(dataset.samples)) as advance:
+    count, threads = len(dataset.samples), images.host_threads
+    with progress("checking images", count) as advance:
         for _ in check_images(dataset.samples, threads):
             advance(1)
-    with progress("preprocessing", len(dataset.samples)) as advance:
+    with progress("preprocessing", count) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
             advance(1)
     if dataset.extra_files:
         STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")
-    console().print(f"wrote {len(dataset.samples)} inputs to {bin_save}")
+    console().print(f"wrote {count} inputs to {bin_save}")
 
 
 @command("postprocess", "launch", "root", "split", "image_limit")
 def infer(
     *,
-    model: ModelOptions,
+    model: shared.ModelOptions,
     input: Path | None = option(
         "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
         "DIR",
@@ -138,13 +142,13 @@ def infer(
     output: Path | None = option("Where the result folder goes.", "DIR", shown="nowhere"),
     output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
     overwrite: bool = option("Replace the result folder once all is done.", default=False),
-    batch_size: int | None = BATCH_SIZE,
-    loop: int = option("Runs of each batch; the last is saved.", "N", 1, min=1),
-    warmup: int = option("Warm-up runs, not timed.", "N", 1, min=0),
+    batch_size: int | None = shared.BATCH_SIZE,
+    loop: int = option("Runs of each batch; the last is saved.", default=1),
+    warmup: int = option("Warm-up runs, not timed.", default=1, min=0),
     outfmt: str = option("Format of the results.", default="BIN", choices=("BIN", "NPY")),
-    images: ImageOptions,
-    compute: ComputeOptions,
-    pool: PoolOptions,
+    images: shared.ImageOptions,
+    compute: RunnerOptions,
+    pool: shared.PoolOptions,
 ) -> None:
     """Run input files: <stem>_<i>.bin, a summary with ais_bench's keys, and throughput."""
     if output is None and output_dirname is not None:
@@ -153,7 +157,7 @@ def infer(
             "name the folder it goes to"
         )
     job = InferJob(
-        choice=model_choice(model, compute),
+        choice=model.choice(compute),
         inputs=input,
         results=None if output is None else output / (output_dirname or "result"),
         settings=InferSettings(batch_size, loop, warmup, images.host_threads),
@@ -174,19 +178,19 @@ def infer(
         console().print(f"wrote {job.results}", soft_wrap=True)
 
 
-@command("reference", "max_drop")
+@command()
 def postprocess(
     *,
     omfile: Path = option("Folder of results, by effd0 or ais_bench.", "DIR", REQUIRED),
-    images: ImageOptions,
+    images: shared.ImageOptions,
     bins: Path | None = option("Folder of the inputs, where results have no manifest.", "DIR"),
-    model: Path | None = option("Model that the results must be of.", "FILE", shown="any"),
-    arch: str = ARCH,
-    gate: GateOptions,
-    reports: ReportOptions,
+    model: Path | None = option("Model that the results must be of.", shown="any"),
+    arch: str = shared.ARCH,
+    min_map: float | None = shared.min_map("none"),
+    reports: shared.ReportOptions,
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
-    job = EvaluationJob(**vars(images), min_map=gate.min_map)
+    job = EvaluationJob(**vars(images), min_map=min_map)
     engine = RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
     reports.check()
-    _finish(run_evaluation(job, engine, open_progress=progress), engine, reports)
+    _report(run_evaluation(job, engine, open_progress=progress), engine, reports)

@@ -2,28 +2,95 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from rich.markup import escape
+from packaging.requirements import Requirement
+from rich.text import Text
 
+from ..ascend import npu_smi
+from ..data import fixture
 from ..data.download import fetch_checkpoint, fetch_coco
+from ..errors import AtcError, DatasetError
 from ..progress import download_progress
+from ..results.environment import installed_version
 from ..spec import spec_for
-from .command import command
-from .doctor import examine
-from .options import ARCH, REQUIRED, option
-from .show import console, table
+from ..types import option
+from .command import REQUIRED, command
+from .options import ARCH
+from .show import console, show_table
+
+#: One line of the doctor's table: the part, what was found, whether that is well, what to do.
+Finding: TypeAlias = tuple[str, str, bool, str]
 
 
 @command()
 def doctor() -> None:
     """Show versions, devices and what is missing, with the command that installs it."""
-    shown = table("", ("", "part", "found", "to do"))
-    for finding in examine():
-        mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
-        row = (f"{finding.group}: {finding.name}", finding.state, finding.remedy)
-        shown.add_row(mark, *(escape(cell) for cell in row))
-    console().print(shown)
+    rows = [
+        (Text("ok", "green") if well else Text("--", "yellow"), part, found, remedy)
+        for part, found, well, remedy in (*packages(), *devices())
+    ]
+    show_table("", ("", "part", "found", "to do"), rows)
+
+
+def packages() -> Iterator[Finding]:
+    """Yield a finding for every declared dependency, by the extra that brings it."""
+    for line in requires("effd0") or []:
+        wanted = Requirement(line)
+        marked = re.search(r"extra == ['\"]([\w-]+)", str(wanted.marker))
+        extra = marked[1] if marked else ""
+        if wanted.name == "effd0" or extra == "all":
+            continue
+        part, found = f"{extra or 'base'}: {wanted.name}", installed_version(wanted.name)
+        if found is not None and wanted.specifier.contains(found, prereleases=True):
+            yield part, found, True, ""
+            continue
+        found = "not installed" if found is None else f"{found}, but {wanted.specifier} is needed"
+        yield part, found, False, f"pip install 'effd0[{extra}]'" if extra else "pip install effd0"
+
+
+def devices() -> Iterator[Finding]:
+    """Yield a finding for each kind of device, and for the embedded default."""
+    for part, module, look in (
+        ("ONNX Runtime providers", "onnxruntime", lambda ort: ort.get_available_providers()),
+        ("CUDA (torch)", "torch", _cuda_devices),
+    ):
+        found = f"unknown: {module} is not installed"
+        if importlib.util.find_spec(module) is not None:
+            found = ", ".join(look(importlib.import_module(module))) or "none"
+        yield f"device: {part}", found, True, ""
+    yield "device: Ascend NPU", *_ascend(), ""
+    try:
+        yield "data: embedded default", str(fixture.folder()), True, ""
+    except DatasetError as error:
+        yield "data: embedded default", str(error), False, "pip install effd0"
+
+
+def _cuda_devices(torch: Any) -> list[str]:
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def _ascend() -> tuple[str, bool]:
+    """The chips that npu-smi lists, whether they are well, and whether pyACL can be found."""
+    if shutil.which("npu-smi") is None:
+        return "none (no npu-smi on the PATH)", True
+    try:
+        chips = npu_smi.installed()
+    except AtcError as error:
+        return str(error), False
+    counts = Counter(chip.short_name for chip in chips)
+    found = ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no chip"
+    ill = [f"NPU {chip.npu} chip {chip.chip}: {chip.health}" for chip in chips if not chip.well]
+    acl = "pyACL found" if importlib.util.find_spec("acl") else "no pyACL: source set_env.sh"
+    return "; ".join([found, *ill, acl]), bool(chips) and not ill
 
 
 @command()
@@ -35,7 +102,7 @@ def fetch(
         positional=True,
     ),
     root: Path = option("Folder for COCO.", "DIR", Path("coco_data")),
-    out: Path = option("File for the weights.", "FILE", Path("d0.pth")),
+    out: Path = option("File for the weights.", default=Path("d0.pth")),
     arch: str = ARCH,
     mirror: str | None = option("URL in place of the official host.", "URL"),
 ) -> None:

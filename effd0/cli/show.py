@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..diagnosis.bisect import STATUSES, Finding
 from ..evaluation.evaluate import Evaluation
@@ -18,21 +20,6 @@ from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..results.compare import RunComparison
 
-#: How COCO's own summary names the twelve numbers.
-LABELS = {
-    "AP": "AP   IoU .50:.95  all     100 detections",
-    "AP50": "AP   IoU .50      all     100",
-    "AP75": "AP   IoU .75      all     100",
-    "APs": "AP   IoU .50:.95  small   100",
-    "APm": "AP   IoU .50:.95  medium  100",
-    "APl": "AP   IoU .50:.95  large   100",
-    "AR1": "AR   IoU .50:.95  all       1",
-    "AR10": "AR   IoU .50:.95  all      10",
-    "AR100": "AR   IoU .50:.95  all     100",
-    "ARs": "AR   IoU .50:.95  small   100",
-    "ARm": "AR   IoU .50:.95  medium  100",
-    "ARl": "AR   IoU .50:.95  large   100",
-}
 #: Color -> the words of verdicts that have it.
 COLORS = {
     "green": ("pass", "no worse", "faster", "same"),
@@ -54,202 +41,208 @@ def console() -> Console:
     return Console(highlight=False, width=None if free else WIDTH)
 
 
-def table(title: str, columns: Sequence[str], right: Sequence[str] = (), **more: Any) -> Table:
-    """Return an empty table; the *columns* that are also in *right* are aligned there."""
-    made = Table(title=title or None, title_justify="left", **more)
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], **more: Any
+) -> None:
+    """
+    Print *rows* below *columns*; nothing where there is no row.
+
+    A column whose name begins with ``>`` is aligned to the right.  A float has two digits behind
+    the point; what looks like markup is text.  A row of no cells is a line between two others.
+    """
+    shown = Table(title=title or None, title_justify="left", **more)
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    return made
+        side: Any = "right" if name.startswith(">") else "left"
+        shown.add_column(name.removeprefix(">"), justify=side, overflow="fold")
+    for row in rows:
+        texts = [f"{cell:.2f}" if isinstance(cell, float) else cell for cell in row]
+        if row:
+            shown.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in texts))
+        else:
+            shown.add_section()
+    if shown.row_count:
+        console().print(shown)
 
 
-def colored(word: str, shown: str | None = None) -> str:
-    """The *word* of a verdict in its color, as markup."""
-    color = next((color for color, words in COLORS.items() if word in words), None)
-    shown = word if shown is None else shown
-    return shown if color is None else f"[bold {color}]{shown}[/]"
+def show_lines(*lines: str) -> None:
+    """Print *lines* as they are; a terminal breaks long ones."""
+    for line in lines:
+        console().print(line, soft_wrap=True, markup=False)
+
+
+def colored(word: str, shown: str | None = None) -> Text:
+    """The *word* of a verdict, or what is *shown* for it, in its color."""
+    color = next((f"bold {color}" for color, words in COLORS.items() if word in words), "")
+    return Text(word if shown is None else shown, color)
 
 
 def show_status(status: str, reason: str, stage: str | None = None) -> None:
     """Print a verdict with its reason."""
     where = f" in {stage}" if stage else ""
-    console().print(f"{colored(status, status.upper())}{where}  {escape(reason)}", soft_wrap=True)
+    word = colored(status, status.upper())
+    console().print(Text.assemble(word, f"{where}  {reason}"), soft_wrap=True)
+
+
+def _label(metric: str) -> str:
+    """How COCO's own summary names a metric: IoU, size of the object, detections an image."""
+    kind, rest = metric[:2], metric[2:]
+    iou = f".{rest}" if kind == "AP" and rest.isdecimal() else ".50:.95"
+    size = {"s": "small", "m": "medium", "l": "large"}.get(rest, "all")
+    most = rest if kind == "AR" and rest.isdecimal() else "100"
+    return f"{kind}   IoU {iou:<8} {size:<7} {most:>3}"
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics, the times and the verdict."""
-    out, metrics, settings = console(), evaluation.metrics, evaluation.settings
+    metrics, settings = evaluation.metrics, evaluation.settings
     images = f"{metrics.images} images"
     if metrics.images < evaluation.dataset.total:
         images = f"the first {metrics.images} of {evaluation.dataset.total} images"
-    out.print(f"{escape(evaluation.runner)}, {images}, model {evaluation.model_sha256[:12]}")
+    show_lines(f"{evaluation.runner}, {images}, model {evaluation.model_sha256[:12]}")
     if settings["extra_files"]:
-        out.print(f"{settings['extra_files']} files not in the annotations: left out")
-    numbers = table("COCO", ("metric", "of", "%"), right="%")
-    for name, value in metrics.values.items():
-        text = metrics.undefined[name] if value is None else f"{100 * value:.2f}"
-        numbers.add_row(name, LABELS[name], text, style="bold" if name == "AP" else None)
-    out.print(numbers)
-    figures = ("mean ms", "p50", "p90", "p99")
-    times = table("time", ("stage", *figures, "per"), right=figures)
-    for stage, latency in evaluation.stages.items():
-        values = (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms)
+        show_lines(f"{settings['extra_files']} files not in the annotations: left out")
+    numbers = [
+        (name, _label(name), metrics.undefined[name] if value is None else 100 * value)
+        for name, value in metrics.values.items()
+    ]
+    show_table("COCO", ("metric", "IoU, size, detections an image", ">%"), numbers)
+    times = []
+    for stage, one in evaluation.stages.items():
         unit = "image" if stage in PER_IMAGE else f"batch of {settings['batch_size']}"
-        times.add_row(stage, *(f"{value:.2f}" for value in values), unit)
-    if times.row_count:
-        out.print(times)
-        out.print(
+        times.append((stage, one.mean_ms, one.p50_ms, one.p90_ms, one.p99_ms, unit))
+    show_table("time", ("stage", ">mean ms", ">p50", ">p90", ">p99", "per"), times)
+    speed = "nothing was run: all images were in the run directory"
+    if times:
+        speed = (
             f"{evaluation.images_per_second:.2f} images/s from file to detections (stages "
             f"overlap), peak memory {evaluation.peak_rss_mb:.0f} MB"
         )
-    else:
-        out.print("nothing was run: all images were in the run directory")
+    show_lines(speed)
     if (pool := settings.get("pool")) is not None:
         show_pool(pool)
     if (against := evaluation.against) is not None:
-        name = f"{escape(against.runner)}, model {against.model_sha256[:12]}"
-        out.print(f"reference: {name}", soft_wrap=True)
-        out.print(str(against.parity), soft_wrap=True, markup=False)
+        name = f"{against.runner}, model {against.model_sha256[:12]}"
+        show_lines(f"reference: {name}", str(against.parity))
     show_status(evaluation.verdict.status, evaluation.reason)
 
 
 def show_pool(pool: Mapping[str, Any]) -> None:
     """Print what each worker did, and what went wrong; *pool* is of `Tally.summary`."""
-    out = console()
-    workers = sorted(pool["workers"], key=lambda one: one["rate"])[:WORKERS]
-    some = "" if len(workers) == len(pool["workers"]) else f", the slowest {WORKERS}"
-    figures = ("opened, s", "units", "images", "images/s")
-    shown = table(f"workers{some}", ("worker", *figures, ""), right=figures)
-    for one in sorted(workers, key=lambda worker: str(worker["worker"])):
-        counts = (f"{one['opened_s']:.1f}", str(one["units"]), str(one["images"]))
-        note = "[yellow]straggler[/]" if one["straggler"] else ""
-        shown.add_row(escape(one["worker"]), *counts, f"{one['rate']:.1f}", note)
-    out.print(shown)
-    out.print(
+    slowest = sorted(pool["workers"], key=lambda one: one["rate"])[:WORKERS]
+    some = "" if len(slowest) == len(pool["workers"]) else f", the slowest {WORKERS}"
+    rows = []
+    for one in sorted(slowest, key=lambda one: str(one["worker"])):
+        note = Text("straggler" if one["straggler"] else "", "yellow")
+        figures = (one["opened_s"], one["units"], one["images"], one["rate"])
+        rows.append((one["worker"], *figures, note))
+    columns = ("worker", ">opened, s", ">units", ">images", ">images/s", "")
+    show_table(f"workers{some}", columns, rows)
+    show_lines(
         f"{pool['images']} images in {pool['seconds']:.1f} s, after {pool['start_s']:.1f} s in "
-        f"which the first worker started: {pool['images_per_second']:.1f} images/s",
-        soft_wrap=True,
+        f"which the first worker started: {pool['images_per_second']:.1f} images/s"
     )
     if pool["again"]:
-        out.print(f"{pool['again']} units of work were given out again")
+        show_lines(f"{pool['again']} units of work were given out again")
     faults = pool["faults"]
-    for fault in faults[:FAULTS]:
-        out.print(f"[yellow]fault[/] {escape(fault)}", soft_wrap=True)
+    show_lines(*(f"fault {fault}" for fault in faults[:FAULTS]))
     if len(faults) > FAULTS:
-        out.print(f"and {len(faults) - FAULTS} more faults, all in the file of results")
+        show_lines(f"and {len(faults) - FAULTS} more faults, all in the file of results")
 
 
 def show_comparison(found: RunComparison) -> None:
     """Print every figure that both runs have, what only one has, and the verdict."""
-    out = console()
-    sides = table("verdict", ("run", "status", "stage", "evidence"), box=SIMPLE)
-    for name, verdict in zip(("baseline", "candidate"), found.verdicts, strict=True):
-        text = (verdict.status, verdict.stage or "", escape(verdict.evidence))
-        sides.add_row(name, *text)
+    sides = [
+        (name, verdict.status, verdict.stage or "", verdict.evidence)
+        for name, verdict in zip(("baseline", "candidate"), found.verdicts, strict=True)
+    ]
+    show_table("verdict", ("run", "status", "stage", "evidence"), sides, box=SIMPLE)
     moved = [pair for pair in found.classes if pair.change]
     most = moved[:CLASSES]
     classes = f"AP of the classes that moved most ({len(most)} of {len(moved)}), %"
-    tables = [sides]
     for title, pairs, form, unit in (
         ("COCO, %", found.metrics, "{:.2f}", "points"),
         (classes, most, "{:.2f}", "points"),
         ("heads, furthest from the reference", found.parity, "{:.2g}", "change"),
     ):
-        right = ("baseline", "candidate", unit)
-        shown, group = table(title, ("of", "figure", *right), right=right, box=SIMPLE), None
-        for pair in pairs:
-            if group not in (None, pair.of):
-                shown.add_section()
-            group = pair.of
-            name = pair.name if pair.name in LABELS else pair.name.replace("_", " ")
-            both = ("undefined" if v is None else form.format(v) for v in (pair.before, pair.after))
-            change = "" if pair.change is None else form.replace(":", ":+").format(pair.change)
-            shown.add_row(escape(pair.of), escape(name), *both, change)
-        tables.append(shown)
-    rates = ("baseline, images/s", "candidate, images/s")
-    speeds = table(
-        "times (candidate / baseline, with 95 % interval)",
-        ("of", *rates, "time is x", "status", "why"),
-        box=SIMPLE,
-    )
+        rows: list[Sequence[object]] = []
+        for of, group in itertools.groupby(pairs, lambda pair: pair.of):
+            for pair in group:
+                values = (pair.before, pair.after)
+                both = ("undefined" if value is None else form.format(value) for value in values)
+                change = "" if pair.change is None else form.replace(":", ":+").format(pair.change)
+                rows.append((of, pair.name.replace("_", " "), *both, change))
+            rows.append(())
+        columns = ("of", "figure", ">baseline", ">candidate", f">{unit}")
+        show_table(title, columns, rows, box=SIMPLE)
+    speeds = []
     for speed in found.speeds:
-        before, after = f"{speed.before:.2f}", f"{speed.after:.2f}"
-        ratio = "" if speed.ratio is None else str(speed.ratio)
-        status = (colored(speed.status), escape(speed.reason))
-        speeds.add_row(escape(speed.name), before, after, ratio, *status)
-    for shown in (*tables, speeds):
-        if shown.row_count:
-            out.print(shown)
-    for line in (*found.intervals, *found.alone):
-        out.print(line, markup=False, soft_wrap=True)
+        status = (speed.ratio or "", colored(speed.status), speed.reason)
+        speeds.append((speed.name, speed.before, speed.after, *status))
+    title = "times (candidate / baseline, with 95 % interval)"
+    sides_timed = ("baseline, images/s", "candidate, images/s")
+    show_table(title, ("of", *sides_timed, "time is x", "status", "why"), speeds, box=SIMPLE)
+    show_lines(*found.intervals, *found.alone)
     reasons = [*found.worse, *found.undecided]
-    first = reasons[0] if reasons else "no figure of both runs is worse than allowed"
+    first, *others = reasons or ["no figure of both runs is worse than allowed"]
     show_status(found.status, first)
-    for reason in reasons[1:]:
-        out.print(f"also: {reason}", markup=False, soft_wrap=True)
+    show_lines(*(f"also: {reason}" for reason in others))
 
 
 def show_bisection(finding: Finding) -> None:
     """Print what was paired, the suspects in the order of the graph, and the verdict."""
-    out = console()
+    reason = STATUSES[finding.status]
     if finding.pairs is not None:
         rules = ", ".join(f"{count} by {rule}" for rule, count in finding.pairs.items())
         paired = sum(finding.pairs.values())
-        out.print(f"{paired} of {finding.nodes} nodes have a partner: {rules or 'none'}")
-    for note in finding.notes:
-        out.print(escape(note), soft_wrap=True)
-    shown = table(
-        "nodes that make an error of their own",
-        ("node", "op", "reads", "gives", "upstream", "error", "paired by"),
-        right=("upstream", "error"),
-    )
-    for suspect in finding.suspects:
-        shown.add_row(
-            escape(suspect.node),
-            suspect.op,
-            " ".join("x".join(map(str, shape)) for shape in suspect.input_shapes),
-            "x".join(map(str, suspect.output_shape)),
-            f"{suspect.upstream:.2e}",
-            f"{suspect.error:.2e}",
-            suspect.paired_by or "-",
-        )
-    if shown.row_count:
-        out.print(shown)
-    reason = STATUSES[finding.status]
-    if finding.pairs is not None:
+        show_lines(f"{paired} of {finding.nodes} nodes have a partner: {rules or 'none'}")
         reason += (
             f": worst output off by {finding.worst:.2e} (relative L2), {finding.noise:.0e} is noise"
         )
-    show_status(finding.status, reason)
-    if finding.pairs is not None and (culprit := finding.culprit) is not None:
-        partner = f" (in the reference {culprit.partner})" if culprit.partner else ""
-        out.print(
-            f"first: {culprit.op} {escape(culprit.node + partner)}: what it reads is off by "
-            f"{culprit.upstream:.2e}, what it gives by {culprit.error:.2e}",
-            soft_wrap=True,
+    show_lines(*finding.notes)
+    rows = []
+    for one in finding.suspects:
+        reads, gives = (
+            " ".join("x".join(map(str, shape)) for shape in shapes)
+            for shapes in (one.input_shapes, [one.output_shape])
         )
-        for sentence in culprit.differences:
-            out.print(f"  {escape(sentence)}", soft_wrap=True)
+        errors = (f"{one.upstream:.2e}", f"{one.error:.2e}")
+        partner = (one.partner or "-", one.paired_by or "-")
+        rows.append((one.node, one.op, reads, gives, *errors, *partner))
+    columns = (
+        "node",
+        "op",
+        "reads",
+        "gives",
+        ">upstream",
+        ">error",
+        "in the reference",
+        "paired by",
+    )
+    show_table("nodes that make an error of their own", columns, rows)
+    show_status(finding.status, reason)
+    if finding.explanation:
+        show_lines(f"first: {finding.explanation}")
 
 
 def show_built(built: Built) -> None:
     """Print what was made and how far each head is from its source's, on embedded images."""
-    out = console()
     for change in built.changes:
         moved = f", heads moved by at most {change.worst.max_abs:.2e}" if change.matches else ""
-        out.print(f"{change}{moved}  [dim]({change.edit.explanation})[/]", soft_wrap=True)
-    right = ("largest", "relative L2")
-    shown = table("difference from the source", ("head", *right), right=right)
-    for diff in sorted(built.diffs, key=lambda diff: (diff.name.startswith("box"), diff.name)):
-        shown.add_row(diff.name, f"{diff.max_abs:.2e}", f"{diff.relative_l2:.2e}")
-    out.print(shown)
-    out.print(f"wrote {built.path}", soft_wrap=True)
+        show_lines(f"{change}{moved}  ({change.edit.explanation})")
+    diffs = sorted(built.diffs, key=lambda diff: (diff.name.startswith("box"), diff.name))
+    rows = [(diff.name, f"{diff.max_abs:.2e}", f"{diff.relative_l2:.2e}") for diff in diffs]
+    show_table("difference from the source", ("head", ">largest", ">relative L2"), rows)
+    show_lines(f"wrote {built.path}")
 
 
-def show_edits() -> None:
-    """Print all graph edits: what each does, why, and whether it is exact and on by default."""
+def show_edits(wanted: bool) -> None:
+    """Print all graph edits, if *wanted*, and stop: what each does, why, exact, by default."""
+    if not wanted:
+        return
     columns = ("edit", "what it does", "why a compiler likes it", "exact", "default")
-    shown = table("edits of a graph", columns, show_lines=True)
+    rows = []
     for edit in EDITS.values():
         flags = ("yes" if flag else "no" for flag in (edit.exact, edit.name in DEFAULT_EDITS))
-        shown.add_row(edit.name, edit.explanation, edit.benefit, *flags)
-    console().print(shown)
+        rows.append((edit.name, edit.explanation, edit.benefit, *flags))
+    show_table("edits of a graph", columns, rows, show_lines=True)
+    raise typer.Exit

@@ -45,7 +45,7 @@ class RayEngine(ModelEngine):
 
     def check(self) -> None:
         """Raise `RunnerError` for a choice that contradicts itself, or that workers cannot run."""
-        check_pool(self.pool, self.choice.checked_runner(), self.choice.options)
+        check_pool(self.pool, {self.choice.checked_runner(): self.choice.options})
 
     @contextlib.contextmanager
     def open(

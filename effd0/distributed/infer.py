@@ -84,7 +84,7 @@ def infer_on_pool(
     The results are those of one process.  Raises what its stages raise, and one error at the end
     for all files that could not be run.
     """
-    check_pool(pool, job.choice.checked_runner(), job.choice.options)
+    check_pool(pool, {job.choice.checked_runner(): job.choice.options})
     inputs = _inputs(job)
     if job.results is not None:
         check_free(job.results, overwrite=job.overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import RunnerError
@@ -86,26 +87,35 @@ def accelerator(runner: str, options: RunnerOptions) -> str | None:
     return NPU if runner == "ort" and options.provider.startswith("CANN") else None
 
 
-def check_pool(pool: Pool, runner: str, options: RunnerOptions) -> None:
-    """Raise `RunnerError` where *runner* with *options* cannot be what each worker runs."""
-    kind = accelerator(runner, options)
-    if pool.devices and kind is None:
+def check_pool(pool: Pool, runners: Mapping[str, RunnerOptions]) -> str | None:
+    """
+    The accelerator that each worker of *pool* needs for all of *runners*; None computes on the CPU.
+
+    Raises `RunnerError` where that is not one kind, or where its devices cannot be dealt out.
+    """
+    kinds = {accelerator(runner, options) for runner, options in runners.items()} - {None}
+    names = ", ".join(runners)
+    if len(kinds) > 1:
         raise RunnerError(
-            f"--devices names {len(pool.devices)}, but --runner {runner} as asked computes on the "
+            f"runners {names} need {' and '.join(sorted(map(str, kinds)))}, but all workers have "
+            "one kind; choose one with --runner"
+        )
+    if pool.devices and not kinds:
+        raise RunnerError(
+            f"--devices names {len(pool.devices)}, but --runner {names} as asked computes on the "
             "CPU; use --workers, or choose a device (--runner acl, --device cuda, "
             "--provider CUDAExecutionProvider)"
         )
-    number = "" if options.device is None else options.device.rpartition(":")[2]
-    if kind is not None and (number.isdecimal() or _device_id(options)):
-        given = options.device if number.isdecimal() else "a device_id"
-        raise RunnerError(
-            f"--device is {given}, but each worker has a device of its own; "
-            "name them with --devices, or give the kind alone"
-        )
-
-
-def _device_id(options: RunnerOptions) -> bool:
-    return any(pair.startswith("device_id=") for pair in options.provider_option)
+    for options in runners.values():
+        number = "" if options.device is None else options.device.rpartition(":")[2]
+        numbered = any(pair.startswith("device_id=") for pair in options.provider_option)
+        if kinds and (number.isdecimal() or numbered):
+            given = options.device if number.isdecimal() else "a device_id"
+            raise RunnerError(
+                f"--device is {given}, but each worker has a device of its own; "
+                "name them with --devices, or give the kind alone"
+            )
+    return next(iter(kinds), None)
 
 
 def worker_options(runner: str, options: RunnerOptions, number: int | None) -> RunnerOptions:

@@ -101,7 +101,7 @@ def properties_of(check: Check) -> list[tuple[str, object]]:
     return [(key, value) for key, value in noted.items() if value]
 
 
-@dataclass
+@dataclass(eq=False)
 class SuiteRecord:
     """
     Checks, heads beside torch's, evaluations and *lines* of accuracy, in the order they came.

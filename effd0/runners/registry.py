@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import types
 from ..errors import RunnerError
 from ..spec import ModelSpec
 from .base import Runner
@@ -72,16 +73,35 @@ class RunnerOptions:
     *launch*, for those made there, is a key of `runners.torch_cuda.LAUNCHES`.
     """
 
-    device: str | None = None
-    provider: str = "CPUExecutionProvider"
-    precision: str = "fp32"
-    threads: int | None = None
-    overlap: bool = True
+    provider: str = types.option(
+        "ONNX Runtime execution provider; no fallback to another.", "NAME", "CPUExecutionProvider"
+    )
+    provider_option: tuple[str, ...] = types.option(
+        "Option of --provider. Repeatable.", "KEY=VALUE", ()
+    )
+    graph_optimization: str = types.option(
+        "Graph optimization of ONNX Runtime: disable, basic, extended or all.", "LEVEL", "all"
+    )
+    device: str | None = types.option(
+        "For --runner torch: cpu, cuda[:N], npu[:N]; for acl: the NPU's number.", shown="cpu; 0"
+    )
+    precision: str = types.option("For --runner torch: fp32, fp16 or bf16.", default="fp32")
+    threads: int | None = types.option("Threads of the backend.", shown="the backend's choice")
+    overlap: bool = types.option(
+        "For --runner acl: copy one batch while another is computed.", default=True
+    )
+    postprocess: str = types.option(
+        "For --runner torch: where detections are computed (auto: on the device with CUDA).",
+        default="auto",
+        choices=("auto", "host", "device"),
+    )
+    launch: str = types.option(
+        "For detections on the device: eager: kernel by kernel; graph: as one CUDA graph for each "
+        "batch size; compile: fused by torch.compile, and as one CUDA graph on CUDA.",
+        "HOW",
+        "eager",
+    )
     bins: Path | None = None
-    graph_optimization: str = "all"
-    provider_option: tuple[str, ...] = ()
-    postprocess: str = "auto"
-    launch: str = "eager"
 
     def check_for(self, runner: str) -> None:
         """Raise `RunnerError` for no runner's name, or an option that *runner* cannot follow."""

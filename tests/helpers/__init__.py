@@ -134,8 +134,8 @@ class Outcome:
         return [line for line in self.err.splitlines() if _ERROR.match(line)]
 
 
-def effd0(*arguments: object) -> Outcome:
-    """Run ``effd0`` with *arguments* as the installed command does."""
+def effd0(*arguments: object, columns: int | None = None) -> Outcome:
+    """Run ``effd0`` with *arguments* as the installed command does, *columns* wide where given."""
     words = ["effd0", *(str(argument) for argument in arguments)]
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
@@ -144,6 +144,8 @@ def effd0(*arguments: object) -> Outcome:
         mock.patch.dict(os.environ),
     ):
         os.environ.pop("COLUMNS", None)  # workers of pytest-xdist have it: tables would wrap
+        if columns is not None:
+            os.environ["COLUMNS"] = str(columns)
         try:
             cli.main()
             code = 0

@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from effd0.cli.command import REQUIRED, Option
 from effd0.cli.main import COMMANDS
-from effd0.cli.options import REQUIRED, Option
-from effd0.cli.pytest_suite import option_groups
+from effd0.cli.pytest_suite import OPTION_GROUPS, OPTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 HEAD = """\
@@ -59,7 +59,7 @@ def rendered() -> str:
     for name, function in COMMANDS.items():
         text = " ".join((inspect.getdoc(function) or "").split())
         lines += [f"## effd0 {name}\n", f"{text}\n", *_table(options_of(name), " "), ""]
-    for title, options in option_groups().items():
+    for title, options in OPTION_GROUPS.items():
         lines += [f"## pytest, {title.partition(': ')[2]}\n", *_table(options, "="), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -70,7 +70,7 @@ def unknown_options(command: str) -> set[str]:
     if program == "effd0":
         options, known = options_of(words[0]), set()
     else:
-        options, known = [one for group in option_groups().values() for one in group], PYTESTS_OWN
+        options, known = OPTIONS, PYTESTS_OWN
     known = known | {one.flag for one in options} | {f"--no-{one.flag[2:]}" for one in options}
     return {found[0] for word in words if (found := re.match("--[a-z0-9-]+", word))} - known
 

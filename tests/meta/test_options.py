@@ -7,7 +7,7 @@ import re
 import pytest
 
 from effd0.cli.main import COMMANDS
-from effd0.cli.pytest_suite import option_groups
+from effd0.cli.pytest_suite import OPTIONS
 from tests.helpers import effd0
 
 from .options_page import PAGE, options_of, rendered
@@ -22,10 +22,9 @@ def test_the_page_is_what_the_options_say() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_what_is_declared(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shows_what_is_declared(command: str) -> None:
     """Whoever reads --help finds each option with its description."""
-    monkeypatch.setenv("COLUMNS", "250")
-    shown = effd0(command, "--help").out
+    shown = effd0(command, "--help", columns=250).out
     options = options_of(command)
     flags = {one.flag for one in options if not one.positional}
     assert set(OPTION.findall(shown)) - {"--help"} == flags
@@ -36,7 +35,7 @@ def test_help_shows_what_is_declared(command: str, monkeypatch: pytest.MonkeyPat
 
 def test_pytest_knows_what_is_declared(pytestconfig: pytest.Config) -> None:
     """Each option of the suite is one of this very run, described, with its default's type."""
-    for one in (one for group in option_groups().values() for one in group):
+    for one in OPTIONS:
         value = pytestconfig.getoption(one.flag, default=NotImplemented)
         assert value is not NotImplemented, one.flag
         assert one.help, f"{one.flag} does not say what it does"
@@ -45,7 +44,7 @@ def test_pytest_knows_what_is_declared(pytestconfig: pytest.Config) -> None:
 
 def test_a_session_and_a_command_share_declarations() -> None:
     """An option of both is one declaration, so that it means the same in both."""
-    suite = {one.flag: one for group in option_groups().values() for one in group}
+    suite = {one.flag: one for one in OPTIONS}
     command = {one.flag: one for one in options_of("evaluate")}
     own = {"--runner", "--batch-size", "--min-map", "--max-drop"}  # other types or defaults
     assert {flag for flag in suite.keys() & command if suite[flag] != command[flag]} == own

@@ -34,11 +34,6 @@ def change(path: Path, how: Change) -> None:
     path.write_text(json.dumps(content))
 
 
-def steady(row: dict[str, Any]) -> dict[str, Any]:
-    """Every call takes what the middle one took."""
-    return row | {"samples_ms": [row["p50_ms"]] * len(row["samples_ms"])}
-
-
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what was measured on this host: accuracy.json and speed.json."""
@@ -50,7 +45,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for line in (*commands_of("evaluate", "--runner torch"), speed):
             assert run(line).code == 0, line
     # On a busy machine even the same times may decide nothing: steady ones stand in.
-    change(folder / "speed.json", steady)
+    change(
+        folder / "speed.json",
+        lambda row: row | {"samples_ms": [row["p50_ms"]] * len(row["samples_ms"])},
+    )
     return folder
 
 
@@ -93,22 +91,22 @@ def test_a_new_board_becomes_its_own_baseline() -> None:
     assert "<h1" in Path("report.html").read_text()
 
 
-def less_exact(accuracy: dict[str, Any]) -> dict[str, Any]:
-    """One point in a hundred of the mAP is lost."""
-    return accuracy | {"metrics": accuracy["metrics"] | {"AP": 0.99 * accuracy["metrics"]["AP"]}}
-
-
-def slower(row: dict[str, Any]) -> dict[str, Any]:
-    """Each call takes half as long again."""
-    return row | {"samples_ms": [1.5 * sample for sample in row["samples_ms"]]}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "fault", "reason"),
     [
-        pytest.param("accuracy.json", less_exact, "mAP", id="less-exact"),
-        pytest.param("speed.json", slower, "1.5 (1.5 to 1.5) times as long", id="slower"),
+        pytest.param(
+            "accuracy.json",
+            lambda one: one | {"metrics": one["metrics"] | {"AP": 0.99 * one["metrics"]["AP"]}},
+            "mAP",
+            id="less-exact",
+        ),
+        pytest.param(
+            "speed.json",
+            lambda row: row | {"samples_ms": [1.5 * sample for sample in row["samples_ms"]]},
+            "1.5 (1.5 to 1.5) times as long",
+            id="slower",
+        ),
     ],
 )
 @pytest.mark.usefixtures("place")
@@ -123,19 +121,11 @@ def test_a_worse_candidate_is_red(file: str, fault: Change, reason: str) -> None
     assert reason in verdict
 
 
-@pytest.mark.parametrize(
-    "path",
-    [embedded.coco_root(), embedded.checkpoint(), embedded.folder() / "reference.json"],
-    ids=lambda path: path.name,
-)
-def test_the_embedded_default_is_in_the_wheel(path: Path) -> None:
-    """Each of its files lies in the package where `embedded` looks for it first."""
-    source = str(path.relative_to(ROOT))
-    assert INCLUDED[source] == f"effd0/{source}"
-
-
-def test_the_wheel_stays_small() -> None:
-    """Package registries take 100 MB; every install downloads it, so a tenth is enough."""
-    files = [ROOT / source for source in INCLUDED]
-    files += [file for folder in files if folder.is_dir() for file in folder.rglob("*")]
-    assert 1e6 < sum(file.stat().st_size for file in files if file.is_file()) < 1e7 * 1.2
+def test_the_embedded_default_is_in_the_wheel() -> None:
+    """Each file lies in the package where `data.fixture` looks first; together they stay small."""
+    parts = [embedded.coco_root(), embedded.checkpoint(), embedded.folder() / "reference.json"]
+    sources = [str(path.relative_to(ROOT)) for path in parts]
+    assert {source: f"effd0/{source}" for source in sources} == INCLUDED
+    files = [file for path in parts for file in (path, *path.rglob("*")) if file.is_file()]
+    # Package registries take 100 MB; every install downloads it, so a tenth is enough.
+    assert 1e6 < sum(file.stat().st_size for file in files) < 1e7 * 1.2

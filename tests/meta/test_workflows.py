@@ -18,80 +18,49 @@ from .options_page import unknown_options
 from .tox_commands import ENVIRONMENTS, TOX, commands_of
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/release-gate.md")]
 WORKFLOWS: dict[str, dict[Any, Any]] = {
-    file.stem: yaml.safe_load(file.read_text()) for file in FILES
+    file.stem: yaml.safe_load(file.read_text())
+    for file in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 }
-JOBS = [
-    pytest.param(job, id=f"{name}-{job_name}")
-    for name, workflow in WORKFLOWS.items()
-    for job_name, job in workflow["jobs"].items()
-]
-NAMED_STEPS: dict[str, dict[str, Any]] = {
+STEPS: dict[str, dict[str, Any]] = {
     f"{name}-{job_name}-{place}": step
     for name, workflow in WORKFLOWS.items()
     for job_name, job in workflow["jobs"].items()
     for place, step in enumerate(job.get("steps", ()))
 }
-STEPS = [pytest.param(step, id=name) for name, step in NAMED_STEPS.items()]
 #: The key `on` of a workflow, as YAML 1.1 reads it.
 ON = True
 
 
-def documented() -> set[str]:
-    """Every command that a page shows."""
-    lines = [line for page in DOCS for line in page.read_text().splitlines()]
-    return {line.strip() for line in lines if line.startswith("    ")}
-
-
-def test_the_four_workflows_are_there() -> None:
-    """A folder that was moved would leave the tests below without anything to hold."""
-    assert set(WORKFLOWS) == {"ci", "accuracy", "hardware", "release"}
-    assert len(STEPS) > len(WORKFLOWS)
-
-
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 def test_a_step_runs_here_too(step: dict[str, Any]) -> None:
-    """A step's shell is tox with environments that tox.ini has, or a command that a page shows."""
+    """It is tox with environments that there are, a command of a page, or an action by commit."""
     command = step.get("run")
     if command is None:
-        assert "uses" in step
+        # A tag could be moved to other code.
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"])
         return
     words = shlex.split(command)
     if words[:2] == ["tox", "-e"]:
         assert set(words[2].split(",")) <= ENVIRONMENTS
         assert words[3:4] in ([], ["--"]), "what is not behind -- is tox's"
     else:
-        assert command in documented(), f"no page of {[page.name for page in DOCS]} shows it"
+        pages = [line.strip() for page in DOCS for line in page.read_text().splitlines()]
+        assert command in pages, f"no page of {[page.name for page in DOCS]} shows it"
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_an_action_is_pinned(step: dict[str, Any]) -> None:
-    """An action is named by its commit: a tag can be moved to other code."""
-    assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + "0" * 40))
-
-
-@pytest.mark.parametrize("job", JOBS)
-def test_a_job_ends(job: dict[str, Any]) -> None:
-    """A job has a time limit; one that calls a workflow has those of its jobs."""
-    assert ("uses" in job) != ("timeout-minutes" in job)
-
-
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_may_only_read(name: str) -> None:
-    """Nothing may write but the job that makes a release."""
-    assert WORKFLOWS[name]["permissions"] == {"contents": "read"}
-    more = {job for job, content in WORKFLOWS[name]["jobs"].items() if "permissions" in content}
-    assert more == ({"publish"} if name == "release" else set())
-
-
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_runs_do_not_pile_up(name: str) -> None:
-    """A workflow, or each job that has a board to itself, is in a concurrency group."""
+@pytest.mark.parametrize("name", ["ci", "accuracy", "hardware", "release"])
+def test_a_workflow_has_limits(name: str) -> None:
+    """Its jobs end, do not pile up, and may only read but for the one that makes a release."""
     workflow = WORKFLOWS[name]
-    groups = [job.get("concurrency") for job in workflow["jobs"].values()]
-    assert "concurrency" in workflow or all(groups)
+    jobs = workflow["jobs"]
+    # A job that calls a workflow has the time limits of its jobs.
+    assert all(("uses" in job) != ("timeout-minutes" in job) for job in jobs.values())
+    assert "concurrency" in workflow or all("concurrency" in job for job in jobs.values())
+    assert workflow["permissions"] == {"contents": "read"}
+    more = {job for job, content in jobs.items() if "permissions" in content}
+    assert more == ({"publish"} if name == "release" else set())
 
 
 def test_a_release_needs_everything() -> None:
@@ -130,28 +99,17 @@ def test_a_board_that_is_absent_fails(kind: str) -> None:
         assert f"--require={kind} " in TOX[f"testenv:{environment}"]["commands"]
 
 
-RUN = [
-    (line, f"{environment}-{place}")
-    for environment in sorted(ENVIRONMENTS)
-    for place, line in enumerate(commands_of(environment))
-] + [
-    (line, name)
-    for name, step in NAMED_STEPS.items()
-    if (run := step.get("run", "")).startswith("tox -e") and " -- " in run
-    for line in commands_of(run.split()[2], run.partition(" -- ")[2])
-]
-
-
-@pytest.mark.parametrize("line", [line for line, _ in RUN], ids=[name for _, name in RUN])
-def test_what_is_run_has_its_options(line: str) -> None:
-    """No environment, and no step with what it adds, gives an option that is not there."""
-    assert unknown_options(line) == set()
-
-
 @pytest.mark.parametrize("environment", sorted(ENVIRONMENTS))
-def test_an_environment_is_described(environment: str) -> None:
-    """`tox list` says what each is for."""
+def test_an_environment_has_its_options(environment: str) -> None:
+    """No command of it, nor with what a step adds, gives an option that is not there."""
     assert TOX[f"testenv:{environment}"]["description"]
+    added = [
+        run.partition(" -- ")[2]
+        for step in STEPS.values()
+        if (run := step.get("run", "")).startswith(f"tox -e {environment} -- ")
+    ]
+    lines = [line for more in ("", *added) for line in commands_of(environment, more)]
+    assert [line for line in lines if unknown_options(line)] == []
 
 
 def test_actionlint_finds_nothing() -> None:

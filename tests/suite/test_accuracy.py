@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,19 +11,21 @@ import msgspec
 import pytest
 
 from effd0.cli.pytest_plugin import PATHS
-from effd0.cli.pytest_suite import WITH_WORKERS, accelerator_of, pool_asked, runners_here
+from effd0.cli.pytest_suite import WITH_WORKERS, pool_asked, runner_options, runners_here
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
 from effd0.diagnosis.parity import diagnose_architecture
 from effd0.distributed.engine import RayEngine
+from effd0.distributed.pool import check_pool
 from effd0.distributed.ray_cluster import Cluster, started
 from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
-from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
+from effd0.evaluation.evaluate import Evaluation, EvaluationJob, accuracy_of, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
 from effd0.metrics.summary import pycocotools_metrics
+from effd0.report.insight import insight_of
 from effd0.results.check import Broken
-from effd0.runners.registry import RunnerOptions
+from effd0.results.suite import SuiteRecord
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 
@@ -37,22 +40,19 @@ NoteFigure = Callable[[float | None, float | None, str], None]
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(
-    pytestconfig: pytest.Config, options_of: Callable[[str], RunnerOptions]
-) -> Iterator[Cluster]:
+def ray_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """Ray with the workers of --workers or --devices, from the first run of the session on."""
     pool = pool_asked(pytestconfig)
     assert pool is not None
-    with started(pool, accelerator_of(runners_here(pytestconfig), options_of)) as cluster:
+    names = runners_here(pytestconfig)
+    kind = check_pool(pool, {name: runner_options(pytestconfig, name) for name in names})
+    with started(pool, kind) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def engine_of(
-    spec: ModelSpec,
-    checkpoint: Path,
-    options_of: Callable[[str], RunnerOptions],
-    request: pytest.FixtureRequest,
+    spec: ModelSpec, checkpoint: Path, request: pytest.FixtureRequest
 ) -> Callable[[str, int | None], Engine]:
     """Return what runs a runner of a name, with the artefact under test, at a batch size."""
     option, fixture_value = request.config.getoption, request.getfixturevalue
@@ -64,7 +64,7 @@ def engine_of(
             )
         if name in ("torch", "openvino") and importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name} to compare with: pip install 'effd0[torch,onnx,openvino]'")
-        options, runner = options_of(name), None
+        options, runner = runner_options(request.config, name), None
         if name == "torch":
             choice = ModelChoice(checkpoint=checkpoint, runner=name, spec=spec, options=options)
         else:
@@ -85,15 +85,23 @@ def engine_of(
 
 
 @pytest.fixture(scope="session")
+def note_evaluation(session_record: SuiteRecord) -> NoteEvaluation:
+    """Return a function that keeps an evaluation for --report-json."""
+    return lambda one: session_record.keep(accuracy_of(one), functools.partial(insight_of, one))
+
+
+@pytest.fixture(scope="session")
 def gate(
     engine_of: Callable[[str, int | None], Engine],
-    note_measured: Callable[[str], None],
+    session_record: SuiteRecord,
     note_evaluation: NoteEvaluation,
     pytestconfig: pytest.Config,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
     option = pytestconfig.getoption
-    return Gate(engine_of, option("--out"), option("--resume"), note_measured, note_evaluation)
+    return Gate(
+        engine_of, option("--out"), option("--resume"), session_record.lines.append, note_evaluation
+    )
 
 
 @pytest.fixture(scope="session")
@@ -230,7 +238,7 @@ def test_pycocotools_confirms_the_metrics_of_coco(
 
 @pytest.fixture
 def check_drop(
-    note_measured: Callable[[str], None],
+    session_record: SuiteRecord,
     note_evaluation: NoteEvaluation,
     note_figure: NoteFigure,
     pytestconfig: pytest.Config,
@@ -242,7 +250,7 @@ def check_drop(
         evaluation = compared(measure(runner_name, batch), measure("torch", None), max_drop)
         against = evaluation.against
         assert against is not None
-        note_measured(f"{evaluation.runner}: {against.drop}; {against.parity}")
+        session_record.lines.append(f"{evaluation.runner}: {against.drop}; {against.parity}")
         note_evaluation(evaluation)
         note_figure(against.drop.points, max_drop, "points")
         drop = evaluation.checks[-1]

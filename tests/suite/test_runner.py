@@ -13,7 +13,7 @@ from effd0.diagnosis.parity import check_heads, record
 from effd0.errors import FeedError, RunnerError
 from effd0.graph.onnx_info import read_model
 from effd0.results.check import Broken
-from effd0.results.run import Parity
+from effd0.results.suite import SuiteRecord
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import scan
 from effd0.tolerances import MAY_ROUND
@@ -103,7 +103,7 @@ def test_heads_are_those_of_torch(
     opened: OpenRunner,
     images: Tensor,
     diagnose_first_input: DiagnoseInput,
-    note_parity: Callable[[Parity], None],
+    session_record: SuiteRecord,
     note_figure: NoteFigure,
 ) -> None:
     """Every backend computes the same network, whatever the batch, as exactly as it claims to."""
@@ -112,7 +112,7 @@ def test_heads_are_those_of_torch(
         pytest.skip("torch's heads of all images are what the others are compared with")
     wanted = {name: head[: len(got[name])] for name, head in torch_heads.items()}
     found = record(runner_name, wanted, got, precision_of(runner_name))
-    note_parity(found)
+    session_record.parity.append(found)
     note_figure(*found.worst)
     try:
         check_heads(wanted, got, spec, precision_of(runner_name))

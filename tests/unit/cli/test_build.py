@@ -1,44 +1,38 @@
-"""Tests for `effd0.cli`: the commands that build models and set a machine up."""
+"""Tests for `effd0.cli.build`: what the commands print, leave behind and refuse."""
 
 from __future__ import annotations
 
-import hashlib
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import onnx
 import pytest
 
-from effd0.data import download as fetch
 from effd0.data import fixture as embedded
-from effd0.data.download import Source
-from effd0.export import verify as build
+from effd0.export import verify
 from effd0.export.to_onnx import ExportSettings
 from effd0.export.verify import Built
 from effd0.graph.rewrites import DEFAULT_EDITS, EDITS
+from effd0.io import sha256
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import TensorDiff
-from tests.helpers import FakeHost, effd0, serving
+from tests.emulator.om import read_om
+from tests.emulator.tools import tiny_onnx, use_emulated_tools, use_tool
+from tests.helpers import assert_one_error, effd0, names_in
 from tests.helpers.onnx_models import need_own_export, pinned
 
-
-@pytest.fixture(scope="module")
-def one(
-    onnx_model: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The export with its batch fixed to one."""
-    need_own_export(pytestconfig)
-    return pinned(onnx_model, tmp_path_factory.mktemp("cli") / "one.onnx", 1)
+CHIP = ("--soc-version", "Ascend310P3")
 
 
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        ([], ExportSettings(1, None, "torchscript")),
         (["--batch-size", 8, "--opset", 13], ExportSettings(8, 13, "torchscript")),
         (["--dynamic-batch", "--exporter", "dynamo"], ExportSettings(None, None, "dynamo")),
     ],
-    ids=["default", "fixed", "free"],
+    ids=["fixed", "free"],
 )
 def test_export_is_asked_as_the_options_say(
     options: list[object],
@@ -53,7 +47,7 @@ def test_export_is_asked_as_the_options_say(
         asked.append((source, out, spec, settings))
         return Built(out, [TensorDiff("class_p3", 1.25e-5, 2.5e-7, (0,), 1.0, 1.0)])
 
-    monkeypatch.setattr(build, "export_onnx", quick)
+    monkeypatch.setattr(verify, "export_onnx", quick)
     out = tmp_path / "d0.onnx"
     outcome = effd0("export", "--out", out, *options)
     assert outcome.code == 0
@@ -63,16 +57,18 @@ def test_export_is_asked_as_the_options_say(
 
 
 @pytest.mark.slow
-def test_simplify_and_modify_follow_each_other(one: Path, tmp_path: Path) -> None:
+def test_simplify_and_modify_follow_each_other(
+    onnx_model: Path, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
     """Each step is told with what it found and moved, and leaves a model of fewer nodes."""
+    need_own_export(pytestconfig)
+    one = pinned(onnx_model, tmp_path / "one.onnx", 1)
     simplified, modified = tmp_path / "sim.onnx", tmp_path / "m.onnx"
     first = effd0("simplify", "--model", one, "--out", simplified)
-    assert (first.code, first.errors) == (0, [])
-    assert f"wrote {simplified}" in first.out
     second = effd0("modify", "--model", simplified, "--out", modified)
-    assert (second.code, second.errors) == (0, [])
+    assert [(one.code, one.errors) for one in (first, second)] == [(0, [])] * 2
+    assert f"wrote {simplified}" in first.out
     assert "fold-pad: nothing to do" in second.out
-    assert "finite-pad: nothing to do" in second.out
     assert re.search(r"fuse-sums: 24 matches, heads moved by at most \d\.\d\de[-+]\d\d", second.out)
     nodes = [len(onnx.load(str(path)).graph.node) for path in (one, simplified, modified)]
     assert nodes[0] > nodes[1] > nodes[2] > 0
@@ -82,35 +78,115 @@ def test_modify_explains_its_edits() -> None:
     """--list needs no model: each edit is there with its purpose, and nothing is written."""
     outcome = effd0("modify", "--list")
     assert (outcome.code, outcome.err) == (0, "")
-    rows = [line for line in outcome.out.splitlines() if re.match(r"│ \w", line)]
-    flags = {cells[1]: (cells[4], cells[5]) for row in rows for cells in [_cells(row)]}
+    rows = [line.split("│") for line in outcome.out.splitlines() if re.match(r"│ \w", line)]
+    flags = {row[1].strip(): (row[4].strip(), row[5].strip()) for row in rows}
     assert {name: flags[name] for name in EDITS} == {
         name: ("yes" if edit.exact else "no", "yes" if name in DEFAULT_EDITS else "no")
         for name, edit in EDITS.items()
     }
 
 
-def _cells(row: str) -> list[str]:
-    return [cell.strip() for cell in row.split("│")]
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's working directory, which holds a model of batch 1 and one of free batch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EFFD0_FAKE_ATC", raising=False)
+    tiny_onnx(tmp_path / "m.onnx", shape=(1, 3, 512, 512))
+    tiny_onnx(tmp_path / "free.onnx", shape=("N", 3, 512, 512))
+    return tmp_path
 
 
-def test_doctor_shows_what_is_there() -> None:
-    """Packages, devices and the embedded default are listed, and nothing is wrong with that."""
-    outcome = effd0("doctor")
-    assert (outcome.code, outcome.err) == (0, "")
-    for part in ("onnx: onnxruntime", "base: numpy", "device: Ascend NPU", "data: embedded"):
-        assert part in outcome.out
+def compile_(*arguments: object, model: str = "m.onnx", chip: tuple[str, ...] = CHIP) -> list[str]:
+    """Return the words of a command line, for `effd0`."""
+    return ["compile", "--model", model, "--output", "d0", *chip, *map(str, arguments)]
 
 
-def test_fetch_takes_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published weights come from the mirror under their own path, checked."""
-    body = b"weights" * 1000
-    source = Source("https://example.org/v0/d0.pth", "sha256", hashlib.sha256(body).hexdigest())
-    monkeypatch.setitem(fetch.CHECKPOINTS, "tf_efficientdet_d0", source)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    out = tmp_path / "d0.pth"
-    with serving(FakeHost({"/v0/d0.pth": body})) as host:
-        outcome = effd0("fetch", "checkpoint", "--out", out, "--mirror", host.url)
+def test_a_dry_run_prints_the_command_alone(here: Path) -> None:
+    """Stdout is one line that a shell takes; the file that it reads lies there, told once."""
+    first, second = (effd0(*compile_("--dry-run")) for _ in range(2))
+    assert (first.code, first.errors) == (0, [])
+    assert first.out == (
+        "atc --framework=5 --model=m.onnx --output=d0 --input_format=NCHW "
+        "--input_shape=x.1:1,3,512,512 --log=debug --soc_version=Ascend310P3 "
+        "--precision_mode=allow_mix_precision --modify_mixlist=ops_info.json\n"
+    )
+    assert first.err == "wrote ops_info.json, which the command reads\n"
+    assert names_in(here) == ["free.onnx", "m.onnx", "ops_info.json"]
+    assert (second.code, second.out, second.err) == (0, first.out, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--aipp", "--output-type", "FP16"], ["--precision-mode-v2", "origin", "--input-fp16"]],
+    ids=["recipe", "aipp", "origin"],
+)
+@pytest.mark.usefixtures("here")
+def test_the_printed_command_runs_as_it_stands(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is copied into a shell makes the .om that `effd0 compile` makes."""
+    use_emulated_tools(monkeypatch)
+    printed = effd0(*compile_("--dry-run", *options)).out
+    subprocess.run(["sh", "-c", printed], check=True, capture_output=True)  # noqa: S607
+    by_hand = read_om(Path("d0.om"))
+    Path("d0.om").unlink()
+    assert effd0(*compile_(*options)).code == 0
+    by_us = read_om(Path("d0.om"))
+    assert (by_hand.onnx, by_hand.inputs, by_hand.outputs, by_hand.aipp, by_hand.precision) == (
+        by_us.onnx, by_us.inputs, by_us.outputs, by_us.aipp, by_us.precision,
+    )  # fmt: skip
+
+
+def test_a_compilation_shows_command_and_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chip is the host's; the gears reach the .om; its size and fingerprint are told."""
+    use_emulated_tools(monkeypatch)
+    words = compile_("--dynamic-batch-size", "1, 4,8", model="free.onnx", chip=())
+    outcome = effd0(*words)
+    assert (outcome.code, outcome.errors) == (0, [])
+    command, wrote = outcome.out.splitlines()
+    assert shlex.split(command)[0] == "atc"
+    assert "--input_shape=x.1:-1,3,512,512 --dynamic_batch_size=1,4,8" in command
+    assert re.fullmatch(
+        rf"wrote d0\.om: 0\.0 MB, sha256 {sha256(here / 'd0.om')[:12]}, in \d+\.\d s", wrote
+    )
+    om = read_om(here / "d0.om")
+    assert (om.gears, om.soc_version, om.precision) == ((1, 4, 8), "Ascend310P3", "fp16")
+    assert names_in(here) == ["d0.om", "free.onnx", "m.onnx", "ops_info.json"]
+
+
+def test_aipp_states_its_cost(here: Path) -> None:
+    """The largest error is shown, in the unit of the network's input; so is a warning of ATC's."""
+    tiny_onnx(here / "m.onnx", shape=(1, 3, 512, 512), operators=["Acosh"])
+    outcome = effd0(*compile_("--aipp", "--precision-mode", "force_fp16", "--dry-run"))
     assert outcome.code == 0
-    assert f"checkpoint is in {out}" in outcome.out
-    assert out.read_bytes() == body
+    # Steps of float16 are 2e-3 between 2 and 4, and inputs reach 2.64.
+    costs = re.search(r"at most (\S+), (\S+), (\S+) \(R, G, B\) from exact", outcome.err)
+    assert costs is not None
+    assert all(1e-4 < float(cost) < 2e-3 for cost in costs.groups())
+    assert re.search(r"some versions of ATC refuse: Op_1 \(Acosh\)", outcome.err)
+    assert names_in(here) == ["aipp_tf_efficientdet_d0.cfg", "free.onnx", "m.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--dynamic-batch-size", "1,4"], "is fixed to 1, but", id="gears-on-fixed"),
+        pytest.param(["--batch-size", 4], "export with --batch-size 4", id="other-batch"),
+    ],
+)
+def test_what_cannot_be_compiled_is_one_error(
+    options: list[object], message: str, here: Path
+) -> None:
+    """Exit code 2 and one line on stderr; no file is written."""
+    assert_one_error(message, *compile_(*options, "--dry-run"))
+    assert names_in(here) == ["free.onnx", "m.onnx"]
+
+
+def test_a_failure_of_atc_is_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Translation, next step and ATC's own last lines are shown, no traceback."""
+    script = "echo 'E19010: No parser is registered for Op [[bold]Resize].'; exit 255"
+    use_tool("atc", script, here / "bin", monkeypatch)
+    wanted = r"AtcError: ATC failed: E19010: .*\[\[bold\]Resize\]\.\n.*--opset 11.*\nATC's last"
+    assert_one_error(wanted, *compile_())
+    assert names_in(here) == ["bin", "free.onnx", "m.onnx", "ops_info.json"]

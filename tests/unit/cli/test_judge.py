@@ -1,15 +1,30 @@
-"""Tests for `effd0.cli`: merge and compare, on run files."""
+"""Tests for `effd0.cli.judge`: bisect on models; merge and compare on run files."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from effd0.data import fixture as embedded
+from effd0.data.coco import load_coco
 from effd0.results.run import Run, merge_runs, read_run, write_run
 from tests.helpers import assert_one_error, effd0
-from tests.helpers.runs import accuracy, artefact, check, latency, run, verdict
+from tests.helpers.onnx_models import nodes_of, parsed, scaled
+from tests.helpers.runs import accuracy, check, latency, run, verdict
+
+GRAPH = """
+strided (float[1,3,512,512] x, float[4,3,8,8] w) => (float[1,4,64,64] y) {
+  a = Conv<strides=[8,8]>(x, w)
+  y = Sigmoid(a)
+}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -31,39 +46,65 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.fixture
+def models() -> None:
+    """Files good.onnx and bad.onnx, two nodes that take a D0's input; one's weights are scaled."""
+    model = parsed(GRAPH)
+    weight = np.random.default_rng(0).standard_normal((4, 3, 8, 8), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight / 10, "w"))
+    del model.graph.input[1:]
+    for node, name in zip(model.graph.node, ("first", "last"), strict=True):
+        node.name = name
+    onnx.save(model, "good.onnx")
+    scaled(model, nodes_of(model, "Conv")[0])
+    onnx.save(model, "bad.onnx")
+
+
+@pytest.mark.usefixtures("models")
+def test_bisect_shows_and_writes_a_difference() -> None:
+    """The node, its error and its weight are on the terminal and in the JSON; the code is 1."""
+    given = ("--model", "bad.onnx", "--reference", "good.onnx", "--json", "finding.json")
+    outcome = effd0("bisect", *given)
+    assert outcome.code == 1
+    assert "2 of 2 nodes have a partner" in outcome.out
+    assert re.search("first: Conv first: .*scaled by 1.02.*; what it reads is off by", outcome.out)
+    content = json.loads(Path("finding.json").read_text())
+    assert content["status"] == "differs"
+    assert content["suspects"][0]["node"] == "first"
+    assert content["suspects"][0]["input_shapes"] == [[1, 3, 512, 512]]
+    # All weights are 2 % too large, and a convolution without bias is linear in them.
+    assert content["suspects"][0]["error"] == pytest.approx(0.02, rel=1e-3)
+
+
+@pytest.mark.usefixtures("models")
+def test_bisect_of_a_model_and_itself_is_success() -> None:
+    """On a picture of one's own, no difference ends with code 0."""
+    picture = load_coco(embedded.coco_root(), image_limit=1).samples[0].path
+    given = ("--model", "bad.onnx", "--reference", "bad.onnx", "--image", picture)
+    outcome = effd0("bisect", *given)
+    assert outcome.code == 0
+    assert "SAME  all that both compute agrees up to float noise" in outcome.out
+
+
 def test_merge_writes_what_merging_gives() -> None:
-    """In the order of the arguments; the verdict is told."""
-    runs = [save("a.json", latency=[]), save("b.json", accuracy=[], commands=["effd0 benchmark"])]
+    """In the order of the arguments; a broken stage is told, but merging is no gate: code 0."""
+    failed = {"verdict": verdict("fail", "runner"), "checks": [check("runner", "failed")]}
+    runs = [save("a.json", latency=[]), save("b.json", commands=["effd0 benchmark"], **failed)]
     outcome = effd0("merge", "a.json", "b.json", "--out", "new/run.json")
     assert outcome.code == 0, outcome.err
     assert read_run(Path("new/run.json")) == merge_runs(runs)
-    assert "wrote new/run.json: 2 runs; checks 3, parity 1, accuracy 1" in outcome.out
-    assert "PASS" in outcome.out
-
-
-def test_merge_tells_a_failure_but_is_no_gate() -> None:
-    """It did what it was asked to: exit code 0, and the stage that broke."""
-    save("b.json", verdict=verdict("fail", "runner"), checks=[check("runner", "failed")])
-    outcome = effd0("merge", "base.json", "b.json", "--out", "run.json")
-    assert outcome.code == 0
+    assert "wrote new/run.json: 2 runs; checks " in outcome.out
     assert "FAIL in runner runner is off by 3" in words(outcome.out)
-
-
-def test_merge_of_two_models_is_refused() -> None:
-    """The message names the files and both values, and nothing is written."""
-    save("b.json", artefact=artefact(model_sha256="e" * 64))
-    message = r"RunFileError: b\.json is of the model e{12}, but base\.json of a{12}; only runs"
-    assert_one_error(message, "merge", "base.json", "b.json", "--out", "run.json")
-    assert not Path("run.json").exists()
 
 
 @pytest.mark.parametrize("command", ["merge", "compare"])
 def test_what_is_no_run_is_bad_input(command: str) -> None:
-    """Code 2, and what to do."""
+    """Code 2, what to do, and nothing is written."""
     Path("found.json").write_text('[{"image_id": 1, "category_id": 1}]')
     more = ("--out", "run.json") if command == "merge" else ()
     message = r"found\.json holds a JSON list, but a run file was wanted; write one with"
     assert_one_error(message, command, "base.json", "found.json", *more)
+    assert not Path("run.json").exists()
 
 
 def test_no_worse_is_success() -> None:
@@ -80,23 +121,33 @@ def test_no_worse_is_success() -> None:
     assert "NO WORSE no figure of both runs is worse" in shown
 
 
-def test_worse_is_told_with_all_reasons() -> None:
+@pytest.mark.parametrize(
+    ("parts", "shown"),
+    [
+        pytest.param(
+            {"accuracy": [accuracy(0.3)], "latency": [latency(20.0)]},
+            [
+                "WORSE mAP of ort, batch 1 drops by 3.60 points, 0.20 are allowed",
+                "also: ort, fp32, batch 1, input to heads, embedded takes 2 (",
+            ],
+            id="worse",
+        ),
+        pytest.param(
+            {"accuracy": []},
+            [
+                "UNDECIDED the baseline has an mAP, but the candidate has none",
+                "baseline alone: mAP of ort, batch 1",
+            ],
+            id="undecided",
+        ),
+    ],
+)
+def test_worse_or_undecided_is_no_success(parts: dict[str, Any], shown: list[str]) -> None:
     """Exit code 1, the first reason behind the word, the others below."""
-    save("new.json", accuracy=[accuracy(0.3)], latency=[latency(20.0)])
+    save("new.json", **parts)
     outcome = effd0("compare", "base.json", "new.json")
     assert outcome.code == 1
-    shown = words(outcome.out)
-    assert "WORSE mAP of ort, batch 1 drops by 3.60 points, 0.20 are allowed" in shown
-    assert "also: ort, fp32, batch 1, input to heads, embedded takes 2 (" in shown
-
-
-def test_undecided_is_no_success() -> None:
-    """What was not measured may have been lost: exit code 1, and the word says so."""
-    save("new.json", accuracy=[])
-    outcome = effd0("compare", "base.json", "new.json")
-    assert outcome.code == 1
-    assert "UNDECIDED the baseline has an mAP, but the candidate has none" in words(outcome.out)
-    assert "baseline alone: mAP of ort, batch 1" in outcome.out
+    assert [text for text in shown if text not in words(outcome.out)] == []
 
 
 @pytest.mark.parametrize(
@@ -111,17 +162,9 @@ def test_undecided_is_no_success() -> None:
 def test_what_is_allowed_is_an_option(
     part: dict[str, Any], option: tuple[str, float], code: int
 ) -> None:
-    """Points of mAP, and per cent of time."""
+    """Points of mAP, and percent of time."""
     save("new.json", **part)
     assert effd0("compare", "base.json", "new.json", *option).code == code
-
-
-def test_runs_on_other_images_are_bad_input() -> None:
-    """Code 2: that is no verdict on the candidate."""
-    dataset = {"name": "mine", "images": 3, "sha256": None}
-    save("new.json", artefact=artefact(dataset=dataset))
-    message = "RunFileError: the candidate was measured on 3 images of mine"
-    assert_one_error(message, "compare", "base.json", "new.json")
 
 
 def test_names_are_shown_as_they_are() -> None:

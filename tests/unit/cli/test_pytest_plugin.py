@@ -39,17 +39,13 @@ def run_pytest(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """The folder of a project that has nothing to do with effd0."""
+@pytest.mark.parametrize("from_the_clone", [False, True], ids=["in-its-folder", "from-the-clone"])
+def test_another_project_keeps_its_options(from_the_clone: bool, tmp_path: Path) -> None:
+    """Nothing of the suite is registered or imported where another project's configuration is."""
     for name, content in FOREIGN.items():
         (tmp_path / name).write_text(content)
-    return tmp_path
-
-
-def test_another_project_keeps_its_options(foreign: Path) -> None:
-    """Nothing of the suite is registered or imported, though effd0 is installed."""
-    done = run_pytest("-q", cwd=foreign)
+    where = (str(tmp_path),) if from_the_clone else ()
+    done = run_pytest("-q", *where, cwd=ROOT if from_the_clone else tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
@@ -81,12 +77,6 @@ def test_a_session_about_effd0_is_known(
     assert pytest_plugin.is_about_effd0(cast(pytest.Config, config)) is wanted
 
 
-def test_a_foreign_configuration_decides(foreign: Path) -> None:
-    """Whoever stands in the clone and tests another project gets its options."""
-    done = run_pytest("-q", str(foreign))
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
     """Where pytest was led away from its configuration, the message shows what works."""
     path = tmp_path / "d0.pth"
@@ -98,39 +88,33 @@ def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def parsed() -> pytest.Parser:
+def parser() -> pytest.Parser:
     """A parser that has the suite's options."""
-    parser = pytest.Parser(_ispytest=True)
-    pytest_suite.pytest_addoption(parser)
-    return parser
+    made = pytest.Parser(_ispytest=True)
+    pytest_suite.pytest_addoption(made)
+    return made
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "message"),
     [
-        (["--coco=."], "--coco is given without --checkpoint"),
-        (["--image-limit=3"], "it limits --coco, which is not"),
-        (["--runner=tflite"], "--runner is tflite, but effd0 knows ort, "),
-        (["--runner=recorded"], "--runner=recorded and --results=DIR go together"),
-        (["--arch=d1"], "--arch is 'd1', but effd0 knows tf_efficientdet_d0"),
-        (["--model=no.onnx"], "--model is no.onnx, which does not exist"),
-        (["--resume"], "--resume is given, but no --out"),
-        (["--devices=0,1"], "all runners compute on the CPU"),
-        (["--ray-address=head:1"], "--ray-address is head:1, but .*; give --workers"),
-        (["--workers=2", "--results=."], "recorded is not run"),
-        (["--workers=2", "--device-id=1"], "a device of its own"),
-        (["--workers=2", "--runner=emulated"], "workers run ort, openvino, torch, acl"),
+        ("--coco=.", "--coco is given without --checkpoint"),
+        ("--image-limit=3", "it limits --coco, which is not"),
+        ("--runner=tflite", "--runner is tflite, but effd0 knows ort, "),
+        ("--runner=recorded", "--runner=recorded and --results=DIR go together"),
+        ("--arch=d1", "--arch is 'd1', but effd0 knows tf_efficientdet_d0"),
+        ("--model=no.onnx", "--model is no.onnx, which does not exist"),
+        ("--resume", "--resume is given, but no --out"),
+        ("--devices=0,1", "--devices names 2, but --runner ort, .* computes on the CPU"),
+        ("--ray-address=head:1", "--ray-address is head:1, but .*; give --workers"),
+        ("--workers=2 --results=.", "recorded is not run"),
+        ("--workers=2 --device-id=1", "a device of its own"),
+        ("--workers=2 --runner=emulated", "workers run ort, openvino, torch, acl"),
     ],
-    ids=[
-        "coco-alone", "limit-alone", "runner", "recorded-alone", "arch", "no-model", "resume",
-        "devices", "address-alone", "workers-recorded", "workers-device", "workers-emulated",
-    ],
-)  # fmt: skip
-def test_contradictory_options_are_refused(
-    arguments: list[str], message: str, parsed: pytest.Parser
-) -> None:
+)
+def test_contradictory_options_are_refused(words: str, message: str, parser: pytest.Parser) -> None:
     """What cannot be meant is a usage error, not a choice among readings."""
-    given = parsed.parse_known_args(arguments)
+    given = parser.parse_known_args(words.split())
     config = SimpleNamespace(
         getoption=lambda flag: getattr(given, flag[2:].replace("-", "_")),
         option=given,
@@ -138,7 +122,7 @@ def test_contradictory_options_are_refused(
         rootpath=ROOT,
     )
     with pytest.raises(pytest.UsageError, match=message):
-        pytest_suite.check_options(cast(pytest.Config, config))
+        pytest_suite.refuse_contradictions(cast(pytest.Config, config))
 
 
 @pytest.mark.parametrize(
@@ -151,8 +135,8 @@ def test_contradictory_options_are_refused(
     ],
 )
 def test_a_value_out_of_range_is_refused(
-    argument: str, message: str, parsed: pytest.Parser
+    argument: str, message: str, parser: pytest.Parser
 ) -> None:
     """A number is checked where it is read, as the command line does it."""
     with pytest.raises(pytest.UsageError, match=message):
-        parsed.parse([argument])
+        parser.parse([argument])

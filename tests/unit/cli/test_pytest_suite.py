@@ -25,19 +25,24 @@ ROOT = Path(__file__).parents[3]
 WEIGHTS = f"--checkpoint={embedded.checkpoint()}"
 
 
-def run_pytest(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run pytest in the clone."""
+def run_pytest(*arguments: object) -> str:
+    """Run pytest in the clone; tests must fail. Return what it prints."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += map(str, arguments)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    return done.stdout
 
 
 class Item:
-    """A test, as far as selection looks at it."""
+    """A test, as far as selection looks at it; with a *stage* it checks an artefact."""
 
-    def __init__(self, name: str, *marks: pytest.Mark) -> None:
+    def __init__(self, name: str, stage: str | None = None, *marks: str) -> None:
         self.nodeid = name
-        self.marks = {mark.name: mark for mark in marks}
+        made = [getattr(pytest.mark, one) for one in marks]
+        if stage is not None:
+            made += [pytest.mark.stage(stage), pytest.mark.artefact]
+        self.marks = {one.mark.name: one.mark for one in made}
 
     def get_closest_marker(self, name: str) -> pytest.Mark | None:
         """The mark of that name."""
@@ -48,27 +53,20 @@ class Item:
         self.marks[mark.name] = mark.mark
 
 
-def item(name: str, stage: str | None = None, *marks: str) -> Item:
-    """A test, which checks an artefact if it has a *stage*."""
-    stages = [] if stage is None else [pytest.mark.stage(stage).mark, pytest.mark.artefact.mark]
-    return Item(name, *stages, *(getattr(pytest.mark, mark).mark for mark in marks))
-
-
-def session(source: str = "TESTPATHS", **options: object) -> tuple[pytest.Config, list[Item]]:
-    """A session with these *options*, and what it left out."""
+def selected(items: list[Item], source: str = "TESTPATHS", **options: object) -> list[str]:
+    """Select *items* in a session with these *options*; return the names of those left out."""
     left_out: list[Item] = []
-
-    def deselected(items: list[Item]) -> None:
-        left_out.extend(items)
-
     values = dict.fromkeys((*PATHS, "--slow")) | {"--require": []}
     values |= {f"--{name}": value for name, value in options.items()}
     config = SimpleNamespace(
         getoption=values.__getitem__,
         args_source=pytest.Config.ArgsSource[source],
-        hook=SimpleNamespace(pytest_deselected=deselected),
+        hook=SimpleNamespace(pytest_deselected=lambda *, items: left_out.extend(items)),
     )
-    return cast(pytest.Config, config), left_out
+    pytest_suite.pytest_collection_modifyitems(
+        cast(pytest.Config, config), cast(list[pytest.Item], items)
+    )
+    return [one.nodeid for one in left_out]
 
 
 @pytest.mark.parametrize(
@@ -84,11 +82,9 @@ def test_checks_run_in_the_order_of_their_stages(
     given: dict[str, Any], names: list[str], deselected: list[str]
 ) -> None:
     """With an artefact its checks alone run, unless files are named; they come first."""
-    config, left_out = session(**given)
-    items = [item("own"), item("gate", "gate"), item("images", "dataset"), item("export", "export")]
-    pytest_suite.pytest_collection_modifyitems(config, cast(list[pytest.Item], items))
+    items = [Item("own"), Item("gate", "gate"), Item("images", "dataset"), Item("export", "export")]
+    assert selected(items, **given) == deselected
     assert [one.nodeid for one in items] == names
-    assert [one.nodeid for one in left_out] == deselected
 
 
 @pytest.mark.parametrize(
@@ -100,9 +96,8 @@ def test_what_is_absent_is_skipped_unless_required(
     options: dict[str, Any], skipped: list[str]
 ) -> None:
     """The reason names what would lift it."""
-    config, _ = session(**options)
-    items = [item("slow", None, "slow"), item("coco", None, "coco"), item("other")]
-    pytest_suite.pytest_collection_modifyitems(config, cast(list[pytest.Item], items))
+    items = [Item("slow", None, "slow"), Item("coco", None, "coco"), Item("other")]
+    selected(items, **options)
     reasons = {
         one.nodeid: one.marks["skip"].kwargs["reason"] for one in items if "skip" in one.marks
     }
@@ -113,20 +108,15 @@ def test_what_is_absent_is_skipped_unless_required(
 @pytest.mark.parametrize(("given", "sizes"), [([], [None]), ([1, 8], [1, 8])], ids=["none", "two"])
 def test_every_batch_size_given_counts(given: list[int], sizes: list[int | None]) -> None:
     """A test that asks for the batch size runs once with each of --batch-size."""
-    asked = []
-
-    def parametrize(name: str, values: list[int | None], ids: object) -> None:
-        del ids
-        asked.append((name, values))
-
+    asked = {}
     metafunc = SimpleNamespace(
         config=SimpleNamespace(getoption={"--batch-size": given, "--runner": []}.__getitem__),
         function=test_every_batch_size_given_counts,
         fixturenames=["given_batch"],
-        parametrize=parametrize,
+        parametrize=lambda name, values, ids: asked.update({name: (values, ids)}),
     )
     pytest_suite.pytest_generate_tests(cast(pytest.Metafunc, metafunc))
-    assert asked == [("given_batch", sizes)]
+    assert asked["given_batch"][0] == sizes
 
 
 def shifted_scenes(folder: Path) -> Path:
@@ -146,11 +136,10 @@ def shifted_scenes(folder: Path) -> Path:
 def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     """What is wrong with an artefact can be read by a program as on the terminal."""
     report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
-    done = run_pytest(
+    shown = run_pytest(
         f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS,
         f"--coco={shifted_scenes(tmp_path)}", "tests/suite/test_dataset.py",
     )  # fmt: skip
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
     content = content_of(report)
     assert (content["exit_status"], content["accuracy"], content["latency"]) == (1, [], [])
     verdict = content["verdict"]
@@ -169,31 +158,30 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     assert failed["diagnosis"].startswith("80 categories numbered 0 to 79: every id")
     assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
     assert (verdict["evidence"], verdict["diagnosis"]) == (failed["evidence"], failed["diagnosis"])
-    assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in done.stdout
+    assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in shown
     cases = [
         {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
         for case in ET.parse(junit).iter("testcase")  # noqa: S314  # our own file
     ]
     words = ("stage", "evidence", "diagnosis", "unit")
-    shown = [{key: case[key] for key in words if key in case} for case in cases]
-    assert shown == [{key: one[key] for key in words if one[key]} for one in content["checks"]]
+    written = [{key: case[key] for key in words if key in case} for case in cases]
+    assert written == [{key: one[key] for key in words if one[key]} for one in content["checks"]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "module"),
     [
-        pytest.param("coco", "tests/suite/test_accuracy.py", id="coco"),
-        pytest.param("npu", "tests/suite/test_runner.py", id="npu"),
+        ("coco", "tests/suite/test_accuracy.py"),
+        ("npu", "tests/suite/test_runner.py"),
     ],
 )
 def test_what_is_required_and_absent_fails(kind: str, module: str, tmp_path: Path) -> None:
     """Nothing is run on something else in its place: each test fails with the reason."""
     report = tmp_path / "report.json"
-    done = run_pytest("-m", kind, f"--require={kind}", f"--report-json={report}", module)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    shown = run_pytest("-m", kind, f"--require={kind}", f"--report-json={report}", module)
     checks = content_of(report)["checks"]
     assert {check["status"] for check in checks} == {"failed"}
     wanted = f"{kind} is required (--require {kind}), but "
     assert [check["evidence"] for check in checks if not check["evidence"].startswith(wanted)] == []
-    assert f"evidence  {wanted}" in done.stdout
+    assert f"evidence  {wanted}" in shown

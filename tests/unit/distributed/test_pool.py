@@ -115,4 +115,4 @@ def test_a_device_for_all_workers_is_refused(
 ) -> None:
     """No two workers share a device, and a CPU has none to be named."""
     with pytest.raises(RunnerError, match=message):
-        check_pool(pool, runner, RunnerOptions(**options))
+        check_pool(pool, {runner: RunnerOptions(**options)})
