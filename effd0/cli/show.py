@@ -113,7 +113,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 
 def show_pool(pool: Mapping[str, Any]) -> None:
-    """Print what each worker did, and what went wrong; *pool* is of `Tally.summary`."""
+    """Print what each worker did, and what went wrong; *pool* is of `Dispatcher.summary`."""
     out = console()
     workers = sorted(pool["workers"], key=lambda one: one["rate"])[:WORKERS]
     some = "" if len(workers) == len(pool["workers"]) else f", the slowest {WORKERS}"

@@ -10,12 +10,11 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,69 +25,38 @@ from ..results.environment import installed_version
 from ..runners.base import Runner, TensorInfo, choose_batch_size
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec
-from ..types import Tensor
 from .pool import worker_options
-
-T = TypeVar("T")
 
 #: Units that a worker has in hand at a time: one on the device, one that is prepared.
 CALLS = 2
 #: Must be the same in all workers, since they decide what is found.
 PACKAGES = ("effd0", "numpy", "pillow", "torch", "onnxruntime", "openvino", "effdet")
+#: Opens the model file at a path on the device of a number.
+OpenModel: TypeAlias = Callable[[Path, int | None], AbstractContextManager[Runner]]
 
 
-@dataclass(frozen=True)
-class Place:
-    """
-    Where a worker process is: *device* is its number on the host, None on a CPU.
-
-    Of devices that are not all visible to it, *opens* is the number by which it opens its own.
-    """
-
-    host: str
-    pid: int
-    device: int | None = None
-    opens: int | None = None
-
-    def __str__(self) -> str:
-        device = "" if self.device is None else f" device {self.device}"
-        return f"{self.host}{device} pid {self.pid}"
-
-
-@dataclass(frozen=True)
-class WorkerModel:
-    """What each worker opens: the model file called *name*, and how."""
-
-    runner: str
-    spec: ModelSpec
-    options: RunnerOptions
-    name: str
-
-    def opened(self, path: Path, number: int | None) -> AbstractContextManager[Runner]:
-        """The runner of the model file *path*, on the device *number*."""
-        options = worker_options(self.runner, self.options, number)
-        return open_runner(self.runner, path, self.spec, options)
+def open_on(
+    runner: str, spec: ModelSpec, options: RunnerOptions, path: Path, number: int | None
+) -> AbstractContextManager[Runner]:
+    """The *runner* of the model file *path*, on the device *number*."""
+    return open_runner(runner, path, spec, worker_options(runner, options, number))
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a runner says of itself once it is open; all workers must say the same."""
+    """What a runner says of itself once it is open; *decides* must be the same in all workers."""
 
     description: str
     inputs: Sequence[TensorInfo]
     batch_size: int
-    packages: Mapping[str, str | None]
+    decides: Mapping[str, object]
 
     def check_same(self, first: Opened) -> None:
         """Raise `RunnerError` where this worker differs from the *first*: results would mix."""
-        mine, wanted = (
-            {"backend": backend(one.description), "inputs": one.inputs, **one.packages}
-            for one in (self, first)
-        )
-        for name in wanted:
-            if mine[name] != wanted[name]:
+        for name, wanted in first.decides.items():
+            if self.decides[name] != wanted:
                 raise RunnerError(
-                    f"it has {name} {mine[name]}, but the first worker has {wanted[name]}; all "
+                    f"it has {name} {self.decides[name]}, but the first worker has {wanted}; all "
                     "hosts must give the same results: install the same on each"
                 )
 
@@ -98,44 +66,36 @@ class Reply:
     """
     What came of a call to *worker*: a *result*, or an *error*, after so many busy *seconds*.
 
-    *stages* are the seconds of each stage; *notes* say what went wrong on the way.  A *broken*
-    worker has no open model and cannot get one.
+    *notes* say what went wrong on the way.  A *broken* worker has no open model and cannot get one.
     """
 
     worker: str
     seconds: float
     result: Any = None
-    stages: Mapping[str, Tensor] = field(default_factory=dict)
+    stages: StageTimes = field(default_factory=StageTimes)
     notes: Sequence[str] = ()
     error: Effd0Error | None = None
     broken: bool = False
 
 
-class Work(Protocol):
-    """What workers do with the items of each unit."""
-
-    @property
-    def batch_size(self) -> int:
-        """Items a batch; a unit is made of whole batches."""
-
-    @property
-    def remedy(self) -> str:
-        """What to do about an item that ends each process that takes it."""
-
-    def named(self, items: Sequence[Any]) -> str:
-        """The ids or names of *items*, for messages."""
-
-    def run(self, worker: Worker, items: Sequence[Any], stages: StageTimes) -> Any:
-        """What *items* give on the open runner of *worker*, in its process, in any thread."""
-
-
 class Worker:
-    """The worker that this process is: the *runner* of *model*, whose file has the bytes *data*."""
+    """
+    The worker that this process is, for a model file of *name* that has the bytes *data*.
 
-    def __init__(self, model: WorkerModel, data: bytes, place: Callable[[], Place]) -> None:
-        self._model, self._data, self._place = model, data, place()
+    *place* gives the worker's name, with its host and device, and the number of its device.
+    """
+
+    def __init__(
+        self,
+        open_model: OpenModel,
+        name: str,
+        data: bytes,
+        place: Callable[[], tuple[str, int | None]],
+    ) -> None:
+        self._open_model, self._file, self._data = open_model, name, data
+        self.name, self._number = place()
         self.device = threading.Lock()  # held by who uses the runner
-        self.openings, self.warm = 0, False
+        self.openings, self.warm, self.batch_size = 0, False, 0
         self._stack = ExitStack()
         self._clock, self._done_at = threading.Lock(), 0.0
         self.runner: Runner
@@ -145,14 +105,18 @@ class Worker:
         start = time.perf_counter()
         try:
             self._open()
-            size = choose_batch_size(self.runner, batch_size)
-            packages = {name: installed_version(name) for name in PACKAGES}
-            opened = Opened(self.runner.description, self.runner.inputs, size, packages)
+            self.batch_size = choose_batch_size(self.runner, batch_size)
+            description, inputs = self.runner.description, self.runner.inputs
+            decides: dict[str, object] = {name: installed_version(name) for name in PACKAGES}
+            decides |= {"backend": backend(description), "inputs": inputs}
         except Exception as error:  # whatever it is, this worker cannot work
-            return Reply(str(self._place), 0.0, error=self._told(error), broken=True)
-        return Reply(str(self._place), time.perf_counter() - start, opened)
+            return Reply(self.name, 0.0, error=self._told(error), broken=True)
+        opened = Opened(description, inputs, self.batch_size, decides)
+        return Reply(self.name, time.perf_counter() - start, opened)
 
-    def run(self, work: Work, items: Sequence[Any]) -> Reply:
+    def run(
+        self, work: Callable[[Worker, Sequence[Any], StageTimes], Any], items: Sequence[Any]
+    ) -> Reply:
         """Do *work* on *items*, once more after an error of the device; errors are in the reply."""
         start, openings, stages = time.perf_counter(), self.openings, StageTimes()
         result: Any = None
@@ -160,60 +124,41 @@ class Worker:
         notes, broken = list[str](), False
         try:
             try:
-                result = work.run(self, items, stages)
+                result = work(self, items, stages)
             except RunnerError as first:
                 with self.device:
                     if openings == self.openings:  # else the other call has opened it again
                         try:
-                            self._reopen(work.batch_size)
+                            self._reopen()
                         except Effd0Error as second:
                             broken = True
                             raise RunnerError(f"{first}; opened again, it gave: {second}") from None
-                        notes.append(f"{self._place}: {first}; the model was opened again")
+                        notes.append(f"{self.name}: {first}; the model was opened again")
                 stages = StageTimes()
-                result = work.run(self, items, stages)
+                result = work(self, items, stages)
         except Exception as other:  # the driver decides what becomes of the items
             error = self._told(other)
         with self._clock:  # of two calls at a time, each second counts once
             now = time.perf_counter()
             seconds, self._done_at = now - max(start, self._done_at), now
-        times = {name: np.array(values, np.float32) for name, values in vars(stages).items()}
-        return Reply(str(self._place), seconds, result, times, notes, error, broken)
-
-    @contextmanager
-    def turn(self, feeds: Iterable[T]) -> Iterator[tuple[Any, Iterator[T], float]]:
-        """
-        Have the device for the time of the block, once the first of *feeds* is there.
-
-        Yields the runner, the feeds, and the seconds that were waited for the device.
-        """
-        source = iter(feeds)
-        first = list(islice(source, 1))
-        start = time.perf_counter()
-        with self.device:
-            yield self.runner, chain(first, source), time.perf_counter() - start
+        return Reply(self.name, seconds, result, stages, notes, error, broken)
 
     def _open(self) -> None:
         self.openings, self.warm = self.openings + 1, False
         # Once it is open, nothing of it is left on the host, however this process ends.
         with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
-            path = Path(folder, self._model.name)
+            path = Path(folder, self._file)
             path.write_bytes(self._data)
-            opened = self._model.opened(path, self._place.opens)
-            self.runner = self._stack.enter_context(opened)
+            self.runner = self._stack.enter_context(self._open_model(path, self._number))
 
-    def _reopen(self, batch_size: int) -> None:
+    def _reopen(self) -> None:
         """Open the model again, and run zeros: what fails on these is not an image's fault."""
         with suppress(Effd0Error):  # what is broken may not close
             self._stack.close()
         self._open()
+        shapes = {one: [side or 1 for side in one.shape[1:]] for one in self.runner.inputs}
         self.runner.infer(
-            {
-                info.name: np.zeros(
-                    [batch_size, *(side or 1 for side in info.shape[1:])], info.dtype
-                )
-                for info in self.runner.inputs
-            }
+            {one.name: np.zeros([self.batch_size, *s], one.dtype) for one, s in shapes.items()}
         )
 
     def _told(self, error: Exception) -> Effd0Error:
@@ -221,4 +166,4 @@ class Worker:
         if isinstance(error, Effd0Error):
             return error
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-        return RunnerError(f"{self._place}: {kind}{error}")
+        return RunnerError(f"{self.name}: {kind}{error}")

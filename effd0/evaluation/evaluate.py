@@ -44,7 +44,7 @@ from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
 from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
-from .run_dir import RunDirectory, Say, run_directory, run_identity
+from .run_dir import RunDirectory, Say, run_directory
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class EvaluationJob:
 
         That is what effdet's own pipeline reaches, less `TO_RECORD`.
         """
-        bundled = engine.bundled and self.root is None and self.image_limit is None
-        if self.min_map is not None or not bundled:
-            return self.min_map
-        return 100 * fixture.reference_ap() - TO_RECORD.limit
+        own = isinstance(engine, ModelEngine) and engine.choice.bundled
+        if self.min_map is None and own and self.root is None and self.image_limit is None:
+            return 100 * fixture.reference_ap() - TO_RECORD.limit
+        return self.min_map
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def evaluate(
                 advance(1)
         if place is not None:
             place.finish(
-                to_coco_results(evaluation.found, engine.spec), flat(run_of(evaluation, engine))
+                to_coco_results(evaluation.found, evaluation.spec), flat(run_of(evaluation, engine))
             )
     return evaluation
 
@@ -172,7 +172,7 @@ def loaded(job: EvaluationJob, engine: Engine) -> Iterator[Dataset]:
     url = url_of(root)
     if url is None:
         yield load_coco(root, job.split, job.image_limit)
-    elif engine.reads_urls:
+    elif engine.on_workers:
         with tempfile.TemporaryDirectory(prefix="effd0-") as cache:
             yield load_remote(root, job.split, job.image_limit, Path(cache))
     else:
@@ -193,9 +193,9 @@ def _measured(
     """The evaluation without a reference; detections go to *place* as they come."""
     root = fixture.coco_root() if job.root is None else job.root
     found: dict[int, Detections] = {}
-    with engine.open(dataset, root, job.host_threads, open_progress) as source:
+    with engine.open(dataset, job.host_threads, open_progress) as source:
         if place is not None:
-            identity = run_identity(source, dataset, images=not engine.reads_urls)
+            identity = source.identity(dataset, images=not engine.on_workers)
             found = place.start(identity, dataset.image_ids, source.batch_size)
         samples = [sample for sample in dataset.samples if sample.image_id not in found]
         start = time.perf_counter()
@@ -212,8 +212,8 @@ def _measured(
         seconds = time.perf_counter() - start
     with open_progress("scoring", 1) as advance:
         found = {image_id: found[image_id] for image_id in dataset.image_ids if image_id in found}
-        matches = match_table(dataset, found, engine.spec)
-        check_repeats(dataset, found, engine.spec)
+        matches = match_table(dataset, found, source.spec)
+        check_repeats(dataset, found, source.spec)
         metrics = summarize(matches)
         least = job.threshold(engine)
         limited = dataset.limited and least is not None
@@ -224,7 +224,7 @@ def _measured(
     url = url_of(annotation_path(root, job.split))
     return Evaluation(
         job=job,
-        spec=engine.spec,
+        spec=source.spec,
         matches=matches,
         metrics=metrics,
         checks=tuple(checks),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -18,47 +17,18 @@ import struct
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.coco import Dataset
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
-from ..io import sha256, written_whole
-from ..results.environment import environment
+from ..io import written_whole
 from ..tensors.manifest import read_json
 
-if TYPE_CHECKING:
-    from .engines import Source
-
-#: Settings of a source that say where its files lie: they decide nothing.
-PATHS = ("model", "checkpoint", "pool")
 #: The key of the contents of all images.
 IMAGES = "images_sha256"
-
-
-def run_identity(source: Source, dataset: Dataset, *, images: bool = True) -> dict[str, Any]:
-    """
-    All that decides what *source* finds in *dataset*, fit for JSON.
-
-    What only judges detections, and what only moves files or threads of the host, is not in it.
-    The contents of *images* are left out where another host reads them.
-    """
-    every = hashlib.sha256()
-    for sample in dataset.samples if images else ():
-        every.update(bytes.fromhex(sha256(sample.path)))
-    return {
-        "model_sha256": source.model_sha256,
-        "annotations_sha256": sha256(dataset.annotation_file),
-        "images": len(dataset.samples),
-        IMAGES: every.hexdigest() if images else None,
-        "backend": backend(source.description),
-        "settings": {key: value for key, value in source.settings.items() if key not in PATHS},
-        # A new kernel of the system does not change a result; a new Pillow may.
-        "environment": {k: v for k, v in environment().items() if k != "system"},
-    }
 
 
 def backend(description: str) -> str:

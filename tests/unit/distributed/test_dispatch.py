@@ -205,10 +205,10 @@ def test_a_device_that_ends_its_process_is_not_used_again(
 
     @dataclass(frozen=True)
     class Deadly(HereCluster):
-        def start(self, model: Any, data: Any) -> Any:
+        def start(self, *file: Any) -> Any:
             # The second device, and whatever process is opened on it later.
             on_deadly = len(self.processes) > 0
-            process = super().start(model, data)
+            process = super().start(*file)
             worker = self.processes[process]
             assert worker is not None
             if on_deadly:
@@ -250,5 +250,5 @@ def test_a_deadly_image_is_not_tried_for_ever(dataset: Dataset, plan: Path, work
         on_pool(dataset, devices(workers), plan, found=found)
     assert str(raised.value).count("worker lost: ") == ATTEMPTS
     assert "1 units of work (2 images)" in str(raised.value)
-    assert "try each by itself with 'effd0 detect'" in str(raised.value)
+    assert "look at each" in str(raised.value)
     assert len(found) == IMAGES - BATCH

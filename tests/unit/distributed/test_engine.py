@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from effd0.distributed import dispatch, worker
+from effd0.distributed import engine, worker
 from effd0.distributed.pool import Pool
 from effd0.evaluation import model as choice
 from effd0.spec import SPECS
@@ -34,7 +34,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: HereCluster) -> 
     monkeypatch.setitem(SPECS, SMALL.arch, SMALL)
     monkeypatch.setattr(choice, "open_runner", lambda *_: fake)
     monkeypatch.setattr(worker, "open_runner", lambda *_: fake)
-    monkeypatch.setattr(dispatch, "started", ray.started)
+    monkeypatch.setattr(engine, "started", ray.started)
     monkeypatch.chdir(tmp_path)
     coloured_coco(Path("coco"), IMAGES)
     Path("d0.onnx").write_bytes(b"a model")

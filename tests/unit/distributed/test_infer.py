@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from effd0.data.coco import load_coco
-from effd0.distributed import dispatch, worker
-from effd0.distributed.infer import together
+from effd0.distributed import engine, worker
 from effd0.distributed.pool import Pool
 from effd0.errors import RunnerError
 from effd0.evaluation import model as choice_module
-from effd0.evaluation.infer import Performance
+from effd0.evaluation.infer import Performance, together
 from effd0.spec import SPECS
 from effd0.tensors.inputs import open_inputs
 from effd0.tensors.writer import ResultWriter
@@ -66,7 +65,7 @@ def place(
     monkeypatch.setitem(SPECS, SMALL.arch, SMALL)
     monkeypatch.setattr(choice_module, "open_runner", lambda *_: runner)
     monkeypatch.setattr(worker, "open_runner", lambda *_: runner)
-    monkeypatch.setattr(dispatch, "started", ray.started)
+    monkeypatch.setattr(engine, "started", ray.started)
     monkeypatch.chdir(tmp_path)
     reds = [50 * (n % 5) for n in range(IMAGES)]
     write_bins(Path("bins"), load_coco(write_coco(Path("coco"), coco_content(IMAGES), reds)))

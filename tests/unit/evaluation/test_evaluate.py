@@ -16,8 +16,8 @@ from PIL import Image
 from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.errors import DatasetError, ImageError, OutputError, ResultError, RunnerError
+from effd0.evaluation import engines
 from effd0.evaluation import model as choice
-from effd0.evaluation import run_dir
 from effd0.evaluation.engines import LocalEngine, reference_choice
 from effd0.evaluation.evaluate import EvaluationJob, evaluate, loaded, run_of
 from effd0.evaluation.model import ModelChoice
@@ -37,7 +37,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
     runner = NeighbourRunner()
     monkeypatch.setattr(choice, "open_runner", lambda *_: runner)
     # To read the versions of all packages takes longer than all the rest of a small run.
-    monkeypatch.setattr(run_dir, "environment", lambda: {"packages": {"numpy": "1.0"}})
+    monkeypatch.setattr(engines, "environment", lambda: {"packages": {"numpy": "1.0"}})
     return runner
 
 

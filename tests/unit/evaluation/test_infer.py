@@ -16,7 +16,16 @@ import pytest
 
 from effd0.data.coco import load_coco
 from effd0.errors import FeedError, ResultError, RunnerError
-from effd0.evaluation.infer import InferSettings, Performance, infer_files
+from effd0.evaluation.engines import LocalEngine
+from effd0.evaluation.infer import (
+    InferJob,
+    InferSettings,
+    Performance,
+    infer_files,
+    run_infer_job,
+)
+from effd0.evaluation.model import ModelChoice
+from effd0.progress import silent
 from effd0.runners.base import TensorInfo
 from effd0.tensors.inputs import InputFiles, open_inputs
 from effd0.tensors.results import open_results
@@ -253,10 +262,10 @@ def test_an_input_that_changed_stops_the_run(tmp_path: Path) -> None:
 
 def test_zeros_are_run_where_there_is_no_input(tmp_path: Path) -> None:
     """Batches of zeros measure a model, and their outputs are named as ais_bench names them."""
-    runner = DeclaringRunner(fixed=4)
-    with results_whole(tmp_path / "result", "BIN", overwrite=False) as writer:
-        performance = infer_files(runner, None, writer, InferSettings(loop=5))
-        writer.close({}, None)
+    runner, model = DeclaringRunner(fixed=4), tmp_path / "d0.onnx"
+    model.write_bytes(b"a model")
+    job = InferJob(results=tmp_path / "result", settings=InferSettings(loop=5))
+    performance, _ = run_infer_job(job, LocalEngine(ModelChoice(model), None, runner), silent)
     assert runner.fed == [4] * 6
     assert performance.images == 20
     assert names_in(tmp_path / "result") == [f"pure_infer_data_{i}.bin" for i in range(10)]
