@@ -23,7 +23,7 @@ from ..benchmark.record import timed_row
 from ..data import fixture as embedded
 from ..distributed.pool import Pool, accelerator, pool_of
 from ..errors import Effd0Error, RunnerError
-from ..evaluation.evaluate import Evaluation, accuracy_of
+from ..evaluation.evaluate import Evaluation
 from ..io import sha256
 from ..report.insight import insight_of
 from ..results.check import STAGES, Check
@@ -461,7 +461,7 @@ def note_measured(pytestconfig: pytest.Config) -> Callable[[str], None]:
 def note_evaluation(pytestconfig: pytest.Config) -> Callable[[Evaluation], None]:
     """Return a function that keeps an evaluation for --report-json."""
     keep = pytestconfig.stash[RECORD].keep
-    return lambda one: keep(accuracy_of(one), functools.partial(insight_of, one))
+    return lambda one: keep(one.accuracy, functools.partial(insight_of, one))
 
 
 @pytest.fixture(scope="session")

@@ -77,11 +77,12 @@ def show_status(status: str, reason: str, stage: str | None = None) -> None:
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics, the times and the verdict."""
-    out, metrics, settings = console(), evaluation.metrics, evaluation.settings
+    out, metrics, accuracy = console(), evaluation.metrics, evaluation.accuracy
+    settings = accuracy.settings
     images = f"{metrics.images} images"
     if metrics.images < evaluation.dataset.total:
         images = f"the first {metrics.images} of {evaluation.dataset.total} images"
-    out.print(f"{escape(evaluation.runner)}, {images}, model {evaluation.model_sha256[:12]}")
+    out.print(f"{escape(accuracy.backend)}, {images}, model {accuracy.model_sha256[:12]}")
     if settings["extra_files"]:
         out.print(f"{settings['extra_files']} files not in the annotations: left out")
     numbers = table("COCO", ("metric", "of", "%"), right="%")
@@ -91,21 +92,21 @@ def show_evaluation(evaluation: Evaluation) -> None:
     out.print(numbers)
     figures = ("mean ms", "p50", "p90", "p99")
     times = table("time", ("stage", *figures, "per"), right=figures)
-    for stage, latency in evaluation.stages.items():
-        values = (latency.mean_ms, latency.p50_ms, latency.p90_ms, latency.p99_ms)
+    for stage, latency in accuracy.stages_ms.items():
+        values = (latency.mean, latency.p50, latency.p90, latency.p99)
         unit = "image" if stage in PER_IMAGE else f"batch of {settings['batch_size']}"
         times.add_row(stage, *(f"{value:.2f}" for value in values), unit)
     if times.row_count:
         out.print(times)
         out.print(
-            f"{evaluation.images_per_second:.2f} images/s from file to detections (stages "
-            f"overlap), peak memory {evaluation.peak_rss_mb:.0f} MB"
+            f"{accuracy.images_per_second:.2f} images/s from file to detections (stages "
+            f"overlap), peak memory {accuracy.peak_rss_mb:.0f} MB"
         )
     else:
         out.print("nothing was run: all images were in the run directory")
     if (pool := settings.get("pool")) is not None:
         show_pool(pool)
-    if (against := evaluation.against) is not None:
+    if (against := accuracy.against) is not None:
         name = f"{escape(against.runner)}, model {against.model_sha256[:12]}"
         out.print(f"reference: {name}", soft_wrap=True)
         out.print(str(against.parity), soft_wrap=True, markup=False)

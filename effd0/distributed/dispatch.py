@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from ..errors import Effd0Error, ImageError, RunnerError
 from ..evaluation.pipeline import StageTimes
+from ..tensors.manifest import listed
 from .ray_cluster import Cluster, Died
 from .worker import CALLS, Opened, Reply
 
@@ -26,9 +27,8 @@ MOST_BATCHES = 16
 #: Units that each worker could still get when one is cut: the last ones are small, so that all
 #: workers end at about the same time.
 UNITS_LEFT = 4
-#: Failures, faults and images that a message shows.
+#: Failures and faults that a message shows.
 SHOWN = 5
-SHOWN_IMAGES = 8
 #: A worker that is so much slower than the median one is a straggler, after so many units.
 STRAGGLES, FEW = 1.5, 2
 #: Images whose times are kept: a million say no more than these.
@@ -263,14 +263,13 @@ class Dispatcher:
         lost = worker.units
         worker.calls.clear()
         self.cluster.stop(worker.process)  # which may live, out of reach
-        images = [item for unit in lost for item in unit.items]
-        had = f" with {self._images(images)} in hand" if images else ""
+        had = f" with {self._images(lost)} in hand" if lost else ""
         self.faults.append(f"worker lost: {worker.name}: {death}{had}")
         if death.node:
             self._give_again(lost)
         for unit in () if death.node else lost:
             error = RunnerError(
-                f"{ATTEMPTS} workers died over {self._images(unit.items)}; the last was "
+                f"{ATTEMPTS} workers died over {self._images([unit])}; the last was "
                 f"{worker.name}: {death}; {self._remedy}"
             )
             self._suspect(worker, unit, error)
@@ -299,6 +298,9 @@ class Dispatcher:
             batch = unit.items[start : start + size]
             self._suspects.append(replace(unit, first=unit.first + start, items=batch))
             self._again += 1
+
+    def _images(self, units: Sequence[Unit]) -> str:
+        return f"images {listed(self._name(item) for unit in units for item in unit.items)}"
 
     def _silent(self) -> None:
         """Leave out all who were to answer."""
@@ -332,11 +334,6 @@ class Dispatcher:
             raise next(iter(errors.values()))
         reasons = [f"{name}: {error}" for name, error in self._left_out.items()]
         raise RunnerError("no device works:\n  " + "\n  ".join(reasons))
-
-    def _images(self, items: Sequence[Any]) -> str:
-        """The first of *items* by their names."""
-        names = ", ".join(self._name(item) for item in items[:SHOWN_IMAGES])
-        return f"images {names}" + (" ..." if len(items) > SHOWN_IMAGES else "")
 
 
 def _some(lines: Sequence[str]) -> list[str]:

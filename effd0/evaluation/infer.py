@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ import numpy as np
 from ..errors import FeedError, RunnerError
 from ..progress import OpenProgress
 from ..runners.base import (
+    DeviceTimes,
     Runner,
     TensorInfo,
     TimedRunner,
@@ -32,7 +32,7 @@ from ..tensors.manifest import Manifest
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
 from ..types import Tensors
 from .engines import ModelEngine, ModelSource
-from .pipeline import timed
+from .pipeline import ahead, timed
 
 _STATISTICS: dict[str, Callable[[Sequence[float]], Any]] = {
     "min": np.min,
@@ -160,13 +160,13 @@ def infer_files(
         check_fits(inputs, info)
     batches = [files[i : i + size] for i in range(0, len(files), size)]
     order, infer_s = [output.name for output in runner.outputs], list[float]()
+    device = runner.device_times if isinstance(runner, TimedRunner) else DeviceTimes()
     with ThreadPoolExecutor(settings.host_threads, "effd0") as pool:
         try:
             first = stacked([read(file) for file in batches[0]], info)
             for _ in range(settings.warmup):
                 runner.infer(first)
-            warm = _device_times(runner)
-            start = time.perf_counter()
+            warm, start = len(device.compute_ms), time.perf_counter()
             writing: list[Future[None]] = []
             for batch, outputs in _timed(pool, runner, batches, read, loop, infer_s):
                 while writing:
@@ -183,8 +183,8 @@ def infer_files(
             total_s = time.perf_counter() - start
         finally:
             pool.shutdown(cancel_futures=True)
-    times = zip(_device_times(runner), warm, strict=True)
-    h2d, compute, d2h = (every[len(before) :] for every, before in times)
+    lists = (device.h2d_ms, device.compute_ms, device.d2h_ms)
+    h2d, compute, d2h = (tuple(times[warm:]) for times in lists)
     compute = compute or tuple(1000 * seconds for seconds in infer_s)
     return Performance(
         images=loop * len(files),
@@ -207,15 +207,12 @@ def _timed(
     infer_s: list[float],
 ) -> Iterator[tuple[Sequence[Path], Tensors]]:
     """Each batch with its last outputs; *infer_s* is given the seconds of each of its runs."""
-    info = only_input(runner.inputs)
 
     def feeds() -> Iterator[tuple[tuple[Sequence[Path], bool], Tensors]]:
         """Each batch, as often as it runs; the next one is being read meanwhile."""
-        reading: deque[list[Future[Any]]] = deque()
-        for index, batch in enumerate(batches):
-            for ahead in batches[index + len(reading) : index + 2]:
-                reading.append([pool.submit(read, file) for file in ahead])
-            feed = stacked([future.result() for future in reading.popleft()], info)
+        reading = ((batch, [pool.submit(read, file) for file in batch]) for batch in batches)
+        for batch, futures in ahead(reading):
+            feed = stacked([future.result() for future in futures], only_input(runner.inputs))
             for again in reversed(range(loop)):
                 yield (batch, again == 0), feed
 
@@ -255,14 +252,6 @@ def _zeros(info: TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Pa
         raise FeedError(f"{info.name} is {info}, but only its batch may be free; give --input")
     row = np.zeros(sides, info.dtype)
     return (Path(PURE),) * count, lambda _: row
-
-
-def _device_times(runner: Runner) -> tuple[tuple[float, ...], ...]:
-    """Milliseconds so far of uploads, of computing, of downloads; empty where none are told."""
-    if not isinstance(runner, TimedRunner):
-        return (), (), ()
-    times = runner.device_times
-    return tuple(times.h2d_ms), tuple(times.compute_ms), tuple(times.d2h_ms)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensor, Tensors
 
+F = TypeVar("F")
+K = TypeVar("K")
+T = TypeVar("T")
+
 #: Images of a batch, each with its image_scale: what is kept of them until their heads are there.
 Scaled = list[tuple[Sample, float]]
 #: A batch: its images, their network input, and the array that holds the inputs' tensors.
@@ -47,18 +51,14 @@ def read_batches(
     """
     source = iter(samples)
 
-    def read_on() -> tuple[list[Sample], list[Future[ModelInput]], Tensor | None]:
-        taken = list(islice(source, batch_size))
-        array = take() if take is not None and taken else None
-        places = [None] * len(taken) if array is None else array
-        reading = [
-            pool.submit(read, one.path, out) for one, out in zip(taken, places, strict=False)
-        ]
-        return taken, reading, array
+    def begun() -> Iterator[tuple[list[Sample], list[Future[ModelInput]], Tensor | None]]:
+        while taken := list(islice(source, batch_size)):
+            rows = None if take is None else take()[: len(taken)]
+            places = [None] * len(taken) if rows is None else rows
+            pairs = zip(taken, places, strict=True)
+            yield taken, [pool.submit(read, one.path, out) for one, out in pairs], rows
 
-    ahead = read_on()
-    while ahead[0]:
-        (taken, reading, rows), ahead = ahead, read_on()
+    for taken, reading, rows in ahead(begun()):
         inputs = [future.result() for future in reading]
         for sample, one in zip(taken, inputs, strict=True):
             if one.image_size != sample.size:
@@ -67,12 +67,17 @@ def read_batches(
                     "copy or download it again, or correct the annotation file"
                 )
         images = [(sample, one.image_scale) for sample, one in zip(taken, inputs, strict=True)]
-        yield images, inputs, None if rows is None else rows[: len(inputs)]
+        yield images, inputs, rows
 
 
-F = TypeVar("F")
-K = TypeVar("K")
-T = TypeVar("T")
+def ahead(begun: Iterable[T]) -> Iterator[T]:
+    """Each of *begun* once the next one has begun too."""
+    waiting = deque[T]()
+    for one in begun:
+        waiting.append(one)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @dataclass

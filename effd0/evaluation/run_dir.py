@@ -176,14 +176,10 @@ class RunDirectory:
         with written_whole(self.folder / RESULTS) as temporary, temporary.open("w") as file:
             file.write("[")
             for start in range(0, len(results), _CHUNK):
+                rows = results[start : start + _CHUNK].tolist()
                 entries = [
-                    {
-                        "image_id": int(id_),
-                        "category_id": int(category),
-                        "bbox": box,
-                        "score": score,
-                    }
-                    for id_, *box, score, category in results[start : start + _CHUNK].tolist()
+                    {"image_id": int(id_), "category_id": int(kind), "bbox": box, "score": score}
+                    for id_, *box, score, kind in rows
                 ]
                 file.write((", " if start else "") + json.dumps(entries, allow_nan=False)[1:-1])
             file.write("]\n")
@@ -202,25 +198,19 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, but a run directory is wanted; give another --out")
-    # What a killed run leaves of a file that was to be written whole.
-    left_behind = [
-        path
-        for name in (MANIFEST, RESULTS, EVALUATION)
-        for path in folder.glob(f".{name}.*")
-        if path.is_dir()
-    ]
-    with _keeping(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    others = sorted({*folder.iterdir()} - {folder / RECORDS, *left_behind})
-    if others and not (folder / MANIFEST).exists():
-        raise OutputError(
-            f"{folder} holds {others[0].name}, but no {MANIFEST}: it is no run directory; "
-            "give --out a new or an empty folder"
-        )
-    with _keeping(folder):
-        file = (folder / RECORDS).open("a+b", buffering=0)
-    with file:
+    with contextlib.ExitStack() as stack:
         with _keeping(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # What a killed run leaves of a file that was to be written whole.
+            names = (MANIFEST, RESULTS, EVALUATION)
+            torn = [path for name in names for path in folder.glob(f".{name}.*")]
+            others = sorted({*folder.iterdir()} - {folder / RECORDS, *torn})
+            if others and not (folder / MANIFEST).exists():
+                raise OutputError(
+                    f"{folder} holds {others[0].name}, but no {MANIFEST}: it is no run directory; "
+                    "give --out a new or an empty folder"
+                )
+            file = stack.enter_context((folder / RECORDS).open("a+b", buffering=0))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -232,8 +222,8 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
             raise OutputError(
                 f"{folder} holds a run already; continue it with --resume, or give another --out"
             )
-        for left in left_behind:
-            shutil.rmtree(left, ignore_errors=True)
+        for path in torn:
+            shutil.rmtree(path, ignore_errors=True)
         place = RunDirectory(folder, file, say)
         try:
             yield place

@@ -241,9 +241,9 @@ def check_drop(
     def check(measure: Measure, runner_name: str, batch: int | None) -> None:
         max_drop = pytestconfig.getoption("--max-drop")
         evaluation = compared(measure(runner_name, batch), measure("torch", None), max_drop)
-        against = evaluation.against
+        against = evaluation.accuracy.against
         assert against is not None
-        note_measured(f"{evaluation.runner}: {against.drop}; {against.parity}")
+        note_measured(f"{evaluation.accuracy.backend}: {against.drop}; {against.parity}")
         note_evaluation(evaluation)
         note_figure(against.drop.points, max_drop, "points")
         drop = evaluation.checks[-1]

@@ -91,9 +91,9 @@ def test_progress_counts_every_stage(
     assert all(total == done for total, done in stages.values())
     assert runner.fed == [2, 2, 1]
     assert evaluation.metrics.images == evaluation.dataset.total == IMAGES
-    assert evaluation.settings["batch_size"] == BATCH
-    assert evaluation.settings["model"] == str(engine.choice.model)
-    counts = {name: len(times.samples_ms) for name, times in evaluation.stages.items()}
+    assert evaluation.accuracy.settings["batch_size"] == BATCH
+    assert evaluation.accuracy.settings["model"] == str(engine.choice.model)
+    counts = {name: times.count for name, times in evaluation.accuracy.stages_ms.items()}
     assert counts == {"preprocess": 5, "inference": 3, "postprocess": 5}
 
 
@@ -116,8 +116,8 @@ def test_a_run_directory_changes_no_result(
     alone = evaluate(replace(job, out=None), engine)
     assert names_in(tmp_path) == ["coco", "d0.onnx"]
     kept = evaluate(job, engine)
-    assert (kept.metrics, kept.verdict, kept.settings) == (
-        alone.metrics, alone.verdict, alone.settings,
+    assert (kept.metrics, kept.verdict, kept.accuracy.settings) == (
+        alone.metrics, alone.verdict, alone.accuracy.settings,
     )  # fmt: skip
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert written == json.loads(json.dumps(flat(run_of(kept, engine))))
@@ -187,7 +187,7 @@ def test_a_whole_run_is_scored_again_without_the_model(
     assert outcome(tmp_path / "run") == first
     evaluation = evaluate(replace(job, resume=True, min_map=99.0), engine)
     assert evaluation.verdict.status == "fail"
-    assert (evaluation.images_per_second, evaluation.stages) == (0, {})
+    assert (evaluation.accuracy.images_per_second, evaluation.accuracy.stages_ms) == (0, {})
 
 
 def test_a_run_that_is_there_is_refused_before_any_work(
@@ -303,13 +303,13 @@ def test_the_reference_runs_on_the_same_images(
     assert [sum(runner.fed) for runner in runners] == [images, images]
     assert runners[1].fed[0] == 7
     assert ["reference", images, images] in progress.stages
-    against = evaluation.against
+    against = evaluation.accuracy.against
     assert against is not None
     assert (against.drop.points, against.drop.images) == (0, images)
     assert (against.parity.missing, against.parity.extra, against.max_drop) == (0, 0, 0.2)
-    assert against.model_sha256 == sha256(reference) != evaluation.model_sha256
+    assert against.model_sha256 == sha256(reference) != evaluation.accuracy.model_sha256
     assert evaluation.verdict.status == status
-    assert evaluation.settings["reference"] == str(reference)
+    assert evaluation.accuracy.settings["reference"] == str(reference)
 
 
 def test_another_kind_of_file_is_no_reference() -> None:

@@ -107,11 +107,11 @@ def test_the_record_says_where_it_comes_from(job: Job, tmp_path: Path) -> None:
     own = {"runner": "ACL, 310P3", "model_sha256": "ab12"}
     write_summary(tmp_path / "result_summary.json", files, effd0=own)
     evaluation = job.run()
-    counts = {name: len(latency.samples_ms) for name, latency in evaluation.stages.items()}
+    counts = {name: times.count for name, times in evaluation.accuracy.stages_ms.items()}
     assert counts == {"read results": 3, "postprocess": 3}
-    assert evaluation.runner == f"results in {job.results}, by ACL, 310P3"
-    assert evaluation.model_sha256 == "ab12"
-    assert evaluation.settings["results"] == str(job.results)
+    assert evaluation.accuracy.backend == f"results in {job.results}, by ACL, 310P3"
+    assert evaluation.accuracy.model_sha256 == "ab12"
+    assert evaluation.accuracy.settings["results"] == str(job.results)
     assert evaluation.verdict.status == "not gated"
     json.dumps(flat(run_of(evaluation, RecordedEngine(job.results, spec=SMALL))))
 
@@ -176,8 +176,8 @@ def test_the_manifest_leads_by_image_id(job: Job, tmp_path: Path) -> None:
     shutil.copy(bins / "manifest.json", tmp_path / "result_manifest.json")
     evaluation = job.run()
     assert evaluation.metrics == plain.metrics
-    assert plain.settings["manifest_sha256"] is None
-    assert re.fullmatch("[0-9a-f]{64}", evaluation.settings["manifest_sha256"])
+    assert plain.accuracy.settings["manifest_sha256"] is None
+    assert re.fullmatch("[0-9a-f]{64}", evaluation.accuracy.settings["manifest_sha256"])
 
 
 @pytest.mark.parametrize(
