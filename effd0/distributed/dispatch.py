@@ -18,7 +18,7 @@ from ..errors import Effd0Error, ImageError, RunnerError
 from ..evaluation.pipeline import StageTimes
 from ..tensors.manifest import listed
 from .ray_cluster import Cluster, Died
-from .worker import CALLS, Opened, Reply
+from .worker import CALLS, Opened, OpenModel, Reply
 
 #: A unit that failed so often is given up; so is a worker that died so often in a row.
 ATTEMPTS = 3
@@ -76,15 +76,18 @@ class _Worker:
 
 class Dispatcher:
     """
-    The workers of *cluster*, each a process that *start* gives, with a model on its own device.
+    The workers of *cluster*, each a process in which *opens* opens a model on its own device.
 
-    They end with the ``with`` block.  A worker is left out, with its device, where the model does
-    not open, where it differs from the first one, where it gives no answer, and where its process
-    has ended `ATTEMPTS` times in a row.  *stages* are the times of the first images.
+    The model is a *file* of shared *data*; see `Worker.open`.  Workers end with the ``with`` block.
+    One is left out, with its device, where the model does not open, where it differs from the first
+    one, where it gives no answer, and where its process has ended `ATTEMPTS` times in a row; a
+    device that fails costs the process.  *stages* are the times of the first images.
     """
 
-    def __init__(self, cluster: Cluster, start: Callable[[], Any], batch_size: int | None) -> None:
-        self.cluster, self._start_process, self._batch_size = cluster, start, batch_size
+    def __init__(
+        self, cluster: Cluster, opens: OpenModel, file: str, data: Any, batch_size: int | None
+    ) -> None:
+        self.cluster, self._opens, self._file = cluster, opens, (file, data, batch_size)
         self.faults, self.stages = list[str](), StageTimes()
         self._opened: Opened | None = None
         self._workers = [_Worker(n, f"worker {n}") for n in range(cluster.pool.workers)]
@@ -178,8 +181,8 @@ class Dispatcher:
         }
 
     def _start(self, worker: _Worker) -> None:
-        worker.process, worker.ready = self._start_process(), False
-        worker.calls[self.cluster.call(worker.process, "open", self._batch_size)] = None
+        worker.process, worker.ready = self.cluster.start(self._opens), False
+        worker.calls[self.cluster.call(worker.process, "open", *self._file)] = None
 
     def _deal(self) -> None:
         """Give units to workers that have fewer than `CALLS`, one each before two."""
@@ -204,7 +207,11 @@ class Dispatcher:
         """Wait for a call to end, and deal out more; the unit that it has done, if it has."""
         of = {call: worker for worker in self._workers for call in worker.calls}
         if not of:
-            self._raise_no_worker()
+            errors = {str(error): error for error in self._left_out.values()}
+            if len(errors) == 1 and self._opened is None:
+                raise next(iter(errors.values()))
+            reasons = [f"{name}: {error}" for name, error in self._left_out.items()]
+            raise RunnerError("no device works:\n  " + "\n  ".join(reasons))
         call, done = self.cluster.wait(list(of), self.cluster.pool.silence_s), None
         if call is None:
             self._silent()
@@ -212,6 +219,10 @@ class Dispatcher:
             worker = of[call]
             try:
                 reply: Reply = self.cluster.result(call)
+                if worker.ready and isinstance(reply.error, RunnerError):
+                    raise Died(
+                        str(reply.error)
+                    )  # what a device recalls of it ends with its process
             except Died as death:
                 self._died(worker, death)
             else:
@@ -224,7 +235,6 @@ class Dispatcher:
     ) -> tuple[Unit, Reply] | None:
         """What is done by *reply*, which opened a model where it is of no *unit*."""
         worker.name = reply.worker
-        self.faults.extend(reply.notes)
         if unit is None:
             try:
                 if reply.error is not None:
@@ -248,9 +258,6 @@ class Dispatcher:
                 for stage, seconds in vars(reply.stages).items():
                     vars(self.stages)[stage].extend(seconds)
             return unit, reply
-        elif reply.broken:
-            self._leave_out(worker, reply.error)
-            self._give_again([unit])
         elif isinstance(reply.error, ImageError):
             self._failed.append((unit, reply.error))
         else:
@@ -265,9 +272,11 @@ class Dispatcher:
         self.cluster.stop(worker.process)  # which may live, out of reach
         had = f" with {self._images(lost)} in hand" if lost else ""
         self.faults.append(f"worker lost: {worker.name}: {death}{had}")
-        if death.node:
-            self._give_again(lost)
-        for unit in () if death.node else lost:
+        for unit in lost:
+            if death.node:  # no image is to blame
+                self._fresh.append(unit)
+                self._again += 1
+                continue
             error = RunnerError(
                 f"{ATTEMPTS} workers died over {self._images([unit])}; the last was "
                 f"{worker.name}: {death}; {self._remedy}"
@@ -279,13 +288,9 @@ class Dispatcher:
             self._start(worker)
             return
         # A process that does nothing keeps its device from the others.
-        worker.process = self._start_process()
-        self._leave_out(worker, RunnerError(f"its process ended {ATTEMPTS} times in a row"))
-
-    def _give_again(self, units: Sequence[Unit]) -> None:
-        """Give *units* again, which are not to blame for what happened."""
-        self._fresh.extend(units)
-        self._again += len(units)
+        worker.process = self.cluster.start(self._opens)
+        why = f"its process ended {ATTEMPTS} times in a row, at last: {death}"
+        self._leave_out(worker, RunnerError(why))
 
     def _suspect(self, worker: _Worker, unit: Unit, error: Effd0Error) -> None:
         """Give *unit* again, batch by batch; the last time it fails with *error*."""
@@ -307,10 +312,7 @@ class Dispatcher:
         for worker in self._workers:
             if not worker.calls:
                 continue
-            lost, what = (
-                worker.units,
-                self._images([i for unit in worker.units for i in unit.items]),
-            )
+            lost, what = worker.units, self._images(worker.units)
             if None in worker.calls.values():
                 places = f"{self.cluster.capacity()} {self.cluster.kind or 'CPU'}"
                 what = f"opening the model: none of the {places} is free, or none answers"
@@ -326,14 +328,6 @@ class Dispatcher:
         worker.ready = False
         self._left_out[worker.name] = error
         self.faults.append(f"device left out: {worker.name}: {error}")
-
-    def _raise_no_worker(self) -> None:
-        """Raise the one error of all workers, or one that names each."""
-        errors = {str(error): error for error in self._left_out.values()}
-        if len(errors) == 1 and self._opened is None:
-            raise next(iter(errors.values()))
-        reasons = [f"{name}: {error}" for name, error in self._left_out.items()]
-        raise RunnerError("no device works:\n  " + "\n  ".join(reasons))
 
 
 def _some(lines: Sequence[str]) -> list[str]:

@@ -70,9 +70,9 @@ class RayEngine(ModelEngine):
                     advance(1)
             elif kind is None:
                 cluster = cluster.on_cpu()
-            data, opens = cluster.share(file.read_bytes()), partial(open_on, runner, spec, options)
-            start = partial(cluster.start, opens, file.name, data)
-            workers = stack.enter_context(Dispatcher(cluster, start, self.batch_size))
+            opens, data = partial(open_on, runner, spec, options), cluster.share(file.read_bytes())
+            made = Dispatcher(cluster, opens, file.name, data, self.batch_size)
+            workers = stack.enter_context(made)
             with open_progress("opening the model", 1) as advance:
                 opened = workers.open()
                 advance(1)

@@ -40,7 +40,7 @@ _LOCAL = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
 _VISIBLE_GPUS, _VISIBLE_NPUS = "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"
 #: Seconds in which a cluster answers.
 _ANSWERS_S = 10.0
-#: Enough for a model and the detections under way; images never lie there.
+#: Bytes for a model and the detections under way; images never lie there.
 _STORE_BYTES = 256 * 2**20
 _TMP, _PREFIX, _LOCK = Path("/tmp"), "effd0-ray-", "lock"  # noqa: S108
 
@@ -77,15 +77,15 @@ class Cluster:
         """*data* as workers are given it, sent once to each host."""
         return self.ray.put(data)
 
-    def start(self, open_model: OpenModel, name: str, data: Any) -> Any:
-        """A new process of a `Worker` for the file *name* of shared *data*, once it has a place."""
+    def start(self, open_model: OpenModel) -> Any:
+        """A new process of a `Worker`, once there is a place for it."""
         needs: dict[str, Any] = {"num_gpus": 1} if self.kind == GPU else {}
         if self.kind == NPU:
             needs = {"resources": {NPU: 1}}
         actor = self.ray.remote(Worker).options(
             num_cpus=1, max_restarts=0, max_concurrency=CALLS, **needs
         )
-        return actor.remote(open_model, name, data, partial(this_place, self.pool.devices))
+        return actor.remote(open_model, partial(this_place, self.pool.devices))
 
     def call(self, worker: Any, method: str, *args: Any) -> Any:
         """Have *worker* run a *method* of `Worker`; the call that `wait` and `result` take."""

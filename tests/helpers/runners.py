@@ -260,14 +260,12 @@ class HereCluster(Cluster):
         """Nothing has to be sent."""
         return data
 
-    def start(self, open_model: OpenModel, name: str, data: Any) -> Any:
+    def start(self, open_model: OpenModel) -> Any:
         """A new worker; a device has the number of its worker, whatever process that is."""
         pid = len(self.processes)
         device = None if self.kind is None else pid % self.pool.workers
         where = "here" if device is None else f"here device {device}"
-        self.processes.append(
-            Worker(open_model, name, data, lambda: (f"{where} pid {pid}", device))
-        )
+        self.processes.append(Worker(open_model, lambda: (f"{where} pid {pid}", device)))
         return pid
 
     def call(self, worker: Any, method: str, *args: Any) -> Any:
@@ -355,8 +353,8 @@ def on_pool(
     """
     found = {} if found is None else found
     opens = partial(told_model, plan, latency_s, ToldDetector if detects else ToldRunner)
-    start = partial(cluster.start, opens, "told.onnx", cluster.share(b"no model"))
-    with Dispatcher(cluster, start, batch_size) as workers:
+    data = cluster.share(b"no model")
+    with Dispatcher(cluster, opens, "told.onnx", data, batch_size) as workers:
         done = workers.run(
             dataset.samples,
             partial(detect_unit, SMALL, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,16 +90,15 @@ def test_a_killed_worker_loses_nothing(
     assert summary["faults"][0].startswith("worker lost: here device 0 pid 0: ")
 
 
-def test_a_device_error_that_passes_costs_one_reopening(
+def test_a_device_error_that_passes_costs_one_process(
     dataset: Dataset, wanted: dict[int, Detections], plan: Path
 ) -> None:
-    """After an error the model is opened again there, and nobody else has to do the unit."""
+    """After an error the model is opened in a new process, and the error is named."""
     (plan / "error-1").touch()
     found, summary = on_pool(dataset, devices(), plan)
     assert same(found, wanted)
-    assert summary["again"] == 0
     (fault,) = summary["faults"]
-    assert "the device forgot what it was doing; the model was opened again" in fault
+    assert re.match(r"worker lost: here device \d .*the device forgot what it was doing wi", fault)
 
 
 def test_an_error_that_stays_with_its_images_is_tried_three_times(
@@ -115,7 +115,7 @@ def test_an_error_that_stays_with_its_images_is_tried_three_times(
                 return replace(reply, error=RunnerError("no heads"), result=None)
             return reply
 
-    with pytest.raises(RunnerError, match=r"1 units of work \(2 images\) .*\n  no heads"):
+    with pytest.raises(RunnerError, match=r"1 units of work \(2 images\) .*\n.*no heads"):
         on_pool(dataset, Failing(Pool(2)), plan, found=found)
     assert len(found) == IMAGES - BATCH
 
@@ -154,11 +154,8 @@ def test_a_device_that_breaks_is_left_out(
     advance = once((plan / "broken-1").touch)
     found, summary = on_pool(dataset, devices(), plan, advance=advance)
     assert same(found, wanted)
-    faults = set(summary["faults"])
-    assert len(faults) == 1
-    assert "device left out: here device 1 pid 1: device 1 does not answer; opened again" in str(
-        faults
-    )
+    fault = summary["faults"][0]
+    assert fault.startswith("worker lost: here device 1 pid 1: device 1 does not answer with im")
 
 
 @pytest.mark.parametrize("when", ["start", "middle"])
@@ -205,10 +202,10 @@ def test_a_device_that_ends_its_process_is_not_used_again(
 
     @dataclass(frozen=True)
     class Deadly(HereCluster):
-        def start(self, *file: Any) -> Any:
+        def start(self, open_model: Any) -> Any:
             # The second device, and whatever process is opened on it later.
             on_deadly = len(self.processes) > 0
-            process = super().start(*file)
+            process = super().start(open_model)
             worker = self.processes[process]
             assert worker is not None
             if on_deadly:
@@ -221,7 +218,7 @@ def test_a_device_that_ends_its_process_is_not_used_again(
     found, summary = on_pool(dataset, Deadly(Pool(2), "NPU"), plan)
     assert same(found, wanted)
     assert sum("worker lost: " in fault for fault in summary["faults"]) == ATTEMPTS
-    assert summary["faults"][-1].endswith(f"its process ended {ATTEMPTS} times in a row")
+    assert f"its process ended {ATTEMPTS} times in a row, at last: " in summary["faults"][-1]
 
 
 def test_torn_images_are_named_when_the_rest_is_done(dataset: Dataset, plan: Path) -> None:

@@ -159,7 +159,7 @@ def test_an_input_that_kills_each_worker_is_named(runner: Scripted) -> None:
 
 @pytest.mark.usefixtures("place")
 def test_an_error_of_the_device_is_told_and_overcome(runner: Scripted) -> None:
-    """The model is opened again, and the unit's results are those of one process."""
+    """The unit is done by a new process, and its results are those of one process."""
     infer("alone")
     failed: list[int] = []
 
@@ -173,7 +173,7 @@ def test_an_error_of_the_device_is_told_and_overcome(runner: Scripted) -> None:
     outcome = infer("pool", "--workers", 3)
     assert failed
     assert results("pool") == results("alone")
-    assert "the device forgot; the model was opened again" in outcome.out
+    assert "the device forgot with images" in outcome.out
 
 
 @pytest.mark.usefixtures("place")

@@ -33,8 +33,8 @@ def dataset(tmp_path: Path) -> Dataset:
 def worker(tmp_path: Path) -> Worker:
     """A worker that has its model open."""
     model = partial(told_model, tmp_path, 0.0, ToldRunner)
-    one = Worker(model, "told.onnx", b"no model", lambda: ("host pid 1", None))
-    assert one.open(BATCH).error is None
+    one = Worker(model, lambda: ("host pid 1", None))
+    assert one.open("told.onnx", b"no model", BATCH).error is None
     return one
 
 
@@ -97,7 +97,7 @@ def test_what_nobody_foresaw_is_an_error_with_the_workers_name(
 
 def test_a_worker_that_differs_from_the_first_is_refused(worker: Worker) -> None:
     """Results would mix; the number of its device is no difference."""
-    first: Opened = worker.open(BATCH).result
+    first: Opened = worker.open("told.onnx", b"no model", BATCH).result
     replace(first, description="told, device 3").check_same(first)
     other = replace(first, decides={**first.decides, "numpy": "1.0"})
     with pytest.raises(RunnerError, match=r"it has numpy 1\.0, but the first worker has .*: inst"):
