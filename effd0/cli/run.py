@@ -17,7 +17,7 @@ from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
 from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
-from ..evaluation.infer import InferJob, InferSettings, run_infer_job
+from ..evaluation.infer import InferJob, run_infer_job
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
 from ..results.run import flat
@@ -155,7 +155,10 @@ def infer(
     job = InferJob(
         inputs=input,
         results=None if output is None else output / (output_dirname or "result"),
-        settings=InferSettings(batch_size, loop, warmup, images.host_threads),
+        batch_size=batch_size,
+        loop=loop,
+        warmup=warmup,
+        host_threads=images.host_threads,
         outfmt=outfmt,
         overwrite=overwrite,
         args=tuple(sys.argv[1:]),

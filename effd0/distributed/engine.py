@@ -17,7 +17,7 @@ from ..data.remote import localized, url_of
 from ..detection.postprocess import Detections
 from ..errors import ImageError, OutputError, require
 from ..evaluation.engines import ModelEngine, ModelSource
-from ..evaluation.infer import InferSettings, Performance, check_fits, together
+from ..evaluation.infer import InferJob, Performance, check_fits, together
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..progress import OpenProgress
 from ..runners.base import only_input
@@ -120,7 +120,7 @@ class RaySource(ModelSource):
         run: Callable[..., Performance],
         inputs: InputFiles | None,
         writer: ResultWriter | None,
-        settings: InferSettings,
+        job: InferJob,
         advance: Callable[[int], None],
     ) -> tuple[Performance, int]:
         """See `ModelSource.infer`; raise one error at the end for all files that were not run."""
@@ -134,7 +134,7 @@ class RaySource(ModelSource):
         bare = replace(inputs, files=(), manifest=manifest)
         done = self.workers.run(
             [(f.absolute(), entry) for f, entry in zip(inputs.files, entries, strict=True)],
-            partial(infer_unit, run, settings, bare, here),
+            partial(infer_unit, run, job, bare, here),
             name=lambda item: str(item[0].name),
             remedy="try each by itself with 'effd0 infer --input', and write it again or leave it "
             "out",
@@ -186,7 +186,7 @@ def detect_unit(
 
 def infer_unit(
     run: Callable[..., Performance],
-    settings: InferSettings,
+    job: InferJob,
     inputs: InputFiles,
     writer: ResultWriter | None,
     worker: Worker,
@@ -208,9 +208,9 @@ def infer_unit(
     manifest = inputs.manifest
     if manifest is not None:
         manifest = msgspec.structs.replace(manifest, images=entries)
-    mine = replace(inputs, files=files, manifest=manifest)
+    part = replace(inputs, files=files, manifest=manifest)
     with worker.device:
-        warmup = 0 if worker.warm else settings.warmup
-        performance = run(worker.runner, mine, writer, replace(settings, warmup=warmup))
+        mine = replace(job, warmup=0 if worker.warm else job.warmup)
+        performance = run(worker.runner, part, writer, mine)
         worker.warm = True
         return performance, len(worker.runner.outputs)

@@ -100,7 +100,7 @@ class ModelSource(Source):
         run: Callable[..., Any],
         inputs: InputFiles | None,
         writer: ResultWriter | None,
-        settings: Any,
+        job: Any,
         advance: Callable[[int], None],
     ) -> tuple[Any, int]:
         """

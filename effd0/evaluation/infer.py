@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -126,24 +126,32 @@ def together(parts: Sequence[tuple[str, Performance]], seconds: float, workers: 
 
 
 @dataclass(frozen=True)
-class InferSettings:
+class InferJob:
     """
-    How files are run: images a batch (None: the model's own, or 1), runs of each batch.
+    The files that an inference runs, how, and where results go.
 
-    *warmup* runs of the first batch come before and are not counted.
+    Without *inputs* zeros are run; without *results*, the folder to write, nothing is kept.
+    A batch has *batch_size* images, the model's own number or 1 where that is None, and is run
+    *loop* times; *warmup* runs of the first batch come before and are not counted.  *args* are the
+    words of the command, for the summary.
     """
 
+    inputs: Path | None = None
+    results: Path | None = None
     batch_size: int | None = None
     loop: int = 1
     warmup: int = 1
     host_threads: int = 2
+    outfmt: str = "BIN"
+    overwrite: bool = False
+    args: tuple[str, ...] = ()
 
 
 def infer_files(
     runner: Runner,
     inputs: InputFiles | None,
     writer: ResultWriter | None,
-    settings: InferSettings,
+    job: InferJob,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Performance:
     """
@@ -153,18 +161,18 @@ def infer_files(
     Raises `FeedError` where the model takes other inputs, and what reading, running and writing
     raise.
     """
-    info, loop = only_input(runner.inputs), settings.loop
-    size, fixed = choose_batch_size(runner, settings.batch_size), batch_size_of(runner.inputs)
+    info, loop = only_input(runner.inputs), job.loop
+    size, fixed = choose_batch_size(runner, job.batch_size), batch_size_of(runner.inputs)
     files, read = _zeros(info, size) if inputs is None else (inputs.files, inputs.read)
     if inputs is not None:
         check_fits(inputs, info)
     batches = [files[i : i + size] for i in range(0, len(files), size)]
     order, infer_s = [output.name for output in runner.outputs], list[float]()
     device = runner.device_times if isinstance(runner, TimedRunner) else DeviceTimes()
-    with ThreadPoolExecutor(settings.host_threads, "effd0") as pool:
+    with ThreadPoolExecutor(job.host_threads, "effd0") as pool:
         try:
             first = stacked([read(file) for file in batches[0]], info)
-            for _ in range(settings.warmup):
+            for _ in range(job.warmup):
                 runner.infer(first)
             warm, start = len(device.compute_ms), time.perf_counter()
             writing: list[Future[None]] = []
@@ -254,23 +262,6 @@ def _zeros(info: TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Pa
     return (Path(PURE),) * count, lambda _: row
 
 
-@dataclass(frozen=True)
-class InferJob:
-    """
-    The files that an inference runs, and where results go.
-
-    Without *inputs* zeros are run; without *results*, the folder to write, nothing is kept.
-    *args* are the words of the command, for the summary.
-    """
-
-    inputs: Path | None = None
-    results: Path | None = None
-    settings: InferSettings = field(default_factory=InferSettings)
-    outfmt: str = "BIN"
-    overwrite: bool = False
-    args: tuple[str, ...] = ()
-
-
 def run_infer_job(
     job: InferJob, engine: ModelEngine, open_progress: OpenProgress
 ) -> tuple[Performance, ModelSource]:
@@ -282,9 +273,7 @@ def run_infer_job(
     engine.check()
     unshared = {
         "workers share the files of --input, but none is given; give --input": job.inputs is None,
-        f"--loop is {job.settings.loop}, but workers run each batch once; leave --loop out": (
-            job.settings.loop != 1
-        ),
+        f"--loop is {job.loop}, but workers run each batch once; leave --loop out": job.loop > 1,
     }
     for message, found in unshared.items():
         if engine.on_workers and found:
@@ -294,14 +283,14 @@ def run_infer_job(
     inputs = None if job.inputs is None else open_inputs(job.inputs, engine.choice.spec)
     files = () if inputs is None else inputs.files
     with contextlib.ExitStack() as stack:
-        opened = engine.open(None, job.settings.host_threads, open_progress)
+        opened = engine.open(None, job.host_threads, open_progress)
         source, writer = stack.enter_context(opened), None
-        settings = replace(job.settings, batch_size=source.batch_size)
         if job.results is not None:
             whole = results_whole(job.results, job.outfmt, overwrite=job.overwrite)
             writer = stack.enter_context(whole)
+        sized = replace(job, batch_size=source.batch_size)
         with open_progress("inferring", len(files) or source.batch_size or 1) as advance:
-            performance, outputs = source.infer(infer_files, inputs, writer, settings, advance)
+            performance, outputs = source.infer(infer_files, inputs, writer, sized, advance)
         if writer is not None:
             for file in files or [None]:
                 writer.name(PURE if file is None else file.stem, outputs, file)
@@ -314,6 +303,7 @@ def _summary(
     job: InferJob, source: ModelSource, manifest: Manifest | None, performance: Performance
 ) -> dict[str, Any]:
     """What ais_bench's summary says but for its files, and more under a key of our own."""
+    how = ("batch_size", "loop", "warmup", "host_threads")
     own = ("model", "checkpoint", "model_sha256", "batch_size", "spec", "pool")
     return {
         "args": list(job.args),
@@ -327,7 +317,7 @@ def _summary(
             "images_per_second_with_files": performance.images_per_second_with_files,
             "infer_s": performance.infer_s,
             "total_s": performance.total_s,
-            "settings": asdict(job.settings),
+            "settings": {name: getattr(job, name) for name in how},
             **{key: source.settings[key] for key in own if key in source.settings},
         },
     }

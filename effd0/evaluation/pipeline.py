@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..data.coco import Sample, other_size
-from ..data.preprocess import ModelInput, preprocess
+from ..data.preprocess import ModelInput, preprocess, probe_image
 from ..detection.heads import HeadOutputs, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import ImageError, RunnerError
@@ -100,14 +100,9 @@ class StageTimes:
 
 def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
-    if isinstance(runner, DetectingRunner):
-        (found,) = runner.detect_stream([[preprocess(path, spec, normalized=False)]])
-        return found[0]
-    model_input = preprocess(path, spec, normalized=not takes_pixels(runner))
-    outputs = runner.infer(make_feed([model_input], runner))
-    return postprocess(
-        split_heads(outputs, spec)[0], model_input.image_scale, model_input.image_size, spec
-    )
+    sample = Sample(0, path, probe_image(path))
+    ((_, found),) = run_dataset([sample], runner, spec, batch_size=1)
+    return found
 
 
 def run_dataset(

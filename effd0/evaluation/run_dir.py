@@ -64,14 +64,8 @@ _DETECTION_BYTES = 4 * 4 + 4 + 8
 
 def encode(image_id: int, found: Detections, seed: int) -> bytes:
     """The record of what was *found* in the image *image_id*."""
-    body = b"".join(
-        (
-            _HEAD.pack(image_id, len(found)),
-            found.boxes.astype("<f4").tobytes(),
-            found.scores.astype("<f4").tobytes(),
-            found.classes.astype("<i8").tobytes(),
-        )
-    )
+    columns = found.boxes.astype("<f4"), found.scores.astype("<f4"), found.classes.astype("<i8")
+    body = _HEAD.pack(image_id, len(found)) + b"".join(column.tobytes() for column in columns)
     return body + _CRC.pack(zlib.crc32(body, seed))
 
 

@@ -19,7 +19,6 @@ from effd0.errors import FeedError, ResultError, RunnerError
 from effd0.evaluation.engines import LocalEngine
 from effd0.evaluation.infer import (
     InferJob,
-    InferSettings,
     Performance,
     infer_files,
     run_infer_job,
@@ -53,7 +52,7 @@ def run(
 ) -> Any:
     """Run *inputs* into *folder*; return the performance."""
     with results_whole(folder, outfmt, overwrite=False) as writer:
-        performance = infer_files(runner, inputs, writer, InferSettings(**settings))
+        performance = infer_files(runner, inputs, writer, InferJob(**settings))
         writer.close({}, inputs.manifest)
     return performance
 
@@ -110,7 +109,7 @@ def test_a_batch_is_run_as_often_as_asked(inputs: InputFiles, tmp_path: Path) ->
 
 def test_a_devices_own_times_are_taken(inputs: InputFiles) -> None:
     """Transfers and computing are those that the runner measured, without the warm-up."""
-    performance = infer_files(DeviceRunner(fixed=4), inputs, None, InferSettings(warmup=2))
+    performance = infer_files(DeviceRunner(fixed=4), inputs, None, InferJob(warmup=2))
     assert performance.h2d_ms == (1.0, 1.0)
     assert performance.compute_ms == (2000.0, 2000.0)
     assert performance.d2h_ms == (3.0, 3.0)
@@ -122,7 +121,7 @@ def test_times_of_others_are_wall_times(inputs: InputFiles) -> None:
     """Where nobody measured transfers there are none; a second in infer is found in its time."""
     runner = DeclaringRunner()
     runner.on_infer = lambda: threading.Event().wait(0.02)
-    performance = infer_files(runner, inputs, None, InferSettings(batch_size=4))
+    performance = infer_files(runner, inputs, None, InferJob(batch_size=4))
     assert performance.h2d_ms == performance.d2h_ms == ()
     assert all(time >= 20 for time in performance.compute_ms)
     assert sum(performance.compute_ms) <= 1000 * performance.total_s
@@ -139,7 +138,7 @@ def test_reading_is_not_counted_as_computing(
         return read(self, file)
 
     monkeypatch.setattr(InputFiles, "read", slowly)
-    settings = InferSettings(host_threads=1, warmup=0)
+    settings = InferJob(host_threads=1, warmup=0)
     performance = infer_files(DeclaringRunner(), inputs, None, settings)
     assert performance.total_s >= 7 * 0.02
     # Half of it at least: on a busy host, more is read while the runner works.
@@ -162,7 +161,7 @@ def test_memory_is_bounded(inputs: InputFiles, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(InputFiles, "read", noted)
     runner.on_infer = look
-    infer_files(runner, inputs, None, InferSettings(batch_size=2, warmup=0))
+    infer_files(runner, inputs, None, InferJob(batch_size=2, warmup=0))
     # Two of the batch, two of the next, and the two that the warm-up looks at.
     assert max(ahead) <= 2 + 2 + 2
 
@@ -199,7 +198,7 @@ def test_pixels_are_fed_to_who_asks_for_them(tmp_path: Path) -> None:
     pixels = open_inputs(write_bins(tmp_path / "bins", dataset, dtype="uint8"), SMALL)
     runner = Pixels()
     runner.inputs = [TensorInfo("in", (None, 128, 128, 3), np.dtype(np.uint8))]
-    infer_files(runner, pixels, None, InferSettings(batch_size=2, warmup=0))
+    infer_files(runner, pixels, None, InferJob(batch_size=2, warmup=0))
     assert fed[0].dtype == np.uint8
     assert fed[0].tobytes() == b"".join(file.read_bytes() for file in pixels.files)
 
@@ -234,7 +233,7 @@ def test_a_model_of_other_inputs_is_refused(
     runner = DeclaringRunner()
     runner.inputs = [TensorInfo(n, shape, np.dtype(dtype)) for n, (shape, dtype) in infos.items()]
     with pytest.raises(error, match=message):
-        infer_files(runner, inputs, None, InferSettings())
+        infer_files(runner, inputs, None, InferJob())
     assert runner.fed == []
 
 
@@ -246,7 +245,7 @@ def test_a_model_that_loses_rows_is_refused(inputs: InputFiles) -> None:
             return {name: head[:1] for name, head in super().infer(feed).items()}
 
     with pytest.raises(RunnerError, match=r"the model gave \{.*: 1.*\} rows, but 3 were fed"):
-        infer_files(Losing(), inputs, None, InferSettings(batch_size=3, warmup=0))
+        infer_files(Losing(), inputs, None, InferJob(batch_size=3, warmup=0))
 
 
 def test_an_input_that_changed_stops_the_run(tmp_path: Path) -> None:
@@ -264,7 +263,7 @@ def test_zeros_are_run_where_there_is_no_input(tmp_path: Path) -> None:
     """Batches of zeros measure a model, and their outputs are named as ais_bench names them."""
     runner, model = DeclaringRunner(fixed=4), tmp_path / "d0.onnx"
     model.write_bytes(b"a model")
-    job = InferJob(results=tmp_path / "result", settings=InferSettings(loop=5))
+    job = InferJob(results=tmp_path / "result", loop=5)
     performance, _ = run_infer_job(job, LocalEngine(ModelChoice(model), None, runner), silent)
     assert runner.fed == [4] * 6
     assert performance.images == 20
@@ -278,7 +277,7 @@ def test_zeros_need_a_shape() -> None:
     runner = DeclaringRunner()
     runner.inputs = [TensorInfo("in", (None, 3, None, None), np.dtype(np.float32))]
     with pytest.raises(FeedError, match="but only its batch may be free; give --input"):
-        infer_files(runner, None, None, InferSettings())
+        infer_files(runner, None, None, InferJob())
 
 
 #: 7 images in two batches of 4, 10 ms of computing each, in 40 ms with copies, 70 with files.
