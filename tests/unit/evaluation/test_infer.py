@@ -22,6 +22,7 @@ from effd0.evaluation.infer import (
     Performance,
     infer_files,
     run_infer_job,
+    together,
 )
 from effd0.evaluation.model import ModelChoice
 from effd0.progress import silent
@@ -313,3 +314,18 @@ def test_the_summary_has_ais_benchs_keys() -> None:
     }.items():
         assert summary.pop(name) == dict(zip(keys, values, strict=True))
     assert summary == {"npu_compute_time_list": [8.0, 12.0], "throughput": 400.0}
+
+
+def part(images: int, compute_ms: tuple[float, ...], infer_s: float) -> Performance:
+    """Return what a unit took."""
+    return Performance(images, (2,) * len(compute_ms), compute_ms, (1.0,), (), infer_s, infer_s)
+
+
+def test_times_of_units_are_those_of_one_run() -> None:
+    """Batches stand in order; images a second are as many as while the slowest worker inferred."""
+    parts = [("a", part(4, (1.5, 2.5), 2.0)), ("b", part(2, (3.5,), 3.0)), ("a", part(2, (), 2.0))]
+    whole = together(parts, 6.0, 2)
+    assert (whole.images, whole.rows) == (8, (2, 2, 2))
+    assert (whole.compute_ms, whole.h2d_ms, whole.d2h_ms) == ((1.5, 2.5, 3.5), (1.0,) * 3, ())
+    assert whole.images_per_second == 8 / 4.0
+    assert whole.images_per_second_with_files == 8 / 6.0
