@@ -29,6 +29,7 @@ from effd0.evaluation.engines import LocalEngine
 from effd0.evaluation.model import ModelChoice
 from effd0.evaluation.pipeline import run_dataset
 from effd0.runners.base import DeviceTimes, Runner, TensorInfo
+from effd0.spec import ModelSpec
 from effd0.types import Tensors
 
 from . import SMALL, write_coco
@@ -125,9 +126,9 @@ class NeighbourRunner(DeclaringRunner):
         return {name: head + moved for name, head in heads.items()}
 
 
-def small_engine(model: Path) -> LocalEngine:
+def small_engine(model: Path | None, spec: ModelSpec = SMALL) -> LocalEngine:
     """Return what runs *model* in batches of two."""
-    return LocalEngine(ModelChoice(model, spec=SMALL), BATCH)
+    return LocalEngine(ModelChoice(model, spec=spec), BATCH)
 
 
 def outcome(folder: Path) -> dict[str, object]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from effd0.data import fixture
 from effd0.data.coco import load_coco
@@ -24,7 +23,6 @@ from effd0.evaluation.model import ModelChoice
 from effd0.evaluation.run_dir import RECORDS
 from effd0.io import sha256
 from effd0.results.run import flat
-from effd0.runners.registry import RunnerOptions
 from tests.helpers import SMALL, coco_content, names_in, write_coco
 from tests.helpers.runners import BATCH, FakeRunner, NeighbourRunner, outcome, small_engine
 
@@ -41,22 +39,15 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
     return runner
 
 
-class Progress:
-    """A display that keeps what it was given."""
-
-    def __init__(self) -> None:
-        self.stages: list[list[Any]] = []
+class Progress(list[list[Any]]):
+    """A display that keeps what it was given: of each stage its name, total and count."""
 
     @contextlib.contextmanager
     def __call__(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Open a stage of *total* pieces."""
-        stage: list[Any] = [what, total, 0]
-        self.stages.append(stage)
-
-        def advance(count: int) -> None:
-            stage[2] += count
-
-        yield advance
+        done: list[int] = []
+        yield done.append
+        self.append([what, total, sum(done)])
 
 
 @pytest.fixture
@@ -86,7 +77,7 @@ def test_progress_counts_every_stage(
     """Every image is checked, detected in and counted; the record says what was run."""
     progress = Progress()
     evaluation = evaluate(job, engine, open_progress=progress)
-    stages = {what: (total, done) for what, total, done in progress.stages}
+    stages = {what: (total, done) for what, total, done in progress}
     assert stages["checking images"] == stages["detecting"] == (IMAGES, IMAGES)
     assert all(total == done for total, done in stages.values())
     assert runner.fed == [2, 2, 1]
@@ -203,78 +194,58 @@ def test_a_run_that_is_there_is_refused_before_any_work(
     assert runner.fed == []
 
 
-Changed = tuple[EvaluationJob, LocalEngine]
-
-
-def _other_model(job: EvaluationJob, engine: LocalEngine) -> Changed:
-    assert engine.choice.model is not None
-    engine.choice.model.write_bytes(b"another model")
-    return job, engine
-
-
-def _other_annotations(job: EvaluationJob, engine: LocalEngine) -> Changed:
-    assert job.root is not None
-    path = load_coco(job.root).annotation_file
-    path.write_text(path.read_text() + "\n")
-    return job, engine
-
-
-def _other_picture(job: EvaluationJob, engine: LocalEngine) -> Changed:
-    assert job.root is not None
-    sample = load_coco(job.root).samples[3]
-    Image.new("RGB", sample.size).save(sample.path)
-    return job, engine
-
-
-def _of_choice(**changes: Any) -> Callable[[EvaluationJob, LocalEngine], Changed]:
-    return lambda job, engine: (
-        job,
-        replace(engine, choice=replace(engine.choice, **changes)),
-    )
+def same(engine: LocalEngine) -> LocalEngine:
+    """Change no setting."""
+    return engine
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("file", "change", "message"),
     [
-        pytest.param(_other_model, r"model_sha256 was \w{64}, but is \w{64};", id="model"),
+        pytest.param("d0.onnx", same, r"model_sha256 was \w{64}, but is \w{64};", id="model"),
         pytest.param(
-            _other_annotations, r"annotations_sha256 was \w{64}, but is", id="annotations"
-        ),
-        pytest.param(_other_picture, r"images_sha256 was \w{64}, but is \w{64}; ask", id="picture"),
-        pytest.param(
-            lambda job, engine: (replace(job, image_limit=3), engine),
-            "images was 5, but is 3; images_sha256",
-            id="limit",
+            "coco/annotations/instances_val2017.json",
+            same,
+            r"annotations_sha256 was \w{64}, but is",
+            id="annotations",
         ),
         pytest.param(
-            _of_choice(spec=replace(SMALL, nms_iou=0.6)),
-            r"spec\.nms_iou was 0\.5, but is 0\.6; ask",
-            id="spec",
+            "coco/val2017/4.png",
+            same,
+            r"images_sha256 was \w{64}, but is \w{64}; ask",
+            id="picture",
         ),
         pytest.param(
-            lambda job, engine: (job, replace(engine, batch_size=3)),
+            None,
+            lambda engine: replace(engine, batch_size=3),
             r"settings\.batch_size was 2, but is 3; ask for what it was begun with, or give",
             id="batch-size",
         ),
         pytest.param(
-            _of_choice(options=RunnerOptions(threads=3)),
-            r"threads was None, but is 3; ask",
-            id="threads",
+            None,
+            lambda engine: small_engine(engine.choice.model, replace(SMALL, nms_iou=0.6)),
+            r"spec\.nms_iou was 0\.5, but is 0\.6; ask",
+            id="spec",
         ),
     ],
 )
 def test_another_run_is_not_resumed(
-    change: Callable[[EvaluationJob, LocalEngine], Changed],
+    file: str | None,
+    change: Callable[[LocalEngine], LocalEngine],
     message: str,
     runner: NeighbourRunner,
     job: EvaluationJob,
     engine: LocalEngine,
+    tmp_path: Path,
 ) -> None:
     """Another model, data set or setting is refused with the difference, and nothing is run."""
     run(job, engine)
     runner.fed.clear()
+    if file is not None:
+        with (tmp_path / file).open("ab") as changed:
+            changed.write(b"\n")
     with pytest.raises(ResultError, match=message):
-        run(*change(job, engine), resume=True)
+        run(job, change(engine), resume=True)
     assert runner.fed == []
 
 
@@ -302,7 +273,7 @@ def test_the_reference_runs_on_the_same_images(
     )
     assert [sum(runner.fed) for runner in runners] == [images, images]
     assert runners[1].fed[0] == 7
-    assert ["reference", images, images] in progress.stages
+    assert ["reference", images, images] in progress
     against = evaluation.accuracy.against
     assert against is not None
     assert (against.drop.points, against.drop.images) == (0, images)
@@ -319,23 +290,16 @@ def test_another_kind_of_file_is_no_reference() -> None:
         reference_choice(Path("a.om"), ModelChoice())
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        pytest.param({"root": Path("coco")}, id="own-images"),
-        pytest.param({"image_limit": 3}, id="limited"),
-        pytest.param({}, id="own-model"),
-    ],
-)
-def test_the_record_is_the_threshold_of_the_bundled_default_alone(changed: dict[str, Any]) -> None:
+def test_the_record_is_the_threshold_of_the_bundled_default_alone() -> None:
     """The drawn scenes have a threshold of their own; anything else has the one given, or none."""
     bundled, own = LocalEngine(ModelChoice()), LocalEngine(ModelChoice(Path("d0.onnx")))
     record = EvaluationJob().threshold(bundled)
     assert record is not None
     assert 0 < 100 * fixture.reference_ap() - record < 1
-    engine = bundled if changed else own
-    assert EvaluationJob(**changed).threshold(engine) is None
-    assert EvaluationJob(min_map=0.0, **changed).threshold(engine) == 0.0
+    others = (EvaluationJob(Path("coco")), EvaluationJob(image_limit=3))
+    for job, engine in [*((other, bundled) for other in others), (EvaluationJob(), own)]:
+        assert job.threshold(engine) is None
+        assert replace(job, min_map=0.0).threshold(engine) == 0.0
 
 
 def test_only_workers_read_urls() -> None:
