@@ -77,28 +77,72 @@ def test_any_number_of_workers_finds_the_same(
     assert sum(share["images"] for share in summary["workers"]) == summary["images"] == IMAGES
 
 
-def test_a_killed_worker_loses_nothing(
-    dataset: Dataset, wanted: dict[int, Detections], plan: Path
-) -> None:
-    """Processes that end are replaced, what they had in hand is done by others, all are named."""
-    for number in range(3):
-        (plan / f"die-{number}").touch()
-    found, summary = on_pool(dataset, devices(), plan)
-    assert same(found, wanted)
-    assert len(summary["faults"]) == 3
-    assert all("was killed or crashed with images " in fault for fault in summary["faults"])
-    assert summary["faults"][0].startswith("worker lost: here device 0 pid 0: ")
+def once(act: Callable[[], object]) -> Callable[[str, int], None]:
+    """Return an ``advance`` that calls *act* the first time."""
+    acts = [act]
+
+    def advance(_worker: str, _count: int) -> None:
+        while acts:
+            acts.pop()()
+
+    return advance
 
 
-def test_a_device_error_that_passes_costs_one_process(
-    dataset: Dataset, wanted: dict[int, Detections], plan: Path
+#: What happens -> files of the plan, what comes once a unit is done, and the faults told.
+FAULTS = {
+    "killed": (
+        ("die-0", "die-1", "die-2"),
+        "",
+        [r"worker lost: here device \d pid \d: its process was killed or crashed with images "] * 3,
+    ),
+    "device-error": (
+        ("error-1",),
+        "",
+        [r"worker lost: here device \d pid \d: the device forgot what it was doing with images "],
+    ),
+    "broken-devices": (
+        ("broken-0", "broken-1"),
+        "",
+        [f"device left out: here device {n} pid {n}: device {n} does not answer" for n in (0, 1)],
+    ),
+    "device-breaks": (
+        (),
+        "broken-1",
+        ["worker lost: here device 1 pid 1: device 1 does not answer with images "],
+    ),
+    "device-hangs": (
+        (),
+        "silent",
+        ["device left out: here device 2 pid 2: gave no answer for 600 s at images "],
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "later", "faults"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_loses_nothing(
+    files: tuple[str, ...],
+    later: str,
+    faults: list[str],
+    dataset: Dataset,
+    wanted: dict[int, Detections],
+    plan: Path,
 ) -> None:
-    """After an error the model is opened in a new process, and the error is named."""
-    (plan / "error-1").touch()
-    found, summary = on_pool(dataset, devices(), plan)
+    """What a worker had in hand is done by others, a new process takes its place, all is told."""
+    ray = devices()
+    for name in files:
+        (plan / name).touch()
+
+    def act() -> None:
+        if later == "silent":
+            ray.silent.add(2)
+        elif later:
+            (plan / later).touch()
+
+    found, summary = on_pool(dataset, ray, plan, advance=once(act))
     assert same(found, wanted)
-    (fault,) = summary["faults"]
-    assert re.match(r"worker lost: here device \d .*the device forgot what it was doing wi", fault)
+    assert len(summary["faults"]) == len(faults)
+    for fault, expected in zip(summary["faults"], faults, strict=True):
+        assert re.match(expected, fault), fault
 
 
 def test_an_error_that_stays_with_its_images_is_tried_three_times(
@@ -120,47 +164,12 @@ def test_an_error_that_stays_with_its_images_is_tried_three_times(
     assert len(found) == IMAGES - BATCH
 
 
-def test_devices_that_are_broken_from_the_start_are_left_out(
-    dataset: Dataset, wanted: dict[int, Detections], plan: Path
-) -> None:
-    """Each is named once, gets no unit, and the device that works does everything."""
-    for number in range(2):
-        (plan / f"broken-{number}").touch()
-    found, summary = on_pool(dataset, devices(), plan)
-    assert same(found, wanted)
-    assert len(summary["workers"]) == 1
-    assert list(summary["faults"]) == [
-        f"device left out: here device {n} pid {n}: device {n} does not answer" for n in range(2)
-    ]
-
-
-def once(act: Callable[[], object]) -> Callable[[str, int], None]:
-    """Return an ``advance`` that calls *act* the first time."""
-    acts = [act]
-
-    def advance(_worker: str, _count: int) -> None:
-        while acts:
-            acts.pop()()
-
-    return advance
-
-
-def test_a_device_that_breaks_is_left_out(
-    dataset: Dataset, wanted: dict[int, Detections], plan: Path
-) -> None:
-    """A device that answers no more is named once, and the others do its part."""
-    advance = once((plan / "broken-1").touch)
-    found, summary = on_pool(dataset, devices(), plan, advance=advance)
-    assert same(found, wanted)
-    fault = summary["faults"][0]
-    assert fault.startswith("worker lost: here device 1 pid 1: device 1 does not answer with im")
-
-
-@pytest.mark.parametrize("when", ["start", "middle"])
+@pytest.mark.parametrize("when", ["start", "middle", "hang"])
 def test_a_pool_without_a_device_that_works_says_so(
     dataset: Dataset, plan: Path, when: str
 ) -> None:
-    """Where all devices are broken the run ends, with one error that names each."""
+    """Where all devices are broken or hang the run ends, with one error that names each."""
+    ray = devices()
 
     def break_all() -> None:
         for number in range(3):
@@ -168,25 +177,12 @@ def test_a_pool_without_a_device_that_works_says_so(
 
     if when == "start":
         break_all()
+    act = break_all if when != "hang" else lambda: ray.silent.update(range(3))
     with pytest.raises(RunnerError, match="no device works") as raised:
-        on_pool(dataset, devices(), plan, advance=once(break_all))
+        on_pool(dataset, ray, plan, advance=once(act))
+    said = "gave no answer for 600 s at images " if when == "hang" else "does not answer"
     for number in range(3):
-        assert f"device {number} does not answer" in str(raised.value)
-
-
-def test_a_device_that_hangs_is_left_out(
-    dataset: Dataset, wanted: dict[int, Detections], plan: Path
-) -> None:
-    """Where nothing comes any more, who has a unit is given up; the others, if any, do it."""
-    ray = devices()
-    found, summary = on_pool(dataset, ray, plan, advance=once(lambda: ray.silent.add(2)))
-    assert same(found, wanted)
-    (fault,) = summary["faults"]
-    assert fault.startswith("device left out: here device 2 pid 2: gave no answer for 600 s at im")
-    ray = devices(2)
-    with pytest.raises(RunnerError, match="no device works") as raised:
-        on_pool(dataset, ray, plan, advance=once(lambda: ray.silent.update((0, 1))))
-    assert str(raised.value).count("gave no answer for 600 s at images ") == 2
+        assert re.search(rf"device {number} .*{said}", str(raised.value))
 
 
 def test_a_device_that_ends_its_process_is_not_used_again(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from effd0.evaluation import model as choice
 from effd0.evaluation.engines import LocalEngine, reference_choice
 from effd0.evaluation.evaluate import EvaluationJob, evaluate, loaded, run_of
 from effd0.evaluation.model import ModelChoice
-from effd0.evaluation.run_dir import RECORDS
 from effd0.io import sha256
 from effd0.results.run import flat
 from tests.helpers import SMALL, coco_content, names_in, write_coco
@@ -150,26 +148,10 @@ def test_a_run_stopped_at_any_batch_ends_as_the_whole_one(
         assert outcome(folder) == expected
 
 
-def test_a_run_cut_inside_a_batch_begins_that_batch_again(
-    runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine, tmp_path: Path
-) -> None:
-    """An image keeps its neighbours, on which its heads depend in this backend."""
-    run(job, engine)
-    expected = outcome(tmp_path / "run")
-    path = tmp_path / "run" / RECORDS
-    # Nearly four records of nearly the same length: the fourth is torn, the third has no neighbour.
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
-    runner.fed.clear()
-    (line,) = run(job, engine, resume=True)
-    assert re.search(r"2 of 5 images are there, \d+ bytes after them cut off$", line)
-    assert runner.fed == [2, 1]
-    assert outcome(tmp_path / "run") == expected
-
-
 def test_a_whole_run_is_scored_again_without_the_model(
     runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine, tmp_path: Path
 ) -> None:
-    """Nothing is run; the floor may be another, since it only judges."""
+    """Nothing is run; the threshold may be another, since it only judges."""
     run(job, engine)
     first = outcome(tmp_path / "run")
     runner.fed.clear()
