@@ -61,8 +61,8 @@ class Gate:
             f"{name} {_percent(metrics.values[name])}" for name in ("AP", "AP50", "AP75")
         )
         of = f"{metrics.images} of {dataset.total} images"
-        batch = evaluation.settings["batch_size"]
-        self.say(f"{figures}  on {of}, batch {batch}, {evaluation.runner}")
+        accuracy = evaluation.accuracy
+        self.say(f"{figures}  on {of}, batch {accuracy.batch}, {accuracy.backend}")
         self.keep(evaluation)
         return evaluation
 
