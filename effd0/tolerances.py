@@ -2,7 +2,7 @@
 Every number by which a verdict may forgive a difference: ``tolerances.toml`` as values.
 
 ``docs/tolerances.md`` is made of the same table.  The bands that tell one precision from another
-are in `effd0.diagnosis.precision`.
+are in `effd0.diagnosis.parity`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ Every number by which a verdict forgives a difference, in the one place where it
     python -c "from effd0 import tolerances; print(tolerances.page(), end='')" > docs/tolerances.md
 
 *Measured* is the largest difference that was seen where nothing is wrong, on trained weights. The
-bands by which `effd0/diagnosis/precision.py` names a precision are there, with what was measured.
+bands by which `effd0/diagnosis/parity.py` names a precision are there, with what was measured.
 
 | tolerance | allowed | in | measured | on | reason |
 |---|---|---|---|---|---|

@@ -91,15 +91,7 @@ def match_detections(
     rows, columns = np.nonzero(same & (ious >= min_iou) & (ious > 0))
     scores = reference.scores[rows] + candidate.scores[columns]
     # Stable: two pairs that share a detection stay in the order of their other indices.
-    order = np.lexsort((-scores, -ious[rows, columns]))
-    taken: tuple[set[int], set[int]] = (set(), set())
-    pairs = []
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if row not in taken[0] and column not in taken[1]:
-            pairs.append((row, column))
-            taken[0].add(row)
-            taken[1].add(column)
-    left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+    left, right = once_each(rows, columns, np.lexsort((-scores, -ious[rows, columns])))
     missing, extra = (
         np.sort(np.delete(side.scores, own))[::-1]
         for side, own in ((reference, left), (candidate, right))
@@ -112,6 +104,16 @@ def match_detections(
         missing=missing,
         extra=extra,
     )
+
+
+def once_each(rows: Indices, columns: Indices, order: Indices) -> tuple[Indices, Indices]:
+    """The pairs of *rows* and *columns*, by *order*, that share neither with one before."""
+    left, right = dict[int, int](), set[int]()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in left and column not in right:
+            left[row] = column
+            right.add(column)
+    return np.array([*left], np.int64), np.array([*left.values()], np.int64)
 
 
 def detection_parity(
