@@ -28,7 +28,7 @@ from ..tensor_diff import TensorDiff, check_pair, compare_tensors
 from ..tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
 from ..types import Tensor, Tensors
 from .bisect import bisect_networks
-from .graph_pairing import network_of
+from .graph_pairing import Network
 from .heads import ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
 
@@ -267,8 +267,8 @@ class PlainModel:
         try:
             check_heads(self.reference, self._heads, self.spec, self.model.precision)
         except Broken as broken:
-            bad = network_of(load_graph(self.model.path))
-            good = network_of(load_graph(fresh_export(self.checkpoint, self.spec)))
+            bad = Network(load_graph(self.model.path))
+            good = Network(load_graph(fresh_export(self.checkpoint, self.spec)))
             rows = self.model.batch or 1
             try:
                 found = bisect_networks(bad, good, np.concatenate([self.images] * rows)[:rows])

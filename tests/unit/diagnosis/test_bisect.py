@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from effd0.data import fixture
 from effd0.diagnosis.bisect import Finding, bisect_networks, distance
-from effd0.diagnosis.graph_pairing import network_of
+from effd0.diagnosis.graph_pairing import Network
 from effd0.errors import GraphError, RunnerError
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.spec import D0
@@ -95,7 +95,7 @@ def folded() -> Any:
 
 def found(bad: Any, good: Any) -> Finding:
     """What a bisection of two graphs finds."""
-    return bisect_networks(network_of(bad), network_of(good), IMAGES)
+    return bisect_networks(Network(bad), Network(good), IMAGES)
 
 
 def moved_epsilon(model: Any, node: Any) -> str:  # noqa: ARG001  # all faults are called alike
@@ -284,7 +284,7 @@ def test_a_model_without_input_is_refused() -> None:
     model = tiny()
     del model.graph.input[:]
     with pytest.raises(GraphError, match="the model has no input"):
-        network_of(model)
+        Network(model)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_a_fault_in_a_d0_is_named(
     wanted = plant(bad, nodes[int(share * len(nodes))])
     if names == "renamed":
         wanted = renamed(bad)[wanted]
-    finding = bisect_networks(network_of(bad), network_of(small), image)
+    finding = bisect_networks(Network(bad), Network(small), image)
     assert finding.culprit is not None
     assert finding.culprit.node == wanted
     assert finding.culprit.upstream == 0
@@ -360,7 +360,7 @@ def test_a_fault_in_a_d0_is_named(
 @pytest.mark.slow
 def test_raw_and_simplified_are_the_same(files: tuple[Path, Path]) -> None:
     """Every node of the simplified D0 has a partner in the raw one, none off by more than noise."""
-    raw, simplified = (network_of(onnx.load(str(path))) for path in files)
+    raw, simplified = (Network(onnx.load(str(path))) for path in files)
     finding = bisect_networks(simplified, raw, fixture.sample_inputs(1, D0))
     assert finding.status == "same"
     assert finding.pairs is not None

@@ -18,7 +18,7 @@ from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.diagnosis.inputs import (
     FIRST,
-    Picture,
+    ImageFile,
     diagnose_input,
     diagnose_input_of,
     diagnose_order,
@@ -323,11 +323,11 @@ def infer(tensor: Tensor) -> Tensors:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Picture:
+def picture(tmp_path_factory: pytest.TempPathFactory) -> ImageFile:
     """A wide picture of noise, larger than the input, so that it is resized and filled up."""
     path = tmp_path_factory.mktemp("photo") / "image.png"
     Image.fromarray(noise((300, 220))).save(path)
-    return Picture(path, TINY)
+    return ImageFile(path, TINY)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Picture:
         "bilinear resampling without antialias",
     ],
 )
-def test_the_fault_before_the_model_is_named(name: str, picture: Picture) -> None:
+def test_the_fault_before_the_model_is_named(name: str, picture: ImageFile) -> None:
     """The one fault of the input that gives these heads, also where they are rounded."""
     (hypothesis,) = [h for h in input_hypotheses(TINY) if h.name == name]
     heads = infer(np.ascontiguousarray(hypothesis.apply(picture), np.float32)[None])
@@ -357,7 +357,7 @@ def test_the_fault_before_the_model_is_named(name: str, picture: Picture) -> Non
         assert found.error_after <= left < 1e-2 < found.error_before
 
 
-def test_other_heads_are_no_fault_of_the_input(picture: Picture) -> None:
+def test_other_heads_are_no_fault_of_the_input(picture: ImageFile) -> None:
     """Right heads, heads that no fault explains, and one wrong or right head among others."""
     right, swapped = infer(picture.tensor[None]), infer(picture.tensor[None, ::-1])
     rng = np.random.default_rng(1)
