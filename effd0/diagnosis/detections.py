@@ -24,7 +24,7 @@ from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken
 from ..spec import ModelSpec
 from ..tensors.manifest import listed
-from ..types import Fractions
+from ..types import Fractions, Indices
 from .detection_hypotheses import (
     ALL_KEPT,
     EXACT,
@@ -244,21 +244,24 @@ def _compared(
     threshold = spec.score_floor
     common = [id_ for id_ in own if id_ in rows]
 
-    def counts(tolerance: RowTolerance) -> dict[int, tuple[int, int]]:
-        return {id_: count_different(rows[id_], own[id_], tolerance, threshold) for id_ in common}
+    def counts(tolerance: RowTolerance) -> Indices:
+        """The rows of each image that differ, and those that count, (images, 2)."""
+        found = [count_different(rows[id_], own[id_], tolerance, threshold) for id_ in common]
+        return np.array(found, np.int64).reshape(-1, 2)
 
     exact = counts(EXACT)
-    wrong = [id_ for id_, (alone, counted) in exact.items() if alone > min(STRAYS, MOST * counted)]
-    if not wrong:
+    differ = exact[:, 0] > np.minimum(STRAYS, MOST * exact[:, 1])
+    if not differ.any():
         return [], threshold
-    right = [id_ for id_ in common if id_ not in set(wrong)]
+    wrong, right = ([id_ for id_, is_ in zip(common, of, strict=True) if is_]
+                    for of in (differ, ~differ))  # fmt: skip
     trials = [
         Trial(candidates(ids[place]), rows[ids[place]], spec)
         for ids, most in ((wrong, TRIED - RIGHT), (right, RIGHT))
         for place in np.linspace(0, len(ids) - 1, min(most, len(ids))).round().astype(int)
     ]
     lowest = min(float(part[:, 4].min()) for part in rows.values())
-    alone, counted = np.sum([*exact.values()], axis=0)
+    alone, counted = exact.sum(axis=0)
     shown = ", ".join(map(str, wrong[:SHOWN])) + (", ..." if len(wrong) > SHOWN else "")
     text = (
         f"{100 * alone / counted:.3g} % of detections differ, in {len(wrong)} of {len(exact)} "
@@ -291,18 +294,12 @@ def _compared(
     return [Broken(fault.evidence, fault.diagnosis, fault.stage, details)], threshold
 
 
-def _as_noise(exact: Mapping[int, tuple[int, int]], near: Mapping[int, tuple[int, int]]) -> bool:
+def _as_noise(exact: Indices, near: Indices) -> bool:
     """Whether so few rows differ by more than noise in the heads as that noise itself leaves."""
-    if any(
-        alone > min(GROSS + FLIPS * exact[id_][0], MOST * counted)
-        for id_, (alone, counted) in near.items()
-    ):
+    if (near[:, 0] > np.minimum(GROSS + FLIPS * exact[:, 0], MOST * near[:, 1])).any():
         return False
-    slight, gross = (
-        sum(alone for alone, _ in every.values()) / max(sum(n for _, n in every.values()), 1)
-        for every in (exact, near)
-    )
-    return gross <= GROSS_SHARE + FLIPS * slight
+    slight, gross = (every[:, 0].sum() / max(every[:, 1].sum(), 1) for every in (exact, near))
+    return bool(gross <= GROSS_SHARE + FLIPS * slight)
 
 
 def _explained(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ _SHAPES_ONLY = ("Shape", "Size")
 COMMUTATIVE = ("Add", "Mul", "Max", "Min", "Sum", "Mean")
 
 
-class Node(NamedTuple):
+@dataclass(frozen=True)
+class Node:
     """
     One computation on data.
 
@@ -219,9 +221,11 @@ class Pairs:
     def _forward(self, *, exactly: bool) -> Found:
         """The only node of its operator and shape, *exactly* of its weights, that reads these."""
         known = set(self.tensors.values())
-        bad, good = sides = defaultdict[Hashable, list[Node]](list), defaultdict(list)
-        for side, network, nodes in zip(sides, (self.bad, self.good), self._left(), strict=True):
-            for node in nodes:
+        bad, good = (defaultdict[Hashable, list[Node]](list) for _ in range(2))
+        for side, network, left in zip(
+            (bad, good), (self.bad, self.good), self._left(), strict=True
+        ):
+            for node in left:
                 mine = network is self.bad
                 data = [self.tensors.get(name, "") if mine else name for name in node.data]
                 if known.issuperset(data):

@@ -257,7 +257,7 @@ def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[Br
     samples = [sample for sample in dataset.samples if sample.path.stem in files]
     first = samples[:FIRST]
     compared = [*first, *samples[FIRST::EVERY]]
-    wrong = {sample: text for sample in compared if (text := difference(sample))}
+    wrong = {sample: worst for sample in compared if (worst := difference(sample))}
     if wrong:
         order = diagnose_order(first, [thumbnail(planes(sample)) for sample in first], spec)
         if order is not None:
