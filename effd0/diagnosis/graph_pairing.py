@@ -35,6 +35,8 @@ BUDGET_BYTES, GROWTH = 300_000_000, 3.0
 SAMPLE = 4096
 #: Samples of a tensor as close as this are of one tensor; float16 on either side moves them more.
 SAME_SAMPLE, SAME_SAMPLE_FLOAT16 = 1e-3, 2e-2
+#: Of the nodes with a common name, so many must also read tensors of common names.
+NAMES_AGREE = 0.5
 #: What they give depends on the shape of their input, not on its values.
 _SHAPES_ONLY = ("Shape", "Size")
 #: What they read may stand in any order.
@@ -180,7 +182,7 @@ class Pairs:
     """
     Nodes and tensors of *bad* and their partners in *good*, both observed, and by which rule.
 
-    Nodes are paired by structure, at last by value.  Rules stand in order of trust.  After each
+    Nodes are paired by structure, by name, by value.  Rules stand in order of trust.  After each
     pair the strongest one is asked first again, so that a weak rule is used only where all
     stronger ones have nothing more to say.
     """
@@ -194,6 +196,7 @@ class Pairs:
         self._close: dict[int, list[Node]] = {}
         rules: tuple[tuple[str, Callable[[], Found]], ...] = (
             ("topology", partial(self._forward, exactly=True)),
+            *((("name", self._by_name),) if self._names_agree() else ()),
             ("value", self._by_value),
             ("topology", partial(self._forward, exactly=False)),
             ("topology", self._backward),
@@ -236,22 +239,34 @@ class Pairs:
             if len(bad[key]) == len(good[key]) == 1:
                 yield bad[key][0], good[key][0]
 
+    def _alike(self, places: Iterable[tuple[str, str]]) -> Found:
+        """The nodes that give two tensors each, where they are of one operator and one shape."""
+        for mine, theirs in places:
+            one, other = self.bad.producer.get(mine), self.good.producer.get(theirs)
+            if one is None or other is None or one.op != other.op:
+                continue
+            if self.bad.seen[one.output].shape == self.good.seen[other.output].shape:
+                yield one, other
+
+    def _names_agree(self) -> bool:
+        """Whether tensors of equal names are mostly computed from tensors of equal names."""
+        common = [(n, self.good.producer[n.output]) for n in self.bad.nodes
+                  if n.output in self.good.producer]  # fmt: skip
+        fed = self.good.inputs[0].name
+        agreed = [one.op == other.op and {*one.data} & {*other.data, fed} for one, other in common]
+        return sum(map(bool, agreed)) >= NAMES_AGREE * max(1, len(common))
+
+    def _by_name(self) -> Found:
+        """The same name, operator and shape."""
+        return self._alike((node.output, node.output) for node in self._left()[0])
+
     def _backward(self) -> Found:
         """What partners read at the same place, and what the same output shows."""
-
-        def alike(places: Iterable[tuple[str, str]]) -> Found:
-            for mine, theirs in places:
-                one, other = self.bad.producer.get(mine), self.good.producer.get(theirs)
-                if one is None or other is None or one.op != other.op:
-                    continue
-                if self.bad.seen[one.output].shape == self.good.seen[other.output].shape:
-                    yield one, other
-
-        yield from alike(self.same_outputs())
+        yield from self._alike(self.same_outputs())
         # What was found on the way is there already: one sweep goes up to the inputs.
         for node in reversed(self.bad.nodes):
             if node.index in self.nodes:
-                yield from alike(zip(node.data, self.nodes[node.index].data, strict=False))
+                yield from self._alike(zip(node.data, self.nodes[node.index].data, strict=False))
 
     def same_outputs(self) -> list[tuple[str, str]]:
         """Outputs of both models that are the only ones of their shape, else of equal name."""

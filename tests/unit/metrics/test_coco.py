@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from effd0.data.coco import Dataset, Sample
+from effd0.errors import EvaluationError
 from effd0.metrics import coco
 from effd0.metrics.coco import match_table, to_coco_results
 from effd0.metrics.summary import METRICS, accumulate, coco_metrics, summarize
 from effd0.spec import D0
-from tests.helpers.results import Found, drawn_scenes, jittered, made, perfect
+from tests.helpers.results import NOTHING, Found, drawn_scenes, jittered, made, perfect
 
 #: Corners and sides of drawn boxes.  Few, so that boxes, scores and IoUs are often equal, and of
 #: areas on both sides of COCO's 32² and 96², and on them.
@@ -167,27 +167,28 @@ def test_a_match_names_its_object() -> None:
             assert len(set(own["truth"][hit].tolist())) == hit.sum()
 
 
-@pytest.mark.parametrize("size", [1, 7], ids="together={}".format)
 @pytest.mark.parametrize("limit", ["_MATCHED_TOGETHER", "_PAIRS_TOGETHER"])
-def test_memory_changes_nothing(limit: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_changes_nothing(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few detections or pairs are in memory at a time, the numbers are the same."""
     dataset = drawn_scenes(2, 10)
     found = jittered(dataset, 2)
     whole = coco_metrics(dataset, found, D0)
-    monkeypatch.setattr(coco, limit, size)
+    monkeypatch.setattr(coco, limit, 7)
     assert coco_metrics(dataset, found, D0) == whole
 
 
-def test_matching_is_silent_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is printed, and dataset and detections are what they were."""
-    dataset, found = random_set(1)
-    before = copy.deepcopy((dataset, found))
-    match_table(dataset, found, D0)
-    assert capsys.readouterr() == ("", "")
-    assert dataset == before[0]
-    for image_id, one in found.items():
-        assert np.array_equal(one.boxes, before[1][image_id].boxes)
-        assert np.array_equal(one.scores, before[1][image_id].scores)
+@pytest.mark.parametrize(
+    ("image_ids", "message"),
+    [
+        ([1, 3], r"2 images, .* has 3: 1 are missing \[2\], 0 are foreign \[\]"),
+        ([1, 2, 3, 5], r"4 images, .* has 3: 0 are missing \[\], 1 are foreign \[5\]"),
+    ],
+    ids=["missing", "foreign"],
+)
+def test_other_images_than_the_datasets_are_refused(image_ids: list[int], message: str) -> None:
+    """A run that lost images, or is of other images, gets no score."""
+    with pytest.raises(EvaluationError, match=f"detections cover {message}"):
+        match_table(drawn_scenes(0, 3), dict.fromkeys(image_ids, NOTHING), D0)
 
 
 def test_detections_below_the_threshold_are_left_out(embedded_dataset: Dataset) -> None:
