@@ -176,7 +176,9 @@ def average_precision(categories: Sequence[CategoryHits], weights: Weights) -> F
         present = wanted > 0
         total[present] += _category_precision(found, weights[present], wanted[present])
         defined += present
-    return np.divide(total, defined, out=np.full(len(weights), np.nan), where=defined > 0)
+    total[defined == 0] = np.nan
+    result: Fractions = total / np.maximum(defined, 1)
+    return result
 
 
 def _category_precision(found: CategoryHits, weights: Weights, wanted: Indices) -> Fractions:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,6 @@ def extra_node(model: Any, node: Any) -> str:
 #: Operator, which of its nodes, the fault, its stage and what is said of it.
 FAULTS = [
     pytest.param("Conv", 0, scaled, "export", "scaled by 1.02", id="first-weights-scaled"),
-    pytest.param("Conv", 1, scaled, "export", "in 16 of 16 values", id="branch-weights-scaled"),
     pytest.param("Conv", 2, one_channel, "export", "in 4 of 16 values", id="channel-gone"),
     pytest.param("Conv", 3, moved_bias, "export", "max abs 0.1 in 1 of 5", id="last-bias-moved"),
     pytest.param("Conv", 2, rounded, "export", "rounded to float16", id="rounded-to-float16"),
@@ -136,7 +134,6 @@ FAULTS = [
         "BatchNormalization", 0, moved_epsilon, "graph", "attribute epsilon is", id="epsilon"
     ),
     pytest.param("Sigmoid", 0, left_out, "graph", "reads ", id="sigmoid-left-out"),
-    pytest.param("Relu", 0, left_out, "graph", "reads ", id="relu-left-out"),
     pytest.param("MaxPool", 0, other_corner, "graph", "pads is [1, 1, 0, 0]", id="pool-padding"),
     pytest.param("Sigmoid", 0, another_operator, "graph", "no partner", id="operator"),
     pytest.param("MaxPool", 0, extra_node, "graph", "no partner", id="extra-node"),
@@ -164,31 +161,18 @@ def test_a_fault_is_named(
 
 
 def test_an_explanation_says_how_it_was_tested() -> None:
-    """What the node reads agrees with the reference, what it gives does not, and who else errs."""
+    """What the node reads agrees with the reference, what it gives does not."""
     bad = tiny()
     moved_bias(bad, nodes_of(bad, "Conv")[3])
     finding = found(bad, tiny())
     (culprit,) = finding.suspects
-    reads = f"what it reads is off by 0, what it gives by {culprit.error:.2g}"
     assert finding.explanation == (
-        f"Conv node_z: weight bz_of_z differs: max abs 0.1 in 1 of 5 values; {reads}"
+        "Conv node_z: weight bz_of_z differs: max abs 0.1 in 1 of 5 values; what it reads is off "
+        f"by 0, what it gives by {culprit.error:.2g}"
     )
-    alike = replace(finding, suspects=(replace(culprit, differences=()),) * 3)
-    assert alike.explanation == (
-        f"Conv node_z: the same node computes something else; {reads} "
-        "(2 more nodes err by themselves)"
-    )
-    assert alike.culprit is not None
-    assert alike.culprit.stage == "graph"
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(tiny, id="itself"),
-        pytest.param(folded, id="batch-normalisation-folded"),
-    ],
-)
+@pytest.mark.parametrize("make", [tiny, folded], ids=["itself", "batch-normalisation-folded"])
 @pytest.mark.parametrize("names", ["same-names", "renamed"])
 def test_the_same_function_is_no_fault(make: Callable[[], Any], names: str) -> None:
     """Names, an order of outputs and a fusion do not make a difference."""
@@ -226,7 +210,9 @@ def test_two_faults_are_both_suspects() -> None:
     """Behind the first node stand the next ones that make an error of their own."""
     bad = tiny()
     wanted = [scaled(bad, nodes_of(bad, "Conv")[1]), scaled(bad, nodes_of(bad, "Conv")[2])]
-    assert [suspect.node for suspect in found(bad, tiny()).suspects] == wanted
+    finding = found(bad, tiny())
+    assert [suspect.node for suspect in finding.suspects] == wanted
+    assert finding.explanation.endswith(" (1 more node errs by itself)")
 
 
 def test_a_fault_that_no_output_shows_is_hidden() -> None:
@@ -272,19 +258,14 @@ def test_a_nan_is_told_and_written() -> None:
 
 
 def test_a_model_that_cannot_run_is_refused() -> None:
-    """The runtime's own reason comes through."""
+    """The runtime's own reason comes through; without an input there is nothing to feed."""
     bad = tiny()
     set_attribute(nodes_of(bad, "MaxPool")[0], "kernel_shape", [30, 30])
     with pytest.raises(RunnerError, match="it has to run before it can be bisected"):
         found(bad, tiny())
-
-
-def test_a_model_without_input_is_refused() -> None:
-    """There is nothing to feed."""
-    model = tiny()
-    del model.graph.input[:]
+    del bad.graph.input[:]
     with pytest.raises(GraphError, match="the model has no input"):
-        Network(model)
+        Network(bad)
 
 
 @pytest.mark.parametrize(

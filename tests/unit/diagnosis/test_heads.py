@@ -176,9 +176,6 @@ def test_every_fault_in_the_catalogue_is_planted() -> None:
         # In the order of a cell: scales, then aspects (equal, wide, tall).
         pytest.param((0, 3, 6, 1, 4, 7, 2, 5, 8), "scales and aspects exchanged", id="exchanged"),
         pytest.param((8, 7, 6, 5, 4, 3, 2, 1, 0), "all reversed", id="reversed"),
-        pytest.param((6, 7, 8, 3, 4, 5, 0, 1, 2), "scales reversed", id="scales"),
-        pytest.param((2, 1, 0, 5, 4, 3, 8, 7, 6), "aspects reversed", id="aspects"),
-        pytest.param((0, 2, 1, 3, 5, 4, 6, 8, 7), "last two aspects", id="wide-and-tall"),
         pytest.param((1, 0, 2, 3, 4, 5, 6, 7, 8), "1, 0, 2, 3, 4, 5, 6, 7, 8", id="two-anchors"),
     ],
 )
@@ -217,6 +214,11 @@ def test_eighty_classes_in_ninety_channels_are_named() -> None:
     [
         pytest.param(("",), float16, ", in all heads$", id="all"),
         pytest.param(
+            ("box",), np.zeros_like,
+            "^every value of the reference is 0, in all box heads; all class heads are clean$",
+            id="stuck",
+        ),
+        pytest.param(
             ("class",), sigmoid, ", in all class heads; all box heads are clean$", id="class"
         ),
         pytest.param(
@@ -226,10 +228,6 @@ def test_eighty_classes_in_ninety_channels_are_named() -> None:
         pytest.param(
             ("class_p4", "box_p4"), lambda h: h[[1, 2, 0]], "order 1, 2, 0, in class_p4, box_p4; ",
             id="one-level-of-another-image",
-        ),
-        pytest.param(
-            ("class_p3",), lambda h: h + 2, "^2 is added to the reference, in class_p3; ",
-            id="bias-of-a-level",
         ),
         pytest.param(
             ("box",), scaled, r"are times 0\.1, 0\.1, 0\.2, 0\.2, in all box heads", id="factors"
@@ -265,7 +263,6 @@ def test_class_and_box_heads_may_have_a_fault_each() -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        pytest.param(("class",), "a fault in all class heads alone: .*; all box", id="class-net"),
         pytest.param(("class_p5", "box_p5"), "in class_p5, box_p5 alone: .* are left", id="level"),
         pytest.param(("box_p7",), "in box_p7 alone: .* if box_p7 is left out; all cl", id="head"),
     ],
@@ -283,28 +280,15 @@ def test_a_fault_without_a_name_is_confined(names: tuple[str, ...], words: str) 
 @pytest.mark.parametrize(
     "candidate",
     [
-        pytest.param(noisy(stacked(), 1e-6), id="another-order-of-sums"),
         pytest.param(noisy(stacked(), 1e-3), id="float16-arithmetic"),
-        pytest.param(noisy(stacked(), 0.1), id="int8"),
         pytest.param(noisy(stacked(), 30.0), id="drowned"),
         pytest.param(stacked(seed=50), id="other-images"),
-        pytest.param(planted(stacked(), lambda h: h + np.float32(1e-5), "class"), id="rounding"),
         pytest.param(planted(noisy(stacked(), 1.0), spoilt(65504), ""), id="more-than-saturated"),
     ],
 )
 def test_noise_is_no_fault(candidate: Tensors) -> None:
     """Neither arithmetic nor chance, nor an error that only shrinks, has a diagnosis."""
     assert diagnose_heads(stacked(), candidate, SMALL) is None
-
-
-def test_the_message_reads_as_a_sentence() -> None:
-    """Name, both errors, and what was assumed."""
-    reference = stacked()
-    found = diagnose_heads(reference, planted(reference, np.zeros_like, "box"), SMALL)
-    assert str(found) == (
-        "stuck at one value: the error falls from 1 to 0 if every value of the reference is 0, "
-        "in all box heads; all class heads are clean"
-    )
 
 
 def test_heads_of_another_spec_are_refused() -> None:

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effd0.data import fixture
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.diagnosis.inputs import (
@@ -241,14 +240,14 @@ def test_each_fault_is_named(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("image", [0, 4, 6], ids=["640x480", "427x640", "800x533"])
 @pytest.mark.parametrize("name", sorted(PLANTS.keys() - OF_SOME_FILES))
-def test_each_fault_is_named_on_a_scene(name: str, image: int, embedded_dataset: Dataset) -> None:
+def test_each_fault_is_named_on_a_scene(name: str, embedded_dataset: Dataset) -> None:
     """The law is kept by pictures of things, and in half precision."""
-    path = embedded_dataset.samples[image].path
-    found = diagnose_input(path, planted(name, path, D0).astype(np.float16), D0)
-    assert found is not None
-    assert found.name == name
+    for image in (0, 4, 6):  # 640x480, 427x640, 800x533
+        path = embedded_dataset.samples[image].path
+        found = diagnose_input(path, planted(name, path, D0).astype(np.float16), D0)
+        assert found is not None
+        assert found.name == name
 
 
 def test_every_fault_in_the_catalogue_is_planted() -> None:
@@ -288,10 +287,8 @@ def _one_level_off(own: Floats) -> Floats:
         pytest.param(
             lambda own: np.random.default_rng(0).standard_normal(own.shape, np.float32), id="noise"
         ),
-        pytest.param(np.zeros_like, id="zeros"),
         pytest.param(_one_level_off, id="one-level-off"),
         pytest.param(lambda own: np.where(own > 2, np.nan, own), id="nan"),
-        pytest.param(lambda own: np.where(own > 2, np.inf, own), id="infinite"),
         pytest.param(lambda own: np.roll(own, 3, 1), id="three-rows-down"),
     ],
 )
@@ -334,14 +331,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> ImageFile:
     "name",
     [
         "not normalised (0..255)",
-        "divided by 255 only",
         "RGB/BGR swapped",
-        "RGB/BGR swapped before normalising",
         "RGB/BGR swapped in the picture, not in the fill",
-        "NHWC read as NCHW",
-        "grey fill of 114",
         "centred letterbox",
-        "nearest resampling",
         "bilinear resampling without antialias",
     ],
 )
@@ -358,30 +350,24 @@ def test_the_fault_before_the_model_is_named(name: str, picture: ImageFile) -> N
 
 
 def test_other_heads_are_no_fault_of_the_input(picture: ImageFile) -> None:
-    """Right heads, heads that no fault explains, and one wrong or right head among others."""
+    """Right heads, heads that no fault explains, and one wrong head among right ones."""
     right, swapped = infer(picture.tensor[None]), infer(picture.tensor[None, ::-1])
     rng = np.random.default_rng(1)
     other = {
         n: (h.std() * rng.standard_normal(h.shape)).astype(np.float32) for n, h in right.items()
     }
+    nan = {name: np.where(head > 0, np.nan, head) for name, head in right.items()}
     runs: list[int] = []
 
     def counted(tensor: Tensor) -> Tensors:
         runs.append(len(tensor))
         return infer(tensor)
 
-    for heads, tried in (
-        (right, 1),
-        ({name: head.astype(np.float16).astype(np.float32) for name, head in right.items()}, None),
-        ({name: np.where(head > 0, np.nan, head) for name, head in right.items()}, 1),
-        (other, None),
-        ({**right, "class_p6": swapped["class_p6"]}, None),
-        ({**other, "class_p6": swapped["class_p6"]}, None),
-    ):
+    for heads in (right, nan, other, {**right, "class_p6": swapped["class_p6"]}):
         runs.clear()
         assert diagnose_input_of(picture.path, heads, counted, TINY) is None
         # No fault is tried where nothing is wrong, or where heads overflowed.
-        assert tried is None or len(runs) == tried
+        assert (len(runs) == 1) == (heads is right or heads is nan)
 
 
 # Of a folder of inputs.
@@ -418,15 +404,6 @@ def test_right_inputs_have_no_fault(dtype: str, dataset: Dataset, tmp_path: Path
     assert said(dataset, folder) == []
     (folder / MANIFEST).unlink()
     assert said(dataset, folder) == []
-
-
-def test_other_arithmetic_is_no_fault(dataset: Dataset, bins: Path) -> None:
-    """Dividing by 255 first, as most libraries do, is right too."""
-    for sample in dataset.samples:
-        pixels = preprocess(sample.path, SMALL, normalized=False).tensor
-        values = normal(pixels.astype(np.float64)).transpose(2, 0, 1)
-        values.astype("<f4").tofile(bins / f"{sample.path.stem}.bin")
-    assert said(dataset, bins) == []
 
 
 def test_a_fault_names_image_values_and_cause(dataset: Dataset, bins: Path) -> None:
@@ -493,11 +470,9 @@ def test_of_many_images_the_first_and_some_are_compared(tmp_path: Path) -> None:
     ("order", "name"),
     [
         pytest.param([1, 2, 3, None], "shifted by one (each holds the next)", id="next"),
-        pytest.param([1, 2, 3, 0], "shifted by one (each holds the next)", id="next-around"),
         pytest.param([None, 0, 1, 2], "shifted by one (each holds the one before)", id="before"),
         pytest.param([3, 2, 1, 0], "in reversed order", id="reversed"),
         pytest.param([0, 0, 0, 0], "all images are 1.png", id="first-repeated"),
-        pytest.param([3, 3, 3, 3], "all images are 4.png", id="last-repeated"),
         pytest.param([0, 1, 2, 3], "", id="right"),
         pytest.param([None, None, None, None], "", id="foreign"),
     ],
@@ -513,10 +488,3 @@ def test_a_wrong_order_is_named(order: list[int | None], name: str, dataset: Dat
     found = diagnose_order(dataset.samples, thumbnails, SMALL)
     assert ("" if found is None else found.name).endswith(name)
     assert (found is None) == (name == "")
-
-
-def test_thumbnails_of_scenes_differ() -> None:
-    """No two embedded images share a thumbnail, or an order could not be seen."""
-    thumbnails = np.stack([thumbnail(tensor) for tensor in fixture.sample_inputs(6, D0)])
-    apart = np.linalg.norm((thumbnails[:, None] - thumbnails).reshape(6, 6, -1), axis=2)
-    assert (apart[~np.eye(6, dtype=bool)] > 1).all()
