@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,7 +34,8 @@ from tests.helpers import SMALL, TINY, coco_content, noise, write_coco
 from tests.helpers.results import write_bins
 
 Values = npt.NDArray[np.float64]
-Sized = Callable[[Values, int], Values]
+#: Pixels and the wanted (width, height) -> pixels.
+Resize = Callable[[Values, tuple[int, int]], Values]
 MEAN, STD = np.array(D0.mean), np.array(D0.std)
 
 
@@ -43,79 +45,43 @@ def decoded(path: Path) -> Values:
         return np.asarray(image.convert("RGB"), np.float64)
 
 
-def rounded(values: Values) -> Values:
-    """Round to whole grey levels, halves up, as image libraries do."""
-    return np.floor(values + 0.5).clip(0, 255)
+def pil(kind: Image.Resampling) -> Resize:
+    """Return a filter of PIL."""
+    return lambda pixels, size: np.asarray(
+        Image.fromarray(pixels.astype(np.uint8)).resize(size, kind), np.float64
+    )
 
 
-def resized(pixels: Values, size: tuple[int, int], one_side: Sized | None) -> Values:
-    """Resize *pixels* to *size* (width, height) side by side, or rightly without *one_side*."""
-    if one_side is None:
-        image = Image.fromarray(pixels.astype(np.uint8))
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float64)
-    wide = one_side(pixels.transpose(1, 0, 2), size[0]).transpose(1, 0, 2)
-    # PIL's filters round in between.
-    return rounded(one_side(wide if one_side in OF_OTHERS else rounded(wide), size[1]))
+def interpolated(mode: str) -> Resize:
+    """Return an interpolation of torch, rounded to whole grey levels, halves up."""
+
+    def resize(pixels: Values, size: tuple[int, int]) -> Values:
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        small = torch.nn.functional.interpolate(planes, size[::-1], mode=mode)
+        return np.floor(small[0].permute(1, 2, 0).numpy() + 0.5)
+
+    return resize
 
 
-def smoothed(kernel: Callable[[Values], Values], reach: float) -> Sized:
-    """Return a resampling with *kernel*, zero beyond *reach*, widened as the picture shrinks."""
-
-    def one_side(values: Values, wanted: int) -> Values:
-        step = len(values) / wanted
-        width = max(step, 1.0)
-        offsets = np.arange(len(values)) + 0.5 - (np.arange(wanted)[:, None] + 0.5) * step
-        weights = kernel(offsets / width) * (np.abs(offsets / width) < reach)
-        mixed: Values = np.tensordot(weights / weights.sum(1, keepdims=True), values, 1)
-        return mixed
-
-    return one_side
-
-
-def cubic(x: Values) -> Values:
-    """Keys' cubic with a = -0.5."""
-    x = np.abs(x)
-    return np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2)
-
-
-def windowed_sinc(x: Values) -> Values:
-    """Lanczos' kernel of three lobes."""
-    values: Values = np.sinc(x) * np.sinc(x / 3)
-    return values
-
-
-def four_neighbours(values: Values, wanted: int) -> Values:
-    """Linear interpolation between pixel centres."""
-    places = (np.arange(wanted) + 0.5) * len(values) / wanted - 0.5
-    flat = values.reshape(len(values), -1).T
-    columns = [np.interp(places, np.arange(len(values)), column) for column in flat]
-    return np.array(columns).T.reshape(wanted, *values.shape[1:])
-
-
-def mean_of_area(values: Values, wanted: int) -> Values:
+def mean_of_area(pixels: Values, size: tuple[int, int]) -> Values:
     """Differences of the running sum at the edges of the new pixels."""
-    edges = np.arange(wanted + 1) * len(values) / wanted
-    flat = values.reshape(len(values), -1)
-    sums = np.vstack([np.zeros(flat.shape[1]), flat.cumsum(0)])
-    at = np.array([np.interp(edges, np.arange(len(sums)), column) for column in sums.T]).T
-    means: Values = np.diff(at, axis=0) * wanted / len(values)
-    return means.reshape(wanted, *values.shape[1:])
+    for axis, wanted in ((0, size[1]), (1, size[0])):
+        rows = np.moveaxis(pixels, axis, 0)
+        edges = np.arange(wanted + 1) * len(rows) / wanted
+        sums = np.concatenate([np.zeros_like(rows[:1]), rows.cumsum(0)])
+        at = np.apply_along_axis(lambda sums: np.interp(edges, np.arange(len(sums)), sums), 0, sums)  # noqa: B023
+        pixels = np.moveaxis(np.diff(at, axis=0) * wanted / len(rows), 0, axis)
+    return np.floor(pixels + 0.5)
 
 
-def picked(half: float) -> Sized:
-    """Return nearest resampling, from pixel centres with a *half* of 0.5, from corners with 0."""
-    return lambda values, n: values[((np.arange(n) + half) * len(values) // n).astype(int)]
-
-
-#: What is not PIL's keeps fractions until both sides are done.
-OF_OTHERS = (four_neighbours, mean_of_area)
+BILINEAR = pil(Image.Resampling.BILINEAR)
 
 
 def boxed(
     pixels: Values,
     side: int,
     *,
-    by: Sized | None = None,
+    by: Resize = BILINEAR,
     fill: tuple[int, int, int] = D0.fill,
     place: float = 0.0,
     turn: Callable[[Values], Values] = lambda small: small,
@@ -123,7 +89,7 @@ def boxed(
     """Return *pixels* in the square of *side*; *place* is the share of fill before them."""
     height, width = pixels.shape[:2]
     scale = min(side / height, side / width)
-    small = turn(resized(pixels, (int(width * scale), int(height * scale)), by))
+    small = turn(by(pixels, (int(width * scale), int(height * scale))))
     height, width = small.shape[:2]
     top, left = int((side - height) * place), int((side - width) * place)
     square = np.full((side, side, 3), fill, np.float64)
@@ -159,7 +125,7 @@ def halved(path: Path, side: int) -> Values:
     scale = side / max(size)
     square = np.full((side, side, 3), D0.fill, np.float64)
     width, height = int(size[0] * scale), int(size[1] * scale)
-    square[:height, :width] = resized(small, (width, height), None)
+    square[:height, :width] = BILINEAR(small, (width, height))
     return normal(square)
 
 
@@ -199,16 +165,16 @@ PLANTS: dict[str, Callable[[Path, int], Values]] = {
     "padded on the other side": plain(place=1.0),
     "mirrored": plain(turn=lambda small: small[:, ::-1]),
     "upside down": plain(turn=lambda small: small[::-1]),
-    "stretched": lambda path, side: normal(resized(decoded(path), (side, side), None)),
+    "stretched": lambda path, side: normal(BILINEAR(decoded(path), (side, side))),
     "EXIF orientation applied": upright,
     "JPEG decoded at reduced size": halved,
-    "nearest resampling": plain(by=picked(0.5)),
-    "nearest resampling from the corner": plain(by=picked(0)),
-    "bilinear resampling without antialias": plain(by=four_neighbours),
+    "nearest resampling": plain(by=interpolated("nearest-exact")),
+    "nearest resampling from the corner": plain(by=interpolated("nearest")),
+    "bilinear resampling without antialias": plain(by=interpolated("bilinear")),
     "area resampling": plain(by=mean_of_area),
-    "box resampling": plain(by=smoothed(lambda x: ((x > -0.5) & (x <= 0.5)).astype(np.float64), 1)),
-    "bicubic resampling": plain(by=smoothed(cubic, 2)),
-    "Lanczos resampling": plain(by=smoothed(windowed_sinc, 3)),
+    "box resampling": plain(by=pil(Image.Resampling.BOX)),
+    "bicubic resampling": plain(by=pil(Image.Resampling.BICUBIC)),
+    "Lanczos resampling": plain(by=pil(Image.Resampling.LANCZOS)),
 }
 #: What only a file with an orientation, or a JPEG of twice the input, can suffer.
 OF_SOME_FILES = {"EXIF orientation applied", "JPEG decoded at reduced size"}
