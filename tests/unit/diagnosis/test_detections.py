@@ -349,81 +349,60 @@ def test_two_faults_are_both_named(
     assert all(name in said for name in names)
 
 
+MISSING = "2 of 5 images have no detections, where effd0 finds some: 1074, 1111"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(
-            lambda c, ids: [e for e in c if e["image_id"] not in ids[2:4]],
-            "2 of 5 images have no detections, where effd0 finds some: 1074, 1111",
-            id="missing",
-        ),
-        pytest.param(
-            lambda c, ids: [*c, *({**e, "image_id": 7} for e in c if e["image_id"] == ids[0])],
-            "1 of 6 image ids are of no image: 7",
-            id="foreign",
-        ),
-        pytest.param(
-            lambda c, _: c + c, "5 of 5 images have all detections twice or more", id="all-twice"
-        ),
-        pytest.param(
-            lambda c, ids: c + [e for e in c if e["image_id"] == ids[-1]],
+        (lambda c: [e for e in c if e["image_id"] not in (1074, 1111)], MISSING),
+        (lambda c: [*c, {**c[0], "image_id": 7}], "1 of 6 image ids are of no image: 7"),
+        (lambda c: c + c, "5 of 5 images have all detections twice or more"),
+        (
+            lambda c: c + [e for e in c if e["image_id"] == 1148],
             "1 of 5 images have all detections twice or more: 1148",
-            id="last-image-twice",
         ),
-        pytest.param(
-            lambda c, _: [{**e, "image_id": f"{e['image_id']:012d}"} for e in c],
+        (
+            _each(image_id=lambda e: f"{e['image_id']:012d}"),
             "500 of 500 image ids in results.json are text",
-            id="text",
         ),
     ],
+    ids=["missing", "foreign", "all-twice", "last-image-twice", "text"],
 )
 def test_each_image_is_there_once(
-    change: Callable[[Entries, list[int]], Entries], message: str, scene: Scene, right: Entries
+    change: Change, message: str, scene: Scene, right: Entries
 ) -> None:
     """Images that are missing, foreign, doubled or named by text are counted and listed."""
-    (fault,) = scene.faults(change(right, list(scene.pictures)))
+    (fault,) = scene.faults(change(right))
     assert fault.stage == "evaluate"
     assert fault.evidence.startswith(message)
 
 
-def test_of_a_part_of_the_images_none_is_foreign(scene: Scene, right: Entries) -> None:
-    """A limited run does not report detections of images that were left out of it."""
+def test_what_is_left_out_is_not_missing_or_foreign(scene: Scene, right: Entries) -> None:
+    """A limited run has no foreign image; a threshold that leaves images empty is one fault."""
     limited = replace(scene.dataset, total=6)
     assert scene.faults([*right, *({**e, "image_id": 7} for e in right[:9])], limited) == []
-
-
-def test_an_image_below_a_threshold_is_not_missing(scene: Scene) -> None:
-    """A threshold that leaves images without detections is one fault, not two."""
     # Two images have their best detection below 0.9.
     (fault,) = scene.faults(scene.found(Wrong(floor=0.9)))
     assert "score threshold 0.9" in fault.diagnosis
 
 
 @pytest.mark.parametrize(
-    ("spoil", "stage", "message"),
+    ("field", "change", "stage", "others"),
     [
-        pytest.param(
-            lambda e: {**e, "bbox": [side**1.1 for side in e["bbox"]]}, "decode",
-            "a fault of boxes alone: the error falls from 1 to 0 if only classes and scores",
-            id="boxes",
-        ),
-        pytest.param(
-            lambda e: {**e, "score": e["score"] ** 2}, "decode", "a fault of scores alone",
-            id="scores",
-        ),
-        pytest.param(
-            lambda e: {**e, "category_id": 1 + e["category_id"] * 7 % 90}, "evaluate",
-            "a fault of classes alone", id="classes",
-        ),
+        ("boxes", _sides(lambda side, _: side**1.1), "decode", "classes and scores"),
+        ("scores", _each(score=lambda e: e["score"] ** 2), "decode", "classes and boxes"),
+        ("classes", _class(lambda id_: 1 + id_ * 7 % 90), "evaluate", "boxes and scores"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_name_is_confined(
-    spoil: Callable[[Entry], Entry], stage: str, message: str, scene: Scene, right: Entries
+    field: str, change: Change, stage: str, others: str, scene: Scene, right: Entries
 ) -> None:
     """Where one thing alone is wrong, it is said which, with the figures of all pairs."""
-    (fault,) = scene.faults([spoil(entry) for entry in right])
+    (fault,) = scene.faults(change(right))
     assert fault.stage == stage
-    assert fault.diagnosis.startswith(message)
+    assert fault.diagnosis.startswith(f"a fault of {field} alone: the error falls from ")
+    assert fault.diagnosis.endswith(f"if only {others} are compared")
     assert "detections of 5 images matched" in fault.details[0]
 
 
@@ -448,22 +427,14 @@ def test_what_nothing_explains_is_told_by_its_candidates(scene: Scene, right: En
         assert message in fault.evidence
 
 
-def test_odd_values_and_images_are_listed(scene: Scene, right: Entries) -> None:
-    """Negative sizes, ids that are not COCO's and a single wrong image are shown."""
-    odd = [
-        {**e, "bbox": [0, 0, -1, 5], "category_id": 91} if n % 9 == 0 else e
-        for n, e in enumerate(right)
-    ]
-    (fault,) = scene.faults(odd)
-    assert "56 boxes have a negative width or height" in fault.details
-    assert "not COCO's category ids: 91" in fault.details
-    content = [
-        {**e, "bbox": [2 * side for side in e["bbox"]]} if e["image_id"] == 1074 else e
-        for e in right
-    ]
-    (fault,) = scene.faults(content)
-    assert "in 1 of 5 images (1074)" in fault.evidence
-    assert "worst images: 1074" in fault.details[0]
+def test_odd_values_are_listed(scene: Scene, right: Entries) -> None:
+    """Negative sizes and ids that are not COCO's are shown beside the worst images."""
+    bad = {"bbox": [0, 0, -1, 5], "category_id": 91}
+    (fault,) = scene.faults([{**e, **(bad if n % 9 == 0 else {})} for n, e in enumerate(right)])
+    assert "worst images: " in fault.details[0]
+    assert fault.details[1:] == (
+        "56 boxes have a negative width or height", "not COCO's category ids: 91"
+    )  # fmt: skip
 
 
 def test_few_images_are_looked_into(scene: Scene, right: Entries) -> None:

@@ -295,23 +295,3 @@ def test_heads_of_another_spec_are_refused() -> None:
     """What is of other names or shapes is not compared."""
     with pytest.raises(HeadError, match=r"heads of one image are .* were wanted; name them"):
         diagnose_heads({"a": np.zeros((1, 45, 2, 2))}, {"a": np.zeros((1, 45, 2, 2))}, SMALL)
-
-
-@pytest.mark.parametrize(
-    ("kind", "plant", "name"),
-    [
-        pytest.param("class", sigmoid, "logits already through a sigmoid", id="sigmoid"),
-        pytest.param(
-            "box", coordinates(1, 0, 3, 2), "box x and y swapped", id="x-y", marks=pytest.mark.slow
-        ),
-        pytest.param("", lambda h: np.flip(h, 3), "flipped left to right", id="mirrored"),
-    ],
-)
-def test_a_fault_of_trained_heads_is_named(
-    kind: str, plant: Plant, name: str, torch_heads: Tensors, spec: ModelSpec
-) -> None:
-    """On heads of trained weights, alike from place to place, faults are told apart too."""
-    reference = {head: values[:2] for head, values in torch_heads.items()}
-    found = diagnose_heads(reference, planted(reference, plant, kind), spec)
-    assert found is not None
-    assert found.name == name

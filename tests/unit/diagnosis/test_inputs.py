@@ -176,8 +176,6 @@ PLANTS: dict[str, Callable[[Path, int], Values]] = {
     "bicubic resampling": plain(by=pil(Image.Resampling.BICUBIC)),
     "Lanczos resampling": plain(by=pil(Image.Resampling.LANCZOS)),
 }
-#: What only a file with an orientation, or a JPEG of twice the input, can suffer.
-OF_SOME_FILES = {"EXIF orientation applied", "JPEG decoded at reduced size"}
 
 
 def planted(name: str, path: Path, spec: ModelSpec = SMALL) -> Floats:
@@ -201,17 +199,6 @@ def test_each_fault_is_named(name: str, tmp_path: Path) -> None:
     for size in ((300, 220), (219, 301)):
         path = photo(tmp_path, size)
         found = diagnose_input(path, planted(name, path), SMALL)
-        assert found is not None
-        assert found.name == name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(PLANTS.keys() - OF_SOME_FILES))
-def test_each_fault_is_named_on_a_scene(name: str, embedded_dataset: Dataset) -> None:
-    """The law is kept by pictures of things, and in half precision."""
-    for image in (0, 4, 6):  # 640x480, 427x640, 800x533
-        path = embedded_dataset.samples[image].path
-        found = diagnose_input(path, planted(name, path, D0).astype(np.float16), D0)
         assert found is not None
         assert found.name == name
 
