@@ -226,7 +226,7 @@ def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> Iterato
         if error <= noise or error <= JUMP * upstream:
             continue
         # A node that differs from its partner by what it reads alone was not changed itself.
-        edges_alone = all(text.startswith("reads ") for text in differences(node, pairs))
+        edges_alone = all(text.startswith("reads ") for text in node_differences(node, pairs))
         maker = region[0] if region and edges_alone else node
         if maker.index in reached:
             continue
@@ -242,7 +242,7 @@ def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> Iterato
             upstream,
             partner.name if partner else "",
             pairs.rules.get(maker.index, ""),
-            tuple(differences(maker, pairs)),
+            tuple(node_differences(maker, pairs)),
         )
 
 
@@ -280,7 +280,7 @@ def _above(network: Network, errors: Mapping[str, float], node: Node) -> tuple[l
     return [region[index] for index in sorted(region)], upstream
 
 
-def differences(node: Node, pairs: Pairs) -> Iterator[str]:
+def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
     """Sentences on what differs between *node* and its partner as they stand in the files."""
     partner = pairs.nodes.get(node.index)
     if partner is None:
@@ -292,19 +292,19 @@ def differences(node: Node, pairs: Pairs) -> Iterator[str]:
         for name in sorted(node.attributes.keys() | partner.attributes.keys())
     }
     for what, (got, wanted) in settings.items():
-        if _shown(got) != _shown(wanted):
-            yield f"{what} {_shown(got)}, but {_shown(wanted)} in the reference"
+        if _text(got) != _text(wanted):
+            yield f"{what} {_text(got)}, but {_text(wanted)} in the reference"
     for position in sorted(node.constants.keys() | partner.constants.keys()):
         mine, theirs = node.constants.get(position), partner.constants.get(position)
         if mine is None or theirs is None:
             got, wanted = mine or "no constant", theirs or "no constant"
             yield f"input {position} is {got}, but {wanted} in the reference"
-        elif values := _values(pairs.bad.values[mine], pairs.good.values[theirs]):
+        elif values := _weights_differ(pairs.bad.values[mine], pairs.good.values[theirs]):
             yield f"weight {mine} differs: {values}"
     yield from _edges(node, partner, pairs)
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return "absent" if value is None else str(value)
@@ -323,7 +323,7 @@ def _edges(node: Node, partner: Node, pairs: Pairs) -> Iterator[str]:
             yield f"reads {name}, but {partners.get(theirs, theirs)} in the reference"
 
 
-def _values(got: Array, wanted: Array) -> str:
+def _weights_differ(got: Array, wanted: Array) -> str:
     """How *got* differs from *wanted*, by which rounding or factor; empty where it does not."""
     if got.shape != wanted.shape:
         return f"shape {got.shape}, but {wanted.shape} in the reference"

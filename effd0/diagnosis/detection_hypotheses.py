@@ -109,7 +109,7 @@ def suppressed(
     return nms(boxes[some], image.classes[some], iou or spec.nms_iou, most or spec.max_detections)
 
 
-def make(
+def make_detections(
     image: ImageCandidates,
     spec: ModelSpec,
     *,
@@ -218,7 +218,7 @@ class Trial:
     def rows(self, *faults: Hypothesis) -> Fractions:
         """Return the rows of a results file with *faults*, of different parts."""
         steps = {fault.part: fault.apply for fault in faults}
-        found: Found = self._made(steps.pop("make", make))
+        found: Found = self._made(steps.pop("make", make_detections))
         table = np.column_stack([as_xywh(found.boxes), found.scores, found.classes])
         for part, written in steps.items():
             table[:, FIELDS[part]] = written(found, self.image, self.spec)
@@ -244,8 +244,8 @@ def share_different(
 
 
 def keeping(name: str, inverse: str, keep: Callable[..., Any]) -> Hypothesis:
-    """Return the fault in suppression that keeps what *keep* does, see `make`."""
-    return Hypothesis(name, inverse, partial(make, keep=keep), "nms", "make")
+    """Return the fault in suppression that keeps what *keep* does, see `make_detections`."""
+    return Hypothesis(name, inverse, partial(make_detections, keep=keep), "nms", "make")
 
 
 #: What suppression gets, for rows that are only looked up.
@@ -299,7 +299,7 @@ def making_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
     )  # fmt: skip
     for name, inverse, step in rows:
         stage = "nms" if "keep" in step else "decode"
-        yield Hypothesis(name, inverse, partial(make, **step), stage, "make")
+        yield Hypothesis(name, inverse, partial(make_detections, **step), stage, "make")
 
 
 def _cornered(image: ImageCandidates, spec: ModelSpec) -> Boxes:

@@ -253,8 +253,7 @@ def _compared(
     differ = exact[:, 0] > np.minimum(STRAYS, MOST * exact[:, 1])
     if not differ.any():
         return [], threshold
-    wrong, right = ([id_ for id_, is_ in zip(common, of, strict=True) if is_]
-                    for of in (differ, ~differ))  # fmt: skip
+    wrong, right = (np.array(common)[some].tolist() for some in (differ, ~differ))
     trials = [
         Trial(candidates(ids[place]), rows[ids[place]], spec)
         for ids, most in ((wrong, TRIED - RIGHT), (right, RIGHT))
@@ -268,7 +267,7 @@ def _compared(
         f"images ({shown})"
     )
     named, unnamed = _explained(trials, lowest, EXACT, text), None
-    if not named and (unnamed := _confined(trials, text)) is None:
+    if not named and (unnamed := _of_one_field(trials, text)) is None:
         if _as_noise(exact, counts(NEAR)):
             return [], threshold
         named = _explained(trials, lowest, NEAR, text)
@@ -345,7 +344,7 @@ def _explained(
     ]
 
 
-def _confined(trials: Sequence[Trial], text: str) -> Broken | None:
+def _of_one_field(trials: Sequence[Trial], text: str) -> Broken | None:
     """The fault of boxes, scores or classes alone, where nothing else differs; else None."""
     before = share_different(trials, EXACT)
     for wrong, (others, stage) in _CONFINED.items():

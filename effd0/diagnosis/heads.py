@@ -83,7 +83,7 @@ def diagnose_heads(reference: Tensors, candidate: Tensors, spec: ModelSpec) -> D
     most = max(others.values(), default=np.inf)
     be = "is" if len(others) == 1 else "are"
     said = f"{be} clean" if most <= CLEAN else f"differ by at most {most:.2g}"
-    clean = f"; {_shown(others, errors)} {said}" if others else ""
+    clean = f"; {_in_words(others, errors)} {said}" if others else ""
     # As (N, anchors, classes or coordinates, rows, columns).
     wanted, got = (
         {n: h.reshape(len(h), spec.anchors_per_cell, -1, *h.shape[2:]) for n, h in side.items()}
@@ -116,7 +116,7 @@ def diagnose_heads(reference: Tensors, candidate: Tensors, spec: ModelSpec) -> D
         # Where some heads differ and the others are clean, it is known where the fault lies.
         if not wrong or not most <= FALL * min(errors[name] for name in wrong):
             return None
-        where = _shown(wrong, errors)
+        where = _in_words(wrong, errors)
         explanation = f"{where} {'is' if len(wrong) == 1 else 'are'} left out{clean}"
         worst = max(errors[name] for name in wrong)
         return Diagnosis(f"a fault in {where} alone", explanation, worst, most)
@@ -124,10 +124,10 @@ def diagnose_heads(reference: Tensors, candidate: Tensors, spec: ModelSpec) -> D
     for fault, heads in found.items():
         known = [*dict.fromkeys(details[name] for name in heads)]
         shown = " or ".join([*known[:_DETAILS], *["..."] * (len(known) > _DETAILS)])
-        explanations.append(f"{fault.inverse.format(shown)}, in {_shown(heads, errors)}")
+        explanations.append(f"{fault.inverse.format(shown)}, in {_in_words(heads, errors)}")
     explained = [name for heads in found.values() for name in heads]
     unexplained = [name for name in wrong if name not in explained]
-    rest = f"; {_shown(unexplained, errors)} differ otherwise" if unexplained else ""
+    rest = f"; {_in_words(unexplained, errors)} differ otherwise" if unexplained else ""
     return Diagnosis(
         " and ".join(fault.name for fault in found),
         " and ".join(explanations) + rest + clean,
@@ -141,7 +141,7 @@ def _error(wanted: Floats, got: Floats) -> float:
     return compare_tensors({"head": wanted}, {"head": got})[0].relative_l2
 
 
-def _shown(heads: Collection[str], every: Collection[str]) -> str:
+def _in_words(heads: Collection[str], every: Collection[str]) -> str:
     """The *heads* of *every* head in few words: all of them, all of a kind or of some levels."""
     if len(heads) == len(every):
         return "all heads"
@@ -173,7 +173,7 @@ def _order(reference: Floats, candidate: Floats, axis: int) -> Indices | None:
     return None if np.array_equal(order, np.arange(len(order))) else order
 
 
-def _rows(kind: str) -> Plant:
+def _row_order(kind: str) -> Plant:
     """Rows of the batch in any order, if it is of *kind*: shifted, permuted or repeated."""
 
     def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
@@ -330,9 +330,9 @@ _TOO = "the reference goes through one too"
 HEAD_HYPOTHESES = tuple(
     Hypothesis(name, inverse, plant, "runner", kind)
     for kind, name, inverse, plant in (
-        ("", "batch rows shifted by one", _TAKEN, _rows("shifted")),
-        ("", "batch rows permuted", _TAKEN, _rows("permuted")),
-        ("", "batch rows repeated", _TAKEN, _rows("repeated")),
+        ("", "batch rows shifted by one", _TAKEN, _row_order("shifted")),
+        ("", "batch rows permuted", _TAKEN, _row_order("permuted")),
+        ("", "batch rows repeated", _TAKEN, _row_order("repeated")),
         ("", "batch rows shifted by one",
          "row 0 is left out and each other one compared with the row before", _slid(0, later=True)),
         ("", "batch rows shifted by one",

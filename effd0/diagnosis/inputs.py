@@ -170,13 +170,13 @@ def diagnose_order(
     samples: Sequence[Sample], thumbnails: Sequence[Floats], spec: ModelSpec
 ) -> Diagnosis | None:
     """
-    Name how the inputs, whose `thumbnail`s are given, are out of the order of *samples*.
+    Name how the inputs, whose `block_means` are given, are out of the order of *samples*.
 
     Tried are shifts by one in either direction, reversed order and one image for all.  None where
     the order is right or none fits.  Raises `ImageError` for an image that cannot be read.
     """
     given = np.stack(thumbnails)
-    own = np.stack([thumbnail(ImageFile(sample.path, spec).tensor) for sample in samples])
+    own = np.stack([block_means(ImageFile(sample.path, spec).tensor) for sample in samples])
     places, count = np.arange(len(samples)), len(samples)
     before = _relative_error(given, own)
     if before <= SAME_THUMBNAIL:
@@ -201,7 +201,7 @@ def diagnose_order(
     return _diagnosis(best(hypotheses, error_with, SAME_THUMBNAIL), before)
 
 
-def thumbnail(tensor: Floats) -> Floats:
+def block_means(tensor: Floats) -> Floats:
     """The means of blocks of *tensor* (3, size, size), (3, 16, 16): they tell images apart."""
     side = tensor.shape[-1] // THUMBNAIL
     blocks = tensor.astype(np.float32).reshape(3, THUMBNAIL, side, THUMBNAIL, side)
@@ -259,7 +259,7 @@ def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[Br
     compared = [*first, *samples[FIRST::EVERY]]
     wrong = {sample: worst for sample in compared if (worst := difference(sample))}
     if wrong:
-        order = diagnose_order(first, [thumbnail(planes(sample)) for sample in first], spec)
+        order = diagnose_order(first, [block_means(planes(sample)) for sample in first], spec)
         if order is not None:
             faults.append(Broken(f"{len(wrong)} inputs are those of other images", order))
     for n, (sample, text) in enumerate(wrong.items()):
@@ -326,7 +326,7 @@ def input_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
         ("EXIF orientation applied", "the orientation is ignored", _upright),
         ("JPEG decoded at reduced size", "it is decoded whole", _drafted),
         *((name, "it is resized by PIL's bilinear filter, which smooths as it shrinks",
-           lambda p, kind=kind: p.remade(_resized(p.image, p.scaled, kind)))
+           lambda p, kind=kind: p.remade(_resampled(p.image, p.scaled, kind)))
           for name, kind in _RESAMPLING.items()),
     )  # fmt: skip
     for name, inverse, remade in rows:
@@ -363,7 +363,7 @@ def _drafted(file: ImageFile) -> Floats:
     return file.remade(small.resize(file.scaled, Image.Resampling.BILINEAR))
 
 
-def _resized(
+def _resampled(
     image: Image.Image, size: tuple[int, int], kind: Image.Resampling | Weights
 ) -> Image.Image:
     """

@@ -24,7 +24,7 @@ from effd0.diagnosis.detection_hypotheses import (
     EXACT,
     count_different,
     image_candidates,
-    make,
+    make_detections,
     same_rows,
 )
 from effd0.diagnosis.detections import TRIED, faults_of_detections, read_results
@@ -457,7 +457,7 @@ def test_few_images_are_looked_into(scene: Scene, right: Entries) -> None:
 
 def test_steps_give_what_postprocessing_gives(scene: Scene) -> None:
     """The steps in which faults are planted are, without one, those of `postprocess`."""
-    found = {id_: make(image, D0) for id_, image in scene.candidates.items()}
+    found = {id_: make_detections(image, D0) for id_, image in scene.candidates.items()}
     own = {
         id_: Detections(f.boxes.astype(np.float32), f.scores.astype(np.float32), f.classes)
         for id_, f in found.items()

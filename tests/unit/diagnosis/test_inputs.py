@@ -19,12 +19,12 @@ from effd0.data.preprocess import preprocess
 from effd0.diagnosis.inputs import (
     FIRST,
     ImageFile,
+    block_means,
     diagnose_input,
     diagnose_input_of,
     diagnose_order,
     faults_of_inputs,
     input_hypotheses,
-    thumbnail,
 )
 from effd0.errors import ResultError
 from effd0.spec import D0, SPECS, ModelSpec
@@ -437,7 +437,7 @@ def test_a_wrong_order_is_named(order: list[int | None], name: str, dataset: Dat
         for sample in dataset.samples
     ]
     foreign = np.random.default_rng(1).standard_normal(SMALL.input_shape, np.float32)
-    thumbnails = [thumbnail(foreign if i is None else own[i]) for i in order]
+    thumbnails = [block_means(foreign if i is None else own[i]) for i in order]
     found = diagnose_order(dataset.samples, thumbnails, SMALL)
     assert ("" if found is None else found.name).endswith(name)
     assert (found is None) == (name == "")

@@ -50,12 +50,8 @@ def test_the_highest_iou_goes_first() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [
-        pytest.param((*SQUARE, 0.9, 2), id="other-class"),
-        pytest.param((*BY_4, 0.9, 1), id="too-little-overlap"),
-        pytest.param((20, 20, 30, 30, 0.9, 1), id="no-overlap"),
-        pytest.param((5, 5, 5, 5, 0.9, 1), id="no-area"),
-    ],
+    [(*SQUARE, 0.9, 2), (*BY_4, 0.9, 1), (5, 5, 5, 5, 0.9, 1)],
+    ids=["other-class", "too-little-overlap", "no-area"],
 )
 def test_what_shows_something_else_is_not_matched(other: tuple[float, ...]) -> None:
     """Both are listed, each on its side, and the higher score is at stake."""
