@@ -7,8 +7,9 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -54,13 +55,11 @@ class Scene:
         each = {id_: (p.heads, p.scale, p.size) for id_, p in self.pictures.items()}
         self.reference = {id_: postprocess(*image, D0) for id_, image in each.items()}
         self.candidates = {id_: image_candidates(*image, D0) for id_, image in each.items()}
-        self._found: dict[Wrong, Entries] = {}
 
+    @cache  # noqa: B019  # a scene lives as long as the module
     def found(self, wrong: Wrong = RIGHT) -> Entries:
         """Return what the other detector finds."""
-        if wrong not in self._found:
-            self._found[wrong] = entries(self.pictures, wrong)
-        return self._found[wrong]
+        return entries(self.pictures, wrong)
 
     def faults(self, content: Entries, dataset: Dataset | None = None) -> list[Broken]:
         """Return what is found wrong with a results file of *content*."""
@@ -89,15 +88,6 @@ def right(scene: Scene) -> Entries:
 
 
 Change = Callable[[Entries], Entries]
-
-
-class Planted(NamedTuple):
-    """What is *wrong* with the detector, or done to its file, and the *name* that this is given."""
-
-    stage: str
-    name: str
-    wrong: Wrong = RIGHT
-    change: Change = list
 
 
 def _each(**new: Callable[[Entry], Any]) -> Change:
@@ -232,61 +222,49 @@ MADE = {
         "only 1000 candidates before NMS": Wrong(topk=1000),
     },
 }
-PLANTED = {
-    **{n: Planted(s, n, change=c) for s, rows in WRITTEN.items() for n, c in rows.items()},
-    **{n: Planted(s, n, wrong) for s, rows in MADE.items() for n, wrong in rows.items()},
+#: Words of the name -> the stage, how the detector is set up, and what is done to its file.
+PLANTED: dict[str, tuple[str, Wrong, Change]] = {
+    **{n: (s, RIGHT, change) for s, rows in WRITTEN.items() for n, change in rows.items()},
+    **{n: (s, wrong, list) for s, rows in MADE.items() for n, wrong in rows.items()},
 }
 #: Candidates are suppressed over and over to find these.
 LONG = ("IoU threshold", "class-agnostic", "best class", "soft NMS")
 
 
-def written(planted: Planted, scene: Scene) -> Entries:
-    """The content of the file that has the fault *planted*."""
-    return planted.change(scene.found(planted.wrong))
-
-
 @pytest.mark.parametrize(
-    "planted",
+    "name",
     [
-        pytest.param(planted, id=name, marks=[pytest.mark.slow] if name.startswith(LONG) else [])
-        for name, planted in PLANTED.items()
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith(LONG) else [])
+        for name in PLANTED
     ],
 )
-def test_a_fault_is_named_with_its_stage(planted: Planted, scene: Scene) -> None:
+def test_a_fault_is_named_with_its_stage(name: str, scene: Scene) -> None:
     """One fault of another detector is found as one, in lines that a verdict can show."""
-    (fault,) = scene.faults(written(planted, scene))
-    assert fault.stage == planted.stage
-    assert planted.name in fault.diagnosis
+    stage, wrong, change = PLANTED[name]
+    (fault,) = scene.faults(change(scene.found(wrong)))
+    assert (fault.stage, name in fault.diagnosis) == (stage, True)
     assert len(fault.evidence) <= EVIDENCE_LENGTH
     assert len(fault.diagnosis) <= DIAGNOSIS_LENGTH
 
 
-def _rounded(content: Entries) -> Entries:
-    """The entries with one decimal of boxes and three of scores."""
-    return [
-        {**e, "bbox": [round(side, 1) for side in e["bbox"]], "score": round(e["score"], 3)}
-        for e in content
-    ]
+def _more(score: float, step: int) -> Change:
+    """Small boxes of a low *score*, besides."""
+    return lambda c: [*c, *({**e, "score": score, "bbox": [0, 0, 9, 9]} for e in c[::step])]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda c: random.Random(3).sample(c, len(c)), id="shuffled"),  # noqa: S311
-        pytest.param(_rounded, id="one-decimal"),
-        pytest.param(
-            lambda c: [*c, *({**e, "score": 5e-4, "bbox": [0, 0, 9, 9]} for e in c[::7])],
-            id="more-below-the-threshold",
+        lambda c: random.Random(3).sample(c, len(c)),  # noqa: S311
+        _each(
+            bbox=lambda e: [round(s, 1) for s in e["bbox"]], score=lambda e: round(e["score"], 3)
         ),
-        pytest.param(
-            lambda c: [*c, *({**e, "score": 1e-2, "bbox": [0, 0, 9, 9]} for e in c[::2])],
-            id="more-than-are-scored",
-        ),
+        _more(5e-4, step=7),
+        _more(1e-2, step=2),
     ],
+    ids=["shuffled", "one-decimal", "more-below-the-threshold", "more-than-are-scored"],
 )
-def test_right_detections_have_no_fault(
-    change: Callable[[Entries], Entries], scene: Scene, right: Entries
-) -> None:
+def test_right_detections_have_no_fault(change: Change, scene: Scene, right: Entries) -> None:
     """Order, rounding of decimals, and what the evaluator leaves out are no faults."""
     assert scene.faults(change(right)) == []
 
@@ -321,9 +299,10 @@ def test_a_fault_is_named_in_another_precision(scene: Scene, heads: list[HeadOut
     noisy = _with_noise(scene, heads, 2.2e-3)
     names = ("xyxy written", "scale not applied", "classes numbered 0 to 79", "class-agnostic NMS")
     for name, words in (*zip(names, names, strict=True), ("IoU threshold 0.63", "IoU threshold 0")):
-        (fault,) = scene.faults(written(PLANTED[name], noisy))
+        stage, wrong, change = PLANTED[name]
+        (fault,) = scene.faults(change(noisy.found(wrong)))
         # A threshold that fits is nowhere exact in noise.
-        assert (fault.stage, words in fault.diagnosis) == (PLANTED[name].stage, True)
+        assert (fault.stage, words in fault.diagnosis) == (stage, True)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +321,7 @@ def test_two_faults_are_both_named(
     """Faults in different steps are each named, the first stage first."""
     content = scene.found(wrong)
     for name in names:
-        content = PLANTED[name].change(content)
+        content = PLANTED[name][2](content)
     faults = scene.faults(content)
     assert [fault.stage for fault in faults] == stages
     said = " ".join(fault.diagnosis for fault in faults)
@@ -446,7 +425,7 @@ def test_few_images_are_looked_into(scene: Scene, right: Entries) -> None:
     reference = dict.fromkeys(ids, scene.reference[sample.image_id])
     one = [entry for entry in right if entry["image_id"] == sample.image_id]
     candidates = Mock(return_value=scene.candidates[sample.image_id])
-    for content, count in ((one, 0), (PLANTED["xyxy written"].change(one), TRIED - 2)):
+    for content, count in ((one, 0), (PLANTED["xyxy written"][2](one), TRIED - 2)):
         every = [{**entry, "image_id": id_} for id_ in ids for entry in content]
         given = read_results(write_entries(scene.file, every))
         faults = faults_of_detections(dataset, reference, given, D0, candidates)
