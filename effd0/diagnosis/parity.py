@@ -11,7 +11,7 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ..results.run import Head, Parity
 from ..runners.base import NamedRunner
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
-from ..tensor_diff import TensorDiff, check_pair, compare_tensors
+from ..tensor_diff import check_pair, compare_tensors
 from ..tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
 from ..types import Tensor, Tensors
 from .bisect import bisect_networks
@@ -72,12 +72,15 @@ def check_heads(reference: Tensors, got: Tensors, spec: ModelSpec, precision: st
 
     Both are (N, channels, rows, columns) by the spec's names, *reference* in float32.
     """
+    measure, limit = _limit(precision)
     diffs = compare_tensors(reference, got)
-    if (worst := _beyond(diffs, precision)) is None:
+    # Not the other way round: NaN is not within any tolerance.
+    worst = next((diff for diff in diffs if not getattr(diff, measure) <= limit), None)
+    if worst is None:
         return
-    allowed = f"a relative L2 of at most {_limit(precision)} is allowed in {precision}"
+    allowed = f"a relative L2 of at most {limit} is allowed in {precision}"
     if precision == "fp32":
-        allowed = f"at most {_limit(precision)} is allowed in float32"
+        allowed = f"at most {limit} is allowed in float32"
     table = [
         f"{d.name:<9} max abs {d.max_abs:.2g}, 99.9 % within {d.q999:.2g}, relative L2 "
         f"{d.relative_l2:.2g}, cosine {d.cosine:.7f}, would need a tolerance of {d.required:g}"
@@ -86,19 +89,11 @@ def check_heads(reference: Tensors, got: Tensors, spec: ModelSpec, precision: st
     raise Broken(f"{worst}, but {allowed}", diagnose_heads(reference, got, spec), details=table)
 
 
-def _limit(precision: str) -> float:
-    """The largest absolute difference in fp32, else relative L2, that a head may have."""
-    return SAME_FLOAT32.limit if precision == "fp32" else RELATIVE_L2[precision]
-
-
-def _beyond(diffs: list[TensorDiff], precision: str) -> TensorDiff | None:
-    """The first of *diffs* that is more than *precision* allows."""
-    limit = _limit(precision)
-    for diff in diffs:
-        # Not the other way round: NaN is not within any tolerance.
-        if not (diff.max_abs if precision == "fp32" else diff.relative_l2) <= limit:
-            return diff
-    return None
+def _limit(precision: str) -> tuple[Literal["max_abs", "relative_l2"], float]:
+    """The figure of `TensorDiff` that decides in *precision*, and how large it may be."""
+    if precision == "fp32":
+        return "max_abs", SAME_FLOAT32.limit
+    return "relative_l2", RELATIVE_L2[precision]
 
 
 def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32") -> Parity:
@@ -109,6 +104,7 @@ def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32
     exactly it seems to compute is in the record.
     """
     found = estimate(reference, got)
+    measure, allowed = _limit(precision)
     return Parity(
         runner=runner,
         reference="torch",
@@ -122,9 +118,9 @@ def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32
                 relative_l2=finite(diff.relative_l2),
                 cosine=finite(diff.cosine),
                 q999=finite(diff.q999),
-                allowed=_limit(precision),
+                allowed=allowed,
                 required=finite(diff.required),
-                measure="max_abs" if precision == "fp32" else "relative_l2",
+                measure=measure,
             )
             for diff in compare_tensors(reference, got)
         ],
@@ -312,7 +308,9 @@ def diagnose_runner(
     another *precision*.
     """
     named, stage, several = broken.diagnosis, None, len(next(iter(alone.values()))) > 1
-    if several and _beyond(compare_tensors(reference, alone), precision) is None:
+    measure, limit = _limit(precision)
+    diffs = compare_tensors(reference, alone)
+    if several and all(getattr(diff, measure) <= limit for diff in diffs):
         named = f"heads depend on the batch: alone, images have the right ones; {named}"
     elif not named or _confined(named):
         order = diagnose_heads(reference, alone, spec) if several else None
