@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,161 +25,12 @@ from effd0.diagnosis.inputs import (
     input_hypotheses,
 )
 from effd0.errors import ResultError
-from effd0.spec import D0, SPECS, ModelSpec
+from effd0.spec import D0, SPECS
 from effd0.tensors.manifest import MANIFEST
 from effd0.types import Floats, Tensor, Tensors
+from tests.faults.inputs import MISTAKES, boxed, decoded, normal, planted
 from tests.helpers import SMALL, TINY, coco_content, noise, write_coco
 from tests.helpers.results import write_bins
-
-Values = npt.NDArray[np.float64]
-#: Pixels and the wanted (width, height) -> pixels.
-Resize = Callable[[Values, tuple[int, int]], Values]
-MEAN, STD = np.array(D0.mean), np.array(D0.std)
-
-
-def decoded(path: Path) -> Values:
-    """Return the pixels of *path* as stored, (height, width, 3), from 0 to 255."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), np.float64)
-
-
-def pil(kind: Image.Resampling) -> Resize:
-    """Return a filter of PIL."""
-    return lambda pixels, size: np.asarray(
-        Image.fromarray(pixels.astype(np.uint8)).resize(size, kind), np.float64
-    )
-
-
-def interpolated(mode: str) -> Resize:
-    """Return an interpolation of torch, rounded to whole grey levels, halves up."""
-
-    def resize(pixels: Values, size: tuple[int, int]) -> Values:
-        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        small = torch.nn.functional.interpolate(planes, size[::-1], mode=mode)
-        return np.floor(small[0].permute(1, 2, 0).numpy() + 0.5)
-
-    return resize
-
-
-def mean_of_area(pixels: Values, size: tuple[int, int]) -> Values:
-    """Differences of the running sum at the edges of the new pixels."""
-    for axis, wanted in ((0, size[1]), (1, size[0])):
-        rows = np.moveaxis(pixels, axis, 0)
-        edges = np.arange(wanted + 1) * len(rows) / wanted
-        sums = np.concatenate([np.zeros_like(rows[:1]), rows.cumsum(0)])
-        at = np.apply_along_axis(lambda sums: np.interp(edges, np.arange(len(sums)), sums), 0, sums)  # noqa: B023
-        pixels = np.moveaxis(np.diff(at, axis=0) * wanted / len(rows), 0, axis)
-    return np.floor(pixels + 0.5)
-
-
-BILINEAR = pil(Image.Resampling.BILINEAR)
-
-
-def boxed(
-    pixels: Values,
-    side: int,
-    *,
-    by: Resize = BILINEAR,
-    fill: tuple[int, int, int] = D0.fill,
-    place: float = 0.0,
-    turn: Callable[[Values], Values] = lambda small: small,
-) -> Values:
-    """Return *pixels* in the square of *side*; *place* is the share of fill before them."""
-    height, width = pixels.shape[:2]
-    scale = min(side / height, side / width)
-    small = turn(by(pixels, (int(width * scale), int(height * scale))))
-    height, width = small.shape[:2]
-    top, left = int((side - height) * place), int((side - width) * place)
-    square = np.full((side, side, 3), fill, np.float64)
-    square[top : top + height, left : left + width] = small
-    return square
-
-
-def normal(square: Values) -> Values:
-    """Return *square*, divided by 255, less the mean, over the deviation."""
-    values: Values = (square / 255 - MEAN) / STD
-    return values
-
-
-def zero_fill(path: Path, side: int) -> Values:
-    """Return the input of *path*, padded with zeros after it was normalised."""
-    inside = boxed(np.ones_like(decoded(path)), side, fill=(0, 0, 0))
-    return normal(boxed(decoded(path), side)) * inside
-
-
-def upright(path: Path, side: int) -> Values:
-    """Return the input of *path*, turned as its orientation (6: clockwise) demands."""
-    with Image.open(path) as image:
-        assert image.getexif()[0x0112] == 6
-    return normal(boxed(np.rot90(decoded(path), -1), side))
-
-
-def halved(path: Path, side: int) -> Values:
-    """Return the input of *path*, decoded at half its size."""
-    with Image.open(path) as image:
-        size = image.size
-        image.draft("RGB", (size[0] // 2, size[1] // 2))
-        small = np.asarray(image, np.float64)
-    scale = side / max(size)
-    square = np.full((side, side, 3), D0.fill, np.float64)
-    width, height = int(size[0] * scale), int(size[1] * scale)
-    square[:height, :width] = BILINEAR(small, (width, height))
-    return normal(square)
-
-
-def plain(**options: object) -> Callable[[Path, int], Values]:
-    """Return a plant that is right but for the *options* of `boxed`."""
-    return lambda path, side: normal(boxed(decoded(path), side, **options))  # type: ignore[arg-type]
-
-
-def valued(change: Callable[[Values], Values]) -> Callable[[Path, int], Values]:
-    """Return a plant that makes of the square what *change* does."""
-    return lambda path, side: change(boxed(decoded(path), side))
-
-
-#: Mistake -> the input of a file with it, (side, side, 3).
-PLANTS: dict[str, Callable[[Path, int], Values]] = {
-    "RGB/BGR swapped": valued(lambda x: normal(x)[..., ::-1]),
-    "RGB/BGR swapped before normalising": valued(lambda x: normal(x[..., ::-1])),
-    "RGB/BGR swapped in the picture, not in the fill": plain(turn=lambda x: x[..., ::-1]),
-    "not normalised (0..255)": valued(lambda x: x),
-    "divided by 255 only": valued(lambda x: x / 255),
-    "not divided by 255": valued(lambda x: (x - MEAN) / STD),
-    "not divided by the deviation": valued(lambda x: x / 255 - MEAN),
-    "normalised twice": valued(lambda x: (normal(x) - MEAN) / STD),
-    "mean (0.5, 0.5, 0.5) and deviation (0.5, 0.5, 0.5) of another architecture": valued(
-        lambda x: x / 127.5 - 1
-    ),
-    "NHWC read as NCHW": valued(lambda x: normal(x).reshape(3, *x.shape[:2]).transpose(1, 2, 0)),
-    "rows and columns transposed": valued(lambda x: normal(x).transpose(1, 0, 2)),
-    "black fill": plain(fill=(0, 0, 0)),
-    "grey fill of 114": plain(fill=(114, 114, 114)),
-    "grey fill of 128": plain(fill=(128, 128, 128)),
-    "white fill": plain(fill=(255, 255, 255)),
-    "fill with the ImageNet mean cut off, not rounded": plain(fill=(123, 116, 103)),
-    "fill with red and blue swapped": plain(fill=(104, 116, 124)),
-    "zero fill after normalising": zero_fill,
-    "centred letterbox": plain(place=0.5),
-    "padded on the other side": plain(place=1.0),
-    "mirrored": plain(turn=lambda small: small[:, ::-1]),
-    "upside down": plain(turn=lambda small: small[::-1]),
-    "stretched": lambda path, side: normal(BILINEAR(decoded(path), (side, side))),
-    "EXIF orientation applied": upright,
-    "JPEG decoded at reduced size": halved,
-    "nearest resampling": plain(by=interpolated("nearest-exact")),
-    "nearest resampling from the corner": plain(by=interpolated("nearest")),
-    "bilinear resampling without antialias": plain(by=interpolated("bilinear")),
-    "area resampling": plain(by=mean_of_area),
-    "box resampling": plain(by=pil(Image.Resampling.BOX)),
-    "bicubic resampling": plain(by=pil(Image.Resampling.BICUBIC)),
-    "Lanczos resampling": plain(by=pil(Image.Resampling.LANCZOS)),
-}
-
-
-def planted(name: str, path: Path, spec: ModelSpec = SMALL) -> Floats:
-    """Return the input of *path* with the fault *name*, (3, side, side) float32."""
-    square = PLANTS[name](path, spec.image_size)
-    return np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)
 
 
 def photo(folder: Path, size: tuple[int, int] = (300, 220)) -> Path:
@@ -193,19 +42,19 @@ def photo(folder: Path, size: tuple[int, int] = (300, 220)) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", PLANTS)
+@pytest.mark.parametrize("name", MISTAKES)
 def test_each_fault_is_named(name: str, tmp_path: Path) -> None:
     """A fault that others make with an image comes out by its name, wide or high."""
     for size in ((300, 220), (219, 301)):
         path = photo(tmp_path, size)
-        found = diagnose_input(path, planted(name, path), SMALL)
+        found = diagnose_input(path, planted(name, path, SMALL.image_size), SMALL)
         assert found is not None
         assert found.name == name
 
 
 def test_every_fault_in_the_catalogue_is_planted() -> None:
     """No name is in the table that the tests do not see come out."""
-    assert {hypothesis.name for hypothesis in input_hypotheses(D0)} == PLANTS.keys()
+    assert {hypothesis.name for hypothesis in input_hypotheses(D0)} == MISTAKES.keys()
 
 
 def test_the_fill_of_the_sibling_is_named(tmp_path: Path) -> None:
