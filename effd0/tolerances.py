@@ -2,7 +2,7 @@
 Every number by which a verdict may forgive a difference: ``tolerances.toml`` as values.
 
 ``tests/unit/test_tolerances.py`` makes ``docs/tolerances.md`` of the same table.  The bands that
-tell one precision from another are in `effd0.diagnosis.precision`.
+tell one precision from another are in `effd0.diagnosis.parity`.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, OutputError
 from ..io import sha256
-from ..metrics.bootstrap import compare_with_reference, reachable_ap
+from ..metrics.bootstrap import ReferenceComparison, paired_drop, reachable_ap
 from ..metrics.coco import MatchTable, match_table, to_coco_results
-from ..metrics.coverage import check_repeats
+from ..metrics.detection_diff import check_repeats, detection_parity
 from ..metrics.summary import CocoMetrics, summarize
 from ..progress import OpenProgress, silent
 from ..results.check import Check
@@ -246,12 +246,13 @@ def _measured(
 def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:
     """The evaluation *candidate* with the check that it loses at most *max_drop* points."""
     mine, theirs = candidate.accuracy, reference.accuracy
-    against = compare_with_reference(
-        reference.matches,
-        candidate.matches,
+    against = ReferenceComparison(
+        drop=paired_drop(reference.matches, candidate.matches),
+        parity=detection_parity(reference.found, candidate.found),
         max_drop=max_drop,
         runner=theirs.backend,
         model_sha256=theirs.model_sha256,
+        metrics=reference.metrics,
     )
     check = drop(against.drop, max_drop, limited=candidate.dataset.limited)
     file = theirs.settings.get("model") or theirs.settings.get("checkpoint")

@@ -20,7 +20,7 @@ from effd0.data import fixture
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.detection.postprocess import Detections
-from effd0.diagnosis.model import fresh_export
+from effd0.diagnosis.parity import fresh_export
 from effd0.evaluation.pipeline import run_dataset
 from effd0.metrics.coco import to_coco_results
 from effd0.metrics.summary import coco_metrics

@@ -251,18 +251,6 @@ def swapped_edges(model: Any, node: Any) -> str:
 
 
 #: Fault -> the operator whose nodes it is planted in.
-FAULTS: dict[str, tuple[str, Callable[[Any, Any], str]]] = {
-    "weights-scaled": ("Conv", scaled),
-    "one-channel-gone": ("Conv", one_channel),
-    "bias-moved": ("Conv", moved_bias),
-    "weights-rounded-to-float16": ("Conv", rounded),
-    "sigmoid-left-out": ("Sigmoid", left_out),
-    "resize-mode": ("Resize", linear),
-    "maxpool-padding": ("MaxPool", other_corner),
-    "bifpn-edges-swapped": ("Concat", swapped_edges),
-}
-
-
 def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     """Give each tensor and node of *model* a new name and its outputs another order; old -> new."""
     graph = model.graph
@@ -287,17 +275,3 @@ def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     del graph.output[:]
     graph.output.extend(copies)
     return names
-
-
-def halved_sides(model: Any) -> Any:
-    """Let a simplified D0 take pictures of half its sides; return *model*."""
-    sides = [v.type.tensor_type.shape.dim[2:] for v in (*model.graph.input, *model.graph.output)]
-    for side in (side for pair in sides for side in pair):
-        side.dim_value //= 2
-    sizes = {node.input[3] for node in nodes_of(model, "Resize")}
-    for tensor in [t for t in model.graph.initializer if t.name in sizes]:
-        value = numpy_helper.to_array(tensor).copy()
-        value[2:] //= 2
-        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    del model.graph.value_info[:]
-    return model

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from effd0.diagnosis.model import DiagnoseInput, diagnose_runner
-from effd0.diagnosis.parity import check_heads, record
+from effd0.diagnosis.parity import DiagnoseInput, check_heads, diagnose_runner, record
 from effd0.errors import FeedError, RunnerError
 from effd0.graph.onnx_info import read_model
 from effd0.results.check import Broken

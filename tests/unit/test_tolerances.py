@@ -35,7 +35,7 @@ Every number by which a verdict forgives a difference, in the one place where it
     python -m tests.unit.test_tolerances
 
 *Measured* is the largest difference that was seen where nothing is wrong, on trained weights. The
-bands by which `effd0/diagnosis/precision.py` names a precision are there, with what was measured.
+bands by which `effd0/diagnosis/parity.py` names a precision are there, with what was measured.
 
 | tolerance | allowed | in | measured | on | reason |
 |---|---|---|---|---|---|
