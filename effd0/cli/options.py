@@ -19,8 +19,8 @@ from ..errors import EvaluationError
 from ..evaluation.model import ModelChoice
 from ..io import check_writable, write_json
 from ..results.run import Run, write_run
-from ..runners.registry import POSTPROCESS, RUNNERS, RunnerOptions
-from ..runners.torch_cuda import LAUNCHES
+from ..runners.registry import RUNNERS, RunnerOptions
+from ..runners.torch import LAUNCHES, POSTPROCESS
 from ..spec import D0, SPECS, spec_for
 from ..tolerances import MAX_DROP
 

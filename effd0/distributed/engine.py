@@ -20,7 +20,7 @@ from ..evaluation.engines import ModelEngine, choice_settings
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..io import sha256
 from ..progress import OpenProgress
-from ..runners.base import DetectingRunner, infer_stream
+from ..runners.base import DetectingRunner
 from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensors
@@ -166,7 +166,7 @@ class _Turn:
     def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         """Yield the outputs of each feed."""
         with self._worker.turn(feeds) as (runner, mine, self.waited_s):
-            yield from infer_stream(runner, mine)
+            yield from runner.infer_stream(mine)
 
 
 class _DetectingTurn(_Turn):

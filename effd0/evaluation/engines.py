@@ -24,7 +24,7 @@ from ..detection.postprocess import Detections, postprocess
 from ..errors import Effd0Error, ResultError, RunnerError
 from ..io import sha256
 from ..progress import OpenProgress
-from ..runners.base import Runner, TimedRunner, choose_batch_size
+from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
 from ..tensors.manifest import Manifest
@@ -119,7 +119,7 @@ class LocalSource:
     def stages(self) -> dict[str, Latency]:
         """Latency per image of each stage, per batch of inference and transfers."""
         latencies = self.times.latencies() if self.times.inference else {}
-        if isinstance(self.runner, TimedRunner):
+        if self.runner.device_times is not None:
             latencies |= self.runner.device_times.latencies()
         return latencies
 

@@ -20,10 +20,8 @@ from ..progress import OpenProgress
 from ..runners.base import (
     Runner,
     TensorInfo,
-    TimedRunner,
     batch_size_of,
     choose_batch_size,
-    infer_stream,
     only_input,
     stacked,
 )
@@ -200,8 +198,8 @@ def _timed(
 
     def run(feeds: Iterable[Tensors]) -> Generator[Tensors]:
         # Batches side by side would each take longer than alone: a runner streams what it times.
-        if isinstance(runner, TimedRunner):
-            return infer_stream(runner, feeds)
+        if runner.device_times is not None:
+            return runner.infer_stream(feeds)
         return (runner.infer(feed) for feed in feeds)
 
     with contextlib.closing(timed(run, feeds(), infer_s)) as results:
@@ -264,9 +262,9 @@ def _zeros(info: TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Pa
 
 def _device_times(runner: Runner) -> tuple[tuple[float, ...], ...]:
     """Milliseconds so far of uploads, of computing, of downloads; empty where none are told."""
-    if not isinstance(runner, TimedRunner):
-        return (), (), ()
     times = runner.device_times
+    if times is None:
+        return (), (), ()
     return tuple(times.h2d_ms), tuple(times.compute_ms), tuple(times.d2h_ms)
 
 

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +19,7 @@ from ..data.preprocess import ModelInput, preprocess
 from ..detection.heads import HeadOutputs, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import ImageError, RunnerError
-from ..runners.base import DetectingRunner, Runner, infer_stream, make_feed, takes_pixels
+from ..runners.base import DetectingRunner, Runner, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensor
@@ -176,7 +175,7 @@ def _postprocessed(
         ((images, rows), make_feed(inputs, runner, None if rows is None else rows[: len(inputs)]))
         for images, inputs, rows in batches
     )
-    stream = timed(partial(infer_stream, runner), feeds, times.inference)
+    stream = timed(runner.infer_stream, feeds, times.inference)
     for (images, rows), outputs in stream:
         if rows is not None:
             free.append(rows)

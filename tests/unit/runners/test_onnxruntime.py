@@ -15,7 +15,6 @@ import pytest
 from onnx import parser
 
 from effd0.errors import FeedError, RunnerError
-from effd0.runners.base import StreamingRunner, infer_stream
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
@@ -204,7 +203,7 @@ def test_threads_are_set(tmp_path: Path) -> None:
     """The number asked for is the number of the session."""
     model = identity_model(tmp_path / "same.onnx")
     with OrtRunner(model, provider=CPU, threads=3) as runner:
-        assert runner._session.get_session_options().intra_op_num_threads == 3
+        assert runner.opened()[0].get_session_options().intra_op_num_threads == 3
 
 
 def doubling(folder: Path, batch: str = "1") -> Path:
@@ -265,8 +264,7 @@ def test_outputs_come_in_order_from_as_many_runs_as_there_are_threads(
     """Each feed gets its own outputs though the first takes longest; memory bounds the runs."""
     taken: list[int] = []
     with opened(doubling(tmp_path, batch), threads) as runner:
-        assert isinstance(runner, StreamingRunner)
-        for number, outputs in enumerate(infer_stream(runner, feeds(8, taken, rows))):
+        for number, outputs in enumerate(runner.infer_stream(feeds(8, taken, rows))):
             assert outputs["y"].tolist() == [[2 * number] * 4] * rows
             assert len(taken) <= number + 1 + most
     assert taken == list(range(8))
@@ -304,7 +302,7 @@ def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> No
 def test_a_run_that_is_left_ends_its_threads(tmp_path: Path) -> None:
     """Who stops after the first outputs leaves no work going on behind."""
     with opened(doubling(tmp_path), 2) as runner:
-        stream = infer_stream(runner, feeds(8, []))
+        stream = runner.infer_stream(feeds(8, []))
         next(stream)
         stream.close()
         assert not [t.name for t in threading.enumerate() if t.name.startswith("effd0-ort")]
