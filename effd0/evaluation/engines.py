@@ -264,7 +264,7 @@ class RecordedSource:
     def __init__(
         self, engine: RecordedEngine, results: Results, stems: dict[int, str], host_threads: int
     ) -> None:
-        known = None if results.summary is None else results.summary.model_sha256
+        known = results.summary.model_sha256
         self.description = results.description
         self.model_sha256 = UNKNOWN_MODEL if known is None else known
         self.batch_size = None
