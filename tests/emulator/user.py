@@ -18,9 +18,10 @@ Array = npt.NDArray[Any]
 class Refused(Exception):
     """A call returned a code."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+    @property
+    def code(self) -> int:
+        """What it returned."""
+        return int(self.args[0])
 
 
 def ok(result: Any) -> Any:
@@ -32,7 +33,7 @@ def ok(result: Any) -> Any:
 
 
 def code(result: Any) -> int:
-    """Return the return code of *result*, looked at."""
+    """Return the return code of *result*."""
     return int(result[-1] if isinstance(result, tuple) else result)
 
 

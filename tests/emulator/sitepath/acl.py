@@ -19,7 +19,6 @@ from tests.emulator.acl import Emulator  # found by the line above
 
 
 def _report(emulator: Emulator, path: Path) -> None:
-    emulator.memory.check_graves()
     content = {
         "violations": [str(violation) for violation in emulator.violations],
         "leaks": emulator.leaks(),
