@@ -18,7 +18,7 @@ from ..graph.onnx_info import check_support, load_graph, model_input
 from ..io import check_writable, sha256, written_whole
 from ..spec import ModelSpec
 from .aipp import normalizing_aipp
-from .atc_log import NOT_FOUND, explain, read_log
+from .atc_log import NOT_FOUND, failure
 from .atc_options import AtcOptions, input_shape
 from .npu_smi import find_soc
 
@@ -192,9 +192,9 @@ def run_atc(command: AtcCommand) -> Compiled:
                 raise
         seconds = time.perf_counter() - start
         with log_path.open(errors="replace") as lines:
-            log = read_log(lines)
-        if exit_code != 0 or not log.succeeded:
-            raise AtcError(explain(exit_code, log))
+            failed = failure(exit_code, lines)
+        if failed is not None:
+            raise AtcError(failed)
         # ATC adds the host's system to the name of some models: d0_linux_aarch64.om.
         made = sorted(out.glob("*.om"))
         if len(made) != 1 or made[0].stat().st_size == 0:

@@ -10,7 +10,7 @@ its own first image, and the padded rows never come out.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -37,6 +37,20 @@ class TensorInfo:
     def __str__(self) -> str:
         sides = ", ".join("N" if side is None else str(side) for side in self.shape)
         return f"{self.dtype} ({sides})"
+
+    @classmethod
+    def declared(
+        cls, model: Path, name: str, sides: Iterable[Any], kind: str, kinds: Mapping[str, type]
+    ) -> Self:
+        """
+        The input or output *name* of *model*, of free *sides* where they are no numbers.
+
+        Raises `RunnerError` for a *kind* of values that is none of *kinds*, the backend's names.
+        """
+        if kind not in kinds:
+            raise RunnerError(f"{name} of {model} is {kind}, but effd0 takes {', '.join(kinds)}")
+        shape = tuple(side if isinstance(side, int) else None for side in sides)
+        return cls(name, shape, np.dtype(kinds[kind]))
 
     def takes(self, tensor: np.ndarray) -> bool:
         """Whether *tensor* is of this dtype and shape, or a smaller batch of it, of one row."""

@@ -100,7 +100,7 @@ class OrtRunner(Runner):
             parts.append(f"graph optimization {self.graph_optimization}")
         self.description = ", ".join(parts)
         inputs, outputs = (
-            [self._info(value) for value in values]
+            [TensorInfo.declared(self.model, v.name, v.shape, v.type, _DTYPES) for v in values]
             for values in (session.get_inputs(), session.get_outputs())
         )
         return session, inputs, outputs
@@ -128,7 +128,10 @@ class OrtRunner(Runner):
         first = next(feeds, {})
         feeds = chain([first] if first else [], feeds)
         rows = batch_size_of(self.inputs) or max(map(len, first.values()), default=0)
-        threads = _usable_cores() if self.threads is None else self.threads
+        threads = self.threads
+        if threads is None:  # then all processors that this process may use
+            affinity = getattr(os, "sched_getaffinity", None)  # not there on every system
+            threads = os.cpu_count() or 1 if affinity is None else len(affinity(0))
         runs = min(threads, _SIDE_BY_SIDE) if self.provider == _CPU and rows == 1 else 1
         if runs == 1:
             yield from map(self.infer, feeds)
@@ -172,18 +175,3 @@ class OrtRunner(Runner):
             raise RunnerError(
                 f"{self.model} cannot be opened by ONNX Runtime on {self.provider}: {error}{hint}"
             ) from error
-
-    def _info(self, value: Any) -> TensorInfo:
-        if value.type not in _DTYPES:
-            raise RunnerError(
-                f"{value.name} of {self.model} is {value.type}, "
-                f"but effd0 takes {', '.join(_DTYPES)}"
-            )
-        shape = tuple(side if isinstance(side, int) else None for side in value.shape)
-        return TensorInfo(value.name, shape, np.dtype(_DTYPES[value.type]))
-
-
-def _usable_cores() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not there on every system
-    return os.cpu_count() or 1 if affinity is None else len(affinity(0))

@@ -85,10 +85,6 @@ class OpenVinoRunner(Runner):
     def _info(self, port: Any, names: set[str]) -> TensorInfo:
         # A cast between float16 and float32 is none where all is float32: its ends are one.
         (name,) = port.names & names
+        sides = (None if side.is_dynamic else side.get_length() for side in port.partial_shape)
         kind = port.element_type.get_type_name()
-        if kind not in _DTYPES:
-            raise RunnerError(
-                f"{name} of {self.model} is {kind}, but effd0 takes {', '.join(_DTYPES)}"
-            )
-        shape = tuple(None if side.is_dynamic else side.get_length() for side in port.partial_shape)
-        return TensorInfo(name, shape, np.dtype(_DTYPES[kind]))
+        return TensorInfo.declared(self.model, name, sides, kind, _DTYPES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,53 +11,32 @@ from ..errors import RunnerError
 from ..spec import D0, ModelSpec
 from .base import Runner
 
-
-@dataclass(frozen=True)
-class Backend:
-    """
-    A runner as it is named: what it *runs*, what *opens* it, the options it *knows*.
-
-    *opens* is ``module:callable``, imported when a model is opened, and is called with the model's
-    path and the options.  *needs_spec* says that a model file does not tell its architecture.
-    """
-
-    runs: str
-    opens: str
-    knows: tuple[str, ...]
-    needs_spec: bool = False
-
-
+#: Runner name -> what it runs, and what opens it, as ``module:name``.  The parameters of that are a
+#: model's path, the `RunnerOptions` that it knows, and ``spec`` where a model does not tell it.
 BACKENDS = {
-    "ort": Backend(
+    "ort": (
         "an ONNX model in ONNX Runtime (--provider picks the device)",
         "effd0.runners.onnxruntime:OrtRunner",
-        ("threads", "provider", "provider_option", "graph_optimization"),
     ),
-    "openvino": Backend(
+    "openvino": (
         "an ONNX model in OpenVINO, in float32 on the CPU",
         "effd0.runners.openvino:OpenVinoRunner",
-        ("threads",),
     ),
-    "torch": Backend(
+    "torch": (
         "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
         "effd0.runners.torch:open_torch",
-        ("device", "precision", "threads", "postprocess", "launch"),
-        needs_spec=True,
     ),
-    "acl": Backend(
+    "acl": (
         "an .om model on an Ascend NPU (--device N)",
         "effd0.ascend.acl_runner:AclRunner",
-        ("device", "overlap"),
     ),
-    "recorded": Backend(
+    "recorded": (
         "outputs that were written before, as answers to the same inputs",
         "effd0.runners.recorded:RecordedRunner",
-        ("bins",),
-        needs_spec=True,
     ),
 }
 #: Runner name -> what it runs.
-RUNNERS = {name: backend.runs for name, backend in BACKENDS.items()}
+RUNNERS = {name: runs for name, (runs, _) in BACKENDS.items()}
 
 
 @dataclass(frozen=True)
@@ -98,19 +78,18 @@ def open_runner(
     options = RunnerOptions() if options is None else options
     if name not in BACKENDS:
         raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(BACKENDS)}")
-    backend = BACKENDS[name]
+    module, _, opener = BACKENDS[name][1].partition(":")
+    opens = getattr(importlib.import_module(module), opener)
+    takes = inspect.signature(opens).parameters
     for option, value in vars(options).items():
-        if option not in backend.knows and value != getattr(RunnerOptions, option):
-            typed, shown = option.replace("_", "-"), value
-            if isinstance(value, tuple):
-                shown = ", ".join(value)
+        if option not in takes and value != getattr(RunnerOptions, option):
+            typed = option.replace("_", "-")
+            shown = ", ".join(value) if isinstance(value, tuple) else value
             given = f"--no-{typed} is given" if value is False else f"--{typed} is {shown}"
             raise RunnerError(
                 f"{given}, but --runner {name} does not know it; "
                 "leave it out, or choose another --runner"
             )
-    module, _, opens = backend.opens.partition(":")
-    of = (model, spec) if backend.needs_spec else (model,)
-    known = {option: getattr(options, option) for option in backend.knows}
-    runner: Runner = getattr(importlib.import_module(module), opens)(*of, **known)
+    known = vars(options) | {"spec": spec}
+    runner: Runner = opens(model, **{key: known[key] for key in known if key in takes})
     return runner

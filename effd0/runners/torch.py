@@ -260,7 +260,11 @@ class TorchDetector(TorchRunner):
                     # What is under way keeps its own lane, and the tensors in it, until it is done.
                     sized = (self._torch, self.device, self.spec, rows)
                     self._lanes = [Lane(*sized) for _ in range(_LANES)]
-                    self._program = self._launched(self._lanes[0])
+                    self._program = self._detect
+                    if self.launch == "compile":
+                        self._program = self._torch.compile(self._detect, dynamic=False)
+                    if self._captured:
+                        self._program = cuda_graph(self._torch, self._program, self._lanes[0])
                 lane = self._lanes[index % _LANES]
                 if uploads is None or index < uploads:
                     lane.upload(images)
@@ -270,13 +274,6 @@ class TorchDetector(TorchRunner):
                 yield self._finished(*under_way.popleft())
         while under_way:
             yield self._finished(*under_way.popleft())
-
-    def _launched(self, lane: Lane) -> Any:
-        """What computes a batch of the size of *lane*, as *launch* says."""
-        torch, detect = self._torch, self._detect
-        if self.launch == "compile":
-            detect = torch.compile(detect, dynamic=False)
-        return cuda_graph(torch, detect, lane) if self._captured else detect
 
     def _detect(self, pixels: Any, geometry: Any) -> Any:
         """Everything between upload and download."""
@@ -310,9 +307,10 @@ def open_torch(
     spec: ModelSpec,
     *,
     device: str | None,
+    precision: str,
+    threads: int | None,
     postprocess: str,
     launch: str,
-    **options: Any,
 ) -> TorchRunner:
     """
     The runner of *checkpoint* whose detections are made where *postprocess* says.
@@ -323,11 +321,12 @@ def open_torch(
     if postprocess not in POSTPROCESS:
         raise RunnerError(f"--postprocess is {postprocess!r}, but {', '.join(POSTPROCESS)} exist")
     device = "cpu" if device is None else device
+    options: dict[str, Any] = {"device": device, "precision": precision, "threads": threads}
     if postprocess == "device" or (postprocess == "auto" and device.startswith("cuda")):
-        return TorchDetector(checkpoint, spec, device=device, launch=launch, **options)
+        return TorchDetector(checkpoint, spec, launch=launch, **options)
     if launch != "eager":
         raise RunnerError(
             f"--launch is {launch}, but detections are made on the host; "
             "give --postprocess device too"
         )
-    return TorchRunner(checkpoint, spec, device=device, **options)
+    return TorchRunner(checkpoint, spec, **options)

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from effd0.ascend.atc_log import UNKNOWN, explain, read_log
+from effd0.ascend.atc_log import UNKNOWN, failure
 from effd0.spec import ModelSpec
 
 from ..helpers import names_in
@@ -139,7 +139,7 @@ def test_what_atc_refuses_has_its_code_and_our_advice(
     assert failed.startswith("ATC run failed, Please check the detail log")
     assert re.match(f"{code}: .*{text}", coded)
     assert not list(tmp_path.glob("*.om"))
-    explained = explain(exit_code, read_log(said.splitlines()))
+    explained = str(failure(exit_code, said.splitlines()))
     assert explained.startswith(f"ATC failed: {code}: ")
     assert UNKNOWN not in explained
     # A misspelt option never passes for one that is left out.
