@@ -76,7 +76,7 @@ class Emulator(Host):
     # Faults
 
     def fail_call(self, number: int, code: int | None = None) -> None:
-        """Let the *number*-th call that can fail (from 1) fail, undone, with a likely code."""
+        """Let the *number*-th call that can fail (from 1) fail, undone."""
         self.faults.at[number] = code
 
     def fail_from(self, number: int) -> None:

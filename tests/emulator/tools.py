@@ -23,8 +23,6 @@ from .acl import installed
 
 #: Emulated ``atc`` and ``npu-smi``.
 BIN = Path(__file__).parent / "bin"
-#: On PYTHONPATH it gives a process of its own an emulated ``acl``.
-SITE = Path(__file__).parent / "sitepath"
 #: As precise as the emulator can be: nothing is rounded.
 FLOAT32 = "must_keep_origin_dtype"
 
