@@ -169,11 +169,9 @@ def test_a_fork_is_stopped(acl: Any) -> None:
     ("name", "arguments"),
     [
         ("rt.malloc", (64, 0)),
-        ("rt.malloc_host", (64,)),
         ("rt.memcpy", (64, 64, 128, 64, 1)),
         ("rt.memcpy_async", (64, 64, 128, 64, 1, 5)),
         ("rt.create_stream", ()),
-        ("rt.synchronize_stream", (5,)),
         ("mdl.load_from_file", ("d0.om",)),
         ("mdl.execute", (5, 6, 7)),
     ],

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .acl import Emulator, installed
-from .host import Times
+from .acl import Emulator
 from .streams import Engine
-from .user import H2D, User, code, ok
+from .user import User, code, ok
 
 IMAGES = np.random.default_rng(3).random((2, 3, 8, 8), np.float32)
 OTHERS = IMAGES + 1
@@ -106,26 +103,6 @@ def test_work_takes_its_virtual_time(user: User, emulator: Emulator) -> None:
     ok(rt.synchronize_event(second))
     assert ok(rt.event_elapsed_time(first, second)) == pytest.approx(6)
     assert (rt.destroy_event(first), rt.destroy_event(second)) == (0, 0)
-
-
-def test_copies_and_computing_overlap_(om: Path) -> None:
-    """Two engines take the longer time, not the sum."""
-    times = Times(h2d_gbps=1536e-6, d2h_gbps=1e6)
-    with installed(times=times) as emulator, User(emulator.module(), om) as user:
-        rt, (address, size) = user.acl.rt, user.inputs[0]
-        user.fill(IMAGES)
-        user.upload()
-        # An upload takes 1 ms; the second one goes to a block of its own.
-        spare, second, before = ok(rt.malloc(size, 0)), ok(rt.create_stream()), emulator.clock.now
-        user.queue_upload()
-        user.queue_execution()
-        ok(rt.memcpy_async(spare, size, user.host[address], size, H2D, second))
-        ok(rt.synchronize_stream(second))
-        user.wait()
-        assert emulator.clock.now - before == pytest.approx(2)
-        ok(rt.free(spare))
-        ok(rt.destroy_stream(second))
-    emulator.assert_clean()
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=12))

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pytest
 
 from effd0.ascend.acl_api import acl_session
-from effd0.ascend.acl_model import plain_names
 from effd0.ascend.acl_runner import AclRunner
 from effd0.errors import AclError, FeedError, RunnerError
 from effd0.runners.base import DeviceTimes
@@ -131,13 +130,6 @@ def test_a_model_with_aipp_takes_pixels(tmp_path: Path) -> None:
         outputs = runner.infer({"x.1": pixels})
     planes = (pixels.transpose(0, 3, 1, 2) * 0.5).astype(np.float32)  # exact in float16
     assert_same(outputs, path, planes)
-
-
-def test_an_index_is_no_name() -> None:
-    """Where ATC wrote ``node:index`` alone, outputs keep what distinguishes them."""
-    assert plain_names(["Conv_1:0:class_p3", "Conv_2:0:box_p3"]) == ["class_p3", "box_p3"]
-    for names in (["Conv_1:0", "Conv_2:0"], ["Split_1:0", "Split_1:1"], ["class_p3", "box_p3"]):
-        assert plain_names(names) == names
 
 
 # Memory and time
