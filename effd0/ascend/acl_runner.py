@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class AclRunner(Runner):
         self._context = 0
         self._streams: BatchStreams | None = None
 
-    def open(self) -> tuple[Any, list[TensorInfo], list[TensorInfo]]:
+    def open(self) -> tuple[Any, Sequence[TensorInfo], Sequence[TensorInfo]]:
         """Load the model in a context of its own; inputs and outputs are of its largest batch."""
         if not self.model.is_file():
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 compile'")
@@ -62,8 +62,7 @@ class AclRunner(Runner):
             raise
         numbers = ".".join(str(part) for part in version) or "of unknown version"
         self.description = f"ACL {numbers}, {chip}, device {self.device}"
-        model = slot.model
-        return slot, [port.info for port in model.inputs], [port.info for port in model.outputs]
+        return slot, slot.model.inputs, slot.model.outputs
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with self._lock:
