@@ -22,6 +22,7 @@ from ..data import fixture as embedded
 from ..export import verify as line
 from ..export.to_onnx import EXPORTERS, ExportSettings
 from ..graph.rewrites import DEFAULT_EDITS
+from ..io import sha256
 from ..progress import STDERR
 from ..spec import spec_for
 from .command import command
@@ -133,8 +134,8 @@ def compile(  # noqa: A001  # a command is called as its function is
     if dry_run:
         return
     with STDERR.status(f"compiling {escape(atc.model.name)} for {atc.soc_version}"):
-        made = run_atc(atc)
+        seconds = run_atc(atc)
     typer.echo(
-        f"wrote {made.path}: {made.size_bytes / 1e6:.1f} MB, sha256 {made.sha256[:12]}, "
-        f"in {made.seconds:.1f} s"
+        f"wrote {atc.om}: {atc.om.stat().st_size / 1e6:.1f} MB, sha256 {sha256(atc.om)[:12]}, "
+        f"in {seconds:.1f} s"
     )
