@@ -99,62 +99,37 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]
     return opened
 
 
-def test_no_provider_is_helped_out_by_the_cpu(
-    sessions: list[tuple[Any, dict[str, Any]]], tmp_path: Path
-) -> None:
-    """Neither a node, nor a failed start, nor a failed run goes to the CPU instead."""
-    with OrtRunner(identity_model(tmp_path / "identity.onnx"), provider="Chip"):
-        ((options, given),) = sessions
-    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
-    assert given == {"providers": [("Chip", {})], "enable_fallback": 0}
-
-
-def test_provider_options_reach_the_provider_and_the_description(
+def test_a_provider_works_alone_and_as_it_was_asked_to(
     sessions: list[tuple[Any, dict[str, Any]]], tmp_path: Path, spec: ModelSpec
 ) -> None:
-    """What was asked of a provider is handed to it as written, and the report tells it."""
+    """No node, failed start or failed run goes to the CPU; its options are told in the report."""
     model = identity_model(tmp_path / "identity.onnx")
     given = RunnerOptions(provider="Chip", provider_option=("device_id=1", "path=a=b"))
     with open_runner("ort", model, spec, given) as runner:
-        ((_, keywords),) = sessions
-        assert keywords["providers"] == [("Chip", {"device_id": "1", "path": "a=b"})]
+        ((options, keywords),) = sessions
+        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+        providers = [("Chip", {"device_id": "1", "path": "a=b"})]
+        assert keywords == {"providers": providers, "enable_fallback": 0}
         assert runner.description.endswith(", Chip, device_id=1, path=a=b")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param(
-            RunnerOptions(provider="Chip", provider_option=("device_id",)),
-            r"--provider-option is device_id, but each must be KEY=VALUE",
-            id="no-value",
-        ),
-        pytest.param(
-            RunnerOptions(provider="Chip", provider_option=("=1",)), "is =1, but each", id="no-key"
-        ),
-        pytest.param(
-            RunnerOptions(provider="Chip", provider_option=("a=1", "a=2")),
-            r"is a=1, a=2, but each must be KEY=VALUE, with every key once",
-            id="twice",
-        ),
-        pytest.param(
-            RunnerOptions(provider_option=("device_id=1",)),
-            r"--provider-option gives device_id, but CPUExecutionProvider has none",
-            id="to-the-cpu",
-        ),
-        pytest.param(
-            RunnerOptions(graph_optimization="o2"),
-            r"--graph-optimization is 'o2', but disable, basic, extended, all exist",
-            id="unknown-level",
-        ),
+        ({"provider_option": ("device_id",)}, "is device_id, but each must be KEY=VALUE"),
+        ({"provider_option": ("=1",)}, "is =1, but each"),
+        ({"provider_option": ("a=1", "a=2")}, "is a=1, a=2, but each .* with every key once"),
+        ({"provider_option": ("a=1",)}, f"--provider-option gives a, but {CPU} has none"),
+        ({"graph_optimization": "o2"}, "'o2', but disable, basic, extended, all exist"),
     ],
+    ids=["no-value", "no-key", "twice", "to-the-cpu", "unknown-level"],
 )
 def test_options_that_would_be_ignored_are_refused(
-    options: RunnerOptions, message: str, tmp_path: Path, spec: ModelSpec
+    options: dict[str, Any], message: str, tmp_path: Path, spec: ModelSpec
 ) -> None:
     """ONNX Runtime passes over much in silence; effd0 says what it takes."""
     with pytest.raises(RunnerError, match=message):
-        open_runner("ort", tmp_path / "d0.onnx", spec, options)
+        open_runner("ort", tmp_path / "d0.onnx", spec, RunnerOptions(**options))
 
 
 #: Three nodes to be merged, in two steps: the constants at once, Relu into Conv by a fusion.
