@@ -23,7 +23,7 @@ from effd0.detection.postprocess import Detections
 from effd0.detection.torch_ops import DeviceSteps
 from effd0.evaluation.model import ModelChoice
 from effd0.runners.registry import RunnerOptions
-from effd0.runners.torch_cuda import TorchDetector
+from effd0.runners.torch import TorchDetector
 from effd0.spec import ModelSpec
 
 pytest.importorskip("effdet", reason="needs effdet: pip install 'effd0[torch]'")
@@ -97,7 +97,7 @@ def bench_detections_on_device(measure: Measure, case: Case) -> None:
     """Images per second, batch after batch of pixels that lie on the device."""
     batch = len(case.images)
     found = measure(
-        lambda: list(case.runner.detect_again(case.images, ROUNDS)),
+        lambda: list(case.runner.detect_stream([case.images] * ROUNDS, uploads=2)),
         ON_DEVICE,
         images=ROUNDS * batch,
         on=case.subject,

@@ -12,7 +12,7 @@ from effd0.detection.torch_ops import DeviceSteps, unpack
 from effd0.evaluation.pipeline import run_dataset
 from effd0.metrics.summary import coco_metrics
 from effd0.runners.registry import RunnerOptions, open_runner
-from effd0.runners.torch_cuda import LAUNCHES
+from effd0.runners.torch import LAUNCHES
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import DEVICES, ROUNDED, TO_RECORD

@@ -28,7 +28,6 @@ from ..runners.base import (
     DetectingRunner,
     Runner,
     choose_batch_size,
-    infer_stream,
     make_feed,
     takes_pixels,
 )
@@ -149,7 +148,7 @@ def detect_batches(
 
     found: list[Detections] = []
     pending: Iterable[Detections] = ()
-    outputs_of = infer_stream(runner, (batch.feed for batch in batches))
+    outputs_of = runner.infer_stream(batch.feed for batch in batches)
     for outputs, batch in zip(outputs_of, batches, strict=True):
         found += pending  # the batch before ends here, so that memory stays bounded
         heads = split_heads(outputs, spec)

@@ -18,7 +18,7 @@ from ..graph.onnx_info import load_graph, precision_of
 from ..io import sha256
 from ..results.environment import Fingerprint, chip_kind, fingerprint
 from ..results.ratio import Ratio, paired_ratio
-from ..runners.base import DeviceTimes, Runner, TimedRunner
+from ..runners.base import DeviceTimes, Runner
 from ..timing import Latency
 
 #: What the published tables time: from the network's input to its heads.
@@ -234,7 +234,7 @@ class StepTimes:
     """The times that an open *runner* takes of its own steps, from now on, if it takes any."""
 
     def __init__(self, runner: Runner) -> None:
-        self._times = runner.device_times if isinstance(runner, TimedRunner) else DeviceTimes()
+        self._times = runner.device_times or DeviceTimes()
         self._before = {f.name: len(getattr(self._times, f.name)) for f in fields(self._times)}
 
     def since(self) -> dict[str, Latency]:

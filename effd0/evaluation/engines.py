@@ -26,7 +26,7 @@ from ..errors import Effd0Error, ResultError, RunnerError
 from ..io import sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
-from ..runners.base import Runner, TimedRunner, choose_batch_size
+from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
 from ..tensors.inputs import InputFiles
@@ -178,7 +178,7 @@ class LocalSource(ModelSource):
     def stages(self) -> dict[str, Latency]:
         """See `Source.stages`; transfers too, per batch, where the runner times them."""
         latencies = self.times.latencies()
-        if isinstance(self.runner, TimedRunner):
+        if self.runner.device_times is not None:
             latencies |= self.runner.device_times.latencies()
         return latencies
 
@@ -287,7 +287,7 @@ class RecordedEngine(Engine):
             bins=self.bins,
             fed=[sample.path.stem for sample in fed],
         )
-        known = None if results.summary is None else results.summary.model_sha256
+        known = results.summary.model_sha256
         settings = {
             "results": str(self.results),
             "bins": None if self.bins is None else str(self.bins),

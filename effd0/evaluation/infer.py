@@ -20,10 +20,8 @@ from ..runners.base import (
     DeviceTimes,
     Runner,
     TensorInfo,
-    TimedRunner,
     batch_size_of,
     choose_batch_size,
-    infer_stream,
     only_input,
     stacked,
 )
@@ -168,7 +166,7 @@ def infer_files(
         check_fits(inputs, info)
     batches = [files[i : i + size] for i in range(0, len(files), size)]
     order, infer_s = [output.name for output in runner.outputs], list[float]()
-    device = runner.device_times if isinstance(runner, TimedRunner) else DeviceTimes()
+    device = runner.device_times or DeviceTimes()
     with ThreadPoolExecutor(job.host_threads, "effd0") as pool:
         try:
             first = stacked([read(file) for file in batches[0]], info)
@@ -226,8 +224,8 @@ def _timed(
 
     def run(feeds: Iterable[Tensors]) -> Generator[Tensors]:
         # Batches side by side would each take longer than alone: a runner streams what it times.
-        if isinstance(runner, TimedRunner):
-            return infer_stream(runner, feeds)
+        if runner.device_times is not None:
+            return runner.infer_stream(feeds)
         return (runner.infer(feed) for feed in feeds)
 
     with contextlib.closing(timed(run, feeds(), infer_s)) as results:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +20,7 @@ from ..data.preprocess import ModelInput, preprocess, probe_image
 from ..detection.heads import HeadOutputs, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import ImageError, RunnerError
-from ..runners.base import DetectingRunner, Runner, infer_stream, make_feed, takes_pixels
+from ..runners.base import DetectingRunner, Runner, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensor, Tensors
@@ -153,7 +152,7 @@ def run_dataset(
                     ((images, rows), make_feed(inputs, runner, rows))
                     for images, inputs, rows in batches
                 )
-                stream = timed(partial(infer_stream, runner), feeds, times.inference)
+                stream = timed(runner.infer_stream, feeds, times.inference)
                 yield from _postprocessed(stream, held, pool, free, spec, times.postprocess)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def _runtime(spoil: Spoil) -> Plant:
             heads = right(self, feed)
             return heads if self.graph_optimization == "disable" else spoil(heads, feed)
 
-        def infer_stream(self: OrtRunner, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        def infer_stream(self: OrtRunner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
             return (infer(self, feed) for feed in feeds)
 
         with mock.patch.multiple(OrtRunner, infer=infer, infer_stream=infer_stream):
@@ -162,7 +162,7 @@ def _by_torch(precision: str, change: Callable[[Any], Any] | None = None) -> Pla
     def spoil(heads: Tensors, feed: Tensors) -> Tensors:
         if not runners:
             runners.append(TorchRunner(fixture.checkpoint(), D0, precision=precision).__enter__())
-            for module in runners[0]._model.modules() if change else ():
+            for module in runners[0].opened()[0].modules() if change else ():
                 if isinstance(module, torch.nn.Conv2d):
                     with torch.no_grad():
                         module.weight.copy_(change(module.weight))  # type: ignore[misc]

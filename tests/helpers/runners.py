@@ -37,18 +37,19 @@ from . import SMALL, write_coco
 FLOAT = np.dtype(np.float32)
 
 
-class FakeRunner:
+class FakeRunner(Runner):
     """
     A runner that tells images apart: one sure logit, whose class is the image's red level.
 
     It answers for `SMALL`; *fixed* is its batch size, if it has one.
     """
 
-    description = "fake"
+    inputs: Sequence[TensorInfo] = ()
+    outputs: Sequence[TensorInfo] = ()
 
     def __init__(self, *, dtype: np.dtype[Any] = FLOAT, fixed: int | None = None) -> None:
-        self.inputs: Sequence[TensorInfo] = [TensorInfo("in", (fixed, 3, 128, 128), dtype)]
-        self.outputs: Sequence[TensorInfo] = ()
+        super().__init__(Path("fake"), "fake")
+        self.inputs = [TensorInfo("in", (fixed, 3, 128, 128), dtype)]
         self.fed: list[int] = []
         self.on_infer: Callable[[], object] = lambda: None
 
@@ -68,7 +69,8 @@ class FakeRunner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        """It holds nothing."""
 
 
 def _red_class(image: np.ndarray) -> int:
@@ -94,16 +96,16 @@ class DeviceRunner(DeclaringRunner):
 
     def __init__(self, *, fixed: int | None = None) -> None:
         super().__init__(fixed=fixed)
-        self.device_times = DeviceTimes()
+        self.device_times = self.times = DeviceTimes()
 
     def infer(self, feed: Tensors) -> Tensors:
         """Return the heads of *feed*, and note 1 ms, 2 s and 3 ms."""
-        self.device_times.h2d_ms.append(1.0)
-        self.device_times.compute_ms.append(2000.0)
-        self.device_times.d2h_ms.append(3.0)
+        self.times.h2d_ms.append(1.0)
+        self.times.compute_ms.append(2000.0)
+        self.times.d2h_ms.append(3.0)
         return super().infer(feed)
 
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         """Yield the heads of each feed when the next one has been taken."""
         ahead: list[Tensors] = []
         for feed in feeds:
