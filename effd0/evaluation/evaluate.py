@@ -27,19 +27,19 @@ from ..metrics.coco import MatchTable, match_table, to_coco_results
 from ..metrics.coverage import check_repeats
 from ..metrics.summary import CocoMetrics, summarize
 from ..progress import OpenProgress, silent
-from ..results.check import Check
+from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..results.run import (
     Accuracy,
     Artefact,
+    DatasetUsed,
     Insight,
     Run,
     StageTimes,
     artefact_of,
-    dataset_of,
+    dataset_name,
     flat,
     new_run,
 )
-from ..results.verdict import Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import ModelSpec
 from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
@@ -293,7 +293,7 @@ def accuracy_of(evaluation: Evaluation, insight: Insight | None = None) -> Accur
 def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = None) -> Run:
     """The run of one *evaluation* by *engine*; recorded results name their model themselves."""
     job, digest = evaluation.job, evaluation.settings["annotations_sha256"]
-    dataset = dataset_of(job.root, job.split, evaluation.metrics.images, digest)
+    dataset = DatasetUsed(dataset_name(job.root, job.split), evaluation.metrics.images, digest)
     if isinstance(engine, ModelEngine):
         artefact = artefact_of(engine.choice.model, engine.choice.weights(), dataset)
     else:

@@ -13,10 +13,9 @@ from ..benchmark.published import Published, published_accuracies, published_fig
 from ..errors import RunFileError, require
 from ..io import written_whole
 from ..metrics.summary import METRICS
-from ..results.check import STAGES, Check
+from ..results.check import STAGES, Check, Verdict
 from ..results.compare import compare_runs
 from ..results.run import Accuracy, ErrorKind, Head, Parity, Run, TimedRow
-from ..results.verdict import Verdict
 from . import plots, text
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -24,8 +24,7 @@ from effd0.diagnosis.model import fresh_export
 from effd0.evaluation.pipeline import run_dataset
 from effd0.metrics.coco import to_coco_results
 from effd0.metrics.summary import coco_metrics
-from effd0.results.check import Check
-from effd0.results.verdict import verdict_of
+from effd0.results.check import Check, verdict_of
 from effd0.runners.base import Runner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec

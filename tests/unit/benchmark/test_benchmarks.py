@@ -17,11 +17,11 @@ from benchmarks import bench_gpu, conftest
 from benchmarks.effdet_path import assert_same_found
 from benchmarks.measuring import Measure
 from benchmarks.synthetic import DETECTIONS, scored_set
-from effd0.benchmark.measure import Row, rows_of
+from effd0.benchmark.measure import rows_of
 from effd0.data.coco import Dataset
 from effd0.detection.postprocess import Detections
 from effd0.metrics.summary import coco_metrics
-from effd0.results.run import read_run
+from effd0.results.run import TimedRow, read_run
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import D0, ModelSpec
 
@@ -53,7 +53,7 @@ class FakeBenchmark:
         return result
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TimedRow]:
         """The row that was left, if one was."""
         session = SimpleNamespace(benchmarks=[self])
         return rows_of(SimpleNamespace(_benchmarksession=session))
@@ -81,11 +81,11 @@ def test_a_measured_call_becomes_a_row() -> None:
     told = measure(load, "stage", images=8, on="x 1", steps=steps, note=lambda one: f"a {one}")
     assert told == "result"
     (row,) = benchmark.rows
-    assert set(row.samples.samples_ms) == {10.0}
-    assert len(steps["open"]) == len(row.samples.samples_ms) + 1
-    assert set(row.steps["open"].samples_ms) == {500.0}
+    assert set(row.samples_ms) == {10.0}
+    assert len(steps["open"]) == len(row.samples_ms) + 1
+    assert set(row.steps["open"]) == {500.0}
     assert (row.timed, row.images, row.images_per_second) == ("stage", 8, 800)
-    assert (row.fingerprint.backend, row.notes) == ("x 1", ("a result",))
+    assert (row.fingerprint.backend, row.notes) == ("x 1", ["a result"])
 
 
 def test_a_rival_is_called_before_each_of_our_calls() -> None:
@@ -99,7 +99,7 @@ def test_a_rival_is_called_before_each_of_our_calls() -> None:
     (row,) = benchmark.rows
     assert row.rival is not None
     assert row.rival.name == "peer"
-    assert len(row.rival.samples.samples_ms) == len(row.samples.samples_ms) >= 8
+    assert len(row.rival.samples_ms) == len(row.samples_ms) >= 8
 
 
 def test_disabled_benchmarks_run_once() -> None:

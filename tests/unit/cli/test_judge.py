@@ -43,7 +43,7 @@ def test_merge_writes_what_merging_gives() -> None:
 
 def test_merge_tells_a_failure_but_is_no_gate() -> None:
     """It did what it was asked to: exit code 0, and the stage that broke."""
-    save("b.json", verdict=verdict("fail", "runner"), checks=[check("runner", "failed")])
+    save("b.json", checks=[check("runner", "failed", evidence="runner is off by 3")])
     outcome = effd0("merge", "base.json", "b.json", "--out", "run.json")
     assert outcome.code == 0
     assert "FAIL in runner runner is off by 3" in words(outcome.out)

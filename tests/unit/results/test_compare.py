@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from effd0.errors import RunFileError
 from effd0.results.compare import (
     FASTER,
+    MIN_SAMPLES,
     NO_WORSE,
     NOT_COMPARED,
     SAME,
@@ -22,7 +23,6 @@ from effd0.results.compare import (
     RunComparison,
     compare_runs,
 )
-from effd0.results.ratio import MIN_SAMPLES
 from effd0.results.run import Run
 from tests.helpers.runs import (
     accuracy,
@@ -46,7 +46,7 @@ def beside(candidate: Run, **options: float) -> RunComparison:
 def test_a_run_is_no_worse_than_itself() -> None:
     """Nothing moves, nothing is alone, and no reason is left."""
     found = beside(run())
-    assert (found.status, found.worse, found.undecided, found.alone) == (NO_WORSE, (), (), ())
+    assert (found.status, found.worse, found.undecided, found.alone) == (NO_WORSE, [], [], [])
     assert {pair.change for pair in found.metrics} == {0, None}
     assert [speed.status for speed in found.speeds] == [SAME]
 
@@ -67,7 +67,7 @@ def test_a_fall_within_rounding_of_what_is_allowed_passes() -> None:
     assert 100 * 0.336 - 100 * 0.334 > 0.2
     assert beside(run(accuracy=[accuracy(0.334)]), max_drop=0.2).status == NO_WORSE
     found = beside(run(accuracy=[accuracy(0.326)]))
-    assert found.worse == ("mAP of ort, batch 1 drops by 1.00 points, 0.20 are allowed",)
+    assert found.worse == ["mAP of ort, batch 1 drops by 1.00 points, 0.20 are allowed"]
 
 
 def test_all_twelve_numbers_are_paired() -> None:
@@ -138,7 +138,7 @@ def test_a_check_that_passed_before_is_to_pass(before: str, after: str, status: 
     found = compare_runs(first, second)
     assert found.status == status
     told = "tests/test_gate.py::test_it failed, but passed in the baseline: 3 off"
-    assert found.worse == ((told,) if status == WORSE else ())
+    assert found.worse == ([told] if status == WORSE else [])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_slowdown_that_may_be_none_is_undecided() -> None:
 def test_only_times_of_the_same_thing_are_compared(changed: dict[str, Any]) -> None:
     """What only one side timed is told, and decides nothing."""
     found = beside(run(latency=[latency(99.0, **changed)]))
-    assert (found.speeds, found.status) == ((), NO_WORSE)
+    assert (found.speeds, found.status) == ([], NO_WORSE)
     assert [line.partition(" alone: times of ")[0] for line in found.alone] == [
         "baseline", "candidate",
     ]  # fmt: skip
@@ -225,11 +225,11 @@ def test_another_version_of_the_backend_is_what_is_compared() -> None:
 def test_heads_are_paired_by_their_worst() -> None:
     """Largest difference and relative L2 of each runner and batch, infinite ones without one."""
     found = beside(run(parity=[parity("ort", None), parity("acl")]))
-    assert found.parity == (
+    assert found.parity == [
         Pair("ort, batch 1", "max_abs", 1e-5, None),
         Pair("ort, batch 1", "relative_l2", 1e-6, 1e-6),
-    )
-    assert found.alone == ("candidate alone: parity of acl, batch 1",)
+    ]
+    assert found.alone == ["candidate alone: parity of acl, batch 1"]
 
 
 @pytest.mark.parametrize(
@@ -254,29 +254,29 @@ def test_the_same_measured_twice_is_told_once() -> None:
     """A merged run may hold an evaluation beside the suite's of the same runner."""
     twice = run(accuracy=[accuracy(0.336), accuracy(0.336, images_per_second=1.0)])
     assert len(beside(twice).metrics) == len(metrics())
-    assert beside(twice).alone == ()
+    assert beside(twice).alone == []
 
 
 def test_a_candidate_without_accuracy_is_undecided() -> None:
     """Nobody knows whether it lost any."""
     found = beside(run(accuracy=[]))
-    assert found.undecided == ("the baseline has an mAP, but the candidate has none",)
-    assert found.alone == ("baseline alone: mAP of ort, batch 1",)
+    assert found.undecided == ["the baseline has an mAP, but the candidate has none"]
+    assert found.alone == ["baseline alone: mAP of ort, batch 1"]
     assert compare_runs(run(accuracy=[]), run()).status == NO_WORSE
 
 
 def test_an_undefined_map_is_undecided() -> None:
     """Zero would be a claim."""
     found = beside(run(accuracy=[accuracy(None)]))
-    assert found.undecided == ("mAP of ort, batch 1 is undefined on one side",)
+    assert found.undecided == ["mAP of ort, batch 1 is undefined on one side"]
 
 
 def test_intervals_of_each_side_are_told() -> None:
     """How far each is from its own reference, and how sure that is."""
     found = beside(run(accuracy=[accuracy(against=against(-0.1, 0.9))]))
-    assert found.intervals == (
-        "candidate, ort, batch 1: 0.40 points below torch (95 % interval -0.10 to 0.90)",
-    )
+    assert found.intervals == [
+        "candidate, ort, batch 1: 0.40 points below torch (95 % interval -0.10 to 0.90)"
+    ]
 
 
 @pytest.mark.parametrize(

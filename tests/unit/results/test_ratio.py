@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from effd0.errors import BenchmarkError
-from effd0.results.ratio import MIN_SAMPLES, Ratio, paired_ratio, ratio_of_medians
+from effd0.results.compare import MIN_SAMPLES, Ratio, paired_ratio, ratio_of_medians
 
 Times = npt.NDArray[np.float64]
 TRIALS = 100
