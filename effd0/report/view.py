@@ -75,7 +75,7 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         insight=None if shown is None else shown.insight,
         metrics=METRICS,
         published=sorted(published_accuracies(), key=lambda one: -one.map),
-        comparable=PUBLISHED_ON == (dataset and dataset.name, shown and shown.images),
+        comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
         classes=[] if shown is None else class_rows(shown),
         parities=sorted((one for one in run.parity if one.heads), key=_worst),
         scale=SCALE,

@@ -26,8 +26,6 @@ SAME, FASTER, SLOWER, UNSURE, NOT_COMPARED = (
 )  # fmt: skip
 #: Share of its time that a row may lose where nothing else is said.
 MAX_SLOWDOWN = 0.05
-#: Of a fingerprint, what has to be equal; a new version of the backend is what is to be compared.
-_MACHINE = ("chip", "cpu", "cores", "threads", "driver")
 #: Probability that an interval holds the true ratio, were the samples independent.
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -350,8 +348,7 @@ def compare_rows(
 
 def _speed(name: str, before: TimedRow, after: TimedRow, allowed: float) -> Speed:
     rates = (before.images_per_second, after.images_per_second)
-    changed = after.fingerprint.differences(before.fingerprint, _MACHINE)
-    if changed:
+    if changed := after.fingerprint.differences(before.fingerprint):
         return Speed(name, *rates, None, NOT_COMPARED, "; ".join(changed))
     ratio = ratio_of_medians(after.samples_ms, before.samples_ms)
     if ratio.slower(allowed):

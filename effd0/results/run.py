@@ -24,7 +24,7 @@ from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.summary import METRICS
 from ..timing import Latency
 from .check import NOTHING_TESTED, Check, Verdict, verdict_of
-from .environment import Fingerprint, machine_record, program
+from .environment import Fingerprint, machine_record
 
 FORMAT = "effd0 run"
 #: Raised by one when a reader would have to change.
@@ -292,15 +292,13 @@ def new_run(
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; *otherwise* is the evidence where no check decides."""
-    record = machine_record()
-    # Merged runs of one machine name it once: nothing that changes from run to run is kept.
-    momentary = ("packages", "date", "command", "load")
-    machine = {key: value for key, value in record.items() if key not in momentary}
+    # Merged runs of one machine name it once: nothing in it changes from run to run.
+    machine = machine_record()
     return Run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commands=[shlex.join([program(), *sys.argv[1:]]) if command is None else command],
+        commands=[_command() if command is None else command],
         artefact=artefact,
-        environment=[Environment(machine=machine, packages=record["packages"])],
+        environment=[Environment(packages=machine.pop("packages"), machine=machine)],
         verdict=verdict_of(checks, otherwise),
         checks=list(checks),
         parity=list(parity),
@@ -308,6 +306,13 @@ def new_run(
         latency=list(latency),
         exit_status=exit_status,
     )
+
+
+def _command() -> str:
+    """The command of this process as it is typed: ``pytest`` for ``python -m pytest`` too."""
+    path = Path(sys.argv[0])
+    name = path.parent.name if path.name == "__main__.py" else path.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def artefact_of(
