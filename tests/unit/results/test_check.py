@@ -67,10 +67,8 @@ def test_the_verdict_in_words() -> None:
         "not tested: preprocess, checkpoint, graph, decode, nms, evaluate, gate",
     ]
     assert verdict_of([LATER]).lines()[3] == "before it nothing passed; no other check failed"
-    assert (
-        verdict_of([PASSED, dataset]).lines()[0]
-        == "PASS  every tested stage passed: dataset, runner"
-    )
+    passed = verdict_of([PASSED, dataset]).lines()[0]
+    assert passed == "PASS  every tested stage passed: dataset, runner"
     assert verdict_of([PASSED, OPEN]).lines()[0] == "UNDECIDED  5 of 48 images"
     assert verdict_of([SKIPPED]).lines() == [
         "NONE  nothing was tested, so nothing is known: no check of a stage was run"
@@ -106,49 +104,37 @@ def metrics_of(ap: float | None, images: int = 10, detections: int = 321) -> Coc
 
 
 @pytest.mark.parametrize(
-    ("ap", "min_map", "status", "evidence"),
+    ("ap", "min_map", "reachable", "images", "status", "evidence"),
     [
-        pytest.param(0.336, 33.4, "passed", "mAP is 33.60 %, at least 33.40 % was", id="above"),
-        pytest.param(0.334, 33.4, "passed", "mAP is 33.40 %, at least 33.40 %", id="met-exactly"),
+        pytest.param(0.336, 33.4, 0.0, 10, "passed", "mAP is 33.60 %, at least", id="above"),
+        pytest.param(0.334, 33.4, None, 10, "passed", "mAP is 33.40 %, at least", id="met-exactly"),
+        pytest.param(0.33399, 33.4, None, 10, "failed", "is 33.40 %, but at", id="met-by-rounding"),
+        pytest.param(0.0, None, None, 10, "skipped", "no threshold was set (--min-map", id="none"),
+        pytest.param(None, None, None, 10, "failed", "undefined: no ground truth", id="undefined"),
+        pytest.param(1.0, 33.4, None, 9, "undecided", "run without --image-limit", id="limited"),
+        pytest.param(0.0, 33.4, 0.33, 9, "failed", "it would be 33.00 %", id="out-of-reach"),
         pytest.param(
-            0.33399, 33.4, "failed", "mAP is 33.40 %, but at least 33.40 %", id="met-by-rounding"
+            0.0, 33.4, 0.334 - 1e-12, 9, "undecided", "run without", id="out-of-reach-by-rounding"
         ),
-        pytest.param(0.0, 0.0, "passed", "mAP is 0.00 %", id="zero"),
-        pytest.param(0.0, None, "skipped", "no threshold was set (--min-map)", id="none-set"),
-        pytest.param(None, 33.4, "failed", "mAP is undefined: no ground truth", id="undefined"),
-        pytest.param(None, None, "failed", "mAP is undefined", id="undefined-and-none-set"),
+        pytest.param(
+            0.0, 33.4, float("nan"), 9, "undecided", "run without", id="nothing-to-find-in-the-rest"
+        ),
     ],
-)
-def test_a_whole_run_is_compared_with_its_threshold(
-    ap: float | None, min_map: float | None, status: str, evidence: str
+)  # fmt: skip
+def test_map_is_compared_with_its_threshold(
+    ap: float | None,
+    min_map: float | None,
+    reachable: float | None,
+    images: int,
+    status: str,
+    evidence: str,
 ) -> None:
-    """The full figure decides, not the rounded one; without a threshold nothing is claimed."""
-    check = threshold(metrics_of(ap), 10, min_map, reachable=0.0)
+    """The full figure decides, not the rounded one; a limited run fails early and never passes."""
+    check = threshold(metrics_of(ap, images), 10, min_map, reachable)
     assert (check.status, check.tolerance, check.unit) == (status, min_map, "%")
     assert check.figure == (None if ap is None else 100 * ap)
     assert evidence in check.evidence
-
-
-@pytest.mark.parametrize(
-    ("reachable", "status"),
-    [
-        pytest.param(None, "undecided", id="not-known"),
-        pytest.param(0.33, "failed", id="below"),
-        pytest.param(0.334, "undecided", id="met-exactly"),
-        pytest.param(0.334 - 1e-12, "undecided", id="below-by-rounding"),
-        pytest.param(float("nan"), "undecided", id="nothing-to-find"),
-    ],
-)
-@pytest.mark.parametrize("ap", [0.0, 1.0], ids=["low", "high"])
-def test_a_limited_run_fails_once_the_threshold_is_out_of_reach(
-    ap: float, reachable: float | None, status: str
-) -> None:
-    """It fails early, by the most that is left to hope for; it never passes, and says its part."""
-    check = threshold(metrics_of(ap, images=9), 10, 33.4, reachable)
-    assert check.status == status
-    assert "on the first 9 of 10 images by id" in check.evidence
-    assert ("run without --image-limit" in check.evidence) == (status == "undecided")
-    assert ("it would be 33.00 %" in check.evidence) == (status == "failed")
+    assert ("on the first 9 of 10 images by id" in check.evidence) == (images == 9)
 
 
 @pytest.mark.parametrize(
