@@ -78,13 +78,13 @@ def test_both_sides_are_described_alike(of_embedded: Insight, embedded_dataset: 
         both, one = getattr(of_embedded, part), getattr(alone, part)
         assert both.reference == one.candidate != both.candidate
         assert one.reference is None
-    for part, sides in ((of_embedded, 2), (alone, 1)):
-        order = [picture.difference for picture in part.gallery]
+    for shown, sides in ((of_embedded, 2), (alone, 1)):
+        order = [picture.difference for picture in shown.gallery]
         assert order == sorted(order, reverse=True)
         # With a reference images differ by 0 to 1; without one by whole mistakes.
         assert order[0] <= 1 if sides == 2 else order[0] == int(order[0]) > 1
-        assert {picture.reference is None for picture in part.gallery} == {sides == 1}
-        assert all(picture.jpeg for picture in part.gallery)
+        assert {picture.reference is None for picture in shown.gallery} == {sides == 1}
+        assert all(picture.jpeg for picture in shown.gallery)
     assert tuple(of_embedded.errors.candidate) == KINDS
     assert of_embedded.recall == [n / 100 for n in range(101)]
     assert msgspec.json.decode(msgspec.json.encode(of_embedded), type=Insight) == of_embedded
