@@ -111,7 +111,7 @@ class Batch:
     pixels: tuple[ModelInput, ...] = ()
 
 
-def read_batches(
+def load_batches(
     samples: Sequence[Sample], runner: Runner, batch: int, spec: ModelSpec
 ) -> list[Batch]:
     """
@@ -178,7 +178,7 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
         rows = []
         for size in job.batch_sizes or (choose_batch_size(subject.runner, None),):
             choose_batch_size(subject.runner, size)
-            batches = read_batches(dataset.samples, subject.runner, size, job.choice.spec)
+            batches = load_batches(dataset.samples, subject.runner, size, job.choice.spec)
             with open_progress(f"batch of {size}", job.loop) as advance:
                 rows.append(_time(job, subject, rival, batches, advance))
     checks = []

@@ -89,11 +89,11 @@ def print_report(rows: Sequence[TimedRow], file: IO[str] | None = None) -> None:
     console = Console(highlight=False, file=file)
     if not console.is_terminal:
         console = Console(highlight=False, file=file, width=WIDTH)
-    for part in report(rows):
+    for part in _tables(rows):
         console.print(part, soft_wrap=isinstance(part, str), markup=False)
 
 
-def report(rows: Sequence[TimedRow]) -> Iterator[Table | str]:
+def _tables(rows: Sequence[TimedRow]) -> Iterator[Table | str]:
     """The tables of *rows*, and lines that explain them."""
     alone = [row for row in rows if row.rival is None]
     swept = [row for row in alone if row.batch is not None]

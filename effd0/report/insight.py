@@ -99,7 +99,7 @@ def gallery(
     for one in dataset.annotations:
         if one["image_id"] in truth:
             name, crowd = dataset.categories[one["category_id"]], bool(one.get("iscrowd", 0))
-            truth[one["image_id"]].append(Truth(_pixels(one["bbox"]), name, crowd))
+            truth[one["image_id"]].append(Truth(_rounded(one["bbox"]), name, crowd))
 
     names = {**NAMES, **dataset.categories}
 
@@ -109,7 +109,7 @@ def gallery(
         rows = rows[np.argsort(-rows[:, 5], kind="stable")][:BOXES]
         return [
             Detection(
-                _pixels(row[1:5]),
+                _rounded(row[1:5]),
                 # A model may know more categories than its dataset, and than COCO.
                 names.get(int(row[6]), f"category {int(row[6])}"),
                 round(float(row[5]), 4),
@@ -165,7 +165,7 @@ def mistakes(dataset: Dataset, errors: Errors) -> dict[int, float]:
     return dict(zip(dataset.image_ids, counts.tolist(), strict=True))
 
 
-def _pixels(box: Any) -> tuple[float, float, float, float]:
+def _rounded(box: Any) -> tuple[float, float, float, float]:
     """A box as it is drawn: hundredths of a pixel are below what is seen."""
     x, y, width, height = (round(float(value), 2) for value in box)
     return x, y, width, height

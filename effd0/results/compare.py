@@ -200,7 +200,7 @@ def compare_runs(
         for of, then, now in sides
         for name, ap in now.per_class.items()
     ]
-    heads = _heads(baseline)
+    heads = _parities(baseline)
     found = RunComparison(
         verdicts=(baseline.verdict, candidate.verdict),
         metrics=[
@@ -211,7 +211,7 @@ def compare_runs(
         classes=sorted(classes, key=lambda pair: -abs(pair.change or 0)),
         parity=[
             Pair(title, figure, _largest(heads[title], figure), _largest(one, figure))
-            for title, one in _heads(candidate).items()
+            for title, one in _parities(candidate).items()
             if title in heads and heads[title].heads and one.heads
             for figure in ("max_abs", "relative_l2")
         ],
@@ -297,7 +297,7 @@ def _points(of: str, name: str, before: float | None, after: float | None) -> Pa
     return Pair(of, name, *(None if value is None else 100 * value for value in (before, after)))
 
 
-def _heads(run: Run) -> dict[str, Parity]:
+def _parities(run: Run) -> dict[str, Parity]:
     """Title -> parity; of the same measured twice the last."""
     return {f"{one.runner}, batch {one.batch}": one for one in run.parity}
 
@@ -314,11 +314,11 @@ def _alone(
     """What only *run* has, in words."""
     paired = {(one.runner, one.batch) for _, *both in sides for one in both}
     found = [one for one in run.accuracy if (one.runner, one.batch) not in paired]
-    heads, rows = _heads(other), _rows(other.latency)
+    heads, rows = _parities(other), _timed(other.latency)
     return [
         *(f"{side} alone: mAP of {one.title}" for one in found),
-        *(f"{side} alone: parity of {title}" for title in _heads(run) if title not in heads),
-        *(f"{side} alone: times of {key[0]}" for key in _rows(run.latency) if key not in rows),
+        *(f"{side} alone: parity of {title}" for title in _parities(run) if title not in heads),
+        *(f"{side} alone: times of {key[0]}" for key in _timed(run.latency) if key not in rows),
     ]
 
 
@@ -329,7 +329,7 @@ def row_title(row: TimedRow) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _rows(rows: Iterable[TimedRow]) -> dict[tuple[str, int], TimedRow]:
+def _timed(rows: Iterable[TimedRow]) -> dict[tuple[str, int], TimedRow]:
     """The *rows* by what was timed; of two alike the later."""
     return {(row_title(row), row.images): row for row in rows}
 
@@ -338,10 +338,10 @@ def compare_rows(
     baseline: Sequence[TimedRow], candidate: Sequence[TimedRow], max_slowdown: float
 ) -> list[Speed]:
     """Each row of *candidate* that *baseline* has too; *max_slowdown* is a share (0.05)."""
-    before = _rows(baseline)
+    before = _timed(baseline)
     return [
         _speed(key[0], before[key], row, max_slowdown)
-        for key, row in _rows(candidate).items()
+        for key, row in _timed(candidate).items()
         if key in before
     ]
 

@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
@@ -40,7 +40,6 @@ Size: TypeAlias = Annotated[int, Meta(ge=1)]
 #: x, y, width, height in pixels of the original.
 Box: TypeAlias = tuple[float, float, float, float]
 Side = TypeVar("Side")
-Entry = TypeVar("Entry")
 #: The next step for whoever changed a run by hand.
 _KEYS = "write it again with --report-json (docs/run-json.md has each key)"
 
@@ -110,7 +109,7 @@ class Parity(Part):
         return worst, self.heads[0].allowed, measure.replace("_", " ")
 
 
-class StageTimes(Part):
+class Times(Part):
     """The times of a stage of an evaluation in ms, and how many there are."""
 
     mean: float
@@ -120,12 +119,10 @@ class StageTimes(Part):
     count: Count
 
     @classmethod
-    def of(cls, times: Latency) -> StageTimes:
+    def of(cls, times: Latency) -> Times:
         """The figures of *times*."""
-        count = len(times.samples_ms)
-        return cls(
-            mean=times.mean_ms, p50=times.p50_ms, p90=times.p90_ms, p99=times.p99_ms, count=count
-        )
+        figures = (times.mean_ms, times.p50_ms, times.p90_ms, times.p99_ms)
+        return cls(*figures, count=len(times.samples_ms))
 
 
 class Sides(Part, Generic[Side]):
@@ -211,7 +208,7 @@ class Accuracy(Part):
     against: ReferenceComparison | None
     images_per_second: float | None
     peak_rss_mb: float | None
-    stages_ms: dict[str, StageTimes]
+    stages_ms: dict[str, Times]
     model_sha256: str
     settings: dict[str, Any]
     insight: Insight | None = None
@@ -404,9 +401,10 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
         raise RunFileError("no run is given to merge, but at least one was wanted; name its file")
     called = [*names, *(f"run {n + 1}" for n in range(len(names), len(runs)))]
     lists = ("commands", "environment", "checks", "parity", "accuracy", "latency")
-    entries: dict[str, Any] = {
-        key: _once(one for run in runs for one in getattr(run, key)) for key in lists
-    }
+    entries: dict[str, Any] = {key: [] for key in lists}
+    for run in runs:
+        for key, found in entries.items():
+            found += [one for one in getattr(run, key) if one not in found]
     verdict = verdict_of(entries["checks"], runs[0].verdict.evidence)
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
@@ -424,16 +422,17 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
 def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
     """All that *runs* say of their artefact; raise `RunFileError` where that differs."""
     known: dict[str, Any] = {}
-    for kind in ("model_sha256", "checkpoint_sha256", "dataset"):
+    for what in ("model", "checkpoint", "dataset"):
+        kind = what if what == "dataset" else f"{what}_sha256"
         said = [(getattr(run.artefact, kind), name) for run, name in zip(runs, names, strict=True)]
         # Weights may be inside the model, and times need no data set: then nothing is said.
-        said = [one for one in said if one[0] is not None or kind == "model_sha256"]
+        said = [one for one in said if one[0] is not None or what == "model"]
         known[kind], first = said[0] if said else (None, "")
         for value, name in said[1:]:
             if value != known[kind]:
                 raise RunFileError(
-                    f"{name} is of the {kind.removesuffix('_sha256')} {_shown(value)}, but {first} "
-                    f"of {_shown(known[kind])}; only runs of one artefact can be merged: run both "
+                    f"{name} is of the {what} {_described(value)}, but {first} of "
+                    f"{_described(known[kind])}; only runs of one artefact can be merged: run both "
                     "on the same files, or compare them with 'effd0 compare'"
                 )
     nameless = any(run.artefact.checkpoint_sha256 is None for run in runs)
@@ -446,13 +445,7 @@ def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
     return Artefact(name=runs[0].artefact.name, **known)
 
 
-def _once(entries: Iterable[Entry]) -> list[Entry]:
-    """The *entries* in their order, each once."""
-    every = list(entries)
-    return [entry for n, entry in enumerate(every) if entry not in every[:n]]
-
-
-def _shown(value: str | DatasetUsed | None) -> str:
+def _described(value: str | DatasetUsed | None) -> str:
     if value is None:
         return "(none given)"
     return value[:12] if isinstance(value, str) else str(value)

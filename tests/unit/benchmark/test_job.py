@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from effd0.benchmark import measure
-from effd0.benchmark.job import detect_batches, read_batches
+from effd0.benchmark.job import detect_batches, load_batches
 from effd0.benchmark.measure import NETWORK, OFFLINE, SINGLE_STREAM
 from effd0.data.coco import Sample, load_coco
 from effd0.data.preprocess import ModelInput
@@ -177,7 +177,7 @@ def test_heads_with_nan_are_not_timed(runners: Runners) -> None:
 def test_detections_are_those_of_each_image(samples: Sequence[Sample]) -> None:
     """Three images in batches of two are two batches, the second filled up by the first image."""
     runner = DeclaringRunner()
-    first, second = batches = read_batches(samples, runner, 2, SMALL)
+    first, second = batches = load_batches(samples, runner, 2, SMALL)
     assert np.array_equal(second.feed["in"][1], first.feed["in"][0])
     assert not np.array_equal(first.feed["in"][0], first.feed["in"][1])
     wanted = [
@@ -209,6 +209,6 @@ class Detecting(FakeRunner):
 def test_a_detecting_runner_is_asked_for_detections(samples: Sequence[Sample]) -> None:
     """It gets pixels, in order, and no heads are asked for."""
     runner = Detecting()
-    found = detect_batches(runner, read_batches(samples, runner, 2, SMALL), SMALL)
+    found = detect_batches(runner, load_batches(samples, runner, 2, SMALL), SMALL)
     assert [int(one.classes[0]) for one in found] == [1, 2, 3, 1]
     assert runner.fed == []
