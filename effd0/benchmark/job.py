@@ -36,19 +36,7 @@ from ..runners.base import (
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..types import Tensors
-from .measure import (
-    NETWORK,
-    OFFLINE,
-    SINGLE_STREAM,
-    Call,
-    Subject,
-    open_subject,
-    read_accuracy,
-    rivals_of,
-    step_times,
-    time_in_turn,
-    timed_row,
-)
+from . import measure
 
 SCENARIOS = ("single-stream", "offline")
 
@@ -166,15 +154,15 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
     dataset = load_coco(root, job.split, max(8, *job.batch_sizes, 1))
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
-            subject = stack.enter_context(open_subject(job.choice))
+            subject = stack.enter_context(measure.open_subject(job.choice))
             advance(1)
         if job.accuracy_report is not None:
             digest = subject.about["model_sha256"]
-            subject = subject.with_accuracy(read_accuracy(job.accuracy_report, digest))
+            subject = subject.with_accuracy(measure.read_accuracy(job.accuracy_report, digest))
         rival = None
         if job.against is not None:
             choice = replace(job.choice, model=job.against, checkpoint=None)
-            rival = stack.enter_context(open_subject(choice)).runner
+            rival = stack.enter_context(measure.open_subject(choice)).runner
         rows = []
         for size in job.batch_sizes or (choose_batch_size(subject.runner, None),):
             choose_batch_size(subject.runner, size)
@@ -183,7 +171,7 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
                 rows.append(_time(job, subject, rival, batches, advance))
     checks = []
     if (allowed := job.max_slowdown) is not None:
-        for row, other, ratio in rivals_of(rows):
+        for row, other, ratio in measure.rivals_of(rows):
             slower = ratio.slower(allowed)
             said = f"takes {ratio} times as long as {other.name}" if slower else ""
             name = f"{row.name}: no slower than --against"
@@ -199,7 +187,7 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
 
 def _time(
     job: BenchmarkJob,
-    subject: Subject,
+    subject: measure.Subject,
     rival: Runner | None,
     batches: Sequence[Batch],
     advance: Callable[[int], None],
@@ -219,7 +207,7 @@ def _time(
     def detect(index: int) -> list[Detections]:
         return detect_batches(runner, [batches[index % len(batches)]], spec)
 
-    calls: list[Call] = [infer if job.scenario is None else detect]
+    calls: list[measure.Call] = [infer if job.scenario is None else detect]
     heads, notes = checked(infer(0)), []
     if rival is not None:
         worst = compare_tensors(checked(infer(0, rival)), heads)[0]
@@ -228,22 +216,22 @@ def _time(
     for index in range(job.warmup):
         for call in calls:
             call(index)
-    before = step_times(runner)
-    timed, images = NETWORK if job.scenario is None else SINGLE_STREAM, size
+    before = measure.step_times(runner)
+    timed, images = measure.NETWORK if job.scenario is None else measure.SINGLE_STREAM, size
     if job.scenario == "offline":
-        timed, images = OFFLINE, size * job.loop
+        timed, images = measure.OFFLINE, size * job.loop
         every = list(itertools.islice(itertools.cycle(batches), job.loop))
         with ThreadPoolExecutor(job.host_threads, "effd0") as pool:
-            whole: list[Call] = [lambda _: detect_batches(runner, every, spec, pool)]
-            samples, *_ = time_in_turn(whole, 1, lambda _: advance(job.loop))
+            whole: list[measure.Call] = [lambda _: detect_batches(runner, every, spec, pool)]
+            samples, *_ = measure.time_in_turn(whole, 1, lambda _: advance(job.loop))
     else:
-        samples, *theirs = time_in_turn(calls, job.loop, advance)
+        samples, *theirs = measure.time_in_turn(calls, job.loop, advance)
     if job.scenario == "single-stream":
         notes.append(
             f"single-stream: {samples.p90_ms:.2f} ms is the 90th percentile of {job.loop} "
             "queries; MLPerf's rules want 1024 and 600 s"
         )
-    return timed_row(
+    return measure.timed_row(
         f"effd0 benchmark[runner={subject.about['runner']}-batch={size}]",
         timed,
         images,
@@ -252,6 +240,6 @@ def _time(
         batch=size,
         dataset=dataset_name(job.root, job.split),
         notes=notes,
-        steps=step_times(runner, before),
+        steps=measure.step_times(runner, before),
         rival=None if rival is None else TimedRival(str(job.against), list(theirs[0].samples_ms)),
     )

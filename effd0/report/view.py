@@ -74,7 +74,7 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         accuracy=shown,
         insight=None if shown is None else shown.insight,
         metrics=METRICS,
-        published=sorted(published_accuracies(), key=lambda one: -one.map),
+        published=sorted(published_accuracies(), key=lambda one: -one["map"]),
         comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
         classes=[] if shown is None else class_rows(shown),
         parities=sorted((one for one in run.parity if one.heads), key=_worst),

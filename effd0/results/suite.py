@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 
@@ -13,6 +13,7 @@ from ..data import fixture
 from ..data.coco import Dataset
 from ..errors import Effd0Error
 from ..io import sha256
+from . import run as runs
 from .check import (
     DIAGNOSIS_LENGTH,
     NOTHING_TESTED,
@@ -25,21 +26,12 @@ from .check import (
     first_line,
     verdict_of,
 )
-from .run import (
-    Accuracy,
-    DatasetUsed,
-    Insight,
-    Parity,
-    Run,
-    TimedRow,
-    artefact_of,
-    dataset_name,
-    new_run,
-)
 
 if TYPE_CHECKING:
     import pytest
 
+#: Makes the insight of an evaluation.
+Draw: TypeAlias = Callable[[], runs.Insight]
 #: Names of a test's properties that its check has too.
 FIGURES = ("figure", "tolerance", "unit")
 #: Options that name an artefact, the one that a run is called by first.
@@ -105,14 +97,14 @@ class SuiteRecord:
     """
 
     checks: list[Check] = field(default_factory=list)
-    parity: list[Parity] = field(default_factory=list)
+    parity: list[runs.Parity] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    dataset: DatasetUsed | None = None
-    _evaluations: dict[tuple[str, object], tuple[Accuracy, Callable[[], Insight]]] = field(
-        default_factory=dict
+    dataset: runs.DatasetUsed | None = None
+    _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Callable[[], runs.Insight]]] = (
+        field(default_factory=dict)
     )
 
-    def keep(self, accuracy: Accuracy, draw: Callable[[], Insight]) -> None:
+    def keep(self, accuracy: runs.Accuracy, draw: Draw) -> None:
         """
         Keep *accuracy*; one of the same runner and batch, as before a comparison, goes.
 
@@ -123,7 +115,9 @@ class SuiteRecord:
     def note_dataset(self, dataset: Dataset, root: Path | None, split: str) -> None:
         """Keep what the images under test are."""
         digest = sha256(dataset.annotation_file)
-        self.dataset = DatasetUsed(dataset_name(root, split), len(dataset.samples), digest)
+        self.dataset = runs.DatasetUsed(
+            runs.dataset_name(root, split), len(dataset.samples), digest
+        )
 
     def sections(self, *, asked: bool) -> dict[str, list[str]]:
         """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
@@ -145,15 +139,15 @@ class SuiteRecord:
         given: Mapping[str, Path | None],
         command: str,
         exit_status: int,
-        rows: Sequence[TimedRow] = (),
-    ) -> Run:
+        rows: Sequence[runs.TimedRow] = (),
+    ) -> runs.Run:
         """The session as a run; *given* are the paths by option, *rows* those of benchmarks."""
         named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
         checkpoint = given.get("--checkpoint") or fixture.checkpoint()
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
-        run = new_run(
-            artefact_of(given.get("--model"), checkpoint, self.dataset, named),
+        run = runs.new_run(
+            runs.artefact_of(given.get("--model"), checkpoint, self.dataset, named),
             command=command,
             exit_status=exit_status,
             checks=self.checks,

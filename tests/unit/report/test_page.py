@@ -117,8 +117,8 @@ def test_published_values_stand_beside() -> None:
     for images in (5000, 4999):
         text = page_of(accuracy=[runs.accuracy(images=images)]).text
         for one in published_accuracies():
-            assert str(one.map) in text
-            assert one.source in text
+            assert str(one["map"]) in text
+            assert one["source"] in text
         assert ("cannot be compared with the published" in text) == (images < 5000)
 
 
