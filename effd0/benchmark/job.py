@@ -91,12 +91,11 @@ class Batch:
     """
     A batch of real images in memory: the *feed* of the network, and the *images* it was made of.
 
-    *pixels* are the same images for a runner that detects by itself.
+    A runner that detects by itself takes *images*, as pixels.
     """
 
     feed: Tensors
     images: tuple[ModelInput, ...]
-    pixels: tuple[ModelInput, ...] = ()
 
 
 def load_batches(
@@ -114,9 +113,8 @@ def load_batches(
         return [tuple(read[(s + i) % len(read)] for i in range(batch)) for s in starts]
 
     inputs = batches(normalized=not takes_pixels(runner))
-    detects = isinstance(runner, DetectingRunner)
-    pixels = batches(normalized=False) if detects else [()] * len(inputs)
-    return [Batch(make_feed(i, runner), i, p) for i, p in zip(inputs, pixels, strict=True)]
+    images = batches(normalized=False) if isinstance(runner, DetectingRunner) else inputs
+    return [Batch(make_feed(i, runner), own) for i, own in zip(inputs, images, strict=True)]
 
 
 def detect_batches(
@@ -124,7 +122,7 @@ def detect_batches(
 ) -> list[Detections]:
     """The detections of each image; *pool* postprocesses a batch while the next one is run."""
     if isinstance(runner, DetectingRunner):
-        stream = runner.detect_stream([batch.pixels for batch in batches])
+        stream = runner.detect_stream([batch.images for batch in batches])
         return list(itertools.chain.from_iterable(stream))
 
     def postprocess_one(heads: HeadOutputs, image: ModelInput) -> Detections:

@@ -112,17 +112,17 @@ def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str
     """The state of a stage, the figure of *every* check that decides or nearly does, its limit."""
     checks = [check for check in every if check.stage == stage]
     statuses = {check.status for check in checks}
-    mark = {"stage": stage, "state": "untested", "word": "not tested", "figure": "", "limit": ""}
+    state = "untested"
     if stage == verdict.stage:
-        mark |= {"state": "broken", "word": "broken"}
+        state = "broken"
     elif "failed" in statuses:
-        mark |= {"state": "later", "word": "fails too"}
+        state = "later"
     elif "undecided" in statuses:
-        mark |= {"state": "undecided", "word": "undecided"}
+        state = "undecided"
     elif "passed" in statuses or stage in verdict.passed:
-        mark |= {"state": "passed", "word": "passed"}
-    else:
-        return mark
+        state = "passed"
+    word = {"later": "fails too", "untested": "not tested"}.get(state, state)
+    mark = {"stage": stage, "state": state, "word": word, "figure": "", "limit": ""}
 
     def closeness(check: Check) -> tuple[bool, float]:
         """How much a figure tells: one that failed, else the closest to its limit."""
@@ -132,7 +132,7 @@ def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str
         small, large = sorted((abs(check.figure or 0.0), abs(check.tolerance)))
         return failed, small / large if large else 1.0
 
-    measured = [check for check in checks if check.figure is not None]
+    measured = [check for check in checks if check.figure is not None and state != "untested"]
     ran = sum(check.status in ("passed", "failed") for check in checks)
     if measured:
         told = max(measured, key=closeness)

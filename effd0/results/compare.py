@@ -277,15 +277,12 @@ def _paired(
     They are of the same runner and batch, else of the same runner, else the first of each.
     """
     pairs = []
-    entries: dict[tuple[str, int | None], Accuracy] = {}
-    for one in after:
-        # Merged runs may have measured the same thing twice: the first counts.
-        entries.setdefault((one.runner, one.batch), one)
-    for entry in entries.values():
+    # Merged runs may have measured the same thing twice: the last counts.
+    for title, entry in {one.title: one for one in after}.items():
         alike = [one for one in before if one.runner == entry.runner]
         same = [one for one in alike if one.batch == entry.batch]
         if alike:
-            pairs.append((entry.title, (same or alike)[0], entry))
+            pairs.append((title, (same or alike)[0], entry))
     # A model and what was compiled of it have no runner in common.
     if not pairs and before and after:
         pairs.append((f"{before[0].runner} -> {after[0].runner}", before[0], after[0]))
@@ -312,8 +309,8 @@ def _alone(
     side: str, run: Run, other: Run, sides: Iterable[tuple[str, Accuracy, Accuracy]]
 ) -> list[str]:
     """What only *run* has, in words."""
-    paired = {(one.runner, one.batch) for _, *both in sides for one in both}
-    found = [one for one in run.accuracy if (one.runner, one.batch) not in paired]
+    paired = {one.title for _, *both in sides for one in both}
+    found = [one for one in run.accuracy if one.title not in paired]
     heads, rows = _parities(other), _timed(other.latency)
     return [
         *(f"{side} alone: mAP of {one.title}" for one in found),

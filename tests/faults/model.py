@@ -118,7 +118,7 @@ def _halved_outputs(model: Any) -> None:
     del model.graph.output[5:]
 
 
-def _rename(model: Any, names: Mapping[str, str]) -> None:
+def rename(model: Any, names: Mapping[str, str]) -> None:
     """Call tensors by other names wherever nodes read and write them."""
     for node in model.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
@@ -142,7 +142,7 @@ def _replaced(model: Any, node: Any, *others: Any) -> None:
 def _twin(model: Any) -> None:
     """One head comes twice under names that tell nothing."""
     first = model.graph.output[0]
-    _rename(model, {output.name: f"output_{n}" for n, output in enumerate(model.graph.output)})
+    rename(model, {output.name: f"output_{n}" for n, output in enumerate(model.graph.output)})
     for n, output in enumerate(model.graph.output):
         output.name = f"output_{n}"
     model.graph.node.append(helper.make_node("Identity", [first.name], ["output_10"]))
@@ -165,7 +165,7 @@ def _behind(op: str, names: Callable[[str], bool], **attributes: Any) -> Callabl
     def change(model: Any) -> None:
         for output in [o for o in model.graph.output if names(o.name)]:
             inner = f"{output.name}_inner"
-            _rename(model, {output.name: inner})
+            rename(model, {output.name: inner})
             model.graph.node.append(helper.make_node(op, [inner], [output.name], **attributes))
 
     return change
@@ -174,7 +174,7 @@ def _behind(op: str, names: Callable[[str], bool], **attributes: Any) -> Callabl
 def _swapped_names(model: Any) -> None:
     """Two outputs have each other's names."""
     new = {"class_p3": "box_p3", "box_p3": "class_p3"}
-    _rename(model, new)
+    rename(model, new)
     for output in model.graph.output:
         output.name = new.get(output.name, output.name)
 
@@ -225,7 +225,7 @@ def _hard_sigmoid(model: Any, node: Any) -> None:
 def _normalising(model: Any) -> None:
     """The graph normalises its input too."""
     name = model.graph.input[0].name
-    _rename(model, {name: "normalised"})
+    rename(model, {name: "normalised"})
     mean = _constant(model, "mean_", np.reshape([0.485, 0.456, 0.406], (1, 3, 1, 1)))
     std = _constant(model, "std_", np.reshape([0.229, 0.224, 0.225], (1, 3, 1, 1)))
     model.graph.node.insert(0, helper.make_node("Sub", [name, mean], ["centred"]))
