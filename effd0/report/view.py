@@ -13,35 +13,19 @@ from ..benchmark.published import Published, published_accuracies, published_fig
 from ..errors import RunFileError, require
 from ..io import written_whole
 from ..metrics.summary import METRICS
+from ..metrics.tide import KINDS
 from ..results.check import STAGES, Check, Verdict
 from ..results.compare import compare_runs
 from ..results.run import Accuracy, ErrorKind, Head, Parity, Run, Sides, TimedRow
 from . import plots
 
 _TEMPLATES = Path(__file__).parent / "templates"
-#: Verdict -> its words in large, and what they mean.
-HEADLINES = {
-    "pass": ("MAY SHIP", "Every tested stage passed."),
-    "fail": ("MUST NOT SHIP", "The first broken stage is {stage}."),
-    "undecided": ("UNDECIDED", "Nothing failed, but not enough was measured to let it pass."),
-    "not gated": ("NOT GATED", "No threshold was set; this run does not decide a release."),
-}
-#: TIDE's kinds of error, and what each is.
-ERRORS = {
-    "class": "right place, wrong class",
-    "localisation": "right class, box is off",
-    "both": "wrong class and box is off",
-    "duplicate": "a better detection had the object",
-    "background": "nothing is there",
-    "missed": "an object that nothing found",
-}
 #: The data set that published figures are of, and its images.
 PUBLISHED_ON = ("val2017", 5000)
 #: The board whose published curve is drawn, and what it timed.
 BOARD = ("Ascend 310P3", "input to heads")
-#: Share of what is allowed at which a step of the heat map's scale begins, and the steps in words.
+#: Share of what is allowed at which a step of the heat map's scale begins.
 STEPS = (0.0, 0.03, 0.1, 0.3)
-SCALE = ("under 3 %", "3 to 10 %", "10 to 30 %", "30 to 100 %", "over what is allowed")
 #: What stands in a table for a figure that is not there.
 NONE = "–"  # noqa: RUF001  # the dash that tables use
 
@@ -56,7 +40,6 @@ def write_page(path: Path, run: Run, baseline: Run | None = None) -> None:
 def render_page(run: Run, baseline: Run | None = None) -> str:
     """The page of *run*, with the figures of an older run beside it."""
     script = (_TEMPLATES / "page.js").read_text()
-    words, meaning = HEADLINES[run.verdict.status]
     shown, dataset = foremost(run), run.artefact.dataset
     found, reason = None, ""
     if baseline is not None:
@@ -68,7 +51,6 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
     order = {"failed": 0, "undecided": 0, "passed": 1, "skipped": 2}
     page: str = _environment().get_template("page.html").render(
         run=run,
-        headline=(words, meaning.format(stage=run.verdict.stage)),
         stages=[stage_mark(stage, run.checks, run.verdict) for stage in STAGES],
         checks=sorted(run.checks, key=lambda one: (order[one.status], STAGES.index(one.stage))),
         accuracy=shown,
@@ -78,7 +60,6 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
         classes=[] if shown is None else class_rows(shown),
         parities=sorted((one for one in run.parity if one.heads), key=_worst),
-        scale=SCALE,
         curves=batch_curves(run.latency),
         board=published_curve(),
         baseline=baseline,
@@ -180,16 +161,14 @@ def class_rows(accuracy: Accuracy) -> list[dict[str, Any]]:
 def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:
     """TIDE's kinds of error in their order; shares are in percent of the costliest kind."""
     sides = [side for side in (errors.candidate, errors.reference) if side is not None]
-    costs = [{kind: max(0.0, side[kind].delta_ap or 0.0) for kind in ERRORS} for side in sides]
-    greatest = max(max(cost.values()) for cost in costs) or 1.0
+    greatest = max(one.delta_ap or 0.0 for side in sides for one in side.values()) or 1.0
     return [
         {
             "name": kind,
-            "meaning": meaning,
             "sides": [side[kind] for side in sides],
-            "shares": [100 * cost[kind] / greatest for cost in costs],
+            "shares": [100 * max(0.0, side[kind].delta_ap or 0.0) / greatest for side in sides],
         }
-        for kind, meaning in ERRORS.items()
+        for kind in KINDS
     ]
 
 

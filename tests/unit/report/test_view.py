@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from effd0.metrics.tide import KINDS
 from effd0.report import plots, view
 from effd0.results.run import Accuracy, ErrorKind, Head, Insight, Run, Sides
 from tests.helpers import runs
@@ -125,7 +126,7 @@ def test_classes_that_lose_most_come_first() -> None:
 
 def test_errors_are_shares_of_the_costliest() -> None:
     """The costliest kind of either side fills the track; what gains nothing has no bar."""
-    sides = [{kind: ErrorKind(3, 5.0) for kind in view.ERRORS} for _ in range(2)]
+    sides = [{kind: ErrorKind(3, 5.0) for kind in KINDS} for _ in range(2)]
     sides[0]["both"], sides[1]["missed"] = ErrorKind(0, None), ErrorKind(9, 50.0)
     rows = {row["name"]: row["shares"] for row in view.error_rows(Sides(*sides))}
     assert rows["both"] == [0, 10]
