@@ -66,11 +66,6 @@ def style(place: int) -> tuple[str, bool, str]:
     return list(_COLOURS)[3 + place % len(_SERIES)], False, _MARKS[place % len(_MARKS)]
 
 
-def _line(place: int) -> dict[str, str]:
-    """How matplotlib draws the curve at *place*."""
-    return {"color": _SERIES[place % len(_SERIES)], "marker": _MARKS[place % len(_MARKS)]}
-
-
 def precision_recall(insight: Insight, iou: str) -> Any:
     """Precision against recall at one *iou*, of the candidate and perhaps of the reference."""
     both = (insight.curves.candidate, insight.curves.reference)
@@ -115,66 +110,53 @@ def _named(figures: Sequence[str]) -> str:
 
 def throughput(curves: Iterable[Sequence[TimedRow]], published: Sequence[Published]) -> Any:
     """Images per second against the batch, the published curve dashed behind."""
-    behind: Line = {one.batch: one.images_per_second for one in published}
     lines: list[Line] = [{one.batch: one.images_per_second for one in curve} for curve in curves]
-
-    def draw(axes: Any) -> None:
-        axes.plot(*_xy(behind), color=_MUTED, marker="x", linestyle="dashed")
-        for place, line in enumerate(lines):
-            axes.plot(*_xy(line), **_line(place))
-        every = [behind, *lines]
-        _scale(axes, every, [rate for line in every for rate in line.values()])
-        axes.set_ylabel("images/s")
-
-    told = _ends(lines, "images/s")
-    return _drawn(draw, "Images a second against batch", told, _MIDDLE)
+    behind: Line = {one.batch: one.images_per_second for one in published}
+    return _by_batch("Images a second against batch", "images/s", lines, behind, ())
 
 
 def latency(curves: Iterable[Sequence[TimedRow]]) -> Any:
     """Median time of a call against the batch, up to its 99th percentile."""
-    curves = list(curves)
-    lines: list[Line] = [{one.batch: one.p50_ms for one in curve} for curve in curves]
+    both = [({one.batch: one.p50_ms for one in own}, [one.p99_ms for one in own]) for own in curves]
+    lines, highs = zip(*both, strict=True)
+    return _by_batch("Time of a call against batch", "ms a call", lines, {}, highs)
+
+
+def _by_batch(
+    title: str, label: str, lines: Sequence[Line], behind: Line, highs: Sequence[Sequence[float]]
+) -> Any:
+    """Lines against the batch, each shaded up to one of *highs* if there are any."""
+    every = [line for line in (behind, *lines) if line]
+    values = [value for high in highs or [list(line.values()) for line in every] for value in high]
+    batches = sorted({batch for line in every for batch in line if batch is not None})
 
     def draw(axes: Any) -> None:
-        for place, (curve, line) in enumerate(zip(curves, lines, strict=True)):
-            high, look = [one.p99_ms for one in curve], _line(place)
-            axes.fill_between(*_xy(line), high, color=look["color"], alpha=0.2, linewidth=0)
-            axes.plot(*_xy(line), **look)
-        _scale(axes, lines, [one.p99_ms for curve in curves for one in curve])
-        axes.set_ylabel("ms a call")
+        if behind:
+            axes.plot(*zip(*behind.items(), strict=True), color=_MUTED, marker="x", ls="dashed")
+        for place, line in enumerate(lines):
+            x, y = zip(*line.items(), strict=True)
+            color, mark = _SERIES[place % len(_SERIES)], _MARKS[place % len(_MARKS)]
+            if highs:
+                axes.fill_between(x, y, highs[place], color=color, alpha=0.2, linewidth=0)
+            axes.plot(x, y, color=color, marker=mark)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.minorticks_off()
+        axes.set(xlabel="batch", ylabel=label)
+        if 0 < _WIDE * min(values) < max(values):
+            axes.set_yscale("log")
+            ticker = require("matplotlib.ticker", extra="report")
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(ticker.NullLocator())
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        else:
+            axes.set_ylim(bottom=0, top=1.1 * max(values))
 
-    return _drawn(draw, "Time of a call against batch", _ends(lines, "ms"), _MIDDLE)
-
-
-def _xy(line: Line) -> tuple[list[int | None], list[float]]:
-    return list(line), list(line.values())
-
-
-def _scale(axes: Any, lines: Sequence[Line], values: Sequence[float]) -> None:
-    """Batches, which double; *values* from nothing, or in log scale if the small would vanish."""
-    batches = sorted({batch for line in lines for batch in line if batch is not None})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(batches, [str(batch) for batch in batches])
-    axes.minorticks_off()
-    axes.set_xlabel("batch")
-    positive = [value for value in values if value > 0]
-    if positive and max(positive) > _WIDE * min(positive):
-        axes.set_yscale("log")
-        ticker = require("matplotlib.ticker", extra="report")
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    else:
-        axes.set_ylim(bottom=0, top=1.1 * max(values, default=1))
-
-
-def _ends(lines: Sequence[Line], unit: str) -> str:
-    """Where each line begins and ends, in words; names stand in the legend."""
-    words = []
+    told, unit = [], label.removesuffix(" a call")
     for place, line in enumerate(lines, 1):
         ends = [f"{y:.4g} {unit} at batch {batch}" for batch, y in line.items()]
-        words.append(f"line {place}: {ends[0]} to {ends[-1]}")
-    return "; ".join(words)
+        told.append(f"line {place}: {ends[0]} to {ends[-1]}")
+    return _drawn(draw, title, "; ".join(told), _MIDDLE)
 
 
 def _drawn(draw: Callable[[Any], None], title: str, told: str, size: tuple[float, float]) -> Any:
