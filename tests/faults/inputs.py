@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from effd0.data.coco import Sample
 from effd0.data.preprocess import preprocess
@@ -66,22 +68,14 @@ def _with(**settings: Any) -> Remade:
 def _unsmoothed(sample: Sample, spec: ModelSpec) -> Array:
     """Bilinear from four neighbours, as cv2.resize does it."""
     with Image.open(sample.path) as image:
-        picture = np.asarray(image.convert("RGB"), np.float32)
-    height, width = picture.shape[:2]
-    scale = spec.image_size / max(height, width)
-    rows, columns = (
-        np.clip((np.arange(int(n * scale)) + 0.5) * n / int(n * scale) - 0.5, 0, n - 1)
-        for n in (height, width)
-    )
-    r, c = rows.astype(int), columns.astype(int)
-    r1, c1 = np.minimum(r + 1, height - 1), np.minimum(c + 1, width - 1)
-    wr, wc = (rows - r)[:, None, None], (columns - c)[None, :, None]
-    top = picture[r][:, c] * (1 - wc) + picture[r][:, c1] * wc
-    low = picture[r1][:, c] * (1 - wc) + picture[r1][:, c1] * wc
-    canvas = np.empty((spec.image_size, spec.image_size, 3), np.float32)
-    canvas[:] = FILL
-    canvas[: rows.size, : columns.size] = np.rint(top * (1 - wr) + low * wr)
-    return _normal(canvas.transpose(2, 0, 1))
+        picture = torch.from_numpy(np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1))
+    scale = spec.image_size / max(picture.shape[1:])
+    height, width = (int(side * scale) for side in picture.shape[1:])
+    planes = np.empty((3, spec.image_size, spec.image_size), np.float32)
+    planes[:] = np.reshape(FILL, (3, 1, 1))
+    resized = interpolate(picture[None], (height, width), mode="bilinear", antialias=False)
+    planes[:, :height, :width] = resized[0].round().numpy()
+    return _normal(planes)
 
 
 def _bins(remade: Remade) -> Plant:
@@ -137,6 +131,14 @@ def _half(paths: list[Path]) -> None:
     paths[2].write_bytes(paths[2].read_bytes()[: paths[2].stat().st_size // 2])
 
 
+def _mirrored(sample: Sample, spec: ModelSpec) -> Array:
+    planes = _pixels(sample, spec).copy()
+    scale = spec.image_size / max(sample.size)
+    width, height = (int(side * scale) for side in sample.size)
+    planes[:, :height, :width] = planes[:, :height, :width][:, :, ::-1]
+    return planes
+
+
 FAULTS = (
     Fault("bgr", "preprocess", "peers F1", "BGR", _bins(lambda s, d: _own(s, d)[::-1])),
     Fault("bgr-before-normalising", "preprocess", "peers F1", "BGR",
@@ -172,11 +174,3 @@ FAULTS = (
     Fault("input-missing", "preprocess", "peers F20", "", _files(lambda p: p[3].unlink())),
     Fault("input-cut-off", "preprocess", "peers F20", "", _files(_half)),
 )  # fmt: skip
-
-
-def _mirrored(sample: Sample, spec: ModelSpec) -> Array:
-    planes = _pixels(sample, spec).copy()
-    scale = spec.image_size / max(sample.size)
-    width, height = (int(side * scale) for side in sample.size)
-    planes[:, :height, :width] = planes[:, :height, :width][:, :, ::-1]
-    return planes
