@@ -121,6 +121,7 @@ def bench_detections_effdet(measure: Measure, case: Case, checkpoint: Path) -> N
     Ours includes the upload; effdet's input lies normalised on the device.
     """
     device, dtype, images = case.runner.device, case.runner.dtype, case.images
+    precision = case.subject.about["precision"]
     path = EffdetPath(checkpoint, case.spec, device, dtype)
     pixels = torch.from_numpy(np.stack([image.tensor for image in images])).to(device)
     batch = DeviceSteps(case.spec, pixels.device).normalize(pixels).to(dtype).contiguous()
@@ -131,8 +132,8 @@ def bench_detections_effdet(measure: Measure, case: Case, checkpoint: Path) -> N
     found, rows = measure.in_turn(
         detecting(case),
         lambda: path.detect_batch(batch, info),
-        f"{FROM_HOST}, batch {len(images)}, {case.subject.precision}",
-        name=f"effdet DetBenchPredict, eager {case.subject.precision}, normalised on the device",
+        f"{FROM_HOST}, batch {len(images)}, {precision}",
+        name=f"effdet DetBenchPredict, eager {precision}, normalised on the device",
         images=len(images),
         on=case.subject,
     )

@@ -28,19 +28,19 @@ from ..metrics.coco import MatchTable, match_table, to_coco_results
 from ..metrics.detection_diff import check_repeats, detection_parity
 from ..metrics.summary import CocoMetrics, summarize
 from ..progress import OpenProgress, silent
-from ..results.check import Check
+from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..results.run import (
     Accuracy,
     Artefact,
+    DatasetUsed,
     Insight,
     Run,
-    StageTimes,
+    Times,
     artefact_of,
-    dataset_of,
+    dataset_name,
     flat,
     new_run,
 )
-from ..results.verdict import Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import ModelSpec
 from ..timing import peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
@@ -229,7 +229,7 @@ def _measured(
         against=None,
         images_per_second=len(samples) / seconds,
         peak_rss_mb=peak_rss_mb(),
-        stages_ms={name: StageTimes.of(latency) for name, latency in source.stages().items()},
+        stages_ms={name: Times.of(latency) for name, latency in source.stages().items()},
         model_sha256=source.model_sha256,
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
@@ -270,7 +270,7 @@ def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = Non
     """
     job, accuracy = evaluation.job, evaluation.accuracy
     digest = accuracy.settings["annotations_sha256"]
-    dataset = dataset_of(job.root, job.split, accuracy.images, digest)
+    dataset = DatasetUsed(dataset_name(job.root, job.split), accuracy.images, digest)
     if isinstance(engine, ModelEngine):
         artefact = artefact_of(engine.choice.model, engine.choice.weights(), dataset)
     else:
