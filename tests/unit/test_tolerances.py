@@ -16,8 +16,7 @@ import pytest
 from effd0 import tolerances
 from effd0.export.to_onnx import write_simplified
 from effd0.graph.onnx_info import load_graph
-from effd0.graph.rewrite import save_graph
-from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits
+from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits, save_graph
 from effd0.runners.base import Runner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
