@@ -161,6 +161,10 @@ LOOK_ALIKES = {
     "channels-unknown": (("scale-convs",), parsed(
         "g (float[2,C,5,7] x) => (float[2,C,5,7] y) <float w = {2}> { y = Mul(x, w) }"
     )),
+    "integers-halved": (("fp16",), parsed(
+        "g (int64[2] x) => (int64[2] y) <int64 w = {2}> { y = Mul(x, w) }"
+    )),
+    "float16-already": (("fp16",), pad_model(dtype=np.float16)),
     "batch-free": (("spread-gates",), gated("x, gate", batch="N")),
     "gate-of-the-same-size": (("spread-gates",), gated("x, gate", gate="Sigmoid")),
     "one-an-image": (("spread-gates",), parsed(
@@ -252,7 +256,7 @@ def test_what_a_pool_cannot_take_is_made_finite_instead(graph: Any) -> None:
     assert np.maximum(before, -65504).tolist() == after.tolist()
 
 
-def refused(change: str) -> Any:
+def unreadable(change: str) -> Any:
     """Return a graph whose Pad no edit can read: its padding or filler fed, axes, or attributes."""
     graph = pad_model(
         opset={"axes": 18, "attributes": 10}.get(change, 11),
@@ -269,24 +273,6 @@ def refused(change: str) -> Any:
     elif change == "filler":
         graph.graph.initializer.append(numpy_helper.from_array(np.array(RING), "pads"))
     return graph
-
-
-COMPUTED = "the padding of p is computed while the model runs, .* run 'effd0 simplify' first"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("fed", COMPUTED),
-        ("filler", COMPUTED),
-        ("axes", "the Pad of p pads chosen axes, .*'effd0 simplify'"),
-        ("attributes", "the Pad of p holds its padding in attr.*export at"),
-    ],
-)
-def test_padding_that_cannot_be_read_is_refused(change: str, message: str) -> None:
-    """An edit that cannot tell whether it applies says what to do, rather than nothing."""
-    with pytest.raises(GraphError, match=message):
-        apply_edits(refused(change), ["fold-pad"])
 
 
 # Weighted sums.
@@ -596,53 +582,32 @@ def test_scales_that_only_a_resize_reads_stay_where_they_are() -> None:
     assert run(graph, X)[0].tolist() == (X / 2).repeat(2, 2).repeat(2, 3).tolist()
 
 
-@pytest.mark.parametrize(
-    "graph",
-    [
-        pytest.param(
-            parsed("g (int64[2] x) => (int64[2] y) <int64 w = {2}> { y = Mul(x, w) }"),
-            id="integers",
-        ),
-        pytest.param(pad_model(dtype=np.float16), id="float16-already"),
-    ],
-)
-def test_a_graph_without_float32_weights_has_nothing_to_do(graph: Any) -> None:
-    """There is nothing to halve, so the file stays the same."""
-    edited = copy.deepcopy(graph)
-    assert apply_edits(edited, ["fp16"]) == [0]
-    assert edited.SerializeToString() == graph.SerializeToString()
+# Graphs that an edit cannot take.
+
+COMPUTED = "the padding of p is computed while the model runs, .* run 'effd0 simplify' first"
+BRANCHES = """g (float[2] x, bool choice) => (float[2] y)
+    { y = If (choice) <
+        then_branch = small () => (float[2] a) { a = Relu(x) },
+        else_branch = large () => (float[2] b) { b = Abs(x) }
+    > }"""
+REFUSED = {
+    "padding-fed": ("fold-pad", unreadable("fed"), COMPUTED),
+    "filler-fed": ("fold-pad", unreadable("filler"), COMPUTED),
+    "axes": ("fold-pad", unreadable("axes"), "the Pad of p pads chosen axes, .*'effd0 simplify'"),
+    "attributes": ("fold-pad", unreadable("attributes"),
+        "the Pad of p holds its padding in attr.*export at"),
+    "weight-beyond-float16": ("fp16",
+        parsed("g (float[2] x) => (float[2] y) <float[2] w = {1.0, -70000.0}> {y = Mul(x, w)}"),
+        "w holds -70000, but float16 ends at 65504; leave fp16 out"),
+    "scales-fed": ("fp16",
+        parsed("g (float[1,1,2,2] x, float[4] s) => (float[a,b,c,d] y) { y = Resize(x, s, s) }"),
+        "the scales of y are computed .* run 'effd0 simplify' first"),
+    "branches": ("fp16", parsed(BRANCHES), r"y \(If\) has branches, but fp16 takes a graph"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("graph", "message"),
-    [
-        pytest.param(
-            parsed("g (float[2] x) => (float[2] y) <float[2] w = {1.0, -70000.0}> {y = Mul(x, w)}"),
-            r"w holds -70000, but float16 ends at 65504; leave fp16 out",
-            id="weight-beyond-float16",
-        ),
-        pytest.param(
-            parsed("""
-              g (float[1,1,2,2] x, float[4] scales) => (float[a,b,c,d] y)
-              { y = Resize(x, scales, scales) }
-            """),
-            r"the scales of y are computed .* run 'effd0 simplify' first",
-            id="scales-not-constant",
-        ),
-        pytest.param(
-            parsed("""
-              g (float[2] x, bool choice) => (float[2] y)
-              { y = If (choice) <
-                  then_branch = small () => (float[2] a) { a = Relu(x) },
-                  else_branch = large () => (float[2] b) { b = Abs(x) }
-                > }
-            """),
-            r"y \(If\) has branches, but fp16 takes a graph without",
-            id="branches",
-        ),
-    ],
-)
-def test_what_cannot_be_halved_is_refused(graph: Any, message: str) -> None:
-    """No weight becomes infinite and no type is guessed: the message names the place."""
+@pytest.mark.parametrize(("edit", "graph", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_an_edit_cannot_take_is_refused(edit: str, graph: Any, message: str) -> None:
+    """An edit that cannot tell whether it applies names the place and says what to do."""
     with pytest.raises(GraphError, match=message):
-        apply_edits(graph, ["fp16"])
+        apply_edits(graph, [edit])
