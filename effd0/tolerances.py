@@ -42,7 +42,6 @@ def _flat(content: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, 
 
 
 TABLE = dict(_flat(tomllib.loads(Path(__file__).with_suffix(".toml").read_text())))
-MAX_ABS = "largest difference in a head"
 #: What the paired gate takes where --max-drop does not say otherwise.
 MAX_DROP = TABLE["MAX_DROP",]
 TO_RECORD = TABLE["TO_RECORD",]
