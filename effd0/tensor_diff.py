@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ _FLOAT16_MAX, _BFLOAT16_MAX = 65504.0, 3.3895e38
 _BLOCK = 1 << 15
 #: Values of which the largest difference is taken, on the way to the largest of all.
 _GROUP = 64
+_TWO_DIGITS = decimal.Context(prec=2, rounding=decimal.ROUND_CEILING)
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,8 @@ class TensorDiff:
     @property
     def required(self) -> float:
         """The smallest limit that would let this pass, rounded up to two digits."""
-        if not 0 < self.max_abs < math.inf:
-            return self.max_abs
-        unit = 10.0 ** (math.floor(math.log10(self.max_abs)) - 1)
-        rounded = float(f"{math.ceil(self.max_abs / unit) * unit:.1e}")
-        # Division may land a hair low; a tolerance that does not suffice would be a lie.
-        return rounded if rounded >= self.max_abs else float(f"{rounded + unit:.1e}")
+        # Of the shortest digits that mean the number: 0.07 is 0.07, not a hair more.
+        return float(_TWO_DIGITS.create_decimal(repr(self.max_abs)))
 
     def __str__(self) -> str:
         return (
@@ -65,7 +63,7 @@ def compare_tensors(reference: Tensors, candidate: Tensors) -> list[TensorDiff]:
     Raises `HeadError` where names or shapes are not the same.
     """
     check_pair(reference, candidate)
-    diffs = [_measured(name, reference[name], candidate[name]) for name in reference]
+    diffs = [_diff_of(name, reference[name], candidate[name]) for name in reference]
     return sorted(diffs, key=lambda diff: -diff.max_abs)
 
 
@@ -78,7 +76,7 @@ def check_pair(reference: Tensors, candidate: Tensors) -> None:
             raise HeadError(f"{name} is {candidate[name].shape}, but {wanted.shape} was wanted")
 
 
-def _measured(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
+def _diff_of(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
     wanted, got = np.ravel(reference), np.ravel(candidate)
     delta = np.empty(wanted.size, np.promote_types(np.float32, np.result_type(wanted, got)))
     sums = np.zeros(4)

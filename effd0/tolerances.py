@@ -32,17 +32,16 @@ class Tolerance:
     measured: date
 
 
-def _named(content: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Tolerance]]:
+def _flat(content: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Tolerance]]:
     for key, value in content.items():
         if "limit" in value:
             reason = " ".join(value["reason"].split())
             yield (*above, key), Tolerance(**{**value, "reason": reason})
         else:
-            yield from _named(value, *above, key)
+            yield from _flat(value, *above, key)
 
 
-TABLE = dict(_named(tomllib.loads(Path(__file__).with_suffix(".toml").read_text())))
-MAX_ABS = "largest difference in a head"
+TABLE = dict(_flat(tomllib.loads(Path(__file__).with_suffix(".toml").read_text())))
 #: What the paired gate takes where --max-drop does not say otherwise.
 MAX_DROP = TABLE["MAX_DROP",]
 TO_RECORD = TABLE["TO_RECORD",]

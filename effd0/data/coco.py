@@ -206,9 +206,9 @@ class _Image(TypedDict):
 
 
 class _Annotation(TypedDict):
-    id: int
-    image_id: int
-    category_id: int
+    id: Number  # tables of pandas have 139.0 for 139
+    image_id: Number
+    category_id: Number
     bbox: Annotated[list[Number], msgspec.Meta(min_length=4, max_length=4)]
     area: NotRequired[Number]
     iscrowd: NotRequired[int | bool]
@@ -238,7 +238,7 @@ def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
         content: dict[str, Any] = msgspec.json.decode(data, type=_Content)
     except msgspec.ValidationError as error:
         raise DatasetError(f"{path} is not a COCO file: {error}; correct the file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
     if problems := list(_mistakes(content)):
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""

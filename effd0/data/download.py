@@ -39,11 +39,6 @@ class Source:
     algorithm: str
     digest: str
 
-    @property
-    def name(self) -> str:
-        """The file's own name."""
-        return Path(urlsplit(self.url).path).name
-
     def at(self, mirror: str | None) -> Source:
         """The same file under *mirror*, a URL that stands for the official host."""
         path = urlsplit(self.url).path
@@ -85,7 +80,7 @@ def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path
     for source, member in ((COCO_IMAGES, "val2017/"), (COCO_ANNOTATIONS, instances)):
         if not (root / member).exists():
             with writing_to(root):
-                archive = download(source.at(mirror), root / source.name, on_bytes)
+                archive = download(source.at(mirror), root / Path(source.url).name, on_bytes)
                 unzip(archive, member, root / member)
                 archive.unlink()
     return root

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import ExportError, require
 from ..graph.onnx_info import load_graph
-from ..graph.rewrite import save_graph
+from ..graph.rewrites import save_graph
 from ..io import sha256
 from ..runners.checkpoint import load_model
 from ..spec import ModelSpec

@@ -22,8 +22,7 @@ import numpy as np
 from ..data.fixture import sample_inputs
 from ..errors import Effd0Error, ExportError, GraphError
 from ..graph.onnx_info import load_graph
-from ..graph.rewrite import GraphEdit, save_graph
-from ..graph.rewrites import apply_edits, named_edits
+from ..graph.rewrites import GraphEdit, apply_edits, named_edits, save_graph
 from ..io import written_whole
 from ..runners.base import Runner, batch_size_of
 from ..runners.registry import RunnerOptions, open_runner

@@ -14,8 +14,7 @@ from onnx import TensorProto
 from effd0.data.coco import load_coco
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.graph.onnx_info import load_graph
-from effd0.graph.rewrite import save_graph
-from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits
+from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits, save_graph
 from effd0.runners.checkpoint import read_weights
 from effd0.spec import D0
 from effd0.tensors.inputs import write_inputs

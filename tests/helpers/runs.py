@@ -183,7 +183,7 @@ def good_content(*, pictures: int = 24, seed: int = 0) -> dict[str, Any]:
         checks=[check for stage in STAGES for check in _checks(stage)],
         parity=[_parity("ort", 1, 4e-5, seed), _parity("ort", 8, 6e-5, seed + 1)],
         accuracy=[pictured(REFERENCE_AP - 0.0004, pictures=pictures, jitter=1.0, seed=seed)],
-        latency=[_latency(batch, 24.0) for batch in BATCHES],
+        latency=_latencies(24.0),
     )
 
 
@@ -231,7 +231,7 @@ def older_content() -> dict[str, Any]:
         **run,
         "created": "2026-10-02T09:30:00+00:00",
         "artefact": {**run["artefact"], "name": "d0_bs8_october.onnx"},
-        "latency": [_latency(batch, 27.0) for batch in BATCHES],
+        "latency": _latencies(27.0),
     }
 
 
@@ -239,13 +239,9 @@ def bare_content() -> dict[str, Any]:
     """A run in which nothing was measured."""
     none: dict[str, Any] = {"passed": [], "untested": list(STAGES), "evidence": "nothing was run"}
     return content(
-        artefact=artefact(dataset=None, model_sha256=None),
-        verdict=verdict("not gated", **none),
-        checks=[],
-        parity=[],
-        accuracy=[],
-        latency=[],
-    )
+        artefact=artefact(dataset=None, model_sha256=None), verdict=verdict("not gated", **none),
+        checks=[], parity=[], accuracy=[], latency=[],
+    )  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -274,22 +270,14 @@ def pictured(ap: float, *, pictures: int, jitter: float, seed: int) -> dict[str,
     compared["metrics"] |= {
         "values": _metrics(REFERENCE_AP), "per_class": {**reference, "toaster": None}
     }  # fmt: skip
+    times = (("preprocess", 6.1), ("infer", 182.0), ("postprocess", 15.8))
     return accuracy(
-        ap,
-        batch=8,
-        images=48,
-        images_total=48,
-        min_map=65.13,
-        metrics=_metrics(ap),
-        per_class=classes,
-        against=compared,
-        stages_ms={
-            name: stage_times(ms)
-            for name, ms in (("preprocess", 6.1), ("infer", 182.0), ("postprocess", 15.8))
-        },
+        ap, batch=8, images=48, images_total=48, min_map=65.13, metrics=_metrics(ap),
+        per_class=classes, against=compared,
+        stages_ms={name: stage_times(ms) for name, ms in times},
         settings={"batch_size": 8, "min_score": 0.001, "host_threads": 2},
         insight=insight(pictures, drop=drop, jitter=jitter, seed=seed),
-    )
+    )  # fmt: skip
 
 
 def insight(pictures: int, *, drop: float, jitter: float, seed: int) -> dict[str, Any]:
@@ -334,25 +322,18 @@ def _picture(sample: Sample, jitter: float, rng: np.random.Generator) -> dict[st
             for box, name in annotated
         ]
 
-    width, height = sample.size
-    return {
-        "image_id": sample.image_id,
-        "file_name": sample.path.name,
-        "width": width,
-        "height": height,
-        "jpeg": _thumbnail(sample),
-        "difference": round(float(rng.uniform(0, 0.02 + jitter / 12)), 4),
-        "truth": [{"box": box.tolist(), "class": name, "crowd": False} for box, name in annotated],
-        "candidate": detected(2 + jitter),
-        "reference": detected(2),
-    }
-
-
-def _thumbnail(sample: Sample) -> str:
     with Image.open(sample.path) as image, io.BytesIO() as file:
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         image.convert("RGB").save(file, "jpeg", quality=70)
-        return base64.b64encode(file.getvalue()).decode()
+        jpeg = base64.b64encode(file.getvalue()).decode()
+    width, height = sample.size
+    return {
+        "image_id": sample.image_id, "file_name": sample.path.name, "width": width,
+        "height": height, "jpeg": jpeg,
+        "difference": round(float(rng.uniform(0, 0.02 + jitter / 12)), 4),
+        "truth": [{"box": box.tolist(), "class": name, "crowd": False} for box, name in annotated],
+        "candidate": detected(2 + jitter), "reference": detected(2),
+    }  # fmt: skip
 
 
 @functools.cache
@@ -400,9 +381,8 @@ def _parity(runner: str, batch: int, worst: float, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _latency(batch: int, one: float) -> dict[str, Any]:
-    median = one * (0.35 + 0.65 * batch**0.93)
-    return latency(median, batch)
+def _latencies(one: float) -> list[dict[str, Any]]:
+    return [latency(one * (0.35 + 0.65 * batch**0.93), batch) for batch in BATCHES]
 
 
 def _metrics(ap: float) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ from tests.helpers import names_in
 
 
 def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
-    """Folders are made, nothing has the name before the end, and nothing else is left after."""
+    """Nothing has the name before, nothing else is left, and its rights are any new file's."""
     path = tmp_path / "new" / "folder" / "out.txt"
     with written_whole(path) as temporary:
         temporary.write_text("whole")
@@ -34,6 +34,8 @@ def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
         assert not path.exists()
     assert path.read_text() == "whole"
     assert names_in(path.parent) == ["out.txt"]
+    (tmp_path / "plain.txt").touch()
+    assert path.stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
@@ -47,14 +49,6 @@ def test_crash_leaves_the_old_file_and_no_litter(kind: type[BaseException], tmp_
         raise kind
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["out.txt"]
-
-
-def test_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
-    """The file's rights are those of any new file, not those of a private temporary one."""
-    with written_whole(tmp_path / "out.txt") as temporary:
-        temporary.write_text("whole")
-    (tmp_path / "plain.txt").write_text("plain")
-    assert (tmp_path / "out.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
 
 
 @pytest.mark.parametrize(

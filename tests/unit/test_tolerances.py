@@ -16,14 +16,14 @@ import pytest
 from effd0 import tolerances
 from effd0.export.to_onnx import write_simplified
 from effd0.graph.onnx_info import load_graph
-from effd0.graph.rewrite import save_graph
-from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits
-from effd0.runners.base import Runner
+from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits, save_graph
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 from effd0.tensor_diff import compare_tensors
-from effd0.tolerances import HEADS, MAX_ABS, TABLE, Tolerance
+from effd0.tolerances import HEADS, TABLE, Tolerance
 from effd0.types import Tensor, Tensors
+
+from ..emulator.tools import EmulatedRunner, compile_emulated
 
 PAGE = Path(__file__).parents[2] / "docs" / "tolerances.md"
 ROWS = [pytest.param(row, id=row.name) for row in TABLE.values()]
@@ -81,53 +81,46 @@ def test_the_page_is_the_table() -> None:
 
 
 @pytest.fixture(scope="module")
-def half_model(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model under test with weights of float16, as ``effd0 modify --edit fp16`` makes it."""
+def half_models(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The model with weights of float16, by ``modify --edit fp16`` and by the emulated ATC."""
     folder = tmp_path_factory.mktemp("half")
-    write_simplified(onnx_model, folder / "simplified.onnx")
-    model = load_graph(folder / "simplified.onnx")
+    simplified, half = folder / "simplified.onnx", folder / "half.onnx"
+    write_simplified(onnx_model, simplified)
+    model = load_graph(simplified)
     apply_edits(model, (*DEFAULT_EDITS, "fp16"))
-    save_graph(model, folder / "half.onnx")
-    return folder / "half.onnx"
-
-
-def opened(name: str, precision: str, request: pytest.FixtureRequest) -> Runner:
-    """Return the runner *name* of the weights under test in *precision*, to be entered."""
-    spec: ModelSpec = request.getfixturevalue("spec")
-    if name == "emulated":
-        from tests.emulator.tools import EmulatedRunner, compile_emulated
-
-        folder: Path = request.getfixturevalue("tmp_path")
-        write_simplified(request.getfixturevalue("onnx_model"), folder / "simplified.onnx")
-        path = folder / "half.om"
-        compile_emulated(
-            folder / "simplified.onnx", path, gears=(1, 2), precision_mode="force_fp16"
-        )
-        return EmulatedRunner(path)
-    if name == "torch":
-        checkpoint = request.getfixturevalue("checkpoint")
-        return open_runner(name, checkpoint, spec, RunnerOptions(precision=precision))
-    model = request.getfixturevalue("half_model" if precision == "fp16" else "onnx_model")
-    return open_runner(name, model, spec, RunnerOptions())
+    save_graph(model, half)
+    options = {"gears": (1, 2), "precision_mode": "force_fp16"}
+    return half, compile_emulated(simplified, folder / "half.om", **options)
 
 
 @pytest.mark.slow
 @pytest.mark.stage("runner")
 @pytest.mark.parametrize(("name", "precision"), HEADS, ids="-".join)
 def test_a_runner_keeps_to_its_tolerance(
-    name: str, precision: str, images: Tensor, torch_heads: Tensors, request: pytest.FixtureRequest
+    name: str,
+    precision: str,
+    onnx_model: Path,
+    half_models: tuple[Path, Path],
+    checkpoint: Path,
+    images: Tensor,
+    torch_heads: Tensors,
+    spec: ModelSpec,
 ) -> None:
-    """Heads of two images, one by one, differ by what is allowed at most; and what is not float32
-    does differ.
-    """
-    row = HEADS[name, precision]
-    errors = []
-    with opened(name, precision, request) as runner:
+    """Heads of two images differ by what is allowed at most; what is not float32 does differ."""
+    row, errors = HEADS[name, precision], []
+    path, options = half_models[0] if precision == "fp16" else onnx_model, RunnerOptions()
+    if name == "torch":
+        path, options = checkpoint, RunnerOptions(precision=precision)
+    emulated = name == "emulated"
+    with (
+        EmulatedRunner(half_models[1]) if emulated else open_runner(name, path, spec, options)
+    ) as runner:
         for n in range(2):
             heads = runner.infer({runner.inputs[0].name: images[n : n + 1]})
             wanted = {key: head[n : n + 1] for key, head in torch_heads.items()}
             diffs = compare_tensors(wanted, heads)
-            errors += [d.max_abs if row.unit == MAX_ABS else d.relative_l2 for d in diffs]
+            largest = row.unit == "largest difference in a head"
+            errors += [d.max_abs if largest else d.relative_l2 for d in diffs]
     assert max(errors) <= row.limit
     # A runner that computed in float32 after all would not have been measured.
     if precision != "fp32":

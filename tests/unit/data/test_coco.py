@@ -193,6 +193,7 @@ def test_mistake_is_refused(change: Change, message: str) -> None:
     [
         pytest.param(b"{'images': []}", "is not a readable JSON file: JSON is mal", id="not-json"),
         pytest.param(b'{"images": [NaN]}', "is not a readable JSON file: JSON is mal", id="nan"),
+        pytest.param(b'{"x": ' + b"[" * 99_999, "is not a readable JSON file", id="too-deep"),
         pytest.param([1, 2], "is not a COCO file: Expected `object`, got `array`", id="list"),
         pytest.param({"images": []}, "missing required field `annotations`", id="lists-missing"),
     ],

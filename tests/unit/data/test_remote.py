@@ -138,14 +138,6 @@ def test_missing_images_are_counted_and_shown(
     )
 
 
-def test_broken_annotations_are_named_by_their_url(root: Path, tmp_path: Path) -> None:
-    """Not the copy is named, but the file that is to be corrected."""
-    url = f"{url_of(root)}/annotations/instances_val2017.json"
-    MemoryFileSystem().pipe(url, b"{")
-    with pytest.raises(DatasetError, match=f"^{url} is not a readable JSON file: "):
-        load(root, tmp_path)
-
-
 @BOTH
 def test_an_image_that_has_gone_is_named(root: Path, tmp_path: Path) -> None:
     """It is an error of that image, and nothing is left of the others."""
@@ -220,16 +212,20 @@ def test_without_fsspec_only_what_looks_like_a_url_needs_it(
 
 
 @pytest.mark.parametrize(
-    ("lost", "message"),
+    ("name", "content", "message"),
     [
-        pytest.param(f"annotations/instances_{SPLIT}.json", "does not exist; give", id="file"),
-        pytest.param(SPLIT, f"{SPLIT} is not a folder with images; those of", id="folder"),
+        (f"annotations/instances_{SPLIT}.json", None, "json does not exist; give"),
+        (f"annotations/instances_{SPLIT}.json", b"{", "json is not a readable JSON file: "),
+        (SPLIT, None, f"{SPLIT} is not a folder with images; those of"),
     ],
+    ids=["no-file", "broken-file", "no-folder"],
 )
 def test_root_that_cannot_be_loaded_is_refused(
-    lost: str, message: str, root: Path, tmp_path: Path
+    name: str, content: bytes | None, message: str, root: Path, tmp_path: Path
 ) -> None:
-    """The message is that of a local folder, with the URL."""
-    remove(root, lost)
+    """The message is that of a local folder, with the URL and not with the copy's place."""
+    remove(root, name)
+    if content is not None:
+        MemoryFileSystem().pipe(f"{url_of(root)}/{name}", content)
     with pytest.raises(DatasetError, match=f"^memory://bucket/coco/.*{message}"):
         load(root, tmp_path)

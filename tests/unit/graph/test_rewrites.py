@@ -11,10 +11,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from effd0.errors import GraphError
-from effd0.graph.rewrites import DEFAULT_EDITS, ORT_EDITS, apply_edits
+from effd0.graph.onnx_info import load_graph
+from effd0.graph.rewrites import DEFAULT_EDITS, ORT_EDITS, apply_edits, save_graph
 from tests.helpers.onnx_models import RING, halved, operators, pad_model, parsed, run
 
 #: A term of a weighted sum whose weight is read by a branch too, beside a node that nothing reads.
@@ -41,6 +42,23 @@ def matches(graph: Any, *edits: str) -> list[int]:
 
 
 # All edits.
+
+
+def test_a_graph_comes_back_from_its_file(tmp_path: Path) -> None:
+    """What was checked and saved is loaded as it was."""
+    save_graph(pad_model(), tmp_path / "padded.onnx")
+    assert load_graph(tmp_path / "padded.onnx") == pad_model()
+
+
+def test_a_broken_graph_is_not_written(tmp_path: Path) -> None:
+    """The recipe's ``modify`` leaves a float16 zero in a float32 Pad; such never becomes a file."""
+    graph = pad_model()
+    (filler,) = [t for t in graph.graph.initializer if t.name == "filler"]
+    filler.CopyFrom(numpy_helper.from_array(np.array(0, np.float16), "filler"))
+    message = r"made\.onnx would be an invalid graph: [\s\S]*constant_value has inconsistent type"
+    with pytest.raises(GraphError, match=message):
+        save_graph(graph, tmp_path / "made.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_edits_are_done_in_the_order_given() -> None:
@@ -143,6 +161,10 @@ LOOK_ALIKES = {
     "channels-unknown": (("scale-convs",), parsed(
         "g (float[2,C,5,7] x) => (float[2,C,5,7] y) <float w = {2}> { y = Mul(x, w) }"
     )),
+    "integers-halved": (("fp16",), parsed(
+        "g (int64[2] x) => (int64[2] y) <int64 w = {2}> { y = Mul(x, w) }"
+    )),
+    "float16-already": (("fp16",), pad_model(dtype=np.float16)),
     "batch-free": (("spread-gates",), gated("x, gate", batch="N")),
     "gate-of-the-same-size": (("spread-gates",), gated("x, gate", gate="Sigmoid")),
     "one-an-image": (("spread-gates",), parsed(
@@ -234,7 +256,7 @@ def test_what_a_pool_cannot_take_is_made_finite_instead(graph: Any) -> None:
     assert np.maximum(before, -65504).tolist() == after.tolist()
 
 
-def refused(change: str) -> Any:
+def unreadable(change: str) -> Any:
     """Return a graph whose Pad no edit can read: its padding or filler fed, axes, or attributes."""
     graph = pad_model(
         opset={"axes": 18, "attributes": 10}.get(change, 11),
@@ -251,24 +273,6 @@ def refused(change: str) -> Any:
     elif change == "filler":
         graph.graph.initializer.append(numpy_helper.from_array(np.array(RING), "pads"))
     return graph
-
-
-COMPUTED = "the padding of p is computed while the model runs, .* run 'effd0 simplify' first"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("fed", COMPUTED),
-        ("filler", COMPUTED),
-        ("axes", "the Pad of p pads chosen axes, .*'effd0 simplify'"),
-        ("attributes", "the Pad of p holds its padding in attr.*export at"),
-    ],
-)
-def test_padding_that_cannot_be_read_is_refused(change: str, message: str) -> None:
-    """An edit that cannot tell whether it applies says what to do, rather than nothing."""
-    with pytest.raises(GraphError, match=message):
-        apply_edits(refused(change), ["fold-pad"])
 
 
 # Weighted sums.
@@ -494,3 +498,116 @@ def _reorderings(model: Any, out: Path) -> int:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return sum(name.startswith("Reorder") for name in operators(onnx.load(str(out))))
+
+
+# Float16.
+
+#: Weights in an initializer and in a node, an integer one, a cast, a Resize that shares a constant
+#: with a Mul, and an output that is read inside.
+NETWORK = """
+  network (float[1,1,2,2] x) => (float[1,1,4,4] y, float[1,1,2,2] inner)
+  <float[4] scales = {1.0, 1.0, 2.0, 2.0}, float w = {0.1}, int64 two = {2}>
+  {
+    half = Constant <value = float {0.3}> ()
+    inner = Mul(x, w)
+    n = Cast <to = 1> (two)
+    doubled = Mul(inner, n)
+    moved = Add(doubled, half)
+    large = Resize <mode = "nearest", nearest_mode = "floor",
+                    coordinate_transformation_mode = "asymmetric"> (moved, scales, scales)
+    y = Mul(large, scales)
+  }
+"""
+X = np.array([[[[1, -2], [3, 4.5]]]], np.float32)
+
+
+def types(graph: Any) -> dict[str, int]:
+    """Element types of all tensors of *graph*, by name."""
+    inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def done() -> Any:
+    """The network above in float16."""
+    graph = parsed(NETWORK)
+    assert apply_edits(graph, ["fp16"]) == [3]
+    return graph
+
+
+def test_only_the_borders_stay_float32() -> None:
+    """Names and types at the borders are as before; what is between is float16 throughout."""
+    graph = done()
+    onnx.checker.check_model(graph, full_check=True)
+    found = types(graph)
+    borders = {name for name, kind in found.items() if kind == TensorProto.FLOAT}
+    assert borders == {"x", "y", "inner", "large_region", "large_scales"}
+    inside = {kind for name, kind in found.items() if name not in {"two", *borders}}
+    assert inside == {TensorProto.FLOAT16}
+    kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+    # A Resize takes its scales as float32, so those it shared are there twice.
+    assert kinds == {
+        "w": TensorProto.FLOAT16,
+        "half": TensorProto.FLOAT16,
+        "two": TensorProto.INT64,
+        "scales": TensorProto.FLOAT16,
+        "large_region": TensorProto.FLOAT,
+        "large_scales": TensorProto.FLOAT,
+    }
+
+
+def test_float16_gives_the_numbers_to_its_rounding() -> None:
+    """Ten bits of every number are right, at each output."""
+    before, after = run(parsed(NETWORK), X), run(done(), X)
+    for wanted, got in zip(before, after, strict=True):
+        assert got.dtype == np.float32
+        # Five roundings of 2**-11 each.  Measured 2026-11-23: at most three.
+        assert got == pytest.approx(wanted, rel=5 * 2**-11)
+        assert got.tolist() != wanted.tolist()
+
+
+def test_scales_that_only_a_resize_reads_stay_where_they_are() -> None:
+    """The usual Resize keeps its constant, initializer or node, and gets no copy of it."""
+    graph = parsed("""
+      g (float[1,1,2,2] x) => (float[1,1,4,4] y) <float w = {0.5}>
+      {
+        roi = Constant <value = float[0] {}> ()
+        scales = Constant <value = float[4] {1.0, 1.0, 2.0, 2.0}> ()
+        scaled = Mul(x, w)
+        y = Resize(scaled, roi, scales)
+      }
+    """)
+    assert apply_edits(graph, ["fp16"]) == [1]
+    assert operators(graph) == ["Cast", "Mul", "Resize", "Cast"]
+    assert run(graph, X)[0].tolist() == (X / 2).repeat(2, 2).repeat(2, 3).tolist()
+
+
+# Graphs that an edit cannot take.
+
+COMPUTED = "the padding of p is computed while the model runs, .* run 'effd0 simplify' first"
+BRANCHES = """g (float[2] x, bool choice) => (float[2] y)
+    { y = If (choice) <
+        then_branch = small () => (float[2] a) { a = Relu(x) },
+        else_branch = large () => (float[2] b) { b = Abs(x) }
+    > }"""
+REFUSED = {
+    "padding-fed": ("fold-pad", unreadable("fed"), COMPUTED),
+    "filler-fed": ("fold-pad", unreadable("filler"), COMPUTED),
+    "axes": ("fold-pad", unreadable("axes"), "the Pad of p pads chosen axes, .*'effd0 simplify'"),
+    "attributes": ("fold-pad", unreadable("attributes"),
+        "the Pad of p holds its padding in attr.*export at"),
+    "weight-beyond-float16": ("fp16",
+        parsed("g (float[2] x) => (float[2] y) <float[2] w = {1.0, -70000.0}> {y = Mul(x, w)}"),
+        "w holds -70000, but float16 ends at 65504; leave fp16 out"),
+    "scales-fed": ("fp16",
+        parsed("g (float[1,1,2,2] x, float[4] s) => (float[a,b,c,d] y) { y = Resize(x, s, s) }"),
+        "the scales of y are computed .* run 'effd0 simplify' first"),
+    "branches": ("fp16", parsed(BRANCHES), r"y \(If\) has branches, but fp16 takes a graph"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "graph", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_an_edit_cannot_take_is_refused(edit: str, graph: Any, message: str) -> None:
+    """An edit that cannot tell whether it applies names the place and says what to do."""
+    with pytest.raises(GraphError, match=message):
+        apply_edits(graph, [edit])
