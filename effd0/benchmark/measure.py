@@ -105,21 +105,19 @@ def timed_row(
 
     *more* are other fields of the row; its dataset is one of them.
     """
-    library: dict[str, Any] = {"runner": "", "precision": "", "model_sha256": None}
-    about = {**library, "fingerprint": fingerprint(on)} if isinstance(on, str) else on.about
-    notes = [*about.get("notes", []), *more.pop("notes", [])]
-    fields = {
-        "name": name,
-        "timed": timed,
-        "images": images,
-        "batch": None,
-        "images_per_second": 1000 * images / samples.p50_ms,
-        "p50_ms": samples.p50_ms,
-        "p90_ms": samples.p90_ms,
-        "p99_ms": samples.p99_ms,
-        "samples_ms": list(samples.samples_ms),
-    }
-    return TimedRow(**{**fields, **about, **more, "notes": notes})
+    about: dict[str, Any] = {"runner": "", "precision": "", "model_sha256": None, "batch": None}
+    about |= {"fingerprint": fingerprint(on)} if isinstance(on, str) else on.about
+    return TimedRow(
+        name=name,
+        timed=timed,
+        images=images,
+        images_per_second=1000 * images / samples.p50_ms,
+        p50_ms=samples.p50_ms,
+        p90_ms=samples.p90_ms,
+        p99_ms=samples.p99_ms,
+        samples_ms=list(samples.samples_ms),
+        **{**about, **more, "notes": [*about.get("notes", []), *more.get("notes", [])]},
+    )
 
 
 def rivals_of(rows: Sequence[TimedRow]) -> list[tuple[TimedRow, TimedRival, Ratio]]:

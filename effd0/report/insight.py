@@ -39,31 +39,27 @@ QUALITIES = (70, 50, 30, 10)
 
 
 def insight_of(evaluation: Evaluation) -> Insight:
-    """What pictures of *evaluation*, and of its reference if it has one, need."""
-    reference = None if evaluation.reference is None else evaluation.reference.matches
-    return insight(evaluation.matches, reference, evaluation.spec)
-
-
-def insight(candidate: MatchTable, reference: MatchTable | None, spec: ModelSpec) -> Insight:
     """
-    All that is drawn of what *candidate* and *reference* found in the same images.
+    What pictures of *evaluation*, and of its reference if it has one, need.
 
     Images are opened for thumbnails alone; one that cannot be read has none.
     """
-    dataset, found = candidate.dataset, candidate.detections
-    tables = [candidate] if reference is None else [candidate, reference]
+    dataset, spec = evaluation.dataset, evaluation.spec
+    other = None if evaluation.reference is None else evaluation.reference.matches
+    tables = [evaluation.matches, *([] if other is None else [other])]
+    found = [table.detections for table in tables]
     errors = [find_errors(table) for table in tables]
-    if reference is None:
-        theirs, differences = None, mistakes(dataset, errors[0])
+    if other is None:
+        differences = mistakes(dataset, errors[0])
     else:
-        theirs = reference.detections
-        differences = {id_: difference(theirs[id_], found[id_]) for id_ in dataset.image_ids}
+        differences = {id_: difference(found[1][id_], found[0][id_]) for id_ in dataset.image_ids}
 
     def both(values: Iterable[Any]) -> list[Any]:
         """What is made of each table; the reference's is None without one."""
         return [*values, None][:2]
 
-    scores = [to_coco_results(table.detections, spec)[:, 5] for table in tables]
+    ours, theirs = both(found)
+    scores = [to_coco_results(some, spec)[:, 5] for some in found]
     kinds = (
         {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in KINDS} for one in errors
     )
@@ -73,7 +69,7 @@ def insight(candidate: MatchTable, reference: MatchTable | None, spec: ModelSpec
         # The last bin holds its upper bound too.
         scores=Scores(EDGES.tolist(), *both(np.histogram(s, EDGES)[0].tolist() for s in scores)),
         errors=Sides(*both(kinds)),
-        gallery=gallery(dataset, found, theirs, differences, spec),
+        gallery=gallery(dataset, ours, theirs, differences, spec),
     )
 
 

@@ -16,7 +16,7 @@ from ..metrics.summary import METRICS
 from ..metrics.tide import KINDS
 from ..results.check import STAGES, Check, Verdict
 from ..results.compare import compare_runs
-from ..results.run import Accuracy, ErrorKind, Head, Parity, Run, Sides, TimedRow
+from ..results.run import Accuracy, ErrorKind, Head, Run, Sides, TimedRow
 from . import plots
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -59,7 +59,11 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         published=sorted(published_accuracies(), key=lambda one: -one["map"]),
         comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
         classes=[] if shown is None else class_rows(shown),
-        parities=sorted((one for one in run.parity if one.heads), key=_worst),
+        # Those with a head furthest from what is allowed come first.
+        parities=sorted(
+            (one for one in run.parity if one.heads),
+            key=lambda one: -max(_share(head) or 0.0 for head in one.heads),
+        ),
         curves=batch_curves(run.latency),
         board=published_curve(),
         baseline=baseline,
@@ -179,11 +183,6 @@ def _share(head: Head) -> float | None:
     if error is None:
         return float("inf")
     return error / head.allowed if head.allowed else None
-
-
-def _worst(parity: Parity) -> float:
-    """The share of the head that is furthest from what is allowed, negative: it comes first."""
-    return -max(_share(head) or 0.0 for head in parity.heads)
 
 
 def head_cell(head: Head) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from ..errors import BenchmarkError, RunFileError
+from ..errors import RunFileError
 from ..metrics.summary import METRICS
 from ..tolerances import AP_ARITHMETIC, MAX_DROP
 from ..types import Fractions
@@ -61,41 +60,24 @@ class Ratio:
         )
 
 
-def ratio_of_medians(
-    numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, seed: int = 0
-) -> Ratio:
-    """The ratio of the medians of two runs, which are resampled apart."""
-    over, under = _samples(numerator), _samples(denominator)
-    rng = np.random.default_rng(seed)
+def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
+    """The ratio of the medians of two runs, of times above 0, which are resampled apart."""
+    rng = np.random.default_rng(0)
+    over, under = np.asarray(numerator), np.asarray(denominator)
     drawn = _medians(over, rng) / _medians(under, rng)
     return _ratio(np.median(over) / np.median(under), drawn, min(over.size, under.size))
 
 
-def paired_ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, seed: int = 0) -> Ratio:
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
     """
-    The median of the ratios of times that were taken in turn, A B A B, resampled in pairs.
+    The median of the ratios of times above 0 that were taken in turn, A B A B, resampled in pairs.
 
     What slows both of a pair cancels out.
     """
-    over, under = _samples(numerator), _samples(denominator)
-    if over.size != under.size:
-        raise BenchmarkError(
-            f"{over.size} times are to be paired with {under.size}, but each needs a partner; "
-            "time both in turn"
-        )
     # Logarithms, so that the ratio the other way round has the inverse interval.
-    logs = np.log(over / under)
-    drawn = np.exp(_medians(logs, np.random.default_rng(seed)))
-    return _ratio(np.exp(np.median(logs)), drawn, over.size)
-
-
-def _samples(times: npt.ArrayLike) -> Fractions:
-    samples = np.asarray(times, np.float64)
-    if samples.size == 0 or not (np.isfinite(samples) & (samples > 0)).all():
-        raise BenchmarkError(
-            f"the times are {samples.tolist()[:5]}, but a ratio needs times above 0; run it again"
-        )
-    return samples
+    logs = np.log(np.divide(numerator, denominator))
+    drawn = np.exp(_medians(logs, np.random.default_rng(0)))
+    return _ratio(np.exp(np.median(logs)), drawn, logs.size)
 
 
 def _medians(samples: Fractions, rng: np.random.Generator) -> Fractions:
@@ -105,7 +87,7 @@ def _medians(samples: Fractions, rng: np.random.Generator) -> Fractions:
     return medians
 
 
-def _ratio(value: np.floating, drawn: Fractions, count: int) -> Ratio:
+def _ratio(value: float, drawn: Fractions, count: int) -> Ratio:
     """A ratio with the interval of those *drawn*."""
     low, high = np.quantile(drawn, ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2))
     return Ratio(float(value), float(low), float(high), count)

@@ -289,11 +289,16 @@ def new_run(
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; *otherwise* is the evidence where no check decides."""
+    if command is None:
+        path = Path(sys.argv[0])
+        # As it is typed: ``pytest`` for ``python -m pytest`` too.
+        name = path.parent.name if path.name == "__main__.py" else path.name
+        command = shlex.join([name, *sys.argv[1:]])
     # Merged runs of one machine name it once: nothing in it changes from run to run.
     machine = machine_record()
     return Run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commands=[_command() if command is None else command],
+        commands=[command],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
         verdict=verdict_of(checks, otherwise),
@@ -303,13 +308,6 @@ def new_run(
         latency=list(latency),
         exit_status=exit_status,
     )
-
-
-def _command() -> str:
-    """The command of this process as it is typed: ``pytest`` for ``python -m pytest`` too."""
-    path = Path(sys.argv[0])
-    name = path.parent.name if path.name == "__main__.py" else path.name
-    return shlex.join([name, *sys.argv[1:]])
 
 
 def artefact_of(

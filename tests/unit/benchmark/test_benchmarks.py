@@ -17,14 +17,12 @@ import pytest
 from benchmarks import bench_gpu, conftest
 from benchmarks.effdet_path import assert_same_found
 from benchmarks.measuring import Measure
-from benchmarks.synthetic import DETECTIONS, scored_set
 from effd0.benchmark.measure import rows_of
 from effd0.data.coco import Dataset
 from effd0.detection.postprocess import Detections
-from effd0.metrics.summary import coco_metrics
 from effd0.results.run import TimedRow, read_run
 from effd0.runners.registry import RunnerOptions
-from effd0.spec import D0, ModelSpec
+from effd0.spec import ModelSpec
 
 ROOT = Path(__file__).parents[3]
 
@@ -114,18 +112,6 @@ def test_times_of_a_wrong_result_are_no_row(failed: bool) -> None:
     with pytest.raises(StopIteration):
         hook.send(report)
     assert len(done.rows) == (0 if failed else 1)
-
-
-def test_the_drawn_detections_are_a_detectors() -> None:
-    """A hundred an image by falling score, some right and some not; the seed decides them."""
-    dataset, found = scored_set(20)
-    assert {len(one) for one in found.values()} == {DETECTIONS}
-    assert all((np.diff(one.scores) <= 0).all() for one in found.values())
-    ap = coco_metrics(dataset, found, D0).ap
-    assert ap is not None
-    assert 0.2 < ap < 0.9
-    again = scored_set(20)[1]
-    assert all(np.array_equal(found[n].boxes, again[n].boxes) for n in found)
 
 
 def config(**options: Any) -> Any:

@@ -125,13 +125,13 @@ def test_two_builds_are_timed_in_turn(runners: Runners) -> None:
 
 def test_the_map_is_that_of_the_same_model(runners: Runners) -> None:
     """The mAP of the file's own report stands beside it; another's is refused before timing."""
-    figures = {"metrics": {"AP": 0.336}, "images": 5000, "images_total": 5000}
+    figures = {"metrics": {"AP": 0.336}, "images": 100, "images_total": 5000}
     for name in ("d0.onnx", "old.onnx"):
         content = {**figures, "model_sha256": sha256(Path(name))}
         Path(name).with_suffix(".json").write_text(json.dumps(content))
     out, (row,) = timed("--accuracy-report", "d0.json")
     assert re.search(r"1 +coco val2017 +33\.60 ", out)
-    assert row.map == 0.336
+    assert (row.map, row.notes) == (0.336, ["mAP is of the first 100 of 5000 images"])
     runners["d0.onnx"].fed.clear()
     message = r"the accuracy report is of model \w{12}, but \w{12} is timed; evaluate"
     assert_one_error(message, *RUN, "--accuracy-report", "old.json")

@@ -6,6 +6,8 @@ import base64
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,13 +21,13 @@ from effd0.detection.postprocess import Detections
 from effd0.metrics.coco import match_table, to_coco_results
 from effd0.metrics.summary import coco_metrics
 from effd0.metrics.tide import KINDS, find_errors
-from effd0.report import insight as drawn
 from effd0.report.insight import (
     LARGEST,
     LONGEST,
     PICTURES,
     difference,
     gallery,
+    insight_of,
     mistakes,
     thumbnail,
 )
@@ -44,8 +46,11 @@ def insight(
     dataset: Dataset, candidate: dict[int, Detections], reference: dict[int, Detections] | None
 ) -> Insight:
     """What is drawn of detections by image id."""
-    theirs = None if reference is None else match_table(dataset, reference, D0)
-    return drawn.insight(match_table(dataset, candidate, D0), theirs, D0)
+    evaluation: Any = SimpleNamespace(dataset=dataset, spec=D0, reference=None)
+    evaluation.matches = match_table(dataset, candidate, D0)
+    if reference is not None:
+        evaluation.reference = SimpleNamespace(matches=match_table(dataset, reference, D0))
+    return insight_of(evaluation)
 
 
 @pytest.fixture(scope="module")
