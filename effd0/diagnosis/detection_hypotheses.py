@@ -99,9 +99,10 @@ def suppressed(
     least: float = 0.0,
 ) -> Indices:
     """
-    Which candidates are kept by their *boxes*: *most* of them, above no overlap of *iou*.
+    Indices of the candidates that NMS keeps by their *boxes*, xyxy, as effd0 does by default.
 
-    Only the first *candidates* of score *least* or more are looked at.
+    At most *most* are kept, none that overlaps a surer one of its class by more than *iou*, of the
+    first *candidates* or those of score *least* or more.
     """
     # Candidates are in order, so those that reach the score stand first.
     some = slice(int((sigmoid(image.logits) >= least).sum()) if candidates is None else candidates)
@@ -247,7 +248,7 @@ def keeping(name: str, inverse: str, keep: Callable[..., Any]) -> Hypothesis:
     return Hypothesis(name, inverse, partial(make_detections, keep=keep), "nms", "make")
 
 
-#: What suppression gets, for rows that are only looked up.
+#: No suppression at all: the rows of all candidates, of which others may have kept some.
 ALL_KEPT = keeping("all", "", lambda *_: slice(None))
 
 
