@@ -153,19 +153,13 @@ def _check_embedded(dataset: Dataset, original: Dataset) -> None:
     if theirs == mine:
         return
     lost, new = (mine - theirs).total(), (theirs - mine).total()
-    cause = next(
-        (
-            name
-            for name, change in _CHANGES.items()
-            if Counter(map(change, theirs.elements())) == Counter(map(change, mine.elements()))
-        ),
-        None,
-    )
-    if cause is None and not new:
-        cause = f"annotations left out: the other {theirs.total()} are as published"
-    elif cause is None and not lost:
-        cause = "annotations added: all published ones are there"
+    causes = {
+        name: Counter(map(change, theirs.elements())) == Counter(map(change, mine.elements()))
+        for name, change in _CHANGES.items()
+    }
+    causes[f"annotations left out: the other {theirs.total()} are as published"] = not new
+    causes["annotations added: all published ones are there"] = not lost
     raise Broken(
         f"{lost} of {mine.total()} published annotations are missing and {new} others are there",
-        cause,
+        next((name for name, fits in causes.items() if fits), None),
     )

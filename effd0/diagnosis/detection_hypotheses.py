@@ -37,8 +37,6 @@ _PART = 1e-3
 _FIT = 2
 _COUNTS = (100, 200, 300, 400, 500, 1000, 2000)
 _THRESHOLDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, *(n / 20 for n in range(2, 20)))
-#: Differences of boxes that are no more than rounding, in pixels and as a factor.
-_STILL, _UNSTRETCHED = 0.1, 2e-3
 
 
 class ImageCandidates(NamedTuple):
@@ -99,9 +97,10 @@ def suppressed(
     least: float = 0.0,
 ) -> Indices:
     """
-    Which candidates are kept by their *boxes*: *most* of them, above no overlap of *iou*.
+    Indices of the candidates that NMS keeps by their *boxes*, xyxy, as effd0 does by default.
 
-    Only the first *candidates* of score *least* or more are looked at.
+    At most *most* are kept, none that overlaps a surer one of its class by more than *iou*, of the
+    first *candidates* or those of score *least* or more.
     """
     # Candidates are in order, so those that reach the score stand first.
     some = slice(int((sigmoid(image.logits) >= least).sum()) if candidates is None else candidates)
@@ -242,13 +241,14 @@ def share_different(
 # The catalogue: decoding and suppression.
 
 
-def keeping(name: str, inverse: str, keep: Callable[..., Any]) -> Hypothesis:
-    """Return the fault in suppression that keeps what *keep* does, see `make_detections`."""
+#: No suppression at all: the rows of all candidates, of which others may have kept some.
+ALL_KEPT = Hypothesis("all", "", partial(make_detections, keep=lambda *_: slice(None)), part="make")
+
+
+def suppressing(name: str, inverse: str, **settings: Any) -> Hypothesis:
+    """Return the fault of suppressing with other *settings*, those of `suppressed`."""
+    keep = partial(suppressed, **settings)
     return Hypothesis(name, inverse, partial(make_detections, keep=keep), "nms", "make")
-
-
-#: What suppression gets, for rows that are only looked up.
-ALL_KEPT = keeping("all", "", lambda *_: slice(None))
 
 
 def making_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
@@ -337,45 +337,38 @@ def fitted_making(
 
     *lowest* is the lowest score of all that was given.
     """
-    spec = trials[0].spec
+    spec, most = trials[0].spec, max(len(trial.given) for trial in trials)
     if lowest > 2 * spec.score_floor:
         reached = [score for score in _THRESHOLDS if score <= lowest + tolerance.score]
         for score in (*reached[-1:], lowest - tolerance.score):
-            yield keeping(
-                f"score threshold {score:.3g}", f"scores below {score:.3g} are left out",
-                partial(suppressed, least=score),
-            )  # fmt: skip
-    most = max(len(trial.given) for trial in trials)
+            shown = f"{score:.3g}"
+            inverse = f"scores below {shown} are left out"
+            yield suppressing(f"score threshold {shown}", inverse, least=score)
     if most < spec.max_detections:
-        yield keeping(
-            f"at most {most} detections per image", f"the {most} best of an image are kept",
-            partial(suppressed, most=most),
-        )  # fmt: skip
+        inverse = f"the {most} best of an image are kept"
+        yield suppressing(f"at most {most} detections per image", inverse, most=most)
     for count in (count for count in _COUNTS if count < spec.max_candidates):
-        yield keeping(
-            f"only {count} candidates before NMS", f"the {count} best candidates are taken",
-            partial(suppressed, candidates=count),
-        )  # fmt: skip
+        inverse = f"the {count} best candidates are taken"
+        yield suppressing(f"only {count} candidates before NMS", inverse, candidates=count)
     # What was written otherwise besides must not hide which boxes were kept.
     fitted = trials[:_FIT]
-    shares = {field: share_different(fitted, tolerance, but=field) for field in FIELDS}
-    but = min(shares, key=shares.__getitem__)
-    if not shares[but]:
+    but = min(FIELDS, key=lambda field: share_different(fitted, tolerance, but=field))
+    if not share_different(fitted, tolerance, but=but):
         return
+
+    def with_iou(iou: float) -> Hypothesis:
+        inverse = f"boxes are suppressed above an IoU of {iou:.2f}"
+        return suppressing(f"IoU threshold {iou:.2f}", inverse, iou=iou)
+
     nearest = spec.nms_iou
     # The IoU that comes nearest, by twentieths and then by hundredths.
     for step, reach in ((0.05, 8), (0.01, 4)):
         ious = [round(nearest + step * n, 2) for n in range(-reach, reach + 1)]
-        faults = {
-            iou: keeping(
-                f"IoU threshold {iou:.2f}", f"boxes are suppressed above an IoU of {iou:.2f}",
-                partial(suppressed, iou=iou),
-            )
-            for iou in ious if 0 < iou < 1 and iou != spec.nms_iou
-        }  # fmt: skip
-        left = {iou: share_different(fitted, tolerance, faults[iou], but=but) for iou in faults}
-        nearest = min(left, key=left.__getitem__)
-    yield faults[nearest]
+        nearest = min(
+            (iou for iou in ious if 0 < iou < 1 and iou != spec.nms_iou),
+            key=lambda iou: share_different(fitted, tolerance, with_iou(iou), but=but),
+        )
+    yield with_iou(nearest)
 
 
 # Writing.
@@ -456,37 +449,26 @@ def fitted_boxes(trials: Sequence[Trial], tolerance: RowTolerance) -> Iterator[H
     """Boxes moved, grown or stretched alike in all images."""
     parts = []
     for trial in trials:
-        rows = trial.rows()
-        left, right = same_rows(trial.given, rows, tolerance, but="boxes")
-        parts.append(np.stack([rows[right, :4], trial.given[left, :4]]))
+        own = trial.rows()
+        left, right = same_rows(trial.given, own, tolerance, but="boxes")
+        parts.append(np.stack([own[right, :4], trial.given[left, :4]]))
     wanted, got = np.concatenate(parts, 1)
     if not len(wanted):
         return
 
-    def changed(name: str, inverse: str, change: Callable[[Fractions], Fractions]) -> Hypothesis:
-        return Hypothesis(name, inverse, lambda found, *_: change(found.boxes), "decode", "boxes")
-
     x, y, w, h = np.median(got - wanted, axis=0).round(2).tolist()
-    if max(abs(x), abs(y)) > _STILL:
-        moved = f"moved by ({x:.3g}, {y:.3g}) pixels"
-        yield changed(
-            f"boxes {moved}",
-            f"boxes are {moved}",
-            lambda boxes: as_xywh(boxes + np.tile((x, y), 2)),
-        )
-    if max(abs(w), abs(h)) > _STILL:
-        larger = f"({w:.3g}, {h:.3g})"
-        yield changed(
-            f"widths and heights larger by {larger} pixels",
-            f"{larger} is added to width and height",
-            lambda boxes: as_xywh(boxes) + np.array((0, 0, w, h)),
-        )
-    sides = wanted[:, 2:].min(axis=1) > 1
-    if sides.any():
-        across, down = np.median(got[sides, 2:] / wanted[sides, 2:], axis=0).tolist()
-        if min(across, down) > 0 and max(abs(across - 1), abs(down - 1)) > _UNSTRETCHED:
-            yield changed(
-                f"boxes multiplied by ({across:.4g}, {down:.4g})",
-                f"x are multiplied by {across:.4g} and y by {down:.4g}",
-                lambda boxes: as_xywh(boxes * [across, down, across, down]),
-            )
+    across, down = np.median(got[:, 2:] / np.maximum(wanted[:, 2:], 1), axis=0).tolist()
+    rows: tuple[tuple[str, str, Callable[[Fractions], Fractions]], ...] = (
+        (f"boxes moved by ({x:.3g}, {y:.3g}) pixels",
+         f"boxes are moved by ({x:.3g}, {y:.3g}) pixels",
+         lambda boxes: as_xywh(boxes + np.tile((x, y), 2))),
+        (f"widths and heights larger by ({w:.3g}, {h:.3g}) pixels",
+         f"({w:.3g}, {h:.3g}) is added to width and height",
+         lambda boxes: as_xywh(boxes) + np.array((0, 0, w, h))),
+        (f"boxes multiplied by ({across:.4g}, {down:.4g})",
+         f"x are multiplied by {across:.4g} and y by {down:.4g}",
+         lambda boxes: as_xywh(boxes * np.tile((across, down), 2))),
+    )  # fmt: skip
+    for name, inverse, change in rows:
+        yield Hypothesis(name, inverse, lambda found, *_, change=change: change(found.boxes),
+                         "decode", "boxes")  # fmt: skip

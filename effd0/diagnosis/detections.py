@@ -358,25 +358,19 @@ def _of_one_field(trials: Sequence[Trial], text: str) -> Broken | None:
 def _unexplained(trials: Sequence[Trial], text: str) -> Broken:
     """The fault of detections that nothing explains, by whether they are candidates."""
     pairs = [(trial.given, trial.rows(ALL_KEPT)) for trial in trials]
-    count = sum(len(trial.given) for trial in trials)
-    shares = {
-        wrong: sum(len(same_rows(*pair, EXACT, wrong)[0]) for pair in pairs) / count
-        for wrong in ("", *_CONFINED)
-    }
-    whole = shares.pop("")
+    count = sum(len(given) for given, _ in pairs)
+
+    def among(but: str = "") -> float:
+        """The share of rows that are those of candidates, but for one field."""
+        return sum(len(same_rows(*pair, EXACT, but)[0]) for pair in pairs) / count
+
+    whole, wrong = among(), max(_CONFINED, key=among)
+    others, stage = _CONFINED[wrong]
     if whole >= AMONG:
-        return Broken(
-            f"{text}: {whole:.0%} are among effd0's candidates, but others are kept", stage="nms"
-        )
-    wrong = max(shares, key=shares.__getitem__)
-    if shares[wrong] >= AMONG:
-        others, stage = _CONFINED[wrong]
-        return Broken(
-            f"{text}: {wrong} are wrong, {others} of {shares[wrong]:.0%} are those of candidates",
-            stage=stage,
-        )
-    return Broken(
-        f"{text}: only {whole:.0%} are among effd0's candidates; boxes and scores are computed "
-        "otherwise, or the heads were others: compare those first",
-        stage="decode",
-    )
+        said, stage = f"{whole:.0%} are among effd0's candidates, but others are kept", "nms"
+    elif among(wrong) >= AMONG:
+        said = f"{wrong} are wrong, {others} of {among(wrong):.0%} are those of candidates"
+    else:
+        stage, said = "decode", f"only {whole:.0%} are among effd0's candidates; boxes and scores "
+        said += "are computed otherwise, or the heads were others: compare those first"
+    return Broken(f"{text}: {said}", stage=stage)

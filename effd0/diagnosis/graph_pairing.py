@@ -11,8 +11,7 @@ at a time, and run in ONNX Runtime without any optimisation, so that no fusion h
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -113,14 +112,13 @@ class Network:
             self.producer |= dict.fromkeys(made.outputs, made)
             data |= set(made.outputs)
 
-    def fingerprint(self, node: Node) -> bytes:
-        """A digest of all that sets *node* apart but its data: weights and attributes."""
-        digest = hashlib.sha256(repr(sorted(node.attributes.items())).encode())
-        for position, name in node.constants.items():
-            value = self.values[name]
-            digest.update(f"{position}{value.dtype}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
-        return digest.digest()
+    def fingerprint(self, node: Node) -> Hashable:
+        """All that sets *node* apart but its data: weights and attributes."""
+        weights = ((position, self.values[name]) for position, name in node.constants.items())
+        return (
+            repr(sorted(node.attributes.items())),
+            *((at, value.dtype.str, value.shape, value.tobytes()) for at, value in weights),
+        )
 
     def observe(self, images: Array) -> None:
         """Fill in what is `seen` on *images* and constants that are not stored; `RunnerError`."""
@@ -274,13 +272,11 @@ class Pairs:
             {name: side.seen[name].shape for name in side.outputs if name in side.seen}
             for side in (self.bad, self.good)
         )
-        mine, theirs = Counter(bad.values()), Counter(good.values())
-        shaped = [
-            (one, other)
-            for one, shape in bad.items()
-            for other, its in good.items()
-            if shape == its and mine[shape] == theirs[shape] == 1
-        ]
+        mine, theirs = (
+            {shape: name for name, shape in side.items() if [*side.values()].count(shape) == 1}
+            for side in (bad, good)
+        )
+        shaped = [(mine[shape], theirs[shape]) for shape in mine if shape in theirs]
         return shaped or [(n, n) for n in bad.keys() & good.keys() if bad[n] == good[n]]
 
     def _by_value(self) -> Found:

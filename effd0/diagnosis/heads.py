@@ -81,9 +81,9 @@ def diagnose_heads(reference: Tensors, candidate: Tensors, spec: ModelSpec) -> D
     wrong = [name for name, error in errors.items() if error > least]
     others = {name: error for name, error in errors.items() if error <= least}
     most = max(others.values(), default=np.inf)
-    be = "is" if len(others) == 1 else "are"
-    said = f"{be} clean" if most <= CLEAN else f"differ by at most {most:.2g}"
-    clean = f"; {_in_words(others, errors)} {said}" if others else ""
+    verb = "is" if len(others) == 1 else "are"
+    state = f"{verb} clean" if most <= CLEAN else f"differ by at most {most:.2g}"
+    clean = f"; {_in_words(others, errors)} {state}" if others else ""
     # As (N, anchors, classes or coordinates, rows, columns).
     wanted, got = (
         {n: h.reshape(len(h), spec.anchors_per_cell, -1, *h.shape[2:]) for n, h in side.items()}

@@ -188,17 +188,17 @@ def diagnose_order(
         **{f"all images are {samples[i].path.name}": np.full(count, i) for i in (0, count - 1)},
     }
 
-    def error_with(hypothesis: Hypothesis) -> float:
-        order = orders[hypothesis.name]
+    def error_with(name: str) -> float:
+        order = orders[name]
         # What was shifted out at an end is not of these images.
         inside = (order >= 0) & (order < count)
         if inside.sum() < min(count, 2):
             return np.inf
         return _relative_error(given[inside], own[order[inside]])
 
-    inverse = "each is compared with that image"
-    hypotheses = [Hypothesis(name, inverse, orders.get) for name in orders]
-    return _diagnosis(best(hypotheses, error_with, SAME_THUMBNAIL), before)
+    if (found := best(orders, error_with, SAME_THUMBNAIL)) is None:
+        return None
+    return Diagnosis(found[0], "each is compared with that image", before, found[1])
 
 
 def block_means(tensor: Floats) -> Floats:

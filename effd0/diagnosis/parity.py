@@ -48,6 +48,8 @@ CLEARLY = 0.5
 COMPARED = 2
 #: Heads of the first images -> the fault in preprocessing that they are right for.
 DiagnoseInput = Callable[[Tensors], Diagnosis | None]
+#: How large a difference is, what is allowed, and the unit.
+Figure = tuple[float | None, float | None, str]
 
 #: Precision, grid of 16 bits on which outputs lie, and between what the error, as `estimate` takes
 #: it, lies.  Measured 2026-11-23 on the embedded checkpoint, 20 scenes one by one, against torch
@@ -211,78 +213,48 @@ def diagnose_architecture(
     )
 
 
-class PlainModel:
+def compare_plain(
+    model: ModelFile,
+    checkpoint: Path,
+    images: Tensor,
+    reference: Tensors,
+    spec: ModelSpec,
+    diagnose_input: DiagnoseInput,
+) -> tuple[Broken | None, Figure]:
     """
-    The heads of the ONNX file *model*, unoptimised, beside torch's *reference* of the same images.
+    Compare the heads of the ONNX file *model*, unoptimised, with torch's *reference*.
 
-    Where they differ, bisection against a fresh export says which node does it, and so whether
-    weights (export) or the computation (graph) are at fault.
+    Gives how they differ, with the stage that made them, or None; and how far they are off, what
+    is allowed, and the unit.  Where they differ, bisection against a fresh export of *checkpoint*
+    says which node does it, and so whether weights (export) or the computation (graph) are at
+    fault.  *images* are (N, 3, S, S) and those of *reference*.
     """
-
-    def __init__(
-        self,
-        model: ModelFile,
-        checkpoint: Path,
-        images: Tensor,
-        reference: Tensors,
-        spec: ModelSpec,
-        diagnose_input: DiagnoseInput,
-    ) -> None:
-        self.model, self.checkpoint, self.spec = model, checkpoint, spec
-        self._diagnose_input = diagnose_input
-        rows = min(COMPARED, len(images), model.batch or COMPARED)
-        self.images = images[:rows]
-        self.reference = {name: head[:rows] for name, head in reference.items()}
-
-    def check(self, stage: str) -> None:
-        """Raise `Broken` where the heads differ and the fault is one of *stage*."""
-        if self._difference is not None and self._difference.stage == stage:
-            raise self._difference
-
-    def figure_of(self, stage: str) -> tuple[float | None, float | None, str]:
-        """
-        How far the heads are from the reference, what is allowed, and the unit.
-
-        Where the fault is one of another stage, *stage* has no figure.
-        """
-        if self._difference is not None and self._difference.stage != stage:
-            return None, None, ""
-        return record("ort", self.reference, self._heads, self.model.precision).worst
-
-    @functools.cached_property
-    def _heads(self) -> Tensors:
-        """What the file gives as it stands."""
-        options = RunnerOptions(graph_optimization="disable")
-        runner = open_runner("ort", self.model.path, self.spec, options)
-        with NamedRunner(runner, self.spec) as named:
-            return named.infer({self.spec.input_name: self.images})
-
-    @functools.cached_property
-    def _difference(self) -> Broken | None:
-        """How the heads differ, with the stage that made them; None where they do not."""
+    rows = min(COMPARED, len(images), model.batch or COMPARED)
+    images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
+    options = RunnerOptions(graph_optimization="disable")
+    with NamedRunner(open_runner("ort", model.path, spec, options), spec) as runner:
+        heads = runner.infer({spec.input_name: images})
+    figure = record("ort", reference, heads, model.precision).worst
+    try:
+        check_heads(reference, heads, spec, model.precision)
+    except Broken as broken:
+        bad = Network(load_graph(model.path))
+        good = Network(load_graph(fresh_export(checkpoint, spec)))
+        rows = model.batch or 1
         try:
-            check_heads(self.reference, self._heads, self.spec, self.model.precision)
-        except Broken as broken:
-            bad = Network(load_graph(self.model.path))
-            good = Network(load_graph(fresh_export(self.checkpoint, self.spec)))
-            rows = self.model.batch or 1
-            try:
-                found = bisect_networks(bad, good, np.concatenate([self.images] * rows)[:rows])
-                first, explanation = found.culprit, found.explanation
-            except Effd0Error:
-                first, explanation = None, ""  # the heads alone explain what cannot be bisected
-            # That a fault is confined to some heads says less than the node does.
-            named = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
-            if first is None or any(s[1:] == self.spec.input_shape for s in first.input_shapes):
-                # The graph may do to its input what preprocessing has done already.
-                named.append(str(self._diagnose_input(self._heads) or ""))
-            return Broken(
-                broken.evidence,
-                "; ".join(filter(None, [*named, explanation])),
-                "graph" if first is None else first.stage,
-                broken.details,
-            )
-        return None
+            found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
+            first, explanation = found.culprit, found.explanation
+        except Effd0Error:
+            first, explanation = None, ""  # the heads alone explain what cannot be bisected
+        # That a fault is confined to some heads says less than the node does.
+        named = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
+        if first is None or any(s[1:] == spec.input_shape for s in first.input_shapes):
+            # The graph may do to its input what preprocessing has done already.
+            named.append(str(diagnose_input(heads) or ""))
+        diagnosis = "; ".join(filter(None, [*named, explanation]))
+        stage = "graph" if first is None else first.stage
+        return Broken(broken.evidence, diagnosis, stage, broken.details), figure
+    return None, figure
 
 
 def _confined(diagnosis: str) -> bool:

@@ -3,40 +3,209 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torchvision.ops import batched_nms, nms
 
-from effd0.data.coco import NAMES, Sample
+from effd0.data.preprocess import input_scale
 from effd0.detection.heads import HeadOutputs
 from effd0.detection.postprocess import Detections
 from effd0.spec import D0
-from effd0.types import Floats
-from tests.helpers.reference import Geometry, effdet_candidates
 
+from .other_detector import Entries, Entry, Picture, Wrong, entries, write_entries
 from .run import Fault, Good, Plant, Planted, base_options
 
-Entry = dict[str, Any]
-Rows = npt.NDArray[np.float32]
+RIGHT = Wrong()
+#: COCO's ids without gaps, as other tools number them.
+IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+NUMBER = {id_: n for n, id_ in enumerate(IDS)}
 
 
-def _planted(good: Good, folder: Path, entries: list[Entry], *, runs: bool = True) -> Planted:
-    path = folder / "detections.json"
-    path.write_text(json.dumps(entries))
-    options = (*base_options(good), f"--model={good.model}", f"--detections={path}", "--runner=ort")
-    return Planted(options, found=(lambda: _read(good, entries)) if runs else None)
+Change = Callable[[Entries], Entries]
 
 
-def _read(good: Good, entries: list[Entry]) -> dict[int, Detections]:
+def each(**new: Callable[[Entry], Any]) -> Change:
+    """Give each detection the *new* values."""
+    return lambda content: [{**e, **{key: of(e) for key, of in new.items()}} for e in content]
+
+
+def of_box(change: Callable[..., Sequence[float]]) -> Change:
+    """Rewrite bbox from x, y, width, height, the picture's scale and its size."""
+    return each(bbox=lambda e: [*change(*e["bbox"], e["picture"].scale, e["picture"].size)])
+
+
+def of_sides(change: Callable[[float, float], float]) -> Change:
+    """Rewrite each of x, y, width and height, given the picture's scale."""
+    return of_box(lambda *v: [change(side, v[4]) for side in v[:4]])
+
+
+def _corner(change: Callable[[float], float]) -> Change:
+    def bbox(entry: Entry) -> list[float]:
+        left, top, right, bottom = map(change, entry["corners"])
+        return [left, top, right - left, bottom - top]
+
+    return each(bbox=bbox)
+
+
+def _corners(*order: int) -> Change:
+    return each(bbox=lambda e: [e["corners"][i] for i in order])
+
+
+def of_class(change: Callable[[int], int]) -> Change:
+    """Rewrite each category id."""
+    return each(category_id=lambda e: change(e["category_id"]))
+
+
+def _image(change: Callable[[int, list[int]], int]) -> Change:
+    """Give each detection another image id, by the place of its own among all ids."""
+
+    def order(content: Entries) -> Entries:
+        ids = sorted({entry["image_id"] for entry in content})
+        place = {id_: n for n, id_ in enumerate(ids)}
+        return [{**e, "image_id": change(place[e["image_id"]], ids)} for e in content]
+
+    return order
+
+
+def _anchored(change: Callable[[Any, Any], tuple[Any, Any]]) -> Wrong:
+    """A detector whose anchors are made of their centres (y, x) and halves as *change*."""
+
+    def anchors(boxes: torch.Tensor) -> torch.Tensor:
+        centre, half = change((boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2)
+        return torch.cat([centre - half, centre + half], 1)
+
+    return Wrong(anchors=anchors)
+
+
+def _to_corner(centre: Any, half: Any) -> tuple[Any, Any]:
+    levels = ((64, 8), (32, 16), (16, 32), (8, 64), (4, 128))
+    steps = [torch.full((9 * cells**2, 1), stride / 2) for cells, stride in levels]
+    return centre - torch.cat(steps), half
+
+
+def _uncentred(x: float, y: float, w: float, h: float, scale: float, size: Any) -> Any:
+    return x - (512 * scale - size[0]) / 2, y - (512 * scale - size[1]) / 2, w, h
+
+
+DECODE, NMS, EVALUATE = "decode", "nms", "evaluate"
+#: Words of the name -> what is written of right boxes, scores and classes.
+WRITTEN = {
+    DECODE: {
+        "x and y swapped": of_box(lambda x, y, w, h, *_: (y, x, h, w)),
+        "width and height swapped": of_box(lambda x, y, w, h, *_: (x, y, h, w)),
+        "centres written": of_box(lambda x, y, w, h, *_: (x + w / 2, y + h / 2, w, h)),
+        "scale not applied": of_sides(lambda side, scale: side / scale),
+        "scale inverted": of_sides(lambda side, scale: side / scale**2),
+        "scale applied twice": of_sides(lambda side, scale: side * scale),
+        "as if the picture had been stretched": of_box(
+            lambda *v: [v[i] / v[4] * v[5][i % 2] / 512 for i in range(4)]
+        ),
+        "as if the picture had lain in the middle": of_box(_uncentred),
+        "normalised by the image": of_box(
+            lambda *v: [round(v[i] / v[5][i % 2], 5) for i in range(4)]
+        ),
+        "normalised by the network's input": of_sides(lambda side, scale: side / scale / 512),
+        "moved by (1, 1) pixels": of_box(lambda x, y, w, h, *_: (x + 1, y + 1, w, h)),
+        "larger by (1, 1) pixels": of_box(lambda x, y, w, h, *_: (x, y, w + 1, h + 1)),
+        "multiplied by (1.1, 1)": of_box(lambda x, y, w, h, *_: (1.1 * x, y, 1.1 * w, h)),
+        "boxes rounded to whole": of_sides(lambda side, _: round(side)),
+        "boxes cut to whole": of_sides(lambda side, _: int(side)),
+        "corners rounded to whole": _corner(round),
+        "corners cut to whole": _corner(int),
+        "sigmoid missing": each(score=lambda e: e["logit"]),
+        "sigmoid applied twice": each(score=lambda e: (1 + math.tanh(e["score"] / 2)) / 2),
+    },
+    EVALUATE: {
+        "xyxy written": _corners(0, 1, 2, 3),
+        "yxyx written": _corners(1, 0, 3, 2),
+        "classes shifted down by one": of_class(lambda id_: id_ - 1),
+        "classes shifted up by one": of_class(lambda id_: id_ + 1),
+        "classes numbered 0 to 79": of_class(lambda id_: NUMBER.get(id_, 0)),
+        "classes numbered 1 to 80": of_class(lambda id_: NUMBER.get(id_, 0) + 1),
+        "mapped from 80 to 90 a second": of_class(lambda id_: IDS[id_ - 1] if id_ <= 80 else id_),
+        "scores in percent": each(score=lambda e: 100 * e["score"]),
+        "scores rounded to 2": each(score=lambda e: round(e["score"], 2)),
+        "each has the next one's": _image(lambda n, ids: ids[n - 1]),
+        "of the one before": _image(lambda n, ids: ids[(n + 1) % 5]),
+        "images in reversed order": _image(lambda n, ids: ids[-1 - n]),
+        "images mixed up": _image(lambda n, ids: ids[n * 2 % 5]),
+        "places, counted from 0": _image(lambda n, _: n),
+        "places, counted from 1": _image(lambda n, _: n + 1),
+    },
+}
+#: Words of the name -> how boxes are made, and which are kept.
+MADE = {
+    DECODE: {
+        "boxes not clipped": Wrong(clip="none"),
+        "clipped to the padded square": Wrong(clip="square"),
+        "ty and tx of the codes swapped": Wrong(codes=(1, 0, 2, 3)),
+        "th and tw of the codes swapped": Wrong(codes=(0, 1, 3, 2)),
+        "x and y of the codes swapped": Wrong(codes=(1, 0, 3, 2)),
+        "codes multiplied by variances": Wrong(factors=(0.1, 0.1, 0.2, 0.2)),
+        "anchors with width and height": _anchored(lambda centre, half: (centre, half.flip(1))),
+        "anchors of 3 strides": _anchored(lambda centre, half: (centre, half * 0.75)),
+        "anchors around corners": _anchored(_to_corner),
+    },
+    NMS: {
+        "no NMS": Wrong(nms="none"),
+        "class-agnostic NMS": Wrong(nms="agnostic"),
+        "best class only of each anchor": Wrong(best_class=True),
+        "soft NMS (Gaussian)": Wrong(nms="gaussian"),
+        "soft NMS (linear)": Wrong(nms="linear"),
+        "IoU threshold 0.63": Wrong(iou=0.63),
+        "IoU threshold 0.65": Wrong(iou=0.65),
+        "at most 20 detections per image": Wrong(keep=20),
+        "score threshold 0.4": Wrong(floor=0.4),
+        "only 1000 candidates before NMS": Wrong(topk=1000),
+    },
+}
+#: Words of the name -> the stage, how the detector is set up, and what is done to its file.
+PLANTED: dict[str, tuple[str, Wrong, Change]] = {
+    **{n: (s, RIGHT, change) for s, rows in WRITTEN.items() for n, change in rows.items()},
+    **{n: (s, wrong, list) for s, rows in MADE.items() for n, wrong in rows.items()},
+}
+
+
+def _planted(change: Change, wrong: Wrong | None = None, *, runs: bool = True) -> Plant:
+    """The list that another detector, which is *wrong*, or effd0 wrote, after a *change*."""
+
+    def plant(good: Good, folder: Path) -> Planted:
+        if wrong is None:
+            content = change(json.loads(good.detections.read_text()))
+        else:
+            content = change(entries(_pictures(good), wrong))
+        path = write_entries(folder / "detections.json", content)
+        found = (lambda: _read(good, content)) if runs else None
+        file = f"--detections={path}"
+        options = (*base_options(good), f"--model={good.model}", file, "--runner=ort")
+        return Planted(options, found=found)
+
+    return plant
+
+
+def _pictures(good: Good) -> dict[int, Picture]:
+    """The heads that the good model has of each image."""
+    pictures = {}
+    for sample in good.dataset.samples:
+        heads = [
+            np.fromfile(good.results / f"{sample.path.stem}_{n}.bin", np.float32).reshape(shape)
+            for n, shape in enumerate(D0.head_shapes.values())
+        ]
+        both = HeadOutputs(tuple(heads[:5]), tuple(heads[5:]))
+        scale = 1 / input_scale(sample.size, D0)
+        pictures[sample.image_id] = Picture(both, scale, sample.size)
+    return pictures
+
+
+def _read(good: Good, content: Entries) -> dict[int, Detections]:
     """The entries as COCO's evaluator takes them."""
     found = {}
     for id_ in good.dataset.image_ids:
-        mine = [entry for entry in entries if entry["image_id"] == id_]
+        mine = [entry for entry in content if entry["image_id"] == id_]
         boxes = np.array([e["bbox"] for e in mine], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         scores = np.array([e["score"] for e in mine], np.float32)
@@ -45,127 +214,39 @@ def _read(good: Good, entries: list[Entry]) -> dict[int, Detections]:
     return found
 
 
-def _listed(change: Callable[[list[Entry], list[int]], list[Entry]], *, runs: bool = True) -> Plant:
-    """The list as a whole is wrong; *change* is given it and the image ids."""
-
-    def plant(good: Good, folder: Path) -> Planted:
-        entries = json.loads(good.detections.read_text())
-        return _planted(good, folder, change(entries, good.dataset.image_ids), runs=runs)
-
-    return plant
-
-
-def _written(change: Callable[[Entry, Sample], Entry]) -> Plant:
-    """Every detection is right, and written wrongly."""
-
-    def plant(good: Good, folder: Path) -> Planted:
-        samples = {sample.image_id: sample for sample in good.dataset.samples}
-        entries = json.loads(good.detections.read_text())
-        wrong = [change(dict(entry), samples[entry["image_id"]]) for entry in entries]
-        return _planted(good, folder, wrong)
-
-    return plant
-
-
-def _made(choose: Callable[[Rows], Rows]) -> Plant:
-    """What *choose* keeps of the candidates, rows x1, y1, x2, y2, score, category, falling."""
-
-    def plant(good: Good, folder: Path) -> Planted:
-        entries = []
-        for sample in good.dataset.samples:
-            heads: list[Floats] = [
-                np.fromfile(good.results / f"{sample.path.stem}_{n}.bin", np.float32).reshape(shape)
-                for n, shape in enumerate(D0.head_shapes.values())
-            ]
-            found = HeadOutputs(tuple(heads[:5]), tuple(heads[5:]))
-            candidates = effdet_candidates(found, Geometry.of(sample.size, good.spec), good.spec)
-            entries += [
-                {"image_id": sample.image_id, "category_id": int(category),
-                 "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-                for x1, y1, x2, y2, score, category in choose(candidates).tolist()
-                if score >= D0.score_floor
-            ]  # fmt: skip
-        return _planted(good, folder, entries)
-
-    return plant
-
-
-def _suppressed(rows: Rows, iou: float, *, by_class: bool = True, limit: int = 100) -> Rows:
-    boxes, scores = torch.from_numpy(rows[:, :4]), torch.from_numpy(rows[:, 4])
-    classes = torch.from_numpy(rows[:, 5])
-    kept = batched_nms(boxes, scores, classes, iou) if by_class else nms(boxes, scores, iou)
-    chosen: Rows = rows[kept.numpy()[:limit]]
-    return chosen
-
-
-def _best_class(rows: Rows) -> Rows:
-    """One class for each anchor: rows of one anchor have one box."""
-    _, first = np.unique(rows[:, :4], axis=0, return_index=True)
-    return _suppressed(rows[np.sort(first)], 0.5)
-
-
-def _box(change: Callable[[list[float], Sample], list[float]]) -> Plant:
-    return _written(lambda e, s: {**e, "bbox": change(e["bbox"], s)})
-
-
-def _scale(sample: Sample) -> float:
-    return 512 / max(sample.size)
-
-
-_RANK = {id_: n for n, id_ in enumerate(sorted(NAMES))}
-
-
-def _category(change: Callable[[int], int]) -> Plant:
-    return _written(lambda e, _: {**e, "category_id": change(e["category_id"])})
-
-
-def _next_image(entries: list[Entry], ids: list[int]) -> list[Entry]:
-    after = dict(zip(ids, ids[1:] + ids[:1], strict=True))
-    return [{**e, "image_id": after[e["image_id"]]} for e in entries]
-
-
-def _half(entries: list[Entry], ids: list[int]) -> list[Entry]:
-    kept = set(ids[::2])
-    return [e for e in entries if e["image_id"] in kept]
+def _half(content: Entries) -> Entries:
+    kept = sorted({entry["image_id"] for entry in content})[::2]
+    return [entry for entry in content if entry["image_id"] in kept]
 
 
 FAULTS = (
-    Fault("x-and-y-swapped", "decode", "peers F27", "x and y",
-          _box(lambda b, _: [b[1], b[0], b[3], b[2]])),
-    Fault("boxes-of-the-input", "decode", "peers F29", "pixels of the input|network|input",
-          _box(lambda b, s: [side * _scale(s) for side in b])),
-    Fault("scale-applied-twice", "decode", "peers F29", "twice",
-          _box(lambda b, s: [side / _scale(s) for side in b])),
-    Fault("boxes-from-0-to-1", "decode", "YOLO's normalised boxes", "0 to 1|normalised|0..1",
-          _box(lambda b, s: [b[0] / s.size[0], b[1] / s.size[1], b[2] / s.size[0],
-                             b[3] / s.size[1]])),
-    Fault("centre-for-corner", "decode", "YOLO's cx, cy, w, h", "cent",
-          _box(lambda b, _: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])),
-    Fault("boxes-moved-by-a-pixel", "decode", "peers F9", "moved by",
-          _box(lambda b, _: [b[0] + 1, b[1] + 1, b[2], b[3]])),
-    Fault("widths-inclusive", "decode", "the +1 of older box code", "larger by",
-          _box(lambda b, _: [b[0], b[1], b[2] + 1, b[3] + 1])),
-    Fault("scores-twice-through-sigmoid", "decode", "TensorRT's samples", "sigmoid",
-          _written(lambda e, _: {**e, "score": 1 / (1 + float(np.exp(-e["score"])))})),
-    Fault("no-suppression", "nms", "peers F43", "[Nn]o NMS|without|no suppression",
-          _made(lambda rows: rows[:100])),
-    Fault("iou-0.65", "nms", "peers F44", "0.65", _made(lambda rows: _suppressed(rows, 0.65))),
-    Fault("nms-over-classes", "nms", "peers F43", "agnostic|over all classes|across",
-          _made(lambda rows: _suppressed(rows, 0.5, by_class=False))),
-    Fault("best-class-only", "nms", "peers F43", "best class", _made(_best_class)),
-    Fault("capped-at-20", "nms", "peers F44", "20", _made(lambda r: _suppressed(r, 0.5, limit=20))),
-    Fault("score-floor-0.4", "nms", "peers 3.1", "0.4",
-          _listed(lambda entries, _: [e for e in entries if e["score"] > 0.4])),
-    Fault("corners-for-xywh", "evaluate", "peers F28", "xyxy",
-          _box(lambda b, _: [b[0], b[1], b[0] + b[2], b[1] + b[3]])),
-    Fault("classes-from-0", "evaluate", "peers F46", "class|id", _category(lambda c: c - 1)),
-    Fault("classes-1-to-80", "evaluate", "peers F46", "80",
-          _category(lambda c: _RANK.get(c, 0) + 1)),
-    Fault("detections-shifted-by-one", "evaluate", "peers F18", "next|shifted|one before",
-          _listed(_next_image)),
-    Fault("half-of-the-images", "evaluate", "peers F17", "", _listed(_half)),
-    Fault("every-image-twice", "evaluate", "peers F21", "", _listed(lambda e, _: e + e)),
-    Fault("ids-as-text", "evaluate", "peers F47", "", _listed(
-        lambda entries, _: [{**e, "image_id": f"{e['image_id']:012}"} for e in entries],
-        runs=False)),
+    *(Fault(id_, PLANTED[name][0], source, said, _planted(PLANTED[name][2], PLANTED[name][1]))
+      for id_, source, said, name in (
+        ("x-and-y-swapped", "peers F27", "x and y", "x and y swapped"),
+        ("boxes-of-the-input", "peers F29", "pixels of the input|network|input",
+         "scale not applied"),
+        ("scale-applied-twice", "peers F29", "twice", "scale applied twice"),
+        ("boxes-from-0-to-1", "YOLO's normalised boxes", "0 to 1|normalised|0..1",
+         "normalised by the image"),
+        ("centre-for-corner", "YOLO's cx, cy, w, h", "cent", "centres written"),
+        ("boxes-moved-by-a-pixel", "peers F9", "moved by", "moved by (1, 1) pixels"),
+        ("widths-inclusive", "the +1 of older box code", "larger by", "larger by (1, 1) pixels"),
+        ("scores-twice-through-sigmoid", "TensorRT's samples", "sigmoid", "sigmoid applied twice"),
+        ("no-suppression", "peers F43", "[Nn]o NMS|without|no suppression", "no NMS"),
+        ("iou-0.65", "peers F44", "0.65", "IoU threshold 0.65"),
+        ("nms-over-classes", "peers F43", "agnostic|over all classes|across",
+         "class-agnostic NMS"),
+        ("best-class-only", "peers F43", "best class", "best class only of each anchor"),
+        ("capped-at-20", "peers F44", "20", "at most 20 detections per image"),
+        ("score-floor-0.4", "peers 3.1", "0.4", "score threshold 0.4"),
+        ("corners-for-xywh", "peers F28", "xyxy", "xyxy written"),
+        ("classes-from-0", "peers F46", "class|id", "classes shifted down by one"),
+        ("classes-1-to-80", "peers F46", "80", "classes numbered 1 to 80"),
+        ("detections-shifted-by-one", "peers F18", "next|shifted|one before",
+         "each has the next one's"),
+    )),
+    Fault("half-of-the-images", "evaluate", "peers F17", "", _planted(_half)),
+    Fault("every-image-twice", "evaluate", "peers F21", "", _planted(lambda c: c + c)),
+    Fault("ids-as-text", "evaluate", "peers F47", "",
+          _planted(each(image_id=lambda e: f"{e['image_id']:012}"), runs=False)),
 )  # fmt: skip

@@ -178,6 +178,27 @@ def drawn_scenes(seed: int, images: int, *, crowds: bool = True) -> Dataset:
     return Dataset(Path("drawn"), samples, tuple(annotations), categories, images, ())
 
 
+#: Numbers of an object or of a detection.
+Row = tuple[float, ...]
+
+
+def scene(objects: Sequence[Row]) -> Dataset:
+    """Return an image with *objects*, x, y, width, height, category and crowd, and an empty one."""
+    annotations = tuple(
+        {
+            "id": n,
+            "image_id": 1,
+            "category_id": category,
+            "bbox": [x, y, width, height],
+            "area": width * height,
+            "iscrowd": crowd,
+        }
+        for n, (x, y, width, height, category, crowd) in enumerate(objects, start=1)
+    )
+    samples = tuple(Sample(n, Path(f"{n}.png"), (400, 400)) for n in (1, 2))
+    return Dataset(Path("drawn"), samples, annotations, {1: "a", 2: "b", 3: "c"}, 2, ())
+
+
 def as_dicts(found: Mapping[int, Detections]) -> list[dict[str, Any]]:
     """Return detections as the list of dicts that COCO's server takes."""
     return [

@@ -11,7 +11,7 @@ import pytest
 from effd0.data.coco import Dataset
 from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.diagnosis.inputs import diagnose_input_of
-from effd0.diagnosis.parity import DiagnoseInput, PlainModel
+from effd0.diagnosis.parity import DiagnoseInput, compare_plain
 from effd0.graph.onnx_info import ModelFile, read_model
 from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import ModelSpec
@@ -20,6 +20,7 @@ from effd0.types import Tensor, Tensors
 OpenRunner = Callable[[str], Runner]
 HeadsOf = Callable[[str, int], Tensors]
 NoteFigure = Callable[[float | None, float | None, str], None]
+CheckStage = Callable[[str, NoteFigure], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -108,13 +109,24 @@ def diagnose_first_input(
 
 
 @pytest.fixture(scope="session")
-def plain_model(
+def check_plain_model(
     model_file: ModelFile,
     checkpoint: Path,
     images: Tensor,
     torch_heads: Tensors,
     spec: ModelSpec,
     diagnose_first_input: DiagnoseInput,
-) -> PlainModel:
-    """The heads of the ONNX file as it stands, beside torch's."""
-    return PlainModel(model_file, checkpoint, images, torch_heads, spec, diagnose_first_input)
+) -> CheckStage:
+    """Return what raises where the ONNX file as it stands differs from torch by a stage's fault."""
+    broken, figure = compare_plain(
+        model_file, checkpoint, images, torch_heads, spec, diagnose_first_input
+    )
+
+    def check(stage: str, note_figure: NoteFigure) -> None:
+        mine = broken is None or broken.stage == stage
+        # A fault of another stage is no figure of this one.
+        note_figure(*(figure if mine else (None, None, "")))
+        if broken is not None and mine:
+            raise broken
+
+    return check

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from effd0.diagnosis.parity import PlainModel
 from effd0.graph.onnx_info import ModelFile
 from effd0.io import sha256
 from effd0.results.check import Broken
@@ -15,7 +14,7 @@ from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
 from effd0.types import Tensor
 
-from .conftest import NoteFigure
+from .conftest import CheckStage, NoteFigure
 
 pytestmark = pytest.mark.stage("export")
 
@@ -48,7 +47,8 @@ def test_its_batch_is_what_it_says(model_file: ModelFile, images: Tensor, spec: 
             assert {head.shape[0] for head in heads.values()} == {rows}
 
 
-def test_its_weights_are_the_checkpoints(plain_model: PlainModel, note_figure: NoteFigure) -> None:
+def test_its_weights_are_the_checkpoints(
+    check_plain_model: CheckStage, note_figure: NoteFigure
+) -> None:
     """No node's weights make it leave what the checkpoint computes."""
-    note_figure(*plain_model.figure_of("export"))
-    plain_model.check("export")
+    check_plain_model("export", note_figure)

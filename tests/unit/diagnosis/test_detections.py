@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
 
 from effd0.data import fixture
 from effd0.data.coco import Dataset, load_coco
@@ -34,13 +31,8 @@ from effd0.metrics.detection_diff import detection_parity
 from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken
 from effd0.spec import D0
 from effd0.types import Tensors
-
-from .other_detector import Entries, Entry, Picture, Wrong, entries, write_entries
-
-RIGHT = Wrong()
-#: COCO's ids without gaps, as other tools number them.
-IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-NUMBER = {id_: n for n, id_ in enumerate(IDS)}
+from tests.faults.detections import PLANTED, RIGHT, Change, each, of_class, of_sides
+from tests.faults.other_detector import Entries, Entry, Picture, Wrong, entries, write_entries
 
 
 class Scene:
@@ -87,146 +79,6 @@ def right(scene: Scene) -> Entries:
     return scene.found()
 
 
-Change = Callable[[Entries], Entries]
-
-
-def _each(**new: Callable[[Entry], Any]) -> Change:
-    return lambda content: [{**e, **{key: of(e) for key, of in new.items()}} for e in content]
-
-
-def _box(change: Callable[..., Sequence[float]]) -> Change:
-    """Rewrite bbox from x, y, width, height, the picture's scale and its size."""
-    return _each(bbox=lambda e: [*change(*e["bbox"], e["picture"].scale, e["picture"].size)])
-
-
-def _sides(change: Callable[[float, float], float]) -> Change:
-    """Rewrite each of x, y, width and height, given the picture's scale."""
-    return _box(lambda *v: [change(side, v[4]) for side in v[:4]])
-
-
-def _corner(change: Callable[[float], float]) -> Change:
-    def bbox(entry: Entry) -> list[float]:
-        left, top, right, bottom = map(change, entry["corners"])
-        return [left, top, right - left, bottom - top]
-
-    return _each(bbox=bbox)
-
-
-def _corners(*order: int) -> Change:
-    return _each(bbox=lambda e: [e["corners"][i] for i in order])
-
-
-def _class(change: Callable[[int], int]) -> Change:
-    return _each(category_id=lambda e: change(e["category_id"]))
-
-
-def _image(change: Callable[[int, list[int]], int]) -> Change:
-    """Give each detection another image id, by the place of its own among all ids."""
-
-    def order(content: Entries) -> Entries:
-        ids = sorted({entry["image_id"] for entry in content})
-        place = {id_: n for n, id_ in enumerate(ids)}
-        return [{**e, "image_id": change(place[e["image_id"]], ids)} for e in content]
-
-    return order
-
-
-def _anchored(change: Callable[[Any, Any], tuple[Any, Any]]) -> Wrong:
-    """A detector whose anchors are made of their centres (y, x) and halves as *change*."""
-
-    def anchors(boxes: torch.Tensor) -> torch.Tensor:
-        centre, half = change((boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2)
-        return torch.cat([centre - half, centre + half], 1)
-
-    return Wrong(anchors=anchors)
-
-
-def _to_corner(centre: Any, half: Any) -> tuple[Any, Any]:
-    levels = ((64, 8), (32, 16), (16, 32), (8, 64), (4, 128))
-    steps = [torch.full((9 * cells**2, 1), stride / 2) for cells, stride in levels]
-    return centre - torch.cat(steps), half
-
-
-def _uncentred(x: float, y: float, w: float, h: float, scale: float, size: Any) -> Any:
-    return x - (512 * scale - size[0]) / 2, y - (512 * scale - size[1]) / 2, w, h
-
-
-DECODE, NMS, EVALUATE = "decode", "nms", "evaluate"
-#: Words of the name -> what is written of right boxes, scores and classes.
-WRITTEN = {
-    DECODE: {
-        "x and y swapped": _box(lambda x, y, w, h, *_: (y, x, h, w)),
-        "width and height swapped": _box(lambda x, y, w, h, *_: (x, y, h, w)),
-        "centres written": _box(lambda x, y, w, h, *_: (x + w / 2, y + h / 2, w, h)),
-        "scale not applied": _sides(lambda side, scale: side / scale),
-        "scale inverted": _sides(lambda side, scale: side / scale**2),
-        "scale applied twice": _sides(lambda side, scale: side * scale),
-        "as if the picture had been stretched": _box(
-            lambda *v: [v[i] / v[4] * v[5][i % 2] / 512 for i in range(4)]
-        ),
-        "as if the picture had lain in the middle": _box(_uncentred),
-        "normalised by the image": _box(
-            lambda *v: [round(v[i] / v[5][i % 2], 5) for i in range(4)]
-        ),
-        "normalised by the network's input": _sides(lambda side, scale: side / scale / 512),
-        "moved by (0.5, 0.5) pixels": _box(lambda x, y, w, h, *_: (x + 0.5, y + 0.5, w, h)),
-        "larger by (1, 1) pixels": _box(lambda x, y, w, h, *_: (x, y, w + 1, h + 1)),
-        "multiplied by (1.1, 1)": _box(lambda x, y, w, h, *_: (1.1 * x, y, 1.1 * w, h)),
-        "boxes rounded to whole": _sides(lambda side, _: round(side)),
-        "boxes cut to whole": _sides(lambda side, _: int(side)),
-        "corners rounded to whole": _corner(round),
-        "corners cut to whole": _corner(int),
-        "sigmoid missing": _each(score=lambda e: e["logit"]),
-        "sigmoid applied twice": _each(score=lambda e: (1 + math.tanh(e["score"] / 2)) / 2),
-    },
-    EVALUATE: {
-        "xyxy written": _corners(0, 1, 2, 3),
-        "yxyx written": _corners(1, 0, 3, 2),
-        "classes shifted down by one": _class(lambda id_: id_ - 1),
-        "classes shifted up by one": _class(lambda id_: id_ + 1),
-        "classes numbered 0 to 79": _class(lambda id_: NUMBER.get(id_, 0)),
-        "classes numbered 1 to 80": _class(lambda id_: NUMBER.get(id_, 0) + 1),
-        "mapped from 80 to 90 a second": _class(lambda id_: IDS[id_ - 1] if id_ <= 80 else id_),
-        "scores in percent": _each(score=lambda e: 100 * e["score"]),
-        "scores rounded to 2": _each(score=lambda e: round(e["score"], 2)),
-        "each has the next one's": _image(lambda n, ids: ids[n - 1]),
-        "of the one before": _image(lambda n, ids: ids[(n + 1) % 5]),
-        "images in reversed order": _image(lambda n, ids: ids[-1 - n]),
-        "images mixed up": _image(lambda n, ids: ids[n * 2 % 5]),
-        "places, counted from 0": _image(lambda n, _: n),
-        "places, counted from 1": _image(lambda n, _: n + 1),
-    },
-}
-#: Words of the name -> how boxes are made, and which are kept.
-MADE = {
-    DECODE: {
-        "boxes not clipped": Wrong(clip="none"),
-        "clipped to the padded square": Wrong(clip="square"),
-        "ty and tx of the codes swapped": Wrong(codes=(1, 0, 2, 3)),
-        "th and tw of the codes swapped": Wrong(codes=(0, 1, 3, 2)),
-        "x and y of the codes swapped": Wrong(codes=(1, 0, 3, 2)),
-        "codes multiplied by variances": Wrong(factors=(0.1, 0.1, 0.2, 0.2)),
-        "anchors with width and height": _anchored(lambda centre, half: (centre, half.flip(1))),
-        "anchors of 3 strides": _anchored(lambda centre, half: (centre, half * 0.75)),
-        "anchors around corners": _anchored(_to_corner),
-    },
-    NMS: {
-        "no NMS": Wrong(nms="none"),
-        "class-agnostic NMS": Wrong(nms="agnostic"),
-        "best class only of each anchor": Wrong(best_class=True),
-        "soft NMS (Gaussian)": Wrong(nms="gaussian"),
-        "soft NMS (linear)": Wrong(nms="linear"),
-        "IoU threshold 0.63": Wrong(iou=0.63),
-        "at most 10 detections per image": Wrong(keep=10),
-        "score threshold 0.3": Wrong(floor=0.3),
-        "only 1000 candidates before NMS": Wrong(topk=1000),
-    },
-}
-#: Words of the name -> the stage, how the detector is set up, and what is done to its file.
-PLANTED: dict[str, tuple[str, Wrong, Change]] = {
-    **{n: (s, RIGHT, change) for s, rows in WRITTEN.items() for n, change in rows.items()},
-    **{n: (s, wrong, list) for s, rows in MADE.items() for n, wrong in rows.items()},
-}
 #: Candidates are suppressed over and over to find these.
 LONG = ("IoU threshold", "class-agnostic", "best class", "soft NMS")
 
@@ -256,9 +108,7 @@ def _more(score: float, step: int) -> Change:
     "change",
     [
         lambda c: random.Random(3).sample(c, len(c)),  # noqa: S311
-        _each(
-            bbox=lambda e: [round(s, 1) for s in e["bbox"]], score=lambda e: round(e["score"], 3)
-        ),
+        each(bbox=lambda e: [round(s, 1) for s in e["bbox"]], score=lambda e: round(e["score"], 3)),
         _more(5e-4, step=7),
         _more(1e-2, step=2),
     ],
@@ -342,7 +192,7 @@ MISSING = "2 of 5 images have no detections, where effd0 finds some: 1074, 1111"
             "1 of 5 images have all detections twice or more: 1148",
         ),
         (
-            _each(image_id=lambda e: f"{e['image_id']:012d}"),
+            each(image_id=lambda e: f"{e['image_id']:012d}"),
             "500 of 500 image ids in results.json are text",
         ),
     ],
@@ -369,9 +219,9 @@ def test_what_is_left_out_is_not_missing_or_foreign(scene: Scene, right: Entries
 @pytest.mark.parametrize(
     ("field", "change", "stage", "others"),
     [
-        ("boxes", _sides(lambda side, _: side**1.1), "decode", "classes and scores"),
-        ("scores", _each(score=lambda e: e["score"] ** 2), "decode", "classes and boxes"),
-        ("classes", _class(lambda id_: 1 + id_ * 7 % 90), "evaluate", "boxes and scores"),
+        ("boxes", of_sides(lambda side, _: side**1.1), "decode", "classes and scores"),
+        ("scores", each(score=lambda e: e["score"] ** 2), "decode", "classes and boxes"),
+        ("classes", of_class(lambda id_: 1 + id_ * 7 % 90), "evaluate", "boxes and scores"),
     ],
 )
 def test_what_has_no_name_is_confined(

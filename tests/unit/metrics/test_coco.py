@@ -18,7 +18,7 @@ from effd0.metrics import coco
 from effd0.metrics.coco import match_table, to_coco_results
 from effd0.metrics.summary import METRICS, accumulate, coco_metrics, summarize
 from effd0.spec import D0
-from tests.helpers.results import NOTHING, Found, drawn_scenes, jittered, made, perfect
+from tests.helpers.results import NOTHING, Found, drawn_scenes, jittered, made, perfect, scene
 
 #: Corners and sides of drawn boxes.  Few, so that boxes, scores and IoUs are often equal, and of
 #: areas on both sides of COCO's 32² and 96², and on them.
@@ -123,15 +123,9 @@ def test_exact_overlaps_go_as_in_pycocotools(
     objects: list[tuple[int, ...]], found: list[tuple[int, ...]]
 ) -> None:
     """An IoU that is a threshold reaches it, and of two objects as near the later one is taken."""
-    annotations = tuple(
-        {"id": n, "image_id": 1, "category_id": 1, "bbox": list(box), "area": 100.0, "iscrowd": 0}
-        for n, box in enumerate(objects, start=1)
-    )
-    dataset = Dataset(
-        Path("drawn"), (Sample(1, Path("1.png"), (200, 200)),), annotations, {1: "a"}, 1, ()
-    )
     rows = [(x, y, x + w, y + h, 0.9 - 0.1 * n, 1) for n, (x, y, w, h) in enumerate(found)]
-    assert_as_pycocotools(dataset, {1: made(rows)})
+    dataset = scene([(*box, 1, 0) for box in objects])
+    assert_as_pycocotools(dataset, {1: made(rows), 2: NOTHING})
 
 
 def test_a_match_names_its_object() -> None:

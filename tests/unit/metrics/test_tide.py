@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.data.coco import Dataset, Sample
 from effd0.metrics.coco import match_table
 from effd0.metrics.detection_diff import box_iou
 from effd0.metrics.summary import coco_metrics
 from effd0.metrics.tide import KINDS, Errors, find_errors
 from effd0.spec import D0
-from tests.helpers.results import NOTHING, drawn_scenes, jittered, made, truth_of
+from tests.helpers.results import NOTHING, Row, drawn_scenes, jittered, made, scene, truth_of
 
-Row = tuple[float, ...]
 #: x, y, width, height, category and whether it is crowd: far apart, three of each category.
 OBJECTS = [(100 * n, 100 * row, 10, 10, 1 + row, 0) for row in (0, 1) for n in (0, 1, 2)]
 #: All of them found, as x1, y1, x2, y2, score, category.
 PERFECT = [(x, y, x + w, y + h, 0.9, category) for x, y, w, h, category, _ in OBJECTS]
 #: The first object, and boxes that overlap it by a third, and by nothing.
 THERE, BESIDE, AWAY = (0, 0, 10, 10), (5, 0, 15, 10), (50, 50, 60, 60)
-
-
-def scene(objects: Sequence[Row]) -> Dataset:
-    """Return a dataset of one image with *objects*, and an empty one."""
-    annotations = tuple(
-        {
-            "id": n,
-            "image_id": 1,
-            "category_id": category,
-            "bbox": [x, y, width, height],
-            "area": width * height,
-            "iscrowd": crowd,
-        }
-        for n, (x, y, width, height, category, crowd) in enumerate(objects, start=1)
-    )
-    samples = tuple(Sample(n, Path(f"{n}.png"), (400, 400)) for n in (1, 2))
-    return Dataset(Path("drawn"), samples, annotations, {1: "a", 2: "b", 3: "c"}, 2, ())
 
 
 def errors_in(objects: Sequence[Row], rows: Sequence[Row], empty: Sequence[Row] = ()) -> Errors:
