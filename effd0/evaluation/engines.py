@@ -35,7 +35,7 @@ from ..tensors.results import Results, check_model, find_manifest, open_results
 from ..tensors.writer import ResultWriter
 from ..timing import Latency
 from .model import ModelChoice
-from .pipeline import StageTimes, noted, run_dataset
+from .pipeline import StageSeconds, noted, run_dataset
 from .run_dir import IMAGES, backend
 
 #: Stands for the hash of a model that the results do not name.
@@ -46,7 +46,7 @@ WEIGHTS = (".pth", ".safetensors")
 
 
 @dataclass
-class Source(ABC):
+class DetectionSource(ABC):
     """
     An open engine for images of *spec*.
 
@@ -91,7 +91,7 @@ class Source(ABC):
         }
 
 
-class ModelSource(Source):
+class ModelSource(DetectionSource):
     """An open engine that runs a model."""
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Engine(ABC):
     @abstractmethod
     def open(
         self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
-    ) -> AbstractContextManager[Source]:
+    ) -> AbstractContextManager[DetectionSource]:
         """The open engine for *dataset*; raises what its stages raise."""
 
 
@@ -162,10 +162,10 @@ class LocalSource(ModelSource):
     """An open *runner* of this process."""
 
     runner: Runner
-    times: StageTimes = field(default_factory=StageTimes)
+    times: StageSeconds = field(default_factory=StageSeconds)
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """See `Source.detect`; in the order of *samples*."""
+        """See `DetectionSource.detect`; in the order of *samples*."""
         return run_dataset(
             samples,
             self.runner,
@@ -176,7 +176,7 @@ class LocalSource(ModelSource):
         )
 
     def stages(self) -> dict[str, Latency]:
-        """See `Source.stages`; transfers too, per batch, where the runner times them."""
+        """See `DetectionSource.stages`; transfers too, per batch, where the runner times them."""
         latencies = self.times.latencies()
         if isinstance(self.runner, TimedRunner):
             latencies |= self.runner.device_times.latencies()
@@ -303,7 +303,7 @@ class RecordedEngine(Engine):
 
 
 @dataclass
-class RecordedSource(Source):
+class RecordedSource(DetectionSource):
     """An open folder of *results*; *stems* name those of each image id."""
 
     results: Results
@@ -312,7 +312,7 @@ class RecordedSource(Source):
     decoding: list[float] = field(default_factory=list)
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """See `Source.detect`; in the order of *samples*."""
+        """See `DetectionSource.detect`; in the order of *samples*."""
         with ThreadPoolExecutor(self.host_threads, "effd0") as pool:
             try:
                 yield from zip(samples, pool.map(self._decoded, samples), strict=True)

@@ -36,7 +36,7 @@ Scaled = list[tuple[Sample, float]]
 Batch = tuple[Scaled, list[ModelInput], Tensor | None]
 
 
-def read_batches(
+def batches_read_ahead(
     samples: Iterable[Sample],
     pool: ThreadPoolExecutor,
     read: Callable[[Path, Tensor | None], ModelInput],
@@ -81,7 +81,7 @@ def ahead(begun: Iterable[T]) -> Iterator[T]:
 
 
 @dataclass
-class StageTimes:
+class StageSeconds:
     """
     Seconds spent in each stage: per image, but for inference, which is per batch.
 
@@ -98,7 +98,7 @@ class StageTimes:
         return {stage: Latency.from_seconds(seconds) for stage, seconds in every}
 
 
-def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
+def detect_image(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
     sample = Sample(0, path, probe_image(path))
     ((_, found),) = run_dataset([sample], runner, spec, batch_size=1)
@@ -112,7 +112,7 @@ def run_dataset(
     *,
     batch_size: int,
     host_threads: int = 2,
-    times: StageTimes | None = None,
+    times: StageSeconds | None = None,
     device: AbstractContextManager[object] | None = None,
 ) -> Generator[tuple[Sample, Detections]]:
     """
@@ -121,7 +121,7 @@ def run_dataset(
     Raises what the stages raise.  *times*, where given, is filled.  *device*, where given, is
     entered once the first batch is read, and left once the last one is inferred.
     """
-    times = StageTimes() if times is None else times
+    times = StageSeconds() if times is None else times
     pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
     free: list[Tensor] = []  # arrays whose contents nobody needs any more
     held = contextlib.ExitStack()
@@ -141,7 +141,9 @@ def run_dataset(
         yield from batches
 
     with ThreadPoolExecutor(host_threads, "effd0") as pool:
-        batches = on_device(read_batches(samples, pool, read, batch_size, None if pixels else take))
+        batches = on_device(
+            batches_read_ahead(samples, pool, read, batch_size, None if pixels else take)
+        )
         try:
             if isinstance(runner, DetectingRunner):
                 pictures = ((images, inputs) for images, inputs, _ in batches)

@@ -37,7 +37,7 @@ def backend(description: str) -> str:
     return ", ".join(part for part in parts if not re.fullmatch(r"device .+|\d+ workers", part))
 
 
-def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def manifest_differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Each key, as ``settings.spec.nms_iou``, in which the two differ, with both values."""
     mine, other = dict(_flat(recorded)), dict(_flat(asked))
     keys = [*mine, *(key for key in other if key not in mine)]
@@ -128,7 +128,7 @@ class RunDirectory:
             asked = json.loads(text)
             if None in (recorded.get(IMAGES, ""), asked.get(IMAGES, "")):  # one does not know
                 asked[IMAGES] = recorded.get(IMAGES)
-            if found := differences(recorded, asked):
+            if found := manifest_differences(recorded, asked):
                 raise ResultError(
                     f"{self.folder} is of another run, whose {'; '.join(found)}; "
                     "ask for what it was begun with, or give another --out"

@@ -21,7 +21,7 @@ from effd0.data.preprocess import ModelInput, letterbox, preprocess, read_image
 from effd0.detection.postprocess import Detections, postprocess
 from effd0.errors import HeadError, ImageError, RunnerError
 from effd0.evaluation import pipeline
-from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
+from effd0.evaluation.pipeline import StageSeconds, detect_image, run_dataset
 from effd0.runners.base import TensorInfo
 from effd0.spec import ModelSpec
 from effd0.types import Pixels, Tensor, Tensors
@@ -48,7 +48,7 @@ def test_every_image_gets_its_own_detections_in_order(
     batch_size: int, fed: list[int], host_threads: int, samples: Sequence[Sample]
 ) -> None:
     """Whatever the batch and the number of threads, and though the last batch is smaller."""
-    runner, times = FakeRunner(), StageTimes()
+    runner, times = FakeRunner(), StageSeconds()
     found = list(
         run_dataset(
             samples, runner, SMALL, batch_size=batch_size, host_threads=host_threads, times=times
@@ -172,7 +172,7 @@ def test_outputs_that_come_late_are_those_of_their_images(
     batch_size: int, samples: Sequence[Sample]
 ) -> None:
     """However many batches a runner holds, each image gets its own detections, in order."""
-    runner, times = Streaming(), StageTimes()
+    runner, times = Streaming(), StageSeconds()
     found = list(run_dataset(samples, runner, SMALL, batch_size=batch_size, times=times))
     assert [sample for sample, _ in found] == list(samples)
     assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
@@ -206,7 +206,7 @@ def test_a_model_that_normalises_by_itself_is_fed_pixels(
 
     monkeypatch.setattr(runner, "infer", infer)
     list(run_dataset(samples, runner, SMALL, batch_size=3))
-    detect(samples[0].path, runner, SMALL)
+    detect_image(samples[0].path, runner, SMALL)
     wanted = [letterbox(read_image(sample.path), SMALL)[0] for sample in (*samples, samples[0])]
     assert {pixels.dtype for pixels in fed} == {np.dtype(np.uint8)}
     assert [np.array_equal(a, b) for a, b in zip(fed, wanted, strict=True)] == [True] * 8
