@@ -50,14 +50,13 @@ class DetectionSource(ABC):
     """
     An open engine for images of *spec*.
 
-    *description* says what really computes: backend, device, precision; *batch_size* is None where
-    batches are unknown; *settings*, fit for JSON, are how a reader repeats the run.
+    *description* says what really computes: backend, device, precision; *settings*, fit for JSON,
+    are how a reader repeats the run: ``runner``, ``model_sha256``, ``batch_size``, which is None
+    where batches are unknown, and more.
     """
 
     spec: ModelSpec
     description: str
-    model_sha256: str
-    batch_size: int | None
     settings: dict[str, Any]
     host_threads: int
 
@@ -80,7 +79,7 @@ class DetectionSource(ABC):
         for sample in dataset.samples if images else ():
             every.update(bytes.fromhex(sha256(sample.path)))
         return {
-            "model_sha256": self.model_sha256,
+            "model_sha256": self.settings["model_sha256"],
             "annotations_sha256": sha256(dataset.annotation_file),
             "images": len(dataset.samples),
             IMAGES: every.hexdigest() if images else None,
@@ -170,7 +169,7 @@ class LocalSource(ModelSource):
             samples,
             self.runner,
             self.spec,
-            batch_size=self.batch_size or 1,
+            batch_size=self.settings["batch_size"],
             host_threads=self.host_threads,
             times=self.times,
         )
@@ -224,12 +223,9 @@ class LocalEngine(ModelEngine):
                     assert given is not None, "a runner of its own comes with the file that it runs"
                     file = given
                 advance(1)
-            size = choose_batch_size(runner, self.batch_size)
-            made = self.settings(file, size)
-            digest = made["model_sha256"]
-            yield LocalSource(
-                self.choice.spec, runner.description, digest, size, made, host_threads, runner
-            )
+            settings = self.settings(file, choose_batch_size(runner, self.batch_size))
+            spec, description = self.choice.spec, runner.description
+            yield LocalSource(spec, description, settings, host_threads, runner)
 
 
 def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
@@ -292,14 +288,13 @@ class RecordedEngine(Engine):
             "results": str(self.results),
             "bins": None if self.bins is None else str(self.bins),
             "manifest_sha256": None if results.manifest is None else results.manifest.sha256,
+            "model_sha256": UNKNOWN_MODEL if known is None else known,
             "batch_size": None,
             "runner": "recorded",
             "spec": asdict(self.spec),
         }
-        digest = UNKNOWN_MODEL if known is None else known
-        yield RecordedSource(
-            self.spec, results.description, digest, None, settings, host_threads, results, stems
-        )
+        description = results.description
+        yield RecordedSource(self.spec, description, settings, host_threads, results, stems)
 
 
 @dataclass
