@@ -93,7 +93,7 @@ def detect(
         model = replace(model, runner="torch")  # nothing to export for one image
     choice = model_choice(model, compute)
     with choice.opened() as (backend, _):
-        detections = pipeline.detect_image(image, backend, choice.spec)
+        detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
     console().print(f"drew {count} boxes of at least {min_score} to {out}")
 

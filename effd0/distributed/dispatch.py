@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from ..errors import Effd0Error, ImageError, RunnerError
-from ..evaluation.pipeline import StageSeconds
+from ..evaluation.pipeline import StageTimes
 from ..tensors.manifest import listed
 from .ray_cluster import Cluster, Died
 from .worker import CALLS, Opened, OpenModel, Reply
@@ -88,7 +88,7 @@ class Dispatcher:
         self, cluster: Cluster, opens: OpenModel, file: str, data: Any, batch_size: int | None
     ) -> None:
         self.cluster, self._opens, self._file = cluster, opens, (file, data, batch_size)
-        self.faults, self.stages = list[str](), StageSeconds()
+        self.faults, self.stages = list[str](), StageTimes()
         self._opened: Opened | None = None
         self._workers = [_Worker(n, f"worker {n}") for n in range(cluster.pool.workers)]
         self._left_out: dict[str, Effd0Error] = {}

@@ -18,7 +18,7 @@ from ..detection.postprocess import Detections
 from ..errors import ImageError, OutputError, require
 from ..evaluation.engines import ModelEngine, ModelSource
 from ..evaluation.infer import InferJob, Performance, check_fits, together
-from ..evaluation.pipeline import StageSeconds, run_dataset
+from ..evaluation.pipeline import StageTimes, run_dataset
 from ..progress import OpenProgress
 from ..runners.base import only_input
 from ..spec import ModelSpec
@@ -161,7 +161,7 @@ def detect_unit(
     host_threads: int,
     worker: Worker,
     items: Sequence[Sample],
-    stages: StageSeconds,
+    stages: StageTimes,
 ) -> list[Detections]:
     """The detections of *items* by *worker*; raise `ImageError` for all broken ones."""
     with localized(items, Path(tempfile.gettempdir())) as samples:
@@ -190,7 +190,7 @@ def infer_unit(
     writer: ResultWriter | None,
     worker: Worker,
     items: Sequence[tuple[Path, Any]],
-    stages: StageSeconds,
+    stages: StageTimes,
 ) -> tuple[Performance, int]:
     """
     What *items* took *worker*, files with their entries in the manifest of *inputs*, if any.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import Effd0Error, RunnerError
-from ..evaluation.pipeline import StageSeconds
+from ..evaluation.pipeline import StageTimes
 from ..evaluation.run_dir import backend
 from ..results.environment import installed_version
 from ..runners.base import Runner, TensorInfo, choose_batch_size
@@ -65,7 +65,7 @@ class Reply:
     worker: str
     seconds: float
     result: Any = None
-    stages: StageSeconds = field(default_factory=StageSeconds)
+    stages: StageTimes = field(default_factory=StageTimes)
     error: Effd0Error | None = None
 
 
@@ -108,10 +108,10 @@ class Worker:
         return Reply(self.name, time.perf_counter() - start, opened)
 
     def run(
-        self, work: Callable[[Worker, Sequence[Any], StageSeconds], Any], items: Sequence[Any]
+        self, work: Callable[[Worker, Sequence[Any], StageTimes], Any], items: Sequence[Any]
     ) -> Reply:
         """Do *work* on *items*; errors are in the reply."""
-        start, stages = time.perf_counter(), StageSeconds()
+        start, stages = time.perf_counter(), StageTimes()
         result, error = None, None
         try:
             result = work(self, items, stages)

@@ -35,7 +35,7 @@ from ..tensors.results import Results, check_model, find_manifest, open_results
 from ..tensors.writer import ResultWriter
 from ..timing import Latency
 from .model import ModelChoice
-from .pipeline import StageSeconds, noted, run_dataset
+from .pipeline import StageTimes, noted, run_dataset
 from .run_dir import IMAGES, backend
 
 #: Stands for the hash of a model that the results do not name.
@@ -161,7 +161,7 @@ class LocalSource(ModelSource):
     """An open *runner* of this process."""
 
     runner: Runner
-    times: StageSeconds = field(default_factory=StageSeconds)
+    times: StageTimes = field(default_factory=StageTimes)
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """See `DetectionSource.detect`; in the order of *samples*."""

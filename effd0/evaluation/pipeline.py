@@ -81,7 +81,7 @@ def ahead(begun: Iterable[T]) -> Iterator[T]:
 
 
 @dataclass
-class StageSeconds:
+class StageTimes:
     """
     Seconds spent in each stage: per image, but for inference, which is per batch.
 
@@ -98,7 +98,7 @@ class StageSeconds:
         return {stage: Latency.from_seconds(seconds) for stage, seconds in every}
 
 
-def detect_image(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
+def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
     sample = Sample(0, path, probe_image(path))
     ((_, found),) = run_dataset([sample], runner, spec, batch_size=1)
@@ -112,7 +112,7 @@ def run_dataset(
     *,
     batch_size: int,
     host_threads: int = 2,
-    times: StageSeconds | None = None,
+    times: StageTimes | None = None,
     device: AbstractContextManager[object] | None = None,
 ) -> Generator[tuple[Sample, Detections]]:
     """
@@ -121,7 +121,7 @@ def run_dataset(
     Raises what the stages raise.  *times*, where given, is filled.  *device*, where given, is
     entered once the first batch is read, and left once the last one is inferred.
     """
-    times = StageSeconds() if times is None else times
+    times = StageTimes() if times is None else times
     pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
     free: list[Tensor] = []  # arrays whose contents nobody needs any more
     held = contextlib.ExitStack()

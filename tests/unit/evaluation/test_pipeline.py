@@ -21,7 +21,7 @@ from effd0.data.preprocess import ModelInput, letterbox, preprocess, read_image
 from effd0.detection.postprocess import Detections, postprocess
 from effd0.errors import HeadError, ImageError, RunnerError
 from effd0.evaluation import pipeline
-from effd0.evaluation.pipeline import StageSeconds, detect_image, run_dataset
+from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
 from effd0.runners.base import TensorInfo
 from effd0.spec import ModelSpec
 from effd0.types import Pixels, Tensor, Tensors
@@ -72,7 +72,7 @@ def test_every_image_gets_its_own_detections_in_order(
 ) -> None:
     """Whatever the batch, the number of threads, and how many batches a runner holds."""
     runner.fed.clear()
-    times = StageSeconds()
+    times = StageTimes()
     sizes: dict[str, Any] = {"batch_size": batch_size, "host_threads": host_threads}
     found = list(run_dataset(samples, runner, SMALL, times=times, **sizes))
     assert [sample for sample, _ in found] == list(samples)
@@ -188,7 +188,7 @@ def test_a_model_that_normalises_by_itself_is_fed_pixels(
 
     monkeypatch.setattr(runner, "infer", infer)
     list(run_dataset(samples, runner, SMALL, batch_size=3))
-    detect_image(samples[0].path, runner, SMALL)
+    detect(samples[0].path, runner, SMALL)
     wanted = [letterbox(read_image(sample.path), SMALL)[0] for sample in (*samples, samples[0])]
     assert {pixels.dtype for pixels in fed} == {np.dtype(np.uint8)}
     assert [np.array_equal(a, b) for a, b in zip(fed, wanted, strict=True)] == [True] * 8

@@ -16,7 +16,7 @@ from effd0.data.coco import Sample, load_coco
 from effd0.data.preprocess import ModelInput, preprocess
 from effd0.detection import torch_ops as device_steps
 from effd0.errors import FeedError, HeadError, RunnerError
-from effd0.evaluation.pipeline import StageSeconds, detect_image, run_dataset
+from effd0.evaluation.pipeline import StageTimes, detect, run_dataset
 from effd0.metrics.summary import coco_metrics
 from effd0.runners import torch as module
 from effd0.runners.base import DetectingRunner
@@ -79,10 +79,10 @@ def test_a_run_gives_every_image_its_own_detections(
     batch_size: int, fed: list[int], net: Net, samples: Sequence[Sample]
 ) -> None:
     """In order, whatever the batch, though the last one is smaller, by the runner alone."""
-    times = StageSeconds()
+    times = StageTimes()
     with open_runner("torch", Path("d0.pth"), SMALL, DEVICE) as runner:
         found = list(run_dataset(samples, runner, SMALL, batch_size=batch_size, times=times))
-        alone = detect_image(samples[2].path, runner, SMALL)
+        alone = detect(samples[2].path, runner, SMALL)
     assert [sample for sample, _ in found] == list(samples)
     assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
     assert net.fed == [*fed, 1]
