@@ -60,6 +60,11 @@ class DetectionSource(ABC):
     settings: dict[str, Any]
     host_threads: int
 
+    @property
+    def model_sha256(self) -> str:
+        """The fingerprint of the model file."""
+        return str(self.settings["model_sha256"])
+
     @abstractmethod
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """Yield each of *samples* once with its detections, in any order, batch by batch."""
@@ -79,7 +84,7 @@ class DetectionSource(ABC):
         for sample in dataset.samples if images else ():
             every.update(bytes.fromhex(sha256(sample.path)))
         return {
-            "model_sha256": self.settings["model_sha256"],
+            "model_sha256": self.model_sha256,
             "annotations_sha256": sha256(dataset.annotation_file),
             "images": len(dataset.samples),
             IMAGES: every.hexdigest() if images else None,

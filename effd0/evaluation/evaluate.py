@@ -230,7 +230,7 @@ def _measured(
         images_per_second=len(samples) / seconds,
         peak_rss_mb=peak_rss_mb(),
         stages_ms={name: StageTimes.of(latency) for name, latency in source.stages().items()},
-        model_sha256=source.settings["model_sha256"],
+        model_sha256=source.model_sha256,
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
             "annotations_sha256": sha256(dataset.annotation_file),

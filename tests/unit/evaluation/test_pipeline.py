@@ -38,52 +38,6 @@ def samples(tmp_path: Path) -> Sequence[Sample]:
     return load_coco(root).samples
 
 
-class Streaming(FakeRunner):
-    """A runner that gives nothing before it has taken three feeds; *closed* is whether it ended."""
-
-    closed = False
-
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
-        """Yield outputs in order, two feeds late."""
-        under_way: deque[Tensors] = deque()
-        try:
-            for feed in feeds:
-                time.sleep(0.005)
-                under_way.append(feed)
-                if len(under_way) == 3:
-                    yield self.infer(under_way.popleft())
-            yield from map(self.infer, under_way)
-        finally:
-            self.closed = True
-
-
-@pytest.mark.parametrize("runner", [FakeRunner(), Streaming()], ids=["one-by-one", "streaming"])
-@pytest.mark.parametrize(
-    ("batch_size", "host_threads", "fed"),
-    [(1, 3, [1] * 7), (3, 1, [3, 3, 1]), (50, 2, [7])],
-    ids=["batch=1", "batch=3", "batch=more-than-all"],
-)
-def test_every_image_gets_its_own_detections_in_order(
-    runner: FakeRunner,
-    batch_size: int,
-    host_threads: int,
-    fed: list[int],
-    samples: Sequence[Sample],
-) -> None:
-    """Whatever the batch, the number of threads, and how many batches a runner holds."""
-    runner.fed.clear()
-    times = StageTimes()
-    sizes: dict[str, Any] = {"batch_size": batch_size, "host_threads": host_threads}
-    found = list(run_dataset(samples, runner, SMALL, times=times, **sizes))
-    assert [sample for sample, _ in found] == list(samples)
-    assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
-    assert runner.fed == fed
-    assert [len(times.preprocess), len(times.inference), len(times.postprocess)] == [7, len(fed), 7]
-    if isinstance(runner, Streaming):
-        assert runner.closed
-        assert sum(times.inference) >= 0.005 * len(fed), "the runner's own time is counted"
-
-
 def test_images_are_read_one_batch_ahead(
     samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +115,52 @@ def test_wrong_answer_ends_the_run(
     monkeypatch.setattr(runner, "infer", lambda feed: answer(right(feed)))
     with pytest.raises((RunnerError, HeadError), match=message):
         list(run_dataset(samples, runner, SMALL, batch_size=2))
+
+
+class Streaming(FakeRunner):
+    """A runner that gives nothing before it has taken three feeds; *closed* is whether it ended."""
+
+    closed = False
+
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+        """Yield outputs in order, two feeds late."""
+        under_way: deque[Tensors] = deque()
+        try:
+            for feed in feeds:
+                time.sleep(0.005)
+                under_way.append(feed)
+                if len(under_way) == 3:
+                    yield self.infer(under_way.popleft())
+            yield from map(self.infer, under_way)
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize("runner", [FakeRunner(), Streaming()], ids=["one-by-one", "streaming"])
+@pytest.mark.parametrize(
+    ("batch_size", "host_threads", "fed"),
+    [(1, 3, [1] * 7), (3, 1, [3, 3, 1]), (50, 2, [7])],
+    ids=["batch=1", "batch=3", "batch=more-than-all"],
+)
+def test_every_image_gets_its_own_detections_in_order(
+    runner: FakeRunner,
+    batch_size: int,
+    host_threads: int,
+    fed: list[int],
+    samples: Sequence[Sample],
+) -> None:
+    """Whatever the batch, the number of threads, and how many batches a runner holds."""
+    runner.fed.clear()
+    times = StageTimes()
+    sizes: dict[str, Any] = {"batch_size": batch_size, "host_threads": host_threads}
+    found = list(run_dataset(samples, runner, SMALL, times=times, **sizes))
+    assert [sample for sample, _ in found] == list(samples)
+    assert [int(detections.classes[0]) for _, detections in found] == [r // 50 + 1 for r in REDS]
+    assert runner.fed == fed
+    assert [len(times.preprocess), len(times.inference), len(times.postprocess)] == [7, len(fed), 7]
+    if isinstance(runner, Streaming):
+        assert runner.closed
+        assert sum(times.inference) >= 0.005 * len(fed), "the runner's own time is counted"
 
 
 def test_a_run_that_is_left_ends_its_stream_and_threads(samples: Sequence[Sample]) -> None:
