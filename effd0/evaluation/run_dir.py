@@ -97,8 +97,6 @@ def whole_records(
 
 MANIFEST, RECORDS = "manifest.json", "detections.records"
 RESULTS, EVALUATION = "detections.json", "evaluation.json"
-#: Rows of results that are turned into JSON at a time.
-_CHUNK = 50_000
 
 #: Prints one line for the user.
 Say = Callable[[str], object]
@@ -169,13 +167,11 @@ class RunDirectory:
         """Write *results*, a table of `to_coco_results`, and, at the very last, *evaluation*."""
         with written_whole(self.folder / RESULTS) as temporary, temporary.open("w") as file:
             file.write("[")
-            for start in range(0, len(results), _CHUNK):
-                rows = results[start : start + _CHUNK].tolist()
-                entries = [
-                    {"image_id": int(id_), "category_id": int(kind), "bbox": box, "score": score}
-                    for id_, *box, score, kind in rows
-                ]
-                file.write((", " if start else "") + json.dumps(entries, allow_nan=False)[1:-1])
+            encoded = json.JSONEncoder(allow_nan=False).encode
+            for n, row in enumerate(results):
+                id_, *box, score, kind = row.tolist()
+                ids = {"image_id": int(id_), "category_id": int(kind)}
+                file.write((", " if n else "") + encoded({**ids, "bbox": box, "score": score}))
             file.write("]\n")
         with written_whole(self.folder / EVALUATION) as temporary:
             temporary.write_text(json.dumps(evaluation, allow_nan=False) + "\n")
