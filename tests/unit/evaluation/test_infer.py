@@ -17,13 +17,7 @@ import pytest
 from effd0.data.coco import load_coco
 from effd0.errors import FeedError, ResultError, RunnerError
 from effd0.evaluation.engines import LocalEngine
-from effd0.evaluation.infer import (
-    InferJob,
-    Performance,
-    infer_files,
-    run_infer_job,
-    together,
-)
+from effd0.evaluation.infer import InferJob, Performance, infer_files, run_infer_job, together
 from effd0.evaluation.model import ModelChoice
 from effd0.progress import silent
 from effd0.runners.base import TensorInfo
