@@ -108,8 +108,7 @@ class Dispatcher:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            if worker.process is not None:
-                self.cluster.stop(worker.process)
+            self.cluster.stop(worker.process)
 
     def open(self) -> Opened:
         """What the first worker to have its model open says of it; raise where none can."""
@@ -131,20 +130,15 @@ class Dispatcher:
 
         Raises one error at the end for all that could not be done, which ends with *kept*: what
         there is of the others.  Messages *name* items; *remedy* is what to do about one that ends
-        each process that takes it.  An error that ends the run before has the faults as notes.
+        each process that takes it.
         """
         self._work, self._name, self._remedy = work, name, remedy
         self._fresh.extend(cut(items, self.open().batch_size, len(self._workers)))
         self._begun = self._last = time.perf_counter()
         self._deal()
-        try:
-            while self._fresh or self._suspects or any(worker.units for worker in self._workers):
-                if (done := self._next()) is not None:
-                    yield done
-        except RunnerError as error:
-            for line in _some(self.faults):
-                error.add_note(line)
-            raise
+        while self._fresh or self._suspects or any(worker.units for worker in self._workers):
+            if (done := self._next()) is not None:
+                yield done
         if self._failed:
             images = sum(len(unit.items) for unit, _ in self._failed)
             errors = _some(list(dict.fromkeys(str(error) for _, error in self._failed)))
@@ -211,7 +205,8 @@ class Dispatcher:
             if len(errors) == 1 and self._opened is None:
                 raise next(iter(errors.values()))
             reasons = [f"{name}: {error}" for name, error in self._left_out.items()]
-            raise RunnerError("no device works:\n  " + "\n  ".join(reasons))
+            lost = _some([fault for fault in self.faults if fault.startswith("worker lost")])
+            raise RunnerError("\n  ".join(["no device works:", *reasons, *lost]))
         call, done = self.cluster.wait(list(of), self.cluster.pool.silence_s), None
         if call is None:
             self._silent()

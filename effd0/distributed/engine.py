@@ -77,9 +77,8 @@ class RayEngine(ModelEngine):
                 opened = workers.open()
                 advance(1)
             description = f"{opened.description}, {self.pool.workers} workers"
-            size, settings = opened.batch_size, self.settings(file, opened.batch_size)
-            digest = settings["model_sha256"]
-            yield RaySource(spec, description, digest, size, settings, host_threads, workers)
+            settings = self.settings(file, opened.batch_size)
+            yield RaySource(spec, description, settings, host_threads, workers)
 
 
 @dataclass
@@ -145,12 +144,12 @@ class RaySource(ModelSource):
             performance, outputs = reply.result
             parts[unit.first] = reply.worker, performance
             advance(len(unit.items))
-            names = [(file.stem, n) for file, _ in unit.items for n in range(outputs)]
-            for path in [writer.path(*name) for name in names] if writer is not None else ():
-                if not path.is_file():
+            if writer is not None:
+                files = [writer.path(f.stem, n) for f, _ in unit.items for n in range(outputs)]
+                if lost := [file for file in files if not file.is_file()]:
                     raise OutputError(
-                        f"{reply.worker} wrote {path.name} to {path.parent}, but it is not there "
-                        "on the driver's host; give --output a folder that all hosts share"
+                        f"{reply.worker} wrote {lost[0].name} to {lost[0].parent}, but it is not "
+                        "there on the driver's host; give --output a folder that all hosts share"
                     )
         summary = self.settings["pool"] = self.workers.summary()
         in_order = [part for _, part in sorted(parts.items())]
@@ -158,11 +157,7 @@ class RaySource(ModelSource):
 
 
 def detect_unit(
-    spec: ModelSpec,
-    host_threads: int,
-    worker: Worker,
-    items: Sequence[Sample],
-    stages: StageTimes,
+    spec: ModelSpec, host_threads: int, worker: Worker, items: Sequence[Sample], stages: StageTimes
 ) -> list[Detections]:
     """The detections of *items* by *worker*; raise `ImageError` for all broken ones."""
     with localized(items, Path(tempfile.gettempdir())) as samples:

@@ -135,7 +135,7 @@ def started(pool: Pool, kind: str | None) -> Iterator[Cluster]:
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as stack:
         if not pool.verbose:
-            stack.enter_context(_quiet())
+            stack.enter_context(_ray_silenced())
         where: dict[str, Any] = {"address": pool.address}
         if local:
             # Said, since without a word Ray joins the cluster that RAY_ADDRESS names.
@@ -254,7 +254,7 @@ class _NotOfRay:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _ray_silenced() -> Iterator[None]:
     """
     Keep Ray off the terminal: its loggers, its threads, and what its C++ library writes.
 

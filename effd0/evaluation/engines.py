@@ -46,20 +46,24 @@ WEIGHTS = (".pth", ".safetensors")
 
 
 @dataclass
-class Source(ABC):
+class DetectionSource(ABC):
     """
     An open engine for images of *spec*.
 
-    *description* says what really computes: backend, device, precision; *batch_size* is None where
-    batches are unknown; *settings*, fit for JSON, are how a reader repeats the run.
+    *description* says what really computes: backend, device, precision; *settings*, fit for JSON,
+    are how a reader repeats the run: ``runner``, ``model_sha256``, ``batch_size``, which is None
+    where batches are unknown, and more.
     """
 
     spec: ModelSpec
     description: str
-    model_sha256: str
-    batch_size: int | None
     settings: dict[str, Any]
     host_threads: int
+
+    @property
+    def model_sha256(self) -> str:
+        """The fingerprint of the model file."""
+        return str(self.settings["model_sha256"])
 
     @abstractmethod
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
@@ -91,7 +95,7 @@ class Source(ABC):
         }
 
 
-class ModelSource(Source):
+class ModelSource(DetectionSource):
     """An open engine that runs a model."""
 
     @abstractmethod
@@ -126,7 +130,7 @@ class Engine(ABC):
     @abstractmethod
     def open(
         self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
-    ) -> AbstractContextManager[Source]:
+    ) -> AbstractContextManager[DetectionSource]:
         """The open engine for *dataset*; raises what its stages raise."""
 
 
@@ -165,18 +169,18 @@ class LocalSource(ModelSource):
     times: StageTimes = field(default_factory=StageTimes)
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """See `Source.detect`; in the order of *samples*."""
+        """See `DetectionSource.detect`; in the order of *samples*."""
         return run_dataset(
             samples,
             self.runner,
             self.spec,
-            batch_size=self.batch_size or 1,
+            batch_size=self.settings["batch_size"],
             host_threads=self.host_threads,
             times=self.times,
         )
 
     def stages(self) -> dict[str, Latency]:
-        """See `Source.stages`; transfers too, per batch, where the runner times them."""
+        """See `DetectionSource.stages`; transfers too, per batch, where the runner times them."""
         latencies = self.times.latencies()
         if self.runner.device_times is not None:
             latencies |= self.runner.device_times.latencies()
@@ -224,12 +228,9 @@ class LocalEngine(ModelEngine):
                     assert given is not None, "a runner of its own comes with the file that it runs"
                     file = given
                 advance(1)
-            size = choose_batch_size(runner, self.batch_size)
-            made = self.settings(file, size)
-            digest = made["model_sha256"]
-            yield LocalSource(
-                self.choice.spec, runner.description, digest, size, made, host_threads, runner
-            )
+            settings = self.settings(file, choose_batch_size(runner, self.batch_size))
+            spec, description = self.choice.spec, runner.description
+            yield LocalSource(spec, description, settings, host_threads, runner)
 
 
 def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
@@ -292,18 +293,17 @@ class RecordedEngine(Engine):
             "results": str(self.results),
             "bins": None if self.bins is None else str(self.bins),
             "manifest_sha256": None if results.manifest is None else results.manifest.sha256,
+            "model_sha256": UNKNOWN_MODEL if known is None else known,
             "batch_size": None,
             "runner": "recorded",
             "spec": asdict(self.spec),
         }
-        digest = UNKNOWN_MODEL if known is None else known
-        yield RecordedSource(
-            self.spec, results.description, digest, None, settings, host_threads, results, stems
-        )
+        description = results.description
+        yield RecordedSource(self.spec, description, settings, host_threads, results, stems)
 
 
 @dataclass
-class RecordedSource(Source):
+class RecordedSource(DetectionSource):
     """An open folder of *results*; *stems* name those of each image id."""
 
     results: Results
@@ -312,7 +312,7 @@ class RecordedSource(Source):
     decoding: list[float] = field(default_factory=list)
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """See `Source.detect`; in the order of *samples*."""
+        """See `DetectionSource.detect`; in the order of *samples*."""
         with ThreadPoolExecutor(self.host_threads, "effd0") as pool:
             try:
                 yield from zip(samples, pool.map(self._decoded, samples), strict=True)

@@ -190,7 +190,7 @@ def _measured(
     with engine.open(dataset, job.host_threads, open_progress) as source:
         if place is not None:
             identity = source.identity(dataset, images=not engine.on_workers)
-            found = place.start(identity, dataset.image_ids, source.batch_size)
+            found = place.start(identity, dataset.image_ids, source.settings["batch_size"])
         samples = [sample for sample in dataset.samples if sample.image_id not in found]
         start = time.perf_counter()
         with (
@@ -218,7 +218,7 @@ def _measured(
     accuracy = Accuracy(
         runner=source.settings["runner"],
         backend=source.description,
-        batch=source.batch_size,
+        batch=source.settings["batch_size"],
         images=metrics.images,
         images_total=dataset.total,
         detections=metrics.detections,

@@ -286,8 +286,8 @@ def run_infer_job(
         if job.results is not None:
             whole = results_whole(job.results, job.outfmt, overwrite=job.overwrite)
             writer = stack.enter_context(whole)
-        sized = replace(job, batch_size=source.batch_size)
-        with open_progress("inferring", len(files) or source.batch_size or 1) as advance:
+        sized = replace(job, batch_size=source.settings["batch_size"])
+        with open_progress("inferring", len(files) or source.settings["batch_size"]) as advance:
             performance, outputs = source.infer(infer_files, inputs, writer, sized, advance)
         if writer is not None:
             for file in files or [None]:

@@ -73,9 +73,7 @@ class ModelChoice:
 
     def weights(self) -> Path | None:
         """The checkpoint that runs; None where a model is given that holds its own weights."""
-        if self.model is not None:
-            return None
-        return embedded.checkpoint() if self.checkpoint is None else self.checkpoint
+        return None if self.model is not None else self.checkpoint or embedded.checkpoint()
 
     @contextlib.contextmanager
     def file(self, batch_size: int | None = None) -> Iterator[Path]:
@@ -85,24 +83,21 @@ class ModelChoice:
         For ONNX Runtime on a CPU it is exported for *batch_size*, or 1, in the form that runs
         fastest there.
         """
-        runner = self.checked_runner()
-        if self.model is not None:
-            yield self.model
-            return
-        checkpoint = self.weights()
-        assert checkpoint is not None
-        if runner == "torch":
-            yield checkpoint
+        runner, file = self.checked_runner(), self.model or self.weights()
+        assert file is not None, "weights run where no model is given"
+        if self.model is not None or runner == "torch":
+            yield file
             return
         fixed = runner == "ort" and self.options.provider == RunnerOptions.provider
         best = (batch_size or 1, ORT_EDITS) if fixed else (None, ())
-        with build.exported(checkpoint, self.spec, *best) as path:
+        with build.exported(file, self.spec, *best) as path:
             yield path
 
     @contextlib.contextmanager
     def opened(self, batch_size: int | None = None) -> Iterator[tuple[Runner, Path]]:
         """The open runner and the file that it runs, which takes *batch_size*; see `file`."""
-        with self.file(batch_size) as path:
-            name = self.checked_runner()
-            with open_runner(name, path, self.spec, self.options) as runner:
-                yield runner, path
+        with (
+            self.file(batch_size) as path,
+            open_runner(self.runner_name(), path, self.spec, self.options) as runner,
+        ):
+            yield runner, path

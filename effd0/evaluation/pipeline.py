@@ -35,7 +35,7 @@ Scaled = list[tuple[Sample, float]]
 Batch = tuple[Scaled, list[ModelInput], Tensor | None]
 
 
-def read_batches(
+def batches_read_ahead(
     samples: Iterable[Sample],
     pool: ThreadPoolExecutor,
     read: Callable[[Path, Tensor | None], ModelInput],
@@ -140,7 +140,9 @@ def run_dataset(
         yield from batches
 
     with ThreadPoolExecutor(host_threads, "effd0") as pool:
-        batches = on_device(read_batches(samples, pool, read, batch_size, None if pixels else take))
+        batches = on_device(
+            batches_read_ahead(samples, pool, read, batch_size, None if pixels else take)
+        )
         try:
             if isinstance(runner, DetectingRunner):
                 pictures = ((images, inputs) for images, inputs, _ in batches)

@@ -37,7 +37,7 @@ def backend(description: str) -> str:
     return ", ".join(part for part in parts if not re.fullmatch(r"device .+|\d+ workers", part))
 
 
-def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def manifest_differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Each key, as ``settings.spec.nms_iou``, in which the two differ, with both values."""
     mine, other = dict(_flat(recorded)), dict(_flat(asked))
     keys = [*mine, *(key for key in other if key not in mine)]
@@ -97,8 +97,6 @@ def whole_records(
 
 MANIFEST, RECORDS = "manifest.json", "detections.records"
 RESULTS, EVALUATION = "detections.json", "evaluation.json"
-#: Rows of results that are turned into JSON at a time.
-_CHUNK = 50_000
 
 #: Prints one line for the user.
 Say = Callable[[str], object]
@@ -128,7 +126,7 @@ class RunDirectory:
             asked = json.loads(text)
             if None in (recorded.get(IMAGES, ""), asked.get(IMAGES, "")):  # one does not know
                 asked[IMAGES] = recorded.get(IMAGES)
-            if found := differences(recorded, asked):
+            if found := manifest_differences(recorded, asked):
                 raise ResultError(
                     f"{self.folder} is of another run, whose {'; '.join(found)}; "
                     "ask for what it was begun with, or give another --out"
@@ -169,13 +167,11 @@ class RunDirectory:
         """Write *results*, a table of `to_coco_results`, and, at the very last, *evaluation*."""
         with written_whole(self.folder / RESULTS) as temporary, temporary.open("w") as file:
             file.write("[")
-            for start in range(0, len(results), _CHUNK):
-                rows = results[start : start + _CHUNK].tolist()
-                entries = [
-                    {"image_id": int(id_), "category_id": int(kind), "bbox": box, "score": score}
-                    for id_, *box, score, kind in rows
-                ]
-                file.write((", " if start else "") + json.dumps(entries, allow_nan=False)[1:-1])
+            encoded = json.JSONEncoder(allow_nan=False).encode
+            for n, row in enumerate(results):
+                id_, *box, score, kind = row.tolist()
+                ids = {"image_id": int(id_), "category_id": int(kind)}
+                file.write((", " if n else "") + encoded({**ids, "bbox": box, "score": score}))
             file.write("]\n")
         with written_whole(self.folder / EVALUATION) as temporary:
             temporary.write_text(json.dumps(evaluation, allow_nan=False) + "\n")

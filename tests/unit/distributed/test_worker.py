@@ -73,7 +73,6 @@ def test_a_unit_whose_images_do_not_come_keeps_nobody_waiting(
     ("error", "message"),
     [
         pytest.param(OSError("no space left"), "no space left", id="file-system"),
-        pytest.param(MemoryError("3 GB"), "MemoryError: 3 GB", id="memory"),
         pytest.param(KeyError("bbox"), "KeyError: 'bbox'", id="of-ours"),
     ],
 )

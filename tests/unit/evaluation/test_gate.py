@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from effd0.data.coco import Dataset, load_coco
-from effd0.errors import OutputError, RunnerError
+from effd0.errors import RunnerError
 from effd0.evaluation import model as choice
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob
 from effd0.evaluation.run_dir import RECORDS
 from effd0.results.check import Broken, Check, Status
 from tests.gate import Gate, settle
 from tests.helpers import coco_content, names_in, write_coco
-from tests.helpers.runners import NeighbourRunner, outcome, small_engine
+from tests.helpers.runners import NeighbourRunner, small_engine
 
 IMAGES = 5
 PLACE = "coco-ort-batch2"
@@ -69,31 +69,6 @@ def test_each_runner_has_a_folder_of_its_own(gate: Gate, dataset: Dataset, tmp_p
     assert names_in(tmp_path / "runs" / PLACE) == [
         "detections.json", RECORDS, "evaluation.json", "manifest.json",
     ]  # fmt: skip
-
-
-def test_a_stopped_run_goes_on_to_the_same_result(
-    gate: Gate, dataset: Dataset, runner: NeighbourRunner, said: list[str], tmp_path: Path
-) -> None:
-    """Every file of the resumed run is as that of a whole one, and what was there is not run."""
-    measure(replace(gate, out=tmp_path / "whole"), dataset)
-    runner.fed.clear()
-
-    def lose_device() -> None:
-        if len(runner.fed) == 2:
-            raise RunnerError("the device is lost")
-
-    runner.on_infer = lose_device
-    with pytest.raises(RunnerError, match="the device is lost"):
-        measure(gate, dataset)
-    with pytest.raises(OutputError, match="continue it with --resume, or give another --out"):
-        measure(gate, dataset)
-    runner.on_infer = lambda: None
-    runner.fed.clear()
-    measure(replace(gate, resume=True), dataset)
-    assert runner.fed == [2, 1]
-    assert outcome(tmp_path / "runs" / PLACE) == outcome(tmp_path / "whole" / PLACE)
-    assert f"{tmp_path / 'runs' / PLACE} keeps 2 images; continue with --resume" in said
-    assert f"{tmp_path / 'runs' / PLACE}: 2 of 5 images are there" in said
 
 
 def test_a_session_resumes_what_it_began_itself(

@@ -17,13 +17,7 @@ import pytest
 from effd0.data.coco import load_coco
 from effd0.errors import FeedError, ResultError, RunnerError
 from effd0.evaluation.engines import LocalEngine
-from effd0.evaluation.infer import (
-    InferJob,
-    Performance,
-    infer_files,
-    run_infer_job,
-    together,
-)
+from effd0.evaluation.infer import InferJob, Performance, infer_files, run_infer_job, together
 from effd0.evaluation.model import ModelChoice
 from effd0.progress import silent
 from effd0.runners.base import TensorInfo
@@ -165,24 +159,6 @@ def test_memory_is_bounded(
     # Two of the batch, two of the next, and the two that the warm-up looks at.
     assert max(ahead) <= 2 + 2 + 2
     assert max(waiting) <= 2 * 2
-
-
-def test_pixels_are_fed_to_who_asks_for_them(tmp_path: Path) -> None:
-    """A model that normalises by itself is fed uint8 files, to the byte."""
-    fed = []
-
-    class Pixels(DeclaringRunner):
-        def infer(self, feed: Tensors) -> Tensors:
-            fed.append(feed["in"])
-            return super().infer({"in": np.zeros((len(feed["in"]), 3, 128, 128), np.float32)})
-
-    dataset = load_coco(write_coco(tmp_path / "coco", coco_content(2), REDS[:2]))
-    pixels = open_inputs(write_bins(tmp_path / "bins", dataset, dtype="uint8"), SMALL)
-    runner = Pixels()
-    runner.inputs = [TensorInfo("in", (None, 128, 128, 3), np.dtype(np.uint8))]
-    infer_files(runner, pixels, None, InferJob(batch_size=2, warmup=0))
-    assert fed[0].dtype == np.uint8
-    assert fed[0].tobytes() == b"".join(file.read_bytes() for file in pixels.files)
 
 
 FLOAT, UINT8 = np.dtype(np.float32), np.dtype(np.uint8)

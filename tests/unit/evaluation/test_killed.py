@@ -56,30 +56,3 @@ def test_a_run_killed_at_random_points_ends_as_the_whole_one(tmp_path: Path) -> 
         ended(command(folder, "yes"))
         assert outcome(folder) == expected
     assert killed == POINTS, "a run was over before it was killed"
-
-
-@pytest.mark.parametrize("part", [0.5, 1.0], ids=["half-way", "at-its-end"])
-def test_the_command_killed_ends_as_the_whole_one(
-    part: float, whole: Path, onnx_model: Path, tmp_path: Path
-) -> None:
-    """What ONNX Runtime finds with trained weights is the same to the last bit."""
-    size = (whole / RECORDS).stat().st_size
-    command = evaluate(onnx_model, tmp_path / "run")
-    assert killed_at(command, tmp_path / "run" / RECORDS, int(part * size)) == -signal.SIGKILL
-    ended([*command, "--resume"])
-    assert outcome(tmp_path / "run") == outcome(whole)
-
-
-def evaluate(model: Path, out: Path) -> list[str]:
-    """Return the command that runs *model* on ten embedded scenes in batches of four."""
-    effd0 = str(Path(sys.executable).parent / "effd0")
-    limits = ["--image-limit", "10", "--batch-size", "4"]
-    return [effd0, "evaluate", "--model", str(model), *limits, "--out", str(out)]
-
-
-@pytest.fixture(scope="module")
-def whole(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the command that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    ended(evaluate(onnx_model, folder))
-    return folder

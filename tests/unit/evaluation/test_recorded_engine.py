@@ -14,40 +14,38 @@ import pytest
 from effd0.data.coco import load_coco
 from effd0.data.preprocess import input_scale
 from effd0.detection.heads import split_heads
-from effd0.detection.postprocess import postprocess
+from effd0.detection.postprocess import Detections, postprocess
 from effd0.errors import EvaluationError, HeadError, ResultError
 from effd0.evaluation.engines import RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, evaluate, run_of
+from effd0.metrics.coco import to_coco_results
 from effd0.metrics.summary import coco_metrics
 from effd0.results.run import flat
-from effd0.spec import ModelSpec
 from tests.helpers import SMALL, coco_content, write_annotations, write_coco
 from tests.helpers.results import NAMINGS, heads_of, write_bins, write_results, write_summary
 
 STEMS = ("1", "2", "3")
+SIZE = (100, 60)
+
+
+def found_in(seed: int) -> Detections:
+    """Return what the heads of *seed* say of an image."""
+    (heads,) = split_heads(heads_of(seed), SMALL)
+    return postprocess(heads, 1.0 / input_scale(SIZE, SMALL), SIZE, SMALL)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Three images of noise, ids 10 to 30, whose truths are what their heads find."""
-    content = coco_content(3, (100, 60))
+    content = coco_content(3, SIZE)
     content["categories"] = [{"id": c, "name": f"c{c}"} for c in range(1, 6)]
-    content["annotations"] = []
-    for seed, image in enumerate(content["images"]):
-        (heads,) = split_heads(heads_of(seed), SMALL)
-        found = postprocess(heads, image_scale((100, 60), SMALL), (100, 60), SMALL)
-        for box, category in list(zip(found.boxes, found.classes, strict=True))[:8]:
-            x1, y1, x2, y2 = (float(side) for side in box)
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": image["id"],
-                    "category_id": int(category),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                }
-            )
+    found = {image["id"]: found_in(seed) for seed, image in enumerate(content["images"])}
+    rows = [row for id_, one in found.items() for row in to_coco_results({id_: one}, SMALL)[:8]]
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    content["annotations"] = [
+        dict(zip(keys, (n, int(id_), int(category), (*place, w, h), w * h, 0), strict=True))
+        for n, (id_, *place, w, h, _, category) in enumerate(np.array(rows).tolist(), 1)
+    ]
     return write_coco(tmp_path / "coco", content)
 
 
@@ -69,11 +67,6 @@ def fill(results: Path, value: float, pattern: str = "*") -> None:
         np.full(path.stat().st_size // 4, value, np.float32).tofile(path)
 
 
-def image_scale(size: tuple[int, int], spec: ModelSpec) -> float:
-    """Return the factor from input pixels to those of an image."""
-    return 1.0 / input_scale(size, spec)
-
-
 @pytest.mark.parametrize(
     ("naming", "suffix"),
     [*((naming, ".bin") for naming in NAMINGS), ("cut-at-dot", ".npy"), ("cut-at-dot", ".txt")],
@@ -84,11 +77,7 @@ def test_each_naming_scores_as_the_heads_do(
     """All twelve numbers are those of the same heads without a file between."""
     write_results(tmp_path / "result", STEMS, naming, suffix)
     dataset = load_coco(root)
-    scale = image_scale((100, 60), SMALL)
-    found = {
-        sample.image_id: postprocess(split_heads(heads_of(n), SMALL)[0], scale, (100, 60), SMALL)
-        for n, sample in enumerate(dataset.samples)
-    }
+    found = {sample.image_id: found_in(n) for n, sample in enumerate(dataset.samples)}
     wanted = coco_metrics(dataset, found, SMALL)
     assert wanted.ap is not None
     assert wanted.ap > 0.5
