@@ -15,10 +15,10 @@ import numpy as np
 
 from ..data.coco import NAMES, Dataset
 from ..detection.postprocess import Detections
+from ..errors import listed
 from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken
 from ..spec import ModelSpec
-from ..tensors.manifest import listed
 from . import detection_hypotheses as catalogue
 from .detection_hypotheses import Found, ImageCandidates, as_xywh, make
 from .hypothesis import Diagnosis, Hypothesis, best

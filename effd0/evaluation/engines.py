@@ -27,7 +27,7 @@ from ..progress import OpenProgress
 from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
-from ..tensors.manifest import Manifest
+from ..tensors.inputs import Manifest
 from ..tensors.results import Results, check_model, find_manifest, open_results
 from ..timing import Latency
 from .model import ModelChoice

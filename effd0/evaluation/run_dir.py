@@ -28,7 +28,7 @@ from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
 from ..io import sha256, written_whole
 from ..results.environment import environment
-from ..tensors.manifest import read_json
+from ..tensors.inputs import read_json
 
 if TYPE_CHECKING:
     from .engines import Source

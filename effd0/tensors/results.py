@@ -20,12 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ResultError
+from ..errors import ResultError, listed
 from ..io import sha256
 from ..spec import ModelSpec
 from ..types import Floats, Tensors
-from .inputs import InputFiles, natural_key, open_inputs
-from .manifest import MANIFEST, Manifest, listed, read_json, read_manifest
+from .inputs import (
+    MANIFEST,
+    InputFiles,
+    Manifest,
+    natural_key,
+    open_inputs,
+    read_json,
+    read_manifest,
+)
 
 SUFFIXES = (".bin", ".npy", ".txt")
 _NUMBERED = re.compile(r"(?:sample_id_|input)(\d+)_output_\d+")

@@ -18,8 +18,7 @@ from effd0.data.preprocess import preprocess
 from effd0.errors import ImageError, OutputError, ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS
-from effd0.tensors.inputs import natural_key, open_inputs, write_inputs
-from effd0.tensors.manifest import MANIFEST
+from effd0.tensors.inputs import MANIFEST, natural_key, open_inputs, write_inputs
 from tests.helpers import SMALL, coco_content, names_in, write_coco
 from tests.helpers.results import coco_of, write_array, write_bins
 
