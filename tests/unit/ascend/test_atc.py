@@ -159,10 +159,11 @@ def test_the_suffix_is_atcs_and_the_command_can_be_copied(given: str, om: str) -
 @pytest.mark.parametrize(
     ("content", "taken"),
     [
-        pytest.param(MIXLIST.replace("{", "{\n ").replace("\n", "\r\n"), True, id="spaced"),
-        pytest.param('{"white-list": {"to-add": ["ReduceMeanD"]}}', False, id="other"),
-        pytest.param(None, False, id="folder"),
+        (MIXLIST.replace("{", "{\n ").replace("\n", "\r\n"), True),
+        ('{"white-list": {"to-add": ["ReduceMeanD"]}}', False),
+        (None, False),
     ],
+    ids=["spaced", "other", "folder"],
 )
 def test_a_list_that_is_there_is_never_replaced(content: str | None, taken: bool) -> None:
     """The same list is used as it is; another one may be wanted, so the user decides."""
@@ -310,17 +311,17 @@ def runs(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("host", "message"),
     [
-        pytest.param(
+        (
             "no-atc",
-            "atc is not on the PATH, .*source /usr/local/Ascend/ascend-toolkit/set_env.sh .*"
-            "source /usr/local/Ascend/cann/set_env.sh",
-            id="no-atc",
+            (
+                "atc is not on the PATH, .*source /usr/local/Ascend/ascend-toolkit/set_env.sh .*"
+                "source /usr/local/Ascend/cann/set_env.sh"
+            ),
         ),
-        pytest.param(
-            "no-program", r"/atc cannot be started: .*install CANN again", id="no-program"
-        ),
-        pytest.param("no-place", r"m\.onnx/d0\.om cannot be written", id="no-place-to-write"),
+        ("no-program", r"/atc cannot be started: .*install CANN again"),
+        ("no-place", r"m\.onnx/d0\.om cannot be written"),
     ],
+    ids=["no-atc", "no-program", "no-place-to-write"],
 )
 def test_a_host_that_cannot_compile_says_why(
     host: str, message: str, here: Path, monkeypatch: pytest.MonkeyPatch
