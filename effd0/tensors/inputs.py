@@ -73,8 +73,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     spec: ModelSpec
     dtype: Dtype
     images: tuple[ManifestImage, ...]
-    annotations_sha256: str = ""
-    images_total: int = 0
 
     @cached_property
     def digests(self) -> dict[str, str]:

@@ -23,7 +23,6 @@ from ..io import write_json, writing_to
 from ..types import Tensors
 from .inputs import Manifest
 
-FORMATS = ("BIN", "NPY")
 PURE = "pure_infer_data"
 
 
