@@ -25,7 +25,7 @@ from ..graph.onnx_info import check_support, load_graph, model_input
 from ..io import check_writable, written_whole
 from ..spec import ModelSpec
 from .aipp import normalizing_aipp
-from .atc_options import AtcOptions, input_shape
+from .atc_options import AtcOptions, compiled_shape
 from .npu_smi import find_soc
 
 MIXLIST_NAME = "ops_info.json"
@@ -165,7 +165,7 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
     if fatal := [str(problem) for problem in problems if problem.fatal]:
         raise AtcError("\n  ".join([f"ATC does not take {model} as it is:", *fatal]))
     name, dims, _ = model_input(graph)
-    shape = input_shape(model, dims, options)
+    shape = compiled_shape(model, dims, options)
     if options.aipp and shape[1:] != spec.input_shape:
         raise AtcError(
             f"the input of {model} is {shape}, but --aipp normalises (N, "
