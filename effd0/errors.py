@@ -29,7 +29,11 @@ Each message says what came, what was wanted and what to do next.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
+
+#: How many of many names a message shows.
+_SHOWN = 10
 
 
 class Effd0Error(Exception):
@@ -125,3 +129,10 @@ def require(module: str, *, extra: str) -> ModuleType:
             f"{error.name} is not installed, but this needs it; "
             f"install it with: pip install 'effd0[{extra}]'"
         ) from error
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first ten of *names*, and how many more there are."""
+    every = [str(name) for name in names]
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return ", ".join(every[:_SHOWN]) + more

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from ..errors import AclError, RunnerError
@@ -164,6 +164,12 @@ class Held:
     def __init__(self) -> None:
         self._releases: list[Callable[[], object]] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.release(error)
+
     def take(self, release: Callable[[], object]) -> None:
         """Have *release* called in its turn."""
         self._releases.append(release)
@@ -174,21 +180,16 @@ class Held:
 
     def release(self, in_flight: BaseException | None) -> None:
         """Release all.  Failures become notes of *in_flight*; without it the first is raised."""
-        failures: list[RunnerError] = []
+        failures: list[BaseException] = [] if in_flight is None else [in_flight]
         while self._releases:
             try:
                 self._releases.pop()()
             except RunnerError as error:
                 failures.append(error)
-        first = in_flight
-        if first is None:
-            if not failures:
-                return
-            first = failures.pop(0)
-        for other in failures:
-            first.add_note(f"and while giving back: {other}")
-        if in_flight is None:
-            raise first
+        for other in failures[1:]:
+            failures[0].add_note(f"and while giving back: {other}")
+        if failures and in_flight is None:
+            raise failures[0]
 
 
 @dataclass
@@ -213,14 +214,9 @@ def acl_session() -> Iterator[None]:
 
     Raises `AclError` where it cannot be initialised, `RunnerError` in a forked process.
     """
-    held = Held()
-    _initialise(held)
-    try:
+    with Held() as held:
+        _initialise(held)
         yield
-    except BaseException as error:
-        held.release(error)
-        raise
-    held.release(None)
 
 
 def open_device(device: int, held: Held) -> None:

@@ -1,23 +1,36 @@
-"""A model in ACL: loading it, and its inputs, outputs and batch sizes."""
+"""
+A model in ACL: its tensors and batch sizes, and the memory and streams of its batches.
+
+All memory is allocated once and serves every batch.  Host memory is pinned, since only from there
+can a copy overlap with computing.  Where this process runs on the device itself, host and device
+memory are the same and nothing is copied.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import math
+import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import RunnerError
-from ..runners.base import TensorInfo
-from .acl_api import Held, acl_call
+from ..runners.base import DeviceTimes, TensorInfo
+from ..types import Tensors
+from .acl_api import DEVICE_TO_HOST, HOST_TO_DEVICE, HUGE_FIRST, Held, acl_call
 
 #: aclDataType -> numpy's.
 DTYPES = {0: "float32", 1: "float16", 2: "int8", 3: "int32", 4: "uint8", 9: "int64"}
 #: The input that ATC adds to a model with several batch sizes.
 GEAR_INPUT = "ascend_mbatch_shape_data"
 CHANNELS = 3
+#: Batches that are on their way at once.
+SLOTS = 3
 
 
 @dataclass(frozen=True)
@@ -116,3 +129,182 @@ def plain_names(names: Sequence[str]) -> list[str]:
     last = [name.rpartition(":")[2] for name in names]
     unclear = len(set(last)) != len(last) or any(name.isdecimal() for name in last)
     return list(names) if unclear else last
+
+
+class Buffer:
+    """Device memory of one input or output, and the host's view of it."""
+
+    def __init__(self, info: TensorInfo, dataset: int, *, on_device: bool, held: Held) -> None:
+        self.info = info
+        shape = [side for side in info.shape if side is not None]
+        self.nbytes = math.prod(shape) * info.dtype.itemsize
+        self.row_bytes = self.nbytes // shape[0]
+        self.device = self.host = _device_memory(self.nbytes, dataset, held)
+        if not on_device:
+            self.host = acl_call("rt.malloc_host", self.nbytes)
+            held.take_back("rt.free_host", self.host)
+        memory = (ctypes.c_uint8 * self.nbytes).from_address(self.host)
+        #: The host's view of all images.
+        self.array = np.frombuffer(memoryview(memory), info.dtype).reshape(shape)
+
+    def copy(self, kind: int, count: int, stream: int | None) -> None:
+        """Copy *count* images to or from the device: now, or in the order of *stream*."""
+        to, source = self.host, self.device
+        if kind == HOST_TO_DEVICE:
+            to, source = source, to
+        name, where = ("rt.memcpy", ()) if stream is None else ("rt.memcpy_async", (stream,))
+        acl_call(name, to, self.nbytes, source, count * self.row_bytes, kind, *where)
+
+
+class Slot:
+    """The buffers and datasets of one batch."""
+
+    def __init__(self, model: AclModel, *, on_device: bool, held: Held) -> None:
+        self.model, self.on_device = model, on_device
+        self.datasets: list[int] = []
+        for _ in range(2):
+            self.datasets.append(acl_call("mdl.create_dataset"))
+            held.take_back("mdl.destroy_dataset", self.datasets[-1])
+        inputs: list[TensorInfo | int] = [*model.inputs]
+        # ACL finds a dataset's buffers by their order, so they are added in the model's.
+        if model.gear_input is not None:
+            inputs.insert(*model.gear_input)
+        self.inputs: list[Buffer] = []
+        for info in inputs:
+            if isinstance(info, int):
+                _device_memory(info, self.datasets[0], held)
+            else:
+                self.inputs.append(Buffer(info, self.datasets[0], on_device=on_device, held=held))
+        self.outputs = [
+            Buffer(info, self.datasets[1], on_device=on_device, held=held) for info in model.outputs
+        ]
+
+    def fill(self, feed: Tensors, rows: int) -> int:
+        """Put *feed* into the host's memory, padded by its first image; return the batch size."""
+        gear = self.model.gear_for(rows)
+        for buffer in self.inputs:
+            tensor = feed[buffer.info.name]
+            buffer.array[:rows] = tensor
+            buffer.array[rows:gear] = tensor[:1]
+        return gear
+
+    def upload(self, gear: int, stream: int | None = None) -> None:
+        """Copy the inputs of *gear* images to the device: now, or in the order of *stream*."""
+        for buffer in () if self.on_device else self.inputs:
+            buffer.copy(HOST_TO_DEVICE, gear, stream)
+
+    def execute(self, gear: int, stream: int | None = None) -> None:
+        """Run the model on *gear* images: now, or in the order of *stream*."""
+        model = self.model
+        if model.gear_input is not None:
+            where = (self.datasets[0], model.gear_input[0])
+            acl_call("mdl.set_dynamic_batch_size", model.model_id, *where, gear)
+        if stream is None:
+            acl_call("mdl.execute", model.model_id, *self.datasets)
+        else:
+            acl_call("mdl.execute_async", model.model_id, *self.datasets, stream)
+
+    def download(self, rows: int, stream: int | None = None) -> None:
+        """Copy the outputs of *rows* images to the host; those of padding stay behind."""
+        for buffer in () if self.on_device else self.outputs:
+            buffer.copy(DEVICE_TO_HOST, rows, stream)
+
+    def take(self, rows: int) -> Tensors:
+        """The outputs of *rows* images by name, copied, so that they are the caller's."""
+        return {buffer.info.name: buffer.array[:rows].copy() for buffer in self.outputs}
+
+
+def _device_memory(nbytes: int, dataset: int, held: Held) -> int:
+    """Allocate *nbytes* on the device and add them to *dataset*."""
+    memory: int = acl_call("rt.malloc", nbytes, HUGE_FIRST)
+    held.take_back("rt.free", memory)
+    buffer: int = acl_call("create_data_buffer", memory, nbytes)
+    held.take_back("destroy_data_buffer", buffer)
+    acl_call("mdl.add_dataset_buffer", dataset, buffer)
+    return memory
+
+
+@dataclass
+class _Batch:
+    """A batch on its way; *events* stand before and after each of its three steps."""
+
+    slot: Slot
+    rows: int
+    host_s: float
+    events: list[int] = field(default_factory=list)
+    held: Held = field(default_factory=Held)
+
+    def record(self, stream: int) -> None:
+        """Queue an event in *stream*."""
+        event: int = acl_call("rt.create_event")
+        self.held.take_back("rt.destroy_event", event)
+        acl_call("rt.record_event", event, stream)
+        self.events.append(event)
+
+
+class BatchStreams:
+    """
+    Three streams and three slots: one batch is uploaded, one computed, one downloaded.
+
+    With three slots the device always has the next batch at hand, so that in the long run only the
+    slowest step costs time.  Events order the streams and measure them.  They are made anew for
+    each batch: to use one twice, CANN 6 wants it reset and CANN 8.5 forbids the reset.
+    """
+
+    def __init__(self, first: Slot, held: Held) -> None:
+        more = [Slot(first.model, on_device=first.on_device, held=held) for _ in range(SLOTS - 1)]
+        self._free = deque([first, *more])
+        self._pending: deque[_Batch] = deque()
+        self._streams: list[int] = []
+        for _ in range(3):
+            self._streams.append(acl_call("rt.create_stream"))
+            held.take_back("rt.destroy_stream", self._streams[-1])
+
+    def is_full(self) -> bool:
+        """Whether a batch has to be collected before another can be submitted."""
+        return not self._free
+
+    def is_busy(self) -> bool:
+        """Whether a batch is under way."""
+        return bool(self._pending)
+
+    def submit(self, feed: Tensors, rows: int) -> None:
+        """Queue *rows* images without waiting."""
+        slot = self._free.popleft()
+        start = time.perf_counter()
+        gear = slot.fill(feed, rows)
+        batch = _Batch(slot, rows, time.perf_counter() - start)
+        self._pending.append(batch)
+        steps = ((slot.upload, gear), (slot.execute, gear), (slot.download, rows))
+        for stream, (step, size) in zip(self._streams, steps, strict=True):
+            if batch.events:
+                acl_call("rt.stream_wait_event", stream, batch.events[-1])
+            batch.record(stream)
+            step(size, stream)
+            batch.record(stream)
+
+    def collect(self, times: DeviceTimes) -> Tensors:
+        """Wait for the oldest batch, add its times to *times* and return its outputs."""
+        batch = self._pending[0]
+        acl_call("rt.synchronize_event", batch.events[-1])
+        pairs = zip(batch.events[::2], batch.events[1::2], strict=True)
+        h2d, compute, d2h = [acl_call("rt.event_elapsed_time", *pair) for pair in pairs]
+        start = time.perf_counter()
+        outputs = batch.slot.take(batch.rows)
+        host_s = batch.host_s + time.perf_counter() - start
+        times.add(h2d, compute, d2h, 1000 * host_s)
+        self._pending.popleft()
+        self._free.append(batch.slot)
+        batch.held.release(None)
+        return outputs
+
+    def drain(self) -> None:
+        """Wait until nothing is under way, and drop the outputs."""
+        held = Held()
+        for batch in self._pending:
+            self._free.append(batch.slot)
+            held.take(partial(batch.held.release, None))
+        self._pending.clear()
+        for stream in self._streams:
+            held.take_back("rt.synchronize_stream", stream)
+        held.release(None)

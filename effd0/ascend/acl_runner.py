@@ -19,8 +19,7 @@ from ..errors import RunnerError
 from ..runners.base import DeviceTimes, Runner, TensorInfo, check_feed
 from ..types import Tensors
 from .acl_api import ON_DEVICE, Held, acl_call, acl_has, open_device
-from .acl_memory import BatchStreams, Slot
-from .acl_model import load_acl_model
+from .acl_model import BatchStreams, Slot, load_acl_model
 
 
 class AclRunner(Runner):

@@ -149,7 +149,7 @@ def parse_gears(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
 
 
-def input_shape(model: Path, dims: Sequence[int | None], options: AtcOptions) -> tuple[int, ...]:
+def compiled_shape(model: Path, dims: Sequence[int | None], options: AtcOptions) -> tuple[int, ...]:
     """
     The input's shape for ATC; a batch of -1 is set by the gears.
 

@@ -14,10 +14,9 @@ from typing import Any
 
 from ..data import fixture
 from ..data.coco import NAMES, Dataset, load_coco
-from ..errors import DatasetError
+from ..errors import DatasetError, listed
 from ..io import sha256
 from ..results.check import Broken
-from ..tensors.manifest import listed
 
 Annotation = dict[str, Any]
 #: val2017: 5,000 images, 48 of them without an object, 36,781 annotations of which 446 are crowds.

@@ -18,12 +18,11 @@ import numpy as np
 
 from ..data.coco import NAMES, Dataset
 from ..detection.postprocess import Detections
-from ..errors import ResultError
+from ..errors import ResultError, listed
 from ..metrics.coco import to_coco_results
 from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken
 from ..spec import ModelSpec
-from ..tensors.manifest import listed
 from ..types import Fractions, Indices
 from .detection_hypotheses import (
     ALL_KEPT,

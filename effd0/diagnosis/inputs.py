@@ -19,12 +19,11 @@ from PIL import Image, ImageOps
 
 from ..data.coco import Dataset, Sample
 from ..data.preprocess import letterbox, normalize, preprocess, read_image
-from ..errors import ResultError
+from ..errors import ResultError, listed
 from ..results.check import Broken
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import compare_tensors
 from ..tensors.inputs import open_inputs
-from ..tensors.manifest import listed
 from ..tolerances import INPUTS
 from ..types import Floats, Fractions, Pixels, Tensor, Tensors
 from .heads import CLEAN, EXPLAINED, FALL

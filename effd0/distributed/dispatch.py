@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from ..errors import Effd0Error, ImageError, RunnerError
+from ..errors import Effd0Error, ImageError, RunnerError, listed
 from ..evaluation.pipeline import StageTimes
-from ..tensors.manifest import listed
 from .ray_cluster import Cluster, Died
 from .worker import CALLS, Opened, OpenModel, Reply
 

@@ -25,8 +25,7 @@ from ..runners.base import (
     only_input,
     stacked,
 )
-from ..tensors.inputs import InputFiles, open_inputs
-from ..tensors.manifest import Manifest
+from ..tensors.inputs import InputFiles, Manifest, open_inputs
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
 from ..types import Tensors
 from .engines import ModelEngine, ModelSource

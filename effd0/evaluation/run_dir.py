@@ -25,7 +25,7 @@ import numpy.typing as npt
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
 from ..io import written_whole
-from ..tensors.manifest import read_json
+from ..tensors.inputs import read_json
 
 #: The key of the contents of all images.
 IMAGES = "images_sha256"

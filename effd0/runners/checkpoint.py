@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, require
+from ..errors import CheckpointError, listed, require
 from ..io import LFS_MAGIC
 from ..spec import SPECS, ModelSpec
-from ..tensors.manifest import listed
 from ..tolerances import UNTRAINED
 
 #: Keys under which training tools wrap the weights, the best ones first.

@@ -20,12 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ResultError
+from ..errors import ResultError, listed
 from ..io import sha256
 from ..spec import ModelSpec
 from ..types import Floats, Tensors
-from .inputs import InputFiles, natural_key, open_inputs
-from .manifest import MANIFEST, Manifest, listed, read_json, read_manifest
+from .inputs import (
+    MANIFEST,
+    InputFiles,
+    Manifest,
+    natural_key,
+    open_inputs,
+    read_json,
+    read_manifest,
+)
 
 SUFFIXES = (".bin", ".npy", ".txt")
 _NUMBERED = re.compile(r"(?:sample_id_|input)(\d+)_output_\d+")
@@ -57,7 +64,7 @@ class HeadFile:
     def load(self, spec: ModelSpec) -> tuple[str, Floats]:
         """Name and values of this image's head, (1, C, H, W) float32; `ResultError` if none."""
         try:
-            values = _values(self.path, self.itemsize)
+            values = _content(self.path, self.itemsize)
         except (OSError, ValueError, EOFError) as error:
             raise ResultError(
                 f"{self.path} cannot be read: {error}; run the inference again"
@@ -89,12 +96,12 @@ def value_count(path: Path, itemsize: int) -> int:
         count, rest = divmod(path.stat().st_size, itemsize)
         return -1 if rest else count
     try:
-        return int(_values(path, itemsize, mmap_mode="r").size)
+        return int(_content(path, itemsize, mmap_mode="r").size)
     except (OSError, ValueError, EOFError):
         return -1
 
 
-def _values(path: Path, itemsize: int, **options: Any) -> np.ndarray:
+def _content(path: Path, itemsize: int, **options: Any) -> np.ndarray:
     """The content of *path*."""
     if path.suffix == ".npy":
         array: np.ndarray = np.load(path, allow_pickle=False, **options)
@@ -225,7 +232,7 @@ def sort_results(
     Names that only count are led back to stems by *summary*, or by the natural order of *fed*.
     """
     problems: Problems = defaultdict(list)
-    named, foreign, collisions = _by_name(paths, fed)
+    named, foreign, collisions = _by_stem(paths, fed)
     numbered: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
         if match := _NUMBERED.fullmatch(path.stem):
@@ -249,7 +256,7 @@ def sort_results(
     return files, problems
 
 
-def _by_name(
+def _by_stem(
     files: Iterable[Path], stems: Sequence[str]
 ) -> tuple[dict[str, list[Path]], list[Path], list[str]]:
     """

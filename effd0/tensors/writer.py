@@ -21,9 +21,8 @@ import numpy as np
 from ..errors import OutputError
 from ..io import write_json, writing_to
 from ..types import Tensors
-from .manifest import Manifest
+from .inputs import Manifest
 
-FORMATS = ("BIN", "NPY")
 PURE = "pure_infer_data"
 
 

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from effd0.ascend.atc_log import UNKNOWN, failure
+from effd0.ascend.atc import UNKNOWN, failure
 from effd0.spec import ModelSpec
 
 from ..helpers import names_in

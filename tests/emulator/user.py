@@ -15,20 +15,10 @@ H2D, D2H, D2D = 1, 2, 3
 Array = npt.NDArray[Any]
 
 
-class Refused(Exception):
-    """A call returned a code."""
-
-    @property
-    def code(self) -> int:
-        """What it returned."""
-        return int(self.args[0])
-
-
 def ok(result: Any) -> Any:
-    """Return what came beside the return code of *result*; raise `Refused` if that is not 0."""
+    """Return what came beside the return code of *result*, which must be 0."""
     *values, ret = result if isinstance(result, tuple) else (result,)
-    if ret != 0:
-        raise Refused(int(ret))
+    assert ret == 0, ret
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -63,42 +53,32 @@ class User:
         """Give something back at the end, whatever it answers."""
         self._open.callback(release, *args)
 
-    def made(self, handle: int) -> int:
-        """Return *handle*, unless nothing was made."""
-        if handle == 0:
-            raise Refused(0)
-        return handle
-
     def __enter__(self) -> Self:
         acl = self.acl
-        try:
-            ok(acl.init())
-            self.later(acl.finalize)
-            ok(acl.rt.set_device(0))
-            self.later(acl.rt.reset_device, 0)
-            self.context = ok(acl.rt.create_context(0))
-            self.later(acl.rt.destroy_context, self.context)
-            self.stream = ok(acl.rt.create_stream())
-            self.later(acl.rt.destroy_stream, self.stream)
-            self.model = ok(acl.mdl.load_from_file(str(self.path)))
-            self.later(acl.mdl.unload, self.model)
-            self.desc = self.made(acl.mdl.create_desc())
-            self.later(acl.mdl.destroy_desc, self.desc)
-            ok(acl.mdl.get_desc(self.desc, self.model))
-            self.input_set = self._dataset("input", self.inputs)
-            self.output_set = self._dataset("output", self.outputs)
-            #: The image's address on the device and in pinned memory, and its bytes.
-            self.image, self.size = self.inputs[0]
-            self.pinned = self.host[self.image]
-            self.later(acl.rt.synchronize_stream, self.stream)
-        except BaseException:
-            self._open.close()
-            raise
+        ok(acl.init())
+        self.later(acl.finalize)
+        ok(acl.rt.set_device(0))
+        self.later(acl.rt.reset_device, 0)
+        self.context = ok(acl.rt.create_context(0))
+        self.later(acl.rt.destroy_context, self.context)
+        self.stream = ok(acl.rt.create_stream())
+        self.later(acl.rt.destroy_stream, self.stream)
+        self.model = ok(acl.mdl.load_from_file(str(self.path)))
+        self.later(acl.mdl.unload, self.model)
+        self.desc = acl.mdl.create_desc()
+        self.later(acl.mdl.destroy_desc, self.desc)
+        ok(acl.mdl.get_desc(self.desc, self.model))
+        self.input_set = self._dataset("input", self.inputs)
+        self.output_set = self._dataset("output", self.outputs)
+        #: The image's address on the device and in pinned memory, and its bytes.
+        self.image, self.size = self.inputs[0]
+        self.pinned = self.host[self.image]
+        self.later(acl.rt.synchronize_stream, self.stream)
         return self
 
     def _dataset(self, side: str, pairs: list[tuple[int, int]]) -> int:
         acl, mdl = self.acl, self.mdl
-        dataset = self.made(mdl.create_dataset())
+        dataset: int = mdl.create_dataset()
         self.later(mdl.destroy_dataset, dataset)
         for index in range(getattr(mdl, f"get_num_{side}s")(self.desc)):
             size = getattr(mdl, f"get_{side}_size_by_index")(self.desc, index)
@@ -106,7 +86,7 @@ class User:
             self.later(acl.rt.free, address)
             self.host[address] = ok(acl.rt.malloc_host(size))
             self.later(acl.rt.free_host, self.host[address])
-            self.buffers.append(self.made(acl.create_data_buffer(address, size)))
+            self.buffers.append(acl.create_data_buffer(address, size))
             self.later(acl.destroy_data_buffer, self.buffers[-1])
             ok(mdl.add_dataset_buffer(dataset, self.buffers[-1]))
             pairs.append((address, size))

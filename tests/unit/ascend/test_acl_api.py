@@ -35,12 +35,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 @pytest.mark.parametrize(
     ("name", "answer", "value"),
     [
-        pytest.param("rt.set_device", 0, None, id="code"),
-        pytest.param("rt.malloc", (4096, 0), 4096, id="value-and-code"),
-        pytest.param("mdl.create_desc", 77, 77, id="bare"),
-        pytest.param("mdl.get_input_data_type", 0, 0, id="bare-zero-that-means-float32"),
-        pytest.param("get_version", (1, 8, 0, 0), (1, 8, 0), id="three-values-and-code"),
+        ("rt.set_device", 0, None),
+        ("rt.malloc", (4096, 0), 4096),
+        ("mdl.create_desc", 77, 77),
+        ("mdl.get_input_data_type", 0, 0),
+        ("get_version", (1, 8, 0, 0), (1, 8, 0)),
     ],
+    ids=["code", "value-and-code", "bare", "bare-zero", "three-values-and-code"],
 )
 def test_a_call_gives_its_value(script: Script, name: str, answer: Any, value: Any) -> None:
     """Of the three shapes in which pyACL answers, the caller sees the value alone."""

@@ -291,10 +291,11 @@ def test_runners_live_side_by_side(model: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "session", "calls"),
     [
-        pytest.param({"cann": "old"}, True, (1, 1, 2), id="old-cann-in-a-session"),
-        pytest.param({}, False, (2, 2, 2), id="each-its-own"),
-        pytest.param({"inits": 1}, False, (2, 0, 0), id="initialised-by-another"),
+        ({"cann": "old"}, True, (1, 1, 2)),
+        ({}, False, (2, 2, 2)),
+        ({"inits": 1}, False, (2, 0, 0)),
     ],
+    ids=["old-cann-in-a-session", "each-its-own", "initialised-by-another"],
 )
 def test_acl_is_initialised_and_finalised_by_its_owner(
     host: dict[str, Any], session: bool, calls: tuple[int, int, int], model: Path
@@ -325,16 +326,13 @@ def test_acl_is_initialised_and_finalised_by_its_owner(
 @pytest.mark.parametrize(
     ("host", "device", "content", "code", "message"),
     [
-        pytest.param({}, 7, None, 107001, "no such device", id="no-such-device"),
-        pytest.param({"stub_lib": True}, 0, None, 100039, "stub library answered", id="stub"),
-        pytest.param(
-            {"memory_bytes": 6000}, 0, None, 207001, "ran out.*smaller --batch-size", id="memory"
-        ),
-        pytest.param(
-            {}, 0, b"version https://git-lfs", 100012, r"'.*tiny\.om'\) .* compile the", id="text"
-        ),
-        pytest.param({}, 0, b"IMOD half", 100012, r"compile the model", id="cut-off"),
+        ({}, 7, None, 107001, "no such device"),
+        ({"stub_lib": True}, 0, None, 100039, "stub library answered"),
+        ({"memory_bytes": 6000}, 0, None, 207001, "ran out.*smaller --batch-size"),
+        ({}, 0, b"version https://git-lfs", 100012, r"'.*tiny\.om'\) .* compile the"),
+        ({}, 0, b"IMOD half", 100012, r"compile the model"),
     ],
+    ids=["no-such-device", "stub", "memory", "text", "cut-off"],
 )
 def test_a_model_that_cannot_be_opened_is_an_error(
     host: dict[str, Any], device: int, content: bytes | None, code: int, message: str, model: Path

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.ascend.atc_options import AtcOptions, input_shape, parse_gears
+from effd0.ascend.atc_options import AtcOptions, compiled_shape, parse_gears
 from effd0.errors import AtcError
 
 HERE = Path(__file__)
@@ -106,7 +106,7 @@ def test_the_shape_joins_file_and_options(
     """A fixed batch is the file's, a free one the option's; both are named where they disagree."""
     model, asked = Path("d0.onnx"), AtcOptions(**options)
     if isinstance(expected, tuple):
-        assert input_shape(model, dims, asked) == expected
+        assert compiled_shape(model, dims, asked) == expected
     else:
         with pytest.raises(AtcError, match=expected):
-            input_shape(model, dims, asked)
+            compiled_shape(model, dims, asked)

@@ -26,7 +26,7 @@ from effd0.diagnosis.inputs import (
 )
 from effd0.errors import ResultError
 from effd0.spec import D0, SPECS
-from effd0.tensors.manifest import MANIFEST
+from effd0.tensors.inputs import MANIFEST
 from effd0.types import Floats, Tensor, Tensors
 from tests.faults.inputs import MISTAKES, boxed, decoded, normal, planted
 from tests.helpers import SMALL, TINY, coco_content, noise, write_coco

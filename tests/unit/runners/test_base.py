@@ -175,9 +175,10 @@ def shuffled(heads: Tensors) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "outputs",
     [
-        pytest.param(dict(reversed(list(HEADS.items()))), id="own-names-reversed"),
-        pytest.param(shuffled(HEADS), id="other-names-shuffled"),
+        dict(reversed(list(HEADS.items()))),
+        shuffled(HEADS),
     ],
+    ids=["own-names-reversed", "other-names-shuffled"],
 )
 def test_heads_come_in_the_specs_names_and_order(outputs: Tensors) -> None:
     """By name, or by shape where names are others; the runner declares what it gives."""

@@ -86,10 +86,11 @@ def test_a_free_batch_changes_from_run_to_run(rows: int, opened: Open, tmp_path:
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
-        pytest.param(TensorProto.FLOAT, np.float32, id="float32"),
-        pytest.param(TensorProto.FLOAT16, np.float16, id="float16"),
-        pytest.param(TensorProto.UINT8, np.uint8, id="uint8"),
+        (TensorProto.FLOAT, np.float32),
+        (TensorProto.FLOAT16, np.float16),
+        (TensorProto.UINT8, np.uint8),
     ],
+    ids=["float32", "float16", "uint8"],
 )
 def test_a_model_takes_what_it_declares(
     kind: int, dtype: type, opened: Open, tmp_path: Path

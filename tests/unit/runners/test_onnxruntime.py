@@ -147,10 +147,11 @@ FUSIBLE = """
 @pytest.mark.parametrize(
     ("level", "nodes"),
     [
-        pytest.param("disable", ["Add", "Conv", "Relu"], id="disable"),
-        pytest.param("basic", ["Conv", "Relu"], id="basic"),
-        pytest.param("extended", ["FusedConv"], id="extended"),
+        ("disable", ["Add", "Conv", "Relu"]),
+        ("basic", ["Conv", "Relu"]),
+        ("extended", ["FusedConv"]),
     ],
+    ids=["disable", "basic", "extended"],
 )
 def test_graph_optimization_decides_what_runs(
     level: str, nodes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -282,12 +282,13 @@ def test_only_pixels_are_taken(tensor: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "on_device"),
     [
-        pytest.param(RunnerOptions(), False, id="cpu"),
-        pytest.param(DEVICE, True, id="cpu-forced"),
-        pytest.param(RunnerOptions(device="cuda:1"), True, id="cuda"),
-        pytest.param(RunnerOptions(device="cuda", postprocess="host"), False, id="cuda-to-host"),
-        pytest.param(RunnerOptions(device="npu"), False, id="npu"),
+        (RunnerOptions(), False),
+        (DEVICE, True),
+        (RunnerOptions(device="cuda:1"), True),
+        (RunnerOptions(device="cuda", postprocess="host"), False),
+        (RunnerOptions(device="npu"), False),
     ],
+    ids=["cpu", "cpu-forced", "cuda", "cuda-to-host", "npu"],
 )
 def test_where_detections_are_made(options: RunnerOptions, on_device: bool) -> None:
     """On the device where it is CUDA or where it was asked for, else on the host."""

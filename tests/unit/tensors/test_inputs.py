@@ -18,8 +18,7 @@ from effd0.data.preprocess import preprocess
 from effd0.errors import ImageError, OutputError, ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS
-from effd0.tensors.inputs import natural_key, open_inputs, write_inputs
-from effd0.tensors.manifest import MANIFEST
+from effd0.tensors.inputs import MANIFEST, natural_key, open_inputs, write_inputs
 from tests.helpers import SMALL, coco_content, names_in, write_coco
 from tests.helpers.results import coco_of, write_array, write_bins
 
@@ -150,16 +149,6 @@ def test_natural_order_counts(numbers: list[int]) -> None:
     assert names == [f"img_{number}.bin" for number in sorted(numbers)]
 
 
-def lose(bins: Path) -> None:
-    """Take an input away."""
-    (bins / "2.bin").unlink()
-
-
-def add(bins: Path) -> None:
-    """Put in an input of another run."""
-    (bins / "7.bin").write_bytes(b"")
-
-
 def cut(bins: Path) -> None:
     """Leave half of an input."""
     (bins / "2.bin").write_bytes((bins / "2.bin").read_bytes()[: 128 * 128 * 6])
@@ -168,38 +157,19 @@ def cut(bins: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(lose, r"holds 2 inputs, .* lists 3; 1 are missing: 2\.bin; write", id="lost"),
-        pytest.param(add, r"holds 4 inputs, .* lists 3; 1 are foreign: 7\.bin; write", id="added"),
-        pytest.param(
-            cut, r"1 inputs in .* not the 196608 bytes of float32 .*: 2\.bin \(98304\)", id="cut"
-        ),
-        pytest.param(
-            lambda bins: (bins / MANIFEST).write_text("{"),
+        (lambda d: (d / "2.bin").unlink(), r"holds 2 .* lists 3; 1 are missing: 2\.bin; write"),
+        (lambda d: (d / "7.bin").touch(), r"holds 4 .* lists 3; 1 are foreign: 7\.bin; write"),
+        (cut, r"1 inputs in .* not the 196608 bytes of float32 .*: 2\.bin \(98304\)"),
+        (
+            lambda d: (d / MANIFEST).write_text("{"),
             r"manifest\.json is not a readable JSON file: .*; write the inputs again",
-            id="broken-json",
         ),
-        pytest.param(
-            lambda bins: (bins / MANIFEST).write_text("[]"), r"holds a list, not an obj", id="list"
-        ),
-        pytest.param(
-            lambda bins: edit(bins, images=None),
-            r"is no manifest .*missing required field `images`",
-            id="key",
-        ),
-        pytest.param(
-            lambda bins: edit(bins, dtype="int4"),
-            r"Invalid enum value 'int4' - at `\$\.dtype`",
-            id="dtype",
-        ),
-        pytest.param(
-            lambda bins: edit(bins, spec={"arch": 3}), r"Expected `str`, got `int`", id="spec-key"
-        ),
-        pytest.param(
-            lambda bins: edit(bins, images=[]),
-            r"lists 0; 3 are foreign: 1\.bin, 2\.bin, 3\.bin",
-            id="no-image",
-        ),
+        (lambda d: (d / MANIFEST).write_text("[]"), r"holds a list, not an obj"),
+        (lambda d: edit(d, images=None), r"is no manifest .*missing required field `images`"),
+        (lambda d: edit(d, dtype="int4"), r"Invalid enum value 'int4' - at `\$\.dtype`"),
+        (lambda d: edit(d, spec={"arch": 3}), r"Expected `str`, got `int`"),
     ],
+    ids=["lost", "added", "cut", "broken-json", "list", "key", "dtype", "spec-key"],
 )
 def test_a_damaged_folder_is_refused(damage: Any, message: str, bins: Path) -> None:
     """The message names the files, and says that they are to be written again."""
@@ -211,11 +181,12 @@ def test_a_damaged_folder_is_refused(damage: Any, message: str, bins: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"image_id": 10}, "has image ids more than once: 10; write", id="id"),
-        pytest.param({"file": "1.npy"}, "has stems more than once: 1; write", id="stem"),
-        pytest.param({"file": "../2.bin"}, r"'\.\./2\.bin' is not the name of a file", id="path"),
-        pytest.param({"image_size": [40]}, "is no manifest of inputs", id="size"),
+        ({"image_id": 10}, "has image ids more than once: 10; write"),
+        ({"file": "1.npy"}, "has stems more than once: 1; write"),
+        ({"file": "../2.bin"}, r"'\.\./2\.bin' is not the name of a file"),
+        ({"image_size": [40]}, "is no manifest of inputs"),
     ],
+    ids=["id", "stem", "path", "size"],
 )
 def test_an_entry_that_cannot_be_is_refused(
     change: dict[str, Any], message: str, bins: Path
@@ -248,25 +219,20 @@ def test_an_input_that_changed_since_is_not_read(bins: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(lambda d: d.rmdir(), "is not a folder; make one with", id="no-folder"),
-        pytest.param(Path.resolve, r"holds no \.bin or \.npy; make some with", id="empty"),
-        pytest.param(
+        (lambda d: d.rmdir(), "is not a folder; make one with"),
+        (Path.resolve, r"holds no \.bin or \.npy; make some with"),
+        (
             lambda d: (d / "a.bin").write_bytes(b"x" * 100),
             r"a\.bin is 100 bytes, but one input is float32 \(3, 128, 128\) of 196608 bytes, flo",
-            id="size",
         ),
-        pytest.param(
-            lambda d: (d / "a.npy").write_bytes(b"x"), r"a\.npy is no \.npy file", id="no-npy"
-        ),
-        pytest.param(
-            lambda d: np.save(d / "a.npy", np.zeros(PLANES)), r"a\.npy is float64", id="float64"
-        ),
-        pytest.param(
+        (lambda d: (d / "a.npy").write_bytes(b"x"), r"a\.npy is no \.npy file"),
+        (lambda d: np.save(d / "a.npy", np.zeros(PLANES)), r"a\.npy is float64"),
+        (
             lambda d: [(d / name).write_bytes(b"x") for name in ("a.bin", "a.npy")],
             r"has two files each for a; keep one of each",
-            id="doubled",
         ),
     ],
+    ids=["no-folder", "empty", "size", "no-npy", "float64", "doubled"],
 )
 def test_a_foreign_folder_of_no_inputs_is_refused(make: Any, message: str, tmp_path: Path) -> None:
     """What lies there is told, beside what an input would be."""
@@ -278,9 +244,10 @@ def test_a_foreign_folder_of_no_inputs_is_refused(make: Any, message: str, tmp_p
 @pytest.mark.parametrize(
     "tensor",
     [
-        pytest.param(np.zeros((128, 128, 3), np.float32), id="channels-last"),
-        pytest.param(np.zeros(PLANES, np.float16), id="half"),
+        np.zeros((128, 128, 3), np.float32),
+        np.zeros(PLANES, np.float16),
     ],
+    ids=["channels-last", "half"],
 )
 def test_a_foreign_array_unlike_the_first_is_not_read(tensor: Any, tmp_path: Path) -> None:
     """An array that says what it is, is held to it."""

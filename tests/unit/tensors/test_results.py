@@ -215,44 +215,44 @@ def truncate_array(folder: Path) -> None:
         pytest.param(
             lambda d: [path.unlink() for path in d.glob("10_*")],
             "1 missing: 10; run the inference again, into a new folder",
-            id="an-image-is-missing",
+            id="image-missing",
         ),
         pytest.param(
             lambda d: (d / "10_5.bin").unlink(),
             r"1 incomplete: 10 (no box_p3); run",
-            id="a-head-is-missing",
+            id="missing",
         ),
         pytest.param(
             lambda d: shutil.copy(d / "10_5.bin", d / "10_10.bin"),
             "1 doubled: 10 (box_p3); run",
-            id="a-head-is-doubled",
+            id="doubled",
         ),
         pytest.param(
             lambda d: halve(d / "10_5.bin"),
             "1 truncated: 10_5.bin (half of box_p3); run",
-            id="a-head-is-cut-to-the-size-of-float16",
+            id="half",
         ),
-        pytest.param(truncate_array, "1 truncated: 10 (10_0.npy: ", id="an-array-is-cut"),
-        pytest.param(transpose, "1 truncated: 10 (10_0.npy: ", id="a-head-is-channels-last"),
+        pytest.param(truncate_array, "1 truncated: 10 (10_0.npy: ", id="array-cut"),
+        pytest.param(transpose, "1 truncated: 10 (10_0.npy: ", id="last"),
         pytest.param(
             lambda d: [(d / name).write_bytes(b"") for name in ("c_0.bin", "notes.txt", "c.bin")],
             "3 foreign: c.bin, notes.txt, c_0.bin; run",
-            id="others-lie-there",
+            id="foreign",
         ),
         pytest.param(
             lambda d: [(d / "10_5.bin").unlink(), (d / "b_9.bin").write_bytes(b"abc")],
             "1 truncated: b (b_9.bin: 3 bytes); 1 incomplete: 10 (no box_p3); run",
-            id="all-that-is-wrong-is-said-at-once",
+            id="two",
         ),
         pytest.param(
             lambda d: (d / "b_9.bin").write_bytes(b""),
             "1 truncated: b (b_9.bin: 0 bytes); run",
-            id="a-head-is-empty",
+            id="empty",
         ),
         pytest.param(
             lambda d: shutil.copytree(d, d / "device1"),
             "3 doubled: 9 (all heads), 10 (all heads), b (all heads); run",
-            id="each-device-ran-all",
+            id="devices",
         ),
     ],
 )
@@ -346,10 +346,11 @@ def test_results_of_other_inputs_are_stale(folder: Path, bins: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param("{", "is not a readable JSON file: .*; delete it, or run", id="broken"),
-        pytest.param('{"filesinfo": {"x": {}}}', "is no summary of a run: .*'x'", id="number"),
-        pytest.param('{"filesinfo": {"0": {"infiles": [[1]]}}}', "is no summary", id="no-file"),
+        ("{", "is not a readable JSON file: .*; delete it, or run"),
+        ('{"filesinfo": {"x": {}}}', "is no summary of a run: .*'x'"),
+        ('{"filesinfo": {"0": {"infiles": [[1]]}}}', "is no summary"),
     ],
+    ids=["broken", "number", "no-file"],
 )
 def test_a_broken_summary_is_refused(
     content: str, message: str, folder: Path, tmp_path: Path
@@ -373,20 +374,17 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     ("written", "naming", "asked", "message"),
     [
         # Of a.1 and a.2, ais_bench keeps one result under the name of both: nobody knows which.
-        pytest.param(
-            ["a.1", "b"], "cut-at-dot", ["a.1", "a.2", "b"],
-            r"1 of one name: a \(a\.1, a\.2\); 2 missing: a\.1", id="cut-to-one",
+        (
+            ["a.1", "b"],
+            "cut-at-dot",
+            ["a.1", "a.2", "b"],
+            r"1 of one name: a \(a\.1, a\.2\); 2 missing: a\.1",
         ),
-        pytest.param(
-            ["a", "b"], "cut-at-dot", ["a", "a.1", "b"], r"1 of one name: a \(a, a\.1\)",
-            id="a-stem-is-another-cut",
-        ),
-        pytest.param(
-            STEMS, "sample-id", STEMS[:2], r"10 foreign: sample_id_2_output_0\.bin, .*_1\.bin",
-            id="more-numbers-than-inputs",
-        ),
+        (["a", "b"], "cut-at-dot", ["a", "a.1", "b"], r"1 of one name: a \(a, a\.1\)"),
+        (STEMS, "sample-id", STEMS[:2], r"10 foreign: sample_id_2_output_0\.bin, .*_1\.bin"),
     ],
-)  # fmt: skip
+    ids=["cut-to-one", "a-stem-is-another-cut", "more-numbers-than-inputs"],
+)
 def test_names_that_do_not_lead_to_one_image_are_refused(
     written: Sequence[str], naming: str, asked: Sequence[str], message: str, tmp_path: Path
 ) -> None:
@@ -427,10 +425,11 @@ def test_results_of_another_model_are_refused(folder: Path, model: Path, proved:
 @pytest.mark.parametrize(
     ("own", "names"),
     [
-        pytest.param(None, "no model", id="no-summary"),
-        pytest.param({}, "no model", id="another-tools-summary"),
-        pytest.param({"model": "d0.om", "model_sha256": "ab" * 32}, r"d0\.om", id="compiled"),
+        (None, "no model"),
+        ({}, "no model"),
+        ({"model": "d0.om", "model_sha256": "ab" * 32}, r"d0\.om"),
     ],
+    ids=["no-summary", "another-tools-summary", "compiled"],
 )
 def test_an_unknown_origin_contradicts_only_where_proof_is_asked(
     own: dict[str, Any] | None, names: str, folder: Path, model: Path
