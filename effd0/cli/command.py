@@ -68,7 +68,7 @@ def declared(holder: Any, left_out: Container[str] = ()) -> Iterator[Option]:
     own = fields(holder) if is_dataclass(holder) else inspect.signature(holder).parameters.values()
     for one in own:
         hint, declaration = hints[one.name], one if isinstance(one, Field) else one.default
-        if is_dataclass(hint):
+        if is_dataclass(hint) and declaration is inspect.Parameter.empty:
             yield from declared(hint, left_out)
         elif one.name not in left_out and getattr(declaration, "metadata", None):
             kinds = [kind for kind in get_args(hint) if kind not in (NoneType, Ellipsis)]
@@ -95,7 +95,7 @@ def command(*left_out: str) -> Callable[[Command], Command]:
                     given[one.name] = tuple(given[one.name] or one.default)
             for name, kind in hints.items():
                 if is_dataclass(kind):
-                    own = [one.name for one in fields(kind) if one.name in given]
+                    own = [one.name for one in declared(kind, left_out)]
                     given[name] = kind(**{key: given.pop(key) for key in own})  # type: ignore[operator]  # a class
             function(**given)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 from rich.markup import escape
 
-from ..benchmark.job import SCENARIOS, BenchmarkJob, run_benchmark
+from ..benchmark.job import BenchmarkJob, run_benchmark
 from ..benchmark.measure import read_accuracy
 from ..benchmark.record import benchmark_run
 from ..benchmark.tables import print_report
@@ -59,37 +60,19 @@ def benchmark(
         (),
         shown="the model's, or 1",
     ),
-    loop: int = option("Timed calls of each batch size.", default=100),
-    warmup: int = option("Warm-up calls, not timed.", default=3, min=0),
-    scenario: str | None = option(
-        f"{' or '.join(SCENARIOS)}, to detections, in MLPerf's terms.",
-        "NAME",
-        shown="a sweep over batch sizes, to heads",
-    ),
-    against: Path | None = option("Model that is timed in turn with --model, A B A B."),
-    max_slowdown: float | None = option(
-        "Threshold: exit 1 if slower than --against by more, with 95 % confidence; "
-        f"{100 * MAX_SLOWDOWN:g} is a good start.",
-        "PERCENT",
-        shown="none",
-        min=0,
-    ),
+    job: BenchmarkJob,
     accuracy_report: Path | None = shared.ACCURACY_REPORT,
     reports: shared.ReportOptions,
     images: shared.ImageOptions,
     compute: RunnerOptions,
 ) -> None:
     """Time a model on real images; print the recipe's table beside published figures."""
-    job = BenchmarkJob(
+    job = replace(
+        job,
         choice=model.choice(compute),
         batch_sizes=(*batch_size, *batch_sizes),
-        loop=loop,
-        warmup=warmup,
-        scenario=scenario,
         root=images.root,
         split=images.split,
-        against=against,
-        max_slowdown=None if max_slowdown is None else max_slowdown / 100,
         host_threads=images.host_threads,
     )
     reports.check()
