@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..distributed.pool import Pool, pool_of
 from ..evaluation.model import ModelChoice
 from ..io import check_writable
 from ..runners.registry import RUNNERS, RunnerOptions
@@ -60,22 +59,6 @@ class ImageOptions:
         "Only the first N images by id; such a run never passes a threshold.", shown="all"
     )
     host_threads: int = option("Host threads that read images and decode heads.", default=2)
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """Worker processes on Ray."""
-
-    workers: int | None = option(
-        "Worker processes on Ray, each with its own model.", shown="this process only"
-    )
-    devices: str | None = option("Devices of this host, one worker each: 0,1,2,3.", "LIST")
-    ray_address: str | None = option("Ray cluster of --workers.", "ADDRESS", shown="this host")
-    verbose: bool = option("Show what Ray prints.", default=False)
-
-    def pool(self) -> Pool | None:
-        """The workers asked for, if any; raise `RunnerError` for a contradiction."""
-        return pool_of(self.workers, self.devices, self.ray_address, verbose=self.verbose)
 
 
 @dataclass(frozen=True)

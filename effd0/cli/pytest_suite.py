@@ -21,7 +21,7 @@ import pytest
 from ..benchmark.measure import rows_of
 from ..benchmark.record import timed_row
 from ..data import fixture as embedded
-from ..distributed.pool import Pool, check_pool, pool_of
+from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error
 from ..io import sha256
 from ..results.check import STAGES, Check
@@ -120,7 +120,7 @@ OPTION_GROUPS: dict[str, list[Option]] = {
         *declared(shared.ImageOptions, ("root", "host_threads")),
         *declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
         *declared(shared.DirectoryOptions),
-        *declared(shared.PoolOptions, ("verbose",)),
+        *declared(PoolOptions, ("verbose",)),
         *declared(shared.ReportOptions, ("json",)),
     ],
     "effd0: pytest benchmarks": [*declared(BenchmarkOptions)],
@@ -204,8 +204,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
 
 def pool_asked(config: pytest.Config) -> Pool | None:
     """The workers that the options ask for; raise `RunnerError` where these contradict."""
-    workers, devices = config.getoption("--workers"), config.getoption("--devices")
-    return pool_of(workers, devices, config.getoption("--ray-address"), verbose=False)
+    given = config.option
+    return PoolOptions(given.workers, given.devices, given.ray_address).pool()
 
 
 def runner_options(config: pytest.Config, name: str) -> RunnerOptions:

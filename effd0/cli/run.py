@@ -13,6 +13,7 @@ from ..data.coco import check_images, load_coco
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
 from ..distributed.infer import infer_on_pool
+from ..distributed.pool import PoolOptions
 from ..errors import EvaluationError, OutputError
 from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
@@ -52,7 +53,7 @@ def evaluate(
     reports: shared.ReportOptions,
     directory: shared.DirectoryOptions,
     compute: RunnerOptions,
-    pool: shared.PoolOptions,
+    pool: PoolOptions,
 ) -> None:
     """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
     if max_drop is not None and reference is None:
@@ -148,7 +149,7 @@ def infer(
     outfmt: str = option("Format of the results.", default="BIN", choices=("BIN", "NPY")),
     images: shared.ImageOptions,
     compute: RunnerOptions,
-    pool: shared.PoolOptions,
+    pool: PoolOptions,
 ) -> None:
     """Run input files: <stem>_<i>.bin, a summary with ais_bench's keys, and throughput."""
     if output is None and output_dirname is not None:

@@ -6,31 +6,27 @@ from typing import Any
 
 import pytest
 
-from effd0.distributed.pool import Pool, accelerator, check_pool, pool_of, worker_options
+from effd0.distributed.pool import Pool, PoolOptions, accelerator, check_pool, worker_options
 from effd0.errors import RunnerError
 from effd0.runners.registry import RunnerOptions
-
-
-def test_nothing_asked_for_is_one_process() -> None:
-    """Without any of the options there is no pool."""
-    assert pool_of(None, None, None, verbose=False) is None
 
 
 @pytest.mark.parametrize(
     ("asked", "pool"),
     [
+        ((None, None, None), None),
         ((4, None, None), Pool(4)),
         ((None, "0,2, 3", None), Pool(3, (0, 2, 3))),
         ((2, "5,6", None), Pool(2, (5, 6))),
         ((8, None, "head:6379"), Pool(8, (), "head:6379")),
     ],
-    ids=["workers", "devices", "both-agree", "cluster"],
+    ids=["one-process", "workers", "devices", "both-agree", "cluster"],
 )
 def test_a_pool_is_what_was_asked_for(
-    asked: tuple[int | None, str | None, str | None], pool: Pool
+    asked: tuple[int | None, str | None, str | None], pool: Pool | None
 ) -> None:
     """Each device has one worker, and a cluster is told how many."""
-    assert pool_of(*asked, verbose=False) == pool
+    assert PoolOptions(*asked).pool() == pool
 
 
 @pytest.mark.parametrize(
@@ -50,49 +46,33 @@ def test_contradictions_are_refused(
 ) -> None:
     """What cannot be meant is an error that says what to give."""
     with pytest.raises(RunnerError, match=message):
-        pool_of(*asked, verbose=False)
+        PoolOptions(*asked).pool()
+
+
+CANN, CUDA = "CANNExecutionProvider", "CUDAExecutionProvider"
 
 
 @pytest.mark.parametrize(
-    ("runner", "options", "kind"),
+    ("runner", "options", "kind", "own"),
     [
-        ("ort", {}, None),
-        ("openvino", {}, None),
-        ("torch", {}, None),
-        ("torch", {"device": "cuda"}, "GPU"),
-        ("torch", {"device": "npu"}, "NPU"),
-        ("acl", {}, "NPU"),
-        ("ort", {"provider": "CUDAExecutionProvider"}, "GPU"),
-        ("ort", {"provider": "TensorrtExecutionProvider"}, "GPU"),
-        ("ort", {"provider": "CANNExecutionProvider"}, "NPU"),
+        ("ort", {}, None, {"threads": 1}),
+        ("ort", {"threads": 3}, None, {"threads": 3}),
+        ("torch", {"device": "cuda"}, "GPU", {"device": "cuda"}),
+        ("torch", {"device": "npu"}, "NPU", {"device": "npu:5"}),
+        ("acl", {}, "NPU", {"device": "npu:5"}),
+        ("ort", {"provider": CUDA}, "GPU", {"provider": CUDA}),
+        ("ort", {"provider": CANN}, "NPU", {"provider_option": ("device_id=5",)}),
     ],
-    ids=str,
+    ids=["cpu", "threads", "torch-gpu", "torch-npu", "acl", "ort-gpu", "ort-npu"],
 )
-def test_a_worker_needs_what_its_runner_computes_on(
-    runner: str, options: dict[str, Any], kind: str | None
+def test_a_worker_computes_on_a_device_of_its_own(
+    runner: str, options: dict[str, Any], kind: str | None, own: dict[str, Any]
 ) -> None:
-    """Ray is asked for the accelerator that the runner uses, and for none where there is none."""
-    assert accelerator(runner, RunnerOptions(**options)) == kind
-
-
-def test_a_worker_on_a_cpu_has_one_thread() -> None:
-    """Workers share the cores, unless the user says how."""
-    assert worker_options("ort", RunnerOptions(), None).threads == 1
-    assert worker_options("ort", RunnerOptions(threads=3), None).threads == 3
-
-
-def test_a_worker_has_its_own_npu() -> None:
-    """Each runner that computes on NPUs is told its number in its own way."""
-    assert worker_options("acl", RunnerOptions(), 3).device == "npu:3"
-    assert worker_options("torch", RunnerOptions(device="npu"), 1).device == "npu:1"
-    ort = worker_options("ort", RunnerOptions(provider="CANNExecutionProvider"), 2)
-    assert ort.provider_option == ("device_id=2",)
-
-
-def test_a_worker_sees_its_gpu_as_the_only_one() -> None:
-    """Of GPUs the others are hidden, so that nothing is to be numbered."""
-    options = RunnerOptions(device="cuda")
-    assert worker_options("torch", options, 5) == options
+    """It names its NPU in its runner's way, sees one GPU alone, and has one thread on a CPU."""
+    asked = RunnerOptions(**options)
+    assert accelerator(runner, asked) == kind
+    made = worker_options(runner, asked, None if kind is None else 5)
+    assert vars(made) == vars(asked) | own
 
 
 @pytest.mark.parametrize(
@@ -116,3 +96,11 @@ def test_a_device_for_all_workers_is_refused(
     """No two workers share a device, and a CPU has none to be named."""
     with pytest.raises(RunnerError, match=message):
         check_pool(pool, {runner: RunnerOptions(**options)})
+
+
+def test_workers_of_several_runners_have_one_kind_of_device() -> None:
+    """What computes on the CPU may stand beside what has a device, but no other device."""
+    asked = {"acl": RunnerOptions(), "torch": RunnerOptions()}
+    assert check_pool(Pool(2, (0, 1)), asked) == "NPU"
+    with pytest.raises(RunnerError, match="need GPU and NPU, but all workers have one kind"):
+        check_pool(Pool(2), asked | {"torch": RunnerOptions(device="cuda")})
