@@ -13,6 +13,7 @@ from ..benchmark.measure import read_accuracy
 from ..benchmark.record import benchmark_run
 from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
+from ..evaluation.model import ModelChoice
 from ..io import check_writable, write_json
 from ..progress import STDERR, progress
 from ..report.view import write_page
@@ -50,7 +51,8 @@ def bisect(
 @command("image_limit")
 def benchmark(
     *,
-    model: shared.ModelOptions,
+    model: ModelChoice,
+    arch: str = shared.ARCH,
     batch_sizes: tuple[int, ...] = option(
         "More values of --batch-size.", "[N]...", (), positional=True
     ),
@@ -69,7 +71,7 @@ def benchmark(
     """Time a model on real images; print the recipe's table beside published figures."""
     job = replace(
         job,
-        choice=model.choice(compute),
+        choice=replace(model, spec=spec_for(arch), options=compute),
         batch_sizes=(*batch_size, *batch_sizes),
         root=images.root,
         split=images.split,

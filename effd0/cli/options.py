@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.model import ModelChoice
 from ..io import check_writable
-from ..runners.registry import RUNNERS, RunnerOptions
-from ..spec import D0, SPECS, spec_for
+from ..spec import D0, SPECS
 from ..types import option
 from .command import REQUIRED
 
@@ -20,7 +18,6 @@ ARCH = option(f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch)
 BATCH_SIZE = option("Images per batch.", shown="the model's, or 1")
 ONNX_FILE = option("ONNX file to read.", default=REQUIRED)
 ONNX_OUT = option("ONNX file to write.", default=REQUIRED)
-CHECKPOINT = option("Weights, .pth or .safetensors.", shown="embedded checkpoint")
 ACCURACY_REPORT = option("'effd0 evaluate --json' of the same model; its mAP is shown.")
 
 
@@ -28,25 +25,6 @@ def min_map(shown: str) -> Any:
     """The threshold of mAP; *shown* says what it is by default."""
     text = "Threshold: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017."
     return option(text, shown=shown, **PERCENT)
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which model, of which architecture."""
-
-    model: Path | None = option("Model file, .onnx or .om.")
-    checkpoint: Path | None = CHECKPOINT
-    runner: str | None = option(
-        # Recorded outputs are scored by a command of their own, postprocess.
-        "; ".join(f"{n}: {what}" for n, what in RUNNERS.items() if n != "recorded") + ".",
-        "NAME",
-        shown="ort; acl for an .om",
-    )
-    arch: str = ARCH
-
-    def choice(self, options: RunnerOptions) -> ModelChoice:
-        """What is to be run, with a backend's *options*; raise `SpecError` for an unknown arch."""
-        return ModelChoice(self.model, self.checkpoint, self.runner, spec_for(self.arch), options)
 
 
 @dataclass(frozen=True)

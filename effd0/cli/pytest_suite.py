@@ -23,6 +23,7 @@ from ..benchmark.record import timed_row
 from ..data import fixture as embedded
 from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error
+from ..evaluation.model import ModelChoice
 from ..io import sha256
 from ..results.check import STAGES, Check
 from ..results.environment import installed_version
@@ -70,6 +71,7 @@ MARKERS = {
 class SuiteOptions:
     """What pytest alone takes of an artefact and of what it has to reach."""
 
+    arch: str = shared.ARCH
     runner: tuple[str, ...] = option(
         f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME", ()
     )
@@ -115,7 +117,7 @@ class BenchmarkOptions:
 #: Title -> options of pytest; those that the command line has too are declared there.
 OPTION_GROUPS: dict[str, list[Option]] = {
     "effd0: what is under test": [
-        *declared(shared.ModelOptions, ("runner",)),
+        *declared(ModelChoice, ("runner",)),
         *declared(SuiteOptions),
         *declared(shared.ImageOptions, ("root", "host_threads")),
         *declared(RunnerOptions, ("device", "precision", "overlap", "launch")),

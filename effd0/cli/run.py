@@ -20,6 +20,7 @@ from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_
 from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, InferSettings, run_infer_job
+from ..evaluation.model import ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
@@ -37,7 +38,8 @@ from .show import console, show_evaluation, show_pool
 @command()
 def evaluate(
     *,
-    model: shared.ModelOptions,
+    model: ModelChoice,
+    arch: str = shared.ARCH,
     images: shared.ImageOptions,
     batch_size: int | None = shared.BATCH_SIZE,
     min_map: float | None = shared.min_map("none; for the embedded default its own record"),
@@ -62,7 +64,7 @@ def evaluate(
         )
     drop = MAX_DROP.limit if max_drop is None else max_drop
     job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
-    choice = model.choice(compute)
+    choice = replace(model, spec=spec_for(arch), options=compute)
     other = None if reference is None else reference_choice(reference, choice)
     engine: Engine = LocalEngine(choice, batch_size)
     beside: Engine | None = None if other is None else LocalEngine(other)
@@ -91,13 +93,14 @@ def detect(
     image: Path = option("Image to detect in.", "IMAGE", REQUIRED, positional=True),
     out: Path = option("Image to write.", default=REQUIRED),
     min_score: float = option("Leave out detections below this score.", default=0.3),
-    model: shared.ModelOptions,
+    model: ModelChoice,
+    arch: str = shared.ARCH,
     compute: RunnerOptions,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
     if model.runner is None and model.model is None:
         model = replace(model, runner="torch")  # nothing to export for one image
-    choice = model.choice(compute)
+    choice = replace(model, spec=spec_for(arch), options=compute)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
@@ -134,7 +137,8 @@ def preprocess(
 @command("postprocess", "launch", "root", "split", "image_limit")
 def infer(
     *,
-    model: shared.ModelOptions,
+    model: ModelChoice,
+    arch: str = shared.ARCH,
     input: Path | None = option(
         "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
         "DIR",
@@ -158,7 +162,7 @@ def infer(
             "name the folder it goes to"
         )
     job = InferJob(
-        choice=model.choice(compute),
+        choice=replace(model, spec=spec_for(arch), options=compute),
         inputs=input,
         results=None if output is None else output / (output_dirname or "result"),
         settings=InferSettings(batch_size, loop, warmup, images.host_threads),
