@@ -20,10 +20,10 @@ from effd0.benchmark.measure import Subject, open_subject
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import ModelInput, preprocess
 from effd0.detection.postprocess import Detections
-from effd0.detection.torch_ops import normalize_on_device
+from effd0.detection.torch_ops import DeviceSteps
 from effd0.evaluation.model import ModelChoice
 from effd0.runners.registry import RunnerOptions
-from effd0.runners.torch_cuda import TorchDetector
+from effd0.runners.torch import TorchDetector
 from effd0.spec import ModelSpec
 
 pytest.importorskip("effdet", reason="needs effdet: pip install 'effd0[torch]'")
@@ -97,7 +97,7 @@ def bench_detections_on_device(measure: Measure, case: Case) -> None:
     """Images per second, batch after batch of pixels that lie on the device."""
     batch = len(case.images)
     found = measure(
-        lambda: list(case.runner.detect_again(case.images, ROUNDS)),
+        lambda: list(case.runner.detect_stream([case.images] * ROUNDS, uploads=2)),
         ON_DEVICE,
         images=ROUNDS * batch,
         on=case.subject,
@@ -121,9 +121,10 @@ def bench_detections_effdet(measure: Measure, case: Case, checkpoint: Path) -> N
     Ours includes the upload; effdet's input lies normalised on the device.
     """
     device, dtype, images = case.runner.device, case.runner.dtype, case.images
+    precision = case.subject.about["precision"]
     path = EffdetPath(checkpoint, case.spec, device, dtype)
     pixels = torch.from_numpy(np.stack([image.tensor for image in images])).to(device)
-    batch = normalize_on_device(pixels, case.spec).to(dtype).contiguous()
+    batch = DeviceSteps(case.spec, pixels.device).normalize(pixels).to(dtype).contiguous()
     info = {
         "img_scale": torch.tensor([image.image_scale for image in images], device=device),
         "img_size": torch.tensor([image.image_size for image in images], device=device),
@@ -131,8 +132,8 @@ def bench_detections_effdet(measure: Measure, case: Case, checkpoint: Path) -> N
     found, rows = measure.in_turn(
         detecting(case),
         lambda: path.detect_batch(batch, info),
-        f"{FROM_HOST}, batch {len(images)}, {case.subject.precision}",
-        name=f"effdet DetBenchPredict, eager {case.subject.precision}, normalised on the device",
+        f"{FROM_HOST}, batch {len(images)}, {precision}",
+        name=f"effdet DetBenchPredict, eager {precision}, normalised on the device",
         images=len(images),
         on=case.subject,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measuring import Measure
-from effd0.benchmark.job import read_batches
+from effd0.benchmark.job import load_batches
 from effd0.benchmark.measure import END_TO_END, NETWORK, Subject, open_subject
 from effd0.data.coco import Dataset
 from effd0.evaluation.model import ModelChoice
@@ -26,7 +26,7 @@ def bench_inference(
     fixed = batch_size_of(subject.runner.inputs)
     if fixed is not None and batch > fixed:
         pytest.skip(f"--model takes batches of {fixed}: give one that takes {batch}")
-    (one, *_) = read_batches(dataset.samples[:batch], subject.runner, batch, spec)
+    (one, *_) = load_batches(dataset.samples[:batch], subject.runner, batch, spec)
     heads = measure(
         lambda: subject.runner.infer(one.feed), NETWORK, images=batch, on=subject, batch=batch
     )
@@ -36,7 +36,7 @@ def bench_inference(
 def bench_load(measure: Measure, choice: ModelChoice, dataset: Dataset) -> None:
     """What a process pays before its first result: open, first inference, close, step by step."""
     with open_subject(choice) as subject:
-        (one, *_) = read_batches(dataset.samples[:1], subject.runner, 1, choice.spec)
+        (one, *_) = load_batches(dataset.samples[:1], subject.runner, 1, choice.spec)
     seconds: dict[str, list[float]] = {"open": [], "first inference": [], "close": []}
 
     def load() -> Tensors:

@@ -31,7 +31,7 @@ from effd0.export.to_onnx import ExportSettings
 from effd0.graph.rewrites import DEFAULT_EDITS
 from effd0.metrics.summary import coco_metrics
 from effd0.results.environment import installed_version
-from effd0.runners.base import infer_stream, make_feed
+from effd0.runners.base import make_feed
 from effd0.spec import ModelSpec
 
 pytest.importorskip("effdet", reason="needs effdet: pip install 'effd0[torch]'")
@@ -260,7 +260,7 @@ def bench_files_to_detections_floor(
     feeds = [make_feed([preprocess(s.path, spec)], ours.runner) for s in few.samples]
     found, heads = measure.in_turn(
         _files_to_detections(ours, few, spec),
-        lambda: list(infer_stream(ours.runner, feeds)),
+        lambda: list(ours.runner.infer_stream(feeds)),
         END_TO_END,
         name="our inference alone",
         images=len(few.samples),

@@ -12,14 +12,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.measuring import Measure
 from effd0.benchmark.measure import (
-    Accuracy,
+    AccuracyReport,
     Subject,
-    dataset_name,
     open_subject,
     read_accuracy,
     rows_of,
 )
-from effd0.benchmark.record import speed_check, timed_row
 from effd0.benchmark.tables import print_report
 from effd0.cli.pytest_suite import RECORD
 from effd0.data import fixture as embedded
@@ -29,9 +27,10 @@ from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.evaluation.model import ModelChoice
 from effd0.export import verify as build
 from effd0.io import sha256
-from effd0.results.compare import SLOWER, compare_rows, row_title
+from effd0.results.check import Check, Status
+from effd0.results.compare import FASTER, SAME, SLOWER, Speed, compare_rows, row_title
 from effd0.results.environment import chip_kind, machine_record
-from effd0.results.run import read_run
+from effd0.results.run import dataset_name, read_run
 from effd0.runners.base import make_feed
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
@@ -127,23 +126,22 @@ def model_file(pytestconfig: pytest.Config, checkpoint: Path, spec: ModelSpec) -
 
 
 @pytest.fixture(scope="session")
-def accuracy(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Accuracy | None:
+def accuracy(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> AccuracyReport | None:
     """The mAP of --accuracy-report, refused unless it is of a file that is timed."""
     path: Path | None = pytestconfig.getoption("--accuracy-report")
     if path is None:
         return None
-    report, model = read_accuracy(path), pytestconfig.getoption("--model")
-    names = ("model_file", "checkpoint") if model is None else ()
-    files = [model] if model is not None else [request.getfixturevalue(name) for name in names]
-    report.check_model(*(sha256(file) for file in files))
-    return report
+    model: Path | None = pytestconfig.getoption("--model")
+    names = ("model_file", "checkpoint")
+    files = [request.getfixturevalue(one) for one in names] if model is None else [model]
+    return read_accuracy(path, *(sha256(file) for file in files))
 
 
 @pytest.fixture
-def subject(choice: ModelChoice, accuracy: Accuracy | None) -> Iterator[Subject]:
+def subject(choice: ModelChoice, accuracy: AccuracyReport | None) -> Iterator[Subject]:
     """The open model of *backend*: opening it is not timed."""
-    with open_subject(choice, accuracy) as one:
-        yield one
+    with open_subject(choice) as one:
+        yield one.with_accuracy(accuracy)
 
 
 @pytest.fixture
@@ -218,7 +216,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         config.stash[COMPARED] = [f"no baseline: {baseline} is missing"]
         return
     allowed = config.getoption("--max-slowdown") / 100
-    now = [timed_row(row) for row in rows_of(config)]
+    now = rows_of(config)
     speeds = compare_rows(read_run(baseline).latency, now, allowed)
     config.stash[RECORD].checks += [speed_check(one, allowed) for one in speeds]
     known = {one.name for one in speeds}
@@ -228,6 +226,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     ]
     if any(one.status == SLOWER for one in speeds) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def speed_check(speed: Speed, allowed: float) -> Check:
+    """A row compared with its baseline; a row that cannot be compared is skipped."""
+    statuses: dict[str, Status] = {SAME: "passed", FASTER: "passed", SLOWER: "failed"}
+    status = statuses.get(speed.status, "skipped")
+    evidence = "" if status == "passed" else speed.reason
+    if status == "failed":
+        evidence = f"takes {speed.ratio} times as long as in the baseline: {speed.reason}"
+    if speed.ratio is None:
+        return Check("gate", speed.name, status, evidence)
+    return speed.ratio.check(speed.name, status, evidence, allowed)
 
 
 def pytest_terminal_summary(

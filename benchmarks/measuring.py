@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from effd0.benchmark.measure import Rival, Row, StepTimes, Subject, seconds_of
-from effd0.results.environment import fingerprint
-from effd0.results.ratio import MIN_SAMPLES
+import msgspec
+
+from effd0.benchmark.measure import Subject, seconds_of, step_times, timed_row
+from effd0.results.compare import MIN_SAMPLES
+from effd0.results.run import TimedRival
 from effd0.timing import Latency
 
 T = TypeVar("T")
@@ -54,12 +56,12 @@ class Measure:
             return result
         if rounds is None:
             rounds = self._rounds(seconds_of(lambda _: call()), 0.5 if self.quick else 3)
-        own = None if isinstance(on, str) else StepTimes(on.runner)
+        before = {} if isinstance(on, str) else step_times(on.runner)
         result = self.benchmark.pedantic(call, rounds=rounds, iterations=1)
-        taken = {} if own is None else own.since()
+        taken = {} if isinstance(on, str) else step_times(on.runner, before)
         for step, seconds in (steps or {}).items():
-            taken[step] = Latency.from_seconds(seconds[-rounds:])
-        notes = () if note is None else (note(result),)
+            taken[step] = [1000 * one for one in seconds[-rounds:]]
+        notes = [] if note is None else [note(result)]
         self._leave(timed, images, on, batch=batch, steps=taken, notes=notes)
         return result
 
@@ -90,7 +92,7 @@ class Measure:
             rounds=self._rounds(seconds, 2 if self.quick else 10),
             iterations=1,
         )
-        self._leave(timed, images, on, rival=Rival(name, Latency.from_seconds(samples)))
+        self._leave(timed, images, on, rival=TimedRival(name, [1000 * one for one in samples]))
         return found, theirs
 
     def _rounds(self, seconds: float, budget: float) -> int:
@@ -99,11 +101,8 @@ class Measure:
 
     def _leave(self, timed: str, images: int, on: Subject | str, **more: Any) -> None:
         """Leave the row of what pytest-benchmark has timed."""
-        name = self.benchmark.fullname
-        samples = Latency.from_seconds(self.benchmark.stats.stats.data)
-        if isinstance(on, str):
-            row = Row(name, timed, images, samples, fingerprint(on))
-        else:
-            row = on.row(name, timed, images, samples)
-        row = replace(row, dataset=self.dataset, **more)
-        self.benchmark.extra_info.update(row.extra_info())
+        name, samples = self.benchmark.fullname, self.benchmark.stats.stats.data
+        row = timed_row(
+            name, timed, images, Latency.from_seconds(samples), on, dataset=self.dataset, **more
+        )
+        self.benchmark.extra_info.update(msgspec.to_builtins(row))

@@ -26,38 +26,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data.coco import Dataset as Dataset
-    from .data.coco import Sample as Sample
-    from .data.coco import load_coco as load_coco
-    from .data.fixture import checkpoint as checkpoint
-    from .data.fixture import coco_root as coco_root
-    from .data.preprocess import ModelInput as ModelInput
-    from .data.preprocess import preprocess as preprocess
-    from .detection.draw import draw_detections as draw_detections
-    from .detection.heads import HeadOutputs as HeadOutputs
-    from .detection.heads import split_heads as split_heads
-    from .detection.postprocess import Detections as Detections
-    from .detection.postprocess import postprocess as postprocess
-    from .errors import Effd0Error as Effd0Error
-    from .evaluation.engines import LocalEngine as LocalEngine
-    from .evaluation.engines import RecordedEngine as RecordedEngine
-    from .evaluation.evaluate import Evaluation as Evaluation
-    from .evaluation.evaluate import EvaluationJob as EvaluationJob
-    from .evaluation.evaluate import evaluate as evaluate
-    from .evaluation.model import ModelChoice as ModelChoice
-    from .export.to_onnx import ExportSettings as ExportSettings
-    from .export.verify import export_onnx as export_onnx
-    from .export.verify import modify_onnx as modify_onnx
-    from .export.verify import simplify_onnx as simplify_onnx
-    from .metrics.summary import CocoMetrics as CocoMetrics
-    from .metrics.summary import coco_metrics as coco_metrics
-    from .runners.registry import RunnerOptions as RunnerOptions
-    from .runners.registry import open_runner as open_runner
-    from .spec import D0 as D0
-    from .spec import ModelSpec as ModelSpec
-    from .spec import spec_for as spec_for
+    from .data.coco import Dataset, Sample, load_coco
+    from .data.fixture import checkpoint, coco_root
+    from .data.preprocess import ModelInput, preprocess
+    from .detection.draw import draw_detections
+    from .detection.heads import HeadOutputs, split_heads
+    from .detection.postprocess import Detections, postprocess
+    from .errors import Effd0Error
+    from .evaluation.engines import LocalEngine, RecordedEngine
+    from .evaluation.evaluate import Evaluation, EvaluationJob, evaluate
+    from .evaluation.model import ModelChoice
+    from .export.to_onnx import ExportSettings
+    from .export.verify import export_onnx, modify_onnx, simplify_onnx
+    from .metrics.summary import CocoMetrics, coco_metrics
+    from .runners.registry import RunnerOptions, open_runner
+    from .spec import D0, ModelSpec, spec_for
 
 __version__ = "0.1.0"
+__all__ = [
+    "D0", "CocoMetrics", "Dataset", "Detections", "Effd0Error", "Evaluation", "EvaluationJob",
+    "ExportSettings", "HeadOutputs", "LocalEngine", "ModelChoice", "ModelInput", "ModelSpec",
+    "RecordedEngine", "RunnerOptions", "Sample", "checkpoint", "coco_metrics", "coco_root",
+    "draw_detections", "evaluate", "export_onnx", "load_coco", "modify_onnx", "open_runner",
+    "postprocess", "preprocess", "simplify_onnx", "spec_for", "split_heads",
+]  # fmt: skip
 #: Module -> the public names that it defines.
 _DEFINED = {
     "data.coco": ("Dataset", "Sample", "load_coco"),
@@ -76,12 +68,11 @@ _DEFINED = {
     "runners.registry": ("RunnerOptions", "open_runner"),
     "spec": ("D0", "ModelSpec", "spec_for"),
 }
-_MODULES = {name: module for module, names in _DEFINED.items() for name in names}
-__all__ = [*_MODULES]  # noqa: PLE0604  names
 
 
 def __getattr__(name: str) -> Any:
     """Import the public *name* from the module that defines it."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'effd0' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    for module, names in _DEFINED.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module 'effd0' has no attribute {name!r}")

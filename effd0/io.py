@@ -71,15 +71,6 @@ def sha256(path: Path) -> str:
     return digest(path, "sha256")
 
 
-def folder_sha256(folder: Path) -> str:
-    """One fingerprint of the names, sizes and times of all files in *folder*."""
-    every = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        stat = path.stat()
-        every.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return every.hexdigest()
-
-
 def digest(path: Path, algorithm: str) -> str:
     """Hexadecimal digest of the file *path* by one of hashlib's algorithms."""
     with path.open("rb") as file:

@@ -7,18 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.text import Text
 
 #: Where progress goes: never into results that someone pipes.
@@ -39,31 +29,29 @@ def say(line: str) -> None:
     STDERR.print(line, soft_wrap=True, markup=False)
 
 
-class _Rate(ProgressColumn):
+class _Rate(bars.ProgressColumn):
     """Pieces of work a second."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "-/s", style="cyan")
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int, console: Console = STDERR) -> Iterator[Callable[[int], None]]:
     """Yield a function that is called with the number of pieces just done."""
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, _Rate(), TimeRemainingColumn(), console=console) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
-    else:
+    shown = (bars.BarColumn(), bars.MofNCompleteColumn(), _Rate(), bars.TimeRemainingColumn())
+    live, done = console.is_terminal, 0
+    with bars.Progress("{task.description}", *shown, console=console, disable=not live) as bar:
+        task = bar.add_task(what, total=total)
         start = last = time.perf_counter()
-        done = 0
 
         def advance(count: int) -> None:
-            """Print at most one line in `LOG_EVERY_S`, and the last one always."""
+            """In a log, print at most one line in `LOG_EVERY_S`, and the last one always."""
             nonlocal done, last
+            bar.advance(task, count)
             done += count
             now = time.perf_counter()
-            if done < total and now - last < LOG_EVERY_S:
+            if live or (done < total and now - last < LOG_EVERY_S):
                 return
             last = now
             rate = done / max(now - start, 1e-9)
@@ -79,9 +67,9 @@ def download_progress(
     what: str, console: Console = STDERR
 ) -> Iterator[Callable[[int, int | None], None]]:
     """Yield a function that is called with bytes that are there and bytes of the whole file."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    speed = (TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *speed, console=console, disable=not console.is_terminal) as bar:
+    speed = (bars.TransferSpeedColumn(), bars.TimeRemainingColumn())
+    shown, live = (bars.BarColumn(), bars.DownloadColumn(), *speed), console.is_terminal
+    with bars.Progress("{task.description}", *shown, console=console, disable=not live) as bar:
         task = bar.add_task(what, total=None)
         last = time.perf_counter()
 
@@ -89,7 +77,7 @@ def download_progress(
             nonlocal last
             bar.update(task, completed=done, total=total)
             now = time.perf_counter()
-            if not console.is_terminal and now - last >= LOG_EVERY_S:
+            if not live and now - last >= LOG_EVERY_S:
                 last = now
                 whole = "" if total is None else f" of {total / 1e6:.0f}"
                 console.print(f"{what}: {done / 1e6:.0f}{whole} MB")

@@ -15,9 +15,6 @@ from .errors import SpecError
 
 Triple = tuple[float, float, float]
 
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -28,8 +25,8 @@ class ModelSpec:
     """
 
     arch: str
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: Triple = (0.229, 0.224, 0.225)
     fill: tuple[int, int, int] = (124, 116, 104)
     image_size: int = 512
     input_name: str = "x.1"
@@ -81,33 +78,21 @@ class ModelSpec:
     @property
     def head_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Shape (channels, rows, columns) of each head for one image, in the recipe's order."""
-        class_channels = self.anchors_per_cell * self.num_classes
-        box_channels = self.anchors_per_cell * 4
-        shapes = {}
-        for names, channels in ((self.class_names, class_channels), (self.box_names, box_channels)):
-            for name, size in zip(names, self.feature_sizes, strict=True):
-                shapes[name] = (channels, size, size)
-        return shapes
+        return {
+            name: (self.anchors_per_cell * width, size, size)
+            for names, width in ((self.class_names, self.num_classes), (self.box_names, 4))
+            for name, size in zip(names, self.feature_sizes, strict=True)
+        }
 
 
 D0 = ModelSpec("tf_efficientdet_d0")
 
-SPECS = {
-    spec.arch: spec
-    for spec in (
-        D0,
-        ModelSpec("efficientdet_d0"),
-        ModelSpec(
-            "tf_efficientdet_d0_ap", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), fill=(0, 0, 0)
-        ),
-    )
-}
+_ADVPROP = ModelSpec("tf_efficientdet_d0_ap", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0, 0, 0))
+SPECS = {spec.arch: spec for spec in (D0, ModelSpec("efficientdet_d0"), _ADVPROP)}
 
 
 def spec_for(arch: str) -> ModelSpec:
     """Return the spec of *arch*; raise `SpecError` for one that is not an EfficientDet-D0."""
-    try:
-        return SPECS[arch]
-    except KeyError:
-        known = ", ".join(SPECS)
-        raise SpecError(f"--arch is {arch!r}, but effd0 knows {known}") from None
+    if arch not in SPECS:
+        raise SpecError(f"--arch is {arch!r}, but effd0 knows {', '.join(SPECS)}")
+    return SPECS[arch]

@@ -20,26 +20,14 @@ _GROUP = 64
 
 
 @dataclass(frozen=True)
-class Scan:
-    """How many values of a tensor are NaN, infinite, or at the end of a format's range."""
-
-    nan: int = 0
-    inf: int = 0
-    saturated: int = 0
-
-    def __str__(self) -> str:
-        counts = {"NaN": self.nan, "infinite": self.inf, "saturated": self.saturated}
-        return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-
-
-@dataclass(frozen=True)
 class TensorDiff:
     """
     How far *candidate* is from *reference*: largest absolute difference and relative L2 norm.
 
     *worst* is the index of the largest difference, with the two values there; 99.9 % of the
     absolute differences are at most *q999*.  *cosine* is that of the two tensors as vectors, NaN
-    where a value is not finite or one of them is zero.  *scan* is of the candidate.
+    where a value is not finite or one of them is zero.  *found* is what `scan` says of the
+    candidate.
     """
 
     name: str
@@ -50,7 +38,7 @@ class TensorDiff:
     candidate: float
     cosine: float = math.nan
     q999: float = math.nan
-    scan: Scan = Scan()
+    found: str = ""
 
     @property
     def required(self) -> float:
@@ -63,11 +51,10 @@ class TensorDiff:
         return rounded if rounded >= self.max_abs else float(f"{rounded + unit:.1e}")
 
     def __str__(self) -> str:
-        found = str(self.scan)
         return (
             f"{self.name} differs by {self.max_abs:.3g} at {list(self.worst)} "
             f"({self.candidate:.6g}, reference {self.reference:.6g}; "
-            f"relative L2 {self.relative_l2:.2g}){f'; {found}' if found else ''}"
+            f"relative L2 {self.relative_l2:.2g}){self.found and f'; {self.found}'}"
         )
 
 
@@ -78,7 +65,7 @@ def compare_tensors(reference: Tensors, candidate: Tensors) -> list[TensorDiff]:
     Raises `HeadError` where names or shapes are not the same.
     """
     check_pair(reference, candidate)
-    diffs = [_difference(name, reference[name], candidate[name]) for name in reference]
+    diffs = [_measured(name, reference[name], candidate[name]) for name in reference]
     return sorted(diffs, key=lambda diff: -diff.max_abs)
 
 
@@ -91,7 +78,7 @@ def check_pair(reference: Tensors, candidate: Tensors) -> None:
             raise HeadError(f"{name} is {candidate[name].shape}, but {wanted.shape} was wanted")
 
 
-def _difference(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
+def _measured(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
     wanted, got = np.ravel(reference), np.ravel(candidate)
     delta = np.empty(wanted.size, np.promote_types(np.float32, np.result_type(wanted, got)))
     sums = np.zeros(4)
@@ -113,7 +100,7 @@ def _difference(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
         cosine=of_both / length if 0 < length < math.inf else math.nan,
         q999=_quantile(delta),
         # A value at the end of a range shows in the sum of squares; else there is none.
-        scan=scan(got) if not of_got < 0.99 * _FLOAT16_MAX**2 else Scan(),
+        found="" if of_got < 0.99 * _FLOAT16_MAX**2 else scan(got),
     )
 
 
@@ -149,8 +136,13 @@ def _quantile(delta: Floats) -> float:
     return float(np.partition(delta, delta.size - count)[delta.size - count])
 
 
-def scan(tensor: Floats) -> Scan:
-    """Count what is NaN, infinite, or saturated: ±65504, or where float32 and bfloat16 end."""
+def scan(tensor: Floats) -> str:
+    """
+    How many values are NaN, infinite, or saturated, as in ``2 NaN, 1 infinite``; else empty.
+
+    Saturated are ±65504, and what is where float32 and bfloat16 end.
+    """
     size = np.abs(tensor.astype(np.float64))
-    cut_off = (size == _FLOAT16_MAX) | ((size >= _BFLOAT16_MAX) & np.isfinite(size))
-    return Scan(int(np.isnan(size).sum()), int(np.isinf(size).sum()), int(cut_off.sum()))
+    saturated = (size == _FLOAT16_MAX) | ((size >= _BFLOAT16_MAX) & np.isfinite(size))
+    kinds = {"NaN": np.isnan(size), "infinite": np.isinf(size), "saturated": saturated}
+    return ", ".join(f"{where.sum()} {kind}" for kind, where in kinds.items() if where.any())

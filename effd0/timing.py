@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-_STATUS = Path("/proc/self/status")
-
 
 @dataclass(frozen=True)
 class Latency:
@@ -53,17 +51,13 @@ class Latency:
 def peak_rss_mb() -> float:
     """The largest resident memory this process has had so far, in MB (10^6 bytes)."""
     # getrusage's peak is inherited from whoever started the process, and may be all of it.
-    if _STATUS.is_file():
-        peak = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
-        if peak is not None:
-            return int(peak[1]) * 1024 / 1e6
+    status = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.is_file() else "")
+    if peak is not None:
+        return int(peak[1]) * 1024 / 1e6
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak_kib * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
-#: GNU OpenMP's turns of the waiting loop: about 50 us, some operators of the network long.
-_SPIN = "10000"
 
 
 def let_threads_sleep() -> None:
@@ -75,4 +69,5 @@ def let_threads_sleep() -> None:
     with OMP_WAIT_POLICY=PASSIVE 0.19 s and 0.20 s.  What the user has set of either stands.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN)
+        # Turns of the waiting loop: about 50 us, some operators of the network long.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -14,8 +14,7 @@ from effd0.errors import CheckpointError
 from effd0.evaluation.engines import Engine, LocalEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, evaluate
 from effd0.evaluation.model import ModelChoice
-from effd0.results.check import UNDECIDED, Broken, Check
-from effd0.results.verdict import reason_of, verdict_of
+from effd0.results.check import UNDECIDED, Broken, Check, reason_of, verdict_of
 from effd0.spec import ModelSpec
 
 #: Images on which other architectures are tried where the threshold is missed.
@@ -61,8 +60,8 @@ class Gate:
             f"{name} {_percent(metrics.values[name])}" for name in ("AP", "AP50", "AP75")
         )
         of = f"{metrics.images} of {dataset.total} images"
-        batch = evaluation.settings["batch_size"]
-        self.say(f"{figures}  on {of}, batch {batch}, {evaluation.runner}")
+        accuracy = evaluation.accuracy
+        self.say(f"{figures}  on {of}, batch {accuracy.batch}, {accuracy.backend}")
         self.keep(evaluation)
         return evaluation
 

@@ -8,12 +8,11 @@ import pytest
 
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
-from effd0.detection.postprocess import postprocess
-from effd0.detection.torch_ops import detect_on_device
+from effd0.detection.torch_ops import DeviceSteps, unpack
 from effd0.evaluation.pipeline import run_dataset
 from effd0.metrics.summary import coco_metrics
 from effd0.runners.registry import RunnerOptions, open_runner
-from effd0.runners.torch_cuda import LAUNCHES
+from effd0.runners.torch import LAUNCHES
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import DEVICES, ROUNDED, TO_RECORD
@@ -53,10 +52,11 @@ def test_detections_of_the_same_heads_do_not_depend_on_the_device() -> None:
     heads = [synthetic_heads(seed) for seed in range(3)]
     images = [Geometry.of(size, D0) for size in ((640, 480), (333, 517), (32, 20))]
     classes, boxes = ([one.cuda() for one in levels] for levels in tensors(heads))
-    scales, sizes = [one.scale for one in images], [one.size for one in images]
-    found = detect_on_device(classes, boxes, scales, sizes, D0)
+    steps = DeviceSteps(D0, "cuda")
+    geometry = steps.geometry([one.scale for one in images], [one.size for one in images])
+    found = unpack(steps.packed(classes, boxes, geometry).cpu().numpy(), D0)
     for one, head, image in zip(found, heads, images, strict=True):
-        assert_same(one, postprocess(head, image.scale, image.size, D0), image)
+        assert_same(one, head, image, D0)
 
 
 @pytest.mark.gpu

@@ -9,19 +9,18 @@ memory are the same and nothing is copied.
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from ..runners.base import DeviceTimes
+from ..runners.base import DeviceTimes, TensorInfo
 from ..types import Tensors
 from .acl_api import DEVICE_TO_HOST, HOST_TO_DEVICE, HUGE_FIRST, Held, acl_call
-from .acl_model import AclModel, Port
+from .acl_model import AclModel
 
 SLOTS = 3
 
@@ -29,19 +28,18 @@ SLOTS = 3
 class Buffer:
     """Device memory of one input or output, and the host's view of it."""
 
-    def __init__(self, port: Port, dataset: int, *, on_device: bool, held: Held) -> None:
-        self.port = port
-        self.device = self.host = _device_memory(port.nbytes, dataset, held)
+    def __init__(self, info: TensorInfo, dataset: int, *, on_device: bool, held: Held) -> None:
+        self.info = info
+        shape = [side for side in info.shape if side is not None]
+        self.nbytes = math.prod(shape) * info.dtype.itemsize
+        self.row_bytes = self.nbytes // shape[0]
+        self.device = self.host = _device_memory(self.nbytes, dataset, held)
         if not on_device:
-            self.host = acl_call("rt.malloc_host", port.nbytes)
+            self.host = acl_call("rt.malloc_host", self.nbytes)
             held.take_back("rt.free_host", self.host)
-        memory = (ctypes.c_uint8 * port.nbytes).from_address(self.host)
-        self._array: npt.NDArray[np.generic] = np.frombuffer(memoryview(memory), port.info.dtype)
-
-    def rows(self, count: int) -> npt.NDArray[np.generic]:
-        """The host's view of the first *count* images."""
-        shape = (count, *self.port.shape[1:])
-        return self._array[: count * self._array.size // self.port.shape[0]].reshape(shape)
+        memory = (ctypes.c_uint8 * self.nbytes).from_address(self.host)
+        #: The host's view of all images.
+        self.array = np.frombuffer(memoryview(memory), info.dtype).reshape(shape)
 
     def copy(self, kind: int, count: int, stream: int | None) -> None:
         """Copy *count* images to or from the device: now, or in the order of *stream*."""
@@ -49,7 +47,7 @@ class Buffer:
         if kind == HOST_TO_DEVICE:
             to, source = source, to
         name, where = ("rt.memcpy", ()) if stream is None else ("rt.memcpy_async", (stream,))
-        acl_call(name, to, self.port.nbytes, source, count * self.port.row_bytes, kind, *where)
+        acl_call(name, to, self.nbytes, source, count * self.row_bytes, kind, *where)
 
 
 class Slot:
@@ -61,27 +59,27 @@ class Slot:
         for _ in range(2):
             self.datasets.append(acl_call("mdl.create_dataset"))
             held.take_back("mdl.destroy_dataset", self.datasets[-1])
-        ports: dict[int, Port | int] = {port.index: port for port in model.inputs}
-        if model.gear_input is not None:
-            ports[model.gear_input[0]] = model.gear_input[1]
-        self.inputs: list[Buffer] = []
+        inputs: list[TensorInfo | int] = [*model.inputs]
         # ACL finds a dataset's buffers by their order, so they are added in the model's.
-        for _, port in sorted(ports.items(), key=lambda item: item[0]):
-            if isinstance(port, int):
-                _device_memory(port, self.datasets[0], held)
+        if model.gear_input is not None:
+            inputs.insert(*model.gear_input)
+        self.inputs: list[Buffer] = []
+        for info in inputs:
+            if isinstance(info, int):
+                _device_memory(info, self.datasets[0], held)
             else:
-                self.inputs.append(Buffer(port, self.datasets[0], on_device=on_device, held=held))
+                self.inputs.append(Buffer(info, self.datasets[0], on_device=on_device, held=held))
         self.outputs = [
-            Buffer(port, self.datasets[1], on_device=on_device, held=held) for port in model.outputs
+            Buffer(info, self.datasets[1], on_device=on_device, held=held) for info in model.outputs
         ]
 
     def fill(self, feed: Tensors, rows: int) -> int:
         """Put *feed* into the host's memory, padded by its first image; return the batch size."""
         gear = self.model.gear_for(rows)
         for buffer in self.inputs:
-            tensor, view = feed[buffer.port.info.name], buffer.rows(gear)
-            view[:rows] = tensor
-            view[rows:] = tensor[:1]
+            tensor = feed[buffer.info.name]
+            buffer.array[:rows] = tensor
+            buffer.array[rows:gear] = tensor[:1]
         return gear
 
     def upload(self, gear: int, stream: int | None = None) -> None:
@@ -107,7 +105,7 @@ class Slot:
 
     def take(self, rows: int) -> Tensors:
         """The outputs of *rows* images by name, copied, so that they are the caller's."""
-        return {buffer.port.info.name: buffer.rows(rows).copy() for buffer in self.outputs}
+        return {buffer.info.name: buffer.array[:rows].copy() for buffer in self.outputs}
 
 
 def _device_memory(nbytes: int, dataset: int, held: Held) -> int:
@@ -130,13 +128,8 @@ class _Batch:
     events: list[int] = field(default_factory=list)
     held: Held = field(default_factory=Held)
 
-    def timed(self, stream: int, step: Callable[..., None], size: int) -> None:
-        """Queue *step* for *size* images in *stream*, between two events."""
-        self._record(stream)
-        step(size, stream)
-        self._record(stream)
-
-    def _record(self, stream: int) -> None:
+    def record(self, stream: int) -> None:
+        """Queue an event in *stream*."""
         event: int = acl_call("rt.create_event")
         self.held.take_back("rt.destroy_event", event)
         acl_call("rt.record_event", event, stream)
@@ -176,12 +169,13 @@ class BatchStreams:
         gear = slot.fill(feed, rows)
         batch = _Batch(slot, rows, time.perf_counter() - start)
         self._pending.append(batch)
-        up, run, down = self._streams
-        batch.timed(up, slot.upload, gear)
-        acl_call("rt.stream_wait_event", run, batch.events[-1])
-        batch.timed(run, slot.execute, gear)
-        acl_call("rt.stream_wait_event", down, batch.events[-1])
-        batch.timed(down, slot.download, rows)
+        steps = ((slot.upload, gear), (slot.execute, gear), (slot.download, rows))
+        for stream, (step, size) in zip(self._streams, steps, strict=True):
+            if batch.events:
+                acl_call("rt.stream_wait_event", stream, batch.events[-1])
+            batch.record(stream)
+            step(size, stream)
+            batch.record(stream)
 
     def collect(self, times: DeviceTimes) -> Tensors:
         """Wait for the oldest batch, add its times to *times* and return its outputs."""

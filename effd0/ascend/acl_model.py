@@ -21,36 +21,17 @@ CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class Port:
-    """One input or output: *info* is that of the largest batch, of *nbytes* bytes."""
-
-    index: int
-    info: TensorInfo
-    nbytes: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the largest batch."""
-        return tuple(side for side in self.info.shape if side is not None)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one image."""
-        return self.nbytes // self.shape[0]
-
-
-@dataclass(frozen=True)
 class AclModel:
     """
-    A loaded model.
+    A loaded model; its inputs and outputs are those of the largest batch, in ACL's order.
 
     *gears* are its batch sizes, rising; *gear_input* is the index and size of the input that sets
     one of them, None for a model of one batch size.
     """
 
     model_id: int
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
     gears: tuple[int, ...]
     gear_input: tuple[int, int] | None
 
@@ -83,22 +64,22 @@ def load_acl_model(path: Path, held: Held) -> AclModel:
         if name == GEAR_INPUT:
             gear_input = (index, int(acl_call("mdl.get_input_size_by_index", desc, index)))
         else:
-            inputs.append(_port("input", name, desc, index, gears))
+            inputs.append(_info("input", name, desc, index, gears))
     outputs = [
-        _port("output", name, desc, index, gears)
+        _info("output", name, desc, index, gears)
         for index, name in enumerate(plain_names(names["output"]))
     ]
-    batches = {port.shape[0] for port in (*inputs, *outputs)}
+    batches = {int(info.shape[0] or 0) for info in (*inputs, *outputs)}
     if not inputs or len(batches) != 1 or bool(gears) != (gear_input is not None):
         raise RunnerError(
-            f"{path} has the inputs {[str(port.info) for port in inputs]}, the outputs "
-            f"{[str(port.info) for port in outputs]} and the batch sizes {list(gears)}, but all "
+            f"{path} has the inputs {[str(info) for info in inputs]}, the outputs "
+            f"{[str(info) for info in outputs]} and the batch sizes {list(gears)}, but all "
             "must agree on the batch; compile the model again with 'effd0 compile'"
         )
     return AclModel(model_id, tuple(inputs), tuple(outputs), gears or (*batches,), gear_input)
 
 
-def _port(kind: str, name: str, desc: int, index: int, gears: Sequence[int]) -> Port:
+def _info(kind: str, name: str, desc: int, index: int, gears: Sequence[int]) -> TensorInfo:
     """Input or output *index* as ACL describes it; its shape must account for its bytes."""
     nbytes: int = acl_call(f"mdl.get_{kind}_size_by_index", desc, index)
     code: int = acl_call(f"mdl.get_{kind}_data_type", desc, index)
@@ -119,7 +100,7 @@ def _port(kind: str, name: str, desc: int, index: int, gears: Sequence[int]) -> 
     shapes.sort(key=lambda shape: dtype == np.uint8 and shape[-1:] != (CHANNELS,))
     for shape in shapes:
         if math.prod(shape) * dtype.itemsize == nbytes:
-            return Port(index, TensorInfo(name, shape, dtype), nbytes)
+            return TensorInfo(name, shape, dtype)
     raise RunnerError(
         f"{kind} {name} is {dtype} {shapes[0]}, but takes {nbytes} bytes; "
         "compile the model with a fixed shape or with --dynamic-batch-size"

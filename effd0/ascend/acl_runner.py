@@ -11,38 +11,41 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 from ..errors import RunnerError
-from ..runners.base import DeviceTimes, TensorInfo, check_feed
+from ..runners.base import DeviceTimes, Runner, TensorInfo, check_feed
 from ..types import Tensors
 from .acl_api import ON_DEVICE, Held, acl_call, acl_has, open_device
 from .acl_memory import BatchStreams, Slot
 from .acl_model import load_acl_model
 
 
-class AclRunner:
+class AclRunner(Runner):
     """
-    One model on NPU *device*, of one batch size or with several gears.
+    One model on NPU *device*, ``N`` or ``npu:N``, of one batch size or with several gears.
 
     `infer` goes step by step; `infer_stream` overlaps the transfers of one batch with the
     computing of another, unless *overlap* is False.  A thread that uses a runner is left in its
     context.  Raises `AclError` for any pyACL call that fails, with its name and code.
     """
 
-    def __init__(self, model: Path, *, device: int = 0, overlap: bool = True) -> None:
-        self.model, self.device, self.overlap = model, device, overlap
-        self.description = f"ACL, device {device}"
-        self.device_times = DeviceTimes()
+    def __init__(self, model: Path, *, device: str | None = None, overlap: bool = True) -> None:
+        kind, _, number = ("0" if device is None else device).rpartition(":")
+        if kind not in ("", "npu") or not number.isdecimal():
+            raise RunnerError(f"--device is {device!r}, but --runner acl takes a number, such as 0")
+        self.device, self.overlap = int(number), overlap
+        super().__init__(model, f"ACL, device {self.device}")
+        self.device_times: DeviceTimes = DeviceTimes()
         self._lock = threading.RLock()
         self._held = Held()
         self._context = 0
-        self._slot: Slot | None = None
         self._streams: BatchStreams | None = None
 
-    def __enter__(self) -> Self:
+    def open(self) -> tuple[Any, Sequence[TensorInfo], Sequence[TensorInfo]]:
+        """Load the model in a context of its own; inputs and outputs are of its largest batch."""
         if not self.model.is_file():
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 compile'")
         held = self._held
@@ -51,7 +54,7 @@ class AclRunner:
             self._context = acl_call("rt.create_context", self.device)
             held.take_back("rt.destroy_context", self._context)
             on_device = acl_call("rt.get_run_mode") == ON_DEVICE
-            self._slot = Slot(load_acl_model(self.model, held), on_device=on_device, held=held)
+            slot = Slot(load_acl_model(self.model, held), on_device=on_device, held=held)
             version = acl_call("get_version") if acl_has("get_version") else ()
             chip = acl_call("get_soc_name") if acl_has("get_soc_name") else "unknown chip"
         except BaseException as error:
@@ -59,21 +62,11 @@ class AclRunner:
             raise
         numbers = ".".join(str(part) for part in version) or "of unknown version"
         self.description = f"ACL {numbers}, {chip}, device {self.device}"
-        return self
+        return slot, slot.model.inputs, slot.model.outputs
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with self._lock:
             self._close(error)
-
-    @property
-    def inputs(self) -> list[TensorInfo]:
-        """The model's inputs, with its largest batch size."""
-        return [port.info for port in self._opened().model.inputs]
-
-    @property
-    def outputs(self) -> list[TensorInfo]:
-        """The model's outputs, in its own order."""
-        return [port.info for port in self._opened().model.outputs]
 
     def infer(self, feed: Tensors) -> Tensors:
         """Run the model on *feed*; see `Runner.infer`."""
@@ -88,13 +81,11 @@ class AclRunner:
                 stamps.append(time.perf_counter())
             outputs = slot.take(rows)
             stamps.append(time.perf_counter())
-            fill, h2d, compute, d2h, take = (
-                1000 * (end - start) for start, end in itertools.pairwise(stamps)
-            )
-            self.device_times.add(h2d, compute, d2h, fill + take)
+            fill, *steps, take = (1000 * (end - start) for start, end in itertools.pairwise(stamps))
+            self.device_times.add(*steps, fill + take)
             return outputs
 
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         """Yield the outputs of each feed, in order; up to three are under way at a time."""
         if not self.overlap:
             yield from map(self.infer, feeds)
@@ -114,7 +105,7 @@ class AclRunner:
             # Who stops early learns of a failure too; others learn of their own first.
             in_flight = None if isinstance(error, GeneratorExit) else error
             with self._lock:
-                if self._slot is not None:
+                if self._opened is not None:
                     held = Held()
                     held.take(streams.drain)
                     held.take_back("rt.set_context", self._context)
@@ -134,7 +125,7 @@ class AclRunner:
 
     def _close(self, in_flight: BaseException | None) -> None:
         held, streams, context = self._held, self._streams, self._context
-        self._held, self._context, self._slot, self._streams = Held(), 0, None, None
+        self._held, self._context, self._opened, self._streams = Held(), 0, None, None
         if streams is not None and streams.is_busy():
             held.take(streams.drain)
         if context:
@@ -145,11 +136,6 @@ class AclRunner:
     def _in_context(self) -> Iterator[Slot]:
         """Make this runner's context the calling thread's; each thread has its own."""
         with self._lock:
-            slot = self._opened()
+            slot, _, _ = self.opened()
             acl_call("rt.set_context", self._context)
             yield slot
-
-    def _opened(self) -> Slot:
-        if self._slot is None:
-            raise RunnerError(f"{self.model} is not open; use the runner in a 'with' block")
-        return self._slot

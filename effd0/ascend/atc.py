@@ -15,10 +15,10 @@ from pathlib import Path
 
 from ..errors import AtcError
 from ..graph.onnx_info import check_support, load_graph, model_input
-from ..io import check_writable, sha256, written_whole
+from ..io import check_writable, written_whole
 from ..spec import ModelSpec
 from .aipp import normalizing_aipp
-from .atc_log import NOT_FOUND, explain, read_log
+from .atc_log import NOT_FOUND, failure
 from .atc_options import AtcOptions, input_shape
 from .npu_smi import find_soc
 
@@ -75,16 +75,6 @@ class AtcCommand:
         return shlex.join(self.argv())
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """The .om that ATC made, and how long that took."""
-
-    path: Path
-    seconds: float
-    size_bytes: int
-    sha256: str
-
-
 def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions) -> AtcCommand:
     """
     The call of ATC that compiles the ONNX file *model* to *output*, with or without ``.om``.
@@ -94,7 +84,7 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
     """
     graph = load_graph(model)
     problems = check_support(graph)
-    if fatal := [str(problem) for problem in problems if problem.fatal]:
+    if fatal := [problem for problem, stops in problems if stops]:
         raise AtcError("\n  ".join([f"ATC does not take {model} as it is:", *fatal]))
     name, dims, _ = model_input(graph)
     shape = input_shape(model, dims, options)
@@ -113,7 +103,7 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
         aipp = output.parent / f"aipp_{spec.arch}.cfg"
         generated.append((aipp, str(normalizing_aipp(spec))))
     soc = find_soc() if options.soc_version is None else options.soc_version
-    warnings = tuple(str(problem) for problem in problems)
+    warnings = tuple(problem for problem, _ in problems)
     return AtcCommand(
         model, output, soc, name, shape, options, mixlist, aipp, tuple(generated), warnings
     )
@@ -144,10 +134,11 @@ def write_generated(command: AtcCommand) -> list[Path]:
     return [path for path, _ in missing]
 
 
-def run_atc(command: AtcCommand) -> Compiled:
+def run_atc(command: AtcCommand) -> float:
     """
-    Run ATC away from the working directory, which it would litter; name its result at the end.
+    Run ATC away from the working directory, which it would litter; return the seconds it took.
 
+    Its result gets its name, ``command.om``, at the end.
     Success is its exit code, its own word and the file together.  Raises `AtcError` with what to
     do and ATC's last lines; after that or an interrupt only *generated* is left, and no process.
     """
@@ -192,9 +183,9 @@ def run_atc(command: AtcCommand) -> Compiled:
                 raise
         seconds = time.perf_counter() - start
         with log_path.open(errors="replace") as lines:
-            log = read_log(lines)
-        if exit_code != 0 or not log.succeeded:
-            raise AtcError(explain(exit_code, log))
+            failed = failure(exit_code, lines)
+        if failed is not None:
+            raise AtcError(failed)
         # ATC adds the host's system to the name of some models: d0_linux_aarch64.om.
         made = sorted(out.glob("*.om"))
         if len(made) != 1 or made[0].stat().st_size == 0:
@@ -205,4 +196,4 @@ def run_atc(command: AtcCommand) -> Compiled:
             )
         with written_whole(command.om) as temporary:
             shutil.move(made[0], temporary)
-    return Compiled(command.om, seconds, command.om.stat().st_size, sha256(command.om))
+    return seconds

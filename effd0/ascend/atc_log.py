@@ -10,7 +10,6 @@ import re
 import signal
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 SUCCESS = "ATC run success"
 TAIL_LINES = 12
@@ -85,18 +84,12 @@ _KILLED = (
 )
 
 
-@dataclass(frozen=True)
-class AtcLog:
-    """What is worth keeping of ATC's output, however long it was."""
+def failure(exit_code: int, lines: Iterable[str]) -> str | None:
+    """
+    What failed, what that means and what to do, with ATC's own last *lines*; None if it succeeded.
 
-    coded: tuple[str, ...]  # the first lines with an error code
-    known: tuple[str, ...]  # advice on its texts, in the order of the table
-    tail: tuple[str, ...]
-    succeeded: bool
-
-
-def read_log(lines: Iterable[str]) -> AtcLog:
-    """Read ATC's output once, keeping lines with an error code, known texts and the end."""
+    Of its output, however long, lines with an error code, known texts and the end are kept.
+    """
     coded: list[str] = []
     known: set[str] = set()
     tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -109,31 +102,27 @@ def read_log(lines: Iterable[str]) -> AtcLog:
         if _CHATTER.match(line):
             continue
         succeeded = succeeded or SUCCESS in line
-        known.update(advice for text, advice in _TEXTS.items() if re.search(text, line))
+        known.update(text for text in _TEXTS if re.search(text, line))
         if _CODE.search(line) and len(coded) < CODED_LINES:
             coded.append(line.strip())
-    ordered = tuple(advice for advice in _TEXTS.values() if advice in known)
-    return AtcLog(tuple(coded), ordered, tuple(tail), succeeded)
-
-
-def explain(exit_code: int, log: AtcLog) -> str:
-    """What failed, what that means and what to do, with ATC's own last lines."""
+    if exit_code == 0 and succeeded:
+        return None
     # A process that a signal ended, or a shell's child.
     number = -exit_code if exit_code < 0 else exit_code - 128
     if number in set(signal.Signals):
         what = f"it was ended by signal {number} ({signal.Signals(number).name})"
-    elif log.coded:
-        what = log.coded[0]
-    elif log.succeeded:
+    elif coded:
+        what = coded[0]
+    elif succeeded:
         what = f"it said success, but ended with exit code {exit_code}"
     else:
         what = f"it ended with exit code {exit_code}, and did not say success"
-    codes = [code for line in log.coded for code in _CODE.findall(line)]
+    codes = [code for line in coded for code in _CODE.findall(line)]
     clear = [code for code in codes if code not in _VAGUE]
-    by_clear, by_any = (
-        [advice for code in group for key, advice in _CODES.items() if code.startswith(key)]
-        for group in (clear, codes)
-    )
-    advice = [_KILLED] if number == signal.SIGKILL else [*by_clear, *log.known, *by_any, UNKNOWN]
-    lines = "\n".join(f"  {line}" for line in log.tail) or "  (nothing)"
-    return f"ATC failed: {what}\n{advice[0]}\nATC's last lines:\n{lines}"
+    # A clear code says more than the texts around it, and those more than a vague one.
+    advice = [_CODES[key] for code in clear for key in _CODES if code.startswith(key)]
+    advice += [remedy for text, remedy in _TEXTS.items() if text in known]
+    advice += [_CODES[code] for code in codes if code in _VAGUE]
+    remedy = _KILLED if number == signal.SIGKILL else next(iter(advice), UNKNOWN)
+    said = "\n".join(f"  {line}" for line in tail) or "  (nothing)"
+    return f"ATC failed: {what}\n{remedy}\nATC's last lines:\n{said}"

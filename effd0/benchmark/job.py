@@ -11,46 +11,32 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..data import fixture as embedded
+from ..data import fixture
 from ..data.coco import Sample, load_coco
 from ..data.preprocess import ModelInput, preprocess
-from ..detection.heads import HeadOutputs, check_finite, split_heads
+from ..detection.heads import HeadOutputs, check_head, named_heads, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import BenchmarkError
 from ..evaluation.model import ModelChoice
 from ..progress import OpenProgress
 from ..results.compare import MAX_SLOWDOWN
+from ..results.run import Run, TimedRival, TimedRow, artefact_of, dataset_name, new_run
 from ..runners.base import (
     DetectingRunner,
     Runner,
     choose_batch_size,
-    infer_stream,
     make_feed,
     takes_pixels,
 )
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..types import Tensors, option
-from .measure import (
-    NETWORK,
-    OFFLINE,
-    SINGLE_STREAM,
-    Accuracy,
-    Advance,
-    Rival,
-    Row,
-    StepTimes,
-    Subject,
-    dataset_name,
-    open_subject,
-    time_calls,
-    time_in_turn,
-)
+from . import measure
 
 SCENARIOS = ("single-stream", "offline")
 
@@ -61,7 +47,8 @@ class BenchmarkJob:
     Everything that a benchmark depends on.
 
     *batch_sizes* are swept in their order, *loop* calls each after *warmup* calls; *against* is
-    a file that is timed in turn with the model's, which may lose *max_slowdown* percent to it.
+    a file that is timed in turn with the model's, which may lose *max_slowdown* percent to it;
+    *accuracy_report* is of the model that is timed.
     """
 
     choice: ModelChoice = field(default_factory=ModelChoice)
@@ -84,6 +71,7 @@ class BenchmarkJob:
         min=0,
     )
     host_threads: int = 2
+    accuracy_report: Path | None = None
 
     def check(self) -> None:
         """Raise `BenchmarkError` for options that contradict each other."""
@@ -107,27 +95,20 @@ class BenchmarkJob:
                 f"--against is {self.against}, but it is for sweeps; leave out --scenario"
             )
 
-    def regressed(self, rows: Sequence[Row]) -> bool:
-        """Whether any of *rows* is slower than its rival by more than is allowed, and surely."""
-        ratios = [row.against_rival for row in rows]
-        allowed = self.max_slowdown
-        return allowed is not None and any(r.slower(allowed / 100) for r in ratios if r is not None)
-
 
 @dataclass(frozen=True)
 class Batch:
     """
     A batch of real images in memory: the *feed* of the network, and the *images* it was made of.
 
-    *pixels* are the same images for a runner that detects by itself.
+    A runner that detects by itself takes *images*, as pixels.
     """
 
     feed: Tensors
     images: tuple[ModelInput, ...]
-    pixels: tuple[ModelInput, ...] = ()
 
 
-def read_batches(
+def load_batches(
     samples: Sequence[Sample], runner: Runner, batch: int, spec: ModelSpec
 ) -> list[Batch]:
     """
@@ -142,9 +123,8 @@ def read_batches(
         return [tuple(read[(s + i) % len(read)] for i in range(batch)) for s in starts]
 
     inputs = batches(normalized=not takes_pixels(runner))
-    detects = isinstance(runner, DetectingRunner)
-    pixels = batches(normalized=False) if detects else [()] * len(inputs)
-    return [Batch(make_feed(i, runner), i, p) for i, p in zip(inputs, pixels, strict=True)]
+    images = batches(normalized=False) if isinstance(runner, DetectingRunner) else inputs
+    return [Batch(make_feed(i, runner), own) for i, own in zip(inputs, images, strict=True)]
 
 
 def detect_batches(
@@ -152,7 +132,7 @@ def detect_batches(
 ) -> list[Detections]:
     """The detections of each image; *pool* postprocesses a batch while the next one is run."""
     if isinstance(runner, DetectingRunner):
-        stream = runner.detect_stream([batch.pixels for batch in batches])
+        stream = runner.detect_stream([batch.images for batch in batches])
         return list(itertools.chain.from_iterable(stream))
 
     def postprocess_one(heads: HeadOutputs, image: ModelInput) -> Detections:
@@ -160,7 +140,7 @@ def detect_batches(
 
     found: list[Detections] = []
     pending: Iterable[Detections] = ()
-    outputs_of = infer_stream(runner, (batch.feed for batch in batches))
+    outputs_of = runner.infer_stream(batch.feed for batch in batches)
     for outputs, batch in zip(outputs_of, batches, strict=True):
         found += pending  # the batch before ends here, so that memory stays bounded
         heads = split_heads(outputs, spec)
@@ -168,92 +148,107 @@ def detect_batches(
     return [*found, *pending]
 
 
-def run_benchmark(
-    job: BenchmarkJob, open_progress: OpenProgress, accuracy: Accuracy | None = None
-) -> list[Row]:
-    """Run *job*; raise `BenchmarkError` at once where *accuracy* is of another model."""
+def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
+    """
+    Time what *job* says; each row that was timed in turn with another is a check if it is gated.
+
+    Raises `BenchmarkError`, before anything is timed, where options contradict each other or the
+    accuracy report is of another model.
+    """
     job.check()
     job.choice.checked_runner()
-    root = embedded.coco_root() if job.root is None else job.root
+    root = fixture.coco_root() if job.root is None else job.root
     # No more images than the largest batch needs.
     dataset = load_coco(root, job.split, max(8, *job.batch_sizes, 1))
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
-            subject = stack.enter_context(open_subject(job.choice, accuracy))
+            subject = stack.enter_context(measure.open_subject(job.choice))
             advance(1)
-        if accuracy is not None:
-            accuracy.check_model(subject.model_sha256)
+        if job.accuracy_report is not None:
+            digest = subject.about["model_sha256"]
+            subject = subject.with_accuracy(measure.read_accuracy(job.accuracy_report, digest))
         rival = None
         if job.against is not None:
             choice = replace(job.choice, model=job.against, checkpoint=None)
-            rival = stack.enter_context(open_subject(choice)).runner
-        sizes = job.batch_sizes or (choose_batch_size(subject.runner, None),)
+            rival = stack.enter_context(measure.open_subject(choice)).runner
         rows = []
-        for size in sizes:
+        for size in job.batch_sizes or (choose_batch_size(subject.runner, None),):
             choose_batch_size(subject.runner, size)
-            batches = read_batches(dataset.samples, subject.runner, size, job.choice.spec)
+            batches = load_batches(dataset.samples, subject.runner, size, job.choice.spec)
             with open_progress(f"batch of {size}", job.loop) as advance:
-                row = _time(job, subject, rival, batches, advance)
-            dataset_label = dataset_name(job.root, job.split)
-            rows.append(replace(row, batch=size, dataset=dataset_label))
-    return rows
+                rows.append(_time(job, subject, rival, batches, advance))
+    checks = []
+    if job.max_slowdown is not None:
+        allowed = job.max_slowdown / 100
+        for row, other, ratio in measure.rivals_of(rows):
+            slower = ratio.slower(allowed)
+            said = f"takes {ratio} times as long as {other.name}" if slower else ""
+            name = f"{row.name}: no slower than --against"
+            checks.append(ratio.check(name, "failed" if slower else "passed", said, allowed))
+    return new_run(
+        artefact_of(job.choice.model, job.choice.weights(), None),
+        exit_status=int(any(check.status == "failed" for check in checks)),
+        checks=checks,
+        otherwise="times have no threshold",
+        latency=rows,
+    )
 
 
 def _time(
     job: BenchmarkJob,
-    subject: Subject,
+    subject: measure.Subject,
     rival: Runner | None,
     batches: Sequence[Batch],
-    advance: Advance,
-) -> Row:
+    advance: Callable[[int], None],
+) -> TimedRow:
     """Time one batch size of *subject* as *job* says."""
     runner, spec, size = subject.runner, job.choice.spec, len(batches[0].images)
-    name = f"effd0 benchmark[runner={subject.label}-batch={size}]"
 
     def infer(index: int, runner: Runner = runner) -> Tensors:
         return runner.infer(batches[index % len(batches)].feed)
 
     def checked(heads: Tensors) -> Tensors:
         """Raise `HeadError` unless *heads* are those of a D0, and finite."""
-        for one in split_heads(heads, spec):
-            check_finite(one, spec)
+        for name, head in named_heads(heads, spec).items():
+            check_head(name, head)
         return heads
-
-    heads = checked(infer(0))
-    if rival is not None:
-        worst = compare_tensors(checked(infer(0, rival)), heads)[0]
-        ours, theirs = time_in_turn(infer, lambda n: infer(n, rival), job.loop, job.warmup, advance)
-        return replace(
-            subject.row(name, NETWORK, size, ours),
-            rival=Rival(str(job.against), theirs),
-            notes=(f"batch of {size}: heads differ most in {worst}",),
-        )
 
     def detect(index: int) -> list[Detections]:
         return detect_batches(runner, [batches[index % len(batches)]], spec)
 
-    call = infer if job.scenario is None else detect
+    calls: list[measure.Call] = [infer if job.scenario is None else detect]
+    heads, notes = checked(infer(0)), []
+    if rival is not None:
+        worst = compare_tensors(checked(infer(0, rival)), heads)[0]
+        notes.append(f"batch of {size}: heads differ most in {worst}")
+        calls.append(lambda index: infer(index, rival))
     for index in range(job.warmup):
-        call(index)
-    steps = StepTimes(runner)
+        for call in calls:
+            call(index)
+    before = measure.step_times(runner)
+    timed, images = measure.NETWORK if job.scenario is None else measure.SINGLE_STREAM, size
     if job.scenario == "offline":
+        timed, images = measure.OFFLINE, size * job.loop
         every = list(itertools.islice(itertools.cycle(batches), job.loop))
         with ThreadPoolExecutor(job.host_threads, "effd0") as pool:
-            samples = time_calls(
-                lambda _: detect_batches(runner, every, spec, pool),
-                1,
-                0,
-                lambda _: advance(job.loop),
-            )
-        row = subject.row(name, OFFLINE, size * job.loop, samples)
+            whole: list[measure.Call] = [lambda _: detect_batches(runner, every, spec, pool)]
+            samples, *_ = measure.time_in_turn(whole, 1, lambda _: advance(job.loop))
     else:
-        samples = time_calls(call, job.loop, 0, advance)
-        timed = NETWORK if job.scenario is None else SINGLE_STREAM
-        row = subject.row(name, timed, size, samples)
+        samples, *theirs = measure.time_in_turn(calls, job.loop, advance)
     if job.scenario == "single-stream":
-        note = (
+        notes.append(
             f"single-stream: {samples.p90_ms:.2f} ms is the 90th percentile of {job.loop} "
             "queries; MLPerf's rules want 1024 and 600 s"
         )
-        row = replace(row, notes=(note,))
-    return replace(row, steps=steps.since())
+    return measure.timed_row(
+        f"effd0 benchmark[runner={subject.about['runner']}-batch={size}]",
+        timed,
+        images,
+        samples,
+        subject,
+        batch=size,
+        dataset=dataset_name(job.root, job.split),
+        notes=notes,
+        steps=measure.step_times(runner, before),
+        rival=None if rival is None else TimedRival(str(job.against), list(theirs[0].samples_ms)),
+    )

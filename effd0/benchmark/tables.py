@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Literal, TypeAlias, TypeVar
+from typing import IO, Any, Literal, TypeAlias, TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from ..results.compare import Ratio
+from ..results.run import TimedRival, TimedRow
 from ..timing import Latency
-from .measure import Row
+from .measure import rivals_of
 from .published import Published, published_figures
 
 T = TypeVar("T")
 #: Title of a column -> what stands in its cell.  A new column is one line in one of these.
 Columns: TypeAlias = Mapping[str, Callable[[T], str]]
 
-_TIMES: Columns[Latency] = {
-    "p50 ms": lambda latency: f"{latency.p50_ms:.2f}",
-    "p90 ms": lambda latency: f"{latency.p90_ms:.2f}",
-    "p99 ms": lambda latency: f"{latency.p99_ms:.2f}",
-    "samples": lambda latency: str(len(latency.samples_ms)),
-}
-_SAMPLES: Columns[Row] = {
-    title: lambda row, cell=cell: cell(row.samples)  # type: ignore[misc]  # cell is bound here
-    for title, cell in _TIMES.items()
+_TIMES: Columns[Any] = {
+    "p50 ms": lambda times: f"{times.p50_ms:.2f}",
+    "p90 ms": lambda times: f"{times.p90_ms:.2f}",
+    "p99 ms": lambda times: f"{times.p99_ms:.2f}",
+    "samples": lambda times: str(len(times.samples_ms)),
 }
 #: The recipe's table, and the times that it comes from.
-THROUGHPUT: Columns[Row] = {
+THROUGHPUT: Columns[TimedRow] = {
     "chip": lambda row: row.fingerprint.chip,
     "batch": lambda row: str(row.batch),
     "dataset": lambda row: row.dataset,
-    "mAP %": lambda row: "not measured" if row.accuracy is None else str(row.accuracy),
+    "mAP %": lambda row: "not measured" if row.map is None else f"{100 * row.map:.2f}",
     "images/s": lambda row: f"{row.images_per_second:.2f}",
-    **_SAMPLES,
+    **_TIMES,
     "timed": lambda row: row.timed,
     "precision": lambda row: row.precision,
     "backend": lambda row: row.fingerprint.backend,
 }
 #: A published figure beside our fastest row that times the same at the same batch.
-PUBLISHED: Columns[tuple[Published, Row]] = {
+PUBLISHED: Columns[tuple[Published, TimedRow]] = {
     "chip": lambda pair: pair[0].chip,
     "batch": lambda pair: str(pair[0].batch),
     "dataset": lambda pair: pair[0].dataset,
@@ -52,26 +51,27 @@ PUBLISHED: Columns[tuple[Published, Row]] = {
     "precision": lambda pair: pair[0].precision,
 }
 #: What has no batch.
-STAGES: Columns[Row] = {
+STAGES: Columns[TimedRow] = {
     "timed": lambda row: row.timed,
     "images": lambda row: str(row.images),
-    "ms per image": lambda row: f"{row.samples.p50_ms / row.images:.3f}",
+    "ms per image": lambda row: f"{row.p50_ms / row.images:.3f}",
     "images/s": lambda row: f"{row.images_per_second:.1f}",
-    **_SAMPLES,
+    **_TIMES,
     "backend": lambda row: row.fingerprint.backend,
 }
-RIVALS: Columns[Row] = {
-    "timed": lambda row: row.timed,
-    "rival": lambda row: "" if row.rival is None else row.rival.name,
-    "images": lambda row: str(row.images),
-    "rival, ms": lambda row: "" if row.rival is None else f"{row.rival.samples.p50_ms:.2f}",
-    "ours, ms": lambda row: f"{row.samples.p50_ms:.2f}",
-    "ours / rival": lambda row: str(row.against_rival),
-    "rival / ours": lambda row: "" if (r := row.against_rival) is None else str(r.inverse()),
-    "samples": lambda row: str(len(row.samples.samples_ms)),
+#: A row, its rival and the ratio of their times.
+RIVALS: Columns[tuple[TimedRow, TimedRival, Ratio]] = {
+    "timed": lambda pair: pair[0].timed,
+    "rival": lambda pair: pair[1].name,
+    "images": lambda pair: str(pair[0].images),
+    "rival, ms": lambda pair: f"{statistics.median(pair[1].samples_ms):.2f}",
+    "ours, ms": lambda pair: f"{pair[0].p50_ms:.2f}",
+    "ours / rival": lambda pair: str(pair[2]),
+    "rival / ours": lambda pair: str(pair[2].inverse()),
+    "samples": lambda pair: str(len(pair[0].samples_ms)),
 }
 #: What a runner or a benchmark timed within its calls.
-STEPS: Columns[tuple[Row, str, Latency]] = {
+STEPS: Columns[tuple[TimedRow, str, Latency]] = {
     "timed": lambda part: part[0].timed,
     "batch": lambda part: "" if part[0].batch is None else str(part[0].batch),
     "step": lambda part: part[1],
@@ -84,26 +84,30 @@ _WORDS = {"chip", "dataset", "timed", "precision", "backend", "source", "rival",
 WIDTH = 180
 
 
-def print_report(rows: Sequence[Row], file: IO[str] | None = None) -> None:
+def print_report(rows: Sequence[TimedRow], file: IO[str] | None = None) -> None:
     """Print every table that *rows* have something for, and their notes, here or to *file*."""
     console = Console(highlight=False, file=file)
     if not console.is_terminal:
         console = Console(highlight=False, file=file, width=WIDTH)
-    for part in report(rows):
+    for part in _tables(rows):
         console.print(part, soft_wrap=isinstance(part, str), markup=False)
 
 
-def report(rows: Sequence[Row]) -> Iterator[Table | str]:
+def _tables(rows: Sequence[TimedRow]) -> Iterator[Table | str]:
     """The tables of *rows*, and lines that explain them."""
     alone = [row for row in rows if row.rival is None]
     swept = [row for row in alone if row.batch is not None]
     title = "throughput (images/s from the median; padding never counts)"
     yield from _table(title, THROUGHPUT, swept)
 
-    pairs = sorted(_beside(swept), key=lambda pair: pair[0].batch)
+    pairs: list[tuple[Published, TimedRow]] = []
+    for figure in sorted(published_figures(), key=lambda one: one.batch):
+        alike = [row for row in swept if (row.batch, row.timed) == (figure.batch, figure.timed)]
+        if alike:
+            pairs.append((figure, max(alike, key=lambda row: row.images_per_second)))
     notes = list(dict.fromkeys(f"{one.conditions}; {one.source}" for one, _ in pairs))
     title = "published figures beside ours (other chips, other conditions: see below)"
-    numbered: Columns[tuple[Published, Row]] = {
+    numbered: Columns[tuple[Published, TimedRow]] = {
         **PUBLISHED,
         "source": lambda p: f"[{1 + notes.index(f'{p[0].conditions}; {p[0].source}')}]",
     }
@@ -111,19 +115,11 @@ def report(rows: Sequence[Row]) -> Iterator[Table | str]:
     yield from (f"- [{number}] {note}" for number, note in enumerate(notes, 1))
 
     yield from _table("stages", STAGES, [row for row in alone if row.batch is None])
-    parts = [(row, step, latency) for row in rows for step, latency in row.steps.items()]
+    parts = [(row, step, Latency(tuple(ms))) for row in rows for step, ms in row.steps.items()]
     yield from _table("steps of a call", STEPS, parts)
     title = "in turn with others (A B A B, same images, results compared; 95 % intervals)"
-    yield from _table(title, RIVALS, [row for row in rows if row.rival is not None])
-    yield from (note for row in rows for note in row.notes)
-
-
-def _beside(rows: Sequence[Row]) -> Iterator[tuple[Published, Row]]:
-    """Each published figure with our fastest row of the same batch that times the same thing."""
-    for figure in published_figures():
-        alike = [row for row in rows if (row.batch, row.timed) == (figure.batch, figure.timed)]
-        if alike:
-            yield figure, max(alike, key=lambda row: row.images_per_second)
+    yield from _table(title, RIVALS, rivals_of(rows))
+    yield from dict.fromkeys(note for row in rows for note in row.notes)
 
 
 def _table(title: str, columns: Columns[T], lines: Sequence[T]) -> Iterator[Table]:

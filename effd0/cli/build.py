@@ -15,6 +15,7 @@ from ..data import fixture
 from ..export import verify
 from ..export.to_onnx import EXPORTERS, ExportSettings
 from ..graph.rewrites import DEFAULT_EDITS
+from ..io import sha256
 from ..progress import STDERR, say
 from ..spec import spec_for
 from ..types import option
@@ -98,8 +99,8 @@ def compile(  # noqa: A001  # a command is called as its function is
     if dry_run:
         return
     with STDERR.status(f"compiling {escape(atc.model.name)} for {atc.soc_version}"):
-        made = run_atc(atc)
+        seconds = run_atc(atc)
     typer.echo(
-        f"wrote {made.path}: {made.size_bytes / 1e6:.1f} MB, sha256 {made.sha256[:12]}, "
-        f"in {made.seconds:.1f} s"
+        f"wrote {atc.om}: {atc.om.stat().st_size / 1e6:.1f} MB, sha256 {sha256(atc.om)[:12]}, "
+        f"in {seconds:.1f} s"
     )

@@ -9,8 +9,6 @@ import typer
 from rich.markup import escape
 
 from ..benchmark.job import BenchmarkJob, run_benchmark
-from ..benchmark.measure import read_accuracy
-from ..benchmark.record import benchmark_run
 from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
 from ..evaluation.model import ModelChoice
@@ -76,15 +74,15 @@ def benchmark(
         root=images.root,
         split=images.split,
         host_threads=images.host_threads,
+        accuracy_report=accuracy_report,
     )
     reports.check()
-    accuracy = None if accuracy_report is None else read_accuracy(accuracy_report)
-    rows = run_benchmark(job, progress, accuracy)
-    print_report(rows)
+    run = run_benchmark(job, progress)
+    print_report(run.latency)
     for path in (reports.json, reports.report_json):
         if path is not None:
-            write_run(path, benchmark_run(job, rows))
-    if job.regressed(rows):
+            write_run(path, run)
+    if run.exit_status:
         raise typer.Exit(1)
 
 

@@ -19,7 +19,6 @@ import msgspec
 import pytest
 
 from ..benchmark.measure import rows_of
-from ..benchmark.record import timed_row
 from ..data import fixture as embedded
 from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error
@@ -435,6 +434,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         {option: config.getoption(option) for option in PATHS},
         shlex.join(["pytest", *map(str, config.invocation_params.args)]),
         int(session.exitstatus),
-        [timed_row(row) for row in rows_of(config)],
+        rows_of(config),
     )
     write_run(path, run)

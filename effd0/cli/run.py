@@ -12,14 +12,13 @@ from ..data import fixture
 from ..data.coco import check_images, load_coco
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
-from ..distributed.infer import infer_on_pool
 from ..distributed.pool import PoolOptions
 from ..errors import EvaluationError, OutputError
 from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
 from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
-from ..evaluation.infer import InferJob, InferSettings, run_infer_job
+from ..evaluation.infer import InferJob, run_infer_job
 from ..evaluation.model import ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress, say
@@ -161,24 +160,26 @@ def infer(
             f"--output-dirname is {output_dirname}, but no --output is given; "
             "name the folder it goes to"
         )
+    choice = replace(model, spec=spec_for(arch), options=compute)
+    workers = pool.pool()
     job = InferJob(
-        choice=replace(model, spec=spec_for(arch), options=compute),
         inputs=input,
         results=None if output is None else output / (output_dirname or "result"),
-        settings=InferSettings(batch_size, loop, warmup, images.host_threads),
+        batch_size=batch_size,
+        loop=loop,
+        warmup=warmup,
+        host_threads=images.host_threads,
         outfmt=outfmt,
         overwrite=overwrite,
         args=tuple(sys.argv[1:]),
     )
-    workers, summary = pool.pool(), None
-    if workers is None:
-        performance = run_infer_job(job, progress)
-    else:
-        performance, summary = infer_on_pool(job, workers, progress)
+    here = LocalEngine(choice, batch_size)
+    engine = here if workers is None else RayEngine(choice, workers, batch_size)
+    performance, source = run_infer_job(job, engine, progress)
     for line in performance.lines():
         console().print(line, soft_wrap=True, markup=False)
-    if summary is not None:
-        show_pool(summary)
+    if "pool" in source.settings:
+        show_pool(source.settings["pool"])
     if job.results is not None:
         console().print(f"wrote {job.results}", soft_wrap=True)
 

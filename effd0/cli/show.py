@@ -94,11 +94,12 @@ def _label(metric: str) -> str:
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print the metrics, the times and the verdict."""
-    metrics, settings = evaluation.metrics, evaluation.settings
+    metrics, accuracy = evaluation.metrics, evaluation.accuracy
+    settings = accuracy.settings
     images = f"{metrics.images} images"
     if metrics.images < evaluation.dataset.total:
         images = f"the first {metrics.images} of {evaluation.dataset.total} images"
-    show_lines(f"{evaluation.runner}, {images}, model {evaluation.model_sha256[:12]}")
+    show_lines(f"{accuracy.backend}, {images}, model {accuracy.model_sha256[:12]}")
     if settings["extra_files"]:
         show_lines(f"{settings['extra_files']} files not in the annotations: left out")
     numbers = [
@@ -107,27 +108,27 @@ def show_evaluation(evaluation: Evaluation) -> None:
     ]
     show_table("COCO", ("metric", "IoU, size, detections an image", ">%"), numbers)
     times = []
-    for stage, one in evaluation.stages.items():
+    for stage, one in accuracy.stages_ms.items():
         unit = "image" if stage in PER_IMAGE else f"batch of {settings['batch_size']}"
-        times.append((stage, one.mean_ms, one.p50_ms, one.p90_ms, one.p99_ms, unit))
+        times.append((stage, one.mean, one.p50, one.p90, one.p99, unit))
     show_table("time", ("stage", ">mean ms", ">p50", ">p90", ">p99", "per"), times)
     speed = "nothing was run: all images were in the run directory"
     if times:
         speed = (
-            f"{evaluation.images_per_second:.2f} images/s from file to detections (stages "
-            f"overlap), peak memory {evaluation.peak_rss_mb:.0f} MB"
+            f"{accuracy.images_per_second:.2f} images/s from file to detections (stages "
+            f"overlap), peak memory {accuracy.peak_rss_mb:.0f} MB"
         )
     show_lines(speed)
     if (pool := settings.get("pool")) is not None:
         show_pool(pool)
-    if (against := evaluation.against) is not None:
+    if (against := accuracy.against) is not None:
         name = f"{against.runner}, model {against.model_sha256[:12]}"
         show_lines(f"reference: {name}", str(against.parity))
     show_status(evaluation.verdict.status, evaluation.reason)
 
 
 def show_pool(pool: Mapping[str, Any]) -> None:
-    """Print what each worker did, and what went wrong; *pool* is of `Tally.summary`."""
+    """Print what each worker did, and what went wrong; *pool* is of `Dispatcher.summary`."""
     slowest = sorted(pool["workers"], key=lambda one: one["rate"])[:WORKERS]
     some = "" if len(slowest) == len(pool["workers"]) else f", the slowest {WORKERS}"
     rows = []

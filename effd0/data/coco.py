@@ -12,13 +12,15 @@ Every image of the annotation file counts, those without annotation too.
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
 
 from ..errors import DatasetError, ImageError
 from .preprocess import probe_image
@@ -29,7 +31,8 @@ COCO_CATEGORIES: list[dict[str, Any]] = json.loads(
 )
 #: Category id -> name.
 NAMES: dict[int, str] = {category["id"]: category["name"] for category in COCO_CATEGORIES}
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+#: Names of pictures that lie right in their folder.
+PICTURE = re.compile(r"[^/]+\.(jpe?g|png|bmp|webp)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,63 +73,63 @@ class Dataset:
         return [sample.image_id for sample in self.samples]
 
 
+class LocalFiles:
+    """Where `load_coco` reads: this host's disk."""
+
+    def shown(self, path: Path) -> str:
+        """How errors call *path*."""
+        return str(path)
+
+    def local(self, path: Path) -> Path | None:
+        """Where the file *path* lies on this host; None where there is none."""
+        return path if path.exists() else None
+
+    def names(self, folder: Path, wanted: Sequence[str]) -> set[str]:
+        """The names of files in *folder*, and those *wanted* that are below it."""
+        here = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        return here | {name for name in wanted if "/" in name and (folder / name).exists()}
+
+
 def annotation_path(root: Path, split: str) -> Path:
     """Where the annotations of *split* belong in the COCO folder *root*."""
     return root / "annotations" / f"instances_{split}.json"
 
 
-def load_coco(root: Path, split: str = "val2017", image_limit: int | None = None) -> Dataset:
+def load_coco(
+    root: Path,
+    split: str = "val2017",
+    image_limit: int | None = None,
+    files: LocalFiles = LocalFiles(),  # noqa: B008  # it holds nothing
+) -> Dataset:
     """
     Read the COCO folder *root*; keep the first *image_limit* images by id where given.
 
     Raises `DatasetError` for a broken annotation file and `ImageError` for missing image files.
     What is inside the image files is checked by `check_images`.
     """
-    check_limit(image_limit)
-    annotation_file = annotation_path(root, split)
-    content = read_annotations(annotation_file)
-    folder = root / split
-    if not folder.is_dir():
-        raise no_image_folder(folder)
-    names = {path.name for path in folder.iterdir()}
-    return dataset_of(
-        content, annotation_file, folder, names, lambda name: (folder / name).exists(), image_limit
-    )
-
-
-def check_limit(image_limit: int | None) -> None:
-    """Raise `DatasetError` for a limit that no images are within."""
     if image_limit is not None and image_limit < 1:
         raise DatasetError(f"--image-limit is {image_limit}, but must be at least 1")
-
-
-def no_image_folder(folder: Path | str) -> DatasetError:
-    """The error of a root that has no images where they belong."""
-    return DatasetError(f"{folder} is not a folder; the images of the split belong there")
-
-
-def dataset_of(
-    content: Mapping[str, Any],
-    annotation_file: Path,
-    folder: Path,
-    names: Collection[str],
-    is_there: Callable[[str], bool],
-    image_limit: int | None,
-    url: str | None = None,
-) -> Dataset:
-    """
-    The dataset of the checked *content* of *annotation_file* and the images in *folder*.
-
-    *names* are the files right in the folder, *is_there* looks for one, *url* is how errors call
-    the folder if not by its path.  Raises `ImageError` where an image within *image_limit* is
-    missing.
-    """
-    images = sorted(content["images"], key=lambda image: int(image["id"]))
+    path, folder = annotation_path(root, split), root / split
+    called, annotation_file = files.shown(path), files.local(path)
+    if annotation_file is None:
+        raise DatasetError(
+            f"{called} does not exist; give --root the folder that holds annotations/ "
+            "and the images' folder, and --split its name"
+        )
+    try:
+        content = parse_annotations(annotation_file.read_bytes(), called)
+    except OSError as error:
+        raise DatasetError(f"{called} cannot be read: {error}; make it readable") from error
+    images = sorted(content["images"], key=lambda image: image["id"])
     chosen = images[:image_limit]
-    missing = [i["file_name"] for i in chosen if not is_there(i["file_name"])]
-    _refuse([f"{Path(name).name} is missing" for name in missing], url or str(folder))
-    pictures = {name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
-    ids = {image["id"] for image in chosen}
+    names = files.names(folder, [image["file_name"] for image in chosen])
+    if not names:
+        raise DatasetError(
+            f"{files.shown(folder)} is not a folder with images; those of the split belong there"
+        )
+    missing = [Path(i["file_name"]).name for i in chosen if i["file_name"] not in names]
+    _refuse([f"{name} is missing" for name in missing], files.shown(folder))
+    ids, extra = {image["id"] for image in chosen}, names - {i["file_name"] for i in images}
     return Dataset(
         annotation_file=annotation_file,
         samples=tuple(
@@ -136,7 +139,7 @@ def dataset_of(
         annotations=tuple(a for a in content["annotations"] if a["image_id"] in ids),
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(images),
-        extra_files=tuple(sorted(pictures - {image["file_name"] for image in images})),
+        extra_files=tuple(sorted(n for n in extra if PICTURE.fullmatch(n))),
         left_out=Counter(
             a["category_id"]
             for a in content["annotations"]
@@ -189,114 +192,85 @@ def _refuse(problems: Sequence[str], folder: str) -> None:
         )
 
 
-#: What no reader of a dataset asks for, and what makes most of a large file.
-UNREAD = {
-    "attributes", "caption", "coco_url", "date_captured", "flickr_url", "keypoints", "license",
-    "num_keypoints", "segmentation",
-}  # fmt: skip
 #: How many of many problems a message shows.
 SHOWN = 5
+Number = int | float
+Side = Annotated[int, msgspec.Meta(gt=0)]
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
+class _Image(TypedDict):
+    id: int
+    file_name: str
+    width: Side
+    height: Side
+
+
+class _Annotation(TypedDict):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: Annotated[list[Number], msgspec.Meta(min_length=4, max_length=4)]
+    area: NotRequired[Number]
+    iscrowd: NotRequired[int | bool]
+    ignore: NotRequired[int | bool]
+
+
+class _Category(TypedDict):
+    id: int
+    name: str
+
+
+class _Content(TypedDict):
+    """What is read of an annotation file: outlines and addresses would fill the memory."""
+
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
     """
-    The content of the COCO file *path*: ``images``, ``annotations``, ``categories``.
-
-    Images and annotations come without what is `UNREAD`.
+    The ``images``, ``annotations`` and ``categories`` of a COCO file's *data*; errors name *path*.
 
     Raises one `DatasetError` with all that is wrong with it.
     """
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise no_annotations(path) from error
-    except OSError as error:
-        raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
-    return parse_annotations(data, path)
-
-
-def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
-    """As `read_annotations`, of *data* that were read already; errors name *path*."""
-    try:
-        # Dropped while the file is read: the polygons of a large set are larger than all else.
-        content = json.loads(data, object_hook=_without_unread)
+        content: dict[str, Any] = msgspec.json.decode(data, type=_Content)
+    except msgspec.ValidationError as error:
+        raise DatasetError(f"{path} is not a COCO file: {error}; correct the file") from error
     except ValueError as error:
         raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
-    wanted = ("images", "annotations", "categories")
-    lists = content if isinstance(content, dict) else {}
-    if not all(isinstance(lists.get(key), list) for key in wanted):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DatasetError(f"{path} holds {found}, but a COCO file holds the lists {list(wanted)}")
-    _check_annotations(path, lists)
-    return lists
-
-
-def no_annotations(path: Path | str) -> DatasetError:
-    """The error of a root that has no annotation file where it belongs."""
-    return DatasetError(
-        f"{path} does not exist; give --root the folder that holds annotations/ "
-        "and the images' folder, and --split its name"
-    )
-
-
-def _without_unread(entry: dict[str, Any]) -> dict[str, Any]:
-    """*entry*, smaller where it is an image or an annotation."""
-    if UNREAD.isdisjoint(entry) or not ("image_id" in entry or "file_name" in entry):
-        return entry
-    return {key: value for key, value in entry.items() if key not in UNREAD}
-
-
-def _check_annotations(path: Path | str, content: dict[str, Any]) -> None:
-    """Raise `DatasetError` for what would make COCO's metric wrong without a word."""
-    try:
-        image_ids = [image["id"] for image in content["images"]]
-        categories = [category["id"] for category in content["categories"]]
-        annotation_ids = [annotation["id"] for annotation in content["annotations"]]
-        problems = [
-            _duplicates("image id", image_ids),
-            _duplicates("category id", categories),
-            _duplicates("category name", [c["name"] for c in content["categories"]]),
-            _duplicates("annotation id", annotation_ids),
-            *_image_entries(content["images"]),
-            *_annotation_entries(content["annotations"], set(image_ids), set(categories)),
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path} has an entry without a proper {error}") from error
-    if not content["images"]:
-        problems.append("it lists no image")
-    found = [problem for problem in problems if problem is not None]
-    if found:
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    if problems := list(_mistakes(content)):
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DatasetError(
-            f"{path} cannot be scored: {'; '.join(found[:SHOWN])}{more}; correct the file"
+            f"{path} cannot be scored: {'; '.join(problems[:SHOWN])}{more}; correct the file"
         )
+    return content
 
 
-def _duplicates(kind: str, values: Iterable[object]) -> str | None:
-    twice = [value for value, count in Counter(values).items() if count > 1]
-    return f"{kind}s used more than once: {twice[:SHOWN]}" if twice else None
-
-
-def _image_entries(images: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for image in images:
-        name, size = image["file_name"], (image["width"], image["height"])
-        if not all(isinstance(side, int) and side > 0 for side in size):
-            yield f"image {image['id']} has width, height {size}, but both must be whole and > 0"
-        if not isinstance(image["id"], int) or not isinstance(name, str):
-            yield f"image id {image['id']!r} must be a whole number and {name!r} a file name"
-
-
-def _annotation_entries(
-    annotations: Sequence[dict[str, Any]], image_ids: set[int], categories: set[int]
-) -> Iterator[str]:
-    for annotation in annotations:
-        name = f"annotation {annotation['id']}"
+def _mistakes(content: dict[str, Any]) -> Iterator[str]:
+    """What would make COCO's metric wrong without a word."""
+    if not content["images"]:
+        yield "it lists no image"
+    for kind, key, values in (
+        ("image id", "id", content["images"]),
+        ("category id", "id", content["categories"]),
+        ("category name", "name", content["categories"]),
+        ("annotation id", "id", content["annotations"]),
+    ):
+        counts = Counter(entry[key] for entry in values)
+        if len(counts) < len(values):
+            twice = [value for value, count in counts.items() if count > 1]
+            yield f"{kind}s used more than once: {twice[:SHOWN]}"
+    images = {image["id"] for image in content["images"]}
+    categories = {category["id"] for category in content["categories"]}
+    for annotation in content["annotations"]:
+        name, box = f"annotation {annotation['id']}", annotation["bbox"]
         if annotation["id"] == 0:
             yield f"{name}: COCO's metric can never match id 0; number annotations from 1"
-        if annotation["image_id"] not in image_ids:
+        if annotation["image_id"] not in images:
             yield f"{name} belongs to image {annotation['image_id']}, which is not listed"
         if annotation["category_id"] not in categories:
             yield f"{name} has unknown category {annotation['category_id']}"
-        x, y, width, height = annotation["bbox"]
-        if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
-            yield f"{name} has bbox {annotation['bbox']}, but x, y, width, height were wanted"
+        if box[2] < 0 or box[3] < 0:
+            yield f"{name} has bbox {box}, but x, y, width, height were wanted"

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,9 +46,8 @@ class Source:
 
     def at(self, mirror: str | None) -> Source:
         """The same file under *mirror*, a URL that stands for the official host."""
-        if mirror is None:
-            return self
-        return Source(mirror.rstrip("/") + urlsplit(self.url).path, self.algorithm, self.digest)
+        path = urlsplit(self.url).path
+        return self if mirror is None else replace(self, url=mirror.rstrip("/") + path)
 
 
 _COCO = "http://images.cocodataset.org"
@@ -59,13 +58,12 @@ COCO_ANNOTATIONS = Source(
 )
 #: torch's convention: the name ends in the first eight digits of the SHA-256.
 CHECKPOINTS = {
-    "tf_efficientdet_d0": Source(
-        f"{_EFFDET}/tf_efficientdet_d0_34-f153e0cf.pth", "sha256", "f153e0cf"
-    ),
-    "efficientdet_d0": Source(f"{_EFFDET}/efficientdet_d0-f3276ba8.pth", "sha256", "f3276ba8"),
-    "tf_efficientdet_d0_ap": Source(
-        f"{_EFFDET}/tf_efficientdet_d0_ap-d0cdbd0a.pth", "sha256", "d0cdbd0a"
-    ),
+    arch: Source(f"{_EFFDET}/{name}-{digits}.pth", "sha256", digits)
+    for arch, name, digits in (
+        ("tf_efficientdet_d0", "tf_efficientdet_d0_34", "f153e0cf"),
+        ("efficientdet_d0", "efficientdet_d0", "f3276ba8"),
+        ("tf_efficientdet_d0_ap", "tf_efficientdet_d0_ap", "d0cdbd0a"),
+    )
 }
 
 
@@ -83,18 +81,12 @@ def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path
 
     What is there already is left as it is.  Raises `FetchError` or `OutputError`.
     """
-    members = {
-        COCO_IMAGES: ("val2017/", root / "val2017"),
-        COCO_ANNOTATIONS: (
-            "annotations/instances_val2017.json",
-            root / "annotations" / "instances_val2017.json",
-        ),
-    }
-    for source, (member, target) in members.items():
-        if not target.exists():
+    instances = "annotations/instances_val2017.json"
+    for source, member in ((COCO_IMAGES, "val2017/"), (COCO_ANNOTATIONS, instances)):
+        if not (root / member).exists():
             with writing_to(root):
                 archive = download(source.at(mirror), root / source.name, on_bytes)
-                unpack(archive, member, target)
+                unzip(archive, member, root / member)
                 archive.unlink()
     return root
 
@@ -105,12 +97,9 @@ def download(source: Source, out: Path, on_bytes: OnBytes) -> Path:
 
     Raises `FetchError` if the server fails for good or the checksum is wrong.
     """
-    if out.exists():
-        _check(source, out)
-        return out
+    there, part = out.exists(), out.with_name(f"{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.part")
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, ATTEMPTS + 1) if not there else ():
         try:
             _receive(source.url, part, on_bytes)
             break
@@ -122,13 +111,15 @@ def download(source: Source, out: Path, on_bytes: OnBytes) -> Path:
                     f"{source.url} broke off {ATTEMPTS} times: {error}; "
                     f"run the command again, it goes on from {part}"
                 ) from error
-    try:
-        _check(source, part)
-    except FetchError:
-        part.unlink()  # going on from a wrong file can never end well
-        raise
-    part.replace(out)
-    return out
+    path = out if there else part
+    found = digest(path, source.algorithm)
+    if found.startswith(source.digest):
+        return path.replace(out)
+    part.unlink(missing_ok=True)  # going on from a wrong file can never end well
+    raise FetchError(
+        f"{path} has {source.algorithm} {found}, but {source.digest} was published "
+        f"for {source.url}; remove it and try again"
+    )
 
 
 def _receive(url: str, part: Path, on_bytes: OnBytes) -> None:
@@ -153,23 +144,14 @@ def _receive(url: str, part: Path, on_bytes: OnBytes) -> None:
             raise requests.ConnectionError(f"{done} of {total} bytes came")
 
 
-def _check(source: Source, path: Path) -> None:
-    found = digest(path, source.algorithm)
-    if not found.startswith(source.digest):
-        raise FetchError(
-            f"{path} has {source.algorithm} {found}, but {source.digest} was published "
-            f"for {source.url}; remove it and try again"
-        )
-
-
-def unpack(archive: Path, member: str, target: Path) -> None:
+def unzip(archive: Path, member: str, target: Path) -> None:
     """
-    Unpack *member* (a file, or a folder ending in ``/``) of a zip file as *target*.
+    Unzip *member* (a file, or a folder ending in ``/``) of a zip file as *target*.
 
     *target* appears when all of it is there.  Raises `FetchError` for a broken archive.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".unpack.", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=".unzip.", dir=target.parent))
     try:
         with zipfile.ZipFile(archive) as file:
             names = [name for name in file.namelist() if name.startswith(member)]

@@ -51,10 +51,7 @@ def preprocess(
     memory costs more than normalising does.  Raises `ImageError` if *path* cannot be read.
     """
     image = read_image(path)
-    try:
-        picture, image_scale = _resized(image, spec)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+    picture, image_scale = _resized(image, spec, f"{path}: ")
     if not normalized:
         return ModelInput(_on_canvas(picture, spec), image_scale, image.size)
     tensor = np.empty(spec.input_shape, np.float32) if out is None else out
@@ -141,7 +138,7 @@ def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
     return tensor
 
 
-def _resized(image: Image.Image, spec: ModelSpec) -> tuple[Image.Image, float]:
+def _resized(image: Image.Image, spec: ModelSpec, of: str = "") -> tuple[Image.Image, float]:
     """The picture in the input's pixels, and the factor from those back to the image's."""
     width, height = image.size
     scale = input_scale(image.size, spec)
@@ -149,7 +146,7 @@ def _resized(image: Image.Image, spec: ModelSpec) -> tuple[Image.Image, float]:
     scaled = (int(width * scale), int(height * scale))
     if 0 in scaled:
         raise ImageError(
-            f"image is {width}x{height}, which would shrink to {scaled[0]}x{scaled[1]} pixels, "
+            f"{of}image is {width}x{height}, which would shrink to {scaled[0]}x{scaled[1]} pixels, "
             f"but every side must keep one; the aspect may be at most {spec.image_size}:1"
         )
     return image.resize(scaled, Image.Resampling.BILINEAR), 1.0 / scale

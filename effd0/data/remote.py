@@ -19,16 +19,7 @@ from typing import Any
 
 from ..errors import DatasetError, ImageError, MissingExtra, OutputError, require
 from ..io import writing_to
-from .coco import (
-    Dataset,
-    Sample,
-    annotation_path,
-    check_limit,
-    dataset_of,
-    no_annotations,
-    no_image_folder,
-    parse_annotations,
-)
+from .coco import LocalFiles, Sample
 
 #: A scheme of one letter is a drive of Windows.
 _FOLDED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", re.DOTALL)
@@ -57,35 +48,44 @@ def url_of(path: Path) -> str | None:
     return f"{scheme}:///{rest}" if scheme in ("file", "local") else f"{scheme}://{rest}"
 
 
-def load_remote(root: Path, split: str, image_limit: int | None, cache: Path) -> Dataset:
+class RemoteFiles(LocalFiles):
     """
-    As `effd0.data.coco.load_coco`, of a *root* that `url_of` has a URL of.
+    Where `effd0.data.coco.load_coco` reads a root that `url_of` has a URL of.
 
     The annotation file is copied to the folder *cache*, where it has to stay for as long as the
     dataset is used.  Raises `DatasetError`, and `MissingExtra` without the scheme's own package.
     """
-    check_limit(image_limit)
-    remote, folder = annotation_path(root, split), root / split
-    url, folder_url = _url(remote), _url(folder)
-    fs = _file_system(url)
-    with _reaching(url):
-        try:
-            data = fs.cat_file(url)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise no_annotations(url) from error
-    content = parse_annotations(data, url)
-    annotation_file = cache / remote.name
-    with writing_to(annotation_file):
-        cache.mkdir(parents=True, exist_ok=True)
-        annotation_file.write_bytes(data)
-    with _reaching(folder_url):
-        wanted = sorted(content["images"], key=lambda image: int(image["id"]))[:image_limit]
-        names = _names(fs, folder_url, [image["file_name"] for image in wanted])
-    if not names:
-        raise no_image_folder(folder_url)
-    in_it = [name for name in names if "/" not in name]
-    there = names.__contains__
-    return dataset_of(content, annotation_file, folder, in_it, there, image_limit, folder_url)
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+
+    def shown(self, path: Path) -> str:
+        """The URL of *path*."""
+        return url_of(path) or super().shown(path)
+
+    def local(self, path: Path) -> Path | None:
+        """Copy the file *path* to the cache; None where there is none."""
+        url, copy = self.shown(path), self.cache / path.name
+        with _reached(url) as fs:
+            try:
+                data = fs.cat_file(url)
+            except (FileNotFoundError, IsADirectoryError):
+                return None
+        with writing_to(copy):
+            self.cache.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+        return copy
+
+    def names(self, folder: Path, wanted: Sequence[str]) -> set[str]:
+        """The names, as seen from *folder*, of all files below it, or just of those *wanted*."""
+        url = self.shown(folder)
+        with _reached(url) as fs:
+            if url.partition(":")[0] in _UNLISTED:
+                with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+                    asked = pool.map(fs.exists, [f"{url}/{name}" for name in wanted])
+                    return {name for name, there in zip(wanted, asked, strict=True) if there}
+            base = PurePosixPath(fs._strip_protocol(url))  # noqa: SLF001  # there is no public one
+            return {str(PurePosixPath(path).relative_to(base)) for path in fs.find(url)}
 
 
 @contextlib.contextmanager
@@ -100,21 +100,18 @@ def localized(samples: Sequence[Sample], folder: Path) -> Iterator[tuple[Sample,
     if not urls:
         yield tuple(samples)
         return
-    with contextlib.ExitStack() as stack:
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # An fsspec of 2024 leaves other copies running where one has failed: they may be
+        # writing while the folder is removed.
+        made = tempfile.TemporaryDirectory("", "images.", folder, ignore_cleanup_errors=True)
+    with made as place:
+        # Folders below the split's may hold files of one name.
+        local = {n: Path(place, str(n), samples[n].path.name) for n in urls}
         with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            # An fsspec of 2024 leaves other copies running where one has failed: they may be
-            # writing while the folder is removed.
-            made = tempfile.TemporaryDirectory("", "images.", folder, ignore_cleanup_errors=True)
-            place = Path(stack.enter_context(made))
-            # Folders below the split's may hold files of one name.
-            local = {n: place / str(n) / samples[n].path.name for n in urls}
             for path in local.values():
                 path.parent.mkdir()
-        # All are of one file system.
-        first = next(iter(urls.values()))
-        fs = _file_system(first)
-        with _reaching(first):
+        with _reached(next(iter(urls.values()))) as fs:  # of all
             try:
                 fs.get(list(urls.values()), [str(path) for path in local.values()])
             except FileNotFoundError as error:
@@ -130,43 +127,23 @@ def localized(samples: Sequence[Sample], folder: Path) -> Iterator[tuple[Sample,
         )
 
 
-def _names(fs: Any, folder: str, wanted: Sequence[str]) -> set[str]:
-    """The names, as seen from *folder*, of the files that are below it, or just of *wanted*."""
-    if folder.partition(":")[0] in _UNLISTED:
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-            asked = pool.map(fs.exists, [f"{folder}/{name}" for name in wanted])
-            return {name for name, there in zip(wanted, asked, strict=True) if there}
-    base = PurePosixPath(fs._strip_protocol(folder))  # noqa: SLF001  # there is no public one
-    return {str(PurePosixPath(path).relative_to(base)) for path in fs.find(folder)}
+@contextlib.contextmanager
+def _reached(url: str) -> Iterator[Any]:
+    """
+    Yield the file system of *url*; whatever its own package raises becomes a `DatasetError`.
 
-
-def _url(path: Path) -> str:
-    url = url_of(path)
-    if url is None:
-        raise DatasetError(f"{path} is no URL of a file system that fsspec knows; give a local one")
-    return url
-
-
-def _file_system(url: str) -> Any:
-    """The file system of *url*; raise `MissingExtra` without the package that reaches it."""
+    Raises `MissingExtra` without that package, and `OutputError` where this host's disk failed.
+    """
     fsspec = require("fsspec", extra="ray")
     try:
-        with _reaching(url):
-            return fsspec.core.url_to_fs(url)[0]
+        yield fsspec.core.url_to_fs(url)[0]
+    except DatasetError:
+        raise
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or error.name
         raise MissingExtra(
             f"{url} cannot be reached: {error}; install it with: pip install {package}"
         ) from error
-
-
-@contextlib.contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """Turn what a file system's own package raises, of whatever kind, into a `DatasetError`."""
-    try:
-        yield
-    except (DatasetError, ImportError):
-        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _LOCAL_ERRORS:
             raise OutputError(f"what {url} holds cannot be kept: {error}; make room") from error

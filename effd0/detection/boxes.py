@@ -1,18 +1,50 @@
-"""Boxes: regression, clipping and non-maximum suppression, in pixels of the network's input."""
+"""
+Boxes: anchors, regression, clipping and non-maximum suppression, in pixels of the network's input.
+
+Source: the anchor generation of google/automl's EfficientDet, as ported by effdet, and the Faster
+R-CNN box coder without scale factors.
+"""
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
+from ..spec import ModelSpec
 from ..types import Boxes, Floats, Indices
 
 
-def decode_boxes(codes: Floats, anchors: Boxes) -> Boxes:
+@functools.cache
+def anchor_boxes(spec: ModelSpec) -> Boxes:
     """
-    Apply regressions (ty, tx, th, tw) to yxyx *anchors*; return (n, 4) xyxy in input pixels.
+    All anchors, (num_anchors, 4) float32 yxyx in input pixels.
 
-    Source: the Faster R-CNN box coder without scale factors.
+    They run over levels from P3, then rows, columns, octave scales and aspect ratios: the order
+    of the heads' places and channels.
     """
+    levels = []
+    for size in spec.feature_sizes:
+        stride = spec.image_size / size
+        centres = np.arange(stride / 2, spec.image_size, stride)
+        y, x = np.meshgrid(centres, centres, indexing="ij")
+        halves = np.array(
+            [
+                (side * height / 2, side * width / 2)
+                for octave in range(spec.scales_per_octave)
+                for side in [spec.anchor_scale * stride * 2 ** (octave / spec.scales_per_octave)]
+                for width, height in spec.aspect_ratios
+            ]
+        )
+        centre = np.stack([y, x], -1).reshape(-1, 1, 2)
+        levels.append(np.concatenate([centre - halves, centre + halves], -1).reshape(-1, 4))
+    boxes: Boxes = np.concatenate(levels).astype(np.float32)
+    boxes.setflags(write=False)
+    return boxes
+
+
+def decode_boxes(codes: Floats, anchors: Boxes) -> Boxes:
+    """Apply regressions (ty, tx, th, tw) to yxyx *anchors*; (n, 4) xyxy in input pixels."""
     height, width = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
     centre_y, centre_x = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
     # A wild regression may overflow to infinity; clipping then gives the image's border.
@@ -20,23 +52,6 @@ def decode_boxes(codes: Floats, anchors: Boxes) -> Boxes:
         half_height, half_width = np.exp(codes[:, 2]) * height / 2, np.exp(codes[:, 3]) * width / 2
     y, x = codes[:, 0] * height + centre_y, codes[:, 1] * width + centre_x
     return np.stack([x - half_width, y - half_height, x + half_width, y + half_height], 1)
-
-
-def encode_boxes(boxes: Boxes, anchors: Boxes) -> Floats:
-    """Inverse of `decode_boxes`: the regressions that lead from *anchors* to xyxy *boxes*."""
-    height, width = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
-    centre_y, centre_x = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
-    box_width, box_height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    return np.stack(
-        [
-            (y - centre_y) / height,
-            (x - centre_x) / width,
-            np.log(box_height / height),
-            np.log(box_width / width),
-        ],
-        1,
-    )
 
 
 def clip_boxes(boxes: Boxes, image_size: tuple[int, int], image_scale: np.float32) -> Boxes:

@@ -29,39 +29,25 @@ def draw_detections(image: Path, detections: Detections, out: Path, min_score: f
     shown = [i for i in range(len(detections)) if detections.scores[i] >= min_score]
     # Lines and letters grow with the picture, so that both thumbnails and photos can be read.
     unit = max(picture.size) / 640
+    line = max(2, round(2.5 * unit))
     font = ImageFont.load_default(size=max(10, 13 * unit))
     pen = ImageDraw.Draw(picture)
     for i in reversed(shown):  # the best last, on top
         category = int(detections.classes[i])
+        # A colour of its own for each category: neighbours in id are far apart in hue.
+        rgb = colorsys.hsv_to_rgb(category * 0.618034 % 1, 0.85, 0.95)
+        color = tuple(round(255 * part) for part in rgb)
+        # Luminance as in ITU-R BT.601: black letters on light colours, white on dark ones.
+        light = sum(c * w for c, w in zip(color, (0.299, 0.587, 0.114), strict=True)) > HALF_LIGHT
+        x1, y1, x2, y2 = (float(corner) for corner in detections.boxes[i])
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
         label = f"{NAMES.get(category, category)} {detections.scores[i]:.2f}"
-        box = tuple(float(corner) for corner in detections.boxes[i])
-        _draw_box(pen, box, label, _color(category), font, max(2, round(2.5 * unit)))
+        _, _, text_width, text_height = pen.textbbox((0, 0), label, font=font)
+        # Above the box where there is room, else inside it.
+        top = y1 - text_height - 2 if y1 >= text_height + 2 else y1
+        left = max(0, min(x1, picture.width - text_width - 4))
+        pen.rectangle((left, top, left + text_width + 4, top + text_height + 2), fill=color)
+        pen.text((left + 2, top), label, fill="black" if light else "white", font=font)
     with written_whole(out) as temporary:
         picture.save(temporary, quality=92)
     return len(shown)
-
-
-def _draw_box(
-    pen: ImageDraw.ImageDraw,
-    box: tuple[float, ...],
-    label: str,
-    color: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    width: int,
-) -> None:
-    x1, y1, x2, y2 = box
-    pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=width)
-    _, _, text_width, text_height = pen.textbbox((0, 0), label, font=font)
-    # Above the box where there is room, else inside it.
-    top = y1 - text_height - 2 if y1 >= text_height + 2 else y1
-    left = max(0, min(x1, pen.im.size[0] - text_width - 4))
-    pen.rectangle((left, top, left + text_width + 4, top + text_height + 2), fill=color)
-    # Luminance as in ITU-R BT.601: black letters on light colours, white on dark ones.
-    light = sum(c * w for c, w in zip(color, (0.299, 0.587, 0.114), strict=True)) > HALF_LIGHT
-    pen.text((left + 2, top), label, fill="black" if light else "white", font=font)
-
-
-def _color(category: int) -> tuple[int, int, int]:
-    """A colour of its own for each category: neighbours in id are far apart in hue."""
-    red, green, blue = colorsys.hsv_to_rgb(category * 0.618034 % 1, 0.85, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)

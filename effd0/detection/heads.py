@@ -71,12 +71,6 @@ def named_heads(outputs: Tensors, spec: ModelSpec) -> dict[str, Floats]:
     return {name: np.asarray(outputs[names[name]], np.float32) for name in shapes}
 
 
-def check_finite(heads: HeadOutputs, spec: ModelSpec) -> None:
-    """Raise `HeadError` naming the first head that holds NaN or infinity."""
-    for name, head in zip(spec.output_names, heads.classes + heads.boxes, strict=True):
-        check_head(name, head)
-
-
 def check_head(name: str, head: Floats) -> None:
     """Raise `HeadError` if the *head* called *name* holds NaN or infinity."""
     # NaN is the extreme of whatever holds it.

@@ -7,15 +7,14 @@ index (anchor * num_classes + class) comes first; the reference leaves that orde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..spec import ModelSpec
 from ..types import Boxes, Floats, Indices
-from .anchors import anchor_boxes
-from .boxes import clip_boxes, decode_boxes, nms
+from .boxes import anchor_boxes, clip_boxes, decode_boxes, nms
 from .heads import HeadOutputs, check_head
 
 #: Anchors looked into at first for each detection wanted.  Measured 2026-11-25 on trained heads
@@ -26,15 +25,6 @@ _FIRST_ANCHORS = 10
 _MORE = 1.2
 #: Bytes of logits that are read at a time, so that they are still in the cache when read again.
 _CACHE = 2**20
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The highest class logits of an image: falling logits, their anchors, their class ids."""
-
-    logits: Floats
-    anchors: Indices
-    classes: Indices
 
 
 @dataclass(frozen=True)
@@ -65,29 +55,17 @@ def postprocess(
     """
     maxima = _finite_maxima(heads, spec)
     scale = np.float32(image_scale)
-    anchors = _FIRST_ANCHORS * spec.max_detections
+    enough = _FIRST_ANCHORS * spec.max_detections
     while True:
-        candidates = _from_anchors(heads.classes, maxima, min(anchors, spec.max_candidates), spec)
-        codes = gather_codes(heads.boxes, candidates.anchors, spec)
-        boxes = decode_boxes(codes, anchor_boxes(spec)[candidates.anchors])
+        logits, anchors, classes = select_topk(heads.classes, spec, maxima, enough)
+        boxes = decode_boxes(gather_codes(heads.boxes, anchors, spec), anchor_boxes(spec)[anchors])
         boxes = clip_boxes(boxes, image_size, scale)
-        keep = nms(boxes, candidates.classes, spec.nms_iou, spec.max_detections)
+        keep = nms(boxes, classes, spec.nms_iou, spec.max_detections)
         # Greedy NMS goes down the candidates and ends at the last box wanted, mostly among the
         # first: what it keeps of a beginning of them is the beginning of what it keeps of all.
-        if keep.size == spec.max_detections or anchors >= spec.max_candidates:
-            break
-        anchors = int(_MORE * anchors * spec.max_detections / keep.size)
-    return Detections(
-        boxes=boxes[keep] * scale,
-        scores=sigmoid(candidates.logits[keep]),
-        classes=candidates.classes[keep] + 1,
-    )
-
-
-def select_topk(class_heads: tuple[Floats, ...], spec: ModelSpec) -> Candidates:
-    """Select the exact ``spec.max_candidates`` largest of all class logits."""
-    maxima = [_maxima_and_lowest(head, spec)[0] for head in class_heads]
-    return _from_anchors(class_heads, maxima, spec.max_candidates, spec)
+        if keep.size == spec.max_detections or enough >= spec.max_candidates:
+            return Detections(boxes[keep] * scale, sigmoid(logits[keep]), classes[keep] + 1)
+        enough = int(_MORE * enough * spec.max_detections / keep.size)
 
 
 def _finite_maxima(heads: HeadOutputs, spec: ModelSpec) -> list[Floats]:
@@ -123,46 +101,46 @@ def _grid(head: Floats, width: int, spec: ModelSpec) -> Floats:
     return head.reshape(spec.anchors_per_cell, width, places)
 
 
-def _from_anchors(
-    class_heads: tuple[Floats, ...], maxima: Sequence[Floats], anchors: int, spec: ModelSpec
-) -> Candidates:
+def select_topk(
+    class_heads: tuple[Floats, ...],
+    spec: ModelSpec,
+    maxima: Sequence[Floats] | None = None,
+    enough: int | None = None,
+) -> tuple[Floats, Indices, Indices]:
     """
-    The highest logits, in order: as many as *anchors* or more, ``spec.max_candidates`` at most.
+    Select the exact ``spec.max_candidates`` largest class logits, or *enough* and maybe more.
 
-    The k largest of all are those of the k anchors with the largest maxima, and are no less than
-    the k-th of these maxima.  Whatever reaches that is given.
+    Returns falling logits, float32, their anchors and their class ids, int64.  *maxima* are the
+    largest logits of each anchor, by level, where they are known.
     """
+    if maxima is None:
+        maxima = [_maxima_and_lowest(head, spec)[0] for head in class_heads]
+    enough = min(enough or spec.max_candidates, spec.max_candidates)
+    # The k largest of all are those of the k anchors with the largest maxima, and are no less than
+    # the k-th of these maxima.  With fewer anchors, each has to give all that it has.
     every = np.concatenate([level.ravel() for level in maxima])
-    # With fewer anchors than candidates, each anchor has to give all that it has.
-    floor = _kth_largest(every, anchors) if anchors <= every.size else np.float32(-np.inf)
-    parts = list(_elements_from(class_heads, maxima, floor, spec))
+    lowest = _kth_largest(every, enough) if enough <= every.size else np.float32(-np.inf)
+    parts, start = [], 0
+    for head, highest in zip(class_heads, maxima, strict=True):
+        local = np.flatnonzero((highest >= lowest).T)
+        place, anchor = np.divmod(local, spec.anchors_per_cell)
+        values = _grid(head, spec.num_classes, spec)[anchor, :, place].ravel()
+        reached = np.flatnonzero(values >= lowest)
+        row, label = np.divmod(reached, spec.num_classes)
+        parts.append((values[reached], (start + local[row]) * spec.num_classes + label))
+        start += highest.size
     logits, flat = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if logits.size > spec.max_candidates:
         wanted = logits >= _kth_largest(logits, spec.max_candidates)
         logits, flat = logits[wanted], flat[wanted]
     # Stable: of equal logits, the smaller flat index stays first.
     order = np.argsort(-logits, kind="stable")[: spec.max_candidates]
-    return Candidates(logits[order], *np.divmod(flat[order], spec.num_classes))
+    return logits[order], *np.divmod(flat[order], spec.num_classes)
 
 
 def _kth_largest(values: Floats, k: int) -> np.float32:
     kth: np.float32 = np.partition(values, values.size - k)[values.size - k]
     return kth
-
-
-def _elements_from(
-    class_heads: tuple[Floats, ...], maxima: Sequence[Floats], floor: np.float32, spec: ModelSpec
-) -> Iterator[tuple[Floats, Indices]]:
-    """Per level, the logits that reach *floor* and their flat indices over all levels, rising."""
-    start = 0
-    for head, highest in zip(class_heads, maxima, strict=True):
-        local = np.flatnonzero((highest >= floor).T)
-        place, anchor = np.divmod(local, spec.anchors_per_cell)
-        logits = _grid(head, spec.num_classes, spec)[anchor, :, place].ravel()
-        reached = np.flatnonzero(logits >= floor)
-        row, label = np.divmod(reached, spec.num_classes)
-        yield logits[reached], (start + local[row]) * spec.num_classes + label
-        start += highest.size
 
 
 def gather_codes(box_heads: tuple[Floats, ...], anchors: Indices, spec: ModelSpec) -> Floats:

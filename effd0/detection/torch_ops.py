@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import require
 from ..spec import ModelSpec
 from ..types import Floats
-from .anchors import anchor_boxes
+from .boxes import anchor_boxes
 from .heads import HeadOutputs
 from .postprocess import Detections, postprocess
 
@@ -30,14 +30,6 @@ BLOCK = 512
 ROUNDS = 12
 
 
-def earlier(spec: ModelSpec, device: Any) -> TorchTensor:
-    """Who may suppress whom of a block: what is kept all of it, and of the block who is before."""
-    kept = np.ones((spec.max_detections, BLOCK), bool)
-    own = np.triu(np.ones((BLOCK, BLOCK), bool), 1)
-    tensor: Any = require("torch", extra="torch").tensor(np.concatenate([kept, own]), device=device)
-    return tensor
-
-
 def greedy_nms(
     torch: Any, candidates: TorchTensor, may_suppress: TorchTensor, spec: ModelSpec
 ) -> tuple[TorchTensor, TorchTensor, TorchTensor]:
@@ -45,7 +37,8 @@ def greedy_nms(
     The first ``spec.max_detections`` of *candidates* that `effd0.detection.boxes.nms` keeps.
 
     *torch* is the module, whose import a compiler could not follow.  *candidates* is (N, n,
-    `FIELDS`) by falling score, *may_suppress* what `earlier` gives.  Returns the kept in their
+    `FIELDS`) by falling score, *may_suppress* tells who may suppress whom of what is kept and of a
+    block.  Returns the kept in their
     order, filled up, their number in each image, and whether that is decided.
     """
     most, rows = spec.max_detections, candidates.shape[0]
@@ -97,7 +90,10 @@ class DeviceSteps:
             for three in (spec.mean, spec.std)
         )
         self._anchors = torch.tensor(anchor_boxes(spec), device=device)
-        self._earlier = earlier(spec, device)
+        # Of a block, who is before may suppress, and what is kept all of it.
+        kept = np.ones((spec.max_detections, BLOCK), bool)
+        own = np.triu(np.ones((BLOCK, BLOCK), bool), 1)
+        self._earlier = torch.tensor(np.concatenate([kept, own]), device=device)
 
     def geometry(self, scales: Sequence[float], sizes: Sequence[tuple[int, int]]) -> TorchTensor:
         """What `packed` wants to know of images: image_scale, width, height; (N, 3) float32."""
@@ -192,33 +188,6 @@ def unpack(packed: Floats, spec: ModelSpec) -> list[Detections | None]:
         one = Detections(kept[:, :4], kept[:, 4], kept[:, 5].astype(np.int64))
         found.append(one if decided else None)
     return found
-
-
-def normalize_on_device(pixels: TorchTensor, spec: ModelSpec) -> TorchTensor:
-    """`effd0.data.preprocess.normalize` of a batch of pixels where they are; see `DeviceSteps`."""
-    return DeviceSteps(spec, pixels.device).normalize(pixels)
-
-
-def detect_on_device(
-    class_heads: Sequence[TorchTensor],
-    box_heads: Sequence[TorchTensor],
-    image_scales: Sequence[float],
-    image_sizes: Sequence[tuple[int, int]],
-    spec: ModelSpec,
-) -> list[Detections]:
-    """
-    `effd0.detection.postprocess.postprocess` of a batch of heads where they are, fp16 and bf16 too.
-
-    Raises `HeadError` naming the head that holds a value which is not finite.
-    """
-    steps = DeviceSteps(spec, class_heads[0].device)
-    geometry = steps.geometry(image_scales, image_sizes)
-    found = unpack(steps.packed(class_heads, box_heads, geometry).cpu().numpy(), spec)
-    images = zip(image_scales, image_sizes, strict=True)
-    return [
-        on_host(class_heads, box_heads, row, scale, size, spec) if one is None else one
-        for row, (one, (scale, size)) in enumerate(zip(found, images, strict=True))
-    ]
 
 
 def on_host(

@@ -1,9 +1,6 @@
 """
 Two ONNX models on the same images: the first node at which one leaves the other.
 
-Every tensor is looked at in bounded memory: copies of the graph are given other outputs, a group
-at a time, and run in ONNX Runtime without any optimisation, so that no fusion hides a tensor.
-
 The node that is named is clean above and dirty below.  An error that heals at once is another cut
 through the same computation (a convolution before and after its batch normalisation was folded
 in), not a fault: that runs down to an output, or fades.
@@ -12,26 +9,23 @@ in), not a fault: that runs down to an output, or fades.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..data.fixture import sample_inputs
 from ..data.preprocess import preprocess
-from ..errors import RunnerError, require
 from ..export import verify
 from ..graph.onnx_info import load_graph
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..tolerances import NOISE, NOISE_FLOAT16
 from ..types import Tensor
-from .graph_pairing import COMMUTATIVE, Network, Node, Pairs, Seen, network_of, pair, same_outputs
+from .graph_pairing import COMMUTATIVE, Array, Network, Node, Pairs, each
 
-Array = npt.NDArray[Any]
 #: Status of a finding -> what it means.
 STATUSES = {
     "same": "all that both compute agrees up to float noise",
@@ -39,12 +33,6 @@ STATUSES = {
     "differs": "the outputs differ",
     "inputs differ": "the two cannot be fed the same images",
 }
-#: Tensors of one image held at a time at first: 48 of the largest in a row of a D0 are 0.3 GB.
-GROUP = 48
-#: From then on as many as the last group's size lets expect to fit; never so many times more.
-BUDGET_BYTES, GROWTH = 300_000_000, 3.0
-#: Values of a tensor that are kept to recognise it by.
-SAMPLE = 4096
 #: An error so many times that of what a node reads is the node's own.
 JUMP = 10.0
 #: An error that falls below the noise fades if the next tensor keeps this much of it, else heals:
@@ -112,16 +100,14 @@ class Finding:
     @property
     def explanation(self) -> str:
         """The culprit, in what it differs, and that what it reads agrees; empty without one."""
-        first = self.culprit
+        first, more = self.culprit, len(self.suspects) - 1
         if first is None:
             return ""
         what = "; ".join(first.differences) or "the same node computes something else"
-        others = {1: "", 2: " (1 more node errs by itself)"}
-        count = len(self.suspects)
-        more = others.get(count, f" ({count - 1} more nodes err by themselves)")
+        others = "node errs by itself" if more == 1 else "nodes err by themselves"
         return (
             f"{first.op} {first.node}: {what}; what it reads is off by {first.upstream:.2g}, "
-            f"what it gives by {first.error:.2g}{more}"
+            f"what it gives by {first.error:.2g}" + (f" ({more} more {others})" if more else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -139,12 +125,12 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     Both are run on *image*, or on embedded ones.  Raises `GraphError`, `RunnerError`,
     `CheckpointError`, `ImageError`.
     """
-    bad = network_of(load_graph(model))
+    bad = Network(load_graph(model))
     if reference.suffix == ".onnx":
-        good = network_of(load_graph(reference))
+        good = Network(load_graph(reference))
     else:
         with verify.exported(reference, spec) as made:
-            good = network_of(load_graph(made))
+            good = Network(load_graph(made))
     batches = [network.inputs[0].shape[:1] for network in (bad, good)]
     rows = next((batch[0] for batch in batches if batch and batch[0] is not None), 1)
     if image is None:
@@ -154,19 +140,34 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
 
 def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
     """Find where *bad* leaves *good* on *images*, (N, 3, S, S); raise `RunnerError`."""
-    notes, fatal = _compare_inputs(bad, good)
-    if fatal:
+    if len(bad.inputs) != 1 or len(good.inputs) != 1:
+        counts = f"{len(bad.inputs)} inputs, the reference {len(good.inputs)}"
+        note = f"the model has {counts}, but one is wanted of each"
+        return Finding("inputs differ", notes=(note,))
+    (mine,), (theirs,) = bad.inputs, good.inputs
+    notes = []
+    if mine.name != theirs.name:
+        notes.append(f"the input is called {mine.name}, but {theirs.name} in the reference")
+    floats = all(np.issubdtype(info.dtype, np.floating) for info in (mine, theirs))
+    fits = len(mine.shape) == len(theirs.shape) and all(
+        one == other or None in (one, other)
+        for one, other in zip(mine.shape, theirs.shape, strict=True)
+    )
+    if mine.dtype != theirs.dtype or not fits:
+        notes.append(f"the input is {mine}, but {theirs} in the reference")
+    if not (floats and fits):
         return Finding("inputs differ", notes=tuple(notes))
     for network in (bad, good):
-        observe(network, images)
-    pairs = pair(bad, good)
+        network.observe(images)
+    pairs = Pairs(bad, good)
     # An output is compared whatever gives it: a Cast, which the other model does not have.
-    names = dict(same_outputs(pairs)) | {
+    names = dict(pairs.same_outputs()) | {
         node.output: pairs.nodes[node.index].output
         for node in bad.nodes
         if node.index in pairs.nodes
     }
-    errors = measure(bad, good, names, images)
+    both = each([(bad, [*names]), (good, [*names.values()])], images)
+    errors = {name: distance(*values) for name, values in zip(names, both, strict=True)}
     # The error that is nobody's fault, in the coarser of both precisions.
     kinds = {seen.dtype for side in (bad, good) for seen in side.seen.values()}
     noise = (NOISE_FLOAT16 if np.dtype(np.float16) in kinds else NOISE).limit
@@ -188,55 +189,6 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
     )
 
 
-def _compare_inputs(bad: Network, good: Network) -> tuple[list[str], bool]:
-    """Sentences on inputs that differ, and whether the two cannot be fed the same."""
-    if len(bad.inputs) != 1 or len(good.inputs) != 1:
-        counts = f"{len(bad.inputs)} inputs, the reference {len(good.inputs)}"
-        return [f"the model has {counts}, but one is wanted of each"], True
-    mine, theirs = bad.inputs[0], good.inputs[0]
-    notes = []
-    if mine.name != theirs.name:
-        notes.append(f"the input is called {mine.name}, but {theirs.name} in the reference")
-    floats = all(np.issubdtype(info.dtype, np.floating) for info in (mine, theirs))
-    fits = len(mine.shape) == len(theirs.shape) and all(
-        one == other or None in (one, other)
-        for one, other in zip(mine.shape, theirs.shape, strict=True)
-    )
-    if mine.dtype != theirs.dtype or not fits:
-        notes.append(f"the input is {mine}, but {theirs} in the reference")
-    return notes, not (floats and fits)
-
-
-def observe(network: Network, images: Array) -> None:
-    """
-    Run *network* on *images*; fill in what was `Seen` of each data tensor.
-
-    Values of computed constants are filled in too.  Raises `RunnerError`.
-    """
-    if network.computed:
-        values = _run(network, network.computed, images)
-        network.values.update(zip(network.computed, values, strict=True))
-    names = [node.output for node in network.nodes]
-    for name, (value,) in zip(names, _each([(network, names)], images), strict=True):
-        flat = value.reshape(-1)
-        if flat.size > SAMPLE:
-            # The same places for all tensors of a size, or two samples could not be compared.
-            flat = flat[np.random.default_rng(flat.size).integers(0, flat.size, SAMPLE)]
-        network.seen[name] = Seen(value.shape, value.dtype, flat.astype(np.float64))
-
-
-def measure(
-    network: Network, reference: Network, pairs: Mapping[str, str], images: Array
-) -> dict[str, float]:
-    """
-    Relative L2 of each tensor of *network* against its partner in *reference*, by name.
-
-    Raises `RunnerError` where one of the two cannot be run on *images*.
-    """
-    both = _each([(network, [*pairs]), (reference, [*pairs.values()])], images)
-    return {name: distance(*values) for name, values in zip(pairs, both, strict=True)}
-
-
 def distance(got: Array, wanted: Array) -> float:
     """
     Relative L2 norm of ``got - wanted``, where an equal NaN or infinity is no difference.
@@ -254,42 +206,7 @@ def distance(got: Array, wanted: Array) -> float:
     return found if found < _HUGE else np.inf
 
 
-def _each(sides: Sequence[tuple[Network, list[str]]], images: Array) -> Iterator[tuple[Array, ...]]:
-    """Values of the tensors at each place of the lists of *sides*, a group of places at a time."""
-    start, step = 0, max(1, GROUP // images.shape[0])
-    while start < len(sides[0][1]):
-        runs = [_run(network, names[start : start + step], images) for network, names in sides]
-        yield from zip(*runs, strict=True)
-        size = sum(value.nbytes for value in runs[0])
-        start += step
-        step = max(1, int(step * min(GROWTH, BUDGET_BYTES / max(1, size))))
-
-
-def _run(network: Network, names: Sequence[str], images: Array) -> list[Array]:
-    """Values of the tensors *names* of *network*; those of its own inputs are *images*."""
-    ir, ort = require("onnx_ir", extra="onnx"), require("onnxruntime", extra="onnx")
-    info, wanted = network.inputs[0], list(dict.fromkeys(names))
-    whole = ir.from_proto(network.model)
-    part = ir.convenience.extract(whole.graph, [info.name], wanted)
-    functions = tuple(whole.functions.values())
-    copy = ir.to_proto(ir.Model(part, ir_version=whole.ir_version, functions=functions))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Threads that spin between the many short runs take the core from whatever else is running.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(
-            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        values = session.run(wanted, {info.name: images.astype(info.dtype)})
-    except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
-        raise RunnerError(
-            f"{network.model.graph.name or 'the model'} failed in ONNX Runtime on {images.shape} "
-            f"images: {error}; it has to run before it can be bisected"
-        ) from error
-    found = dict(zip(wanted, values, strict=True))
-    return [found[name] for name in names]
+# Which nodes make an error, and in what they differ.
 
 
 def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> Iterator[Suspect]:
@@ -309,7 +226,7 @@ def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> Iterato
         if error <= noise or error <= JUMP * upstream:
             continue
         # A node that differs from its partner by what it reads alone was not changed itself.
-        edges_alone = all(text.startswith("reads ") for text in differences(node, pairs))
+        edges_alone = all(text.startswith("reads ") for text in node_differences(node, pairs))
         maker = region[0] if region and edges_alone else node
         if maker.index in reached:
             continue
@@ -325,7 +242,7 @@ def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> Iterato
             upstream,
             partner.name if partner else "",
             pairs.rules.get(maker.index, ""),
-            tuple(differences(maker, pairs)),
+            tuple(node_differences(maker, pairs)),
         )
 
 
@@ -363,31 +280,31 @@ def _above(network: Network, errors: Mapping[str, float], node: Node) -> tuple[l
     return [region[index] for index in sorted(region)], upstream
 
 
-def differences(node: Node, pairs: Pairs) -> Iterator[str]:
+def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
     """Sentences on what differs between *node* and its partner as they stand in the files."""
     partner = pairs.nodes.get(node.index)
     if partner is None:
         yield "has no partner in the reference"
         return
+
     settings = {"is": (node.op, partner.op)} | {
         f"attribute {name} is": (node.attributes.get(name), partner.attributes.get(name))
         for name in sorted(node.attributes.keys() | partner.attributes.keys())
     }
-    for what, both in settings.items():
-        got, wanted = map(_shown, both)
-        if got != wanted:
-            yield f"{what} {got}, but {wanted} in the reference"
+    for what, (got, wanted) in settings.items():
+        if _text(got) != _text(wanted):
+            yield f"{what} {_text(got)}, but {_text(wanted)} in the reference"
     for position in sorted(node.constants.keys() | partner.constants.keys()):
         mine, theirs = node.constants.get(position), partner.constants.get(position)
         if mine is None or theirs is None:
             got, wanted = mine or "no constant", theirs or "no constant"
             yield f"input {position} is {got}, but {wanted} in the reference"
-        elif values := _values(pairs.bad.values[mine], pairs.good.values[theirs]):
+        elif values := _weights_differ(pairs.bad.values[mine], pairs.good.values[theirs]):
             yield f"weight {mine} differs: {values}"
     yield from _edges(node, partner, pairs)
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return "absent" if value is None else str(value)
@@ -406,7 +323,7 @@ def _edges(node: Node, partner: Node, pairs: Pairs) -> Iterator[str]:
             yield f"reads {name}, but {partners.get(theirs, theirs)} in the reference"
 
 
-def _values(got: Array, wanted: Array) -> str:
+def _weights_differ(got: Array, wanted: Array) -> str:
     """How *got* differs from *wanted*, by which rounding or factor; empty where it does not."""
     if got.shape != wanted.shape:
         return f"shape {got.shape}, but {wanted.shape} in the reference"

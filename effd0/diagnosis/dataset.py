@@ -65,16 +65,16 @@ def check_categories(dataset: Dataset) -> None:
     if not wrong:
         return
     places = {id_: place for place, id_ in enumerate(sorted(NAMES))}
-    rules = [
+    rules = (
         f"{rule}: every id is explained by it"
         for rule, number in _NUMBERINGS.items()
         if all(number(ids[name], places[ids[name]]) == id_ for id_, name in known.items())
-    ]
+    )
     id_, name = next(iter(wrong.items()))
     raise Broken(
         f"category {name} has id {id_}, but {ids[name]} in COCO, as have {len(wrong)} of "
         f"{len(known)} categories in {dataset.annotation_file.name}",
-        next(iter(rules), None),
+        next(rules, None),
     )
 
 
@@ -90,17 +90,17 @@ def check_boxes(dataset: Dataset) -> None:
     left = [a for a in dataset.annotations if outside(a, a["bbox"])]
     if len(left) <= _DOUBTFUL * len(dataset.annotations):
         return
-    fitting = [
+    fitting = (
         f"{name}: read so, all boxes lie inside their images"
         for name, read in _READINGS.items()
         if not any(outside(a, read(a["bbox"])) for a in dataset.annotations)
-    ]
+    )
     first = left[0]
     raise Broken(
         f"{len(left)} of {len(dataset.annotations)} boxes leave their images by more than "
         f"{OVERHANG} pixel; annotation {first['id']} is {first['bbox']} in an image of "
         f"{sizes[first['image_id']]}",
-        next(iter(fitting), None),
+        next(fitting, None),
     )
 
 
@@ -131,44 +131,41 @@ def check_contents(dataset: Dataset) -> None:
 
 def _check_embedded(dataset: Dataset, original: Dataset) -> None:
     """Compare with *original* what has the same image ids and file names."""
-    ours = {sample.image_id: sample for sample in original.samples}
-    if any(
-        s.image_id not in ours or s.path.name != ours[s.image_id].path.name for s in dataset.samples
-    ):
+    ours = {(sample.image_id, sample.path.name): sample.path for sample in original.samples}
+    pictures = [(sample.path, ours.get((sample.image_id, sample.path.name)))
+                for sample in dataset.samples]  # fmt: skip
+    if not all(own for _, own in pictures):
         return  # it is another set
-    other = [
-        sample.path.name
-        for sample in dataset.samples
-        if sha256(sample.path) != sha256(ours[sample.image_id].path)
-    ]
+    other = [path.name for path, own in pictures if own and sha256(path) != sha256(own)]
     if other:
         raise Broken(
-            f"{len(other)} of {len(dataset.samples)} pictures are not the published ones: "
-            f"{listed(other)}"
+            f"{len(other)} of {len(pictures)} pictures are not the published ones: {listed(other)}"
         )
     ids = set(dataset.image_ids)
-    theirs = _counted(dataset.annotations)
-    mine = _counted(a for a in original.annotations if a["image_id"] in ids)
+    theirs, mine = (
+        Counter(
+            (a["image_id"], a["category_id"], tuple(a["bbox"]), a.get("iscrowd", 0))
+            for a in side.annotations
+            if a["image_id"] in ids or side is dataset
+        )
+        for side in (dataset, original)
+    )
     if theirs == mine:
         return
     lost, new = (mine - theirs).total(), (theirs - mine).total()
-    causes = [
-        name
-        for name, change in _CHANGES.items()
-        if Counter(map(change, theirs.elements())) == Counter(map(change, mine.elements()))
-    ]
-    if not new:
-        causes.append(f"annotations left out: the other {theirs.total()} are as published")
-    if not lost:
-        causes.append("annotations added: all published ones are there")
+    cause = next(
+        (
+            name
+            for name, change in _CHANGES.items()
+            if Counter(map(change, theirs.elements())) == Counter(map(change, mine.elements()))
+        ),
+        None,
+    )
+    if cause is None and not new:
+        cause = f"annotations left out: the other {theirs.total()} are as published"
+    elif cause is None and not lost:
+        cause = "annotations added: all published ones are there"
     raise Broken(
         f"{lost} of {mine.total()} published annotations are missing and {new} others are there",
-        next(iter(causes), None),
-    )
-
-
-def _counted(annotations: Any) -> Counter[tuple[Any, ...]]:
-    return Counter(
-        (a["image_id"], a["category_id"], tuple(a["bbox"]), a.get("iscrowd", 0))
-        for a in annotations
+        cause,
     )

@@ -7,30 +7,41 @@ A hypothesis of the part ``make`` gives other detections of the same candidates,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..data.coco import NAMES
-from ..detection.anchors import anchor_boxes
-from ..detection.boxes import clip_boxes, decode_boxes, nms
+from ..detection.boxes import anchor_boxes, clip_boxes, decode_boxes, nms
 from ..detection.heads import HeadOutputs
 from ..detection.postprocess import gather_codes, select_topk, sigmoid
+from ..metrics.detection_diff import box_iou, once_each
 from ..spec import ModelSpec
-from ..types import Boxes, Floats, Indices
+from ..types import Boxes, Floats, Fractions, Indices
 from .hypothesis import Hypothesis
-from .results_json import Doubles
 
 #: Deviation of the Gaussian by which soft NMS lowers scores, in effdet and in its paper.
 _SIGMA = 0.5
 _IDS = np.array(sorted(NAMES))
+#: What a row of a results file says of a detection, and the columns of a table in which it stands:
+#: x, y, width and height in pixels, score, category id.
+FIELDS: dict[str, Any] = {"boxes": slice(4), "scores": 4, "classes": 5}
+#: A score is also off by this part of itself, for logits written as scores.
+_RELATIVE = 6e-4
+#: Boxes that are written as parts of the image are compared to this part of the largest number.
+_PART = 1e-3
+#: The images to which a threshold is fitted.
+_FIT = 2
+_COUNTS = (100, 200, 300, 400, 500, 1000, 2000)
+_THRESHOLDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, *(n / 20 for n in range(2, 20)))
+#: Differences of boxes that are no more than rounding, in pixels and as a factor.
+_STILL, _UNSTRETCHED = 0.1, 2e-3
 
 
-@dataclass(frozen=True)
-class ImageCandidates:
+class ImageCandidates(NamedTuple):
     """
     What may become a detection of one image, by falling *logits*, and the image's geometry.
 
@@ -45,37 +56,26 @@ class ImageCandidates:
     image_scale: float
     image_size: tuple[int, int]
 
-    def __getitem__(self, chosen: Indices | slice) -> ImageCandidates:
-        return replace(
-            self,
-            logits=self.logits[chosen],
-            anchors=self.anchors[chosen],
-            classes=self.classes[chosen],
-            codes=self.codes[chosen],
-        )
 
-
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Detections by falling score: *boxes* xyxy in pixels of the image, *classes* COCO's ids."""
 
-    boxes: Doubles
+    boxes: Fractions
     logits: Floats
-    scores: Floats
+    scores: Fractions
     classes: Indices
-
-
-#: The candidates that are kept, and their scores where these are not the candidates' own.
-Kept: TypeAlias = tuple[Indices | slice, Floats | None]
 
 
 def image_candidates(
     heads: HeadOutputs, image_scale: float, image_size: tuple[int, int], spec: ModelSpec
 ) -> ImageCandidates:
     """Return the candidates of one image; the arguments are those of `postprocess`."""
-    best = select_topk(heads.classes, spec)
-    codes = gather_codes(heads.boxes, best.anchors, spec)
-    return ImageCandidates(best.logits, best.anchors, best.classes, codes, image_scale, image_size)
+    logits, anchors, classes = select_topk(heads.classes, spec)
+    codes = gather_codes(heads.boxes, anchors, spec)
+    return ImageCandidates(logits, anchors, classes, codes, image_scale, image_size)
+
+
+# The steps, each as effd0 does it.
 
 
 def decoded(image: ImageCandidates, spec: ModelSpec) -> Boxes:
@@ -83,110 +83,222 @@ def decoded(image: ImageCandidates, spec: ModelSpec) -> Boxes:
     return decode_boxes(image.codes, anchor_boxes(spec)[image.anchors])
 
 
-def clipped(boxes: Boxes, image: ImageCandidates, spec: ModelSpec) -> Boxes:
+def clipped(boxes: Boxes, image: ImageCandidates) -> Boxes:
     """*boxes* clipped to the picture, in input pixels."""
-    del spec
     return clip_boxes(boxes, image.image_size, np.float32(image.image_scale))
 
 
-def suppressed(boxes: Boxes, image: ImageCandidates, spec: ModelSpec) -> Kept:
-    """What is left of the candidates by their *boxes*."""
-    return nms(boxes, image.classes, spec.nms_iou, spec.max_detections), None
+def suppressed(
+    boxes: Boxes,
+    image: ImageCandidates,
+    spec: ModelSpec,
+    *,
+    iou: float | None = None,
+    most: int | None = None,
+    candidates: int | None = None,
+    least: float = 0.0,
+) -> Indices:
+    """
+    Which candidates are kept by their *boxes*: *most* of them, above no overlap of *iou*.
+
+    Only the first *candidates* of score *least* or more are looked at.
+    """
+    # Candidates are in order, so those that reach the score stand first.
+    some = slice(int((sigmoid(image.logits) >= least).sum()) if candidates is None else candidates)
+    return nms(boxes[some], image.classes[some], iou or spec.nms_iou, most or spec.max_detections)
 
 
-def make(
+def make_detections(
     image: ImageCandidates,
     spec: ModelSpec,
     *,
     boxes: Callable[[ImageCandidates, ModelSpec], Boxes] = decoded,
-    clip: Callable[[Boxes, ImageCandidates, ModelSpec], Boxes] = clipped,
-    keep: Callable[[Boxes, ImageCandidates, ModelSpec], Kept] = suppressed,
+    clip: Callable[[Boxes, ImageCandidates], Boxes] = clipped,
+    keep: Callable[[Boxes, ImageCandidates, ModelSpec], Any] = suppressed,
 ) -> Found:
-    """Return detections as `postprocess` gives them, but for a step that is done otherwise."""
-    corners = clip(boxes(image, spec), image, spec)
-    kept, scores = keep(corners, image, spec)
-    logits = image.logits[kept]
+    """
+    Return detections as `postprocess` gives them, but for a step that is done otherwise.
+
+    *keep* gives the candidates that are kept, or these and their scores.
+    """
+    corners = clip(boxes(image, spec), image)
+    kept = keep(corners, image, spec)
+    kept, scores = kept if isinstance(kept, tuple) else (kept, sigmoid(image.logits[kept]))
     return Found(
         (corners[kept] * np.float32(image.image_scale)).astype(np.float64),
-        logits,
-        sigmoid(logits) if scores is None else scores,
+        image.logits[kept],
+        scores.astype(np.float64),
         image.classes[kept] + 1,
     )
 
 
-def as_xywh(boxes: Doubles) -> Doubles:
+def as_xywh(boxes: Fractions) -> Fractions:
     """Corners xyxy as COCO's x, y, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
 
 
-# Decoding and suppression.
+# Rows of a results file, planted and compared.
+
+
+class RowTolerance(NamedTuple):
+    """
+    How far a box's four numbers may be off, in pixels and as part of its size, and a score.
+
+    A fault explains rows if it leaves at most the share *explained* of them different, and at
+    most the part *fall* of those that differed without it: chance gives no such fall.
+    """
+
+    box: float
+    size: float
+    score: float
+    explained: float
+    fall: float
+
+
+#: Of the same heads: JSON rounded to one decimal leaves 0.05 pixels of a box, three decimals
+#: 0.0005 of a score.  No row differed so of ONNX Runtime's heads and torch's, and 0.5 % of heads
+#: stored in float16, measured 2026-11-25.
+EXACT = RowTolerance(box=0.06, size=0.0, score=6e-4, explained=0.05, fall=0.1)
+#: Of heads in another precision: with noise as of float16 arithmetic (2.2e-3 of the heads' norm)
+#: 8 % of the rows differed so, with 5e-3 16 %, and a float32 tolerance would have 85 %, measured
+#: 2026-11-25.
+NEAR = RowTolerance(box=1.5, size=0.03, score=0.02, explained=0.15, fall=0.25)
+
+
+def same_rows(
+    given: Fractions, wanted: Fractions, tolerance: RowTolerance, but: str = ""
+) -> tuple[Indices, Indices]:
+    """
+    Pair rows that are the same within *tolerance*, each at most once, the nearest scores first.
+
+    Both are tables of `FIELDS`, of which *but* names the one that may differ.
+    """
+    gap = np.abs(given[:, None, 4] - wanted[:, 4])
+    near = np.ones(gap.shape, bool)
+    if but != "classes":
+        near &= given[:, None, 5] == wanted[:, 5]
+    if but != "scores":
+        near &= gap <= tolerance.score + _RELATIVE * np.abs(wanted[:, 4])
+    rows, columns = np.nonzero(near)
+    if but != "boxes" and rows.size:
+        one, other = given[:, :4], wanted[:, :4]
+        reach = min(tolerance.box, _PART * float(np.abs(other).max()))
+        allowed = reach + tolerance.size * np.abs(other[:, 2:]).max(axis=1)
+        close = np.abs(one[rows] - other[columns]).max(axis=1) <= allowed[columns]
+        rows, columns = rows[close], columns[close]
+    return once_each(rows, columns, np.argsort(gap[rows, columns], kind="stable"))
+
+
+def count_different(
+    given: Fractions, wanted: Fractions, tolerance: RowTolerance, threshold: float, but: str = ""
+) -> tuple[int, int]:
+    """
+    Count the rows of both sides that have no like on the other, and the rows that count at all.
+
+    A row alone counts only if its score is above *threshold* by more than the tolerance: what is
+    below may be written or not.
+    """
+    pairs = same_rows(given, wanted, tolerance, but)
+    alone = sum(
+        int((np.delete(side[:, 4], paired) >= threshold + tolerance.score).sum())
+        for side, paired in zip((given, wanted), pairs, strict=True)
+    )
+    return alone, alone + 2 * len(pairs[0])
+
+
+class Trial:
+    """One image on which faults are planted: its candidates and the rows that were *given*."""
+
+    def __init__(self, image: ImageCandidates, given: Fractions, spec: ModelSpec) -> None:
+        self.image, self.given, self.spec = image, given, spec
+        # Suppression costs a hundred times what writing costs.
+        self._made = cache(lambda making: making(image, spec))
+
+    def rows(self, *faults: Hypothesis) -> Fractions:
+        """Return the rows of a results file with *faults*, of different parts."""
+        steps = {fault.part: fault.apply for fault in faults}
+        found: Found = self._made(steps.pop("make", make_detections))
+        table = np.column_stack([as_xywh(found.boxes), found.scores, found.classes])
+        for part, written in steps.items():
+            table[:, FIELDS[part]] = written(found, self.image, self.spec)
+        return table
+
+
+def share_different(
+    trials: Sequence[Trial], tolerance: RowTolerance, *faults: Hypothesis, but: str = ""
+) -> float:
+    """The share of rows that differ with *faults* planted; 1 where half of them are lost."""
+    counts = [
+        count_different(trial.given, trial.rows(*faults), tolerance, trial.spec.score_floor, but)
+        for trial in trials
+    ]
+    alone, counted = np.sum(counts, axis=0).tolist()
+    # Rows below the threshold do not count, but neither do they explain what was given.
+    if counted - alone < sum(len(trial.given) for trial in trials):
+        return 1.0
+    return float(alone / counted) if counted else 0.0
+
+
+# The catalogue: decoding and suppression.
+
+
+def keeping(name: str, inverse: str, keep: Callable[..., Any]) -> Hypothesis:
+    """Return the fault in suppression that keeps what *keep* does, see `make_detections`."""
+    return Hypothesis(name, inverse, partial(make_detections, keep=keep), "nms", "make")
+
+
+#: What suppression gets, for rows that are only looked up.
+ALL_KEPT = keeping("all", "", lambda *_: slice(None))
 
 
 def making_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
     """Return the faults in making detections that have no parameter, decoding first."""
     turned = replace(spec, aspect_ratios=tuple((h, w) for w, h in spec.aspect_ratios))
-    rows: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-        ("decode", "ty and tx of the codes swapped", "(tx, ty, th, tw) is decoded",
-         {"boxes": _coded(lambda codes: codes[:, [1, 0, 2, 3]])}),
-        ("decode", "th and tw of the codes swapped", "(ty, tx, tw, th) is decoded",
-         {"boxes": _coded(lambda codes: codes[:, [0, 1, 3, 2]])}),
-        ("decode", "x and y of the codes swapped", "(tx, ty, tw, th) is decoded",
-         {"boxes": _coded(lambda codes: codes[:, [1, 0, 3, 2]])}),
-        ("decode", "codes multiplied by variances", "codes are multiplied by 0.1, 0.1, 0.2, 0.2",
-         {"boxes": _coded(lambda codes: codes * np.array([0.1, 0.1, 0.2, 0.2], np.float32))}),
-        ("decode", "anchors around corners", "anchors are half a stride nearer the corner",
+    variances = np.array([0.1, 0.1, 0.2, 0.2], np.float32)
+
+    def coded(change: Callable[[Floats], Floats]) -> dict[str, Any]:
+        return {"boxes": lambda image, _: decoded(image._replace(codes=change(image.codes)), spec)}
+
+    rows: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("ty and tx of the codes swapped", "(tx, ty, th, tw) is decoded",
+         coded(lambda codes: codes[:, [1, 0, 2, 3]])),
+        ("th and tw of the codes swapped", "(ty, tx, tw, th) is decoded",
+         coded(lambda codes: codes[:, [0, 1, 3, 2]])),
+        ("x and y of the codes swapped", "(tx, ty, tw, th) is decoded",
+         coded(lambda codes: codes[:, [1, 0, 3, 2]])),
+        ("codes multiplied by variances", "codes are multiplied by 0.1, 0.1, 0.2, 0.2",
+         coded(lambda codes: codes * variances)),
+        ("anchors around corners", "anchors are half a stride nearer the corner",
          {"boxes": _cornered}),
-        ("decode", "boxes not clipped", "no box is clipped", {"clip": lambda boxes, *_: boxes}),
-        ("decode", "boxes clipped to the padded square",
+        ("boxes not clipped", "no box is clipped", {"clip": lambda boxes, _: boxes}),
+        ("boxes clipped to the padded square",
          "boxes are clipped to the network's input, not to the picture in it",
-         {"clip": lambda boxes, *_: np.clip(boxes, 0, spec.image_size)}),
-        ("nms", "no NMS", "the best candidates are all kept",
-         {"keep": lambda *_: (slice(spec.max_detections), None)}),
-        ("nms", "class-agnostic NMS", "boxes are suppressed by those of other classes too",
+         {"clip": lambda boxes, _: np.clip(boxes, 0, spec.image_size)}),
+        ("no NMS", "the best candidates are all kept",
+         {"keep": lambda *_: slice(spec.max_detections)}),
+        ("class-agnostic NMS", "boxes are suppressed by those of other classes too",
          {"keep": lambda boxes, image, _: suppressed(
-             boxes, replace(image, classes=np.zeros_like(image.classes)), spec)}),
-        ("nms", "best class only of each anchor", "of an anchor, the best class alone is taken",
+             boxes, image._replace(classes=np.zeros_like(image.classes)), spec)}),
+        ("best class only of each anchor", "of an anchor, the best class alone is taken",
          {"keep": _best_class}),
-        ("nms", "soft NMS (Gaussian): scores lowered where boxes overlap",
+        ("soft NMS (Gaussian): scores lowered where boxes overlap",
          "overlapping boxes are kept with scores lowered by a Gaussian",
          {"keep": partial(_soft, lower=lambda iou: np.exp(-(iou**2) / _SIGMA))}),
-        ("nms", "soft NMS (linear): scores lowered where boxes overlap",
+        ("soft NMS (linear): scores lowered where boxes overlap",
          "overlapping boxes are kept with scores lowered by 1 - IoU",
          {"keep": partial(_soft, lower=lambda iou: np.where(
              iou > spec.nms_iou, 1 - iou, np.float32(1)))}),
-        ("decode", "anchors with width and height exchanged", "the aspects are turned over",
+        ("anchors with width and height exchanged", "the aspects are turned over",
          {"boxes": lambda image, _: decoded(image, turned)}),
-        *(("decode", f"anchors of {scale:g} strides",
+        *((f"anchors of {scale:g} strides",
            f"anchors of {scale:g} strides, not {spec.anchor_scale:g}, are decoded from",
            {"boxes": lambda image, _, scale=scale: decoded(
                image, replace(spec, anchor_scale=scale))})
           for scale in (3.0, 1.0) if scale != spec.anchor_scale),
     )  # fmt: skip
-    for stage, name, inverse, step in rows:
-        yield Hypothesis(name, inverse, partial(make, **step), stage, "make")
-
-
-def with_spec(name: str, inverse: str, **changes: Any) -> Hypothesis:
-    """Return the fault in suppression of a spec with other values."""
-    return Hypothesis(
-        name, inverse, lambda image, spec: make(image, replace(spec, **changes)), "nms", "make"
-    )
-
-
-def with_candidates(
-    name: str, inverse: str, least: float = 0.0, most: int | None = None
-) -> Hypothesis:
-    """Return the fault of suppressing candidates of *least* score or more only, *most* of them."""
-
-    def made(image: ImageCandidates, spec: ModelSpec) -> Found:
-        # Candidates are in order, so those that reach the score stand first.
-        return make(image[: int((sigmoid(image.logits) >= least).sum())][:most], spec)
-
-    return Hypothesis(name, inverse, made, "nms", "make")
-
-
-def _coded(change: Callable[[Floats], Floats]) -> Callable[[ImageCandidates, ModelSpec], Boxes]:
-    return lambda image, spec: decoded(replace(image, codes=change(image.codes)), spec)
+    for name, inverse, step in rows:
+        stage = "nms" if "keep" in step else "decode"
+        yield Hypothesis(name, inverse, partial(make_detections, **step), stage, "make")
 
 
 def _cornered(image: ImageCandidates, spec: ModelSpec) -> Boxes:
@@ -197,15 +309,14 @@ def _cornered(image: ImageCandidates, spec: ModelSpec) -> Boxes:
     return decode_boxes(image.codes, moved[image.anchors])
 
 
-def _best_class(boxes: Boxes, image: ImageCandidates, spec: ModelSpec) -> Kept:
+def _best_class(boxes: Boxes, image: ImageCandidates, spec: ModelSpec) -> Indices:
     first = np.sort(np.unique(image.anchors, return_index=True)[1])
-    kept, _ = suppressed(boxes[first], image[first], spec)
-    return first[kept], None
+    return first[nms(boxes[first], image.classes[first], spec.nms_iou, spec.max_detections)]
 
 
 def _soft(
     boxes: Boxes, image: ImageCandidates, spec: ModelSpec, *, lower: Callable[[Floats], Floats]
-) -> Kept:
+) -> tuple[Indices, Floats]:
     """Scores lowered by overlap, not left out: Bodla et al. 2017."""
     left, keep, scores = sigmoid(image.logits), [], []
     for _ in range(min(spec.max_detections, left.size)):
@@ -213,13 +324,58 @@ def _soft(
         keep.append(best)
         scores.append(left[best])
         rivals = np.flatnonzero((image.classes == image.classes[best]) & (left >= 0))
-        box, others = boxes[best], boxes[rivals]
-        low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-        shared = np.prod(np.maximum(high - low, 0), axis=1)
-        areas = np.prod(others[:, 2:] - others[:, :2], axis=1) + np.prod(box[2:] - box[:2])
-        left[rivals] *= lower(shared / np.maximum(areas - shared, np.float32(1e-9)))
+        left[rivals] *= lower(box_iou(boxes[best : best + 1], boxes[rivals])[0])
         left[best] = -1
     return np.array(keep, np.int64), np.array(scores, np.float32)
+
+
+def fitted_making(
+    trials: Sequence[Trial], lowest: float, tolerance: RowTolerance
+) -> Iterator[Hypothesis]:
+    """
+    Faults in suppression with a parameter that the given rows tell: thresholds, caps, an IoU.
+
+    *lowest* is the lowest score of all that was given.
+    """
+    spec = trials[0].spec
+    if lowest > 2 * spec.score_floor:
+        reached = [score for score in _THRESHOLDS if score <= lowest + tolerance.score]
+        for score in (*reached[-1:], lowest - tolerance.score):
+            yield keeping(
+                f"score threshold {score:.3g}", f"scores below {score:.3g} are left out",
+                partial(suppressed, least=score),
+            )  # fmt: skip
+    most = max(len(trial.given) for trial in trials)
+    if most < spec.max_detections:
+        yield keeping(
+            f"at most {most} detections per image", f"the {most} best of an image are kept",
+            partial(suppressed, most=most),
+        )  # fmt: skip
+    for count in (count for count in _COUNTS if count < spec.max_candidates):
+        yield keeping(
+            f"only {count} candidates before NMS", f"the {count} best candidates are taken",
+            partial(suppressed, candidates=count),
+        )  # fmt: skip
+    # What was written otherwise besides must not hide which boxes were kept.
+    fitted = trials[:_FIT]
+    shares = {field: share_different(fitted, tolerance, but=field) for field in FIELDS}
+    but = min(shares, key=shares.__getitem__)
+    if not shares[but]:
+        return
+    nearest = spec.nms_iou
+    # The IoU that comes nearest, by twentieths and then by hundredths.
+    for step, reach in ((0.05, 8), (0.01, 4)):
+        ious = [round(nearest + step * n, 2) for n in range(-reach, reach + 1)]
+        faults = {
+            iou: keeping(
+                f"IoU threshold {iou:.2f}", f"boxes are suppressed above an IoU of {iou:.2f}",
+                partial(suppressed, iou=iou),
+            )
+            for iou in ious if 0 < iou < 1 and iou != spec.nms_iou
+        }  # fmt: skip
+        left = {iou: share_different(fitted, tolerance, faults[iou], but=but) for iou in faults}
+        nearest = min(left, key=left.__getitem__)
+    yield faults[nearest]
 
 
 # Writing.
@@ -273,34 +429,64 @@ def writing_hypotheses() -> Iterator[Hypothesis]:
          lambda f, *_: f.classes - 1),
         ("classes", "evaluate", "classes shifted up by one", "1 is added to each category id",
          lambda f, *_: f.classes + 1),
-        ("classes", "evaluate", "classes numbered 0 to 79",
-         "COCO's 80 categories are numbered without gaps, from 0",
-         lambda f, *_: _contiguous(f.classes)),
-        ("classes", "evaluate", "classes numbered 1 to 80",
-         "COCO's 80 categories are numbered without gaps, from 1",
-         lambda f, *_: _contiguous(f.classes) + 1),
+        # An id that is none of COCO's takes the number of the one before it.
+        *(("classes", "evaluate", f"classes numbered {first} to {first + 79}",
+           f"COCO's 80 categories are numbered without gaps, from {first}",
+           lambda f, *_, first=first: np.maximum(
+               np.searchsorted(_IDS, f.classes, side="right") - 1, 0) + first)
+          for first in (0, 1)),
         ("classes", "evaluate", "ids mapped from 80 to 90 a second time",
          "each id is taken for a number from 1 to 80",
          lambda f, *_: np.where(f.classes <= len(_IDS),
                                 _IDS[np.minimum(f.classes, len(_IDS)) - 1], f.classes)),
         ("scores", "decode", "sigmoid missing", "logits are written as scores",
-         lambda f, *_: f.logits.astype(np.float64)),
+         lambda f, *_: f.logits),
         ("scores", "decode", "sigmoid applied twice", "a second sigmoid is applied",
-         lambda f, *_: 1 / (1 + np.exp(-f.scores.astype(np.float64)))),
+         lambda f, *_: 1 / (1 + np.exp(-f.scores))),
         ("scores", "evaluate", "scores in percent", "scores are multiplied by 100",
-         lambda f, *_: f.scores.astype(np.float64) * 100),
+         lambda f, *_: f.scores * 100),
         ("scores", "evaluate", "scores rounded to 2 decimals",
-         "scores are rounded to 2 decimals", lambda f, *_: f.scores.astype(np.float64).round(2)),
+         "scores are rounded to 2 decimals", lambda f, *_: f.scores.round(2)),
     )  # fmt: skip
     for part, stage, name, inverse, apply in rows:
         yield Hypothesis(name, inverse, apply, stage, part)
 
 
-def with_boxes(name: str, inverse: str, change: Callable[[Doubles], Doubles]) -> Hypothesis:
-    """Return the fault in decoding of corners that *change* gives as x, y, width, height."""
-    return Hypothesis(name, inverse, lambda found, *_: change(found.boxes), "decode", "boxes")
+def fitted_boxes(trials: Sequence[Trial], tolerance: RowTolerance) -> Iterator[Hypothesis]:
+    """Boxes moved, grown or stretched alike in all images."""
+    parts = []
+    for trial in trials:
+        rows = trial.rows()
+        left, right = same_rows(trial.given, rows, tolerance, but="boxes")
+        parts.append(np.stack([rows[right, :4], trial.given[left, :4]]))
+    wanted, got = np.concatenate(parts, 1)
+    if not len(wanted):
+        return
 
+    def changed(name: str, inverse: str, change: Callable[[Fractions], Fractions]) -> Hypothesis:
+        return Hypothesis(name, inverse, lambda found, *_: change(found.boxes), "decode", "boxes")
 
-def _contiguous(classes: Indices) -> Indices:
-    """80 numbers from 0; an id that is none of COCO's takes the number of the one before it."""
-    return np.maximum(np.searchsorted(_IDS, classes, side="right") - 1, 0)
+    x, y, w, h = np.median(got - wanted, axis=0).round(2).tolist()
+    if max(abs(x), abs(y)) > _STILL:
+        moved = f"moved by ({x:.3g}, {y:.3g}) pixels"
+        yield changed(
+            f"boxes {moved}",
+            f"boxes are {moved}",
+            lambda boxes: as_xywh(boxes + np.tile((x, y), 2)),
+        )
+    if max(abs(w), abs(h)) > _STILL:
+        larger = f"({w:.3g}, {h:.3g})"
+        yield changed(
+            f"widths and heights larger by {larger} pixels",
+            f"{larger} is added to width and height",
+            lambda boxes: as_xywh(boxes) + np.array((0, 0, w, h)),
+        )
+    sides = wanted[:, 2:].min(axis=1) > 1
+    if sides.any():
+        across, down = np.median(got[sides, 2:] / wanted[sides, 2:], axis=0).tolist()
+        if min(across, down) > 0 and max(abs(across - 1), abs(down - 1)) > _UNSTRETCHED:
+            yield changed(
+                f"boxes multiplied by ({across:.4g}, {down:.4g})",
+                f"x are multiplied by {across:.4g} and y by {down:.4g}",
+                lambda boxes: as_xywh(boxes * [across, down, across, down]),
+            )

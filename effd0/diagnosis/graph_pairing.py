@@ -5,35 +5,42 @@ A graph is read as what it computes from images: its data nodes, and the constan
 Whatever does not depend on the values of an input is a constant here, be it stored or computed
 (the sides of a padding, from Shape): so a raw and a simplified export look alike.
 
-Nodes are paired by structure, by name, at last by value.  Rules stand in order of trust.  After
-each pair the strongest one is asked first again, so that a weak rule is used only where all
-stronger ones have nothing more to say.
+Every tensor is looked at in bounded memory: copies of the graph are given other outputs, a group
+at a time, and run in ONNX Runtime without any optimisation, so that no fusion hides a tensor.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import GraphError, require
+from ..errors import GraphError, RunnerError, require
 from ..graph.onnx_info import constants, fed_inputs, sides_of
 from ..runners.base import TensorInfo
+from ..types import Fractions
 
-#: What they give depends on the shape of their input, not on its values.
-_SHAPES_ONLY = ("Shape", "Size")
-#: What they read may stand in any order.
-COMMUTATIVE = ("Add", "Mul", "Max", "Min", "Sum", "Mean")
+Array = npt.NDArray[Any]
+#: Tensors of one image held at a time at first: 48 of the largest in a row of a D0 are 0.3 GB.
+GROUP = 48
+#: From then on as many as the last group's size lets expect to fit; never so many times more.
+BUDGET_BYTES, GROWTH = 300_000_000, 3.0
+#: Values of a tensor that are kept to recognise it by.
+SAMPLE = 4096
 #: Samples of a tensor as close as this are of one tensor; float16 on either side moves them more.
 SAME_SAMPLE, SAME_SAMPLE_FLOAT16 = 1e-3, 2e-2
 #: Of the nodes with a common name, so many must also read tensors of common names.
 NAMES_AGREE = 0.5
+#: What they give depends on the shape of their input, not on its values.
+_SHAPES_ONLY = ("Shape", "Size")
+#: What they read may stand in any order.
+COMMUTATIVE = ("Add", "Mul", "Max", "Min", "Sum", "Mean")
 
 
 @dataclass(frozen=True)
@@ -59,43 +66,54 @@ class Node:
         return self.outputs[0]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What is kept of a tensor: its shape, its dtype and some of its values, as float64."""
+class Seen(NamedTuple):
+    """What is kept of a tensor: its shape, its dtype and some of its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    sample: npt.NDArray[np.float64]
+    sample: Fractions
 
 
-@dataclass(frozen=True)
 class Network:
     """
-    A ``ModelProto`` and its data nodes in topological order.
+    A ``ModelProto`` and its data *nodes* in topological order.
 
     *values* are its constants and *seen* is what was seen of its data tensors, by name; both are
-    filled by a run on images.
+    filled by `observe`.  Raises `GraphError` if the model has no input for images.
     """
 
-    model: Any
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[str, ...]
-    nodes: tuple[Node, ...]
-    values: dict[str, npt.NDArray[Any]]
-    seen: dict[str, Seen] = field(default_factory=dict)
+    def __init__(self, model: Any) -> None:
+        helper = require("onnx.helper", extra="onnx")
+        self.model, self.values = model, constants(model)
+        self.outputs = [output.name for output in model.graph.output]
+        self.nodes: list[Node] = []
+        self.producer: dict[str, Node] = {}
+        self.seen: dict[str, Seen] = {}
+        self.inputs = []
+        for value in fed_inputs(model):
+            kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            self.inputs.append(TensorInfo(value.name, sides_of(value), np.dtype(kind)))
+        if not self.inputs:
+            raise GraphError("the model has no input, but images are to be fed; export it again")
+        data = {info.name for info in self.inputs}
+        for index, node in enumerate(model.graph.node):
+            if node.op_type in _SHAPES_ONLY or not data & set(node.input):
+                continue
+            given = {position: name for position, name in enumerate(node.input) if name}
+            made = Node(
+                index,
+                node.name or f"{node.op_type} #{index}",
+                node.op_type,
+                tuple(name for name in given.values() if name in data),
+                {position: name for position, name in given.items() if name not in data},
+                tuple(name for name in node.output if name),
+                {a.name: helper.get_attribute_value(a) for a in node.attribute},
+            )
+            self.nodes.append(made)
+            self.producer |= dict.fromkeys(made.outputs, made)
+            data |= set(made.outputs)
 
-    @cached_property
-    def producer(self) -> dict[str, Node]:
-        """The data node that gives each tensor."""
-        return {name: node for node in self.nodes for name in node.outputs}
-
-    @property
-    def computed(self) -> list[str]:
-        """The constants that are read but not stored: they are still to be measured."""
-        read = dict.fromkeys(name for node in self.nodes for name in node.constants.values())
-        return [name for name in read if name not in self.values]
-
-    def fingerprint(self, node: Node) -> Hashable:
+    def fingerprint(self, node: Node) -> bytes:
         """A digest of all that sets *node* apart but its data: weights and attributes."""
         digest = hashlib.sha256(repr(sorted(node.attributes.items())).encode())
         for position, name in node.constants.items():
@@ -104,187 +122,182 @@ class Network:
             digest.update(np.ascontiguousarray(value).tobytes())
         return digest.digest()
 
+    def observe(self, images: Array) -> None:
+        """Fill in what is `seen` on *images* and constants that are not stored; `RunnerError`."""
+        read = dict.fromkeys(name for node in self.nodes for name in node.constants.values())
+        if computed := [name for name in read if name not in self.values]:
+            self.values.update(zip(computed, self.run(computed, images), strict=True))
+        names = [node.output for node in self.nodes]
+        for name, (value,) in zip(names, each([(self, names)], images), strict=True):
+            flat = value.reshape(-1)
+            if flat.size > SAMPLE:
+                # The same places for all tensors of a size, or samples could not be compared.
+                flat = flat[np.random.default_rng(flat.size).integers(0, flat.size, SAMPLE)]
+            self.seen[name] = Seen(value.shape, value.dtype, flat.astype(np.float64))
 
-def network_of(model: Any) -> Network:
-    """Return the data nodes of *model*; raise `GraphError` if it has no input for images."""
-    helper = require("onnx.helper", extra="onnx")
-    inputs = tuple(
-        TensorInfo(
-            value.name,
-            sides_of(value),
-            np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
-        )
-        for value in fed_inputs(model)
-    )
-    if not inputs:
-        raise GraphError("the model has no input, but images are to be fed; export it again")
-    data, nodes = {info.name for info in inputs}, []
-    for index, node in enumerate(model.graph.node):
-        if node.op_type in _SHAPES_ONLY or not data & set(node.input):
-            continue
-        given = {position: name for position, name in enumerate(node.input) if name}
-        made = Node(
-            index,
-            node.name or f"{node.op_type} #{index}",
-            node.op_type,
-            tuple(name for name in given.values() if name in data),
-            {position: name for position, name in given.items() if name not in data},
-            tuple(name for name in node.output if name),
-            {a.name: helper.get_attribute_value(a) for a in node.attribute},
-        )
-        nodes.append(made)
-        data |= set(made.outputs)
-    outputs = tuple(output.name for output in model.graph.output)
-    return Network(model, inputs, outputs, tuple(nodes), constants(model))
+    def run(self, names: Sequence[str], images: Array) -> list[Array]:
+        """Values of the tensors *names* on *images*; raise `RunnerError`."""
+        ir, ort = require("onnx_ir", extra="onnx"), require("onnxruntime", extra="onnx")
+        info, wanted = self.inputs[0], list(dict.fromkeys(names))
+        whole = ir.from_proto(self.model)
+        part = ir.convenience.extract(whole.graph, [info.name], wanted)
+        functions = tuple(whole.functions.values())
+        copy = ir.to_proto(ir.Model(part, ir_version=whole.ir_version, functions=functions))
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Threads that spin between the many short runs take the core from whatever else runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(
+                copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            values = session.run(wanted, {info.name: images.astype(info.dtype)})
+        except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
+            raise RunnerError(
+                f"{self.model.graph.name or 'the model'} failed in ONNX Runtime on {images.shape} "
+                f"images: {error}; it has to run before it can be bisected"
+            ) from error
+        found = dict(zip(wanted, values, strict=True))
+        return [found[name] for name in names]
 
 
-@dataclass
+def each(sides: Sequence[tuple[Network, list[str]]], images: Array) -> Iterator[tuple[Array, ...]]:
+    """Values of the tensors at each place of the lists of *sides*, a group of places at a time."""
+    start, step = 0, max(1, GROUP // images.shape[0])
+    while start < len(sides[0][1]):
+        runs = [network.run(names[start : start + step], images) for network, names in sides]
+        yield from zip(*runs, strict=True)
+        size = sum(value.nbytes for value in runs[0])
+        start += step
+        step = max(1, int(step * min(GROWTH, BUDGET_BYTES / max(1, size))))
+
+
+# Which node of one graph is which of the other.
+
+Found = Iterable[tuple[Node, Node]]
+
+
 class Pairs:
-    """Nodes and tensors of *bad* and their partners in *good*, and by which rule."""
+    """
+    Nodes and tensors of *bad* and their partners in *good*, both observed, and by which rule.
 
-    bad: Network
-    good: Network
-    nodes: dict[int, Node] = field(default_factory=dict)
-    tensors: dict[str, str] = field(default_factory=dict)
-    rules: dict[int, str] = field(default_factory=dict)
-    taken: set[int] = field(default_factory=set)
-    close: dict[int, list[Node]] = field(default_factory=dict)
+    Nodes are paired by structure, by name, by value.  Rules stand in order of trust.  After each
+    pair the strongest one is asked first again, so that a weak rule is used only where all
+    stronger ones have nothing more to say.
+    """
 
-    def left(self) -> tuple[list[Node], list[Node]]:
+    def __init__(self, bad: Network, good: Network) -> None:
+        self.bad, self.good = bad, good
+        self.nodes: dict[int, Node] = {}
+        self.rules: dict[int, str] = {}
+        self.tensors = {bad.inputs[0].name: good.inputs[0].name}
+        self._taken: set[int] = set()
+        self._close: dict[int, list[Node]] = {}
+        rules: tuple[tuple[str, Callable[[], Found]], ...] = (
+            ("topology", partial(self._forward, exactly=True)),
+            *((("name", self._by_name),) if self._names_agree() else ()),
+            ("value", self._by_value),
+            ("topology", partial(self._forward, exactly=False)),
+            ("topology", self._backward),
+        )
+        while any(self._add(word, rule()) for word, rule in rules):
+            pass
+
+    def _add(self, word: str, found: Found) -> bool:
+        """Add what a rule *found*; whether that was anything."""
+        before = len(self.nodes)
+        for one, other in found:
+            if one.index not in self.nodes and other.index not in self._taken:
+                self.nodes[one.index], self.rules[one.index] = other, word
+                self._taken.add(other.index)
+                self.tensors.update(zip(one.outputs, other.outputs, strict=False))
+        return len(self.nodes) > before
+
+    def _left(self) -> tuple[list[Node], list[Node]]:
         """The nodes of both sides that have no partner yet."""
         return (
             [node for node in self.bad.nodes if node.index not in self.nodes],
-            [node for node in self.good.nodes if node.index not in self.taken],
+            [node for node in self.good.nodes if node.index not in self._taken],
         )
 
-    def alike(self, one: Node | None, other: Node | None) -> bool:
-        """Whether both are there, with one operator and one shape."""
-        if one is None or other is None or one.op != other.op:
-            return False
-        return self.bad.seen[one.output].shape == self.good.seen[other.output].shape
+    def _forward(self, *, exactly: bool) -> Found:
+        """The only node of its operator and shape, *exactly* of its weights, that reads these."""
+        known = set(self.tensors.values())
+        bad, good = (defaultdict[Hashable, list[Node]](list) for _ in range(2))
+        for side, network, left in zip(
+            (bad, good), (self.bad, self.good), self._left(), strict=True
+        ):
+            for node in left:
+                mine = network is self.bad
+                data = [self.tensors.get(name, "") if mine else name for name in node.data]
+                if known.issuperset(data):
+                    order = tuple(sorted(data) if node.op in COMMUTATIVE else data)
+                    own = network.fingerprint(node) if exactly else None
+                    side[node.op, network.seen[node.output].shape, order, own].append(node)
+        for key in bad.keys() & good.keys():
+            if len(bad[key]) == len(good[key]) == 1:
+                yield bad[key][0], good[key][0]
 
-
-Found = Iterable[tuple[Node, Node]]
-Rule = Callable[[Pairs], Found]
-
-
-def pair(bad: Network, good: Network) -> Pairs:
-    """Return the pairs of all nodes of *bad*, which was seen as *good* was, with a partner."""
-    pairs = Pairs(bad, good)
-    inputs = zip(bad.inputs, good.inputs, strict=True)
-    pairs.tensors.update({mine.name: theirs.name for mine, theirs in inputs})
-    # Equal names mean equal tensors only where what they are computed from has equal names too.
-    common = [(n, good.producer[n.output]) for n in bad.nodes if n.output in good.producer]
-    fed = {info.name for info in good.inputs}
-    agreed = [one.op == other.op and {*one.data} & {*other.data, *fed} for one, other in common]
-    names = sum(map(bool, agreed)) >= NAMES_AGREE * max(1, len(common))
-    rules = [(word, rule) for word, rule in RULES if names or word != "name"]
-    while any(_apply(pairs, word, rule) for word, rule in rules):
-        pass
-    return pairs
-
-
-def _apply(pairs: Pairs, word: str, rule: Rule) -> bool:
-    """Add what *rule* finds; whether that was anything."""
-    before = len(pairs.nodes)
-    for one, other in rule(pairs):
-        if one.index not in pairs.nodes and other.index not in pairs.taken:
-            pairs.nodes[one.index], pairs.rules[one.index] = other, word
-            pairs.taken.add(other.index)
-            pairs.tensors.update(zip(one.outputs, other.outputs, strict=False))
-    return len(pairs.nodes) > before
-
-
-def _forward(pairs: Pairs, *, exactly: bool) -> Found:
-    """
-    The only node of its operator and shape that reads these partners.
-
-    With *exactly* of these weights and attributes too.
-    """
-    known = set(pairs.tensors.values())
-    sides: list[dict[Hashable, list[Node]]] = []
-    for network, nodes in zip((pairs.bad, pairs.good), pairs.left(), strict=True):
-        groups: dict[Hashable, list[Node]] = defaultdict(list)
-        for node in nodes:
-            mine = network is pairs.bad
-            data = [pairs.tensors.get(name, "") if mine else name for name in node.data]
-            if known.issuperset(data):
-                order = tuple(sorted(data) if node.op in COMMUTATIVE else data)
-                own = network.fingerprint(node) if exactly else None
-                groups[node.op, network.seen[node.output].shape, order, own].append(node)
-        sides.append(groups)
-    bad, good = sides
-    for key in bad.keys() & good.keys():
-        if len(bad[key]) == len(good[key]) == 1:
-            yield bad[key][0], good[key][0]
-
-
-def _by_name(pairs: Pairs) -> Found:
-    """The same name, operator and shape."""
-    bad, good = pairs.left()
-    theirs = {node.output: node for node in good}
-    for node in bad:
-        other = theirs.get(node.output)
-        if other and pairs.alike(node, other):
-            yield node, other
-
-
-def _backward(pairs: Pairs) -> Found:
-    """What partners read at the same place, and what the same output shows."""
-    mine, theirs = pairs.bad.producer, pairs.good.producer
-
-    def alike(places: Iterable[tuple[str, str]]) -> Found:
-        for one, other in ((mine.get(a), theirs.get(b)) for a, b in places):
-            if one and other and pairs.alike(one, other):
+    def _alike(self, places: Iterable[tuple[str, str]]) -> Found:
+        """The nodes that give two tensors each, where they are of one operator and one shape."""
+        for mine, theirs in places:
+            one, other = self.bad.producer.get(mine), self.good.producer.get(theirs)
+            if one is None or other is None or one.op != other.op:
+                continue
+            if self.bad.seen[one.output].shape == self.good.seen[other.output].shape:
                 yield one, other
 
-    yield from alike(same_outputs(pairs))
-    # What was found on the way is in `pairs` already: one sweep goes up to the inputs.
-    for node in reversed(pairs.bad.nodes):
-        if node.index in pairs.nodes:
-            yield from alike(zip(node.data, pairs.nodes[node.index].data, strict=False))
+    def _names_agree(self) -> bool:
+        """Whether tensors of equal names are mostly computed from tensors of equal names."""
+        common = [(n, self.good.producer[n.output]) for n in self.bad.nodes
+                  if n.output in self.good.producer]  # fmt: skip
+        fed = self.good.inputs[0].name
+        agreed = [one.op == other.op and {*one.data} & {*other.data, fed} for one, other in common]
+        return sum(map(bool, agreed)) >= NAMES_AGREE * max(1, len(common))
 
+    def _by_name(self) -> Found:
+        """The same name, operator and shape."""
+        return self._alike((node.output, node.output) for node in self._left()[0])
 
-def same_outputs(pairs: Pairs) -> list[tuple[str, str]]:
-    """Outputs of both models that are the only ones of their shape, else those of equal name."""
-    bad, good = (
-        {name: side.seen[name].shape for name in side.outputs if name in side.seen}
-        for side in (pairs.bad, pairs.good)
-    )
-    mine, theirs = Counter(bad.values()), Counter(good.values())
-    shaped = [
-        (one, other)
-        for one, shape in bad.items()
-        for other, its in good.items()
-        if shape == its and mine[shape] == theirs[shape] == 1
-    ]
-    return shaped or [(n, n) for n in bad.keys() & good.keys() if bad[n] == good[n]]
+    def _backward(self) -> Found:
+        """What partners read at the same place, and what the same output shows."""
+        yield from self._alike(self.same_outputs())
+        # What was found on the way is there already: one sweep goes up to the inputs.
+        for node in reversed(self.bad.nodes):
+            if node.index in self.nodes:
+                yield from self._alike(zip(node.data, self.nodes[node.index].data, strict=False))
 
+    def same_outputs(self) -> list[tuple[str, str]]:
+        """Outputs of both models that are the only ones of their shape, else of equal name."""
+        bad, good = (
+            {name: side.seen[name].shape for name in side.outputs if name in side.seen}
+            for side in (self.bad, self.good)
+        )
+        mine, theirs = Counter(bad.values()), Counter(good.values())
+        shaped = [
+            (one, other)
+            for one, shape in bad.items()
+            for other, its in good.items()
+            if shape == its and mine[shape] == theirs[shape] == 1
+        ]
+        return shaped or [(n, n) for n in bad.keys() & good.keys() if bad[n] == good[n]]
 
-def _by_value(pairs: Pairs) -> Found:
-    """The same values, whatever gives them: the ends of blocks that were fused differently."""
-    bad, good = pairs.left()
-    for node in bad:
-        if node.index not in pairs.close:  # samples do not change, so they are compared once
-            mine, seen = pairs.bad.seen[node.output], pairs.good.seen
-            pairs.close[node.index] = [o for o in good if _same_values(mine, seen[o.output])]
-        close = [other for other in pairs.close[node.index] if other.index not in pairs.taken]
-        if len(close) == 1:
-            yield node, close[0]
+    def _by_value(self) -> Found:
+        """The same values, whatever gives them: the ends of blocks that were fused differently."""
+        bad, good = self._left()
 
+        def same(one: Seen, other: Seen) -> bool:
+            if one.shape != other.shape or not np.isfinite(one.sample).all():
+                return False
+            limit = SAME_SAMPLE_FLOAT16 if np.float16 in (one.dtype, other.dtype) else SAME_SAMPLE
+            size = float(np.linalg.norm(other.sample))
+            return size > 0 and float(np.linalg.norm(one.sample - other.sample)) <= limit * size
 
-def _same_values(one: Seen, other: Seen) -> bool:
-    if one.shape != other.shape or not np.isfinite(one.sample).all():
-        return False
-    limit = SAME_SAMPLE_FLOAT16 if np.float16 in (one.dtype, other.dtype) else SAME_SAMPLE
-    size = float(np.linalg.norm(other.sample))
-    return size > 0 and float(np.linalg.norm(one.sample - other.sample)) <= limit * size
-
-
-RULES: tuple[tuple[str, Rule], ...] = (
-    ("topology", partial(_forward, exactly=True)),
-    ("name", _by_name),
-    ("value", _by_value),
-    ("topology", partial(_forward, exactly=False)),
-    ("topology", _backward),
-)
+        for node in bad:
+            if node.index not in self._close:  # samples do not change, so they are compared once
+                mine, seen = self.bad.seen[node.output], self.good.seen
+                self._close[node.index] = [o for o in good if same(mine, seen[o.output])]
+            close = [other for other in self._close[node.index] if other.index not in self._taken]
+            if len(close) == 1:
+                yield node, close[0]

@@ -7,20 +7,20 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data.coco import NAMES
+from ..detection.postprocess import sigmoid
 from ..errors import HeadError
 from ..spec import ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
 from ..types import Floats, Indices, Tensors
 from .hypothesis import Diagnosis, Hypothesis, best
-from .precision import on_bfloat16, on_float16
 
 #: Relative L2 of a head that is as the reference: float32 in another order of sums differs by at
 #: most 2e-5 and outputs stored in float16 by 2e-4 or more, measured 2026-11-23 (see `precision`).
@@ -35,7 +35,7 @@ _DETAILS = 3
 #: Values of a slice that are looked at to find which slice of the reference it is.
 _SAMPLE = 4096
 #: Part of the values that has to lie on a grid of 16 bits: float32 does by chance, 1 in 3,000.
-_ON_GRID = 0.999
+ON_GRID = 0.999
 
 _FLOAT16_MAX = 65504.0
 KINDS = ("class", "box")
@@ -55,19 +55,9 @@ class Planted(NamedTuple):
     detail: str = ""
 
 
-#: Reference and candidate, both (N, channels, rows, columns), and the spec -> the reference with
-#: the fault; None where the fault cannot be, or would change nothing.
+#: Reference and candidate, both (N, anchors, classes or 4 coordinates, rows, columns), and the spec
+#: -> the reference with the fault; None where the fault cannot be, or would change nothing.
 Plant = Callable[[Floats, Floats, ModelSpec], Planted | None]
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """A fault that explains *heads*, and the error it leaves of the worst of them."""
-
-    fault: Hypothesis
-    details: tuple[str, ...]
-    heads: tuple[str, ...]
-    left: float
 
 
 def diagnose_heads(reference: Tensors, candidate: Tensors, spec: ModelSpec) -> Diagnosis | None:
@@ -89,23 +79,59 @@ def diagnose_heads(reference: Tensors, candidate: Tensors, spec: ModelSpec) -> D
     errors = {name: _error(reference[name], candidate[name]) for name in reference}
     least = max(CLEAN, min(_MINOR * max(errors.values()), EXPLAINED))
     wrong = [name for name, error in errors.items() if error > least]
-    clean = _clean({name: error for name, error in errors.items() if name not in wrong}, errors)
-    found = []
-    for kind, names in zip(KINDS, (spec.class_names, spec.box_names), strict=True):
-        heads = {n: (reference[n], candidate[n], errors[n]) for n in names if n in wrong}
-        if heads and (finding := _finding(kind, heads, spec)) is not None:
-            found.append(finding)
-    if found:
-        return _combined(found, errors, wrong, clean)
-    # Where some heads differ and the others are clean, it is known where the fault lies.
-    left = max((error for name, error in errors.items() if name not in wrong), default=np.inf)
-    if not wrong or not left <= FALL * min(errors[name] for name in wrong):
-        return None
-    where = _shown(wrong, errors)
+    others = {name: error for name, error in errors.items() if error <= least}
+    most = max(others.values(), default=np.inf)
+    be = "is" if len(others) == 1 else "are"
+    said = f"{be} clean" if most <= CLEAN else f"differ by at most {most:.2g}"
+    clean = f"; {_in_words(others, errors)} {said}" if others else ""
+    # As (N, anchors, classes or coordinates, rows, columns).
+    wanted, got = (
+        {n: h.reshape(len(h), spec.anchors_per_cell, -1, *h.shape[2:]) for n, h in side.items()}
+        for side in (reference, candidate)
+    )
+    details: dict[str, str] = {}
+
+    def error_with(fault: Hypothesis, heads: Sequence[str]) -> float:
+        left = 0.0
+        # The smallest first: most faults leave it as it is.
+        for name in sorted(heads, key=lambda name: reference[name].size):
+            planted: Planted | None = fault.apply(wanted[name], got[name], spec)
+            after = np.inf if planted is None else _error(planted.wanted, planted.got)
+            if planted is None or not after <= FALL * errors[name]:
+                return np.inf
+            details[name] = planted.detail
+            left = max(left, after)
+        return left
+
+    found: dict[Hypothesis, list[str]] = {}
+    left = 0.0
+    for kind in KINDS:
+        heads = [name for name in wrong if name.startswith(kind)]
+        faults = [fault for fault in HEAD_HYPOTHESES if heads and fault.part in ("", kind)]
+        one = best(faults, partial(error_with, heads=heads), EXPLAINED, enough=EXPLAINED)
+        if one is not None:
+            found.setdefault(one[0], []).extend(heads)
+            left = max(left, one[1])
+    if not found:
+        # Where some heads differ and the others are clean, it is known where the fault lies.
+        if not wrong or not most <= FALL * min(errors[name] for name in wrong):
+            return None
+        where = _in_words(wrong, errors)
+        explanation = f"{where} {'is' if len(wrong) == 1 else 'are'} left out{clean}"
+        worst = max(errors[name] for name in wrong)
+        return Diagnosis(f"a fault in {where} alone", explanation, worst, most)
+    explanations = []
+    for fault, heads in found.items():
+        known = [*dict.fromkeys(details[name] for name in heads)]
+        shown = " or ".join([*known[:_DETAILS], *["..."] * (len(known) > _DETAILS)])
+        explanations.append(f"{fault.inverse.format(shown)}, in {_in_words(heads, errors)}")
+    explained = [name for heads in found.values() for name in heads]
+    unexplained = [name for name in wrong if name not in explained]
+    rest = f"; {_in_words(unexplained, errors)} differ otherwise" if unexplained else ""
     return Diagnosis(
-        f"a fault in {where} alone",
-        f"{where} {'is' if len(wrong) == 1 else 'are'} left out{clean}",
-        max(errors[name] for name in wrong),
+        " and ".join(fault.name for fault in found),
+        " and ".join(explanations) + rest + clean,
+        max(errors[name] for name in explained),
         left,
     )
 
@@ -115,72 +141,9 @@ def _error(wanted: Floats, got: Floats) -> float:
     return compare_tensors({"head": wanted}, {"head": got})[0].relative_l2
 
 
-def _finding(
-    kind: str, heads: Mapping[str, tuple[Floats, Floats, float]], spec: ModelSpec
-) -> _Finding | None:
-    """The first fault that explains all *heads*: reference, candidate and error, of one *kind*."""
-    details: dict[str, str] = {}
-
-    def error_with(fault: Hypothesis) -> float:
-        left = 0.0
-        # The smallest first: most faults leave it as it is.
-        for name, (reference, candidate, before) in sorted(
-            heads.items(), key=lambda item: item[1][0].size
-        ):
-            planted: Planted | None = fault.apply(reference, candidate, spec)
-            after = np.inf if planted is None else _error(planted.wanted, planted.got)
-            if planted is None or not after <= FALL * before:
-                return np.inf
-            details[name] = planted.detail
-            left = max(left, after)
-        return left
-
-    faults = (fault for fault in HEAD_HYPOTHESES if fault.part in ("", kind))
-    found = best(faults, error_with, EXPLAINED, enough=EXPLAINED)
-    if found is None:
-        return None
-    return _Finding(found[0], tuple(details[name] for name in heads), tuple(heads), found[1])
-
-
-def _combined(
-    found: list[_Finding], errors: dict[str, float], wrong: list[str], clean: str
-) -> Diagnosis:
-    """One diagnosis of what explains the class heads and what explains the box heads."""
-    explained = [name for finding in found for name in finding.heads]
-    left = max(finding.left for finding in found)
-    if len({finding.fault for finding in found}) == 1:
-        details = tuple(detail for finding in found for detail in finding.details)
-        found = [_Finding(found[0].fault, details, tuple(explained), left)]
-    explanations = []
-    for finding in found:
-        details = tuple(dict.fromkeys(finding.details))
-        shown = " or ".join((*details[:_DETAILS], *(["..."] if len(details) > _DETAILS else [])))
-        explanations.append(f"{finding.fault.inverse.format(shown)}, in "
-                            f"{_shown(finding.heads, errors)}")  # fmt: skip
-    unexplained = [name for name in wrong if name not in explained]
-    rest = f"; {_shown(unexplained, errors)} differ otherwise" if unexplained else ""
-    return Diagnosis(
-        " and ".join(finding.fault.name for finding in found),
-        " and ".join(explanations) + rest + clean,
-        max(errors[name] for name in explained),
-        left,
-    )
-
-
-def _clean(clean: Mapping[str, float], every: Iterable[str]) -> str:
-    """What is known of the heads that have no fault, by their errors."""
-    if not clean:
-        return ""
-    most = max(clean.values())
-    if most > CLEAN:
-        return f"; {_shown(list(clean), every)} differ by at most {most:.2g}"
-    return f"; {_shown(list(clean), every)} {'is' if len(clean) == 1 else 'are'} clean"
-
-
-def _shown(heads: Sequence[str], every: Iterable[str]) -> str:
+def _in_words(heads: Collection[str], every: Collection[str]) -> str:
     """The *heads* of *every* head in few words: all of them, all of a kind or of some levels."""
-    every = list(every)
-    if set(heads) == set(every):
+    if len(heads) == len(every):
         return "all heads"
     groups = []
     for kind in KINDS:
@@ -193,23 +156,9 @@ def _shown(heads: Sequence[str], every: Iterable[str]) -> str:
 # The catalogue.  First, how values may have come to other places.
 
 
-def _by_anchor(head: Floats, spec: ModelSpec) -> Floats:
-    """Return *head* as (N, anchors, classes or 4 coordinates, rows, columns)."""
-    return head.reshape(len(head), spec.anchors_per_cell, -1, *head.shape[2:])
-
-
-def _whole(change: Callable[[Floats], Floats]) -> Plant:
+def _changed(change: Callable[[Floats], Floats]) -> Plant:
     """A *change* that needs to know nothing but the reference."""
-    return lambda reference, candidate, _: Planted(change(reference), candidate)
-
-
-def _per_anchor(change: Callable[[Floats], Floats]) -> Plant:
-    """A *change* of what `_by_anchor` gives."""
-
-    def plant(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted:
-        return Planted(change(_by_anchor(reference, spec)).reshape(reference.shape), candidate)
-
-    return plant
+    return lambda wanted, got, _: Planted(change(wanted).reshape(got.shape), got)
 
 
 def _order(reference: Floats, candidate: Floats, axis: int) -> Indices | None:
@@ -224,20 +173,18 @@ def _order(reference: Floats, candidate: Floats, axis: int) -> Indices | None:
     return None if np.array_equal(order, np.arange(len(order))) else order
 
 
-def _rows(kind: str) -> Plant:
+def _row_order(kind: str) -> Plant:
     """Rows of the batch in any order, if it is of *kind*: shifted, permuted or repeated."""
 
-    def plant(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
-        order = _order(reference, candidate, axis=0)
+    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
+        order = _order(wanted, got, axis=0)
         if order is None:
             return None
-        count = len(order)
-        steps = set(((order - np.arange(count)) % count).tolist())
-        found = "shifted" if steps in ({1}, {count - 1}) else "permuted"
-        if len(set(order.tolist())) < count:
+        steps = set(((order - np.arange(len(order))) % len(order)).tolist())
+        found = "shifted" if steps in ({1}, {len(order) - 1}) else "permuted"
+        if len(set(order.tolist())) < len(order):
             found = "repeated"
-        detail = ", ".join(map(str, order))
-        return Planted(reference[order], candidate, detail) if found == kind else None
+        return Planted(wanted[order], got, ", ".join(map(str, order))) if found == kind else None
 
     return plant
 
@@ -245,10 +192,8 @@ def _rows(kind: str) -> Plant:
 def _slid(axis: int, *, later: bool) -> Plant:
     """Rows (axis 0) or classes (axis 2) one place on; of that at the end nothing is said."""
 
-    def plant(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted | None:
-        wanted, got = (
-            np.moveaxis(_by_anchor(side, spec), axis, 0) for side in (reference, candidate)
-        )
+    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
+        wanted, got = np.moveaxis(wanted, axis, 0), np.moveaxis(got, axis, 0)
         if len(wanted) == 1:
             return None
         return Planted(wanted[:-1], got[1:]) if later else Planted(wanted[1:], got[:-1])
@@ -256,47 +201,32 @@ def _slid(axis: int, *, later: bool) -> Plant:
     return plant
 
 
-def _anchors(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted | None:
-    wanted = _by_anchor(reference, spec)
-    order = _order(wanted, _by_anchor(candidate, spec), axis=1)
+def _anchors(wanted: Floats, got: Floats, spec: ModelSpec) -> Planted | None:
+    order = _order(wanted, got, axis=1)
     if order is None:
         return None
     # Orders of a cell's anchors that have a cause.
-    shape = (spec.scales_per_octave, len(spec.aspect_ratios))
-    grid = np.arange(spec.anchors_per_cell).reshape(shape)
+    grid = np.arange(spec.anchors_per_cell).reshape(spec.scales_per_octave, -1)
     causes = {
         "scales and aspects exchanged": grid.T,
         "all reversed": grid[::-1, ::-1],
         "scales reversed": grid[::-1],
         "aspects reversed": grid[:, ::-1],
-        "the last two aspects exchanged": grid[:, [*range(shape[1] - 2), -1, -2]],
+        "the last two aspects exchanged": grid[:, [*range(grid.shape[1] - 2), -1, -2]],
     }
     cause = [f" ({name})" for name, known in causes.items() if (known.ravel() == order).all()]
-    detail = "".join([", ".join(map(str, order)), *cause[:1]])
-    return Planted(wanted[:, order].reshape(reference.shape), candidate, detail)
+    return Planted(wanted[:, order], got, "".join([", ".join(map(str, order)), *cause[:1]]))
 
 
-def _mapped_classes(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted | None:
+def _mapped_classes(wanted: Floats, got: Floats, spec: ModelSpec) -> Planted | None:
     """The 80 categories in a row, as other tools number them; the last channels are left out."""
     ids = np.array(sorted(NAMES)) - 1
     if spec.num_classes <= ids[-1]:
         return None
-    wanted, got = _by_anchor(reference, spec), _by_anchor(candidate, spec)
     return Planted(wanted[:, :, ids], got[:, :, : len(ids)])
 
 
-def _from_nhwc(head: Floats) -> Floats:
-    rows, channels, height, width = head.shape
-    return head.reshape(rows, height, width, channels).transpose(0, 3, 1, 2)
-
-
 # Then, how values may have been changed in their places.
-
-
-def _sigmoid(head: Floats) -> Floats:
-    with np.errstate(over="ignore"):
-        scores = 1 / (1 + np.exp(-head))
-    return np.asarray(scores, head.dtype)
 
 
 def _softmax(head: Floats) -> Floats:
@@ -305,69 +235,79 @@ def _softmax(head: Floats) -> Floats:
     return sums
 
 
-def _stuck(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
-    first = candidate.flat[0]
-    if not np.isfinite(first) or candidate.min() != candidate.max():
+def _stuck(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
+    first = got.flat[0]
+    if not np.isfinite(first) or got.min() != got.max():
         return None
-    return Planted(np.full_like(reference, first), candidate, f"{first + 0.0:.3g}")
+    return Planted(np.full_like(wanted, first), got, f"{first + 0.0:.3g}")
 
 
 def _scaled(axes: tuple[int, ...]) -> Plant:
-    """One factor for all that lies along *axes* of `_by_anchor`, by least squares."""
+    """One factor for all that lies along *axes*, by least squares."""
 
-    def plant(reference: Floats, candidate: Floats, spec: ModelSpec) -> Planted:
-        wanted, got = (_by_anchor(side, spec).astype(np.float64) for side in (reference, candidate))
+    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted:
+        one = wanted.astype(np.float64)
         with np.errstate(all="ignore"):
-            factors = (wanted * got).sum(axis=axes, keepdims=True)
-            factors /= (wanted * wanted).sum(axis=axes, keepdims=True)
-        detail = ", ".join(f"{factor:.3g}" for factor in factors.ravel())
-        return Planted((wanted * factors).reshape(reference.shape), candidate, detail)
+            factors = (one * got).sum(axis=axes, keepdims=True)
+            factors /= (one * one).sum(axis=axes, keepdims=True)
+        return Planted(one * factors, got, ", ".join(f"{factor:.3g}" for factor in factors.ravel()))
 
     return plant
 
 
-def _raised(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+def _raised(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
     with np.errstate(all="ignore"):
-        constant = np.mean(candidate - reference, dtype=np.float64)
+        constant = np.mean(got - wanted, dtype=np.float64)
     if not np.isfinite(constant):
         return None
-    return Planted(reference + np.float32(constant), candidate, f"{constant:.3g}")
+    return Planted(wanted + np.float32(constant), got, f"{constant:.3g}")
 
 
 def _left_out(bad: Callable[[Floats], Mask]) -> Plant:
     """The values that are *bad* say nothing; at least half of a head has to be left."""
 
-    def plant(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
-        lost = bad(candidate)
+    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
+        lost = bad(got)
         if not 0 < lost.sum() <= lost.size / 2:
             return None
-        return Planted(reference[~lost], candidate[~lost], f"{lost.mean():.1%}")
+        return Planted(wanted[~lost], got[~lost], f"{lost.mean():.1%}")
 
     return plant
 
 
-def _clipped(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+def _clipped(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
     """Cut off where the candidate ends, if more than one value lies at that end."""
-    low, high = candidate.min(), candidate.max()
+    low, high = got.min(), got.max()
     ends = {
-        f"from {low:.4g}": np.count_nonzero(candidate == low) > 1,
-        f"to {high:.4g}": low < high and np.count_nonzero(candidate == high) > 1,
+        f"from {low:.4g}": np.count_nonzero(got == low) > 1,
+        f"to {high:.4g}": low < high and np.count_nonzero(got == high) > 1,
     }
     if not np.isfinite([low, high]).all() or not any(ends.values()):
         return None
-    detail = " ".join(end for end, reached in ends.items() if reached)
-    return Planted(reference.clip(low, high), candidate, detail)
+    return Planted(wanted.clip(low, high), got, " ".join(end for end in ends if ends[end]))
+
+
+def on_bfloat16(head: Floats) -> Mask:
+    """Which values have nothing in the 16 bits of mantissa that bfloat16 lacks."""
+    bits = np.ascontiguousarray(head, np.float32).view(np.uint32)
+    return np.asarray((bits & 0xFFFF) == 0)
+
+
+def on_float16(head: Floats) -> Mask:
+    """Which values are those of a float16."""
+    with np.errstate(over="ignore"):
+        return np.asarray(head.astype(np.float16) == head)
 
 
 def _stored(step: Callable[[Floats], Floats], on_grid: Callable[[Floats], Mask]) -> Plant:
     """On the grid, and no further from the reference than a *step* of the grid."""
 
-    def plant(reference: Floats, candidate: Floats, _: ModelSpec) -> Planted | None:
+    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
         with np.errstate(all="ignore"):
-            if on_grid(candidate).mean() < _ON_GRID:
+            if on_grid(got).mean() < ON_GRID:
                 return None
-            room = step(candidate)
-            return Planted(reference + (candidate - reference).clip(-room, room), candidate)
+            room = step(got)
+            return Planted(wanted + (got - wanted).clip(-room, room), got)
 
     return plant
 
@@ -390,26 +330,26 @@ _TOO = "the reference goes through one too"
 HEAD_HYPOTHESES = tuple(
     Hypothesis(name, inverse, plant, "runner", kind)
     for kind, name, inverse, plant in (
-        ("", "batch rows shifted by one", _TAKEN, _rows("shifted")),
-        ("", "batch rows permuted", _TAKEN, _rows("permuted")),
-        ("", "batch rows repeated", _TAKEN, _rows("repeated")),
+        ("", "batch rows shifted by one", _TAKEN, _row_order("shifted")),
+        ("", "batch rows permuted", _TAKEN, _row_order("permuted")),
+        ("", "batch rows repeated", _TAKEN, _row_order("repeated")),
         ("", "batch rows shifted by one",
          "row 0 is left out and each other one compared with the row before", _slid(0, later=True)),
         ("", "batch rows shifted by one",
          "the last row is left out and each other one compared with the row after",
          _slid(0, later=False)),
         ("box", "box x and y swapped", "(tx, ty, tw, th) is read",
-         _per_anchor(lambda a: a[:, :, [1, 0, 3, 2]])),
+         _changed(lambda a: a[:, :, [1, 0, 3, 2]])),
         ("box", "box h and w swapped", "(ty, tx, tw, th) is read",
-         _per_anchor(lambda a: a[:, :, [0, 1, 3, 2]])),
+         _changed(lambda a: a[:, :, [0, 1, 3, 2]])),
         ("box", "box centre x and y swapped", "(tx, ty, th, tw) is read",
-         _per_anchor(lambda a: a[:, :, [1, 0, 2, 3]])),
+         _changed(lambda a: a[:, :, [1, 0, 2, 3]])),
         ("box", "box centre and size swapped", "(th, tw, ty, tx) is read",
-         _per_anchor(lambda a: a[:, :, [2, 3, 0, 1]])),
+         _changed(lambda a: a[:, :, [2, 3, 0, 1]])),
         ("", "anchors of a cell reordered", "the reference's anchors are taken in the order {}",
          _anchors),
         ("", "anchors laid out last", "channels run over anchors within each class or coordinate",
-         _per_anchor(lambda a: a.swapaxes(1, 2))),
+         _changed(lambda a: a.swapaxes(1, 2))),
         ("class", "class channels shifted up by one",
          "each class is read one channel later, as behind a background class",
          _slid(2, later=True)),
@@ -418,20 +358,21 @@ HEAD_HYPOTHESES = tuple(
         ("class", "classes mapped from 90 to 80",
          "the 80 categories are read without the unused ids between", _mapped_classes),
         ("", "rows and columns transposed", "the reference is transposed too",
-         _whole(lambda head: head.swapaxes(2, 3))),
+         _changed(lambda head: head.swapaxes(3, 4))),
         ("", "flipped left to right", "the reference is flipped too",
-         _whole(lambda head: head[..., ::-1])),
+         _changed(lambda head: head[..., ::-1])),
         ("", "flipped top to bottom", "the reference is flipped too",
-         _whole(lambda head: head[:, :, ::-1])),
+         _changed(lambda head: head[..., ::-1, :])),
         ("", "NHWC data in NCHW shape", "it is read as NHWC",
-         _whole(lambda head: head.transpose(0, 2, 3, 1).reshape(head.shape))),
+         _changed(lambda head: head.transpose(0, 3, 4, 1, 2))),
         ("", "NCHW data taken for NHWC", "the reference is transposed from NHWC too",
-         _whole(_from_nhwc)),
+         _changed(lambda head: np.moveaxis(
+             head.reshape(len(head), *head.shape[3:], -1), 3, 1))),
         ("", "stuck at one value", "every value of the reference is {}", _stuck),
         ("", "saturated at 65504", _LEFT_OUT, _left_out(lambda head: np.abs(head) == _FLOAT16_MAX)),
         ("", "not finite", _LEFT_OUT, _left_out(lambda head: ~np.isfinite(head))),
-        ("class", "logits already through a sigmoid", _TOO, _whole(_sigmoid)),
-        ("class", "logits already through a softmax", _TOO, _per_anchor(_softmax)),
+        ("class", "logits already through a sigmoid", _TOO, _changed(sigmoid)),
+        ("class", "logits already through a softmax", _TOO, _changed(_softmax)),
         ("", "stored in bfloat16", "the reference is too", _stored(_bfloat16, on_bfloat16)),
         ("", "stored in float16", "the reference is too", _stored(_half_float16, on_float16)),
         ("box", "boxes scaled", "(ty, tx, th, tw) of the reference are times {}",

@@ -8,7 +8,7 @@ question, or the reference network can be run on it where only the heads are kno
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from ..errors import ResultError
 from ..results.check import Broken
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import compare_tensors
-from ..tensors.inputs import InputFiles, open_inputs
+from ..tensors.inputs import open_inputs
 from ..tensors.manifest import listed
 from ..tolerances import INPUTS
-from ..types import Floats, Pixels, Tensor, Tensors
+from ..types import Floats, Fractions, Pixels, Tensor, Tensors
 from .heads import CLEAN, EXPLAINED, FALL
 from .hypothesis import Diagnosis, Hypothesis, best
 
@@ -51,17 +51,17 @@ FIRST, EVERY = 20, 50
 #: How many wrong inputs are diagnosed.
 DIAGNOSED = 5
 
-Resize = Callable[[Image.Image, tuple[int, int]], Image.Image]
 #: Network input, (1, 3, size, size) -> heads by the spec's names, as the reference computes them.
 Infer = Callable[[Tensor], Tensors]
+#: Sides wanted and there -> the part that each pixel there has in each one wanted, (wanted, there).
+Weights = Callable[[int, int], Fractions]
 
 
-@dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """One image file *path* and the *spec* it is fed to; what is read from it is read once."""
 
-    path: Path
-    spec: ModelSpec
+    def __init__(self, path: Path, spec: ModelSpec) -> None:
+        self.path, self.spec = path, spec
 
     @cached_property
     def image(self) -> Image.Image:
@@ -72,6 +72,11 @@ class Picture:
     def pixels(self) -> Pixels:
         """The picture in the square, (size, size, 3) uint8, as effd0 puts it there."""
         return letterbox(self.image, self.spec)[0]
+
+    @property
+    def planes(self) -> Floats:
+        """The picture in the square, (3, size, size) float32, from 0 to 255."""
+        return self.pixels.transpose(2, 0, 1).astype(np.float32)
 
     @cached_property
     def tensor(self) -> Tensor:
@@ -118,14 +123,14 @@ def diagnose_input(path: Path, given: Floats, spec: ModelSpec) -> Diagnosis | No
             f"the input of {path.name} is {given.shape}, but {spec.input_shape} was wanted; "
             "write it again"
         )
-    picture = Picture(path, spec)
-    before = _relative_error(given, picture.tensor)
+    file = ImageFile(path, spec)
+    before = _relative_error(given, file.tensor)
     if not SAME < before < np.inf:
         return None
-    levels = max(int(np.ptp(picture.pixels)), 1)
+    levels = max(int(np.ptp(file.pixels)), 1)
 
     def error_with(hypothesis: Hypothesis) -> float:
-        remade = hypothesis.apply(picture)
+        remade = hypothesis.apply(file)
         # One grey level in the unit of this fault, by how far its values spread.
         level = ROUNDING * float(np.ptp(remade)) / levels
         # Most faults miss by far: some rows say so, at little cost.
@@ -147,17 +152,17 @@ def diagnose_input_of(
     was right and its input was not.  None where the heads are right or no fault fits.  Raises
     `ImageError` for an image that cannot be read.
     """
-    picture = Picture(path, spec)
+    file = ImageFile(path, spec)
 
     def error_of(tensor: Floats) -> float:
         feed = np.ascontiguousarray(tensor, np.float32)[None]
         return max(diff.relative_l2 for diff in compare_tensors(infer(feed), heads))
 
-    before = error_of(picture.tensor)
+    before = error_of(file.tensor)
     if not CLEAN < before < np.inf:
         return None
     limit = min(EXPLAINED, FALL * before)
-    found = best(input_hypotheses(spec), lambda h: error_of(h.apply(picture)), limit)
+    found = best(input_hypotheses(spec), lambda h: error_of(h.apply(file)), limit)
     return _diagnosis(found, before, "input ")
 
 
@@ -165,15 +170,17 @@ def diagnose_order(
     samples: Sequence[Sample], thumbnails: Sequence[Floats], spec: ModelSpec
 ) -> Diagnosis | None:
     """
-    Name how the inputs, whose `thumbnail`s are given, are out of the order of *samples*.
+    Name how the inputs, whose `block_means` are given, are out of the order of *samples*.
 
     Tried are shifts by one in either direction, reversed order and one image for all.  None where
     the order is right or none fits.  Raises `ImageError` for an image that cannot be read.
     """
     given = np.stack(thumbnails)
-    own = np.stack([thumbnail(Picture(sample.path, spec).tensor) for sample in samples])
+    own = np.stack([block_means(ImageFile(sample.path, spec).tensor) for sample in samples])
     places, count = np.arange(len(samples)), len(samples)
     before = _relative_error(given, own)
+    if before <= SAME_THUMBNAIL:
+        return None
     orders = {
         "images shifted by one (each holds the next)": places + 1,
         "images shifted by one (each holds the one before)": places - 1,
@@ -182,23 +189,19 @@ def diagnose_order(
     }
 
     def error_with(hypothesis: Hypothesis) -> float:
-        order = hypothesis.apply()
+        order = orders[hypothesis.name]
         # What was shifted out at an end is not of these images.
         inside = (order >= 0) & (order < count)
         if inside.sum() < min(count, 2):
             return np.inf
         return _relative_error(given[inside], own[order[inside]])
 
-    if before <= SAME_THUMBNAIL:
-        return None
-    hypotheses = [
-        Hypothesis(name, "each is compared with that image", lambda order=order: order)
-        for name, order in orders.items()
-    ]
+    inverse = "each is compared with that image"
+    hypotheses = [Hypothesis(name, inverse, orders.get) for name in orders]
     return _diagnosis(best(hypotheses, error_with, SAME_THUMBNAIL), before)
 
 
-def thumbnail(tensor: Floats) -> Floats:
+def block_means(tensor: Floats) -> Floats:
     """The means of blocks of *tensor* (3, size, size), (3, 16, 16): they tell images apart."""
     side = tensor.shape[-1] // THUMBNAIL
     blocks = tensor.astype(np.float32).reshape(3, THUMBNAIL, side, THUMBNAIL, side)
@@ -232,43 +235,37 @@ def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[Br
         given: npt.NDArray[Any] = inputs.read(files[sample.path.stem])
         return normalize(given, spec) if given.dtype == np.uint8 else given.astype(np.float32)
 
+    def difference(sample: Sample) -> str | None:
+        """How the given input of *sample* differs from effd0's own; None where it is right."""
+        given = inputs.read(files[sample.path.stem])
+        own = preprocess(sample.path, spec, normalized=inputs.dtype != np.uint8).tensor
+        wanted = own.astype(inputs.dtype, copy=False)
+        if np.array_equal(given, wanted):
+            return None
+        differences = np.abs(given.astype(np.float64) - wanted)
+        worst = np.unravel_index(np.argmax(differences), differences.shape)
+        allowed = 0.0 if inputs.manifest is not None else INPUTS[str(inputs.dtype)].limit
+        # Not the other way round: NaN is not within any tolerance.
+        if differences[worst] <= allowed:
+            return None
+        return (
+            f"{sample.path.name}: the largest difference is {differences[worst]:.3g} at "
+            f"{tuple(map(int, worst))}, {given[worst]:.6g} where {wanted[worst]:.6g} was wanted "
+            f"(allowed: {allowed:g})"
+        )
+
     samples = [sample for sample in dataset.samples if sample.path.stem in files]
     first = samples[:FIRST]
-    wrong = {
-        sample: difference
-        for sample in [*first, *samples[FIRST::EVERY]]
-        if (difference := _difference(sample, inputs, files, spec))
-    }
+    compared = [*first, *samples[FIRST::EVERY]]
+    wrong = {sample: worst for sample in compared if (worst := difference(sample))}
     if wrong:
-        order = diagnose_order(first, [thumbnail(planes(sample)) for sample in first], spec)
+        order = diagnose_order(first, [block_means(planes(sample)) for sample in first], spec)
         if order is not None:
             faults.append(Broken(f"{len(wrong)} inputs are those of other images", order))
     for n, (sample, text) in enumerate(wrong.items()):
         named = diagnose_input(sample.path, planes(sample), spec) if n < DIAGNOSED else None
         faults.append(Broken(text, named))
     return faults
-
-
-def _difference(
-    sample: Sample, inputs: InputFiles, files: dict[str, Path], spec: ModelSpec
-) -> str | None:
-    """How the given input of *sample* differs from effd0's own; None where it is right."""
-    given = inputs.read(files[sample.path.stem])
-    own = preprocess(sample.path, spec, normalized=inputs.dtype != np.uint8).tensor
-    wanted = own.astype(inputs.dtype, copy=False)
-    if np.array_equal(given, wanted):
-        return None
-    differences = np.abs(given.astype(np.float64) - wanted)
-    worst = np.unravel_index(np.argmax(differences), differences.shape)
-    allowed = 0.0 if inputs.manifest is not None else INPUTS[str(inputs.dtype)].limit
-    # Not the other way round: NaN is not within any tolerance.
-    if differences[worst] <= allowed:
-        return None
-    return (
-        f"{sample.path.name}: the largest difference is {differences[worst]:.3g} at "
-        f"{tuple(map(int, worst))}, {given[worst]:.6g} where {wanted[worst]:.6g} was wanted "
-        f"(allowed: {allowed:g})"
-    )
 
 
 def _relative_error(given: Floats, wanted: Floats) -> float:
@@ -282,23 +279,22 @@ def _diagnosis(
 ) -> Diagnosis | None:
     if found is None:
         return None
-    hypothesis, after = found
-    return Diagnosis(f"{what}{hypothesis.name}", hypothesis.inverse, before, after)
+    return Diagnosis(f"{what}{found[0].name}", found[0].inverse, before, found[1])
 
 
 # The catalogue: what pipelines elsewhere do otherwise with an image.
 
 
 def input_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
-    """All faults that a pipeline for *spec* can have, the cheap ones first; each of a `Picture`."""
+    """All faults that a pipeline for *spec* can have, of an `ImageFile`; the cheap ones first."""
     mean, std = (np.array(three, np.float32)[:, None, None] for three in (spec.mean, spec.std))
     swapped, corner = "red and blue are exchanged", "the picture lies at the top left"
-    rows: tuple[tuple[str, str, Callable[[Picture], Floats]], ...] = (
-        ("not normalised (0..255)", "the values are normalised", _planes),
+    rows: tuple[tuple[str, str, Callable[[ImageFile], Floats]], ...] = (
+        ("not normalised (0..255)", "the values are normalised", lambda p: p.planes),
         ("divided by 255 only", "mean and deviation are applied too",
-         lambda p: _planes(p) / np.float32(255)),
+         lambda p: p.planes / np.float32(255)),
         ("not divided by 255", "the values are divided by 255 before mean and deviation",
-         lambda p: (_planes(p) - mean) / std),
+         lambda p: (p.planes - mean) / std),
         ("not divided by the deviation", "the deviation is divided by", lambda p: p.tensor * std),
         ("normalised twice", "it is done once", lambda p: (p.tensor - mean) / std),
         *((f"mean {other[0]} and deviation {other[1]} of another architecture",
@@ -329,10 +325,9 @@ def input_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
             p.image.resize((spec.image_size,) * 2, Image.Resampling.BILINEAR))),
         ("EXIF orientation applied", "the orientation is ignored", _upright),
         ("JPEG decoded at reduced size", "it is decoded whole", _drafted),
-        *((f"{name} resampling{how}",
-           "it is resized by PIL's bilinear filter, which smooths as it shrinks",
-           lambda p, resize=resize: p.remade(resize(p.image, p.scaled)))
-          for (name, how), resize in _RESAMPLING.items()),
+        *((name, "it is resized by PIL's bilinear filter, which smooths as it shrinks",
+           lambda p, kind=kind: p.remade(_resampled(p.image, p.scaled, kind)))
+          for name, kind in _RESAMPLING.items()),
     )  # fmt: skip
     for name, inverse, remade in rows:
         yield Hypothesis(name, inverse, remade, "preprocess")
@@ -348,76 +343,68 @@ _FILLS = {
 }
 
 
-def _planes(picture: Picture) -> Floats:
-    return picture.pixels.transpose(2, 0, 1).astype(np.float32)
-
-
-def _zero_filled(picture: Picture) -> Floats:
-    tensor = np.zeros_like(picture.tensor)
-    width, height = picture.scaled
-    tensor[:, :height, :width] = picture.tensor[:, :height, :width]
+def _zero_filled(file: ImageFile) -> Floats:
+    tensor = np.zeros_like(file.tensor)
+    width, height = file.scaled
+    tensor[:, :height, :width] = file.tensor[:, :height, :width]
     return tensor
 
 
-def _upright(picture: Picture) -> Floats:
-    with Image.open(picture.path) as image:
+def _upright(file: ImageFile) -> Floats:
+    with Image.open(file.path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
-    return normalize(letterbox(upright, picture.spec)[0], picture.spec)
+    return normalize(letterbox(upright, file.spec)[0], file.spec)
 
 
-def _drafted(picture: Picture) -> Floats:
-    with Image.open(picture.path) as image:
-        image.draft("RGB", picture.scaled)
+def _drafted(file: ImageFile) -> Floats:
+    with Image.open(file.path) as image:
+        image.draft("RGB", file.scaled)
         small = image.convert("RGB")
-    return picture.remade(small.resize(picture.scaled, Image.Resampling.BILINEAR))
+    return file.remade(small.resize(file.scaled, Image.Resampling.BILINEAR))
 
 
-def _weighted(weights: Callable[[int, int], npt.NDArray[np.float64]]) -> Resize:
+def _resampled(
+    image: Image.Image, size: tuple[int, int], kind: Image.Resampling | Weights
+) -> Image.Image:
     """
-    Return a resampling by *weights*, (wanted, there) of the sides wanted and there.
+    The *image* in another *size* (width, height), by PIL or by weights.
 
-    Fractions are kept until both sides are done, and halves go up, as with the whole-number
-    arithmetic of image libraries.
+    Of weights, fractions are kept until both sides are done, and halves go up, as with the
+    whole-number arithmetic of image libraries.
     """
-
-    def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        values = np.asarray(image, np.float32)
-        for axis, wanted in ((0, size[1]), (1, size[0])):
-            matrix = weights(wanted, values.shape[axis]).astype(np.float32)
-            values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
-        return Image.fromarray(np.floor(values + np.float32(0.5)).astype(np.uint8))
-
-    return resize
+    if isinstance(kind, Image.Resampling):
+        return image.resize(size, kind)
+    values = np.asarray(image, np.float32)
+    for axis, wanted in ((0, size[1]), (1, size[0])):
+        matrix = kind(wanted, values.shape[axis]).astype(np.float32)
+        values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    return Image.fromarray(np.floor(values + np.float32(0.5)).astype(np.uint8))
 
 
-def _corners(wanted: int, there: int) -> npt.NDArray[np.float64]:
+def _corners(wanted: int, there: int) -> Fractions:
     """Each pixel is the one whose corner lies before its own."""
     return np.eye(there)[np.arange(wanted) * there // wanted]
 
 
-def _four_neighbours(wanted: int, there: int) -> npt.NDArray[np.float64]:
+def _four_neighbours(wanted: int, there: int) -> Fractions:
     """Linear between the centres of pixels, half a pixel from their corners."""
     places = np.clip((np.arange(wanted) + 0.5) * there / wanted - 0.5, 0, there - 1)
     return np.asarray(np.clip(1 - np.abs(places[:, None] - np.arange(there)), 0, None))
 
 
-def _areas(wanted: int, there: int) -> npt.NDArray[np.float64]:
+def _areas(wanted: int, there: int) -> Fractions:
     """The mean of the area under a pixel, parts counted."""
     pixels, edges = np.arange(there), np.arange(wanted + 1)[:, None] * there / wanted
     shared = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
     return np.asarray(np.clip(shared, 0, None) * wanted / there)
 
 
-def _pil(kind: Image.Resampling) -> Resize:
-    return lambda image, size: image.resize(size, kind)
-
-
-_RESAMPLING: dict[tuple[str, str], Resize] = {
-    ("nearest", ""): _pil(Image.Resampling.NEAREST),
-    ("nearest", " from the corner"): _weighted(_corners),
-    ("bilinear", " without antialias"): _weighted(_four_neighbours),
-    ("area", ""): _weighted(_areas),
-    ("box", ""): _pil(Image.Resampling.BOX),
-    ("bicubic", ""): _pil(Image.Resampling.BICUBIC),
-    ("Lanczos", ""): _pil(Image.Resampling.LANCZOS),
+_RESAMPLING: dict[str, Image.Resampling | Weights] = {
+    "nearest resampling": Image.Resampling.NEAREST,
+    "nearest resampling from the corner": _corners,
+    "bilinear resampling without antialias": _four_neighbours,
+    "area resampling": _areas,
+    "box resampling": Image.Resampling.BOX,
+    "bicubic resampling": Image.Resampling.BICUBIC,
+    "Lanczos resampling": Image.Resampling.LANCZOS,
 }

@@ -7,21 +7,18 @@ suspected, and run batch by batch with nothing beside them, on another worker wh
 
 from __future__ import annotations
 
-import contextlib
+import statistics
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Self
 
-from ..errors import Effd0Error, ImageError, RunnerError, require
-from ..evaluation.model import ModelChoice
-from ..progress import OpenProgress
-from .pool import Pool, accelerator
-from .ray_cluster import Cluster, Died, started
-from .summary import Tally
-from .worker import CALLS, Opened, Reply, Work, WorkerModel
+from ..errors import Effd0Error, ImageError, RunnerError
+from ..evaluation.pipeline import StageTimes
+from ..tensors.manifest import listed
+from .ray_cluster import Cluster, Died
+from .worker import CALLS, Opened, OpenModel, Reply
 
 #: A unit that failed so often is given up; so is a worker that died so often in a row.
 ATTEMPTS = 3
@@ -30,9 +27,12 @@ MOST_BATCHES = 16
 #: Units that each worker could still get when one is cut: the last ones are small, so that all
 #: workers end at about the same time.
 UNITS_LEFT = 4
-#: Failures, faults and images that a message shows.
+#: Failures and faults that a message shows.
 SHOWN = 5
-SHOWN_IMAGES = 8
+#: A worker that is so much slower than the median one is a straggler, after so many units.
+STRAGGLES, FEW = 1.5, 2
+#: Images whose times are kept: a million say no more than these.
+MOST_TIMES = 100_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def cut(items: Sequence[Any], batch_size: int, workers: int) -> list[Unit]:
     while start < len(items):
         left = -(-(len(items) - start) // batch_size)
         batches = max(1, min(MOST_BATCHES, left // (workers * UNITS_LEFT)))
-        stop = min(len(items), start + batches * batch_size)
+        stop = start + batches * batch_size
         units.append(Unit(start, tuple(items[start:stop])))
         start = stop
     return units
@@ -62,8 +62,8 @@ class _Worker:
     """A worker as the driver knows it: its process, and the calls that it has in hand."""
 
     number: int
+    name: str
     process: Any = None
-    name: str = ""
     ready: bool = False
     deaths: int = 0
     calls: dict[Any, Unit | None] = field(default_factory=dict)
@@ -73,31 +73,33 @@ class _Worker:
         """What it has in hand."""
         return [unit for unit in self.calls.values() if unit is not None]
 
-    def __str__(self) -> str:
-        return self.name or f"worker {self.number}"
-
 
 class Dispatcher:
     """
-    The workers of *cluster*, each with *model*, whose file is *data*, open on its own device.
+    The workers of *cluster*, each a process in which *opens* opens a model on its own device.
 
-    They end with the ``with`` block.  A worker is left out, with its device, where the model does
-    not open, where it differs from the first one, where it gives no answer, and where its process
-    has ended `ATTEMPTS` times in a row.
+    The model is a *file* of shared *data*; see `Worker.open`.  Workers end with the ``with`` block.
+    One is left out, with its device, where the model does not open, where it differs from the first
+    one, where it gives no answer, and where its process has ended `ATTEMPTS` times in a row; a
+    device that fails costs the process.  *stages* are the times of the first images.
     """
 
     def __init__(
-        self, cluster: Cluster, model: WorkerModel, data: bytes, batch_size: int | None
+        self, cluster: Cluster, opens: OpenModel, file: str, data: Any, batch_size: int | None
     ) -> None:
-        self._cluster, self._model, self._batch_size = cluster, model, batch_size
-        self.tally, self.faults, self.again = Tally(), list[str](), 0
-        self._left_out: dict[str, Effd0Error] = {}
+        self.cluster, self._opens, self._file = cluster, opens, (file, data, batch_size)
+        self.faults, self.stages = list[str](), StageTimes()
         self._opened: Opened | None = None
-        self._data = cluster.share(data)
-        self._workers = [_Worker(number) for number in range(cluster.pool.workers)]
+        self._workers = [_Worker(n, f"worker {n}") for n in range(cluster.pool.workers)]
+        self._left_out: dict[str, Effd0Error] = {}
         self._fresh, self._suspects = deque[Unit](), deque[Unit]()
         self._failed: list[tuple[Unit, Effd0Error]] = []
-        self._work: Work
+        self._shares: dict[str, dict[str, Any]] = {}
+        self._again, self._first = 0, 0.0
+        self._made = self._begun = self._last = time.perf_counter()
+        self._work: Callable[..., Any]
+        self._name: Callable[[Any], str]
+        self._remedy: str
 
     def __enter__(self) -> Self:
         for worker in self._workers:
@@ -107,7 +109,7 @@ class Dispatcher:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             if worker.process is not None:
-                self._cluster.stop(worker.process)
+                self.cluster.stop(worker.process)
 
     def open(self) -> Opened:
         """What the first worker to have its model open says of it; raise where none can."""
@@ -115,15 +117,25 @@ class Dispatcher:
             self._next()
         return self._opened
 
-    def run(self, units: Sequence[Unit], work: Work, kept: str) -> Iterator[tuple[Unit, Reply]]:
+    def run(
+        self,
+        items: Sequence[Any],
+        work: Callable[..., Any],
+        *,
+        name: Callable[[Any], str],
+        remedy: str,
+        kept: str,
+    ) -> Iterator[tuple[Unit, Reply]]:
         """
-        Do *work* on *units*: yield each that is done, in any order, once, maybe in parts.
+        Have workers do *work* on *items*: yield each unit that is done, in any order, once.
 
         Raises one error at the end for all that could not be done, which ends with *kept*: what
-        there is of the others.  An error that ends the run before has the faults as notes.
+        there is of the others.  Messages *name* items; *remedy* is what to do about one that ends
+        each process that takes it.  An error that ends the run before has the faults as notes.
         """
-        self._work, self.tally.begun = work, time.perf_counter()
-        self._fresh.extend(units)
+        self._work, self._name, self._remedy = work, name, remedy
+        self._fresh.extend(cut(items, self.open().batch_size, len(self._workers)))
+        self._begun = self._last = time.perf_counter()
         self._deal()
         try:
             while self._fresh or self._suspects or any(worker.units for worker in self._workers):
@@ -143,13 +155,34 @@ class Dispatcher:
             raise kind("\n".join([f"{what}:\n  " + "\n  ".join(errors), *faults, kept]).rstrip())
 
     def summary(self) -> dict[str, Any]:
-        """Who did what, and all that went wrong; see `Tally.summary`."""
-        return self.tally.summary(self.faults, self.again)
+        """
+        The whole run as plain values, with the workers in order of their names.
+
+        *start_s* are the seconds until the first worker had its model open; *seconds* those from
+        the first unit to the last reply; *faults* are sentences; *again* is how many units were
+        given out once more.
+        """
+        shares = [self._shares[name] for name in sorted(self._shares)]
+        for one in shares:
+            one["rate"] = one["images"] / one["seconds"] if one["seconds"] else 0.0
+        rates = [one["rate"] for one in shares if one["units"] >= FEW]
+        middle = statistics.median(rates) if rates else 0.0
+        for one in shares:
+            one["straggler"] = one["units"] >= FEW and one["rate"] * STRAGGLES < middle
+        images, seconds = sum(one["images"] for one in shares), self._last - self._begun
+        return {
+            "workers": shares,
+            "again": self._again,
+            "start_s": self._first - self._made,
+            "seconds": seconds,
+            "images": images,
+            "images_per_second": images / seconds if seconds else 0.0,
+            "faults": list(dict.fromkeys(self.faults)),
+        }
 
     def _start(self, worker: _Worker) -> None:
-        worker.process, worker.ready = self._cluster.start(self._model, self._data), False
-        call = self._cluster.call(worker.process, "open", self._batch_size)
-        worker.calls[call] = None
+        worker.process, worker.ready = self.cluster.start(self._opens), False
+        worker.calls[self.cluster.call(worker.process, "open", *self._file)] = None
 
     def _deal(self) -> None:
         """Give units to workers that have fewer than `CALLS`, one each before two."""
@@ -157,17 +190,14 @@ class Dispatcher:
         for wanted in range(1, CALLS + 1):
             for worker in ready:
                 if len(worker.calls) < wanted and (unit := self._unit_for(worker, len(ready))):
-                    call = self._cluster.call(worker.process, "run", self._work, unit.items)
+                    call = self.cluster.call(worker.process, "run", self._work, unit.items)
                     worker.calls[call] = unit
 
     def _unit_for(self, worker: _Worker, ready: int) -> Unit | None:
-        if any(unit.tries for unit in worker.units):
-            return None  # which is run with nothing beside it
-        if self._fresh:
+        """The next unit of *worker*, one of so many *ready*; a suspect has it for itself."""
+        if self._fresh and not any(unit.tries for unit in worker.units):
             return self._fresh.popleft()
-        if worker.units:
-            return None
-        for unit in self._suspects:
+        for unit in self._suspects if not worker.units else ():
             if ready == 1 or unit.tried_by != worker.number:
                 self._suspects.remove(unit)
                 return unit
@@ -177,82 +207,90 @@ class Dispatcher:
         """Wait for a call to end, and deal out more; the unit that it has done, if it has."""
         of = {call: worker for worker in self._workers for call in worker.calls}
         if not of:
-            self._raise_no_worker()
-        call = self._cluster.wait(list(of), self._cluster.pool.silence_s)
+            errors = {str(error): error for error in self._left_out.values()}
+            if len(errors) == 1 and self._opened is None:
+                raise next(iter(errors.values()))
+            reasons = [f"{name}: {error}" for name, error in self._left_out.items()]
+            raise RunnerError("no device works:\n  " + "\n  ".join(reasons))
+        call, done = self.cluster.wait(list(of), self.cluster.pool.silence_s), None
         if call is None:
             self._silent()
-            return None
-        worker, done = of[call], None
-        unit = worker.calls.pop(call)
-        try:
-            reply: Reply = self._cluster.result(call)
-        except Died as death:
-            self._died(worker, unit, death)
         else:
-            worker.name = reply.worker
-            self.faults.extend(reply.notes)
-            done = self._answered(worker, unit, reply)
+            worker = of[call]
+            try:
+                reply: Reply = self.cluster.result(call)
+                if worker.ready and isinstance(reply.error, RunnerError):
+                    raise Died(
+                        str(reply.error)
+                    )  # what a device recalls of it ends with its process
+            except Died as death:
+                self._died(worker, death)
+            else:
+                done = self._answered(worker, worker.calls.pop(call), reply)
         self._deal()
         return done
 
     def _answered(
         self, worker: _Worker, unit: Unit | None, reply: Reply
     ) -> tuple[Unit, Reply] | None:
-        if unit is None and reply.error is None:
+        """What is done by *reply*, which opened a model where it is of no *unit*."""
+        worker.name = reply.worker
+        if unit is None:
             try:
-                self._opened = reply.result if self._opened is None else self._opened
+                if reply.error is not None:
+                    raise reply.error
+                self._opened = self._opened or reply.result
                 reply.result.check_same(self._opened)
-            except RunnerError as error:
+            except Effd0Error as error:
                 self._leave_out(worker, error)
             else:
                 worker.ready = True
-                self.tally.add_worker(reply)
+                self._first = self._first or time.perf_counter()
+                share = {"images": 0, "units": 0, "seconds": 0.0, "opened_s": reply.seconds}
+                self._shares[worker.name] = {"worker": worker.name, **share}
         elif reply.error is None:
-            assert unit is not None
-            worker.deaths = 0
-            self.tally.add(reply, len(unit.items))
+            worker.deaths, self._last = 0, time.perf_counter()
+            share = self._shares[worker.name]
+            share["images"] += len(unit.items)
+            share["units"] += 1
+            share["seconds"] += reply.seconds
+            if len(self.stages.preprocess) < MOST_TIMES:
+                for stage, seconds in vars(reply.stages).items():
+                    vars(self.stages)[stage].extend(seconds)
             return unit, reply
-        elif reply.broken:
-            self._leave_out(worker, reply.error)
-            if unit is not None:  # which is not to blame
-                self._give_again([unit])
-        elif unit is not None and isinstance(reply.error, ImageError):
+        elif isinstance(reply.error, ImageError):
             self._failed.append((unit, reply.error))
-        elif unit is not None:
-            self.faults.append(f"{worker}: {reply.error}; tried again batch by batch")
+        else:
+            self.faults.append(f"{worker.name}: {reply.error}; tried again batch by batch")
             self._suspect(worker, unit, reply.error)
         return None
 
-    def _died(self, worker: _Worker, unit: Unit | None, death: Died) -> None:
+    def _died(self, worker: _Worker, death: Died) -> None:
         """Begin the process of *worker* again; give what it had in hand again, or give it up."""
-        lost = [*([] if unit is None else [unit]), *worker.units]
+        lost = worker.units
         worker.calls.clear()
-        self._cluster.stop(worker.process)  # which may live, out of reach
-        images = [item for one in lost for item in one.items]
-        had = f" with images {self._named(images)} in hand" if images else ""
-        self.faults.append(f"worker lost: {worker}: {death}{had}")
-        if death.node:
-            self._give_again(lost)
-        for one in () if death.node else lost:
-            named = self._named(one.items)
+        self.cluster.stop(worker.process)  # which may live, out of reach
+        had = f" with {self._images(lost)} in hand" if lost else ""
+        self.faults.append(f"worker lost: {worker.name}: {death}{had}")
+        for unit in lost:
+            if death.node:  # no image is to blame
+                self._fresh.append(unit)
+                self._again += 1
+                continue
             error = RunnerError(
-                f"{ATTEMPTS} workers died over images {named}; the last was {worker}: {death}; "
-                f"{self._work.remedy}"
+                f"{ATTEMPTS} workers died over {self._images([unit])}; the last was "
+                f"{worker.name}: {death}; {self._remedy}"
             )
-            self._suspect(worker, one, error)
+            self._suspect(worker, unit, error)
         # What has ended a process before is more suspected than the device.
-        worker.deaths += not (death.node or any(one.tries for one in lost))
+        worker.deaths += not (death.node or any(unit.tries for unit in lost))
         if worker.deaths < ATTEMPTS:
             self._start(worker)
             return
         # A process that does nothing keeps its device from the others.
-        worker.process = self._cluster.start(self._model, self._data)
-        self._leave_out(worker, RunnerError(f"its process ended {ATTEMPTS} times in a row"))
-
-    def _give_again(self, units: Sequence[Unit]) -> None:
-        """Give *units* again, which are not to blame for what happened."""
-        self._fresh.extend(units)
-        self.again += len(units)
+        worker.process = self.cluster.start(self._opens)
+        why = f"its process ended {ATTEMPTS} times in a row, at last: {death}"
+        self._leave_out(worker, RunnerError(why))
 
     def _suspect(self, worker: _Worker, unit: Unit, error: Effd0Error) -> None:
         """Give *unit* again, batch by batch; the last time it fails with *error*."""
@@ -260,79 +298,36 @@ class Dispatcher:
         if unit.tries == ATTEMPTS:
             self._failed.append((unit, error))
             return
-        size = self._work.batch_size
+        size = self.open().batch_size
         for start in range(0, len(unit.items), size):
             batch = unit.items[start : start + size]
             self._suspects.append(replace(unit, first=unit.first + start, items=batch))
-            self.again += 1
+            self._again += 1
+
+    def _images(self, units: Sequence[Unit]) -> str:
+        return f"images {listed(self._name(item) for unit in units for item in unit.items)}"
 
     def _silent(self) -> None:
         """Leave out all who were to answer."""
         for worker in self._workers:
             if not worker.calls:
                 continue
-            lost, opening = worker.units, None in worker.calls.values()
-            what = "images " + self._named([item for unit in lost for item in unit.items])
-            if opening:
-                places = f"{self._cluster.capacity()} {self._cluster.kind or 'CPU'}"
+            lost, what = worker.units, self._images(worker.units)
+            if None in worker.calls.values():
+                places = f"{self.cluster.capacity()} {self.cluster.kind or 'CPU'}"
                 what = f"opening the model: none of the {places} is free, or none answers"
             worker.calls.clear()
-            silence_s = self._cluster.pool.silence_s
+            silence_s = self.cluster.pool.silence_s
             error = RunnerError(f"gave no answer for {silence_s:.0f} s at {what}")
             self._leave_out(worker, error)
             for unit in lost:
                 self._suspect(worker, unit, error)
-        self._deal()
 
     def _leave_out(self, worker: _Worker, error: Effd0Error) -> None:
         """Give *worker* no more units; its process keeps its device from others."""
         worker.ready = False
-        self._left_out[str(worker)] = error
-        self.faults.append(f"device left out: {worker}: {error}")
-
-    def _raise_no_worker(self) -> None:
-        """Raise the one error of all workers, or one that names each."""
-        errors = {str(error): error for error in self._left_out.values()}
-        if len(errors) == 1 and self._opened is None:
-            raise next(iter(errors.values()))
-        reasons = [f"{name}: {error}" for name, error in self._left_out.items()]
-        raise RunnerError("no device works:\n  " + "\n  ".join(reasons))
-
-    def _named(self, items: Sequence[Any]) -> str:
-        more = " ..." if len(items) > SHOWN_IMAGES else ""
-        return self._work.named(items[:SHOWN_IMAGES]) + more if items else ""
-
-
-@contextlib.contextmanager
-def opened_workers(
-    pool: Pool,
-    choice: ModelChoice,
-    batch_size: int | None,
-    open_progress: OpenProgress,
-    cluster: Cluster | None = None,
-) -> Iterator[tuple[Dispatcher, Path]]:
-    """
-    Yield workers that open the model of *choice*, and its file, exported if need be.
-
-    Without a *cluster* that runs, Ray is started for *pool*, or joined.
-    """
-    runner = choice.checked_runner()
-    kind = accelerator(runner, choice.options)
-    with contextlib.ExitStack() as stack:
-        if cluster is None:
-            require("ray", extra="ray")  # which is said before an export, not after it
-        with open_progress("preparing the model", 1) as advance:
-            path = stack.enter_context(choice.file(batch_size))
-            advance(1)
-        if cluster is None:
-            what = "starting Ray" if pool.address is None else f"joining Ray at {pool.address}"
-            with open_progress(what, 1) as advance:
-                cluster = stack.enter_context(started(pool, kind))
-                advance(1)
-        elif kind is None:
-            cluster = cluster.on_cpu()
-        model = WorkerModel(runner, choice.spec, choice.options, path.name)
-        yield stack.enter_context(Dispatcher(cluster, model, path.read_bytes(), batch_size)), path
+        self._left_out[worker.name] = error
+        self.faults.append(f"device left out: {worker.name}: {error}")
 
 
 def _some(lines: Sequence[str]) -> list[str]:

@@ -1,39 +1,40 @@
-"""The detections of a data set by worker processes: an engine of `evaluation.evaluate`."""
+"""Images, or files of inputs, through worker processes: an engine of `evaluation`."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
+import msgspec
 
 from ..data.coco import Dataset, Sample, check_images
-from ..data.preprocess import ModelInput
 from ..data.remote import localized, url_of
 from ..detection.postprocess import Detections
-from ..errors import ImageError
-from ..evaluation.engines import ModelEngine, choice_settings
+from ..errors import ImageError, OutputError, require
+from ..evaluation.engines import ModelEngine, ModelSource
+from ..evaluation.infer import InferJob, Performance, check_fits, together
 from ..evaluation.pipeline import StageTimes, run_dataset
-from ..io import sha256
 from ..progress import OpenProgress
-from ..runners.base import DetectingRunner, infer_stream
+from ..runners.base import only_input
 from ..spec import ModelSpec
+from ..tensors.inputs import InputFiles
+from ..tensors.writer import ResultWriter
 from ..timing import Latency
-from ..types import Tensors
-from .dispatch import Dispatcher, cut, opened_workers
-from .pool import Pool, check_pool
-from .ray_cluster import Cluster
-from .worker import Opened, Worker
+from .dispatch import Dispatcher
+from .pool import Pool, accelerator, check_pool
+from .ray_cluster import Cluster, started
+from .worker import Worker, open_on
 
 
 @dataclass(frozen=True)
 class RayEngine(ModelEngine):
     """
-    Runs *choice* on the workers of *pool*; detections are those of one process.
+    Runs *choice* on the workers of *pool*; what it finds is what one process finds.
 
     Without a *cluster* that runs, Ray is started, or joined, for the time that the engine is open.
     """
@@ -41,7 +42,7 @@ class RayEngine(ModelEngine):
     pool: Pool
     batch_size: int | None = None
     cluster: Cluster | None = None
-    reads_urls: bool = True
+    on_workers: ClassVar[bool] = True
 
     def check(self) -> None:
         """Raise `RunnerError` for a choice that contradicts itself, or that workers cannot run."""
@@ -49,42 +50,43 @@ class RayEngine(ModelEngine):
 
     @contextlib.contextmanager
     def open(
-        self, dataset: Dataset, root: Path, host_threads: int, open_progress: OpenProgress
+        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
     ) -> Iterator[RaySource]:
         """Start the workers; raise what opening the model raises in all of them."""
-        del dataset, root  # broken images show when workers read them
-        opening = opened_workers(
-            self.pool, self.choice, self.batch_size, open_progress, self.cluster
-        )
-        with opening as (workers, path):
+        del dataset  # broken images show when workers read them
+        runner, spec, options = self.choice.checked_runner(), self.choice.spec, self.choice.options
+        kind, cluster = accelerator(runner, options), self.cluster
+        with contextlib.ExitStack() as stack:
+            if cluster is None:
+                require("ray", extra="ray")  # which is said before an export, not after it
+            with open_progress("preparing the model", 1) as advance:
+                file = stack.enter_context(self.choice.file(self.batch_size))
+                advance(1)
+            if cluster is None:
+                address = self.pool.address
+                what = "starting Ray" if address is None else f"joining Ray at {address}"
+                with open_progress(what, 1) as advance:
+                    cluster = stack.enter_context(started(self.pool, kind))
+                    advance(1)
+            elif kind is None:
+                cluster = cluster.on_cpu()
+            opens, data = partial(open_on, runner, spec, options), cluster.share(file.read_bytes())
+            made = Dispatcher(cluster, opens, file.name, data, self.batch_size)
+            workers = stack.enter_context(made)
             with open_progress("opening the model", 1) as advance:
                 opened = workers.open()
                 advance(1)
-            digest = sha256(path)
-            settings = choice_settings(self.choice, digest, opened.batch_size)
-            yield RaySource(self, workers, opened, digest, settings, host_threads)
+            description = f"{opened.description}, {self.pool.workers} workers"
+            size, settings = opened.batch_size, self.settings(file, opened.batch_size)
+            digest = settings["model_sha256"]
+            yield RaySource(spec, description, digest, size, settings, host_threads, workers)
 
 
 @dataclass
-class RaySource:
-    """Open workers; see `evaluation.engines.Source`."""
+class RaySource(ModelSource):
+    """Open *workers*."""
 
-    engine: RayEngine
     workers: Dispatcher
-    opened: Opened
-    model_sha256: str
-    settings: dict[str, Any]
-    host_threads: int
-
-    @property
-    def description(self) -> str:
-        """What computes, and how many of it."""
-        return f"{self.opened.description}, {self.engine.pool.workers} workers"
-
-    @property
-    def batch_size(self) -> int:
-        """Images a batch."""
-        return self.opened.batch_size
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """
@@ -92,102 +94,123 @@ class RaySource:
 
         Raises one error at the end for all images that could not be run.
         """
-        work = DetectWork(self.engine.spec, self.batch_size, self.host_threads)
         # Wherever a worker stands, a path must lead to the same file; a URL does.
         here = [
             replace(one, path=one.path.absolute()) if url_of(one.path) is None else one
             for one in samples
         ]
-        units = cut(here, self.batch_size, self.engine.pool.workers)
-        kept = "what was done stays where --out is given; --resume then does the rest"
-        for unit, reply in self.workers.run(units, work, kept):
-            yield from zip(unit.items, unpacked(reply.result), strict=True)
+        done = self.workers.run(
+            here,
+            partial(detect_unit, self.spec, self.host_threads),
+            name=lambda sample: str(sample.image_id),
+            remedy="try each by itself with 'effd0 detect', and mend it or take it out of the "
+            "dataset",
+            kept="what was done stays where --out is given; --resume then does the rest",
+        )
+        for unit, reply in done:
+            yield from zip(unit.items, reply.result, strict=True)
         self.settings["pool"] = self.workers.summary()
 
     def stages(self) -> dict[str, Latency]:
         """Latency per image of each stage, per batch of inference."""
-        return self.workers.tally.latencies()
+        return self.workers.stages.latencies()
 
-
-@dataclass(frozen=True)
-class DetectWork:
-    """How workers detect in the samples of a unit: by the stages of one process."""
-
-    spec: ModelSpec
-    batch_size: int
-    host_threads: int
-
-    remedy = "try each by itself with 'effd0 detect', and mend it or take it out of the dataset"
-
-    def named(self, items: Sequence[Sample]) -> str:
-        """The ids of the images."""
-        return ", ".join(str(sample.image_id) for sample in items)
-
-    def run(self, worker: Worker, items: Sequence[Sample], stages: StageTimes) -> tuple[Any, ...]:
-        """The `packed` detections of *items*; raise `ImageError` for all broken ones."""
-        kind = _DetectingTurn if isinstance(worker.runner, DetectingRunner) else _Turn
-        turn: Any = kind(worker)
-        with localized(items, Path(tempfile.gettempdir())) as samples:
-            stream = run_dataset(
-                samples,
-                turn,
-                self.spec,
-                batch_size=self.batch_size,
-                host_threads=self.host_threads,
-                times=stages,
-            )
-            try:
-                with contextlib.closing(stream):
-                    found = [detections for _, detections in stream]
-            except ImageError:
-                for _ in check_images(samples):
-                    pass
-                raise
-        stages.inference[0] -= turn.waited_s
-        return packed(found)
-
-
-class _Turn:
-    """
-    The runner of *worker* for one unit: it has the device once its first batch is read.
-
-    The other call's unit has it until then, so that the device does not wait for images.
-    """
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker, self.waited_s = worker, 0.0
-        runner = worker.runner
-        self.description, self.inputs, self.outputs = (
-            runner.description,
-            runner.inputs,
-            runner.outputs,
+    def infer(
+        self,
+        run: Callable[..., Performance],
+        inputs: InputFiles | None,
+        writer: ResultWriter | None,
+        job: InferJob,
+        advance: Callable[[int], None],
+    ) -> tuple[Performance, int]:
+        """See `ModelSource.infer`; raise one error at the end for all files that were not run."""
+        assert inputs is not None, "workers share files"
+        check_fits(inputs, only_input(self.workers.open().inputs))
+        here = None if writer is None else replace(writer, place=writer.place.absolute())
+        manifest, entries = inputs.manifest, list[Any]([None] * len(inputs.files))
+        if manifest is not None:  # its images are in the order of the files
+            entries = list(manifest.images)
+            manifest = msgspec.structs.replace(manifest, images=())
+        bare = replace(inputs, files=(), manifest=manifest)
+        done = self.workers.run(
+            [(f.absolute(), entry) for f, entry in zip(inputs.files, entries, strict=True)],
+            partial(infer_unit, run, job, bare, here),
+            name=lambda item: str(item[0].name),
+            remedy="try each by itself with 'effd0 infer --input', and write it again or leave it "
+            "out",
+            kept="no result is kept, since a folder of results is whole or not there",
         )
-
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
-        """Yield the outputs of each feed."""
-        with self._worker.turn(feeds) as (runner, mine, self.waited_s):
-            yield from infer_stream(runner, mine)
-
-
-class _DetectingTurn(_Turn):
-    def detect_stream(self, batches: Iterable[Sequence[ModelInput]]) -> Generator[list[Detections]]:
-        """Yield the detections of each batch."""
-        with self._worker.turn(batches) as (runner, mine, self.waited_s):
-            yield from runner.detect_stream(mine)
-
-
-def packed(found: Sequence[Detections]) -> tuple[Any, ...]:
-    """*found* as few arrays: how many in each image, then boxes, scores and classes of all."""
-    counts = np.array([len(one.scores) for one in found], np.int32)
-    return counts, *(
-        np.concatenate([getattr(one, name) for one in found])
-        for name in ("boxes", "scores", "classes")
-    )
+        parts, outputs = dict[int, tuple[str, Performance]](), 0
+        for unit, reply in done:
+            performance, outputs = reply.result
+            parts[unit.first] = reply.worker, performance
+            advance(len(unit.items))
+            names = [(file.stem, n) for file, _ in unit.items for n in range(outputs)]
+            for path in [writer.path(*name) for name in names] if writer is not None else ():
+                if not path.is_file():
+                    raise OutputError(
+                        f"{reply.worker} wrote {path.name} to {path.parent}, but it is not there "
+                        "on the driver's host; give --output a folder that all hosts share"
+                    )
+        summary = self.settings["pool"] = self.workers.summary()
+        in_order = [part for _, part in sorted(parts.items())]
+        return together(in_order, summary["seconds"], self.workers.cluster.pool.workers), outputs
 
 
-def unpacked(arrays: tuple[Any, ...]) -> list[Detections]:
-    """What `packed` was made of, in memory of this process."""
-    counts, *columns = arrays
-    ends = np.cumsum(counts)[:-1]
-    parts = [[part.copy() for part in np.split(column, ends)] for column in columns]
-    return [Detections(*one) for one in zip(*parts, strict=True)]
+def detect_unit(
+    spec: ModelSpec,
+    host_threads: int,
+    worker: Worker,
+    items: Sequence[Sample],
+    stages: StageTimes,
+) -> list[Detections]:
+    """The detections of *items* by *worker*; raise `ImageError` for all broken ones."""
+    with localized(items, Path(tempfile.gettempdir())) as samples:
+        stream = run_dataset(
+            samples,
+            worker.runner,
+            spec,
+            batch_size=worker.batch_size,
+            host_threads=host_threads,
+            times=stages,
+            device=worker.device,
+        )
+        try:
+            with contextlib.closing(stream):
+                return [detections for _, detections in stream]
+        except ImageError:
+            for _ in check_images(samples):
+                pass
+            raise
+
+
+def infer_unit(
+    run: Callable[..., Performance],
+    job: InferJob,
+    inputs: InputFiles,
+    writer: ResultWriter | None,
+    worker: Worker,
+    items: Sequence[tuple[Path, Any]],
+    stages: StageTimes,
+) -> tuple[Performance, int]:
+    """
+    What *items* took *worker*, files with their entries in the manifest of *inputs*, if any.
+
+    Also how many outputs each has.  Each runner is warmed up by the first batch that it gets.
+    """
+    del stages  # batches are timed, as ais_bench does, and not images
+    if writer is not None and not writer.place.is_dir():
+        raise OutputError(
+            f"{writer.place} is not there on a worker's host; "
+            "give --output a folder that all hosts share"
+        )
+    files, entries = zip(*items, strict=True)
+    manifest = inputs.manifest
+    if manifest is not None:
+        manifest = msgspec.structs.replace(manifest, images=entries)
+    part = replace(inputs, files=files, manifest=manifest)
+    with worker.device:
+        mine = replace(job, warmup=0 if worker.warm else job.warmup)
+        performance = run(worker.runner, part, writer, mine)
+        worker.warm = True
+        return performance, len(worker.runner.outputs)

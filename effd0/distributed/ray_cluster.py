@@ -7,6 +7,7 @@ No other module imports Ray.  What Ray would print is kept off the terminal.
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import logging
 import os
@@ -15,7 +16,6 @@ import socket
 import sys
 import tempfile
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from unittest import mock
 
 from ..errors import RunnerError, require
 from .pool import GPU, NPU, Pool
-from .worker import CALLS, Place, Worker, WorkerModel
+from .worker import CALLS, OpenModel, Worker
 
 #: Read by Ray when it is imported or starts a process; what the user has set stays.
 _ENVIRONMENT = {
@@ -40,7 +40,7 @@ _LOCAL = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
 _VISIBLE_GPUS, _VISIBLE_NPUS = "CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"
 #: Seconds in which a cluster answers.
 _ANSWERS_S = 10.0
-#: Enough for a model and the detections under way; images never lie there.
+#: Bytes for a model and the detections under way; images never lie there.
 _STORE_BYTES = 256 * 2**20
 _TMP, _PREFIX, _LOCK = Path("/tmp"), "effd0-ray-", "lock"  # noqa: S108
 
@@ -56,41 +56,36 @@ class Died(Exception):  # not an error of this process
 @dataclass(frozen=True)
 class Cluster:
     """
-    A running Ray with a place for each worker of *pool*; see `started`.
+    A running *ray* with a place for each worker of *pool*; see `started`.
 
     Each worker has one accelerator of *kind* (``GPU``, ``NPU``), or computes on a CPU.
     """
 
     pool: Pool
     kind: str | None
+    ray: Any = None
 
     def on_cpu(self) -> Cluster:
         """The same, for workers that compute on CPUs of the same hosts."""
-        return Cluster(replace(self.pool, devices=()), None)
+        return replace(self, pool=replace(self.pool, devices=()), kind=None)
 
     def capacity(self) -> int:
         """How many workers have a place now."""
-        import ray
-
-        resources: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return int(resources.get(self.kind or "CPU", 0))
+        return int(self.ray.cluster_resources().get(self.kind or "CPU", 0))
 
     def share(self, data: bytes) -> Any:
         """*data* as workers are given it, sent once to each host."""
-        import ray
+        return self.ray.put(data)
 
-        return ray.put(data)
-
-    def start(self, model: WorkerModel, data: Any) -> Any:
-        """A new worker process for *model*, whose file is *data*, once there is a place."""
-        import ray
-
+    def start(self, open_model: OpenModel) -> Any:
+        """A new process of a `Worker`, once there is a place for it."""
         needs: dict[str, Any] = {"num_gpus": 1} if self.kind == GPU else {}
         if self.kind == NPU:
             needs = {"resources": {NPU: 1}}
-        actor: Any = ray.remote(Worker)
-        actor = actor.options(num_cpus=1, max_restarts=0, max_concurrency=CALLS, **needs)
-        return actor.remote(model, data, partial(this_place, self.pool.devices))
+        actor = self.ray.remote(Worker).options(
+            num_cpus=1, max_restarts=0, max_concurrency=CALLS, **needs
+        )
+        return actor.remote(open_model, partial(this_place, self.pool.devices))
 
     def call(self, worker: Any, method: str, *args: Any) -> Any:
         """Have *worker* run a *method* of `Worker`; the call that `wait` and `result` take."""
@@ -98,27 +93,21 @@ class Cluster:
 
     def wait(self, calls: Sequence[Any], timeout_s: float) -> Any | None:
         """One of *calls* that has ended, or None after so many seconds."""
-        import ray
-
-        ready, _ = ray.wait(list(calls), timeout=timeout_s)
+        ready, _ = self.ray.wait(list(calls), timeout=timeout_s)
         return ready[0] if ready else None
 
     def result(self, call: Any) -> Any:
         """What a *call* that has ended gave; raise `Died` where its process has ended."""
-        import ray
-
         try:
-            return ray.get(call)
-        except ray.exceptions.RayTaskError:
+            return copy.deepcopy(self.ray.get(call))  # out of Ray's store, which is small
+        except self.ray.exceptions.RayTaskError:
             raise
-        except ray.exceptions.RayError as error:
+        except self.ray.exceptions.RayError as error:
             raise _death(str(error)) from error
 
     def stop(self, worker: Any) -> None:
         """End the process of *worker*."""
-        import ray
-
-        ray.kill(worker)
+        self.ray.kill(worker)
 
 
 def _death(told: str) -> Died:
@@ -174,7 +163,7 @@ def started(pool: Pool, kind: str | None) -> Iterator[Cluster]:
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise RunnerError(f"Ray cannot be {what}: {last[0]}") from error
         stack.callback(ray.shutdown)
-        cluster = Cluster(pool, kind)
+        cluster = Cluster(pool, kind, ray)
         if cluster.capacity() < 1:
             raise RunnerError(
                 f"the cluster has no {kind or 'CPU'}, but each worker needs one; "
@@ -200,19 +189,23 @@ def named_gpus(numbers: Sequence[int], visible: str) -> list[str]:
     return [names[number] for number in numbers]
 
 
-def this_place(numbers: tuple[int, ...]) -> Place:
-    """Where this worker process is; *numbers* are the devices of the host as the user counts."""
+def this_place(numbers: tuple[int, ...]) -> tuple[str, int | None]:
+    """
+    The name of this worker process, as ``host device 3 pid 12``, and the number of its NPU.
+
+    *numbers* are the devices of the host as the user counts.
+    """
     import ray
 
     ids = ray.get_runtime_context().get_accelerator_ids()
-    device = opens = None
+    name, opens = socket.gethostname(), None
     if ids.get(GPU):
-        # Its process sees this one alone; the number is for messages.
-        own = str(ids[GPU][0])
-        device = int(own) if own.isdecimal() else zlib.crc32(own.encode())
+        name += f" device {ids[GPU][0]}"  # its process sees this one alone
     elif ids.get(NPU):
-        device, opens = npu_numbers(str(ids[NPU][0]), os.environ.get(_VISIBLE_NPUS, ""), numbers)
-    return Place(socket.gethostname(), os.getpid(), device, opens)
+        own, visible = str(ids[NPU][0]), os.environ.get(_VISIBLE_NPUS, "")
+        device, opens = npu_numbers(own, visible, numbers)
+        name += f" device {device}"
+    return f"{name} pid {os.getpid()}", opens
 
 
 def npu_numbers(own: str, visible: str, numbers: tuple[int, ...]) -> tuple[int, int]:

@@ -8,14 +8,15 @@ detections (run directory, metrics, checks) is the same for all engines; see `ev
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from ..data.coco import Dataset, Sample, check_images, load_coco
 from ..data.preprocess import input_scale
@@ -24,86 +25,144 @@ from ..detection.postprocess import Detections, postprocess
 from ..errors import Effd0Error, ResultError, RunnerError
 from ..io import sha256
 from ..progress import OpenProgress
-from ..runners.base import Runner, TimedRunner, choose_batch_size
+from ..results.environment import environment
+from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
+from ..tensors.inputs import InputFiles
 from ..tensors.manifest import Manifest
 from ..tensors.results import Results, check_model, find_manifest, open_results
+from ..tensors.writer import ResultWriter
 from ..timing import Latency
 from .model import ModelChoice
-from .pipeline import StageTimes, run_dataset
+from .pipeline import StageTimes, noted, run_dataset
+from .run_dir import IMAGES, backend
 
 #: Stands for the hash of a model that the results do not name.
 UNKNOWN_MODEL = "unknown"
+#: Settings that say where files lie: they decide nothing.
+PATHS = ("model", "checkpoint", "pool")
 WEIGHTS = (".pth", ".safetensors")
 
 
-class Source(Protocol):
-    """An open engine."""
+@dataclass
+class Source(ABC):
+    """
+    An open engine for images of *spec*.
 
-    @property
-    def description(self) -> str:
-        """What really computes: backend, device, precision."""
+    *description* says what really computes: backend, device, precision; *batch_size* is None where
+    batches are unknown; *settings*, fit for JSON, are how a reader repeats the run.
+    """
 
-    @property
-    def model_sha256(self) -> str:
-        """The fingerprint of the model file."""
+    spec: ModelSpec
+    description: str
+    model_sha256: str
+    batch_size: int | None
+    settings: dict[str, Any]
+    host_threads: int
 
-    @property
-    def batch_size(self) -> int | None:
-        """Images a batch; None where batches are unknown."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """How a reader repeats the run, fit for JSON."""
-
+    @abstractmethod
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """Yield each of *samples* once with its detections, in any order, batch by batch."""
 
+    @abstractmethod
     def stages(self) -> dict[str, Latency]:
-        """Stage name -> its latency, once `detect` ended."""
+        """Stage -> its latency per image, or per batch of inference, once `detect` has ended."""
+
+    def identity(self, dataset: Dataset, *, images: bool) -> dict[str, Any]:
+        """
+        All that decides what is found in *dataset*, fit for JSON.
+
+        What only judges detections, and what only moves files or threads of the host, is not in
+        it.  The contents of *images* are left out where another host reads them.
+        """
+        every = hashlib.sha256()
+        for sample in dataset.samples if images else ():
+            every.update(bytes.fromhex(sha256(sample.path)))
+        return {
+            "model_sha256": self.model_sha256,
+            "annotations_sha256": sha256(dataset.annotation_file),
+            "images": len(dataset.samples),
+            IMAGES: every.hexdigest() if images else None,
+            "backend": backend(self.description),
+            "settings": {key: value for key, value in self.settings.items() if key not in PATHS},
+            # A new kernel of the system does not change a result; a new Pillow may.
+            "environment": {k: v for k, v in environment().items() if k != "system"},
+        }
 
 
-class Engine(Protocol):
-    """What makes detections of the images of a data set."""
+class ModelSource(Source):
+    """An open engine that runs a model."""
 
-    @property
-    def spec(self) -> ModelSpec:
-        """The architecture."""
+    @abstractmethod
+    def infer(
+        self,
+        run: Callable[..., Any],
+        inputs: InputFiles | None,
+        writer: ResultWriter | None,
+        job: Any,
+        advance: Callable[[int], None],
+    ) -> tuple[Any, int]:
+        """
+        *run*, which is `evaluation.infer.infer_files`, on open runners with the other arguments.
 
-    @property
-    def reads_urls(self) -> bool:
-        """Whether images are read from where fsspec reaches, and not from this host alone."""
+        Returns the `Performance` of all together, and how many outputs a file has.
+        """
 
-    @property
-    def bundled(self) -> bool:
-        """Whether the bundled checkpoint runs, whose mAP on the bundled scenes is recorded."""
 
+class Engine(ABC):
+    """
+    What makes detections of the images of a data set.
+
+    *on_workers* says that other processes do, which read images from where fsspec reaches too.
+    """
+
+    on_workers: ClassVar[bool] = False
+
+    @abstractmethod
     def check(self) -> None:
         """Raise what can be known to be wrong before any work."""
 
+    @abstractmethod
     def open(
-        self, dataset: Dataset, root: Path, host_threads: int, open_progress: OpenProgress
+        self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
     ) -> AbstractContextManager[Source]:
-        """The open engine for *dataset* of the folder *root*; raises what its stages raise."""
+        """The open engine for *dataset*; raises what its stages raise."""
+
+
+@dataclass(frozen=True)
+class ModelEngine(Engine):
+    """What engines that run *choice* have in common."""
+
+    choice: ModelChoice
+
+    @abstractmethod
+    def open(
+        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
+    ) -> AbstractContextManager[ModelSource]:
+        """The open engine for *dataset*, or for files where it is None."""
+
+    def settings(self, file: Path, batch_size: int) -> dict[str, Any]:
+        """What a reader needs to repeat a run of *file* and to compare it with another."""
+        choice, weights = self.choice, self.choice.weights()
+        return {
+            "model": None if choice.model is None else str(choice.model),
+            "checkpoint": None if choice.checkpoint is None else str(choice.checkpoint),
+            "model_sha256": sha256(file),
+            "checkpoint_sha256": None if weights is None else sha256(weights),
+            "batch_size": batch_size,
+            "runner": choice.runner_name(),
+            "runner_options": asdict(choice.options),
+            "spec": asdict(choice.spec),
+        }
 
 
 @dataclass
-class LocalSource:
-    """An open runner of this process; *checkpoint* are the weights if not in the model file."""
+class LocalSource(ModelSource):
+    """An open *runner* of this process."""
 
     runner: Runner
-    spec: ModelSpec
-    model_sha256: str
-    batch_size: int
-    settings: Mapping[str, Any]
-    host_threads: int
     times: StageTimes = field(default_factory=StageTimes)
-
-    @property
-    def description(self) -> str:
-        """Backend, device and precision."""
-        return self.runner.description
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """See `Source.detect`; in the order of *samples*."""
@@ -111,34 +170,21 @@ class LocalSource:
             samples,
             self.runner,
             self.spec,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size or 1,
             host_threads=self.host_threads,
             times=self.times,
         )
 
     def stages(self) -> dict[str, Latency]:
-        """Latency per image of each stage, per batch of inference and transfers."""
-        latencies = self.times.latencies() if self.times.inference else {}
-        if isinstance(self.runner, TimedRunner):
+        """See `Source.stages`; transfers too, per batch, where the runner times them."""
+        latencies = self.times.latencies()
+        if self.runner.device_times is not None:
             latencies |= self.runner.device_times.latencies()
         return latencies
 
-
-@dataclass(frozen=True)
-class ModelEngine:
-    """What engines that run *choice* have in common."""
-
-    choice: ModelChoice
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The architecture."""
-        return self.choice.spec
-
-    @property
-    def bundled(self) -> bool:
-        """Whether the bundled checkpoint runs."""
-        return self.choice.model is None and self.choice.checkpoint is None
+    def infer(self, run: Callable[..., Any], *given: Any) -> tuple[Any, int]:
+        """See `ModelSource.infer`."""
+        return run(self.runner, *given), len(self.runner.outputs)
 
 
 @dataclass(frozen=True)
@@ -152,7 +198,6 @@ class LocalEngine(ModelEngine):
 
     batch_size: int | None = None
     runner: Runner | None = None
-    reads_urls: bool = False
 
     def check(self) -> None:
         """Raise as `ModelChoice.checked_runner` does."""
@@ -161,42 +206,30 @@ class LocalEngine(ModelEngine):
 
     @contextlib.contextmanager
     def open(
-        self, dataset: Dataset, root: Path, host_threads: int, open_progress: OpenProgress
+        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
     ) -> Iterator[LocalSource]:
         """Decode every image of *dataset* once to see that it can be, then open the runner."""
-        del root
-        with open_progress("checking images", len(dataset.samples)) as advance:
-            for _ in check_images(dataset.samples, host_threads):
-                advance(1)
+        if dataset is not None:
+            with open_progress("checking images", len(dataset.samples)) as advance:
+                for _ in check_images(dataset.samples, host_threads):
+                    advance(1)
         with contextlib.ExitStack() as stack:
             with open_progress("opening the model", 1) as advance:
                 if self.runner is None:
                     opened = self.choice.opened(self.batch_size)
-                    runner, path = stack.enter_context(opened)
+                    runner, file = stack.enter_context(opened)
                 else:
                     runner = stack.enter_context(self.runner)
-                    file = self.choice.model or self.choice.checkpoint
-                    assert file is not None, "a runner of its own comes with the file that it runs"
-                    path = file
+                    given = self.choice.model or self.choice.checkpoint
+                    assert given is not None, "a runner of its own comes with the file that it runs"
+                    file = given
                 advance(1)
-            batch_size, digest = choose_batch_size(runner, self.batch_size), sha256(path)
-            settings = choice_settings(self.choice, digest, batch_size)
-            yield LocalSource(runner, self.spec, digest, batch_size, settings, host_threads)
-
-
-def choice_settings(choice: ModelChoice, model_sha256: str, batch_size: int) -> dict[str, Any]:
-    """What a reader needs to repeat a run of *choice* and to compare it with another."""
-    weights = choice.weights()
-    return {
-        "model": None if choice.model is None else str(choice.model),
-        "checkpoint": None if choice.checkpoint is None else str(choice.checkpoint),
-        "model_sha256": model_sha256,
-        "checkpoint_sha256": None if weights is None else sha256(weights),
-        "batch_size": batch_size,
-        "runner": choice.runner_name(),
-        "runner_options": asdict(choice.options),
-        "spec": asdict(choice.spec),
-    }
+            size = choose_batch_size(runner, self.batch_size)
+            made = self.settings(file, size)
+            digest = made["model_sha256"]
+            yield LocalSource(
+                self.choice.spec, runner.description, digest, size, made, host_threads, runner
+            )
 
 
 def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
@@ -218,7 +251,7 @@ def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
 
 
 @dataclass(frozen=True)
-class RecordedEngine:
+class RecordedEngine(Engine):
     """
     Decodes the head outputs in the folder *results*, which inference elsewhere has written.
 
@@ -231,8 +264,6 @@ class RecordedEngine:
     bins: Path | None = None
     model: Path | None = None
     spec: ModelSpec = D0
-    reads_urls: bool = False
-    bundled: bool = False
 
     def check(self) -> None:
         """Raise `ResultError` where the summary of the results proves another model."""
@@ -241,12 +272,13 @@ class RecordedEngine:
 
     @contextlib.contextmanager
     def open(
-        self, dataset: Dataset, root: Path, host_threads: int, open_progress: OpenProgress
+        self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
     ) -> Iterator[RecordedSource]:
         """Find the results of every image; raise `ResultError` where one has none."""
         del open_progress
-        manifest = find_manifest(self.results, self.bins)
-        fed = load_coco(root, self.split).samples if dataset.limited else dataset.samples
+        manifest, fed = find_manifest(self.results, self.bins), dataset.samples
+        if dataset.limited:
+            fed = load_coco(dataset.annotation_file.parents[1], self.split).samples
         stems = {s.image_id: stem_of(s, manifest, self.spec) for s in dataset.samples}
         results = open_results(
             self.results,
@@ -255,58 +287,54 @@ class RecordedEngine:
             bins=self.bins,
             fed=[sample.path.stem for sample in fed],
         )
-        yield RecordedSource(self, results, stems, host_threads)
-
-
-class RecordedSource:
-    """An open folder of results."""
-
-    def __init__(
-        self, engine: RecordedEngine, results: Results, stems: dict[int, str], host_threads: int
-    ) -> None:
-        known = None if results.summary is None else results.summary.model_sha256
-        self.description = results.description
-        self.model_sha256 = UNKNOWN_MODEL if known is None else known
-        self.batch_size = None
-        self.settings = {
-            "results": str(engine.results),
-            "bins": None if engine.bins is None else str(engine.bins),
+        known = results.summary.model_sha256
+        settings = {
+            "results": str(self.results),
+            "bins": None if self.bins is None else str(self.bins),
             "manifest_sha256": None if results.manifest is None else results.manifest.sha256,
             "batch_size": None,
             "runner": "recorded",
-            "spec": asdict(engine.spec),
+            "spec": asdict(self.spec),
         }
-        self._results, self._stems, self._host_threads = results, stems, host_threads
-        self._reading: list[float] = []
-        self._postprocess: list[float] = []
+        digest = UNKNOWN_MODEL if known is None else known
+        yield RecordedSource(
+            self.spec, results.description, digest, None, settings, host_threads, results, stems
+        )
+
+
+@dataclass
+class RecordedSource(Source):
+    """An open folder of *results*; *stems* name those of each image id."""
+
+    results: Results
+    stems: Mapping[int, str]
+    reading: list[float] = field(default_factory=list)
+    decoding: list[float] = field(default_factory=list)
 
     def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
         """See `Source.detect`; in the order of *samples*."""
-        with ThreadPoolExecutor(self._host_threads, "effd0") as pool:
+        with ThreadPoolExecutor(self.host_threads, "effd0") as pool:
             try:
                 yield from zip(samples, pool.map(self._decoded, samples), strict=True)
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def _decoded(self, sample: Sample) -> Detections:
-        stem, spec = self._stems[sample.image_id], self._results.spec
-        start = time.perf_counter()
-        (heads,) = split_heads(self._results.heads(stem), spec)
-        read = time.perf_counter()
+        stem, scale = self.stems[sample.image_id], 1.0 / input_scale(sample.size, self.spec)
+        with noted(self.reading):
+            (heads,) = split_heads(self.results.heads(stem), self.spec)
         try:
-            found = postprocess(heads, 1.0 / input_scale(sample.size, spec), sample.size, spec)
+            with noted(self.decoding):
+                return postprocess(heads, scale, sample.size, self.spec)
         except Effd0Error as error:
             error.add_note(f"in the results of {stem}")
             raise
-        self._reading.append(read - start)
-        self._postprocess.append(time.perf_counter() - read)
-        return found
 
     def stages(self) -> dict[str, Latency]:
         """Latency per image of reading and of postprocessing."""
         return {
-            "read results": Latency.from_seconds(self._reading),
-            "postprocess": Latency.from_seconds(self._postprocess),
+            "read results": Latency.from_seconds(self.reading),
+            "postprocess": Latency.from_seconds(self.decoding),
         }
 
 

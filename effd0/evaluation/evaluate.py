@@ -14,37 +14,38 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from ..data import fixture
 from ..data.coco import Dataset, annotation_path, load_coco
-from ..data.remote import load_remote, url_of
+from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, OutputError
 from ..io import sha256
-from ..metrics.bootstrap import ReferenceComparison, compare_with_reference, reachable_ap
+from ..metrics.bootstrap import ReferenceComparison, paired_drop, reachable_ap
 from ..metrics.coco import MatchTable, match_table, to_coco_results
-from ..metrics.coverage import check_repeats
+from ..metrics.detection_diff import check_repeats, detection_parity
 from ..metrics.summary import CocoMetrics, summarize
 from ..progress import OpenProgress, silent
-from ..results.check import Check
+from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..results.run import (
     Accuracy,
     Artefact,
+    DatasetUsed,
     Insight,
     Run,
-    StageTimes,
+    Times,
     artefact_of,
-    dataset_of,
+    dataset_name,
     flat,
     new_run,
 )
-from ..results.verdict import Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import ModelSpec
-from ..timing import Latency, peak_rss_mb
+from ..timing import peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
 from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
-from .run_dir import RunDirectory, Say, run_directory, run_identity
+from .run_dir import RunDirectory, Say, run_directory
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,21 @@ class EvaluationJob:
     out: Path | None = None
     resume: bool = False
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the images and annotations, in COCO's layout."""
+        return fixture.coco_root() if self.root is None else self.root
+
     def threshold(self, engine: Engine) -> float | None:
         """
         The least mAP in percent: as given; else, for the bundled default alone, its own record.
 
         That is what effdet's own pipeline reaches, less `TO_RECORD`.
         """
-        bundled = engine.bundled and self.root is None and self.image_limit is None
-        if self.min_map is not None or not bundled:
-            return self.min_map
-        return 100 * fixture.reference_ap() - TO_RECORD.limit
+        own = isinstance(engine, ModelEngine) and engine.choice.bundled
+        if self.min_map is None and own and self.root is None and self.image_limit is None:
+            return 100 * fixture.reference_ap() - TO_RECORD.limit
+        return self.min_map
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,9 @@ class Evaluation:
     """
     One evaluation, complete enough to be repeated.
 
-    *against* compares with the evaluation *reference*, where there is one.  *images_per_second* is
-    of the images that were run now, not of those that the run directory held.
+    *accuracy* is what a run file says of it, whose ``images_per_second`` are of the images that
+    were run now, not of those that the run directory held, and whose ``against`` compares with the
+    evaluation *reference*, where there is one.
     """
 
     job: EvaluationJob
@@ -91,13 +98,7 @@ class Evaluation:
     matches: MatchTable
     metrics: CocoMetrics
     checks: tuple[Check, ...]
-    images_per_second: float
-    stages: Mapping[str, Latency]
-    runner: str
-    model_sha256: str
-    settings: Mapping[str, Any]
-    peak_rss_mb: float
-    against: ReferenceComparison | None = None
+    accuracy: Accuracy
     reference: Evaluation | None = None
 
     @property
@@ -121,10 +122,6 @@ class Evaluation:
         return reason_of(self.checks)
 
 
-def _say_nothing(line: str) -> None:
-    """Print no line."""
-
-
 def evaluate(
     job: EvaluationJob,
     engine: Engine,
@@ -132,7 +129,7 @@ def evaluate(
     *,
     dataset: Dataset | None = None,
     open_progress: OpenProgress = silent,
-    say: Say = _say_nothing,
+    say: Say = lambda _line: None,
 ) -> Evaluation:
     """
     Evaluate what *engine* runs on the images of *job*, and compare it with *reference*.
@@ -146,11 +143,11 @@ def evaluate(
         reference.check()
     if job.resume and job.out is None:
         raise OutputError("--resume is given, but no --out; name the run directory to resume")
-    kept = None if job.out is None else run_directory(job.out, resume=job.resume, say=say)
-    with (
-        kept or contextlib.nullcontext() as place,
-        contextlib.nullcontext(dataset) if dataset is not None else loaded(job, engine) as images,
-    ):
+    with contextlib.ExitStack() as stack:
+        place = None
+        if job.out is not None:
+            place = stack.enter_context(run_directory(job.out, resume=job.resume, say=say))
+        images = stack.enter_context(loaded(job, engine)) if dataset is None else dataset
         evaluation = _measured(job, engine, images, place, "detecting", open_progress)
         if reference is not None:
             plain = replace(job, min_map=None)
@@ -159,22 +156,20 @@ def evaluate(
                 evaluation = compared(evaluation, wanted, job.max_drop)
                 advance(1)
         if place is not None:
-            place.finish(
-                to_coco_results(evaluation.found, engine.spec), flat(run_of(evaluation, engine))
-            )
+            results = to_coco_results(evaluation.found, evaluation.spec)
+            place.finish(results, flat(run_of(evaluation, engine)))
     return evaluation
 
 
 @contextlib.contextmanager
 def loaded(job: EvaluationJob, engine: Engine) -> Iterator[Dataset]:
     """The data set of *job*, checked but for the insides of its image files."""
-    root = fixture.coco_root() if job.root is None else job.root
-    url = url_of(root)
+    url = url_of(job.folder)
     if url is None:
-        yield load_coco(root, job.split, job.image_limit)
-    elif engine.reads_urls:
+        yield load_coco(job.folder, job.split, job.image_limit)
+    elif engine.on_workers:
         with tempfile.TemporaryDirectory(prefix="effd0-") as cache:
-            yield load_remote(root, job.split, job.image_limit, Path(cache))
+            yield load_coco(job.folder, job.split, job.image_limit, RemoteFiles(Path(cache)))
     else:
         raise DatasetError(
             f"--root is {url}, which workers can read; say how many with --workers, "
@@ -191,17 +186,15 @@ def _measured(
     open_progress: OpenProgress,
 ) -> Evaluation:
     """The evaluation without a reference; detections go to *place* as they come."""
-    root = fixture.coco_root() if job.root is None else job.root
     found: dict[int, Detections] = {}
-    with engine.open(dataset, root, job.host_threads, open_progress) as source:
+    with engine.open(dataset, job.host_threads, open_progress) as source:
         if place is not None:
-            identity = run_identity(source, dataset, images=not engine.reads_urls)
+            identity = source.identity(dataset, images=not engine.on_workers)
             found = place.start(identity, dataset.image_ids, source.batch_size)
         samples = [sample for sample in dataset.samples if sample.image_id not in found]
         start = time.perf_counter()
-        stream = source.detect(samples)
         with (
-            contextlib.closing(stream),
+            contextlib.closing(source.detect(samples)) as stream,
             open_progress(what, len(samples)) as advance,
         ):
             for sample, detections in stream:
@@ -212,8 +205,8 @@ def _measured(
         seconds = time.perf_counter() - start
     with open_progress("scoring", 1) as advance:
         found = {image_id: found[image_id] for image_id in dataset.image_ids if image_id in found}
-        matches = match_table(dataset, found, engine.spec)
-        check_repeats(dataset, found, engine.spec)
+        matches = match_table(dataset, found, source.spec)
+        check_repeats(dataset, found, source.spec)
         metrics = summarize(matches)
         least = job.threshold(engine)
         limited = dataset.limited and least is not None
@@ -221,16 +214,22 @@ def _measured(
         checks = [check for check in [detected(metrics)] if check.status == "failed"]
         checks.append(threshold(metrics, dataset.total, least, reachable))
         advance(1)
-    url = url_of(annotation_path(root, job.split))
-    return Evaluation(
-        job=job,
-        spec=engine.spec,
-        matches=matches,
-        metrics=metrics,
-        checks=tuple(checks),
+    url = url_of(annotation_path(job.folder, job.split))
+    accuracy = Accuracy(
+        runner=source.settings["runner"],
+        backend=source.description,
+        batch=source.batch_size,
+        images=metrics.images,
+        images_total=dataset.total,
+        detections=metrics.detections,
+        metrics=metrics.values,
+        undefined=metrics.undefined,
+        per_class=metrics.per_class,
+        min_map=least,
+        against=None,
         images_per_second=len(samples) / seconds,
-        stages=source.stages(),
-        runner=source.description,
+        peak_rss_mb=peak_rss_mb(),
+        stages_ms={name: Times.of(latency) for name, latency in source.stages().items()},
         model_sha256=source.model_sha256,
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
@@ -240,70 +239,48 @@ def _measured(
             "image_limit": job.image_limit,
             **source.settings,
         },
-        peak_rss_mb=peak_rss_mb(),
     )
+    return Evaluation(job, source.spec, matches, metrics, tuple(checks), accuracy)
 
 
 def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:
     """The evaluation *candidate* with the check that it loses at most *max_drop* points."""
-    against = compare_with_reference(
-        reference.matches,
-        candidate.matches,
+    mine, theirs = candidate.accuracy, reference.accuracy
+    against = ReferenceComparison(
+        drop=paired_drop(reference.matches, candidate.matches),
+        parity=detection_parity(reference.found, candidate.found),
         max_drop=max_drop,
-        runner=reference.runner,
-        model_sha256=reference.model_sha256,
+        runner=theirs.backend,
+        model_sha256=theirs.model_sha256,
+        metrics=reference.metrics,
     )
     check = drop(against.drop, max_drop, limited=candidate.dataset.limited)
-    return replace(
-        candidate,
-        checks=(*candidate.checks, check),
-        against=against,
-        reference=reference,
-        settings={
-            **candidate.settings,
-            "reference": reference.settings.get("model") or reference.settings.get("checkpoint"),
-        },
-    )
-
-
-def accuracy_of(evaluation: Evaluation, insight: Insight | None = None) -> Accuracy:
-    """*evaluation* as it stands in a run file; *insight* is what pictures of it need."""
-    metrics, settings = evaluation.metrics, evaluation.settings
-    return Accuracy(
-        runner=settings["runner"],
-        backend=evaluation.runner,
-        batch=settings["batch_size"],
-        images=metrics.images,
-        images_total=evaluation.dataset.total,
-        detections=metrics.detections,
-        metrics=metrics.values,
-        undefined=metrics.undefined,
-        per_class=metrics.per_class,
-        min_map=settings["min_map"],
-        against=evaluation.against,
-        images_per_second=evaluation.images_per_second,
-        peak_rss_mb=evaluation.peak_rss_mb,
-        stages_ms={name: StageTimes.of(latency) for name, latency in evaluation.stages.items()},
-        model_sha256=evaluation.model_sha256,
-        settings=dict(settings),
-        insight=insight,
-    )
+    file = theirs.settings.get("model") or theirs.settings.get("checkpoint")
+    settings = {**mine.settings, "reference": file}
+    accuracy = msgspec.structs.replace(mine, against=against, settings=settings)
+    checks = (*candidate.checks, check)
+    return replace(candidate, checks=checks, accuracy=accuracy, reference=reference)
 
 
 def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = None) -> Run:
-    """The run of one *evaluation* by *engine*; recorded results name their model themselves."""
-    job, digest = evaluation.job, evaluation.settings["annotations_sha256"]
-    dataset = dataset_of(job.root, job.split, evaluation.metrics.images, digest)
+    """
+    The run of one *evaluation* by *engine*; *insight* is what pictures of it need.
+
+    Recorded results name their model themselves.
+    """
+    job, accuracy = evaluation.job, evaluation.accuracy
+    digest = accuracy.settings["annotations_sha256"]
+    dataset = DatasetUsed(dataset_name(job.root, job.split), accuracy.images, digest)
     if isinstance(engine, ModelEngine):
         artefact = artefact_of(engine.choice.model, engine.choice.weights(), dataset)
     else:
         assert isinstance(engine, RecordedEngine)
         name = (engine.results if engine.model is None else engine.model).name
-        known = None if evaluation.model_sha256 == UNKNOWN_MODEL else evaluation.model_sha256
+        known = None if accuracy.model_sha256 == UNKNOWN_MODEL else accuracy.model_sha256
         artefact = Artefact(name, known, None, dataset)
     return new_run(
         artefact,
         exit_status=0 if evaluation.verdict.ok else 1,
         checks=evaluation.checks,
-        accuracy=[accuracy_of(evaluation, insight)],
+        accuracy=[msgspec.structs.replace(accuracy, insight=insight)],
     )

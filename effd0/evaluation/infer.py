@@ -5,33 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import FeedError, RunnerError
-from ..io import sha256
 from ..progress import OpenProgress
 from ..runners.base import (
+    DeviceTimes,
     Runner,
     TensorInfo,
-    TimedRunner,
     batch_size_of,
     choose_batch_size,
-    infer_stream,
     only_input,
     stacked,
 )
 from ..tensors.inputs import InputFiles, open_inputs
+from ..tensors.manifest import Manifest
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
 from ..types import Tensors
-from .model import ModelChoice
-from .pipeline import timed
+from .engines import ModelEngine, ModelSource
+from .pipeline import ahead, timed
 
 _STATISTICS: dict[str, Callable[[Sequence[float]], Any]] = {
     "min": np.min,
@@ -110,25 +109,47 @@ class Performance:
         }
 
 
+def together(parts: Sequence[tuple[str, Performance]], seconds: float, workers: int) -> Performance:
+    """*parts* of one run, each with the worker that did it; it took so many *seconds* in all."""
+    infer_s = dict.fromkeys((worker for worker, _ in parts), 0.0)
+    for worker, part in parts:
+        infer_s[worker] += part.infer_s
+    rows, compute_ms, h2d_ms, d2h_ms = (
+        tuple(chain.from_iterable(getattr(part, name) for _, part in parts))
+        for name in ("rows", "compute_ms", "h2d_ms", "d2h_ms")
+    )
+    images = sum(part.images for _, part in parts)
+    slowest = max(infer_s.values())
+    return Performance(images, rows, compute_ms, h2d_ms, d2h_ms, slowest, seconds, workers)
+
+
 @dataclass(frozen=True)
-class InferSettings:
+class InferJob:
     """
-    How files are run: images a batch (None: the model's own, or 1), runs of each batch.
+    The files that an inference runs, how, and where results go.
 
-    *warmup* runs of the first batch come before and are not counted.
+    Without *inputs* zeros are run; without *results*, the folder to write, nothing is kept.
+    A batch has *batch_size* images, the model's own number or 1 where that is None, and is run
+    *loop* times; *warmup* runs of the first batch come before and are not counted.  *args* are the
+    words of the command, for the summary.
     """
 
+    inputs: Path | None = None
+    results: Path | None = None
     batch_size: int | None = None
     loop: int = 1
     warmup: int = 1
     host_threads: int = 2
+    outfmt: str = "BIN"
+    overwrite: bool = False
+    args: tuple[str, ...] = ()
 
 
 def infer_files(
     runner: Runner,
     inputs: InputFiles | None,
     writer: ResultWriter | None,
-    settings: InferSettings,
+    job: InferJob,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Performance:
     """
@@ -138,32 +159,38 @@ def infer_files(
     Raises `FeedError` where the model takes other inputs, and what reading, running and writing
     raise.
     """
-    info, loop = only_input(runner.inputs), settings.loop
-    size, fixed = choose_batch_size(runner, settings.batch_size), batch_size_of(runner.inputs)
+    info, loop = only_input(runner.inputs), job.loop
+    size, fixed = choose_batch_size(runner, job.batch_size), batch_size_of(runner.inputs)
     files, read = _zeros(info, size) if inputs is None else (inputs.files, inputs.read)
     if inputs is not None:
         check_fits(inputs, info)
     batches = [files[i : i + size] for i in range(0, len(files), size)]
-    infer_s: list[float] = []
-    with ThreadPoolExecutor(settings.host_threads, "effd0") as pool:
+    order, infer_s = [output.name for output in runner.outputs], list[float]()
+    device = runner.device_times or DeviceTimes()
+    with ThreadPoolExecutor(job.host_threads, "effd0") as pool:
         try:
             first = stacked([read(file) for file in batches[0]], info)
-            for _ in range(settings.warmup):
+            for _ in range(job.warmup):
                 runner.infer(first)
-            warm = _device_times(runner)
-            start = time.perf_counter()
+            warm, start = len(device.compute_ms), time.perf_counter()
             writing: list[Future[None]] = []
             for batch, outputs in _timed(pool, runner, batches, read, loop, infer_s):
-                _finish(writing)
-                if writer is not None:
-                    writing = _save(pool, writer, runner, inputs, batch, outputs)
+                while writing:
+                    writing.pop().result()
+                # Of zeros, which are of no file, all rows go under one name.
+                parts = [(file.stem, slice(row, row + 1)) for row, file in enumerate(batch)]
+                for stem, rows in parts if inputs is not None else [(PURE, slice(None))]:
+                    if writer is not None:
+                        heads = {name: outputs[name][rows] for name in order}
+                        writing.append(pool.submit(writer.save, stem, heads, order))
                 advance(len(batch))
-            _finish(writing)
+            while writing:
+                writing.pop().result()
             total_s = time.perf_counter() - start
         finally:
             pool.shutdown(cancel_futures=True)
-    times = zip(_device_times(runner), warm, strict=True)
-    h2d, compute, d2h = (every[len(before) :] for every, before in times)
+    lists = (device.h2d_ms, device.compute_ms, device.d2h_ms)
+    h2d, compute, d2h = (tuple(times[warm:]) for times in lists)
     compute = compute or tuple(1000 * seconds for seconds in infer_s)
     return Performance(
         images=loop * len(files),
@@ -186,22 +213,19 @@ def _timed(
     infer_s: list[float],
 ) -> Iterator[tuple[Sequence[Path], Tensors]]:
     """Each batch with its last outputs; *infer_s* is given the seconds of each of its runs."""
-    info = only_input(runner.inputs)
 
     def feeds() -> Iterator[tuple[tuple[Sequence[Path], bool], Tensors]]:
         """Each batch, as often as it runs; the next one is being read meanwhile."""
-        reading: deque[list[Future[Any]]] = deque()
-        for index, batch in enumerate(batches):
-            for ahead in batches[index + len(reading) : index + 2]:
-                reading.append([pool.submit(read, file) for file in ahead])
-            feed = stacked([future.result() for future in reading.popleft()], info)
+        reading = ((batch, [pool.submit(read, file) for file in batch]) for batch in batches)
+        for batch, futures in ahead(reading):
+            feed = stacked([future.result() for future in futures], only_input(runner.inputs))
             for again in reversed(range(loop)):
                 yield (batch, again == 0), feed
 
     def run(feeds: Iterable[Tensors]) -> Generator[Tensors]:
         # Batches side by side would each take longer than alone: a runner streams what it times.
-        if isinstance(runner, TimedRunner):
-            return infer_stream(runner, feeds)
+        if runner.device_times is not None:
+            return runner.infer_stream(feeds)
         return (runner.infer(feed) for feed in feeds)
 
     with contextlib.closing(timed(run, feeds(), infer_s)) as results:
@@ -211,32 +235,6 @@ def _timed(
                 raise RunnerError(f"the model gave {rows} rows, but {len(batch)} were fed")
             if last:
                 yield batch, outputs
-
-
-def _finish(writing: Sequence[Future[None]]) -> None:
-    for future in writing:
-        future.result()
-
-
-def _save(
-    pool: ThreadPoolExecutor,
-    writer: ResultWriter,
-    runner: Runner,
-    inputs: InputFiles | None,
-    batch: Sequence[Path],
-    outputs: Tensors,
-) -> list[Future[None]]:
-    """Save the heads of each file of *batch*, or all outputs of zeros under one name."""
-    order = [output.name for output in runner.outputs]
-    if inputs is None:
-        writer.name(PURE, len(order), None)
-        return [pool.submit(writer.save, PURE, outputs, order)]
-    saving = []
-    for row, file in enumerate(batch):
-        heads = {name: outputs[name][row : row + 1] for name in order}
-        writer.name(file.stem, len(order), file)
-        saving.append(pool.submit(writer.save, file.stem, heads, order))
-    return saving
 
 
 def check_fits(inputs: InputFiles, info: TensorInfo) -> None:
@@ -262,90 +260,62 @@ def _zeros(info: TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Pa
     return (Path(PURE),) * count, lambda _: row
 
 
-def _device_times(runner: Runner) -> tuple[tuple[float, ...], ...]:
-    """Milliseconds so far of uploads, of computing, of downloads; empty where none are told."""
-    if not isinstance(runner, TimedRunner):
-        return (), (), ()
-    times = runner.device_times
-    return tuple(times.h2d_ms), tuple(times.compute_ms), tuple(times.d2h_ms)
-
-
-@dataclass(frozen=True)
-class InferJob:
+def run_infer_job(
+    job: InferJob, engine: ModelEngine, open_progress: OpenProgress
+) -> tuple[Performance, ModelSource]:
     """
-    Everything that an inference depends on.
+    Run *job* on *engine*: what it took, and what ran it, which is closed.
 
-    Without *inputs* zeros are run; without *results*, the folder to write, nothing is kept.
-    *args* are the words of the command, for the summary.
+    Raises what its stages raise, what can be known early before anything is opened.
     """
-
-    choice: ModelChoice
-    inputs: Path | None = None
-    results: Path | None = None
-    settings: InferSettings = field(default_factory=InferSettings)
-    outfmt: str = "BIN"
-    overwrite: bool = False
-    args: tuple[str, ...] = ()
-
-
-def run_infer_job(job: InferJob, open_progress: OpenProgress) -> Performance:
-    """Run *job*; raise what its stages raise."""
-    # What can be known to be wrong is said before anything is opened.
-    job.choice.checked_runner()
+    engine.check()
+    unshared = {
+        "workers share the files of --input, but none is given; give --input": job.inputs is None,
+        f"--loop is {job.loop}, but workers run each batch once; leave --loop out": job.loop > 1,
+    }
+    for message, found in unshared.items():
+        if engine.on_workers and found:
+            raise RunnerError(f"{message}, or leave --workers and --devices out")
     if job.results is not None:
         check_free(job.results, overwrite=job.overwrite)
-    inputs = None if job.inputs is None else open_inputs(job.inputs, job.choice.spec)
+    inputs = None if job.inputs is None else open_inputs(job.inputs, engine.choice.spec)
+    files = () if inputs is None else inputs.files
     with contextlib.ExitStack() as stack:
-        with open_progress("opening the model", 1) as advance:
-            runner, path = stack.enter_context(job.choice.opened(job.settings.batch_size))
-            advance(1)
-        writer = None
+        opened = engine.open(None, job.host_threads, open_progress)
+        source, writer = stack.enter_context(opened), None
         if job.results is not None:
             whole = results_whole(job.results, job.outfmt, overwrite=job.overwrite)
             writer = stack.enter_context(whole)
-        if inputs is None:
-            performance = infer_files(runner, None, writer, job.settings)
-        else:
-            with open_progress("inferring", len(inputs.files)) as advance:
-                performance = infer_files(runner, inputs, writer, job.settings, advance)
+        sized = replace(job, batch_size=source.batch_size)
+        with open_progress("inferring", len(files) or source.batch_size or 1) as advance:
+            performance, outputs = source.infer(infer_files, inputs, writer, sized, advance)
         if writer is not None:
-            size = choose_batch_size(runner, job.settings.batch_size)
-            summary = summary_of(job, runner.description, path, inputs, size, performance)
-            writer.close(summary, None if inputs is None else inputs.manifest)
-    return performance
+            for file in files or [None]:
+                writer.name(PURE if file is None else file.stem, outputs, file)
+            manifest = None if inputs is None else inputs.manifest
+            writer.close(_summary(job, source, manifest, performance), manifest)
+    return performance, source
 
 
-def summary_of(
-    job: InferJob,
-    runner: str,
-    model: Path,
-    inputs: InputFiles | None,
-    batch_size: int,
-    performance: Performance,
+def _summary(
+    job: InferJob, source: ModelSource, manifest: Manifest | None, performance: Performance
 ) -> dict[str, Any]:
-    """
-    What ais_bench's summary says but for its files, and more under a key of our own.
-
-    *runner* describes what computed, in batches of *batch_size*; *model* is the file that it ran.
-    """
-    manifest = None if inputs is None else inputs.manifest
+    """What ais_bench's summary says but for its files, and more under a key of our own."""
+    how = ("batch_size", "loop", "warmup", "host_threads")
+    own = ("model", "checkpoint", "model_sha256", "batch_size", "spec", "pool")
     return {
         "args": list(job.args),
         **performance.ais_bench_summary(),
         "pid": os.getpid(),
         "effd0": {
-            "runner": runner,
-            "model": None if job.choice.model is None else str(job.choice.model),
-            "checkpoint": None if job.choice.checkpoint is None else str(job.choice.checkpoint),
-            "model_sha256": sha256(model),
+            "runner": source.description,
             "manifest_sha256": None if manifest is None else manifest.sha256,
             "images": performance.images,
             "images_per_second": performance.images_per_second,
             "images_per_second_with_files": performance.images_per_second_with_files,
             "infer_s": performance.infer_s,
             "total_s": performance.total_s,
-            "batch_size": batch_size,
-            "settings": asdict(job.settings),
-            "spec": asdict(job.choice.spec),
+            "settings": {name: getattr(job, name) for name in how},
+            **{key: source.settings[key] for key in own if key in source.settings},
         },
     }

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -16,17 +16,23 @@ from typing import TypeVar
 import numpy as np
 
 from ..data.coco import Sample, other_size
-from ..data.preprocess import ModelInput, preprocess
+from ..data.preprocess import ModelInput, preprocess, probe_image
 from ..detection.heads import HeadOutputs, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import ImageError, RunnerError
-from ..runners.base import DetectingRunner, Runner, infer_stream, make_feed, takes_pixels
+from ..runners.base import DetectingRunner, Runner, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..timing import Latency
-from ..types import Tensor
+from ..types import Tensor, Tensors
+
+F = TypeVar("F")
+K = TypeVar("K")
+T = TypeVar("T")
 
 #: Images of a batch, each with its image_scale: what is kept of them until their heads are there.
 Scaled = list[tuple[Sample, float]]
+#: A batch: its images, their network input, and the array that holds the inputs' tensors.
+Batch = tuple[Scaled, list[ModelInput], Tensor | None]
 
 
 def read_batches(
@@ -35,27 +41,23 @@ def read_batches(
     read: Callable[[Path, Tensor | None], ModelInput],
     batch_size: int,
     take: Callable[[], Tensor] | None,
-) -> Iterator[tuple[Scaled, list[ModelInput], Tensor | None]]:
+) -> Iterator[Batch]:
     """
     Batches of images with their network input, read at most one batch ahead.
 
-    The third is the array that *take* gave, where there is one, for the inputs' tensors.  Raises
-    what *read* raises, and `ImageError` for an image that is not of the annotated size.
+    The inputs' tensors are rows of the array that *take* gives, where there is one.  Raises what
+    *read* raises, and `ImageError` for an image that is not of the annotated size.
     """
     source = iter(samples)
 
-    def read_on() -> tuple[list[Sample], list[Future[ModelInput]], Tensor | None]:
-        taken = list(islice(source, batch_size))
-        array = take() if take is not None and taken else None
-        places = [None] * len(taken) if array is None else array
-        reading = [
-            pool.submit(read, one.path, out) for one, out in zip(taken, places, strict=False)
-        ]
-        return taken, reading, array
+    def begun() -> Iterator[tuple[list[Sample], list[Future[ModelInput]], Tensor | None]]:
+        while taken := list(islice(source, batch_size)):
+            rows = None if take is None else take()[: len(taken)]
+            places = [None] * len(taken) if rows is None else rows
+            pairs = zip(taken, places, strict=True)
+            yield taken, [pool.submit(read, one.path, out) for one, out in pairs], rows
 
-    ahead = read_on()
-    while ahead[0]:
-        (taken, reading, rows), ahead = ahead, read_on()
+    for taken, reading, rows in ahead(begun()):
         inputs = [future.result() for future in reading]
         for sample, one in zip(taken, inputs, strict=True):
             if one.image_size != sample.size:
@@ -63,14 +65,18 @@ def read_batches(
                     f"{other_size(sample, one.image_size)}; "
                     "copy or download it again, or correct the annotation file"
                 )
-        scales = (one.image_scale for one in inputs)
-        images = list(zip(taken, scales, strict=True))
+        images = [(sample, one.image_scale) for sample, one in zip(taken, inputs, strict=True)]
         yield images, inputs, rows
 
 
-F = TypeVar("F")
-K = TypeVar("K")
-T = TypeVar("T")
+def ahead(begun: Iterable[T]) -> Iterator[T]:
+    """Each of *begun* once the next one has begun too."""
+    waiting = deque[T]()
+    for one in begun:
+        waiting.append(one)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @dataclass
@@ -86,27 +92,16 @@ class StageTimes:
     postprocess: list[float] = field(default_factory=list)
 
     def latencies(self) -> dict[str, Latency]:
-        """Stage name -> its latency."""
-        return {name: Latency.from_seconds(values) for name, values in vars(self).items()}
-
-    def move(self, to: StageTimes) -> None:
-        """Move what is here now *to* another, whatever is added meanwhile."""
-        for name, values in vars(self).items():
-            count = len(values)
-            vars(to)[name].extend(values[:count])
-            del values[:count]
+        """Stage -> its latency; none where nothing was run."""
+        every = vars(self).items() if self.inference else ()
+        return {stage: Latency.from_seconds(seconds) for stage, seconds in every}
 
 
 def detect(path: Path, runner: Runner, spec: ModelSpec) -> Detections:
     """Detect in one image file; *runner* is open."""
-    if isinstance(runner, DetectingRunner):
-        (found,) = runner.detect_stream([[preprocess(path, spec, normalized=False)]])
-        return found[0]
-    model_input = preprocess(path, spec, normalized=not takes_pixels(runner))
-    outputs = runner.infer(make_feed([model_input], runner))
-    return postprocess(
-        split_heads(outputs, spec)[0], model_input.image_scale, model_input.image_size, spec
-    )
+    sample = Sample(0, path, probe_image(path))
+    ((_, found),) = run_dataset([sample], runner, spec, batch_size=1)
+    return found
 
 
 def run_dataset(
@@ -117,82 +112,92 @@ def run_dataset(
     batch_size: int,
     host_threads: int = 2,
     times: StageTimes | None = None,
+    device: AbstractContextManager[object] | None = None,
 ) -> Generator[tuple[Sample, Detections]]:
     """
     Yield the detections of every sample, in order, as they are done; *runner* is open.
 
-    Raises what the stages raise.  *times*, where given, is filled.
+    Raises what the stages raise.  *times*, where given, is filled.  *device*, where given, is
+    entered once the first batch is read, and left once the last one is inferred.
     """
     times = StageTimes() if times is None else times
     pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
+    free: list[Tensor] = []  # arrays whose contents nobody needs any more
+    held = contextlib.ExitStack()
+
+    def read(path: Path, out: Tensor | None) -> ModelInput:
+        with noted(times.preprocess):
+            return preprocess(path, spec, normalized=not pixels, out=out)
+
+    def take() -> Tensor:
+        return free.pop() if free else np.empty((batch_size, *spec.input_shape), np.float32)
+
+    def on_device(batches: Iterator[Batch]) -> Iterator[Batch]:
+        for first in islice(batches, 1):
+            held.enter_context(device or contextlib.nullcontext())
+            yield first
+            del first
+        yield from batches
+
     with ThreadPoolExecutor(host_threads, "effd0") as pool:
-
-        def read(path: Path, out: Tensor | None) -> ModelInput:
-            normalized = not pixels
-            return _noted(
-                times.preprocess, lambda: preprocess(path, spec, normalized=normalized, out=out)
-            )
-
-        def take() -> Tensor:
-            """An array whose contents nobody needs any more."""
-            return free.pop() if free else np.empty((batch_size, *spec.input_shape), np.float32)
-
-        free: list[Tensor] = []
-        batches = read_batches(samples, pool, read, batch_size, None if pixels else take)
+        batches = on_device(read_batches(samples, pool, read, batch_size, None if pixels else take))
         try:
             if isinstance(runner, DetectingRunner):
-                feeds = ((images, inputs) for images, inputs, _ in batches)
-                for images, found in timed(runner.detect_stream, feeds, times.inference):
-                    yield from zip((sample for sample, _ in images), found, strict=True)
+                pictures = ((images, inputs) for images, inputs, _ in batches)
+                with held:
+                    for images, found in timed(runner.detect_stream, pictures, times.inference):
+                        yield from zip((sample for sample, _ in images), found, strict=True)
             else:
-                yield from _postprocessed(pool, runner, batches, free, spec, times)
+                feeds = (
+                    ((images, rows), make_feed(inputs, runner, rows))
+                    for images, inputs, rows in batches
+                )
+                stream = timed(runner.infer_stream, feeds, times.inference)
+                yield from _postprocessed(stream, held, pool, free, spec, times.postprocess)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _noted(seconds: list[float], run: Callable[[], T]) -> T:
-    """What *run* gives; how long it took is added to *seconds*."""
-    start = time.perf_counter()
-    result = run()
-    seconds.append(time.perf_counter() - start)
-    return result
-
-
 def _postprocessed(
+    stream: Iterable[tuple[tuple[Scaled, Tensor | None], Tensors]],
+    held: contextlib.ExitStack,
     pool: ThreadPoolExecutor,
-    runner: Runner,
-    batches: Iterable[tuple[Scaled, list[ModelInput], Tensor | None]],
     free: list[Tensor],
     spec: ModelSpec,
-    times: StageTimes,
+    seconds: list[float],
 ) -> Iterator[tuple[Sample, Detections]]:
     """Each image with its detections: *pool* makes them of the heads of the batch before."""
 
     def detected(heads: HeadOutputs, scale: float, size: tuple[int, int]) -> Detections:
-        return _noted(times.postprocess, lambda: postprocess(heads, scale, size, spec))
+        with noted(seconds):
+            return postprocess(heads, scale, size, spec)
 
     pending: list[tuple[Sample, Future[Detections]]] = []
-    feeds = (
-        ((images, rows), make_feed(inputs, runner, None if rows is None else rows[: len(inputs)]))
-        for images, inputs, rows in batches
-    )
-    stream = timed(partial(infer_stream, runner), feeds, times.inference)
-    for (images, rows), outputs in stream:
-        if rows is not None:
-            free.append(rows)
-        heads = split_heads(outputs, spec)
-        if len(heads) != len(images):
-            raise RunnerError(f"the model gave {len(heads)} rows for {len(images)} images")
-        # The batch before ends here, so that its heads are freed before more come.
-        done = [(sample, future.result()) for sample, future in pending]
-        pending = [
-            (sample, pool.submit(detected, head, scale, sample.size))
-            for (sample, scale), head in zip(images, heads, strict=True)
-        ]
-        del heads, outputs
-        yield from done
+    with held:
+        for (images, rows), outputs in stream:
+            if rows is not None:
+                free.append(rows)
+            heads = split_heads(outputs, spec)
+            if len(heads) != len(images):
+                raise RunnerError(f"the model gave {len(heads)} rows for {len(images)} images")
+            # The batch before ends here, so that its heads are freed before more come.
+            done = [(sample, future.result()) for sample, future in pending]
+            pending = [
+                (sample, pool.submit(detected, head, scale, sample.size))
+                for (sample, scale), head in zip(images, heads, strict=True)
+            ]
+            del heads, outputs
+            yield from done
     for sample, future in pending:
         yield sample, future.result()
+
+
+@contextlib.contextmanager
+def noted(seconds: list[float]) -> Iterator[None]:
+    """Add the time of the block to *seconds* once it has succeeded."""
+    start = time.perf_counter()
+    yield
+    seconds.append(time.perf_counter() - start)
 
 
 def timed(

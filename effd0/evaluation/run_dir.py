@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -18,47 +17,18 @@ import struct
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.coco import Dataset
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
-from ..io import sha256, written_whole
-from ..results.environment import environment
+from ..io import written_whole
 from ..tensors.manifest import read_json
 
-if TYPE_CHECKING:
-    from .engines import Source
-
-#: Settings of a source that say where its files lie: they decide nothing.
-PATHS = ("model", "checkpoint", "pool")
 #: The key of the contents of all images.
 IMAGES = "images_sha256"
-
-
-def run_identity(source: Source, dataset: Dataset, *, images: bool = True) -> dict[str, Any]:
-    """
-    All that decides what *source* finds in *dataset*, fit for JSON.
-
-    What only judges detections, and what only moves files or threads of the host, is not in it.
-    The contents of *images* are left out where another host reads them.
-    """
-    every = hashlib.sha256()
-    for sample in dataset.samples if images else ():
-        every.update(bytes.fromhex(sha256(sample.path)))
-    return {
-        "model_sha256": source.model_sha256,
-        "annotations_sha256": sha256(dataset.annotation_file),
-        "images": len(dataset.samples),
-        IMAGES: every.hexdigest() if images else None,
-        "backend": backend(source.description),
-        "settings": {key: value for key, value in source.settings.items() if key not in PATHS},
-        # A new kernel of the system does not change a result; a new Pillow may.
-        "environment": {k: v for k, v in environment().items() if k != "system"},
-    }
 
 
 def backend(description: str) -> str:
@@ -94,14 +64,8 @@ _DETECTION_BYTES = 4 * 4 + 4 + 8
 
 def encode(image_id: int, found: Detections, seed: int) -> bytes:
     """The record of what was *found* in the image *image_id*."""
-    body = b"".join(
-        (
-            _HEAD.pack(image_id, len(found)),
-            found.boxes.astype("<f4").tobytes(),
-            found.scores.astype("<f4").tobytes(),
-            found.classes.astype("<i8").tobytes(),
-        )
-    )
+    columns = found.boxes.astype("<f4"), found.scores.astype("<f4"), found.classes.astype("<i8")
+    body = _HEAD.pack(image_id, len(found)) + b"".join(column.tobytes() for column in columns)
     return body + _CRC.pack(zlib.crc32(body, seed))
 
 
@@ -206,14 +170,10 @@ class RunDirectory:
         with written_whole(self.folder / RESULTS) as temporary, temporary.open("w") as file:
             file.write("[")
             for start in range(0, len(results), _CHUNK):
+                rows = results[start : start + _CHUNK].tolist()
                 entries = [
-                    {
-                        "image_id": int(id_),
-                        "category_id": int(category),
-                        "bbox": box,
-                        "score": score,
-                    }
-                    for id_, *box, score, category in results[start : start + _CHUNK].tolist()
+                    {"image_id": int(id_), "category_id": int(kind), "bbox": box, "score": score}
+                    for id_, *box, score, kind in rows
                 ]
                 file.write((", " if start else "") + json.dumps(entries, allow_nan=False)[1:-1])
             file.write("]\n")
@@ -232,25 +192,19 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, but a run directory is wanted; give another --out")
-    # What a killed run leaves of a file that was to be written whole.
-    left_behind = [
-        path
-        for name in (MANIFEST, RESULTS, EVALUATION)
-        for path in folder.glob(f".{name}.*")
-        if path.is_dir()
-    ]
-    with _keeping(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    others = sorted({*folder.iterdir()} - {folder / RECORDS, *left_behind})
-    if others and not (folder / MANIFEST).exists():
-        raise OutputError(
-            f"{folder} holds {others[0].name}, but no {MANIFEST}: it is no run directory; "
-            "give --out a new or an empty folder"
-        )
-    with _keeping(folder):
-        file = (folder / RECORDS).open("a+b", buffering=0)
-    with file:
+    with contextlib.ExitStack() as stack:
         with _keeping(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # What a killed run leaves of a file that was to be written whole.
+            names = (MANIFEST, RESULTS, EVALUATION)
+            torn = [path for name in names for path in folder.glob(f".{name}.*")]
+            others = sorted({*folder.iterdir()} - {folder / RECORDS, *torn})
+            if others and not (folder / MANIFEST).exists():
+                raise OutputError(
+                    f"{folder} holds {others[0].name}, but no {MANIFEST}: it is no run directory; "
+                    "give --out a new or an empty folder"
+                )
+            file = stack.enter_context((folder / RECORDS).open("a+b", buffering=0))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -262,8 +216,8 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
             raise OutputError(
                 f"{folder} holds a run already; continue it with --resume, or give another --out"
             )
-        for left in left_behind:
-            shutil.rmtree(left, ignore_errors=True)
+        for path in torn:
+            shutil.rmtree(path, ignore_errors=True)
         place = RunDirectory(folder, file, say)
         try:
             yield place

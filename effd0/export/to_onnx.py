@@ -64,7 +64,7 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
     """
     opset = settings.checked_opset()
     model = load_model(checkpoint, spec)
-    with _quiet():
+    with _silenced():
         try:
             _torch_export(model, out, spec, opset, settings)
         except Exception as error:  # the exporters raise whatever their many stages raise
@@ -77,20 +77,24 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
         "exporter": f"{settings.exporter}, torch {version('torch')}",
         "effd0": version("effd0"),
     }
-    _save(load_graph(out), out, origin)
+    graph = load_graph(out)
+    require("onnx.helper", extra="onnx").set_model_props(graph, origin)
+    save_graph(graph, out)
 
 
 def write_simplified(model: Path, out: Path) -> None:
     """Write onnxsim's simplification of the ONNX file *model* to *out*; keep its metadata."""
     graph = load_graph(model)
     onnxsim = require("onnxsim", extra="onnx")
-    with _quiet():
+    with _silenced():
         try:
             simplified, _ = onnxsim.simplify(graph)
         except Exception as error:  # onnxsim raises RuntimeError and more from its compiled core
             raise ExportError(f"{model} cannot be simplified: {error}") from error
     origin = {entry.key: entry.value for entry in graph.metadata_props}
-    _save(simplified, out, origin | {"simplified": f"onnxsim {version('onnxsim')}"})
+    origin |= {"simplified": f"onnxsim {version('onnxsim')}"}
+    require("onnx.helper", extra="onnx").set_model_props(simplified, origin)
+    save_graph(simplified, out)
 
 
 def _torch_export(
@@ -133,7 +137,7 @@ def _torch_export(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """
     Keep the exporters' chatter off the terminal; errors still come out.
 
@@ -151,11 +155,3 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def _save(graph: Any, out: Path, origin: dict[str, str]) -> None:
-    """Write *graph* to *out* with *origin* as all of its metadata."""
-    del graph.metadata_props[:]
-    for key, value in origin.items():
-        graph.metadata_props.add(key=key, value=value)
-    save_graph(graph, out)

@@ -22,7 +22,7 @@ import numpy as np
 from ..data.fixture import sample_inputs
 from ..errors import Effd0Error, ExportError, GraphError
 from ..graph.onnx_info import load_graph
-from ..graph.rewrite import GraphChange, save_graph
+from ..graph.rewrite import GraphEdit, save_graph
 from ..graph.rewrites import apply_edits, named_edits
 from ..io import written_whole
 from ..runners.base import Runner, batch_size_of
@@ -35,10 +35,16 @@ from .to_onnx import ExportSettings, write_onnx, write_simplified
 
 
 @dataclass(frozen=True)
-class MeasuredChange(GraphChange):
+class MeasuredChange:
     """What an edit did to a graph, and the most it moved a head of the graph before it."""
 
+    edit: GraphEdit
+    matches: int
     worst: TensorDiff
+
+    def __str__(self) -> str:
+        found = f"{self.matches} matches" if self.matches else "nothing to do"
+        return f"{self.edit.name}: {found}"
 
 
 @dataclass(frozen=True)
@@ -86,15 +92,15 @@ def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -
     with written_whole(out) as temporary:
         save_graph(graph, temporary)
         for edit in chosen:
-            change, before = edit.run(graph), heads
-            if change.matches:
+            matches, before = edit.run(graph), heads
+            if matches:
                 save_graph(graph, temporary)
                 with open_runner("ort", temporary, spec, RunnerOptions()) as runner:
                     heads = _heads(runner, images)
             diffs = compare_tensors(before, heads)
             if edit.exact:
                 _require_same(out, f"{model} before {edit.name}", diffs, GraphError)
-            changes.append(MeasuredChange(edit, change.matches, diffs[0]))
+            changes.append(MeasuredChange(edit, matches, diffs[0]))
     return Built(out, compare_tensors(source, heads), tuple(changes))
 
 

@@ -12,14 +12,12 @@ it shows is the error of rounded weights.  Float16 at every node differs about t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import GraphError, require
-from .rewrite import add_constant, constant, make, set_attribute
+from .rewrite import add_constant, constant, new_node, set_attribute
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 #: Inputs of Resize that are no data, float32 by definition.
@@ -44,10 +42,9 @@ def to_float16(graph: Any) -> int:
             )
     _separate_scales(graph)
     count = 0
-    for value, tensor, store in list(_weights(graph)):
-        if tensor.dtype == single and not _is_scale(value):
-            store(_rounded(tensor, value.name))
-            value.dtype = half
+    for value in graph.initializers.values():
+        if value.const_value.dtype == single and not _is_scale(value):
+            value.const_value, value.dtype = _rounded(value.const_value, value.name), half
             count += 1
     for node in graph if count else ():
         if node.op_type == "Cast" and node.attributes.get_int("to") == single:
@@ -60,26 +57,16 @@ def to_float16(graph: Any) -> int:
     return count
 
 
-def _weights(graph: Any) -> Iterator[tuple[Any, Any, Callable[[Any], object]]]:
-    """Each constant of *graph*: the tensor that gives it, its value, and what stores another."""
-    for value in graph.initializers.values():
-        yield value, value.const_value, partial(setattr, value, "const_value")
-    for node in graph:
-        if node.op_type in ("Constant", "ConstantOfShape") and "value" in node.attributes:
-            held = node.attributes["value"].as_tensor()
-            yield node.outputs[0], held, partial(set_attribute, node, "value")
-
-
 def _cast_borders(graph: Any, single: Any, half: Any) -> None:
     """Cast float32 inputs to float16 and outputs back; the names at the borders stay."""
     for value in [v for v in graph.inputs if v.dtype == single and not v.is_initializer()]:
-        cast = make("Cast", [value], to=half)
+        cast = new_node("Cast", [value], to=half)
         graph.insert_before(graph[0], cast)
         value.replace_all_uses_with(cast.outputs[0])
         cast.replace_input_with(0, value)
     for index, inner in enumerate(graph.outputs):
         if inner.dtype == single and inner.producer() is not None:
-            cast = make("Cast", [inner], to=single)
+            cast = new_node("Cast", [inner], to=single)
             outer, name = cast.outputs[0], inner.name
             outer.type, outer.shape, inner.type, inner.shape = inner.type, inner.shape, None, None
             graph.outputs[index] = outer

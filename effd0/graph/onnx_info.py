@@ -157,15 +157,15 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
         for layout in ((3, size, size), (size, size, 3))
     ):
         raise ExportError(
-            f"input {inputs[0].name} of {path} is {_shown(sides)}, but "
-            f"{_shown((None, 3, size, size))} was wanted; export it for images of {size} pixels"
+            f"input {inputs[0].name} of {path} is {_sides(sides)}, but "
+            f"{_sides((None, 3, size, size))} was wanted; export it for images of {size} pixels"
         )
     _check_outputs(path, {value.name: sides_of(value)[1:] for value in model.graph.output}, spec)
     origin = {entry.key: entry.value for entry in model.metadata_props}
     return ModelFile(path, precision_of(model), sides[0], origin)
 
 
-def _shown(sides: Sides) -> str:
+def _sides(sides: Sides) -> str:
     return f"({', '.join('N' if side is None else str(side) for side in sides)})"
 
 
@@ -174,12 +174,12 @@ def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> No
     if any(None in sides for sides in outputs.values()):
         return  # what is not declared is seen when it is run
     wanted = spec.head_shapes
-    shown = {name: _shown(sides) for name, sides in outputs.items()}
+    shown = {name: _sides(sides) for name, sides in outputs.items()}
     if outputs.keys() == wanted.keys():
         wrong = [name for name in wanted if outputs[name] != wanted[name]]
         if wrong:
             raise ExportError(
-                f"output {wrong[0]} of {path} is {shown[wrong[0]]}, but {_shown(wanted[wrong[0]])} "
+                f"output {wrong[0]} of {path} is {shown[wrong[0]]}, but {_sides(wanted[wrong[0]])} "
                 f"was wanted: names and shapes do not fit together, all outputs are {shown}; "
                 "export it with each head under its own name"
             )
@@ -187,15 +187,19 @@ def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> No
     found = Counter(outputs.values())
     lost = [name for name, shape in wanted.items() if not found[shape]]
     twice = [name for name, shape in wanted.items() if found[shape] > 1]
-    if lost or len(outputs) != len(wanted):
-        what = f"{lost} are missing" if lost else f"{twice} could each be several outputs"
-        if not (lost or twice):
-            what = f"{len(outputs)} outputs are there"
-        raise ExportError(
-            f"the outputs of {path} are not the ten heads of an EfficientDet-D0: {what}; heads are "
-            f"known by their name or by their shape, and the outputs are {shown}; export the "
-            "network without decoding and NMS"
-        )
+    if lost:
+        what = f"{lost} are missing"
+    elif twice:
+        what = f"{twice} could each be several outputs"
+    elif len(outputs) != len(wanted):
+        what = f"{len(outputs)} outputs are there"
+    else:
+        return
+    raise ExportError(
+        f"the outputs of {path} are not the ten heads of an EfficientDet-D0: {what}; heads are "
+        f"known by their name or by their shape, and the outputs are {shown}; export the "
+        "network without decoding and NMS"
+    )
 
 
 def model_input(model: Any) -> tuple[str, list[int | None], np.dtype[Any]]:
@@ -219,87 +223,69 @@ def model_input(model: Any) -> tuple[str, list[int | None], np.dtype[Any]]:
     return inputs[0].name, list(sides_of(inputs[0])), np.dtype(DTYPES[kind.elem_type])
 
 
-@dataclass(frozen=True)
-class Problem:
+def check_support(model: Any) -> list[tuple[str, bool]]:
     """
-    Something in a graph that ATC cannot take, and what to do.
+    All that ATC is known to stumble over in *model*, the fatal first; empty if nothing is.
 
-    *node* is the first place, with the number of others; *fatal* where no known version goes on.
+    Each says its first place, with the number of others, the reason and what to do; it is fatal
+    where no known version goes on.
     """
-
-    node: str
-    op: str
-    reason: str
-    advice: str
-    fatal: bool
-
-    def __str__(self) -> str:
-        return f"{self.node} ({self.op}): {self.reason}; {self.advice}"
-
-
-#: A finding at one node: reason, advice, fatal.
-Finding = tuple[str, str, bool]
-
-
-def check_support(model: Any) -> list[Problem]:
-    """All that ATC is known to stumble over in *model*, the fatal first; empty if nothing is."""
-    places: dict[tuple[str, Finding], list[str]] = {}
-    for name, op, finding in _findings(model):
-        places.setdefault((op, finding), []).append(name)
-    problems = [
-        Problem(names[0] + (f" and {len(names) - 1} more" if names[1:] else ""), op, *found)
-        for (op, found), names in places.items()
+    places: dict[tuple[str, str, bool], list[str]] = {}
+    for place, op, said, fatal in _stumbles(model):
+        places.setdefault((op, said, fatal), []).append(place)
+    found = [
+        (f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} ({op}): {said}", fatal)
+        for (op, said, fatal), names in places.items()
     ]
-    return sorted(problems, key=lambda problem: not problem.fatal)
+    return sorted(found, key=lambda problem: not problem[1])
 
 
-def _findings(model: Any) -> Iterator[tuple[str, str, Finding]]:
-    """Place, operator and finding of each problem, in the order of the graph."""
+def _stumbles(model: Any) -> Iterator[tuple[str, str, str, bool]]:
+    """Place, operator, words and whether it is fatal of each problem, in the graph's order."""
     advice = "export with 'effd0 export', which leaves at most the batch free"
     for value in fed_inputs(model):
         sides = sides_of(value)
         if not value.type.tensor_type.HasField("shape"):
-            yield value.name, "input", ("has no shape", advice, True)
+            yield value.name, "input", f"has no shape; {advice}", True
         elif None in sides[1:]:
             shown = ", ".join("free" if side is None else str(side) for side in sides)
-            yield value.name, "input", (f"is [{shown}], free beyond the batch", advice, True)
+            yield value.name, "input", f"is [{shown}], free beyond the batch; {advice}", True
     opset = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=0)
     if opset and opset not in OPSETS:
-        reason = f"is {opset}, but ATC takes {OPSETS.start} to {OPSETS.stop - 1}"
-        yield "the model", "opset", (reason, "export with --opset 11", True)
+        said = f"is {opset}, but ATC takes {OPSETS.start} to {OPSETS.stop - 1}"
+        yield "the model", "opset", f"{said}; export with --opset 11", True
     known = constants(model)
     for node in model.graph.node:
-        finding = _at_node(node, opset, known)
-        if finding:
-            yield node.name or node.output[0], node.op_type, finding
+        if said := _at_node(node, opset, known):
+            yield node.name or node.output[0], node.op_type, said, node.domain not in DOMAINS
 
 
-def _at_node(node: Any, opset: int, known: Constants) -> Finding | None:
+def _at_node(node: Any, opset: int, known: Constants) -> str:
+    """What ATC stumbles over at *node*, and what to do; empty if nothing is."""
+    said = ""
+    pads, filler = [*node.input[1:3], "", ""][:2] if node.op_type == "Pad" else ("", "")
     if node.domain not in DOMAINS:
-        return (
-            f"is of {node.domain}, which ATC does not know",
-            "start again from 'effd0 export', not from a model that a runtime optimised",
-            True,
+        said = (
+            f"is of {node.domain}, which ATC does not know; "
+            "start again from 'effd0 export', not from a model that a runtime optimised"
         )
-    if node.op_type in DATA_DEPENDENT:
-        return (
-            "makes shapes or branches that depend on data, but ATC fixes shapes beforehand",
-            "export the network alone with 'effd0 export', and simplify it",
-            False,
+    elif node.op_type in DATA_DEPENDENT:
+        said = (
+            "makes shapes or branches that depend on data, but ATC fixes shapes beforehand; "
+            "export the network alone with 'effd0 export', and simplify it"
         )
-    if node.op_type not in SUPPORTED:
-        return "is not known to have a parser in ATC", "try 'effd0 simplify' first", False
-    if node.op_type == "Resize" and opset >= RESIZE_TROUBLE:
-        reason = f"older versions of ATC have no parser for it at opset {opset} (E19010)"
-        return reason, "export with --opset 11 if ATC says so", False
-    return _of_pad(node, known) if node.op_type == "Pad" else None
-
-
-def _of_pad(node: Any, known: Constants) -> Finding | None:
-    pads, filler = [*node.input[1:3], "", ""][:2]
-    if {pads, filler} - known.keys() - {""}:
-        return "computes its padding while the model runs", "run 'effd0 simplify' first", False
-    if filler and known[filler].size == 1 and np.isinf(known[filler]).all():
-        reason = "pads with -inf, which not every NPU has in float16"
-        return reason, "run 'effd0 modify', which folds it into the max-pool", False
-    return None
+    elif node.op_type not in SUPPORTED:
+        said = "is not known to have a parser in ATC; try 'effd0 simplify' first"
+    elif node.op_type == "Resize" and opset >= RESIZE_TROUBLE:
+        said = (
+            f"older versions of ATC have no parser for it at opset {opset} (E19010); "
+            "export with --opset 11 if ATC says so"
+        )
+    elif {pads, filler} - known.keys() - {""}:
+        said = "computes its padding while the model runs; run 'effd0 simplify' first"
+    elif filler and known[filler].size == 1 and np.isinf(known[filler]).all():
+        said = (
+            "pads with -inf, which not every NPU has in float16; "
+            "run 'effd0 modify', which folds it into the max-pool"
+        )
+    return said

@@ -2,7 +2,8 @@
 What all edits of a graph share: their description, how one is run, and small steps on nodes.
 
 An edit works on onnx_ir's form of a graph, where a tensor knows which node gives it and which read
-it; files and callers keep ONNX's ``ModelProto``.
+it; files and callers keep ONNX's ``ModelProto``.  Patterns of onnxscript's rewriter do not fit: an
+edit takes axes as attributes and as inputs, and leaves to other readers what they read.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class GraphEdit:
     A named change of a graph: what it does, why a compiler likes that, and the function.
 
     An *exact* edit computes the same real numbers, at most summed or scaled in another order; what
-    is left is float32 rounding.  *apply* takes an ``onnx_ir.Graph`` with inferred shapes, changes
-    it in place and returns how many places it changed.
+    is left is float32 rounding.  *apply* takes an ``onnx_ir.Graph`` with inferred shapes, whose
+    constants are initializers, changes it in place and returns how many places it changed.
     """
 
     name: str
@@ -33,32 +34,40 @@ class GraphEdit:
     benefit: str
     exact: bool = True
 
-    def run(self, model: Any) -> GraphChange:
+    def run(self, model: Any) -> int:
         """
-        Edit *model*, a ``ModelProto``, in place and remove what nothing reads any more.
+        Edit *model*, a ``ModelProto``, in place, remove what nothing reads any more; count places.
 
         Raises `GraphError` for a graph that the edit cannot take; *model* stays as it was.
         """
         onnx, ir = require("onnx", extra="onnx"), require("onnx_ir", extra="onnx")
+        passes = require("onnx_ir.passes.common", extra="onnx")
         edited = ir.from_proto(onnx.shape_inference.infer_shapes(model))
-        matches = self.apply(edited.graph)
-        if matches:
-            require("onnx_ir.passes.common", extra="onnx").RemoveUnusedNodesPass()(edited)
+        passes.LiftConstantsToInitializersPass(size_limit=0)(edited)
+        count = self.apply(edited.graph)
+        if count:
+            passes.RemoveUnusedNodesPass()(edited)
             model.CopyFrom(ir.to_proto(edited))
-        return GraphChange(self, matches)
+        return count
 
 
-@dataclass(frozen=True)
-class GraphChange:
-    """What an edit did to a graph."""
+def each(op: str, change: Callable[[Any], Sequence[Any] | None]) -> Callable[[Any], int]:
+    """
+    Return what replaces the nodes of operator *op* in a graph by those that *change* gives.
 
-    edit: GraphEdit
-    matches: int
+    The last new node gives what the old one gave, by its name; None leaves a node as it is.
+    """
 
-    def __str__(self) -> str:
-        if self.matches == 0:
-            return f"{self.edit.name}: nothing to do"
-        return f"{self.edit.name}: {self.matches} matches"
+    def apply(graph: Any) -> int:
+        replace = require("onnx_ir", extra="onnx").convenience.replace_nodes_and_values
+        count = 0
+        for node in [node for node in graph if node.op_type == op]:
+            if new := change(node):
+                replace(graph, node, [node], new, node.outputs, new[-1].outputs)
+                count += 1
+        return count
+
+    return apply
 
 
 def save_graph(model: Any, path: Path) -> None:
@@ -89,7 +98,7 @@ def add_constant(graph: Any, name: str, array: npt.NDArray[Any]) -> Any:
     return value
 
 
-def make(op: str, inputs: Sequence[Any], **attributes: Any) -> Any:
+def new_node(op: str, inputs: Sequence[Any], **attributes: Any) -> Any:
     """A node of operator *op* on the tensors *inputs*, in no graph yet."""
     return require("onnx_ir", extra="onnx").node(op, inputs, attributes)
 
@@ -98,14 +107,6 @@ def set_attribute(node: Any, name: str, value: Any) -> None:
     """Give *node* the attribute *name*, whether it had one or not."""
     convert = require("onnx_ir", extra="onnx").convenience.convert_attribute
     node.attributes.add(convert(name, value))
-
-
-def replace(node: Any, *new: Any) -> None:
-    """Put the nodes *new* where *node* was; the last one gives what *node* gave, by its name."""
-    convenience = require("onnx_ir", extra="onnx").convenience
-    convenience.replace_nodes_and_values(
-        node.graph, node, [node], new, node.outputs, new[-1].outputs
-    )
 
 
 def axes_of(node: Any) -> list[int] | None:

@@ -12,6 +12,11 @@ tensors of rank 5.  Here a term becomes one multiplication by a constant, and th
 additions.
 
 **Means over whole feature maps**, the squeeze step of EfficientNet's blocks, become poolings.
+
+**Products for ONNX Runtime.**  Its CPU provider computes convolutions and what stands between them
+in blocks of channels (NCHWc), and reorders a tensor before and after each node that it cannot take
+so: a multiplication by one number, or by one number a channel.  Two edits write the same products
+as nodes that it can.
 """
 
 from __future__ import annotations
@@ -26,25 +31,23 @@ import numpy as np
 from ..errors import GraphError, require
 from .float16 import to_float16
 from .rewrite import (
-    GraphChange,
     GraphEdit,
     add_constant,
     axes_of,
     constant,
-    make,
+    each,
     map_shape,
-    replace,
+    new_node,
     set_attribute,
 )
-from .rewrites_ort import scale_convs, spread_gates
 
 FLOAT16_LOWEST = float(np.finfo(np.float16).min)
-#: What a raw export computes w and s with, from trained weights; onnxsim does it beforehand.
-WEIGHT_OPERATORS = {"Relu", "ReduceSum", "Gather", "Add"}
 #: Rows and columns of a tensor of rank 4, counted from either end.
 SPATIAL_AXES = ([2, 3], [-2, -1])
-#: Rows and columns that are left after the first of two steps of a mean.
-_STEP = 8
+#: A Resize that repeats each value.
+_NEAREST = {
+    "mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor",
+}  # fmt: skip
 
 
 def _pool_pads(graph: Any) -> Iterator[tuple[Any, tuple[Any, ...], list[int], float]]:
@@ -122,91 +125,94 @@ def _pad_with(graph: Any, value: float) -> int:
 
 def _fold_weights(graph: Any) -> int:
     """Replace ``Mul(x, w) / s``, or ``x / s``, of a feature map by ``Mul(x, w / s)``."""
-    ir = require("onnx_ir", extra="onnx")
-    evaluator = require("onnx.reference", extra="onnx").ReferenceEvaluator
-    for node in graph:
-        values = {v.name: constant(v) for v in node.inputs if v is not None}
-        if node.op_type in WEIGHT_OPERATORS and all(v is not None for v in values.values()):
-            (made,) = evaluator(ir.to_proto(node), opsets=graph.opset_imports).run(None, values)
-            node.outputs[0].const_value = ir.tensor(np.asarray(made))
-    count = 0
-    for node in graph:
-        if node.op_type != "Div" or map_shape(node.outputs[0]) is None:
+    ir, optimizer = require("onnx_ir", extra="onnx"), require("onnxscript.optimizer", extra="onnx")
+    # A raw export computes w and s from trained weights; onnxsim has done it beforehand.
+    optimizer.fold_constants(ir.Model(graph, ir_version=8))
+    return each("Div", _folded)(graph)
+
+
+def _folded(node: Any) -> Sequence[Any] | None:
+    (source, below), weight = node.inputs, np.ones((), np.float64)
+    divisor, product = constant(below), source.producer()
+    if map_shape(node.outputs[0]) is None or divisor is None or divisor.size != 1:
+        return None
+    if product is not None and product.op_type == "Mul":
+        for one, other in permutations(product.inputs):
+            factor = constant(other)
+            if factor is not None and factor.size == 1:
+                source, weight = one, factor.astype(np.float64)
+                break
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        folded = np.asarray(weight / divisor.astype(np.float64), divisor.dtype)
+    if not np.isfinite(folded).all():
+        return None
+    named = add_constant(node.graph, f"{node.outputs[0].name}_weight", folded)
+    return [new_node("Mul", [source, named])]
+
+
+def _added(node: Any) -> Sequence[Any] | None:
+    """Additions, from left to right, in place of a ReduceSum over a stack of tensors."""
+    stack = node.inputs[0].producer()
+    if stack is None or stack.op_type != "Concat" or node.attributes.get_int("keepdims", 1):
+        return None
+    axes = [stack.attributes.get_int("axis")]
+    layers = [value.producer() for value in stack.inputs]
+    if axes_of(node) != axes or any(
+        layer is None or layer.op_type != "Unsqueeze" or axes_of(layer) != axes for layer in layers
+    ):
+        return None
+    total, additions = layers[0].inputs[0], []
+    for layer in layers[1:]:
+        additions.append(new_node("Add", [total, layer.inputs[0]]))
+        total = additions[-1].outputs[0]
+    return additions
+
+
+def _pooled(node: Any, step: int | None = None) -> Sequence[Any] | None:
+    """
+    Poolings in place of a mean over rows and columns of a feature map.
+
+    With a *step*, an AveragePool to so many rows and columns comes first.
+    """
+    shape = map_shape(node.inputs[0])
+    spatial = sorted(axes_of(node) or []) in SPATIAL_AXES and node.attributes.get_int("keepdims", 1)
+    if shape is None or not spatial:
+        return None
+    if step is None:
+        return [new_node("GlobalAveragePool", node.inputs[:1])]
+    if any(side is None or side % step for side in shape[2:]):
+        return None
+    kernel = [side // step for side in shape[2:] if side is not None]
+    part = new_node("AveragePool", node.inputs[:1], kernel_shape=kernel, strides=kernel)
+    return [part, new_node("GlobalAveragePool", part.outputs)]
+
+
+def _convolved(node: Any) -> Sequence[Any] | None:
+    """A depthwise 1x1 convolution in place of a product of a feature map and one constant."""
+    for source, other in permutations(node.inputs):
+        shape, factor = map_shape(source), constant(other)
+        if shape is None or shape[1] is None or factor is None or factor.size != 1:
             continue
-        (source, below), weight = node.inputs, np.ones((), np.float64)
-        divisor, product = constant(below), source.producer()
-        if divisor is None or divisor.size != 1:
+        weight = np.full((shape[1], 1, 1, 1), factor.reshape(()), factor.dtype)
+        kernel = add_constant(node.graph, f"{node.outputs[0].name}_scale", weight)
+        return [new_node("Conv", [source, kernel], group=shape[1], kernel_shape=[1, 1])]
+    return None
+
+
+def _gated(node: Any) -> Sequence[Any] | None:
+    """A product with what is one number a channel, repeated over all rows and columns before."""
+    for source, gate in permutations(node.inputs):
+        shape, per_channel = map_shape(source), map_shape(gate)
+        if shape is None or None in shape or per_channel != [*shape[:2], 1, 1]:
             continue
-        if product is not None and product.op_type == "Mul":
-            for one, other in permutations(product.inputs):
-                factor = constant(other)
-                if factor is not None and factor.size == 1:
-                    source, weight = one, factor.astype(np.float64)
-                    break
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            folded = np.asarray(weight / divisor.astype(np.float64), divisor.dtype)
-        if np.isfinite(folded).all():
-            named = add_constant(graph, f"{node.outputs[0].name}_weight", folded)
-            replace(node, make("Mul", [source, named]))
-            count += 1
-    return count
-
-
-def _fuse_sums(graph: Any) -> int:
-    """Replace each ReduceSum over a stack of tensors by additions, from left to right."""
-    count = 0
-    for node in graph:
-        stack = node.inputs[0].producer() if node.op_type == "ReduceSum" else None
-        if stack is None or stack.op_type != "Concat" or node.attributes.get_int("keepdims", 1):
+        if shape[2:] == [1, 1]:
             continue
-        axes = [stack.attributes.get_int("axis")]
-        layers = [value.producer() for value in stack.inputs]
-        if (
-            len(layers) == 1
-            or axes_of(node) != axes
-            or any(
-                layer is None or layer.op_type != "Unsqueeze" or axes_of(layer) != axes
-                for layer in layers
-            )
-        ):
-            continue
-        total, additions = layers[0].inputs[0], []
-        for layer in layers[1:]:
-            additions.append(make("Add", [total, layer.inputs[0]]))
-            total = additions[-1].outputs[0]
-        replace(node, *additions)
-        count += 1
-    return count
-
-
-def _spatial_means(graph: Any) -> Iterator[tuple[Any, list[int | None]]]:
-    """Each ReduceMean over rows and columns of a feature map that keeps them, and its sides."""
-    for node in graph:
-        shape = map_shape(node.inputs[0]) if node.op_type == "ReduceMean" else None
-        if shape is None or not node.attributes.get_int("keepdims", 1):
-            continue
-        if sorted(axes_of(node) or []) in SPATIAL_AXES:
-            yield node, shape[2:]
-
-
-def _mean_pool(graph: Any) -> int:
-    """Replace each mean over rows and columns by a GlobalAveragePool."""
-    means = list(_spatial_means(graph))
-    for node, _ in means:
-        replace(node, make("GlobalAveragePool", node.inputs[:1]))
-    return len(means)
-
-
-def _step_means(graph: Any) -> int:
-    """Replace each mean over rows and columns by an AveragePool to 8x8 and the mean of that."""
-    count = 0
-    for node, sides in _spatial_means(graph):
-        if all(side is not None and side % _STEP == 0 for side in sides):
-            kernel = [side // _STEP for side in sides if side is not None]
-            part = make("AveragePool", node.inputs[:1], kernel_shape=kernel, strides=kernel)
-            replace(node, part, make("GlobalAveragePool", part.outputs))
-            count += 1
-    return count
+        name, repeats = node.outputs[0].name, np.array([1, 1, *shape[2:]], np.float32)
+        region = add_constant(node.graph, f"{name}_region", np.empty(0, np.float32))
+        scales = add_constant(node.graph, f"{name}_repeats", repeats)
+        wide = new_node("Resize", [gate, region, scales], **_NEAREST)
+        return [wide, new_node("Mul", [source, wide.outputs[0]])]
+    return None
 
 
 #: Name, function, what it does, why a compiler likes that, and whether it is exact.
@@ -224,21 +230,21 @@ _EDITS = (
               "turns each term x * w / s of a weighted sum, w and s constant, into x * (w / s)",
               "one multiplication instead of two passes; no division, and no small graph of "
               "weights"),
-    GraphEdit("fuse-sums", _fuse_sums,
+    GraphEdit("fuse-sums", each("ReduceSum", _added),
               "turns the sum over stacked tensors (Unsqueeze, Concat, ReduceSum) into additions",
               "no tensors of rank 5, no copies; additions fuse with their neighbours"),
-    GraphEdit("mean-pool", _mean_pool,
+    GraphEdit("mean-pool", each("ReduceMean", _pooled),
               "turns means over rows and columns (ReduceMean) into GlobalAveragePool",
               "read by ATC as a pooling, not as ReduceMeanD, whose float16 sums the recipe saw "
               "overflow"),
-    GraphEdit("step-means", _step_means,
+    GraphEdit("step-means", each("ReduceMean", partial(_pooled, step=8)),
               "turns means over rows and columns into an average pooling to 8x8 and the mean of "
               "that",
               "a pooling in ONNX Runtime's blocked layout, whose sums are as exact as the mean's"),
-    GraphEdit("scale-convs", scale_convs,
+    GraphEdit("scale-convs", each("Mul", _convolved),
               "turns products of a feature map and one constant into depthwise 1x1 convolutions",
               "ONNX Runtime on a CPU computes them in its blocked layout and adds them in passing"),
-    GraphEdit("spread-gates", spread_gates,
+    GraphEdit("spread-gates", each("Mul", _gated),
               "repeats what multiplies whole channels over rows and columns (Resize), where sizes "
               "are fixed",
               "ONNX Runtime on a CPU multiplies in its blocked layout; two reorderings less each"),
@@ -266,9 +272,9 @@ def named_edits(names: Sequence[str]) -> list[GraphEdit]:
     return [EDITS[name] for name in names]
 
 
-def apply_edits(model: Any, names: Sequence[str]) -> list[GraphChange]:
+def apply_edits(model: Any, names: Sequence[str]) -> list[int]:
     """
-    Apply the edits *names* to *model*, a ``ModelProto``, in place, in the order given.
+    Apply the edits *names* to *model*, a ``ModelProto``, in place; count the places of each.
 
     Raises `GraphError` for a name that is none, before any edit, or for a graph that an edit
     cannot take.

@@ -8,8 +8,8 @@ costs sums alone: an image that was drawn n times counts n times.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ import numpy.typing as npt
 from ..errors import EvaluationError
 from ..types import Fractions, Indices
 from .coco import MatchTable, flags
-from .detection_diff import DetectionParity, detection_parity
-from .summary import RECALLS, CocoMetrics, summarize
+from .detection_diff import DetectionParity
+from .summary import RECALLS, CocoMetrics
 
 RESAMPLES = 1000
 #: A bootstrap of fewer images knows too little of its own spread to decide anything.
@@ -77,33 +77,6 @@ class ReferenceComparison:
     model_sha256: str
     metrics: CocoMetrics
 
-    def to_json(self) -> dict[str, Any]:
-        """The comparison as plain values; the drop in points, AP as fractions."""
-        return asdict(self)
-
-
-def compare_with_reference(
-    reference: MatchTable,
-    candidate: MatchTable,
-    *,
-    max_drop: float,
-    runner: str,
-    model_sha256: str,
-) -> ReferenceComparison:
-    """
-    Compare the detections of two models; raise as `paired_drop` does.
-
-    *max_drop* is in points of mAP; *runner* and *model_sha256* are those of the reference.
-    """
-    return ReferenceComparison(
-        drop=paired_drop(reference, candidate),
-        parity=detection_parity(reference.detections, candidate.detections),
-        max_drop=max_drop,
-        runner=runner,
-        model_sha256=model_sha256,
-        metrics=summarize(reference),
-    )
-
 
 def paired_drop(
     reference: MatchTable, candidate: MatchTable, *, resamples: int = RESAMPLES, seed: int = 0
@@ -152,8 +125,7 @@ def reachable_ap(matches: MatchTable) -> float:
     return float(average_precision(category_hits(matches, matches.dataset.left_out), weights)[0])
 
 
-@dataclass(frozen=True)
-class CategoryHits:
+class CategoryHits(NamedTuple):
     """
     The detections of one category over all images, by falling score.
 
@@ -185,14 +157,10 @@ def category_hits(
             images = np.concatenate([np.full(more, wanted.size), images])
             wanted = np.append(wanted, more)
         hits, ignored = flags(own, "hit")[:, 0].T, flags(own, "ignored")[:, 0].T
-        found = CategoryHits(
-            images=images,
-            hits=tuple(np.append(np.arange(more), np.flatnonzero(row) + more) for row in hits),
-            ignored=tuple(np.flatnonzero(row) + more for row in ignored),
-            wanted=wanted,
-        )
         if wanted.any():
-            every.append(found)
+            hit = (np.append(np.arange(more), np.flatnonzero(row) + more) for row in hits)
+            left_out = (np.flatnonzero(row) + more for row in ignored)
+            every.append(CategoryHits(images, tuple(hit), tuple(left_out), wanted))
     return every
 
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from ..data.coco import Dataset
 from ..detection.postprocess import Detections
+from ..errors import EvaluationError
 from ..spec import ModelSpec
 from ..types import Fractions, Indices
-from .coverage import check_complete
 
 #: COCO's IoU thresholds.
 THRESHOLDS: Fractions = np.linspace(0.5, 0.95, 10)
@@ -112,6 +112,17 @@ def match_table(
         parts.append(_match(dataset, truths, results))
         count += len(results)
     return MatchTable(dataset, detections, truths, tuple(parts), count)
+
+
+def check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> None:
+    """Raise `EvaluationError` unless *detections* are of the images of *dataset*, by id."""
+    wanted = set(dataset.image_ids)
+    missing, foreign = sorted(wanted - detections.keys()), sorted(detections.keys() - wanted)
+    if missing or foreign:
+        raise EvaluationError(
+            f"detections cover {len(detections)} images, but the dataset has {len(wanted)}: "
+            f"{len(missing)} are missing {missing[:5]}, {len(foreign)} are foreign {foreign[:5]}"
+        )
 
 
 def to_coco_results(detections: Mapping[int, Detections], spec: ModelSpec) -> Fractions:

@@ -1,27 +1,36 @@
-"""Two runs' detections of the same images, paired by class and IoU."""
+"""Two runs' detections of the same images, paired by class and IoU; images that share theirs."""
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..data.coco import Dataset, Sample
+from ..data.preprocess import preprocess
+from ..data.remote import localized
 from ..detection.postprocess import Detections
 from ..errors import EvaluationError
+from ..spec import ModelSpec
 from ..types import Boxes, Floats, Indices
 
 #: Boxes of one class that overlap by less show different things.
 MIN_IOU = 0.5
 #: How many images a summary lists.
 WORST = 5
+#: So many different float32 scores are equal to the last bit by chance in no two images.
+DISTINCT_SCORES = 10
 #: Median, the value that 1 % are worse than, the worst.
 Spread: TypeAlias = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Matched:
+class Matched(NamedTuple):
     """
     The pairs of one image, and what is left over on each side.
 
@@ -91,27 +100,23 @@ def match_detections(
     rows, columns = np.nonzero(same & (ious >= min_iou) & (ious > 0))
     scores = reference.scores[rows] + candidate.scores[columns]
     # Stable: two pairs that share a detection stay in the order of their other indices.
-    order = np.lexsort((-scores, -ious[rows, columns]))
-    taken: tuple[set[int], set[int]] = (set(), set())
-    pairs = []
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if row not in taken[0] and column not in taken[1]:
-            pairs.append((row, column))
-            taken[0].add(row)
-            taken[1].add(column)
-    left, right = np.array(pairs, np.int64).reshape(-1, 2).T
-    missing, extra = (
+    left, right = once_each(rows, columns, np.lexsort((-scores, -ious[rows, columns])))
+    alone = [
         np.sort(np.delete(side.scores, own))[::-1]
         for side, own in ((reference, left), (candidate, right))
-    )
-    return Matched(
-        reference=left,
-        candidate=right,
-        ious=ious[left, right],
-        score_differences=candidate.scores[right] - reference.scores[left],
-        missing=missing,
-        extra=extra,
-    )
+    ]
+    differences = candidate.scores[right] - reference.scores[left]
+    return Matched(left, right, ious[left, right], differences, *alone)
+
+
+def once_each(rows: Indices, columns: Indices, order: Indices) -> tuple[Indices, Indices]:
+    """The pairs of *rows* and *columns*, by *order*, that share neither with one before."""
+    left, right = dict[int, int](), set[int]()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in left and column not in right:
+            left[row] = column
+            right.add(column)
+    return np.array([*left], np.int64), np.array([*left.values()], np.int64)
 
 
 def detection_parity(
@@ -128,16 +133,25 @@ def detection_parity(
             f"the candidate has {len(candidate)} images, but the reference {len(reference)}; "
             f"{len(other)} are on one side only {other[:5]}: run both on the same images"
         )
-    every = {id_: match_detections(reference[id_], candidate[id_]) for id_ in sorted(reference)}
-    found = list(every.values())
-    stakes = sorted(((id_, m.worst) for id_, m in every.items()), key=lambda pair: -pair[1])
+    found = {id_: match_detections(reference[id_], candidate[id_]) for id_ in sorted(reference)}
+
+    def spread(parts: list[Floats], at: Spread) -> Spread | None:
+        values = np.concatenate([np.empty(0, np.float32), *parts])
+        if not values.size:
+            return None
+        middle, far, worst = np.quantile(values, at).tolist()
+        return middle, far, worst
+
+    stakes = sorted(((id_, m.worst) for id_, m in found.items()), key=lambda pair: -pair[1])
     return DetectionParity(
         images=len(found),
-        matched=sum(m.ious.size for m in found),
-        missing=sum(m.missing.size for m in found),
-        extra=sum(m.extra.size for m in found),
-        score_difference=_spread([np.abs(m.score_differences) for m in found], (0.5, 0.99, 1)),
-        iou=_spread([m.ious for m in found], (0.5, 0.01, 0)),
+        matched=sum(m.ious.size for m in found.values()),
+        missing=sum(m.missing.size for m in found.values()),
+        extra=sum(m.extra.size for m in found.values()),
+        score_difference=spread(
+            [np.abs(m.score_differences) for m in found.values()], (0.5, 0.99, 1)
+        ),
+        iou=spread([m.ious for m in found.values()], (0.5, 0.01, 0)),
         worst=tuple(pair for pair in stakes[:WORST] if pair[1] > 0),
     )
 
@@ -155,9 +169,27 @@ def box_iou(left: Boxes, right: Boxes) -> Floats:
     return single
 
 
-def _spread(parts: list[Floats], at: Spread) -> Spread | None:
-    values = np.concatenate([np.empty(0, np.float32), *parts])
-    if not values.size:
-        return None
-    middle, far, worst = (float(value) for value in np.quantile(values, at))
-    return middle, far, worst
+def check_repeats(dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec) -> None:
+    """
+    Raise `EvaluationError` where two different images have the same scores to the last bit.
+
+    Boxes are not compared, as they scale with the size of an image.  One picture that is stored
+    under two ids rightly has the same detections twice, so the inputs of both are compared too.
+    """
+    alike: dict[bytes, list[Sample]] = defaultdict(list)
+    for sample in dataset.samples:
+        found = detections[sample.image_id]
+        if len(np.unique(found.scores)) >= DISTINCT_SCORES:
+            content = found.scores.astype("<f4").tobytes() + found.classes.astype("<i8").tobytes()
+            alike[hashlib.blake2b(content, digest_size=16).digest()].append(sample)
+    for first, *others in alike.values():
+        for other in others:
+            with localized((first, other), Path(tempfile.gettempdir())) as pair:
+                one, two = (preprocess(sample.path, spec).tensor for sample in pair)
+            if not np.array_equal(one, two):
+                raise EvaluationError(
+                    f"images {first.image_id} ({first.path.name}) and {other.image_id} "
+                    f"({other.path.name}) differ, but their detections have the same scores to "
+                    "the last bit: one was given the results of the other, or the model does not "
+                    "look at its input; run the inference again"
+                )

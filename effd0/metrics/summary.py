@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,16 @@ from ..data.coco import Dataset
 from ..detection.postprocess import Detections
 from ..spec import ModelSpec
 from ..types import Fractions, Indices
-from .coco import AREAS, MAX_DETECTIONS, THRESHOLDS, MatchTable, flags, match_table, to_coco_results
-from .coverage import check_complete
+from .coco import (
+    AREAS,
+    MAX_DETECTIONS,
+    THRESHOLDS,
+    MatchTable,
+    check_complete,
+    flags,
+    match_table,
+    to_coco_results,
+)
 
 #: COCO's twelve numbers, in the order of COCOeval's ``stats``.
 METRICS = (
@@ -48,8 +56,7 @@ class CocoMetrics:
         return self.values["AP"]
 
 
-@dataclass(frozen=True)
-class Curves:
+class Curves(NamedTuple):
     """
     What COCOeval accumulates; -1 where a category has no object to be found.
 
@@ -163,12 +170,13 @@ def _metrics(
 ) -> CocoMetrics:
     """Metrics of the twelve *means*; *precision* is (thresholds, recalls, categories)."""
     values = dict(zip(METRICS, means, strict=True))
-    undefined = {}
-    for name in (name for name, value in values.items() if value is None):
-        area = f" of {_AREA_NAMES[name[-1]]}" if name[-1] in _AREA_NAMES else ""
-        undefined[name] = (
-            f"undefined: the evaluated images have no ground truth{area} that is not crowd"
-        )
+    areas = {name: f" of {size}" for name in METRICS if (size := _AREA_NAMES.get(name[-1]))}
+    undefined = {
+        name: "undefined: the evaluated images have no ground truth"
+        f"{areas.get(name, '')} that is not crowd"
+        for name, value in values.items()
+        if value is None
+    }
     per_class = {
         dataset.categories[category]: _mean(precision[..., k])
         for k, category in enumerate(sorted(dataset.categories))

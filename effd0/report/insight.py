@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +53,26 @@ def insight(candidate: MatchTable, reference: MatchTable | None, spec: ModelSpec
     dataset, found = candidate.dataset, candidate.detections
     tables = [candidate] if reference is None else [candidate, reference]
     errors = [find_errors(table) for table in tables]
-    curves: list[Any] = [_curves(table) for table in tables]
-    scores: list[Any] = [to_coco_results(table.detections, spec)[:, 5] for table in tables]
-    # The last bin holds its upper bound too.
-    counts: list[Any] = [np.histogram(some, EDGES)[0].tolist() for some in scores]
-    kinds: list[Any] = [
-        {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in KINDS} for one in errors
-    ]
     if reference is None:
         theirs, differences = None, mistakes(dataset, errors[0])
-        for sides in (curves, counts, kinds):
-            sides.append(None)
     else:
         theirs = reference.detections
         differences = {id_: difference(theirs[id_], found[id_]) for id_ in dataset.image_ids}
+
+    def both(values: Iterable[Any]) -> list[Any]:
+        """What is made of each table; the reference's is None without one."""
+        return [*values, None][:2]
+
+    scores = [to_coco_results(table.detections, spec)[:, 5] for table in tables]
+    kinds = (
+        {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in KINDS} for one in errors
+    )
     return Insight(
         recall=np.round(RECALLS, 2).tolist(),
-        curves=Sides(*curves),
-        scores=Scores(EDGES.tolist(), *counts),
-        errors=Sides(*kinds),
+        curves=Sides(*both(_curves(table) for table in tables)),
+        # The last bin holds its upper bound too.
+        scores=Scores(EDGES.tolist(), *both(np.histogram(s, EDGES)[0].tolist() for s in scores)),
+        errors=Sides(*both(kinds)),
         gallery=gallery(dataset, found, theirs, differences, spec),
     )
 
@@ -95,39 +96,38 @@ def gallery(
     """The `PICTURES` images with the greatest of *differences* (by image id), greatest first."""
     chosen = sorted(dataset.samples, key=lambda sample: -differences[sample.image_id])[:PICTURES]
     truth: dict[int, list[Truth]] = {sample.image_id: [] for sample in chosen}
-    for annotation in dataset.annotations:
-        if annotation["image_id"] in truth:
-            truth[annotation["image_id"]].append(
-                Truth(
-                    box=_pixels(annotation["bbox"]),
-                    category=dataset.categories[annotation["category_id"]],
-                    crowd=bool(annotation.get("iscrowd", 0)),
-                )
-            )
+    for one in dataset.annotations:
+        if one["image_id"] in truth:
+            name, crowd = dataset.categories[one["category_id"]], bool(one.get("iscrowd", 0))
+            truth[one["image_id"]].append(Truth(_rounded(one["bbox"]), name, crowd))
 
-    def shown(found: Detections, image_id: int) -> list[Detection]:
-        rows = to_coco_results({image_id: found}, spec)
+    names = {**NAMES, **dataset.categories}
+
+    def shown(found: Mapping[int, Detections], image_id: int) -> list[Detection]:
+        rows = to_coco_results({image_id: found[image_id]}, spec)
         rows = rows[rows[:, 5] >= SHOWN]
+        rows = rows[np.argsort(-rows[:, 5], kind="stable")][:BOXES]
         return [
             Detection(
-                box=_pixels(row[1:5]),
-                category=_name(int(row[6]), dataset),
-                score=round(float(row[5]), 4),
+                _rounded(row[1:5]),
+                # A model may know more categories than its dataset, and than COCO.
+                names.get(int(row[6]), f"category {int(row[6])}"),
+                round(float(row[5]), 4),
             )
-            for row in rows[np.argsort(-rows[:, 5], kind="stable")][:BOXES]
+            for row in rows
         ]
 
     return [
         Picture(
-            image_id=(image_id := sample.image_id),
+            image_id=(id_ := sample.image_id),
             file_name=sample.path.name,
             width=sample.size[0],
             height=sample.size[1],
             jpeg=thumbnail(sample.path),
-            difference=differences[image_id],
-            truth=truth[image_id],
-            candidate=shown(candidate[image_id], image_id),
-            reference=None if reference is None else shown(reference[image_id], image_id),
+            difference=differences[id_],
+            truth=truth[id_],
+            candidate=shown(candidate, id_),
+            reference=None if reference is None else shown(reference, id_),
         )
         for sample in chosen
     ]
@@ -165,12 +165,7 @@ def mistakes(dataset: Dataset, errors: Errors) -> dict[int, float]:
     return dict(zip(dataset.image_ids, counts.tolist(), strict=True))
 
 
-def _name(category: int, dataset: Dataset) -> str:
-    """The dataset's name of *category*, or COCO's; a model may know more than its dataset."""
-    return dataset.categories.get(category, NAMES.get(category, f"category {category}"))
-
-
-def _pixels(box: Any) -> tuple[float, float, float, float]:
+def _rounded(box: Any) -> tuple[float, float, float, float]:
     """A box as it is drawn: hundredths of a pixel are below what is seen."""
     x, y, width, height = (round(float(value), 2) for value in box)
     return x, y, width, height

@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from ..benchmark.published import Published
 from ..errors import require
-from ..results.run import TimedRow
+from ..results.run import Insight, Scores, TimedRow
 
-#: A colour that is in no plot -> the variable of the page's style sheet that it stands for.
-_VARIABLES = {
-    "#010101": "--ink",
-    "#020202": "--muted",
-    "#030303": "--rule",
-    "#040404": "--candidate",
-    "#050505": "--reference",
-    "#060606": "--series-3",
-    "#070707": "--series-4",
-    "#080808": "--series-5",
+#: Variable of the page's style sheet -> the colour, of no plot, that stands for it.
+_COLOURS = {
+    "--ink": "#010101",
+    "--muted": "#020202",
+    "--rule": "#030303",
+    "--candidate": "#040404",
+    "--reference": "#050505",
+    "--series-3": "#060606",
+    "--series-4": "#070707",
+    "--series-5": "#080808",
 }
-_INK, _MUTED, _RULE, CANDIDATE, REFERENCE, *_OTHERS = _VARIABLES
+_INK, _MUTED, _RULE, *_SERIES = _COLOURS.values()
 #: What tells lines apart without colours, as matplotlib calls it.
 _DASHES = ("solid", "dashed")
-SERIES = (CANDIDATE, REFERENCE, *_OTHERS)
-MARKS = ("o", "s", "^", "D", "v")
+_MARKS = ("o", "s", "^", "D", "v")
 _STYLE = {
     "axes.edgecolor": _RULE,
     "axes.facecolor": "none",
@@ -62,33 +61,20 @@ _SMALL, _MIDDLE = (3.9, 2.9), (4.8, 2.9)
 Line: TypeAlias = dict[int | None, float]
 
 
-def variable(color: str) -> str:
-    """The page's variable for one of `SERIES`."""
-    return _VARIABLES[color]
-
-
 def style(place: int) -> tuple[str, bool, str]:
     """The variable of the colour, whether dashed, and the mark of the curve at *place*."""
-    return variable(_color(place)), False, _mark(place)
+    return list(_COLOURS)[3 + place % len(_SERIES)], False, _MARKS[place % len(_MARKS)]
 
 
-def _color(place: int) -> str:
-    return SERIES[place % len(SERIES)]
-
-
-def _mark(place: int) -> str:
-    return MARKS[place % len(MARKS)]
-
-
-def precision_recall(
-    iou: str, recall: Sequence[float], sides: Sequence[Sequence[float | None]]
-) -> str:
+def precision_recall(insight: Insight, iou: str) -> Any:
     """Precision against recall at one *iou*, of the candidate and perhaps of the reference."""
+    both = (insight.curves.candidate, insight.curves.reference)
+    sides = [side[iou] for side in both if side is not None]
 
     def draw(axes: Any) -> None:
-        for values, color, dash in zip(sides, SERIES, _DASHES, strict=False):
+        for values, color, dash in zip(sides, _SERIES, _DASHES, strict=False):
             holes = [float("nan") if value is None else value for value in values]
-            axes.plot(recall, holes, color=color, linestyle=dash)
+            axes.plot(insight.recall, holes, color=color, linestyle=dash)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
 
     means = []
@@ -99,12 +85,13 @@ def precision_recall(
     return _drawn(draw, f"Precision against recall at IoU {iou}", told, _SMALL)
 
 
-def histogram(edges: Sequence[float], sides: Sequence[Sequence[int]]) -> str:
+def histogram(scores: Scores) -> Any:
     """How many detections have which score, the candidate's filled; counts in log scale."""
+    edges, sides = scores.edges, [one for one in (scores.candidate, scores.reference) if one]
 
     def draw(axes: Any) -> None:
-        axes.stairs(sides[0], edges, color=CANDIDATE, alpha=0.25, fill=True)
-        for values, color, dash in zip(sides, SERIES, _DASHES, strict=False):
+        axes.stairs(sides[0], edges, color=_SERIES[0], alpha=0.25, fill=True)
+        for values, color, dash in zip(sides, _SERIES, _DASHES, strict=False):
             axes.stairs(values, edges, color=color, linestyle=dash, linewidth=1.8, baseline=None)
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -121,81 +108,67 @@ def _named(figures: Sequence[str]) -> str:
     return ", ".join(f"{side} {figure}" for side, figure in zip(sides, figures, strict=False))
 
 
-def throughput(curves: Sequence[Sequence[TimedRow]], published: Sequence[Published]) -> str:
+def throughput(curves: Iterable[Sequence[TimedRow]], published: Sequence[Published]) -> Any:
     """Images per second against the batch, the published curve dashed behind."""
-    behind: Line = {one.batch: one.images_per_second for one in published}
     lines: list[Line] = [{one.batch: one.images_per_second for one in curve} for curve in curves]
-
-    def draw(axes: Any) -> None:
-        axes.plot(*_xy(behind), color=_MUTED, marker="x", linestyle="dashed")
-        for place, line in enumerate(lines):
-            axes.plot(*_xy(line), color=_color(place), marker=_mark(place))
-        every = [behind, *lines]
-        _scale(axes, every, [rate for line in every for rate in line.values()])
-        axes.set_ylabel("images/s")
-
-    told = _ends(lines, "images/s")
-    return _drawn(draw, "Images a second against batch", told, _MIDDLE)
+    behind: Line = {one.batch: one.images_per_second for one in published}
+    return _by_batch("Images a second against batch", "images/s", lines, behind, ())
 
 
-def latency(curves: Sequence[Sequence[TimedRow]]) -> str:
+def latency(curves: Iterable[Sequence[TimedRow]]) -> Any:
     """Median time of a call against the batch, up to its 99th percentile."""
-    lines = [{one.batch: one.p50_ms for one in curve} for curve in curves]
+    both = [({one.batch: one.p50_ms for one in own}, [one.p99_ms for one in own]) for own in curves]
+    lines, highs = zip(*both, strict=True)
+    return _by_batch("Time of a call against batch", "ms a call", lines, {}, highs)
+
+
+def _by_batch(
+    title: str, label: str, lines: Sequence[Line], behind: Line, highs: Sequence[Sequence[float]]
+) -> Any:
+    """Lines against the batch, each shaded up to one of *highs* if there are any."""
+    every = [line for line in (behind, *lines) if line]
+    values = [value for high in highs or [list(line.values()) for line in every] for value in high]
+    batches = sorted({batch for line in every for batch in line if batch is not None})
 
     def draw(axes: Any) -> None:
-        for place, (curve, line) in enumerate(zip(curves, lines, strict=True)):
-            batches, medians = _xy(line)
-            high, color = [one.p99_ms for one in curve], _color(place)
-            axes.fill_between(batches, medians, high, color=color, alpha=0.2, linewidth=0)
-            axes.plot(batches, medians, color=color, marker=_mark(place))
-        _scale(axes, lines, [one.p99_ms for curve in curves for one in curve])
-        axes.set_ylabel("ms a call")
+        if behind:
+            axes.plot(*zip(*behind.items(), strict=True), color=_MUTED, marker="x", ls="dashed")
+        for place, line in enumerate(lines):
+            x, y = zip(*line.items(), strict=True)
+            color, mark = _SERIES[place % len(_SERIES)], _MARKS[place % len(_MARKS)]
+            if highs:
+                axes.fill_between(x, y, highs[place], color=color, alpha=0.2, linewidth=0)
+            axes.plot(x, y, color=color, marker=mark)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.minorticks_off()
+        axes.set(xlabel="batch", ylabel=label)
+        if 0 < _WIDE * min(values) < max(values):
+            axes.set_yscale("log")
+            ticker = require("matplotlib.ticker", extra="report")
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(ticker.NullLocator())
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        else:
+            axes.set_ylim(bottom=0, top=1.1 * max(values))
 
-    return _drawn(draw, "Time of a call against batch", _ends(lines, "ms"), _MIDDLE)
-
-
-def _xy(line: Line) -> tuple[list[int | None], list[float]]:
-    return list(line), list(line.values())
-
-
-def _scale(axes: Any, lines: Sequence[Line], values: Sequence[float]) -> None:
-    """Batches, which double; *values* from nothing, or in log scale if the small would vanish."""
-    batches = sorted({batch for line in lines for batch in line if batch is not None})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(batches, [str(batch) for batch in batches])
-    axes.minorticks_off()
-    axes.set_xlabel("batch")
-    positive = [value for value in values if value > 0]
-    if positive and max(positive) > _WIDE * min(positive):
-        axes.set_yscale("log")
-        ticker = require("matplotlib.ticker", extra="report")
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    else:
-        axes.set_ylim(bottom=0, top=1.1 * max(values, default=1))
+    told, unit = [], label.removesuffix(" a call")
+    for place, line in enumerate(lines, 1):
+        ends = [f"{y:.4g} {unit} at batch {batch}" for batch, y in line.items()]
+        told.append(f"line {place}: {ends[0]} to {ends[-1]}")
+    return _drawn(draw, title, "; ".join(told), _MIDDLE)
 
 
-def _ends(lines: Sequence[Line], unit: str) -> str:
-    """Where each line begins and ends, in words; names stand in the legend."""
-    words = []
-    for line in lines:
-        ends = list(line.items())
-        words.append(
-            " to ".join(f"{y:.4g} {unit} at batch {batch}" for batch, y in (ends[0], ends[-1]))
-        )
-    return "; ".join(f"line {place}: {said}" for place, said in enumerate(words, 1))
-
-
-def _drawn(draw: Callable[[Any], None], title: str, told: str, size: tuple[float, float]) -> str:
-    """The plot that *draw* makes on empty axes, and what is *told* of it, to stand in HTML."""
+def _drawn(draw: Callable[[Any], None], title: str, told: str, size: tuple[float, float]) -> Any:
+    """The plot that *draw* makes on empty axes, and what is *told* of it, as markup of HTML."""
     matplotlib = require("matplotlib", extra="report")
     figure_type = require("matplotlib.figure", extra="report").Figure
     with matplotlib.rc_context(_STYLE), io.StringIO() as file:
         figure = figure_type(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
-        return _for_html(file.getvalue(), title, told)
+        svg = _for_html(file.getvalue(), title, told)
+    return require("markupsafe", extra="report").Markup(svg)
 
 
 def _for_html(svg: str, title: str, told: str) -> str:
@@ -207,7 +180,7 @@ def _for_html(svg: str, title: str, told: str) -> str:
     # One page holds many plots, and each calls its parts the same.
     mine = re.sub(r"\W+", "-", title)
     content = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{mine}-", content)
-    for color, name in _VARIABLES.items():
+    for name, color in _COLOURS.items():
         content = content.replace(color, f"var({name})")
     content = re.sub(r" font-family: [^;\"]*;", "", content)
     head = f'<svg class="plot" viewBox="{box}" role="img" aria-labelledby="{mine}-t {mine}-d">'

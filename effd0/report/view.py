@@ -13,45 +13,21 @@ from ..benchmark.published import Published, published_accuracies, published_fig
 from ..errors import RunFileError, require
 from ..io import written_whole
 from ..metrics.summary import METRICS
-from ..results.check import STAGES, Check
+from ..metrics.tide import KINDS
+from ..results.check import STAGES, Check, Verdict
 from ..results.compare import compare_runs
-from ..results.run import Accuracy, ErrorKind, Head, Parity, Run, TimedRow
-from ..results.verdict import Verdict
-from . import plots, text
+from ..results.run import Accuracy, ErrorKind, Head, Parity, Run, Sides, TimedRow
+from . import plots
 
 _TEMPLATES = Path(__file__).parent / "templates"
-#: Verdict -> its words in large, and what they mean.
-HEADLINES = {
-    "pass": ("MAY SHIP", "Every tested stage passed."),
-    "fail": ("MUST NOT SHIP", "The first broken stage is {stage}."),
-    "undecided": ("UNDECIDED", "Nothing failed, but not enough was measured to let it pass."),
-    "not gated": ("NOT GATED", "No threshold was set; this run does not decide a release."),
-}
-#: State of a stage -> the word that is shown.
-WORDS = {
-    "passed": "passed",
-    "broken": "broken",
-    "later": "fails too",
-    "undecided": "undecided",
-    "untested": "not tested",
-}
-#: TIDE's kinds of error, and what each is.
-ERRORS = {
-    "class": "right place, wrong class",
-    "localisation": "right class, box is off",
-    "both": "wrong class and box is off",
-    "duplicate": "a better detection had the object",
-    "background": "nothing is there",
-    "missed": "an object that nothing found",
-}
 #: The data set that published figures are of, and its images.
 PUBLISHED_ON = ("val2017", 5000)
 #: The board whose published curve is drawn, and what it timed.
-BOARD, NETWORK = "Ascend 310P3", "input to heads"
-#: Share of what is allowed at which a step of the heat map's scale begins, and the steps in words.
+BOARD = ("Ascend 310P3", "input to heads")
+#: Share of what is allowed at which a step of the heat map's scale begins.
 STEPS = (0.0, 0.03, 0.1, 0.3)
-SCALE = ("under 3 %", "3 to 10 %", "10 to 30 %", "30 to 100 %", "over what is allowed")
-BEYOND = len(STEPS)
+#: What stands in a table for a figure that is not there.
+NONE = "–"  # noqa: RUF001  # the dash that tables use
 
 
 def write_page(path: Path, run: Run, baseline: Run | None = None) -> None:
@@ -64,43 +40,36 @@ def write_page(path: Path, run: Run, baseline: Run | None = None) -> None:
 def render_page(run: Run, baseline: Run | None = None) -> str:
     """The page of *run*, with the figures of an older run beside it."""
     script = (_TEMPLATES / "page.js").read_text()
-    shown = foremost(run)
-    words, meaning = HEADLINES[run.verdict.status]
+    shown, dataset = foremost(run), run.artefact.dataset
     found, reason = None, ""
     if baseline is not None:
         try:
             found = compare_runs(baseline, run)
         except RunFileError as error:
             reason = str(error)
-    dataset = run.artefact.dataset
-    page: str = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            run=run,
-            headline=(words, meaning.format(stage=run.verdict.stage)),
-            stages=stage_line(run),
-            checks=sorted(run.checks, key=_by_status),
-            accuracy=shown,
-            metrics=METRICS,
-            published=sorted(published_accuracies(), key=lambda one: -one.map),
-            comparable=dataset is not None
-            and shown is not None
-            and (dataset.name, shown.images) == PUBLISHED_ON,
-            classes=[] if shown is None else class_rows(shown),
-            heat_maps=heat_maps(run.parity),
-            scale=SCALE,
-            pictures=_pictures(shown),
-            times=_times(run.latency),
-            baseline=baseline,
-            found=found,
-            not_comparable=reason,
-            style=(_TEMPLATES / "page.css").read_text(),
-            script=script,
-            # Nothing but this very script may run, whatever a name in the run contains.
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
-    )
+    # What failed or stayed undecided before what passed before what was skipped, by stage.
+    order = {"failed": 0, "undecided": 0, "passed": 1, "skipped": 2}
+    page: str = _environment().get_template("page.html").render(
+        run=run,
+        stages=[stage_mark(stage, run.checks, run.verdict) for stage in STAGES],
+        checks=sorted(run.checks, key=lambda one: (order[one.status], STAGES.index(one.stage))),
+        accuracy=shown,
+        insight=None if shown is None else shown.insight,
+        metrics=METRICS,
+        published=sorted(published_accuracies(), key=lambda one: -one["map"]),
+        comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
+        classes=[] if shown is None else class_rows(shown),
+        parities=sorted((one for one in run.parity if one.heads), key=_worst),
+        curves=batch_curves(run.latency),
+        board=published_curve(),
+        baseline=baseline,
+        found=found,
+        not_comparable=reason,
+        style=(_TEMPLATES / "page.css").read_text(),
+        script=script,
+        # Nothing but this very script may run, whatever a name in the run contains.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
     return page
 
 
@@ -114,31 +83,15 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("percent", "change", "points", "figure", "milliseconds", "with_unit", "counted")
-    environment.filters |= {name: getattr(text, name) for name in names}
+    used = (percent, change, points, figure, milliseconds, with_unit, counted, head_cell)
+    environment.filters |= {function.__name__: function for function in used}
+    environment.globals |= {"plots": plots, "error_rows": error_rows}
     return environment
 
 
-def _markup(svg: str) -> Any:
-    """A plot that stands in HTML as it is."""
-    return require("markupsafe", extra="report").Markup(svg)
-
-
-def _by_status(check: Check) -> tuple[int, int]:
-    """What failed or stayed undecided before what passed before what was skipped, by stage."""
-    order = {"failed": 0, "undecided": 0, "passed": 1, "skipped": 2}
-    return order[check.status], STAGES.index(check.stage)
-
-
-def stage_line(run: Run) -> list[dict[str, str]]:
-    """Every stage in order: its state, the figure that decides or nearly does, and the limit."""
-    return [
-        _mark(stage, [check for check in run.checks if check.stage == stage], run.verdict)
-        for stage in STAGES
-    ]
-
-
-def _mark(stage: str, checks: Sequence[Check], verdict: Verdict) -> dict[str, str]:
+def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str, str]:
+    """The state of a stage, the figure of *every* check that decides or nearly does, its limit."""
+    checks = [check for check in every if check.stage == stage]
     statuses = {check.status for check in checks}
     state = "untested"
     if stage == verdict.stage:
@@ -149,25 +102,26 @@ def _mark(stage: str, checks: Sequence[Check], verdict: Verdict) -> dict[str, st
         state = "undecided"
     elif "passed" in statuses or stage in verdict.passed:
         state = "passed"
-    mark = {"stage": stage, "state": state, "word": WORDS[state], "figure": "", "limit": ""}
-    if state == "untested":
-        return mark
-    measured = [check for check in checks if check.figure is not None]
-    if not measured:
-        ran = sum(check.status not in ("skipped", "undecided") for check in checks)
-        return mark | {"figure": text.counted(ran, "check") if ran else ""}
-    telling = max(measured, key=_closeness)
-    limit = "" if telling.tolerance is None else f"limit {text.figure(telling.tolerance)}"
-    return mark | {"figure": text.with_unit(telling.figure, telling.unit), "limit": limit}
+    word = {"later": "fails too", "untested": "not tested"}.get(state, state)
+    mark = {"stage": stage, "state": state, "word": word, "figure": "", "limit": ""}
 
+    def closeness(check: Check) -> tuple[bool, float]:
+        """How much a figure tells: one that failed, else the closest to its limit."""
+        failed = check.status == "failed"
+        if check.tolerance is None:
+            return failed, -1.0
+        small, large = sorted((abs(check.figure or 0.0), abs(check.tolerance)))
+        return failed, small / large if large else 1.0
 
-def _closeness(check: Check) -> tuple[bool, float]:
-    """How much the figure of *check* tells: one that failed, else the closest to its limit."""
-    failed = check.status == "failed"
-    if check.tolerance is None:
-        return failed, -1.0
-    small, large = sorted((abs(check.figure or 0.0), abs(check.tolerance)))
-    return failed, small / large if large else 1.0
+    measured = [check for check in checks if check.figure is not None and state != "untested"]
+    ran = sum(check.status in ("passed", "failed") for check in checks)
+    if measured:
+        told = max(measured, key=closeness)
+        limit = "" if told.tolerance is None else f"limit {figure(told.tolerance)}"
+        mark |= {"figure": with_unit(told.figure, told.unit), "limit": limit}
+    elif ran:
+        mark["figure"] = counted(ran, "check")
+    return mark
 
 
 def foremost(run: Run) -> Accuracy | None:
@@ -197,92 +151,47 @@ def class_rows(accuracy: Accuracy) -> list[dict[str, Any]]:
         if ap is not None or other is not None:
             change = None if ap is None or other is None else 100 * (ap - other)
             rows.append({"name": name, "ap": ap, "reference": other, "change": change})
-    return sorted(
-        rows,
-        key=lambda row: (
-            row["change"] or 0.0,
-            -1.0 if row["ap"] is None else row["ap"],
-            row["name"],
-        ),
-    )
+
+    def order(row: dict[str, Any]) -> tuple[float, float, str]:
+        return row["change"] or 0.0, -1.0 if row["ap"] is None else row["ap"], row["name"]
+
+    return sorted(rows, key=order)
 
 
-def _pictures(accuracy: Accuracy | None) -> dict[str, Any] | None:
-    """What is drawn of an insight; None where there is none."""
-    if accuracy is None or accuracy.insight is None:
-        return None
-    insight, against = accuracy.insight, accuracy.against
-    curves, scores = insight.curves, insight.scores
-    drawn = []
-    for iou, values in curves.candidate.items():
-        lines = [values, *([] if curves.reference is None else [curves.reference[iou]])]
-        drawn.append((iou, _markup(plots.precision_recall(iou, insight.recall, lines))))
-    counts = [scores.candidate, *([] if scores.reference is None else [scores.reference])]
-    legend = [("candidate", plots.variable(plots.CANDIDATE), False, "")]
-    if curves.reference is not None or scores.reference is not None:
-        name = "as given" if against is None else against.runner
-        legend.append((f"reference ({name})", plots.variable(plots.REFERENCE), True, ""))
-    return {
-        "legend": legend,
-        "curves": drawn,
-        "scores": _markup(plots.histogram(scores.edges, counts)),
-        "errors": error_rows(insight.errors.candidate, insight.errors.reference),
-        "gallery": insight.gallery,
-    }
-
-
-def error_rows(
-    candidate: dict[str, ErrorKind], reference: dict[str, ErrorKind] | None
-) -> list[dict[str, Any]]:
+def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:
     """TIDE's kinds of error in their order; shares are in percent of the costliest kind."""
-    sides = [candidate, *([] if reference is None else [reference])]
-    costs = [{kind: max(0.0, side[kind].delta_ap or 0.0) for kind in ERRORS} for side in sides]
-    greatest = max(max(cost.values()) for cost in costs) or 1.0
+    sides = [side for side in (errors.candidate, errors.reference) if side is not None]
+    greatest = max(one.delta_ap or 0.0 for side in sides for one in side.values()) or 1.0
     return [
         {
             "name": kind,
-            "meaning": meaning,
             "sides": [side[kind] for side in sides],
-            "shares": [100 * cost[kind] / greatest for cost in costs],
+            "shares": [100 * max(0.0, side[kind].delta_ap or 0.0) / greatest for side in sides],
         }
-        for kind, meaning in ERRORS.items()
+        for kind in KINDS
     ]
 
 
-def heat_maps(parities: Sequence[Parity]) -> list[dict[str, Any]]:
-    """A heat map for each runner and batch, those furthest from what is allowed first."""
-    words = {"max_abs": "largest difference", "relative_l2": "relative L2"}
-    maps = []
-    for one in parities:
-        if not one.heads:
-            continue
-        cells = {(head.head, head.level): _cell(head) for head in one.heads}
-        levels = sorted({level for _, level in cells})
-        about = f"measured: {words[one.heads[0].measure]}"
-        if one.precision is not None:
-            about += f"; computes like {one.precision}"
-        maps.append({
-            "title": f"{one.runner} beside {one.reference}, batch {one.batch}",
-            "about": about,
-            "levels": levels,
-            "rows": [
-                (head, [cells.get((head, level)) for level in levels]) for head in ("class", "box")
-            ],
-            "worst": max(cell["share"] or 0.0 for cell in cells.values()),
-        })  # fmt: skip
-    return sorted(maps, key=lambda one: -one["worst"])
-
-
-def _cell(head: Head) -> dict[str, Any]:
-    """A cell of the heat map: the judged error as a share of what is allowed, and all figures."""
+def _share(head: Head) -> float | None:
+    """The judged error as a share of what is allowed; None without a limit."""
     error: float | None = getattr(head, head.measure)
     # What is not finite is None in a run file, and beyond every limit.
-    share = float("inf") if error is None else None
-    if error is not None and head.allowed:
-        share = error / head.allowed
+    if error is None:
+        return float("inf")
+    return error / head.allowed if head.allowed else None
+
+
+def _worst(parity: Parity) -> float:
+    """The share of the head that is furthest from what is allowed, negative: it comes first."""
+    return -max(_share(head) or 0.0 for head in parity.heads)
+
+
+def head_cell(head: Head) -> dict[str, Any]:
+    """A cell of the heat map: the error, its step of the scale, the share in words, all figures."""
+    error, share = getattr(head, head.measure), _share(head)
     step, shown = None, "no limit"
     if share is not None and share > 1:
-        step, shown = BEYOND, f"{share:.3g} × limit"  # noqa: RUF001  # times
+        step, shown = len(STEPS), f"{share:.3g} × limit"  # noqa: RUF001  # times
     elif share is not None:
         step = max(n for n, begin in enumerate(STEPS) if share >= begin)
         # Two digits, but no power of ten where the head uses up all of it.
@@ -296,27 +205,10 @@ def _cell(head: Head) -> dict[str, Any]:
         "needs a tolerance of": head.required,
     }
     return {
-        "error": "not finite" if error is None else text.figure(error, 2),
-        "share": share,
+        "error": "not finite" if error is None else figure(error, 2),
         "shown": shown,
         "step": step,
-        "details": ", ".join(f"{name} {text.figure(value)}" for name, value in figures.items()),
-    }
-
-
-def _times(rows: Sequence[TimedRow]) -> dict[str, Any] | None:
-    """The plots of times; None where nothing was timed at a batch."""
-    curves, published = batch_curves(rows), published_curve()
-    if not curves:
-        return None
-    legend = [(name, *plots.style(place)) for place, name in enumerate(curves)]
-    source = f"{published[0].conditions}; {published[0].source}"
-    return {
-        "legend": legend,
-        "published": f"{BOARD}, published, {NETWORK}",
-        "source": source,
-        "throughput": _markup(plots.throughput(list(curves.values()), published)),
-        "latency": _markup(plots.latency(list(curves.values()))),
+        "details": ", ".join(f"{name} {figure(value)}" for name, value in figures.items()),
     }
 
 
@@ -334,4 +226,46 @@ def batch_curves(rows: Sequence[TimedRow]) -> dict[str, list[TimedRow]]:
 
 def published_curve() -> list[Published]:
     """The published throughput of the board, from input to heads."""
-    return [one for one in published_figures() if (one.chip, one.timed) == (BOARD, NETWORK)]
+    return [one for one in published_figures() if (one.chip, one.timed) == BOARD]
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """A *fraction* in percent, without the sign."""
+    return NONE if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def change(points: float | None, digits: int = 2) -> str:
+    """A difference with its sign; what rounds to nothing has none."""
+    if points is None:
+        return NONE
+    shown = f"{points:+.{digits}f}"
+    return shown[1:] if float(shown) == 0 else shown.replace("-", "\N{MINUS SIGN}")
+
+
+def points(value: float | None) -> str:
+    """A number of points, with a sign only below nothing."""
+    return change(value).removeprefix("+")
+
+
+def figure(value: float | None, significant: int = 4) -> str:
+    """A *value* of any size, short; what is tiny needs two digits."""
+    if value is None:
+        return NONE
+    return f"{value:.{min(significant, 2) if abs(value) < 1e-3 else significant}g}"  # noqa: PLR2004
+
+
+def milliseconds(value: float | None) -> str:
+    """A time in ms: two digits behind the point where they matter."""
+    if value is None:
+        return NONE
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"  # noqa: PLR2004
+
+
+def with_unit(value: float | None, unit: str) -> str:
+    """A figure and its unit."""
+    return f"{figure(value)} {unit}".strip()
+
+
+def counted(number: int, noun: str) -> str:
+    """A *number* of things: ``1 check``, ``3 checks``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,6 +1,8 @@
 """
 A check: what was measured at a stage of the pipeline, what was allowed, and what came of it.
 
+Checks become a verdict, and an accuracy gives rise to checks.
+
 The stages are in their order. What a stage gets from a broken one before it cannot be right, so the
 first failure is the one to look at.
 """
@@ -12,6 +14,10 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
+
+from ..metrics.bootstrap import MIN_IMAGES, PairedDrop
+from ..metrics.summary import CocoMetrics
+from ..tolerances import AP_ARITHMETIC
 
 Stage: TypeAlias = Literal[
     "dataset", "preprocess", "checkpoint", "export", "graph", "runner", "decode", "nms",
@@ -26,6 +32,8 @@ UNDECIDED = "undecided: "
 EVIDENCE_LENGTH = 300
 #: A diagnosis may name a node of a graph, whose name is a path.
 DIAGNOSIS_LENGTH = 600
+
+NOTHING_TESTED = "nothing was tested, so nothing is known"
 
 
 class Broken(AssertionError):
@@ -78,3 +86,155 @@ def first_line(message: str, length: int = EVIDENCE_LENGTH) -> str:
 def finite(value: float | None) -> float | None:
     """The *value*, or None where it is not finite: JSON knows no infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """
+    What all checks together say; *stage* is the first broken one, *check* its first failure.
+
+    *evidence* and *diagnosis* are those of that failure; without one, *evidence* joins what the
+    decisive checks say. *passed* are the stages before the broken one whose checks passed;
+    *later* counts the other failures.
+    """
+
+    status: Literal["fail", "undecided", "pass", "not gated"]
+    stage: Stage | None = None
+    check: str = ""
+    evidence: str = ""
+    diagnosis: str = ""
+    passed: tuple[Stage, ...] = ()
+    untested: tuple[Stage, ...] = ()
+    later: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for passed."""
+        return self.status in ("pass", "not gated")
+
+    def lines(self) -> list[str]:
+        """The verdict in words."""
+        untested = [f"not tested: {', '.join(self.untested)}"] if self.untested else []
+        passed = ", ".join(self.passed)
+        if self.status == "fail":
+            others = "no other check failed"
+            if self.later:
+                others = f"{self.later} more failed, which may follow from it"
+            return [
+                f"FAIL  the first broken stage is {self.stage}",
+                f"check     {self.check}",
+                f"evidence  {self.evidence}",
+                *([f"diagnosis {self.diagnosis}"] if self.diagnosis else []),
+                f"before it {passed or 'nothing'} passed; {others}",
+                *untested,
+            ]
+        if self.status == "undecided":
+            return [f"UNDECIDED  {self.evidence}", f"passed: {passed or 'nothing'}", *untested]
+        if not self.passed:
+            return ["NONE  nothing was tested, so nothing is known: no check of a stage was run"]
+        return [f"PASS  every tested stage passed: {passed}", *untested]
+
+
+def verdict_of(checks: Sequence[Check], otherwise: str = NOTHING_TESTED) -> Verdict:
+    """
+    The verdict on *checks*: a failure decides, then what is undecided, then what passed.
+
+    A skipped check says nothing, but what it measured is the evidence where no check decides;
+    *otherwise* is the evidence where none measured anything.
+    """
+    tested = {check.stage for check in checks if check.status in ("passed", "failed")}
+    passed = tuple(stage for stage in STAGES if stage in tested)
+    untested = tuple(stage for stage in STAGES if stage not in tested)
+    if failed := [check for check in checks if check.status == "failed"]:
+        first = min(failed, key=lambda check: STAGES.index(check.stage))
+        return Verdict(
+            "fail",
+            first.stage,
+            first.name,
+            first_line(first.evidence),
+            first.diagnosis,
+            passed[: passed.index(first.stage)],
+            untested,
+            later=len(failed) - 1,
+        )
+    evidence = first_line(reason_of(checks) or ("" if tested else otherwise))
+    found = Verdict("not gated", evidence=evidence, passed=passed, untested=untested)
+    if any(check.status == "undecided" for check in checks):
+        return msgspec.structs.replace(found, status="undecided")
+    return msgspec.structs.replace(found, status="pass") if tested else found
+
+
+def reason_of(checks: Sequence[Check]) -> str:
+    """What *checks* say, the gravest first; of the skipped only what was measured."""
+    order: tuple[Status, ...] = ("failed", "undecided", "passed", "skipped")
+    telling = [check for check in checks if check.status != "skipped" or check.figure is not None]
+    telling.sort(key=lambda check: order.index(check.status))
+    return "; ".join(check.evidence for check in telling if check.evidence)
+
+
+def threshold(
+    metrics: CocoMetrics, total: int, min_map: float | None, reachable: float | None = None
+) -> Check:
+    """
+    Check that AP is at least *min_map*, in percent; without a threshold it is skipped.
+
+    A limited run, of fewer than *total* images, never passes; it fails where *reachable*, the most
+    that AP of all images can still be, is below the threshold.
+    """
+    limited = metrics.images < total
+    ap = None if metrics.ap is None else 100 * metrics.ap
+    part = f" on the first {metrics.images} of {total} images by id" if limited else ""
+    said = f"mAP is {metrics.undefined['AP'] if ap is None else f'{ap:.2f} %{part}'}"
+    status: Status = "failed"
+    if ap is None:
+        pass
+    elif min_map is None:
+        status, said = "skipped", f"{said}; no threshold was set (--min-map)"
+    elif limited and reachable is not None and 100 * reachable < min_map - AP_ARITHMETIC.limit:
+        best = f"if all others were perfect, it would be {100 * reachable:.2f} %"
+        said = f"{said} and cannot reach {min_map:.2f} %: {best}"
+    elif limited:
+        wanted = f"the threshold of {min_map:.2f} % is for all of them; run without --image-limit"
+        status, said = "undecided", f"{said}, but {wanted}"
+    # No rounding lifts a figure over the threshold: the full figure is compared.
+    elif ap >= min_map:
+        status, said = "passed", f"{said}, at least {min_map:.2f} % was wanted"
+    else:
+        said = f"{said}, but at least {min_map:.2f} % was wanted"
+    name = "mAP reaches --min-map"
+    return Check("gate", name, status, said, figure=ap, tolerance=min_map, unit="%")
+
+
+def drop(found: PairedDrop, max_drop: float, *, limited: bool) -> Check:
+    """
+    Check that the 95 % interval of the mAP drop against a reference is within *max_drop* points.
+
+    A *limited* run, of not all images, can fail, but never pass.
+    """
+    allowed, decided = f"{max_drop:.2f} points", found.status(max_drop)
+    status: Status = "undecided"
+    if decided == "fail":
+        status, said = "failed", f"but at most {allowed} were allowed"
+    elif limited:
+        said = f"but {allowed} are for all images; run without --image-limit"
+    elif decided == "pass":
+        status, said = "passed", f"at most {allowed} were allowed"
+    elif found.images < MIN_IMAGES:
+        said = f"but fewer than {MIN_IMAGES} images decide nothing; run on more images"
+    else:
+        said = f"but the {allowed} allowed lie within the interval; run on more images"
+    name = "mAP does not drop against --reference"
+    evidence, unit = f"{found}, {said}", "points"
+    return Check("gate", name, status, evidence, figure=found.points, tolerance=max_drop, unit=unit)
+
+
+def detected(metrics: CocoMetrics) -> Check:
+    """Check that there is a detection at all: a model without one recognised nothing."""
+    status: Status = "passed" if metrics.detections else "failed"
+    reason = (
+        f"not one detection in {metrics.images} images; the model gave nothing: "
+        "look at its heads, its precision and the inputs that it was fed"
+    )
+    return Check(
+        "gate", "something is detected", status, "" if metrics.detections else reason,
+        figure=metrics.detections, tolerance=1, unit="detections",
+    )  # fmt: skip

@@ -1,17 +1,24 @@
-"""A candidate's run beside a baseline's: every figure that both have, and whether it is worse."""
+"""
+A candidate's run beside a baseline's: every figure that both have, and whether it is worse.
+
+Times are compared by their medians, since a machine's hiccups only ever add time, with intervals
+by bootstrap, since times follow no distribution that has a name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from ..errors import RunFileError
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BenchmarkError, RunFileError
 from ..metrics.summary import METRICS
 from ..tolerances import AP_ARITHMETIC, MAX_DROP
-from .ratio import MIN_SAMPLES, Ratio, ratio_of_medians
+from ..types import Fractions
+from .check import Check, Status, Verdict
 from .run import Accuracy, Parity, Run, TimedRow
-from .verdict import Verdict
 
 NO_WORSE, WORSE, UNDECIDED = "no worse", "worse", "undecided"
 SAME, FASTER, SLOWER, UNSURE, NOT_COMPARED = (
@@ -19,10 +26,89 @@ SAME, FASTER, SLOWER, UNSURE, NOT_COMPARED = (
 )  # fmt: skip
 #: Share of its time that a row may lose where nothing else is said.
 MAX_SLOWDOWN = 0.05
-#: Of a fingerprint, what has to be equal; a new version of the backend is what is to be compared.
-_MACHINE = ("chip", "cpu", "cores", "threads", "driver")
-#: The title of what is compared, and both sides.
-Sides: TypeAlias = tuple[str, Accuracy, Accuracy]
+#: Probability that an interval holds the true ratio, were the samples independent.
+LEVEL = 0.95
+RESAMPLES = 1000
+#: A bootstrap of fewer samples knows too little of their spread to accuse anyone.
+MIN_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One time over another: *value*, the bounds of its interval, and the smaller sample count."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+    def inverse(self) -> Ratio:
+        """The ratio the other way round."""
+        return Ratio(1 / self.value, 1 / self.high, 1 / self.low, self.count)
+
+    def slower(self, allowed: float) -> bool:
+        """Whether the numerator is slower by more than *allowed* (0.05), and surely slower."""
+        return self.count >= MIN_SAMPLES and self.value > 1 + allowed and self.low > 1
+
+    def check(self, name: str, status: Status, evidence: str, allowed: float) -> Check:
+        """The check that the numerator is slower by at most *allowed* (0.05)."""
+        slower, limit = 100 * (self.value - 1), 100 * allowed
+        return Check(
+            "gate", name, status, evidence, figure=slower, tolerance=limit, unit="% slower"
+        )
+
+
+def ratio_of_medians(
+    numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, seed: int = 0
+) -> Ratio:
+    """The ratio of the medians of two runs, which are resampled apart."""
+    over, under = _samples(numerator), _samples(denominator)
+    rng = np.random.default_rng(seed)
+    drawn = _medians(over, rng) / _medians(under, rng)
+    return _ratio(np.median(over) / np.median(under), drawn, min(over.size, under.size))
+
+
+def paired_ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, seed: int = 0) -> Ratio:
+    """
+    The median of the ratios of times that were taken in turn, A B A B, resampled in pairs.
+
+    What slows both of a pair cancels out.
+    """
+    over, under = _samples(numerator), _samples(denominator)
+    if over.size != under.size:
+        raise BenchmarkError(
+            f"{over.size} times are to be paired with {under.size}, but each needs a partner; "
+            "time both in turn"
+        )
+    # Logarithms, so that the ratio the other way round has the inverse interval.
+    logs = np.log(over / under)
+    drawn = np.exp(_medians(logs, np.random.default_rng(seed)))
+    return _ratio(np.exp(np.median(logs)), drawn, over.size)
+
+
+def _samples(times: npt.ArrayLike) -> Fractions:
+    samples = np.asarray(times, np.float64)
+    if samples.size == 0 or not (np.isfinite(samples) & (samples > 0)).all():
+        raise BenchmarkError(
+            f"the times are {samples.tolist()[:5]}, but a ratio needs times above 0; run it again"
+        )
+    return samples
+
+
+def _medians(samples: Fractions, rng: np.random.Generator) -> Fractions:
+    """Medians of `RESAMPLES` draws of *samples* with replacement."""
+    drawn = rng.integers(0, samples.size, (RESAMPLES, samples.size))
+    medians: Fractions = np.median(samples[drawn], axis=1)
+    return medians
+
+
+def _ratio(value: np.floating, drawn: Fractions, count: int) -> Ratio:
+    """A ratio with the interval of those *drawn*."""
+    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2))
+    return Ratio(float(value), float(low), float(high), count)
 
 
 @dataclass(frozen=True)
@@ -71,14 +157,14 @@ class RunComparison:
     """
 
     verdicts: tuple[Verdict, Verdict]
-    metrics: tuple[Pair, ...]
-    classes: tuple[Pair, ...]
-    parity: tuple[Pair, ...]
-    speeds: tuple[Speed, ...]
-    intervals: tuple[str, ...]
-    alone: tuple[str, ...]
-    worse: tuple[str, ...]
-    undecided: tuple[str, ...]
+    metrics: list[Pair]
+    classes: list[Pair]
+    parity: list[Pair]
+    speeds: list[Speed]
+    intervals: list[str]
+    alone: list[str]
+    worse: list[str]
+    undecided: list[str]
 
     @property
     def status(self) -> str:
@@ -100,43 +186,77 @@ def compare_runs(
 
     Raises `RunFileError` where mAP is of different images or nothing is in common.
     """
-    measured = [run.artefact.dataset for run in (baseline, candidate) if run.accuracy]
-    before, after = measured if len(measured) > 1 else (None, None)
-    if before and after and (before.images, before.sha256) != (after.images, after.sha256):
+    sides = _paired(baseline.accuracy, candidate.accuracy)
+    before, after = baseline.artefact.dataset, candidate.artefact.dataset
+    images = {(one.images, one.sha256) for one in (before, after) if one is not None}
+    if sides and len(images) > 1:
         raise RunFileError(
             f"the candidate was measured on {after}, but the baseline on "
             f"{before}; mAP can be compared on the same images only: evaluate "
             "both on them"
         )
-    sides = _paired(baseline.accuracy, candidate.accuracy)
-    metrics, classes = [], []
-    for of, then, now in sides:
-        metrics += [_points(of, name, then.metrics[name], now.metrics[name]) for name in METRICS]
-        classes += [
-            _points(of, name, then.per_class.get(name), ap) for name, ap in now.per_class.items()
-        ]
-    parity = [
-        Pair(_title(one), figure, _largest(other, figure), _largest(one, figure))
-        for one in candidate.parity
-        for other in _last_of(baseline.parity, one)
-        for figure in ("max_abs", "relative_l2")
+    classes = [
+        _points(of, name, then.per_class.get(name), ap)
+        for of, then, now in sides
+        for name, ap in now.per_class.items()
     ]
-    speeds = compare_rows(baseline.latency, candidate.latency, max_slowdown)
-    passed = {check.name for check in baseline.checks if check.status == "passed"}
-    decided = {check.name for check in baseline.checks if check.status in ("passed", "failed")}
-    checks = [check for check in candidate.checks if check.status in ("passed", "failed")]
-    if not (metrics or parity or speeds or decided & {check.name for check in checks}):
+    heads = _parities(baseline)
+    found = RunComparison(
+        verdicts=(baseline.verdict, candidate.verdict),
+        metrics=[
+            _points(of, name, then.metrics[name], now.metrics[name])
+            for of, then, now in sides
+            for name in METRICS
+        ],
+        classes=sorted(classes, key=lambda pair: -abs(pair.change or 0)),
+        parity=[
+            Pair(title, figure, _largest(heads[title], figure), _largest(one, figure))
+            for title, one in _parities(candidate).items()
+            if title in heads and heads[title].heads and one.heads
+            for figure in ("max_abs", "relative_l2")
+        ],
+        speeds=compare_rows(baseline.latency, candidate.latency, max_slowdown),
+        intervals=[
+            f"{side}, {of}: {entry.against.drop.points:.2f} points below {entry.against.runner} "
+            f"(95 % interval {entry.against.drop.low:.2f} to {entry.against.drop.high:.2f})"
+            for of, *both in sides
+            for side, entry in zip(("baseline", "candidate"), both, strict=True)
+            if entry.against is not None
+        ],
+        alone=_alone("baseline", baseline, candidate, sides)
+        + _alone("candidate", candidate, baseline, sides),
+        worse=[],
+        undecided=[],
+    )
+    _judge(found, baseline, candidate, max_drop)
+    return found
+
+
+def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float) -> None:
+    """Fill in what is worse and what is undecided; raise `RunFileError` for nothing in common."""
+    worse, undecided = found.worse, found.undecided
+    decided = {one.name: one for one in baseline.checks if one.status in ("passed", "failed")}
+    checks = [one for one in candidate.checks if one.status in ("passed", "failed")]
+    common = [one for one in checks if one.name in decided]
+    if not (found.metrics or found.parity or found.speeds or common):
         raise RunFileError(
             "the two runs have no check, no accuracy, no parity and no row of times in common, "
             "but something to compare was wanted; run the same commands for both"
         )
-    worse, undecided = _verdict_change(baseline.verdict, candidate.verdict)
+    before, after = found.verdicts
+    where = f" in {after.stage}" if after.stage else ""
+    if (before.status, after.status) == ("pass", "fail"):
+        worse.append(f"the candidate fails{where}, but the baseline passed: {after.evidence}")
+    elif after.status == "fail" != before.status:
+        undecided.append(f"the candidate fails{where}, and the baseline was {before.status}")
+    elif before.status == "pass" != after.status:
+        undecided.append(f"the baseline passed, but the candidate is {after.status}")
     worse += [
-        f"{check.name} failed, but passed in the baseline: {check.evidence}"
-        for check in checks
-        if check.status == "failed" and check.name in passed
+        f"{one.name} failed, but passed in the baseline: {one.evidence}"
+        for one in common
+        if (decided[one.name].status, one.status) == ("passed", "failed")
     ]
-    for pair in metrics:
+    for pair in found.metrics:
         if pair.name == "AP" and pair.change is None:
             undecided.append(f"mAP of {pair.of} is undefined on one side")
         elif pair.name == "AP" and -(pair.change or 0) > max_drop + AP_ARITHMETIC.limit:
@@ -144,45 +264,25 @@ def compare_runs(
             worse.append(f"mAP of {pair.of} {drop}, {max_drop:.2f} are allowed")
     if baseline.accuracy and not candidate.accuracy:
         undecided.append("the baseline has an mAP, but the candidate has none")
-    worse += [f"{one}; {one.reason}" for one in speeds if one.status == SLOWER]
-    undecided += [f"{one}; {one.reason}" for one in speeds if one.status == UNSURE]
-    return RunComparison(
-        (baseline.verdict, candidate.verdict),
-        tuple(metrics),
-        tuple(sorted(classes, key=lambda pair: -abs(pair.change or 0))),
-        tuple(parity),
-        tuple(speeds),
-        tuple(_intervals(sides)),
-        tuple(_alone(baseline, candidate, sides)),
-        tuple(worse),
-        tuple(undecided),
-    )
+    worse += [f"{one}; {one.reason}" for one in found.speeds if one.status == SLOWER]
+    undecided += [f"{one}; {one.reason}" for one in found.speeds if one.status == UNSURE]
 
 
-def _verdict_change(before: Verdict, after: Verdict) -> tuple[list[str], list[str]]:
-    """What is worse in the verdict as a whole, and what is undecided."""
-    where = f" in {after.stage}" if after.stage else ""
-    if (before.status, after.status) == ("pass", "fail"):
-        return [f"the candidate fails{where}, but the baseline passed: {after.evidence}"], []
-    if after.status == "fail" != before.status:
-        return [], [f"the candidate fails{where}, and the baseline was {before.status}"]
-    if before.status == "pass" != after.status:
-        return [], [f"the baseline passed, but the candidate is {after.status}"]
-    return [], []
+def _paired(
+    before: Sequence[Accuracy], after: Sequence[Accuracy]
+) -> list[tuple[str, Accuracy, Accuracy]]:
+    """
+    The title of what is compared, and both sides.
 
-
-def _paired(before: Sequence[Accuracy], after: Sequence[Accuracy]) -> list[Sides]:
-    """Both sides of the same runner and batch, else of the same runner, else the first of each."""
-    pairs: list[Sides] = []
-    entries: dict[tuple[str, int | None], Accuracy] = {}
-    for one in after:
-        # Merged runs may have measured the same thing twice: the first counts.
-        entries.setdefault((one.runner, one.batch), one)
-    for entry in entries.values():
+    They are of the same runner and batch, else of the same runner, else the first of each.
+    """
+    pairs = []
+    # Merged runs may have measured the same thing twice: the last counts.
+    for title, entry in {one.title: one for one in after}.items():
         alike = [one for one in before if one.runner == entry.runner]
         same = [one for one in alike if one.batch == entry.batch]
         if alike:
-            pairs.append((entry.title, (same or alike)[0], entry))
+            pairs.append((title, (same or alike)[0], entry))
     # A model and what was compiled of it have no runner in common.
     if not pairs and before and after:
         pairs.append((f"{before[0].runner} -> {after[0].runner}", before[0], after[0]))
@@ -194,11 +294,9 @@ def _points(of: str, name: str, before: float | None, after: float | None) -> Pa
     return Pair(of, name, *(None if value is None else 100 * value for value in (before, after)))
 
 
-def _last_of(every: Iterable[Parity], like: Parity) -> list[Parity]:
-    """The last of *every* with the runner and batch of *like*, if both have heads."""
-    key = (like.runner, like.batch)
-    found = [one for one in every if (one.runner, one.batch) == key]
-    return [one for one in found[-1:] if one.heads and like.heads]
+def _parities(run: Run) -> dict[str, Parity]:
+    """Title -> parity; of the same measured twice the last."""
+    return {f"{one.runner}, batch {one.batch}": one for one in run.parity}
 
 
 def _largest(parity: Parity, figure: str) -> float | None:
@@ -207,73 +305,47 @@ def _largest(parity: Parity, figure: str) -> float | None:
     return None if None in figures else max(figures)
 
 
-def _title(parity: Parity) -> str:
-    return f"{parity.runner}, batch {parity.batch}"
+def _alone(
+    side: str, run: Run, other: Run, sides: Iterable[tuple[str, Accuracy, Accuracy]]
+) -> list[str]:
+    """What only *run* has, in words."""
+    paired = {one.title for _, *both in sides for one in both}
+    found = [one for one in run.accuracy if one.title not in paired]
+    heads, rows = _parities(other), _timed(other.latency)
+    return [
+        *(f"{side} alone: mAP of {one.title}" for one in found),
+        *(f"{side} alone: parity of {title}" for title in _parities(run) if title not in heads),
+        *(f"{side} alone: times of {key[0]}" for key in _timed(run.latency) if key not in rows),
+    ]
 
 
-def _alone(baseline: Run, candidate: Run, sides: Sequence[Sides]) -> Iterator[str]:
-    """What only one side has, in words."""
-    paired = {(one.runner, one.batch) for _, *both in sides for one in both}
-    both = (("baseline", baseline, candidate), ("candidate", candidate, baseline))
-    for side, run, other in both:
-        for entry in run.accuracy:
-            if (entry.runner, entry.batch) not in paired:
-                yield f"{side} alone: mAP of {entry.title}"
-        keys = {_title(one) for one in other.parity}
-        yield from (
-            f"{side} alone: parity of {_title(one)}"
-            for one in run.parity
-            if _title(one) not in keys
-        )
-    for side, run, other in both:
-        rows, others = _rows(run.latency), _rows(other.latency)
-        for key, row in rows.items():
-            if key not in others:
-                yield f"{side} alone: times of {row_title(row)}"
+def row_title(row: TimedRow) -> str:
+    """What was timed, in words; a library is known by its name."""
+    batch = "" if row.batch is None else f"batch {row.batch}"
+    parts = [row.runner or row.name, row.precision, batch, row.timed, row.dataset]
+    return ", ".join(part for part in parts if part)
 
 
-def _intervals(sides: Sequence[Sides]) -> Iterator[str]:
-    """How far each side's mAP is from its own reference on the same images, and how surely."""
-    for of, *both in sides:
-        for side, entry in zip(("baseline", "candidate"), both, strict=True):
-            if entry.against is not None:
-                drop = entry.against.drop
-                yield (
-                    f"{side}, {of}: {drop.points:.2f} points below {entry.against.runner} "
-                    f"(95 % interval {drop.low:.2f} to {drop.high:.2f})"
-                )
+def _timed(rows: Iterable[TimedRow]) -> dict[tuple[str, int], TimedRow]:
+    """The *rows* by what was timed; of two alike the later."""
+    return {(row_title(row), row.images): row for row in rows}
 
 
 def compare_rows(
     baseline: Sequence[TimedRow], candidate: Sequence[TimedRow], max_slowdown: float
 ) -> list[Speed]:
     """Each row of *candidate* that *baseline* has too; *max_slowdown* is a share (0.05)."""
-    before, after = _rows(baseline), _rows(candidate)
-    return [_speed(before[key], row, max_slowdown) for key, row in after.items() if key in before]
+    before = _timed(baseline)
+    return [
+        _speed(key[0], before[key], row, max_slowdown)
+        for key, row in _timed(candidate).items()
+        if key in before
+    ]
 
 
-def row_title(row: TimedRow) -> str:
-    """What was timed, in words."""
-    batch = "" if row.batch is None else f"batch {row.batch}"
-    parts = [row.runner or row.name, row.precision, batch, row.timed, row.dataset]
-    return ", ".join(part for part in parts if part)
-
-
-def _rows(rows: Iterable[TimedRow]) -> dict[tuple[object, ...], TimedRow]:
-    """The *rows* by what was timed; of two alike the later. A library is known by its name."""
-    return {
-        (
-            row.runner, row.precision, row.batch, row.dataset, row.timed, row.images,
-            "" if row.runner else row.name,
-        ): row
-        for row in rows
-    }  # fmt: skip
-
-
-def _speed(before: TimedRow, after: TimedRow, allowed: float) -> Speed:
-    name, rates = row_title(after), (before.images_per_second, after.images_per_second)
-    changed = after.fingerprint.differences(before.fingerprint, _MACHINE)
-    if changed:
+def _speed(name: str, before: TimedRow, after: TimedRow, allowed: float) -> Speed:
+    rates = (before.images_per_second, after.images_per_second)
+    if changed := after.fingerprint.differences(before.fingerprint):
         return Speed(name, *rates, None, NOT_COMPARED, "; ".join(changed))
     ratio = ratio_of_medians(after.samples_ms, before.samples_ms)
     if ratio.slower(allowed):
@@ -282,5 +354,4 @@ def _speed(before: TimedRow, after: TimedRow, allowed: float) -> Speed:
     if few or ratio.value > 1 + allowed:
         reason = f"{ratio.count} samples, {MIN_SAMPLES} are needed" if few else "it may be the same"
         return Speed(name, *rates, ratio, UNSURE, reason)
-    faster = ratio.inverse().slower(allowed)
-    return Speed(name, *rates, ratio, FASTER if faster else SAME)
+    return Speed(name, *rates, ratio, FASTER if ratio.inverse().slower(allowed) else SAME)

@@ -11,12 +11,8 @@ import functools
 import os
 import platform
 import re
-import shutil
 import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -55,19 +51,21 @@ class Fingerprint:
     driver: str
     backend: str
 
-    def differences(self, before: Fingerprint, names: Sequence[str] = ()) -> list[str]:
-        """Each field, of *names* if given, in which this is not *before*, with both values."""
+    def differences(self, before: Fingerprint) -> list[str]:
+        """Each field but *backend* in which this is not *before*, with both values."""
         now, then = asdict(self), asdict(before)
-        return [f"{k} was {then[k]}, is {now[k]}" for k in names or now if now[k] != then[k]]
+        # A new version of the backend is what is to be compared.
+        del now["backend"]
+        return [f"{k} was {then[k]}, is {now[k]}" for k in now if now[k] != then[k]]
 
 
 def fingerprint(backend: str, kind: str = "cpu") -> Fingerprint:
     """The fingerprint of this host for *backend*, which computes on a chip of *kind*."""
-    cpu = cpu_model()
-    chip, driver = cpu, ""
+    chip, driver = cpu_name(), ""
     if kind != "cpu":
-        chip, driver = next(iter(_chips(kind)), (f"unknown {kind}", ""))
-    return Fingerprint(chip, cpu, _cores(), os.environ.get("OMP_NUM_THREADS", ""), driver, backend)
+        chip, driver = next(iter(chips(kind)), (f"unknown {kind}", ""))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Fingerprint(chip, cpu_name(), _cores(), threads, driver, backend)
 
 
 def chip_kind(runner: str, options: RunnerOptions) -> str:
@@ -77,26 +75,6 @@ def chip_kind(runner: str, options: RunnerOptions) -> str:
     if runner == "torch":
         return "cpu" if options.device is None else options.device.partition(":")[0]
     return _PROVIDERS.get(options.provider, options.provider) if runner == "ort" else "cpu"
-
-
-def machine_record() -> dict[str, Any]:
-    """All that is known of this host now, fit for JSON; None where it cannot be read."""
-    return {
-        **environment(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join([program(), *sys.argv[1:]]),
-        "cpu": cpu_model(),
-        "cores": _cores(),
-        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "load": list(os.getloadavg()),
-        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "devices": [
-            {"kind": kind, "name": name, "driver": driver}
-            for kind in ("cuda", "npu")
-            for name, driver in _chips(kind)
-        ],
-    }
 
 
 def environment() -> dict[str, Any]:
@@ -110,6 +88,24 @@ def environment() -> dict[str, Any]:
     }
 
 
+def machine_record() -> dict[str, Any]:
+    """The environment and the hardware, fit for JSON; None where something cannot be read."""
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return {
+        **environment(),
+        "cpu": cpu_name(),
+        "cores": _cores(),
+        "governor": governor.read_text().strip() if governor.exists() else None,
+        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "devices": [
+            {"kind": kind, "name": name, "driver": driver}
+            for kind in ("cuda", "npu")
+            for name, driver in chips(kind)
+        ],
+    }
+
+
 def installed_version(package: str) -> str | None:
     """The installed version of *package*, or None."""
     try:
@@ -118,25 +114,13 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def program() -> str:
-    """The program's name as it is typed: ``pytest`` for ``python -m pytest`` too."""
-    path = Path(sys.argv[0])
-    return path.parent.name if path.name == "__main__.py" else path.name
-
-
 @functools.cache
-def cpu_model() -> str:
-    """The processor's name."""
-    return cpu_name(_read(Path("/proc/cpuinfo")) or "")
-
-
-def cpu_name(cpuinfo: str) -> str:
-    """The processor's name in the text of ``/proc/cpuinfo``; an ARM has numbers in its place."""
-    fields = dict(re.findall(r"^(.+?)\s*: (.+)$", cpuinfo, re.MULTILINE))
-    if "model name" in fields:
-        return str(fields["model name"])
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name; an ARM has numbers in its place."""
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    fields = dict(re.findall(r"^(.+?)\s*: (.+)$", text, re.MULTILINE))
     numbers = [fields[name] for name in ("CPU implementer", "CPU part") if name in fields]
-    return " ".join([platform.machine(), *numbers])
+    return str(fields.get("model name", " ".join([platform.machine(), *numbers])))
 
 
 def _cores() -> int:
@@ -145,33 +129,17 @@ def _cores() -> int:
     return os.cpu_count() or 0
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None
-
-
 @functools.cache
-def _chips(kind: str) -> tuple[tuple[str, str], ...]:
+def chips(kind: str) -> tuple[tuple[str, str], ...]:
     """Name and driver of each chip of *kind*; none where its tool is missing or fails."""
-    if kind == "npu":
-        try:
-            return tuple((chip.short_name, "") for chip in npu_smi.installed())
-        except AtcError:
-            return ()
-    tool = shutil.which("nvidia-smi") if kind == "cuda" else None
-    if tool is None:
-        return ()
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
+        if kind == "npu":
+            return tuple((chip.short_name, "") for chip in npu_smi.installed())
+        if kind != "cuda":
+            return ()
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
+    except (AtcError, OSError, subprocess.SubprocessError):
         return ()
-    return nvidia_chips(answer.stdout)
-
-
-def nvidia_chips(csv: str) -> tuple[tuple[str, str], ...]:
-    """Name and driver in each line of what nvidia-smi was asked for."""
-    pairs = (line.rpartition(",") for line in csv.splitlines() if "," in line)
+    pairs = (line.rpartition(",") for line in answer.stdout.splitlines() if "," in line)
     return tuple((name.strip(), driver.strip()) for name, _, driver in pairs)

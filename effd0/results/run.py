@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
@@ -23,9 +23,8 @@ from ..io import sha256, written_whole
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.summary import METRICS
 from ..timing import Latency
-from .check import Check
-from .environment import Fingerprint, machine_record, program
-from .verdict import NOTHING_TESTED, Verdict, merged_verdict, verdict_of
+from .check import NOTHING_TESTED, Check, Verdict, verdict_of
+from .environment import Fingerprint, machine_record
 
 FORMAT = "effd0 run"
 #: Raised by one when a reader would have to change.
@@ -41,7 +40,6 @@ Size: TypeAlias = Annotated[int, Meta(ge=1)]
 #: x, y, width, height in pixels of the original.
 Box: TypeAlias = tuple[float, float, float, float]
 Side = TypeVar("Side")
-Entry = TypeVar("Entry")
 #: The next step for whoever changed a run by hand.
 _KEYS = "write it again with --report-json (docs/run-json.md has each key)"
 
@@ -111,7 +109,7 @@ class Parity(Part):
         return worst, self.heads[0].allowed, measure.replace("_", " ")
 
 
-class StageTimes(Part):
+class Times(Part):
     """The times of a stage of an evaluation in ms, and how many there are."""
 
     mean: float
@@ -121,12 +119,10 @@ class StageTimes(Part):
     count: Count
 
     @classmethod
-    def of(cls, times: Latency) -> StageTimes:
+    def of(cls, times: Latency) -> Times:
         """The figures of *times*."""
-        count = len(times.samples_ms)
-        return cls(
-            mean=times.mean_ms, p50=times.p50_ms, p90=times.p90_ms, p99=times.p99_ms, count=count
-        )
+        figures = (times.mean_ms, times.p50_ms, times.p90_ms, times.p99_ms)
+        return cls(*figures, count=len(times.samples_ms))
 
 
 class Sides(Part, Generic[Side]):
@@ -212,7 +208,7 @@ class Accuracy(Part):
     against: ReferenceComparison | None
     images_per_second: float | None
     peak_rss_mb: float | None
-    stages_ms: dict[str, StageTimes]
+    stages_ms: dict[str, Times]
     model_sha256: str
     settings: dict[str, Any]
     insight: Insight | None = None
@@ -293,15 +289,13 @@ def new_run(
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; *otherwise* is the evidence where no check decides."""
-    record = machine_record()
-    # Merged runs of one machine name it once: nothing that changes from run to run is kept.
-    momentary = ("packages", "date", "command", "load")
-    machine = {key: value for key, value in record.items() if key not in momentary}
+    # Merged runs of one machine name it once: nothing in it changes from run to run.
+    machine = machine_record()
     return Run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commands=[shlex.join([program(), *sys.argv[1:]]) if command is None else command],
+        commands=[_command() if command is None else command],
         artefact=artefact,
-        environment=[Environment(machine=machine, packages=record["packages"])],
+        environment=[Environment(packages=machine.pop("packages"), machine=machine)],
         verdict=verdict_of(checks, otherwise),
         checks=list(checks),
         parity=list(parity),
@@ -311,23 +305,32 @@ def new_run(
     )
 
 
+def _command() -> str:
+    """The command of this process as it is typed: ``pytest`` for ``python -m pytest`` too."""
+    path = Path(sys.argv[0])
+    name = path.parent.name if path.name == "__main__.py" else path.name
+    return shlex.join([name, *sys.argv[1:]])
+
+
 def artefact_of(
-    model: Path | None, checkpoint: Path | None, dataset: DatasetUsed | None, name: str = ""
+    model: Path | None,
+    checkpoint: Path | None,
+    dataset: DatasetUsed | None,
+    named: Path | None = None,
 ) -> Artefact:
-    """The artefact of the files *model* and *checkpoint*, under *name* or that of its file."""
-    file = checkpoint if model is None else model
+    """The artefact of the files *model* and *checkpoint*, called by *named* or one of them."""
+    file = named or model or checkpoint
     return Artefact(
-        name=name or ("" if file is None else file.name),
+        name="" if file is None else file.name,
         model_sha256=None if model is None else sha256(model),
         checkpoint_sha256=None if checkpoint is None else sha256(checkpoint),
         dataset=dataset,
     )
 
 
-def dataset_of(root: Path | None, split: str, images: int, digest: str) -> DatasetUsed:
-    """The images under *root*, None for the bundled ones; *digest* is of their annotations."""
-    name = EMBEDDED if root is None else f"{root.name} {split}"
-    return DatasetUsed(name=name, images=images, sha256=digest)
+def dataset_name(root: Path | None, split: str) -> str:
+    """The name of the images under *root*, or of the bundled ones."""
+    return EMBEDDED if root is None else f"{root.name} {split}"
 
 
 def flat(run: Run) -> dict[str, Any]:
@@ -335,10 +338,9 @@ def flat(run: Run) -> dict[str, Any]:
     (entry, *_), environment = run.accuracy, run.environment[0]
     content: dict[str, Any] = msgspec.to_builtins(entry)
     del content["insight"]
-    verdict = {"status": run.verdict.status, "reason": run.verdict.evidence}
     return {
         "schema": SCHEMA,
-        "verdict": verdict,
+        "verdict": {"status": run.verdict.status, "reason": run.verdict.evidence},
         **content,
         "runner": content.pop("backend"),
         "environment": {**environment.machine, "packages": environment.packages},
@@ -368,15 +370,11 @@ def read_run(path: Path) -> Run:
         "'postprocess' or 'benchmark' (docs/run-json.md)"
     )
     try:
-        data = path.read_bytes()
+        content = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise RunFileError(f"{path} cannot be read: {error.strerror}, {wanted}") from error
-    if not data.strip():
-        raise RunFileError(f"{path} is empty, {wanted}")
-    try:
-        content = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise RunFileError(f"{path} is not JSON, or not all of it ({error}), {wanted}") from error
+        raise RunFileError(f"{path} is empty, cut off or not JSON ({error}), {wanted}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         kind = f"JSON {type(content).__name__}"
         if isinstance(content, dict):
@@ -397,63 +395,57 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
     """
     One run with all entries of *runs*, called *names* in messages; each entry is kept once.
 
-    The gravest verdict stands. Raises `RunFileError` unless all are of one artefact.
+    All checks become one verdict. Raises `RunFileError` unless all are of one artefact.
     """
     if not runs:
         raise RunFileError("no run is given to merge, but at least one was wanted; name its file")
     called = [*names, *(f"run {n + 1}" for n in range(len(names), len(runs)))]
+    lists = ("commands", "environment", "checks", "parity", "accuracy", "latency")
+    entries: dict[str, Any] = {key: [] for key in lists}
+    for run in runs:
+        for key, found in entries.items():
+            found += [one for one in getattr(run, key) if one not in found]
+    verdict = verdict_of(entries["checks"], runs[0].verdict.evidence)
+    # A session that was cut off is undecided, whatever its checks say.
+    cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
+    if cut and verdict.status != "fail":
+        verdict = msgspec.structs.replace(verdict, status="undecided", evidence=cut[0])
     return Run(
         created=max(run.created for run in runs),
-        commands=_once(one for run in runs for one in run.commands),
         artefact=_merged_artefact(runs, called),
-        environment=_once(one for run in runs for one in run.environment),
-        verdict=merged_verdict([(run.verdict, run.checks) for run in runs]),
-        checks=_once(one for run in runs for one in run.checks),
-        parity=_once(one for run in runs for one in run.parity),
-        accuracy=_once(one for run in runs for one in run.accuracy),
-        latency=_once(one for run in runs for one in run.latency),
+        verdict=verdict,
         exit_status=max((run.exit_status for run in runs), key=abs),
+        **entries,
     )
 
 
 def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
     """All that *runs* say of their artefact; raise `RunFileError` where that differs."""
-    first = runs[0].artefact
-    known: dict[str, Any] = {"model": first.model_sha256, "checkpoint": first.checkpoint_sha256}
-    known["dataset"] = first.dataset
-    said_by = dict.fromkeys(known, names[0])
-    for run, name in zip(runs[1:], names[1:], strict=True):
-        other = run.artefact
-        values = (other.model_sha256, other.checkpoint_sha256, other.dataset)
-        no_model = known["model"] is other.model_sha256 is None
-        if no_model and None in (known["checkpoint"], other.checkpoint_sha256):
-            raise RunFileError(
-                f"{name} and {names[0]} name no model and no checkpoint that both were run on, but "
-                "only runs of one artefact can be merged; write both with --report-json on the "
-                "same files"
-            )
-        for kind, value in zip(known, values, strict=True):
-            # Weights may be inside the model, and times need no data set: then nothing is said.
-            if kind != "model" and value is None:
-                continue
-            if kind != "model" and known[kind] is None:
-                known[kind], said_by[kind] = value, name
-            elif known[kind] != value:
+    known: dict[str, Any] = {}
+    for what in ("model", "checkpoint", "dataset"):
+        kind = what if what == "dataset" else f"{what}_sha256"
+        said = [(getattr(run.artefact, kind), name) for run, name in zip(runs, names, strict=True)]
+        # Weights may be inside the model, and times need no data set: then nothing is said.
+        said = [one for one in said if one[0] is not None or what == "model"]
+        known[kind], first = said[0] if said else (None, "")
+        for value, name in said[1:]:
+            if value != known[kind]:
                 raise RunFileError(
-                    f"{name} is of the {kind} {_shown(value)}, but {said_by[kind]} of "
-                    f"{_shown(known[kind])}; only runs of one artefact can be merged: run both "
+                    f"{name} is of the {what} {_described(value)}, but {first} of "
+                    f"{_described(known[kind])}; only runs of one artefact can be merged: run both "
                     "on the same files, or compare them with 'effd0 compare'"
                 )
-    return Artefact(first.name, *known.values())
+    nameless = any(run.artefact.checkpoint_sha256 is None for run in runs)
+    if len(runs) > 1 and known["model_sha256"] is None and nameless:
+        raise RunFileError(
+            f"{' and '.join(names)} name no model and no checkpoint that all were run on, but "
+            "only runs of one artefact can be merged; write all with --report-json on the "
+            "same files"
+        )
+    return Artefact(name=runs[0].artefact.name, **known)
 
 
-def _once(entries: Iterable[Entry]) -> list[Entry]:
-    """The *entries* in their order, each once."""
-    every = list(entries)
-    return [entry for n, entry in enumerate(every) if entry not in every[:n]]
-
-
-def _shown(value: str | DatasetUsed | None) -> str:
+def _described(value: str | DatasetUsed | None) -> str:
     if value is None:
         return "(none given)"
     return value[:12] if isinstance(value, str) else str(value)

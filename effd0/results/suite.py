@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 
@@ -13,9 +13,10 @@ from ..data import fixture
 from ..data.coco import Dataset
 from ..errors import Effd0Error
 from ..io import sha256
+from . import run as runs
 from .check import (
     DIAGNOSIS_LENGTH,
-    STAGES,
+    NOTHING_TESTED,
     UNDECIDED,
     Broken,
     Check,
@@ -23,25 +24,14 @@ from .check import (
     Status,
     finite,
     first_line,
+    verdict_of,
 )
-from .run import (
-    Accuracy,
-    DatasetUsed,
-    Insight,
-    Parity,
-    Run,
-    TimedRow,
-    artefact_of,
-    dataset_of,
-    new_run,
-)
-from .verdict import NOTHING_TESTED, verdict_of
 
 if TYPE_CHECKING:
     import pytest
 
 #: Makes the insight of an evaluation.
-Draw: TypeAlias = Callable[[], Insight]
+Draw: TypeAlias = Callable[[], runs.Insight]
 #: Names of a test's properties that its check has too.
 FIGURES = ("figure", "tolerance", "unit")
 #: Options that name an artefact, the one that a run is called by first.
@@ -62,28 +52,26 @@ def check_of(
     properties: Iterable[tuple[str, object]] = (),
 ) -> Check:
     """The check that a test of *stage* is, with the last figures among its *properties*."""
-    status: Status = "failed"
-    evidence, diagnosis, broken_stage = "", "", None
-    if report.passed:
-        status = "passed"
-    elif report.skipped:
+    status: Status = "passed" if report.passed else "failed"
+    evidence = diagnosis = ""
+    if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         reason = str(reason).removeprefix("Skipped: ")
         status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
         evidence = reason.removeprefix(UNDECIDED)
     elif isinstance(error, Broken):
-        evidence, broken_stage = error.evidence, error.stage
+        evidence, stage = error.evidence, cast(Stage, error.stage or stage)
         diagnosis = first_line(error.diagnosis, DIAGNOSIS_LENGTH)
     elif isinstance(error, Effd0Error):
         # Its message names one fault, over as many lines as that takes.
         evidence = " ".join(str(error).split())
-    else:
+    elif not report.passed:
         crash = getattr(report.longrepr, "reprcrash", None)
         message = report.longreprtext if crash is None else crash.message
         evidence = message.removeprefix("Failed: ")
     figures: dict[str, Any] = {key: value for key, value in properties if key in FIGURES}
     return Check(
-        stage if broken_stage is None else next(one for one in STAGES if one == broken_stage),
+        stage,
         name,
         status,
         first_line(evidence),
@@ -97,8 +85,7 @@ def check_of(
 
 def properties_of(check: Check) -> list[tuple[str, object]]:
     """What JUnit's XML tells of a *check* beside the figures that its test noted itself."""
-    noted = {"stage": check.stage, "evidence": check.evidence, "diagnosis": check.diagnosis}
-    return [(key, value) for key, value in noted.items() if value]
+    return [(k, v) for k in ("stage", "evidence", "diagnosis") if (v := getattr(check, k))]
 
 
 @dataclass(eq=False)
@@ -110,12 +97,14 @@ class SuiteRecord:
     """
 
     checks: list[Check] = field(default_factory=list)
-    parity: list[Parity] = field(default_factory=list)
+    parity: list[runs.Parity] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    dataset: DatasetUsed | None = None
-    _evaluations: dict[tuple[str, object], tuple[Accuracy, Draw]] = field(default_factory=dict)
+    dataset: runs.DatasetUsed | None = None
+    _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Callable[[], runs.Insight]]] = (
+        field(default_factory=dict)
+    )
 
-    def keep(self, accuracy: Accuracy, draw: Draw) -> None:
+    def keep(self, accuracy: runs.Accuracy, draw: Draw) -> None:
         """
         Keep *accuracy*; one of the same runner and batch, as before a comparison, goes.
 
@@ -126,33 +115,39 @@ class SuiteRecord:
     def note_dataset(self, dataset: Dataset, root: Path | None, split: str) -> None:
         """Keep what the images under test are."""
         digest = sha256(dataset.annotation_file)
-        self.dataset = dataset_of(root, split, len(dataset.samples), digest)
+        self.dataset = runs.DatasetUsed(
+            runs.dataset_name(root, split), len(dataset.samples), digest
+        )
 
     def sections(self, *, asked: bool) -> dict[str, list[str]]:
         """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
         shown = asked or any(check.status != "skipped" for check in self.checks)
-        return {
-            "parity": [_parity_line(one) for one in self.parity],
-            "accuracy": self.lines,
-            "verdict": verdict_of(self.checks).lines() if shown else [],
-        }
+        heads = []
+        for one in self.parity:
+            worst, far = one.heads[0], "infinitely"
+            if worst.max_abs is not None:
+                far = f"by {worst.max_abs:.2g} (relative L2 {worst.relative_l2:.2g})"
+            heads.append(
+                f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most from "
+                f"{one.reference}, {far}; computes like {one.precision or 'none that is known'}"
+            )
+        verdict = verdict_of(self.checks).lines() if shown else []
+        return {"parity": heads, "accuracy": self.lines, "verdict": verdict}
 
     def to_run(
         self,
         given: Mapping[str, Path | None],
         command: str,
         exit_status: int,
-        rows: Sequence[TimedRow] = (),
-    ) -> Run:
+        rows: Sequence[runs.TimedRow] = (),
+    ) -> runs.Run:
         """The session as a run; *given* are the paths by option, *rows* those of benchmarks."""
         named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
         checkpoint = given.get("--checkpoint") or fixture.checkpoint()
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
-        run = new_run(
-            artefact_of(
-                given.get("--model"), checkpoint, self.dataset, "" if named is None else named.name
-            ),
+        run = runs.new_run(
+            runs.artefact_of(given.get("--model"), checkpoint, self.dataset, named),
             command=command,
             exit_status=exit_status,
             checks=self.checks,
@@ -161,20 +156,9 @@ class SuiteRecord:
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,
         )
-        if exit_status not in CUT_OFF or run.verdict.status == "fail":
-            return run
-        cut = msgspec.structs.replace(
-            run.verdict, status="undecided", evidence=CUT_OFF[exit_status]
-        )
-        return msgspec.structs.replace(run, verdict=cut)
-
-
-def _parity_line(one: Parity) -> str:
-    """The worst head of a runner, and how exactly the runner seems to compute."""
-    worst, far = one.heads[0], "infinitely"
-    if worst.max_abs is not None:
-        far = f"by {worst.max_abs:.2g} (relative L2 {worst.relative_l2:.2g})"
-    return (
-        f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most "
-        f"from {one.reference}, {far}; computes like {one.precision or 'none that is known'}"
-    )
+        if exit_status in CUT_OFF and run.verdict.status != "fail":
+            evidence = CUT_OFF[exit_status]
+            run.verdict = msgspec.structs.replace(
+                run.verdict, status="undecided", evidence=evidence
+            )
+        return run

@@ -10,9 +10,9 @@ its own first image, and the padded rows never come out.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -38,64 +38,27 @@ class TensorInfo:
         sides = ", ".join("N" if side is None else str(side) for side in self.shape)
         return f"{self.dtype} ({sides})"
 
-
-def head_infos(spec: ModelSpec, batch: int | None = None) -> list[TensorInfo]:
-    """The float32 heads of *spec* in the recipe's order, of a fixed *batch* or a free one."""
-    return [
-        TensorInfo(name, (batch, *shape), np.dtype(np.float32))
-        for name, shape in spec.head_shapes.items()
-    ]
-
-
-class Runner(Protocol):
-    """A backend that holds one model, open between ``__enter__`` and ``__exit__``."""
-
-    #: What is really computing, for the report: backend, device, precision.
-    description: str
-
-    @property
-    def inputs(self) -> Sequence[TensorInfo]:
-        """The inputs that `infer` wants."""
-
-    @property
-    def outputs(self) -> Sequence[TensorInfo]:
-        """The outputs that `infer` gives."""
-
-    def infer(self, feed: Tensors) -> Tensors:
+    @classmethod
+    def declared(
+        cls, model: Path, name: str, sides: Iterable[Any], kind: str, kinds: Mapping[str, type]
+    ) -> Self:
         """
-        Run the model on *feed*; return its outputs by name, with as many rows as were fed.
+        The input or output *name* of *model*, of free *sides* where they are no numbers.
 
-        Raises `FeedError` for a feed that the model does not take, `RunnerError` if it fails.
+        Raises `RunnerError` for a *kind* of values that is none of *kinds*, the backend's names.
         """
+        if kind not in kinds:
+            raise RunnerError(f"{name} of {model} is {kind}, but effd0 takes {', '.join(kinds)}")
+        shape = tuple(side if isinstance(side, int) else None for side in sides)
+        return cls(name, shape, np.dtype(kinds[kind]))
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-@runtime_checkable
-class StreamingRunner(Protocol):
-    """A runner of several feeds at a time: more images per second, each of them later."""
-
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
-        """Yield the outputs of each feed, in order; feeds are taken ahead of their results."""
-
-
-@runtime_checkable
-class DetectingRunner(Protocol):
-    """A runner that goes on to detections where its heads are: a hundred boxes come back."""
-
-    def detect_stream(self, batches: Iterable[Sequence[ModelInput]]) -> Generator[list[Detections]]:
-        """
-        Yield the detections of each batch of letterboxed uint8 pixels, in order.
-
-        Batches are taken ahead of their results.  Raises `HeadError` as `postprocess` does.
-        """
+    def takes(self, tensor: np.ndarray) -> bool:
+        """Whether *tensor* is of this dtype and shape, or a smaller batch of it, of one row."""
+        (batch, *sides), shape = self.shape, tensor.shape
+        if tensor.dtype != self.dtype or len(shape) != len(self.shape) or shape[0] < 1:
+            return False
+        alike = all(side in (None, of) for side, of in zip(sides, shape[1:], strict=True))
+        return alike and (batch is None or shape[0] <= batch)
 
 
 @dataclass
@@ -111,37 +74,114 @@ class DeviceTimes:
     d2h_ms: list[float] = field(default_factory=list)
     host_ms: list[float] = field(default_factory=list)
 
-    def add(self, h2d: float, compute: float, d2h: float, host: float) -> None:
-        """Append the times of one batch."""
-        self.h2d_ms.append(h2d)
-        self.compute_ms.append(compute)
-        self.d2h_ms.append(d2h)
-        self.host_ms.append(host)
+    def add(self, *batch_ms: float) -> None:
+        """Append the times of one batch, in the order of the fields."""
+        for values, ms in zip(vars(self).values(), batch_ms, strict=True):
+            values.append(ms)
 
     def latencies(self) -> dict[str, Latency]:
         """Step -> its latency; none where nothing was run."""
-        steps = {"upload": self.h2d_ms, "compute": self.compute_ms, "download": self.d2h_ms}
-        steps["host copies"] = self.host_ms
-        return {step: Latency(tuple(values)) for step, values in steps.items() if values}
+        steps = ("upload", "compute", "download", "host copies")
+        every = zip(steps, vars(self).values(), strict=True)
+        return {step: Latency(tuple(values)) for step, values in every if values}
+
+
+class Runner:
+    """
+    A backend that holds one *model*, open between ``__enter__`` and ``__exit__``.
+
+    A new backend gives `open` and `run`, and `infer_stream` if it works on several feeds at once.
+    *description* says what is really computing, for the report: backend, device, precision.
+    """
+
+    #: What each batch took, where the backend tells transfers from computing.
+    device_times: DeviceTimes | None = None
+    _opened: tuple[Any, Sequence[TensorInfo], Sequence[TensorInfo]] | None = None
+
+    def __init__(self, model: Path, description: str) -> None:
+        self.model, self.description = model, description
+
+    def open(self) -> tuple[Any, Sequence[TensorInfo], Sequence[TensorInfo]]:
+        """Open the model; return what `run` works with, and the model's inputs and outputs."""
+        raise NotImplementedError
+
+    def run(self, session: Any, feed: Tensors) -> Sequence[np.ndarray]:
+        """Run the model on a *feed* of its whole batch; return arrays in the order of `outputs`."""
+        raise NotImplementedError
+
+    def opened(self) -> tuple[Any, Sequence[TensorInfo], Sequence[TensorInfo]]:
+        """What `open` gave; raise `RunnerError` where the runner is not open."""
+        if self._opened is None:
+            raise RunnerError(f"{self.model} is not open; use the runner in a 'with' block")
+        return self._opened
+
+    @property
+    def inputs(self) -> Sequence[TensorInfo]:
+        """The inputs that `infer` wants."""
+        return self.opened()[1]
+
+    @property
+    def outputs(self) -> Sequence[TensorInfo]:
+        """The outputs that `infer` gives."""
+        return self.opened()[2]
+
+    def infer(self, feed: Tensors) -> Tensors:
+        """
+        Run the model on *feed*; return its outputs by name, with as many rows as were fed.
+
+        Raises `FeedError` for a feed that the model does not take, `RunnerError` if it fails.
+        """
+        return self._infer(self.opened()[0], feed)
+
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+        """
+        Yield the outputs of each feed, in order; a backend may take feeds ahead of their results.
+
+        Whoever stops early closes the generator.
+        """
+        yield from map(self.infer, feeds)
+
+    def _infer(self, session: Any, feed: Tensors) -> Tensors:
+        rows = check_feed(feed, self.inputs)
+        missing = (batch_size_of(self.inputs) or rows) - rows
+        if missing:
+            feed = {
+                name: np.concatenate([tensor, np.repeat(tensor[:1], missing, axis=0)])
+                for name, tensor in feed.items()
+            }
+        every = zip(self.outputs, self.run(session, feed), strict=True)
+        # A copy where rows are cut off, so that the rest is freed.
+        return {
+            info.name: value if value.shape[0] == rows else value[:rows].copy()
+            for info, value in every
+        }
+
+    def __enter__(self) -> Self:
+        self._opened = self.open()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._opened = None
 
 
 @runtime_checkable
-class TimedRunner(Protocol):
-    """A runner that tells transfers from computing."""
+class DetectingRunner(Protocol):
+    """A runner that goes on to detections where its heads are: a hundred boxes come back."""
 
-    device_times: DeviceTimes
+    def detect_stream(self, batches: Iterable[Sequence[ModelInput]]) -> Generator[list[Detections]]:
+        """
+        Yield the detections of each batch of letterboxed uint8 pixels, in order.
+
+        Batches are taken ahead of their results.  Raises `HeadError` as `postprocess` does.
+        """
 
 
-def infer_stream(runner: Runner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
-    """
-    Yield the outputs of each feed, in order, several at a time where *runner* can.
-
-    Whoever stops early closes the generator.
-    """
-    if isinstance(runner, StreamingRunner):
-        yield from runner.infer_stream(feeds)
-    else:
-        yield from map(runner.infer, feeds)
+def head_infos(spec: ModelSpec, batch: int | None = None) -> list[TensorInfo]:
+    """The float32 heads of *spec* in the recipe's order, of a fixed *batch* or a free one."""
+    return [
+        TensorInfo(name, (batch, *shape), np.dtype(np.float32))
+        for name, shape in spec.head_shapes.items()
+    ]
 
 
 def batch_size_of(inputs: Sequence[TensorInfo]) -> int | None:
@@ -166,48 +206,19 @@ def check_feed(feed: Tensors, inputs: Sequence[TensorInfo]) -> int:
     names = {info.name for info in inputs}
     if feed.keys() != names:
         raise FeedError(f"feed has {sorted(feed)}, but the model takes {sorted(names)}")
-    rows = {feed[info.name].shape[0] if feed[info.name].ndim else 0 for info in inputs}
     for info in inputs:
         tensor = feed[info.name]
-        if tensor.dtype != info.dtype or not _fits(tensor.shape, info.shape):
+        if not info.takes(tensor):
             raise FeedError(
                 f"{info.name} is {tensor.dtype} {tensor.shape}, but the model takes {info}"
             )
+    rows = {len(tensor) for tensor in feed.values()}
     if len(rows) != 1:
         raise FeedError(f"inputs have {sorted(rows)} rows, but all must have the same number")
     return rows.pop()
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether *shape* is *wanted*, or a smaller batch of it."""
-    if len(shape) != len(wanted) or not shape:
-        return False
-    batch = wanted[0]
-    if shape[0] < 1 or (batch is not None and shape[0] > batch):
-        return False
-    return all(w is None or s == w for s, w in zip(shape[1:], wanted[1:], strict=True))
-
-
-def pad_feed(feed: Tensors, inputs: Sequence[TensorInfo]) -> Tensors:
-    """Repeat the first row of each tensor until a fixed batch size is reached."""
-    batch = batch_size_of(inputs)
-    padded = {}
-    for name, tensor in feed.items():
-        missing = 0 if batch is None else batch - tensor.shape[0]
-        filler = np.repeat(tensor[:1], missing, axis=0)
-        padded[name] = np.concatenate([tensor, filler]) if missing else tensor
-    return padded
-
-
-def trim_outputs(outputs: Tensors, rows: int) -> Tensors:
-    """Keep the first *rows* rows; a copy where rows are cut off, so that the rest is freed."""
-    return {
-        name: tensor if tensor.shape[0] == rows else tensor[:rows].copy()
-        for name, tensor in outputs.items()
-    }
-
-
-class NamedRunner:
+class NamedRunner(Runner):
     """
     *inner*, but its input and its heads have the names and the order of *spec*, in float32.
 
@@ -216,11 +227,10 @@ class NamedRunner:
 
     def __init__(self, inner: Runner, spec: ModelSpec) -> None:
         self.inner, self.spec = inner, spec
-        self.description = inner.description
 
     def __enter__(self) -> Self:
         self.inner.__enter__()
-        self.description = self.inner.description
+        self.description, self.device_times = self.inner.description, self.inner.device_times
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -243,17 +253,11 @@ class NamedRunner:
         """Run *inner*; see `Runner.infer`.  Raises `HeadError` for outputs that are no heads."""
         return named_heads(self.inner.infer(self._renamed(feed)), self.spec)
 
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
-        """Yield the heads of each feed, overlapped where *inner* can; see `StreamingRunner`."""
-        with contextlib.closing(infer_stream(self.inner, map(self._renamed, feeds))) as results:
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+        """Yield the heads of each feed, overlapped where *inner* can."""
+        with contextlib.closing(self.inner.infer_stream(map(self._renamed, feeds))) as results:
             for outputs in results:
                 yield named_heads(outputs, self.spec)
-
-    @property
-    def device_times(self) -> DeviceTimes:
-        """Those of *inner*; one that tells none has no such attribute, and neither has this."""
-        times: DeviceTimes = self.inner.device_times  # type: ignore[attr-defined]
-        return times
 
     def _renamed(self, feed: Tensors) -> Tensors:
         check_feed(feed, self.inputs)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, require
 from ..io import LFS_MAGIC
 from ..spec import SPECS, ModelSpec
+from ..tensors.manifest import listed
 from ..tolerances import UNTRAINED
 
 #: Keys under which training tools wrap the weights, the best ones first.
 WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
-SHOWN = 5
 
 
 def load_model(path: Path, spec: ModelSpec) -> Any:
@@ -54,34 +55,11 @@ def build_model(spec: ModelSpec) -> Any:
 
 def read_weights(path: Path) -> dict[str, Any]:
     """
-    The state dict in *path*, as float32 tensors under effdet's names.
+    The state dict in *path*, as float32 tensors under effdet's names; no code in it is run.
 
     Takes .safetensors and torch files: a state dict, or one wrapped by a training tool
     (`WRAPPERS`), with or without the ``module.`` and ``model.`` that wrappers put before names.
     """
-    content = _read_file(path)
-    for key in WRAPPERS:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {
-        name: value
-        for name, value in content.items()
-        if isinstance(name, str) and hasattr(value, "dtype")
-    }
-    if not tensors:
-        raise CheckpointError(
-            f"{path} holds {sorted(map(str, content))[:SHOWN]}, but a state dict was wanted: "
-            f"name -> tensor, or one under {', '.join(WRAPPERS)}"
-        )
-    for prefix in ("module.", "model."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    """The content of a checkpoint file, read without running any code in it."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; get one with 'effd0 fetch checkpoint'")
     with path.open("rb") as file:
@@ -89,36 +67,39 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             raise CheckpointError(
                 f"{path} is a Git LFS pointer, not the checkpoint; run 'git lfs pull'"
             )
-    torch = require("torch", extra="torch")
+    load: Any = partial(require("torch", extra="torch").load, map_location="cpu", weights_only=True)
+    if path.suffix == ".safetensors":
+        load = require("safetensors.torch", extra="torch").load_file
     try:
-        if path.suffix == ".safetensors":
-            loaded: Any = require("safetensors.torch", extra="torch").load_file(path)
-        else:
-            with warnings.catch_warnings():
-                # torch warns of unusual pickles; what matters of them is checked or raised here.
-                warnings.simplefilter("ignore")
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is not a file of plain tensors, and nothing else is loaded, since it could "
-            f"run code; save model.state_dict() alone: {_first_line(error)}"
-        ) from error
+        with warnings.catch_warnings():
+            # torch warns of unusual pickles; what matters of them is checked or raised here.
+            warnings.simplefilter("ignore")
+            content = load(path)
     except Exception as error:  # torch and safetensors raise many kinds for a broken file.
+        said = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
+        what = "is not a readable checkpoint"
+        if isinstance(error, pickle.UnpicklingError):
+            what = (
+                "is not a file of plain tensors, and nothing else is loaded, since it could "
+                "run code; save model.state_dict() alone"
+            )
+        raise CheckpointError(f"{path} {what}: {said}") from error
+    if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{path} is not a readable checkpoint: {_first_line(error)}"
-        ) from error
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(loaded).__name__}, but a state dict was wanted; "
+            f"{path} holds a {type(content).__name__}, but a state dict was wanted; "
             "save model.state_dict()"
         )
-    return loaded
-
-
-def _first_line(error: Exception) -> str:
-    """The first sentence of a long message; the error's kind where it has none."""
-    first = next(iter(str(error).splitlines()), type(error).__name__)
-    return first.partition(". ")[0]
+    content = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), content)
+    named = {n: t for n, t in content.items() if isinstance(n, str) and hasattr(t, "dtype")}
+    if not named:
+        raise CheckpointError(
+            f"{path} holds [{listed(sorted(map(repr, content)))}], but a state dict was wanted: "
+            f"name -> tensor, or one under {', '.join(WRAPPERS)}"
+        )
+    for prefix in ("module.", "model."):
+        if all(name.startswith(prefix) for name in named):
+            named = {name.removeprefix(prefix): value for name, value in named.items()}
+    return {n: t.float() if t.is_floating_point() else t for n, t in named.items()}
 
 
 def check_weights(
@@ -126,17 +107,18 @@ def check_weights(
 ) -> None:
     """Raise `CheckpointError` naming what does not fit *wanted* or is not finite."""
     # Batch counters are statistics of training; files without them are complete.
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
     lost = {
-        "missing": [name for name in wanted if name not in weights and name not in counters],
+        "missing": [name for name in needed if name not in weights],
         "unexpected": [name for name in weights if name not in wanted],
     }
-    problems = [f"{len(n)} keys are {word}: {_listed(n)}" for word, n in lost.items() if n]
-    problems += [
+    problems = [f"{len(n)} keys are {word}: {listed(n)}" for word, n in lost.items() if n]
+    reshaped = [
         f"{name} is {tuple(weights[name].shape)}, but {tuple(wanted[name].shape)} was wanted"
         for name in wanted
         if name in weights and weights[name].shape != wanted[name].shape
-    ][:SHOWN]
+    ]
+    problems += [listed(reshaped)] if reshaped else []
     if problems:
         others = ", ".join(arch for arch in SPECS if arch != spec.arch)
         raise CheckpointError(
@@ -146,13 +128,9 @@ def check_weights(
     broken = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"{path} holds NaN or infinity in {_listed(broken)}, but every weight must be finite; "
+            f"{path} holds NaN or infinity in {listed(broken)}, but every weight must be finite; "
             "the training diverged or the conversion overflowed"
         )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
 def blank_layers(model: Any) -> dict[str, str]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..errors import RunnerError, require
 from ..types import Tensors
-from .base import TensorInfo, batch_size_of, check_feed, pad_feed, trim_outputs
+from .base import Runner, TensorInfo, batch_size_of
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _CPU = "CPUExecutionProvider"
@@ -33,30 +33,14 @@ _ALL_OR_NOTHING = (
 )
 
 
-def check_options(
-    provider: str, graph_optimization: str, provider_options: Mapping[str, str]
-) -> None:
-    """Raise `RunnerError` for what ONNX Runtime would not know, or would pass over in silence."""
-    if graph_optimization not in GRAPH_OPTIMIZATIONS:
-        raise RunnerError(
-            f"--graph-optimization is {graph_optimization!r}, "
-            f"but {', '.join(GRAPH_OPTIMIZATIONS)} exist"
-        )
-    if provider == _CPU and provider_options:
-        # It would take any, and look at none.
-        raise RunnerError(
-            f"--provider-option gives {', '.join(provider_options)}, but {_CPU} has none; "
-            "leave it out, or choose another --provider"
-        )
-
-
-class OrtRunner:
+class OrtRunner(Runner):
     """
     One inference session on the provider asked for, and on no other.
 
-    *provider_options* are the provider's own, as ONNX Runtime documents them; *graph_optimization*
-    is a key of `GRAPH_OPTIMIZATIONS`.  A provider that is missing, that ONNX Runtime quietly
-    replaced, or that would leave nodes of the model to the CPU is a `RunnerError`.
+    Each *provider_option* is a KEY=VALUE of the provider's own, as ONNX Runtime documents them;
+    *graph_optimization* is a key of `GRAPH_OPTIMIZATIONS`.  Raises `RunnerError` for what ONNX
+    Runtime would not know or would pass over in silence; for a provider that is missing, that it
+    quietly replaced, or that would leave nodes of the model to the CPU.
     """
 
     def __init__(
@@ -66,18 +50,36 @@ class OrtRunner:
         provider: str,
         threads: int | None = None,
         graph_optimization: str = "all",
-        provider_options: Mapping[str, str] | None = None,
+        provider_option: Sequence[str] = (),
     ) -> None:
-        self.model, self.provider, self.threads = model, provider, threads
+        super().__init__(model, f"ONNX Runtime, {provider}")
+        self.provider, self.threads = provider, threads
         self.graph_optimization = graph_optimization
-        self.provider_options = {} if provider_options is None else dict(provider_options)
-        check_options(provider, graph_optimization, self.provider_options)
-        self.description = f"ONNX Runtime, {provider}"
-        self._session: Any = None
         #: The session of runs side by side, opened when they are first asked for.
         self._narrow: Any = None
+        if graph_optimization not in GRAPH_OPTIMIZATIONS:
+            raise RunnerError(
+                f"--graph-optimization is {graph_optimization!r}, "
+                f"but {', '.join(GRAPH_OPTIMIZATIONS)} exist"
+            )
+        self.provider_options: dict[str, str] = {}
+        for option in provider_option:
+            key, equals, value = option.partition("=")
+            if not (key and equals) or key in self.provider_options:
+                raise RunnerError(
+                    f"--provider-option is {', '.join(provider_option)}, but each must be "
+                    "KEY=VALUE, with every key once; write it as device_id=1"
+                )
+            self.provider_options[key] = value
+        if provider == _CPU and self.provider_options:
+            # It would take any, and look at none.
+            raise RunnerError(
+                f"--provider-option gives {', '.join(self.provider_options)}, but {_CPU} has none; "
+                "leave it out, or choose another --provider"
+            )
 
-    def __enter__(self) -> Self:
+    def open(self) -> tuple[Any, list[TensorInfo], list[TensorInfo]]:
+        """Open a session of *threads*, on the provider alone."""
         ort = require("onnxruntime", extra="onnx")
         available = ort.get_available_providers()
         if self.provider not in available:
@@ -86,54 +88,56 @@ class OrtRunner:
             )
         if not self.model.is_file():
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 export'")
-        session = self._open(ort, self.threads)
+        session = self._session(self.threads)
         if session.get_providers()[0] != self.provider:
             raise RunnerError(
                 f"{self.model} was opened on {session.get_providers()[0]}, "
                 f"but {self.provider} was asked for"
             )
-        self.description = self._describe(ort.__version__)
-        self._session = session
-        return self
+        parts = [f"ONNX Runtime {ort.__version__}", self.provider]
+        parts += [f"{key}={value}" for key, value in self.provider_options.items()]
+        if self.graph_optimization != "all":
+            parts.append(f"graph optimization {self.graph_optimization}")
+        self.description = ", ".join(parts)
+        inputs, outputs = (
+            [TensorInfo.declared(self.model, v.name, v.shape, v.type, _DTYPES) for v in values]
+            for values in (session.get_inputs(), session.get_outputs())
+        )
+        return session, inputs, outputs
 
-    def __exit__(self, *_: object) -> None:
-        self._session = self._narrow = None
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._narrow = None
 
-    @property
-    def inputs(self) -> list[TensorInfo]:
-        """The model's inputs."""
-        return [self._info(value) for value in self._opened().get_inputs()]
+    def run(self, session: Any, feed: Tensors) -> Sequence[np.ndarray]:
+        """Run the model on *feed*; see `Runner.run`."""
+        try:
+            values: Sequence[np.ndarray] = session.run(None, dict(feed))
+        except Exception as error:  # see _session
+            raise RunnerError(f"{self.model} failed in ONNX Runtime: {error}") from error
+        return values
 
-    @property
-    def outputs(self) -> list[TensorInfo]:
-        """The model's outputs."""
-        return [self._info(value) for value in self._opened().get_outputs()]
-
-    def infer(self, feed: Tensors) -> Tensors:
-        """Run the model on *feed*; see `Runner.infer`."""
-        return self._infer(self._opened(), feed)
-
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         """
-        Yield the outputs of each feed, in order; see `StreamingRunner`.
+        Yield the outputs of each feed, in order; see `Runner.infer_stream`.
 
         On a CPU, runs of one image go side by side with few threads each: threads that share so
         small a run wait for each other at every node.
         """
-        threads = _usable_cores() if self.threads is None else self.threads
-        runs = min(threads, _SIDE_BY_SIDE)
         feeds = iter(feeds)
-        first = list(islice(feeds, 1))
-        feeds, fixed = chain(first, feeds), batch_size_of(self.inputs)
-        rows = (
-            {len(value) for feed in first for value in feed.values()} if fixed is None else {fixed}
-        )
-        alone = rows == {1}
-        if not alone or self.provider != _CPU or runs == 1:
+        first = next(feeds, {})
+        feeds = chain([first] if first else [], feeds)
+        rows = batch_size_of(self.inputs) or max(map(len, first.values()), default=0)
+        threads = self.threads
+        if threads is None:  # then all processors that this process may use
+            affinity = getattr(os, "sched_getaffinity", None)  # not there on every system
+            threads = os.cpu_count() or 1 if affinity is None else len(affinity(0))
+        runs = min(threads, _SIDE_BY_SIDE) if self.provider == _CPU and rows == 1 else 1
+        if runs == 1:
             yield from map(self.infer, feeds)
             return
         if self._narrow is None:
-            self._narrow = self._open(require("onnxruntime", extra="onnx"), threads // runs)
+            self._narrow = self._session(threads // runs)
         pool = ThreadPoolExecutor(runs, "effd0-ort")
         pending: deque[Future[Tensors]] = deque()
         try:
@@ -147,32 +151,8 @@ class OrtRunner:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _infer(self, session: Any, feed: Tensors) -> Tensors:
-        inputs = self.inputs
-        rows = check_feed(feed, inputs)
-        try:
-            values = session.run(None, dict(pad_feed(feed, inputs)))
-        except Exception as error:  # see _open
-            raise RunnerError(f"{self.model} failed in ONNX Runtime: {error}") from error
-        names = [output.name for output in session.get_outputs()]
-        return trim_outputs(dict(zip(names, values, strict=True)), rows)
-
-    def _open(self, ort: Any, threads: int | None) -> Any:
-        try:
-            # Without enable_fallback=0, the CPU would take over what fails, now or in a run.
-            return ort.InferenceSession(
-                str(self.model),
-                self._session_options(ort, threads),
-                providers=[(self.provider, self.provider_options)],
-                enable_fallback=0,
-            )
-        except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
-            hint = "" if "fallback to CPU EP" not in str(error) else _ALL_OR_NOTHING
-            raise RunnerError(
-                f"{self.model} cannot be opened by ONNX Runtime on {self.provider}: {error}{hint}"
-            ) from error
-
-    def _session_options(self, ort: Any, threads: int | None) -> Any:
+    def _session(self, threads: int | None) -> Any:
+        ort = require("onnxruntime", extra="onnx")
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what is fatal; every error is raised too
         level = GRAPH_OPTIMIZATIONS[self.graph_optimization]
@@ -182,32 +162,16 @@ class OrtRunner:
         if self.provider != _CPU:
             # Without this, nodes that the device cannot take run on the CPU without a word.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        return options
-
-    def _describe(self, version: str) -> str:
-        """What computes, with all that is not ONNX Runtime's default."""
-        parts = [f"ONNX Runtime {version}", self.provider]
-        parts += [f"{key}={value}" for key, value in self.provider_options.items()]
-        if self.graph_optimization != "all":
-            parts.append(f"graph optimization {self.graph_optimization}")
-        return ", ".join(parts)
-
-    def _opened(self) -> Any:
-        if self._session is None:
-            raise RunnerError(f"{self.model} is not open; use the runner in a 'with' block")
-        return self._session
-
-    def _info(self, value: Any) -> TensorInfo:
-        if value.type not in _DTYPES:
-            raise RunnerError(
-                f"{value.name} of {self.model} is {value.type}, "
-                f"but effd0 takes {', '.join(_DTYPES)}"
+        try:
+            # Without enable_fallback=0, the CPU would take over what fails, now or in a run.
+            return ort.InferenceSession(
+                str(self.model),
+                options,
+                providers=[(self.provider, self.provider_options)],
+                enable_fallback=0,
             )
-        shape = tuple(side if isinstance(side, int) else None for side in value.shape)
-        return TensorInfo(value.name, shape, np.dtype(_DTYPES[value.type]))
-
-
-def _usable_cores() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not there on every system
-    return os.cpu_count() or 1 if affinity is None else len(affinity(0))
+        except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
+            hint = "" if "fallback to CPU EP" not in str(error) else _ALL_OR_NOTHING
+            raise RunnerError(
+                f"{self.model} cannot be opened by ONNX Runtime on {self.provider}: {error}{hint}"
+            ) from error

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..errors import RunnerError
 from ..spec import ModelSpec
 from ..tensors.inputs import input_shape
-from ..tensors.results import Results, find_manifest, open_results
+from ..tensors.results import find_manifest, open_results
 from ..types import Tensors
-from .base import TensorInfo, check_feed, head_infos
+from .base import Runner, TensorInfo, head_infos
 
 
-class RecordedRunner:
+class RecordedRunner(Runner):
     """
     A folder of results, asked by input: each row that is fed is known by its SHA-256.
 
@@ -33,64 +33,38 @@ class RecordedRunner:
         bins: Path | None = None,
         digests: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder, self.spec, self.bins, self.digests = results, spec, bins, digests
-        self.description = f"results in {results}"
-        self._results: Results | None = None
-        self._stems: dict[str, str] = {}
-        self._dtype: np.dtype[Any] = np.dtype(np.float32)
+        super().__init__(results, f"results in {results}")
+        self.spec, self.bins, self.digests = spec, bins, digests
 
-    def __enter__(self) -> Self:
-        manifest = find_manifest(self.folder, self.bins)
+    def open(self) -> tuple[Any, list[TensorInfo], list[TensorInfo]]:
+        """Find the files of each input; the one input is as the manifest describes it."""
+        manifest = find_manifest(self.model, self.bins)
         digests = self.digests if manifest is None else manifest.digests
         if digests is None:
             raise RunnerError(
-                f"{self.folder} has no manifest of its inputs beside it; give their folder, "
+                f"{self.model} has no manifest of its inputs beside it; give their folder, "
                 "which 'effd0 preprocess' made, by --bins"
             )
-        results = open_results(self.folder, self.spec, list(digests), bins=self.bins)
-        self._stems = {digest: stem for stem, digest in digests.items()}
-        self._results = results
-        self._dtype = np.dtype(np.float32 if manifest is None else manifest.dtype)
+        results = open_results(self.model, self.spec, list(digests), bins=self.bins)
         self.description = results.description
-        return self
+        dtype = "float32" if manifest is None else manifest.dtype
+        shape = (None, *input_shape(dtype, self.spec))
+        info = TensorInfo(self.spec.input_name, shape, np.dtype(dtype))
+        stems = {digest: stem for stem, digest in digests.items()}
+        return (results, stems), [info], head_infos(self.spec)
 
-    def __exit__(self, *_: object) -> None:
-        self._results = None
-
-    @property
-    def inputs(self) -> list[TensorInfo]:
-        """The one input, as the manifest describes it; any number of rows."""
-        self._opened()
-        shape = (None, *input_shape(self._dtype.name, self.spec))
-        return [TensorInfo(self.spec.input_name, shape, self._dtype)]
-
-    @property
-    def outputs(self) -> list[TensorInfo]:
-        """The heads, in the recipe's order."""
-        self._opened()
-        return head_infos(self.spec)
-
-    def infer(self, feed: Tensors) -> Tensors:
-        """Look up the outputs of each row of *feed*; see `Runner.infer`."""
-        results, inputs = self._opened(), self.inputs
-        check_feed(feed, inputs)
-        rows = [results.heads(self._stem(row, n)) for n, row in enumerate(feed[inputs[0].name])]
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-    def _stem(self, row: np.ndarray, number: int) -> str:
-        digest = digest_of(row)
-        try:
-            return self._stems[digest]
-        except KeyError:
-            raise RunnerError(
-                f"row {number} (sha256 {digest[:12]}) is none of the {len(self._stems)} inputs "
-                f"that {self.folder} has results of; feed these, preprocessed by the same --arch"
-            ) from None
-
-    def _opened(self) -> Results:
-        if self._results is None:
-            raise RunnerError(f"{self.folder} is not open; use the runner in a 'with' block")
-        return self._results
+    def run(self, session: Any, feed: Tensors) -> Sequence[np.ndarray]:
+        """Look up the outputs of each row of *feed*; see `Runner.run`."""
+        (results, stems), heads = session, []
+        for number, row in enumerate(feed[self.spec.input_name]):
+            digest = digest_of(row)
+            if digest not in stems:
+                raise RunnerError(
+                    f"row {number} (sha256 {digest[:12]}) is none of the {len(stems)} inputs "
+                    f"that {self.model} has results of; feed these, preprocessed by the same --arch"
+                )
+            heads.append(results.heads(stems[digest]))
+        return [np.concatenate([of[name] for of in heads]) for name in self.spec.output_names]
 
 
 def digest_of(row: np.ndarray) -> str:

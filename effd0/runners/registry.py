@@ -3,63 +3,41 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import types
 from ..errors import RunnerError
-from ..spec import ModelSpec
+from ..spec import D0, ModelSpec
 from .base import Runner
 
-
-@dataclass(frozen=True)
-class Backend:
-    """
-    A runner as it is named: what it *runs*, the class that *opens* it, the options it *knows*.
-
-    Module and class are imported when a model is opened.  *needs_spec* says that a model file does
-    not tell its architecture.
-    """
-
-    runs: str
-    opens: str
-    knows: tuple[str, ...]
-    needs_spec: bool = False
-
-
+#: Runner name -> what it runs, and what opens it, as ``module:name``.  The parameters of that are a
+#: model's path, the `RunnerOptions` that it knows, and ``spec`` where a model does not tell it.
 BACKENDS = {
-    "ort": Backend(
+    "ort": (
         "an ONNX model in ONNX Runtime (--provider picks the device)",
         "effd0.runners.onnxruntime:OrtRunner",
-        ("threads", "provider", "provider_option", "graph_optimization"),
     ),
-    "openvino": Backend(
+    "openvino": (
         "an ONNX model in OpenVINO, in float32 on the CPU",
         "effd0.runners.openvino:OpenVinoRunner",
-        ("threads",),
     ),
-    "torch": Backend(
+    "torch": (
         "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
-        "effd0.runners.torch:TorchRunner",
-        ("device", "precision", "threads", "postprocess", "launch"),
-        needs_spec=True,
+        "effd0.runners.torch:open_torch",
     ),
-    "acl": Backend(
+    "acl": (
         "an .om model on an Ascend NPU (--device N)",
         "effd0.ascend.acl_runner:AclRunner",
-        ("device", "overlap"),
     ),
-    "recorded": Backend(
+    "recorded": (
         "outputs that were written before, as answers to the same inputs",
         "effd0.runners.recorded:RecordedRunner",
-        ("bins",),
-        needs_spec=True,
     ),
 }
 #: Runner name -> what it runs.
-RUNNERS = {name: backend.runs for name, backend in BACKENDS.items()}
-#: Where a checkpoint's detections are made.
-POSTPROCESS = ("auto", "host", "device")
+RUNNERS = {name: runs for name, (runs, _) in BACKENDS.items()}
 
 
 @dataclass(frozen=True)
@@ -68,9 +46,8 @@ class RunnerOptions:
     How a backend is to compute; what a backend does not know, it refuses.
 
     *overlap* lets a backend work on several batches at a time; *bins* is the folder of the inputs
-    that recorded outputs are of; each *provider_option* is a KEY=VALUE.  *postprocess* says whether
-    detections are made on the ``host`` or on the ``device``; ``auto`` is the device on CUDA.
-    *launch*, for those made there, is a key of `runners.torch_cuda.LAUNCHES`.
+    that recorded outputs are of; each *provider_option* is a KEY=VALUE.  *postprocess* is one of
+    `runners.torch.POSTPROCESS`; *launch*, for detections on the device, one of its `LAUNCHES`.
     """
 
     provider: str = types.option(
@@ -105,44 +82,7 @@ class RunnerOptions:
 
     def check_for(self, runner: str) -> None:
         """Raise `RunnerError` for no runner's name, or an option that *runner* cannot follow."""
-        if runner not in RUNNERS:
-            raise RunnerError(f"--runner is {runner!r}, but effd0 knows {', '.join(RUNNERS)}")
-        for option, value in vars(self).items():
-            foreign = option not in BACKENDS[runner].knows
-            if foreign and value != getattr(RunnerOptions, option):
-                raise RunnerError(
-                    f"--{_as_typed(option, value)}, but --runner {runner} does not know it; "
-                    "leave it out, or choose another --runner"
-                )
-        if runner == "torch":
-            self.detects_on_device()
-        if runner == "ort":
-            from .onnxruntime import check_options
-
-            given = _as_mapping(self.provider_option)
-            check_options(self.provider, self.graph_optimization, given)
-
-    def detects_on_device(self) -> bool:
-        """Whether a checkpoint's detections are made where its heads are."""
-        if self.postprocess not in POSTPROCESS:
-            raise RunnerError(
-                f"--postprocess is {self.postprocess!r}, but {', '.join(POSTPROCESS)} exist"
-            )
-        on_cuda = self.device is not None and self.device.startswith("cuda")
-        on_device = self.postprocess == "device" or (self.postprocess == "auto" and on_cuda)
-        if self.launch != RunnerOptions.launch and not on_device:
-            raise RunnerError(
-                f"--launch is {self.launch}, but detections are made on the host; "
-                "give --postprocess device too"
-            )
-        return on_device
-
-
-def _as_typed(option: str, value: object) -> str:
-    if value is False:
-        return f"no-{option} is given"
-    shown = ", ".join(value) if isinstance(value, tuple) else value
-    return f"{option.replace('_', '-')} is {shown}"
+        open_runner(runner, Path(), D0, self)
 
 
 def open_runner(
@@ -156,44 +96,20 @@ def open_runner(
     not one, and for an option that the backend does not know.
     """
     options = RunnerOptions() if options is None else options
-    options.check_for(name)
-    backend = BACKENDS[name]
-    given = {option: getattr(options, option) for option in backend.knows}
-    opens = backend.opens
-    if name == "ort":
-        given["provider_options"] = _as_mapping(given.pop("provider_option"))
-    elif name == "acl":
-        given["device"] = _npu_number(options.device)
-    elif name == "torch":
-        given["device"] = "cpu" if options.device is None else options.device
-        del given["postprocess"]
-        if options.detects_on_device():
-            opens = "effd0.runners.torch_cuda:TorchDetector"
-        else:
-            del given["launch"]
-    module, _, kind = opens.partition(":")
-    of = (model, spec) if backend.needs_spec else (model,)
-    runner: Runner = getattr(importlib.import_module(module), kind)(*of, **given)
-    return runner
-
-
-def _as_mapping(pairs: tuple[str, ...]) -> dict[str, str]:
-    """The options in *pairs* of KEY=VALUE; raise `RunnerError` for what is no pair, or twice."""
-    found: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals) or key in found:
+    if name not in BACKENDS:
+        raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(BACKENDS)}")
+    module, _, opener = BACKENDS[name][1].partition(":")
+    opens = getattr(importlib.import_module(module), opener)
+    takes = inspect.signature(opens).parameters
+    for option, value in vars(options).items():
+        if option not in takes and value != getattr(RunnerOptions, option):
+            typed = option.replace("_", "-")
+            shown = ", ".join(value) if isinstance(value, tuple) else value
+            given = f"--no-{typed} is given" if value is False else f"--{typed} is {shown}"
             raise RunnerError(
-                f"--provider-option is {', '.join(pairs)}, but each must be KEY=VALUE, "
-                "with every key once; write it as device_id=1"
+                f"{given}, but --runner {name} does not know it; "
+                "leave it out, or choose another --runner"
             )
-        found[key] = value
-    return found
-
-
-def _npu_number(device: str | None) -> int:
-    """The number in ``N`` or ``npu:N``; 0 where none is given."""
-    kind, _, number = ("npu:0" if device is None else device).rpartition(":")
-    if kind not in ("", "npu") or not number.isdecimal():
-        raise RunnerError(f"--device is {device!r}, but --runner acl takes a number, such as 0")
-    return int(number)
+    known = vars(options) | {"spec": spec}
+    runner: Runner = opens(model, **{key: known[key] for key in known if key in takes})
+    return runner

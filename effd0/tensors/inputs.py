@@ -14,24 +14,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ..data.coco import Dataset, Sample
 from ..data.preprocess import preprocess
 from ..errors import OutputError, ResultError
-from ..io import sha256, written_whole
+from ..io import sha256, write_json, writing_to, written_whole
 from ..spec import ModelSpec
 from .manifest import (
     DTYPES,
     MANIFEST,
-    Dtype,
     Manifest,
-    ManifestContent,
     ManifestImage,
     listed,
     read_manifest,
@@ -66,10 +65,8 @@ def write_inputs(
             f"{len(dataset.samples)} images have only {len(stems)} different stems, "
             f"but each needs a file of its own in {folder}; rename the images"
         )
-    try:
+    with writing_to(folder):
         (folder / MANIFEST).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written to: {error}; choose another") from error
 
     def written(sample: Sample) -> ManifestImage:
         model_input = preprocess(sample.path, spec, normalized=dtype != "uint8")
@@ -86,9 +83,14 @@ def write_inputs(
         for sample, image in zip(dataset.samples, pool.map(written, dataset.samples), strict=True):
             images.append(image)
             yield sample
-    digest = sha256(dataset.annotation_file)
-    manifest = ManifestContent(spec, cast(Dtype, dtype), tuple(images), digest, dataset.total)
-    manifest.write(folder / MANIFEST)
+    manifest = {
+        "spec": asdict(spec),
+        "dtype": dtype,
+        "annotations_sha256": sha256(dataset.annotation_file),
+        "images_total": dataset.total,
+        "images": msgspec.to_builtins(images),
+    }
+    write_json(manifest, folder / MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,12 @@ class InputFiles:
         """
         try:
             content = file.read_bytes()
-            tensor = self._decoded(content, file.suffix)
+            if file.suffix == ".bin":
+                raw = np.frombuffer(content, self.dtype.newbyteorder("<"))
+                tensor: npt.NDArray[Any] = raw.reshape(self.shape)
+            else:
+                tensor = np.load(io.BytesIO(content), allow_pickle=False)
+                tensor = tensor[0] if tensor.shape[:1] == (1,) else tensor
         except (OSError, ValueError, EOFError) as error:
             raise ResultError(f"{file} cannot be read: {error}; write the inputs again") from error
         known = None if self.manifest is None else self.manifest.digests[file.stem]
@@ -127,12 +134,6 @@ class InputFiles:
                 "wanted, as of the first; write the inputs again"
             )
         return tensor
-
-    def _decoded(self, content: bytes, suffix: str) -> npt.NDArray[Any]:
-        if suffix == ".bin":
-            return np.frombuffer(content, self.dtype.newbyteorder("<")).reshape(self.shape)
-        tensor: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
-        return tensor[0] if tensor.shape[:1] == (1,) else tensor
 
 
 def open_inputs(folder: Path, spec: ModelSpec) -> InputFiles:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from ..errors import ResultError
-from ..io import sha256, written_whole
+from ..io import sha256
 from ..spec import ModelSpec
 
 MANIFEST = "manifest.json"
@@ -48,27 +48,20 @@ class ManifestImage(msgspec.Struct, frozen=True):
         return Path(self.file).stem
 
 
-class ManifestContent(msgspec.Struct, frozen=True, dict=True):
-    """The inputs of a run: their images, and the spec and *dtype* that they were made with."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """
+    The inputs of a run: their images, and the spec and *dtype* that they were made with.
 
+    *path* is the file that it was read from and *sha256* the fingerprint of that.
+    """
+
+    path: Path
+    sha256: str
     spec: ModelSpec
     dtype: Dtype
     images: tuple[ManifestImage, ...]
     annotations_sha256: str = ""
     images_total: int = 0
-
-    def write(self, path: Path) -> None:
-        """Write the file *path*, whole or not at all."""
-        content = msgspec.json.format(msgspec.json.encode(self), indent=1)
-        with written_whole(path) as temporary:
-            temporary.write_bytes(content + b"\n")
-
-
-class Manifest(ManifestContent, frozen=True, kw_only=True):
-    """A manifest that was read: *path* is its file and *sha256* the fingerprint of that."""
-
-    path: Path
-    sha256: str
 
     @cached_property
     def digests(self) -> dict[str, str]:

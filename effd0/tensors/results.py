@@ -1,8 +1,9 @@
 """
-Which head a file holds, by its size alone.
+Results on disk: the heads of each image, whichever of the known namings their files have.
 
-No head of any spec has the size of another, in float32 as in float16, so that neither a file's
-number nor the order of a model's outputs is trusted.
+Which head a file holds is told by its size alone.  No head of any spec has the size of another, in
+float32 as in float16, so that neither a file's number nor the order of a model's outputs is
+trusted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from ..types import Floats, Tensors
 from .inputs import InputFiles, natural_key, open_inputs
 from .manifest import MANIFEST, Manifest, listed, read_json, read_manifest
 
+SUFFIXES = (".bin", ".npy", ".txt")
+_NUMBERED = re.compile(r"(?:sample_id_|input)(\d+)_output_\d+")
+_NAMED = re.compile(r"(.+)_\d+")
+#: A folder for each device of a run on several: of 2023, and of 2024.
+_DEVICE = re.compile(r"device\d+(_\d+)?")
 #: Rows that one file of an early ais_infer may hold.
 MAX_ROWS = 1024
 
@@ -83,17 +89,15 @@ def value_count(path: Path, itemsize: int) -> int:
         count, rest = divmod(path.stat().st_size, itemsize)
         return -1 if rest else count
     try:
-        if path.suffix == ".npy":
-            return int(np.load(path, mmap_mode="r", allow_pickle=False).size)
-        return int(_values(path, itemsize).size)
+        return int(_values(path, itemsize, mmap_mode="r").size)
     except (OSError, ValueError, EOFError):
         return -1
 
 
-def _values(path: Path, itemsize: int) -> np.ndarray:
+def _values(path: Path, itemsize: int, **options: Any) -> np.ndarray:
     """The content of *path*."""
     if path.suffix == ".npy":
-        array: np.ndarray = np.load(path, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False, **options)
         return array
     if path.suffix == ".txt":
         return np.loadtxt(path, np.float32, ndmin=1).ravel()
@@ -101,24 +105,19 @@ def _values(path: Path, itemsize: int) -> np.ndarray:
 
 
 def fit_rows(
-    files: Sequence[Path], possible: Iterable[int], itemsizes: Sequence[int], spec: ModelSpec
+    files: Sequence[Path],
+    possible: Iterable[int],
+    spec: ModelSpec,
+    itemsizes: tuple[int, ...] = (4, 2),
 ) -> tuple[int, int] | None:
     """The first number of rows, and itemsize, with which *files* are all heads of *spec*, once."""
     counts = {size: sorted(value_count(path, size) for path in files) for size in itemsizes}
-    sizes = sorted(head_sizes(spec))
     for rows in possible:
-        wanted = [rows * size for size in sizes]
-        for itemsize in itemsizes:
-            if counts[itemsize] == wanted:
+        wanted = [rows * size for size in sorted(head_sizes(spec))]
+        for itemsize, found in counts.items():
+            if found == wanted:
                 return rows, itemsize
     return None
-
-
-SUFFIXES = (".bin", ".npy", ".txt")
-_NUMBERED = re.compile(r"(?:sample_id_|input)(\d+)_output_\d+")
-_NAMED = re.compile(r"(.+)_\d+")
-#: A folder for each device of a run on several: of 2023, and of 2024.
-_DEVICE = re.compile(r"device\d+(_\d+)?")
 
 
 @dataclass(frozen=True)
@@ -127,101 +126,49 @@ class Summary:
     What a run says of itself: the stems that each numbered sample was made of, in order.
 
     ais_bench's name for padding is one of them.  The rest is what effd0 adds, None where another
-    tool wrote it: what computed, of which model file and spec, on the inputs of which manifest.
+    tool wrote it or nobody did: what computed, of which model file and spec, on the inputs of which
+    manifest.
     """
 
     path: Path
-    samples: Mapping[int, tuple[str, ...]]
+    samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     runner: str | None = None
     model: str | None = None
     model_sha256: str | None = None
     manifest_sha256: str | None = None
     spec: Mapping[str, Any] | None = None
 
-    @property
-    def stems(self) -> set[str]:
-        """All inputs that were fed."""
-        return {stem for sample in self.samples.values() for stem in sample}
 
-
-@dataclass
-class Named:
-    """Result files by the stem of their input; *foreign* are those of no input."""
-
-    files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    foreign: list[Path] = field(default_factory=list)
-    collisions: list[str] = field(default_factory=list)
-
-
-def result_files(folder: Path) -> list[Path]:
-    """All result files in *folder* and in its folders of single devices, in order of name."""
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder; make one with 'effd0 infer --output'")
-    places = [folder, *(p for p in folder.iterdir() if p.is_dir() and _DEVICE.fullmatch(p.name))]
-    files = (path for place in places for path in place.iterdir())
-    found = sorted(path for path in files if path.suffix in SUFFIXES and path.name[0] != ".")
-    if not found:
-        raise ResultError(
-            f"{folder} holds no result file ({', '.join(SUFFIXES)}); "
-            "give the folder that 'effd0 infer' or ais_bench named"
-        )
-    return found
-
-
-def read_summary(folder: Path) -> Summary | None:
-    """The summary beside *folder* or, of early versions, in it; None where there is none."""
+def read_summary(folder: Path) -> Summary:
+    """The summary beside *folder* or, of early versions, in it; empty where there is none."""
     folder = folder.absolute()
-    for path in (folder.parent / f"{folder.name}_summary.json", folder / "sumary.json"):
-        if path.exists():
-            remedy = "delete it, or run the inference again"
-            content = read_json(path, remedy)
-            try:
-                samples = {
-                    int(number): tuple(Path(file).stem for file in sample.get("infiles", ()))
-                    for number, sample in content.get("filesinfo", {}).items()
-                }
-                own, first = content.get("effd0", {}), list(Summary.__dataclass_fields__)[2:]
-                return Summary(path, samples, *(own.get(key) for key in first))
-            except (AttributeError, TypeError, ValueError) as error:
-                raise ResultError(f"{path} is no summary of a run: {error}; {remedy}") from error
-    return None
-
-
-def named_files(files: Iterable[Path], stems: Sequence[str]) -> Named:
-    """Sort *files* named after their inputs by the inputs' *stems*, whole or cut at a dot."""
-    by_key: dict[str, list[Path]] = defaultdict(list)
-    named = Named()
-    for path in files:
-        match = _NAMED.fullmatch(path.stem)
-        (by_key[match[1]] if match else named.foreign).append(path)
-    cut: dict[str, list[str]] = defaultdict(list)
-    for stem in stems:
-        cut[stem.partition(".")[0]].append(stem)
-    whole = set(stems)
-    for key, found in by_key.items():
-        owners = [key, *(s for s in cut.get(key, ()) if s not in by_key and s != key)]
-        owners = owners if key in whole else owners[1:]
-        if len(owners) == 1:
-            named.files[owners[0]] += found
-        elif owners:
-            named.collisions.append(f"{key} ({', '.join(owners)})")
-        else:
-            named.foreign += found
-    return named
+    beside = folder.parent / f"{folder.name}_summary.json"
+    path = next((p for p in (beside, folder / "sumary.json") if p.exists()), None)
+    if path is None:
+        return Summary(beside)
+    remedy = "delete it, or run the inference again"
+    content = read_json(path, remedy)
+    try:
+        samples = {
+            int(number): tuple(Path(file).stem for file in sample.get("infiles", ()))
+            for number, sample in content.get("filesinfo", {}).items()
+        }
+        own, first = content.get("effd0", {}), list(Summary.__dataclass_fields__)[2:]
+        return Summary(path, samples, *(own.get(key) for key in first))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ResultError(f"{path} is no summary of a run: {error}; {remedy}") from error
 
 
 def check_origin(
-    folder: Path, summary: Summary | None, manifest: Manifest | None, spec: ModelSpec
+    folder: Path, summary: Summary, manifest: Manifest | None, spec: ModelSpec
 ) -> None:
     """
     Raise `ResultError` where *summary* is of other inputs than *manifest* or another model's spec.
 
     What it does not say cannot contradict.
     """
-    if summary is None:
-        return
     known = summary.manifest_sha256
-    if manifest is not None and known is not None and known != manifest.sha256:
+    if manifest is not None and known not in (None, manifest.sha256):
         raise ResultError(
             f"{folder} was made of the inputs of another manifest (sha256 {known[:12]}, by "
             f"{summary.path.name}) than {manifest.path} ({manifest.sha256[:12]}); "
@@ -247,10 +194,8 @@ def check_model(folder: Path, model: Path, *, proved: bool = False) -> None:
     if not model.is_file():
         raise ResultError(f"--model is {model}, which is no file; give the model of the results")
     summary = read_summary(folder)
-    known = None if summary is None else summary.model_sha256
-    recorded = None if summary is None else summary.model
-    same_kind = recorded is None or Path(recorded).suffix == model.suffix
-    if known is None or not same_kind:
+    known, recorded = summary.model_sha256, summary.model
+    if known is None or Path(recorded or model).suffix != model.suffix:
         if proved:
             what = "no model" if known is None else recorded
             raise ResultError(
@@ -260,96 +205,106 @@ def check_model(folder: Path, model: Path, *, proved: bool = False) -> None:
         return
     wanted = sha256(model)
     if known != wanted:
-        name = "a model" if recorded is None else recorded
         raise ResultError(
-            f"{folder} holds the results of {name} (sha256 {known[:12]}), but --model is {model} "
-            f"(sha256 {wanted[:12]}); run the inference again with it, or give the results of it"
+            f"{folder} holds the results of {recorded or 'a model'} (sha256 {known[:12]}), but "
+            f"--model is {model} (sha256 {wanted[:12]}); run the inference again with it, or give "
+            "the results of it"
         )
 
 
-HeadFiles = dict[str, list[HeadFile]]
+HeadFiles = Mapping[str, Sequence[HeadFile]]
 Problems = dict[str, list[str]]
 
 
 def sort_results(
-    paths: Sequence[Path], fed: Sequence[str], summary: Summary | None, spec: ModelSpec
+    paths: Sequence[Path], fed: Sequence[str], summary: Summary, spec: ModelSpec
 ) -> tuple[HeadFiles, Problems]:
     """
     Sort *paths* by the stems of the inputs that were *fed*; give what is wrong by its kind too.
 
     Names that only count are led back to stems by *summary*, or by the natural order of *fed*.
     """
-    named, matches = named_files(paths, fed), [_NUMBERED.fullmatch(path.stem) for path in paths]
     problems: Problems = defaultdict(list)
-    files: HeadFiles = defaultdict(list)
-    if named.foreign and None not in matches:
-        numbered: dict[int, list[Path]] = defaultdict(list)
-        for path, match in zip(paths, matches, strict=True):
-            numbered[int(match[1]) if match else 0].append(path)
+    named, foreign, collisions = _by_name(paths, fed)
+    numbered: dict[int, list[Path]] = defaultdict(list)
+    for path in paths:
+        if match := _NUMBERED.fullmatch(path.stem):
+            numbered[int(match[1])].append(path)
+    files: HeadFiles
+    if foreign and sum(map(len, numbered.values())) == len(paths):
         files, foreign = _by_number(numbered, fed, summary, spec)
     else:
-        for stem, of in named.files.items():
-            for path in of:
-                half = HeadFile(path, itemsize=2)
-                is_half = path.suffix == ".bin" and half.head(spec) is not None
-                files[stem].append(half if is_half else HeadFile(path))
-        foreign = named.foreign
-        problems["of one name"] += named.collisions
+        raw = [path for of in named.values() for path in of if path.suffix == ".bin"]
+        sizes = ((path, HeadFile(path, itemsize=2).head(spec)) for path in raw)
+        halves = {path: head for path, head in sizes if head is not None}
+        files = {
+            stem: [HeadFile(path, itemsize=2 if path in halves else 4) for path in of]
+            for stem, of in named.items()
+        }
+        # Where others are float32, what looks like a head of theirs in float16 was cut in half.
+        full = {HeadFile(path).head(spec) for path in raw if path not in halves}
+        cut = [f"{path.name} (half of {head})" for path, head in halves.items() if head in full]
+        problems |= {"of one name": collisions, "truncated": cut}
     problems["foreign"] += [path.name for path in foreign]
-    problems["truncated"] += _halves(files.values(), spec)
     return files, problems
 
 
-def _halves(files: Iterable[Sequence[HeadFile]], spec: ModelSpec) -> list[str]:
-    """Files that look like a head in float16, but are float32 cut in half: others hold twice."""
-    raw = [file for of in files for file in of if file.path.suffix == ".bin"]
-    if {file.itemsize for file in raw} != {2, 4}:
-        return []
-    full = {file.head(spec) for file in raw if file.itemsize == 4}  # noqa: PLR2004  # float32
-    halves = {f.path: f.head(spec) for f in raw if f.itemsize == 2}  # noqa: PLR2004  # float16
-    return [f"{path.name} (half of {head})" for path, head in halves.items() if head in full]
+def _by_name(
+    files: Iterable[Path], stems: Sequence[str]
+) -> tuple[dict[str, list[Path]], list[Path], list[str]]:
+    """
+    Sort *files* named after their inputs by the inputs' *stems*, whole or cut at a dot.
+
+    The second are those of no input, the third names that several inputs have when cut.
+    """
+    by_key: dict[str, list[Path]] = defaultdict(list)
+    named: dict[str, list[Path]] = defaultdict(list)
+    cut: dict[str, list[str]] = defaultdict(list)
+    foreign: list[Path] = []
+    collisions, whole = [], set(stems)
+    for path in files:
+        match = _NAMED.fullmatch(path.stem)
+        (by_key[match[1]] if match else foreign).append(path)
+    for stem in stems:
+        cut[stem.partition(".")[0]].append(stem)
+    for key, found in by_key.items():
+        owners = [key] if key in whole else []
+        owners += [stem for stem in cut.get(key, ()) if stem not in by_key and stem != key]
+        if len(owners) == 1:
+            named[owners[0]] += found
+        elif owners:
+            collisions.append(f"{key} ({', '.join(owners)})")
+        else:
+            foreign += found
+    return named, foreign, collisions
 
 
 def _by_number(
-    numbered: Mapping[int, list[Path]],
-    fed: Sequence[str],
-    summary: Summary | None,
-    spec: ModelSpec,
+    numbered: Mapping[int, list[Path]], fed: Sequence[str], summary: Summary, spec: ModelSpec
 ) -> tuple[HeadFiles, list[Path]]:
     """Files by stem, and those of no stem, where names only count samples, or whole batches."""
-    samples: Mapping[int, Sequence[str]]
-    if summary is not None and summary.samples:
-        samples = summary.samples
-        rows, itemsize = _fit(numbered, max(map(len, samples.values())), MAX_ROWS, spec)
+    samples: Mapping[int, Sequence[str]] = summary.samples
+    order, count = sorted(fed, key=lambda stem: natural_key(f"{stem}.bin")), max(numbered) + 1
+    if samples:
+        fewest, most = max(map(len, samples.values())), MAX_ROWS
     else:
-        order, count = sorted(fed, key=lambda stem: natural_key(f"{stem}.bin")), max(numbered) + 1
+        fewest = -(-len(order) // count)
         most = MAX_ROWS if count == 1 else (len(order) - 1) // (count - 1)
-        rows, itemsize = _fit(numbered, -(-len(order) // count), most, spec)
-        samples = {n: order[n * rows : (n + 1) * rows] for n in range(count)}
-    files: HeadFiles = defaultdict(list)
-    foreign = []
+    possible = range(max(1, fewest), most + 1)
+    # One batch may be broken, but not ten; where none fits, all will be reported.
+    tried = (fit_rows(numbered[n], possible, spec) for n in sorted(numbered)[:10])
+    rows, itemsize = next(filter(None, tried), (max(1, fewest), 4))
+    samples = samples or {n: order[n * rows : (n + 1) * rows] for n in range(count)}
+    files: dict[str, list[HeadFile]] = defaultdict(list)
+    foreign: list[Path] = []
     for n, paths in numbered.items():
-        stems = samples.get(n, ())
-        of = rows
+        stems, of = samples.get(n, ()), rows
         if 0 < len(stems) < rows:  # the last batch: filled up to all rows, or cut to what was left
-            fit = fit_rows(paths, (rows, len(stems)), (itemsize,), spec)
-            of = rows if fit is None else fit[0]
+            of, _ = fit_rows(paths, (rows, len(stems)), spec, (itemsize,)) or (rows, 0)
         for row, stem in enumerate(stems):
             files[stem] += [HeadFile(path, row, of, itemsize) for path in paths]
         foreign += [] if stems else paths
-    return dict(files), foreign
-
-
-def _fit(
-    numbered: Mapping[int, list[Path]], fewest: int, most: int, spec: ModelSpec
-) -> tuple[int, int]:
-    """Rows and itemsize of the files of whole batches; where none fits, all will be reported."""
-    possible = range(max(1, fewest), most + 1)
-    for n in sorted(numbered)[:10]:  # one may be broken, but not ten
-        fit = fit_rows(numbered[n], possible, (4, 2), spec)
-        if fit is not None:
-            return fit
-    return max(1, fewest), 4
+    return files, foreign
 
 
 @dataclass(frozen=True)
@@ -357,19 +312,19 @@ class Results:
     """
     The heads of each image in *folder*, read when they are asked for.
 
-    *manifest* and *summary* are those that lay with them, if any did.
+    *manifest* is that which lay with them, if any did; *summary* is empty if none did.
     """
 
     folder: Path
     spec: ModelSpec
-    files: Mapping[str, Sequence[HeadFile]]
+    files: HeadFiles
     manifest: Manifest | None
-    summary: Summary | None
+    summary: Summary
 
     @property
     def description(self) -> str:
         """Where the results are and, if that is known, what computed them."""
-        runner = None if self.summary is None else self.summary.runner
+        runner = self.summary.runner
         return f"results in {self.folder}" + ("" if runner is None else f", by {runner}")
 
     def heads(self, stem: str) -> Tensors:
@@ -410,14 +365,25 @@ def open_results(
         fed = list(manifest.digests)
     elif inputs is not None:
         fed = [file.stem for file in inputs.files]
-    summary, paths = read_summary(folder), result_files(folder)
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is not a folder; make one with 'effd0 infer --output'")
+    summary = read_summary(folder)
+    places = [folder, *(p for p in folder.iterdir() if p.is_dir() and _DEVICE.fullmatch(p.name))]
+    every = sorted(path for place in places for path in place.iterdir())
+    paths = [path for path in every if path.suffix in SUFFIXES and path.name[0] != "."]
+    if not paths:
+        raise ResultError(
+            f"{folder} holds no result file ({', '.join(SUFFIXES)}); "
+            "give the folder that 'effd0 infer' or ais_bench named"
+        )
     check_origin(folder, summary, manifest, spec)
     files, problems = sort_results(paths, stems if fed is None else fed, summary, spec)
-    problems["missing"] += [stem for stem in stems if stem not in files]
+    problems["missing"] = [stem for stem in stems if stem not in files]
     for stem in stems:
         for kind, what in _head_problems(files.get(stem, ()), spec):
             problems[kind].append(f"{stem} ({what})")
-    problems["stale"] += _stale(folder, files, stems, manifest, summary, inputs)
+    results = Results(folder, spec, files, manifest, summary)
+    problems["stale"] = list(_stale(results, stems, inputs))
     found = [f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
     if found:
         remedy = "run the inference again, into a new folder"
@@ -425,7 +391,7 @@ def open_results(
             remedy += "; or, where the inputs are only a later copy, touch the results"
         wrong = f"{folder} does not hold the results of {len(stems)} images"
         raise ResultError(f"{wrong}; {'; '.join(found)}; {remedy}")
-    return Results(folder, spec, files, manifest, summary)
+    return results
 
 
 def find_manifest(folder: Path, bins: Path | None) -> Manifest | None:
@@ -458,26 +424,23 @@ def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple
         yield "doubled", f"{len(files)} files"
 
 
-def _stale(
-    folder: Path,
-    files: Mapping[str, Sequence[HeadFile]],
-    stems: Iterable[str],
-    manifest: Manifest | None,
-    summary: Summary | None,
-    inputs: InputFiles | None,
-) -> Iterator[str]:
-    """Stems whose results were made of other inputs than those at hand."""
-    unfed = set(stems) - summary.stems if summary is not None and summary.stems else set()
-    current = None if inputs is None else inputs.manifest
+def _stale(results: Results, stems: Iterable[str], inputs: InputFiles | None) -> Iterator[str]:
+    """Stems whose *results* were made of other inputs than those at hand."""
+    listed_stems = {stem for sample in results.summary.samples.values() for stem in sample}
+    manifest, current = results.manifest, None if inputs is None else inputs.manifest
+    digests = []
+    if current is not None and manifest is not None and manifest.path != current.path:
+        digests = [current.digests, manifest.digests]
     paths = {} if inputs is None else {path.stem: path for path in inputs.files}
     for stem in stems:
+        found = [file.path for file in results.files.get(stem, ())]
         # Of several devices, each has a summary of its own.
-        if stem in unfed and all(file.path.parent == folder for file in files.get(stem, ())):
+        here = all(path.parent == results.folder for path in found)
+        if listed_stems and stem not in listed_stems and here:
             yield f"{stem} (not fed, by the summary)"
-        elif current is not None and manifest is not None and manifest.path != current.path:
-            if current.digests.get(stem) != manifest.digests.get(stem):
-                yield f"{stem} (of another input)"
-        elif stem in paths and stem in files:
-            oldest = min(file.path.stat().st_mtime_ns for file in files[stem])
+        elif len({of.get(stem) for of in digests}) > 1:
+            yield f"{stem} (of another input)"
+        elif not digests and stem in paths and found:
+            oldest = min(path.stat().st_mtime_ns for path in found)
             if oldest < paths[stem].stat().st_mtime_ns:
                 yield f"{stem} (older than {paths[stem].name})"

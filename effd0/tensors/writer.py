@@ -8,7 +8,6 @@ folder itself holds results only, as other tools expect.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 import uuid
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutputError
-from ..io import writing_to
+from ..io import write_json, writing_to
 from ..types import Tensors
 from .manifest import Manifest
 
@@ -70,8 +69,8 @@ class ResultWriter:
     def close(self, summary: Mapping[str, Any], manifest: Manifest | None) -> None:
         """Write *summary* and a copy of the inputs' *manifest*."""
         name = self.folder.name
-        content = json.dumps({"filesinfo": self.filesinfo, **summary}, indent=1, allow_nan=False)
-        (self.place / f"{name}_summary.json").write_text(content + "\n")
+        content = {"filesinfo": self.filesinfo, **summary}
+        write_json(content, self.place / f"{name}_summary.json")
         if manifest is not None:
             shutil.copyfile(manifest.path, self.place / f"{name}_manifest.json")
 

@@ -21,10 +21,12 @@ Where it differs from hardware, knowingly:
   107017) and a violation; hardware may crash.
 - Addresses of freed memory or of nothing give 107000 and a violation, nothing is copied; hardware
   may copy, fail later, or crash.  Host addresses are those of ``malloc_host`` only.
-- ``synchronize_stream`` of another context's stream works, as there, and is a violation.
+- ``synchronize_stream`` of another context's stream is refused (107003); hardware switches.
 - ``init`` after ``finalize`` fails with ``cann="old"`` (500000; the code is not verified).
-- ``reset_device`` closes the device when each thread that has set it has reset it, with
-  ``cann="old"`` at once.
+- ``reset_device`` closes the device at once; current versions wait until each thread that has set
+  it has reset it.
+- Negative sizes and addresses are an `OverflowError`; hardware takes them for large ones.
+- There are no default streams.
 - Which functions let other Python threads run is not emulated; calls take turns.
 - Queued work touches memory when somebody waits for it, never before.  When it takes place in
   virtual time is settled when it is queued: copies to and from the device and computing overlap,
@@ -65,7 +67,6 @@ class Emulator(Host):
 
     def assert_clean(self) -> None:
         """Raise `AssertionError` with every broken rule and everything not given back."""
-        self.memory.check_graves()
         found = [str(violation) for violation in self.violations]
         found += [f"not given back: {leak}" for leak in self.leaks()]
         found += [f"nobody waited for {op}" for op in self.streams.pending[:1]]
@@ -75,7 +76,7 @@ class Emulator(Host):
     # Faults
 
     def fail_call(self, number: int, code: int | None = None) -> None:
-        """Let the *number*-th call that can fail (from 1) fail, undone, with a likely code."""
+        """Let the *number*-th call that can fail (from 1) fail, undone."""
         self.faults.at[number] = code
 
     def fail_from(self, number: int) -> None:

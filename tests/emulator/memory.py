@@ -1,9 +1,8 @@
-"""Memory with fences: blocks that know what was written, poison, graves, and copies."""
+"""Memory that knows what was written: blocks, poison, and copies."""
 
 from __future__ import annotations
 
 import bisect
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ Bytes = npt.NDArray[np.uint8]
 
 #: NaN as float16 and as float32: fresh memory, and memory that was freed.
 FRESH, FREED = 0xFFA5, 0xFFDE
-GUARD, GUARD_BYTE = 64, 0xFD
 ALIGNMENT = 64
 #: Parts of a D0's buffers that nobody wrote are longer than this; see `Block.unwritten`.
 STRIDE = 4096
@@ -27,49 +25,12 @@ STRIDE = 4096
 ENGINES = ("", "h2d", "d2h", "d2d")
 
 
-class Intervals:
-    """Disjoint ranges of numbers, in order."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[int, int]] = []
-
-    def add(self, start: int, stop: int) -> None:
-        """Add a range."""
-        touching = [s for s in self.spans if s[0] <= stop and start <= s[1]]
-        others = [s for s in self.spans if s not in touching]
-        lowest = min([start, *(s[0] for s in touching)])
-        highest = max([stop, *(s[1] for s in touching)])
-        self.spans = sorted([*others, (lowest, highest)])
-
-    def remove(self, start: int, stop: int) -> None:
-        """Take a range away."""
-        parts = [p for a, b in self.spans for p in ((a, min(b, start)), (max(a, stop), b))]
-        self.spans = [(a, b) for a, b in parts if a < b]
-
-    def gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Parts of a range that are not covered."""
-        found, reached = [], start
-        for a, b in [*self.spans, (stop, stop)]:
-            if min(a, stop) > reached:
-                found.append((reached, min(a, stop)))
-            reached = max(reached, b)
-        return found
-
-
 @dataclass(eq=False)
 class Block(Thing):
-    """Memory on a device, or pinned on the host between two guards."""
+    """Memory on a device, or pinned on the host."""
 
     size: int = 0
     view: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
-    #: The block with its guards, where the host can read it.
-    whole: Bytes | None = None
-    written: Intervals = field(default_factory=Intervals)
-    #: Thread whose upload no execution has read yet.
-    uploader: int | None = None
-    #: Thread whose outputs lie here, and those whose outputs were overwritten unread.
-    executor: int | None = None
-    losers: set[int] = field(default_factory=set)
 
     @property
     def on_device(self) -> bool:
@@ -77,22 +38,12 @@ class Block(Thing):
         return self.kind == "device memory"
 
     def unwritten(self, start: int, stop: int) -> bool:
-        """Whether part of it still holds what was there before anybody wrote."""
-        if self.whole is None:
-            return bool(self.written.gaps(start, stop))
-        # The caller writes such memory himself: look for the poison, here and there.
+        """Whether part of it still holds the poison that was there before anybody wrote."""
+        # Of large ones, here and there.
         stride = STRIDE if stop - start > 16 * STRIDE else 64
         places = np.arange(start + (-start) % 8, stop - 8, stride)
         words = [self.view[places + n] == (FRESH >> 8 * (n % 2) & 0xFF) for n in range(8)]
         return bool(np.logical_and.reduce(words).any()) if len(places) else False
-
-    def guards_hold(self) -> bool:
-        """Whether nobody wrote beside the block."""
-        if self.whole is None:
-            return True
-        offset = self.handle - self.whole.ctypes.data
-        around = (self.whole[offset - GUARD : offset], self.whole[offset + self.size :][:GUARD])
-        return all((guard == GUARD_BYTE).all() for guard in around)
 
 
 @dataclass(frozen=True)
@@ -115,32 +66,17 @@ class Span:
 
     def read(self) -> Bytes:
         """Its bytes; those that were never written, or freed, are poison."""
-        if not self.block.alive:
-            return poison(np.empty(self.size, np.uint8), FREED)
-        if self.block.whole is None:
-            for start, stop in self.block.written.gaps(self.start, self.stop):
-                poison(self.block.view[start:stop], FRESH)
         return self.block.view[self.start : self.stop]
 
     def write(self, content: Bytes) -> None:
         """Write *content* now."""
         if self.block.alive:
-            self.block.written.add(self.start, self.stop)
             self.block.view[self.start : self.stop] = content
 
     def forget(self) -> None:
         """Make it read as poison until it is written: its time has not come."""
-        self.block.written.remove(self.start, self.stop)
-        if self.block.whole is not None and self.block.alive:
-            poison(self.block.view[self.start : self.stop], FRESH)
-
-    def fingerprint(self) -> int | None:
-        """A number for what the host could change behind a copy's back."""
-        if self.block.whole is None or not self.block.alive:
-            return None
-        # Addresses of asynchronous copies are aligned, so that this is a view.
-        words = self.block.view[self.start : self.start + self.size // 8 * 8].view(np.uint64)
-        return int(np.bitwise_xor.reduce(words)) if len(words) else 0
+        if self.block.alive:
+            poison(self.read(), FRESH)
 
 
 def poison(view: Bytes, word: int) -> Bytes:
@@ -168,22 +104,17 @@ class Memory:
     # Allocation
 
     @api("rt.malloc", "ki", "pointer")
-    def malloc(self, size: int, policy: int) -> int:
+    def malloc(self, size: int, _policy: int) -> int:
         """Allocate on the device of the current context."""
         self.host.process.context()
-        if size == 0:
-            raise Fail(100000, "the size is 0")
-        if not 0 <= policy <= 5:
-            self.host.report("memory", f"the policy is {policy}, but there are 0 to 5")
         # A block takes its size in steps of 32, and 32 more.
         self.take(-(-size // 32) * 32 + 32)
         if self.host.profile.run_mode == "device":
-            return self._pinned("device memory", size)
+            return self._keep("device memory", size, None)
         address = self._next
         self._next += size + self.host.random.randrange(2, 99) * 64
         self._next -= self._next % 64
-        # Zeros cost nothing until they are written; reading gives poison.
-        return self._keep("device memory", address, np.zeros(size, np.uint8), None)
+        return self._keep("device memory", size, address)
 
     def take(self, size: int, code: int = 207001) -> None:
         """Count *size* bytes of the device as used; fail where there are not so many."""
@@ -194,23 +125,18 @@ class Memory:
     @api("rt.malloc_host", "k", "pointer")
     def malloc_host(self, size: int) -> int:
         """Allocate on the host, pinned."""
-        self.host.process.context()
+        return self._keep("host memory", size, None)
+
+    def _keep(self, kind: str, size: int, address: int | None) -> int:
+        """Make fresh memory at *address*, which no program can read, or where it really lies."""
+        context = self.host.process.context()
         if size == 0:
             raise Fail(100000, "the size is 0")
-        return self._pinned("host memory", size)
-
-    def _pinned(self, kind: str, size: int) -> int:
-        slack = 64 * self.host.random.randrange(1, 16)
-        whole = np.full(size + 2 * GUARD + 64 + slack, GUARD_BYTE, np.uint8)
-        start = GUARD + slack
-        start += -(whole.ctypes.data + start) % 64
+        whole = np.empty(size + 64, np.uint8)
+        start = -whole.ctypes.data % 64
         view = poison(whole[start : start + size], FRESH)
-        return self._keep(kind, view.ctypes.data, view, whole)
-
-    def _keep(self, kind: str, address: int, view: Bytes, whole: Bytes | None) -> int:
-        context = self.host.process.context()
-        size, device = len(view), context.device
-        block = Block(kind, address, caller(), device, context, size=size, view=view, whole=whole)
+        address = view.ctypes.data if address is None else address
+        block = Block(kind, address, caller(), context.device, context, size=size, view=view)
         bisect.insort(self._starts, address)
         self.blocks[address] = block
         return address
@@ -227,49 +153,19 @@ class Memory:
 
     def _free(self, address: int, kind: str, source: str) -> None:
         report, block = self.host.report, self.blocks.get(address)
-        if address == 0:
-            report("free", "null is freed")
-            raise Fail(100000, "the address is null")
         if block is None or block.kind != kind or not block.alive:
-            found = self.find(address)
-            what = f"{found[0]}, {found[1]} bytes in" if found else "nothing that was allocated"
-            wanted = f"a living block of {source} is wanted"
-            report("free", f"{address:#x} is freed, which is {what}; {wanted}")
-            raise Fail(107000, f"{address:#x} does not come from {source}")
+            report("free", f"{address:#x} is freed, but a living block of {source} is wanted")
+            raise Fail(107000 if address else 100000, f"{address:#x} does not come from {source}")
         for op in self.host.streams.pending:
             if any(span.block is block for span in (*op.reads, *op.writes)):
                 report("order", f"{block} is freed while {op} is pending")
-        if not block.guards_hold():
-            report("memory", f"somebody wrote beside {block}")
         block.alive = False
+        # It stays mapped, so that whoever still looks at it sees poison, not a crash.
+        poison(block.view, FREED)
         if block.on_device:
             self.used -= -(-block.size // 32) * 32 + 32
-        if block.whole is None:
-            block.view = np.empty(0, np.uint8)
-        else:
-            # It stays mapped, so that whoever still looks at it sees poison, not a crash.
-            poison(block.view, FREED)
-
-    def check_graves(self) -> None:
-        """Report writes beside blocks, and into freed ones."""
-        for block in self.blocks.values():
-            if block.alive and not block.guards_hold():
-                self.host.report("memory", f"somebody wrote beside {block}")
-            if not block.alive and block.whole is not None:
-                words = block.view[: block.size // 2 * 2].view(np.uint16)
-                if not (words == FREED).all():
-                    self.host.report("memory", f"{block} was written after it was freed")
 
     # Addresses
-
-    def find(self, address: int) -> tuple[Block, int] | None:
-        """The block that *address* lies in, alive or not, and how far in."""
-        index = bisect.bisect_right(self._starts, address) - 1
-        if index < 0:
-            return None
-        block = self.blocks[self._starts[index]]
-        inside = address - block.handle
-        return (block, inside) if inside < block.size else None
 
     def span(self, address: int, size: int, rule: str = "copy") -> Span:
         """
@@ -279,12 +175,13 @@ class Memory:
         """
         if address == 0:
             raise Fail(100000, "the address is null")
-        found = self.find(address)
-        if found is None:
+        index = bisect.bisect_right(self._starts, address) - 1
+        block = self.blocks[self._starts[index]] if index >= 0 else None
+        start = 0 if block is None else address - block.handle
+        if block is None or start >= block.size:
             rule, kind = ("host", "host") if address < UNMAPPED else (rule, "device")
             self.host.report(rule, f"{address:#x} is an unknown {kind} address")
             raise Fail(107000, f"{address:#x} is unknown")
-        block, start = found
         if not block.alive:
             self.host.report(rule, f"{block} is used after its end")
             raise Fail(107000, f"{address:#x} was freed")
@@ -296,33 +193,17 @@ class Memory:
 
     # Copies
 
-    @api("rt.memset", "kkik", doubts=(0,))
-    def memset(self, address: int, room: int, value: int, count: int) -> None:
-        """Fill memory with a byte, at once."""
-        self.host.process.context()
-        if count > room:
-            raise Fail(107000, f"{count} bytes do not go into {room}")
-        if count:
-            self.span(address, room)
-            span = self.span(address, count)
-            self.host.streams.check_host_access((), (span,))
-            span.write(np.full(span.size, value & 0xFF, np.uint8))
-
-    @api("rt.memcpy", "kkkki", doubts=(0,))
+    @api("rt.memcpy", "kkkki")
     def memcpy(self, target: int, room: int, source: int, count: int, kind: int) -> None:
         """Copy at once."""
         device = self.host.process.context().device
-        pair = self._spans(target, room, source, count, kind)
-        if pair is None:
-            return
-        read, write, real = pair
+        read, write, real = self._spans(target, room, source, count, kind)
         self.host.streams.check_host_access((read,), (write,))
         took = self.host.profile.times.copy_ms(ENGINES[real], count)
         self.host.streams.spend(device, ENGINES[real], took)
-        self._note_threads(read, write)
         self._move(read, write)
 
-    @api("rt.memcpy_async", "kkkkik", doubts=(0,))
+    @api("rt.memcpy_async", "kkkkik")
     def memcpy_async(
         self, target: int, room: int, source: int, count: int, kind: int, stream_handle: int
     ) -> None:
@@ -330,42 +211,27 @@ class Memory:
         streams = self.host.streams
         stream = streams.stream(stream_handle)
         if (target | source) % ALIGNMENT:
-            self.host.report("async", "an address is not aligned to 64 bytes")
+            self.host.report("copy", "an address is not aligned to 64 bytes")
             raise Fail(107008)
-        pair = self._spans(target, room, source, count, kind)
-        if pair is None:
-            return
-        read, write, real = pair
+        read, write, real = self._spans(target, room, source, count, kind)
         if real == 0 and self.host.profile.run_mode == "host":
             raise Fail(207000, "an asynchronous copy from host to host")
-        self._note_threads(read, write)
-        written = any(read.overlaps(w) for op in streams.pending for w in op.writes)
-        before = read.fingerprint()
-
-        def effect() -> None:
-            if not written and before != read.fingerprint():
-                text = f"{read.block} changed while a copy of it was pending"
-                self.host.report("order", text)
-            self._move(read, write)
-
-        took = self.host.profile.times.copy_ms(ENGINES[real], count)
         streams.enqueue(
-            stream, f"copy of {count} bytes", ENGINES[real], took,
-            effect=effect, reads=(read,), writes=(write,),
+            stream, f"copy of {count} bytes", ENGINES[real],
+            self.host.profile.times.copy_ms(ENGINES[real], count),
+            effect=lambda: self._move(read, write), reads=(read,), writes=(write,),
         )  # fmt: skip
 
     def _spans(
         self, target: int, room: int, source: int, count: int, kind: int
-    ) -> tuple[Span, Span, int] | None:
-        """What is read, what is written, and the real kind; None where there is nothing to do."""
+    ) -> tuple[Span, Span, int]:
+        """What is read, what is written, and the real kind."""
         if not target or not source:
             raise Fail(100000, "an address is null")
         if not 0 <= kind <= 4:
             raise Fail(100000, f"the kind is {kind}")
         if count > room:
             raise Fail(107000, f"{count} bytes do not go into {room}")
-        if count == 0 or target == source:
-            return None
         into = self.span(target, room)
         read = self.span(source, count)
         size = min(count, into.size, read.size)
@@ -381,21 +247,6 @@ class Memory:
             text = f"the kind is {kind}, but {read.block.kind} to {write.block.kind} is {real}"
             self.host.report("copy", text)
         return read, write, real
-
-    def _note_threads(self, read: Span, write: Span) -> None:
-        """Report an upload over another thread's, and a download of another's outputs."""
-        me = threading.get_ident()
-        if write.block.on_device and not read.block.on_device:
-            if write.block.uploader not in (None, me):
-                text = f"{write.block} still holds what another thread uploaded and nobody executed"
-                self.host.report("order", text)
-            write.block.uploader = me
-        if read.block.on_device:
-            if me in read.block.losers:
-                text = f"the outputs in {read.block} are another thread's: it executed in between"
-                self.host.report("order", text)
-            read.block.losers.discard(me)
-            read.block.executor = None
 
     def _move(self, read: Span, write: Span) -> None:
         if not (read.block.alive and write.block.alive):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +151,7 @@ class Models:
         """End a description."""
         self.host.get(handle, Description, "description").alive = False
 
-    @api("mdl.get_desc", "kI", doubts=(0,))
+    @api("mdl.get_desc", "kI")
     def get_desc(self, handle: int, number: int) -> None:
         """Fill a description with a model."""
         description = self.host.get(handle, Description, "description")
@@ -237,13 +236,6 @@ class Models:
         """Note an address and a size."""
         return self.host.add(DataBuffer, "data buffer", address=address, size=size).handle
 
-    @api("update_data_buffer", "kkk", doubts=(0,))
-    def update_data_buffer(self, handle: int, address: int, size: int) -> None:
-        """Change what a buffer notes."""
-        buffer = self._buffer(handle)
-        self.host.streams.check_object(buffer, "changed")
-        buffer.address, buffer.size = address, size
-
     @api("destroy_data_buffer", "k", releases=True)
     def destroy_data_buffer(self, handle: int) -> None:
         """End a data buffer; the memory stays."""
@@ -256,7 +248,7 @@ class Models:
         """Make an empty dataset."""
         return self.host.add(Dataset, "dataset").handle
 
-    @api("mdl.add_dataset_buffer", "kk", "pointer", doubts=(0,))
+    @api("mdl.add_dataset_buffer", "kk", "pointer")
     def add_dataset_buffer(self, handle: int, buffer_handle: int) -> int:
         """Append a buffer."""
         dataset, buffer = self._dataset(handle), self._buffer(buffer_handle)
@@ -275,7 +267,7 @@ class Models:
             buffer.dataset = None
         dataset.alive = False
 
-    @api("mdl.set_dynamic_batch_size", "IkkK", doubts=(1,))
+    @api("mdl.set_dynamic_batch_size", "IkkK")
     def set_dynamic_batch_size(self, number: int, handle: int, index: int, batch: int) -> None:
         """Choose the gear of the next execution of a dataset."""
         model, dataset = self._model(number), self._dataset(handle)
@@ -294,7 +286,7 @@ class Models:
 
     # Execution
 
-    @api("mdl.execute", "Ikk", doubts=(1, 2))
+    @api("mdl.execute", "Ikk")
     def execute(self, number: int, inputs: int, outputs: int) -> None:
         """Compute at once."""
         work = self._work(number, inputs, outputs, stream=None)
@@ -304,7 +296,7 @@ class Models:
         )
         self._compute(work)
 
-    @api("mdl.execute_async", "Ikkk", doubts=(1, 2))
+    @api("mdl.execute_async", "Ikkk")
     def execute_async(self, number: int, inputs: int, outputs: int, stream_handle: int) -> None:
         """Queue an execution; its outputs are poison until somebody waits for it."""
         stream = self.host.streams.stream(stream_handle)
@@ -328,25 +320,14 @@ class Models:
             batch = into.gear or max(model.om.gears)
         reads = self._spans(into, model.inputs, batch)
         writes = self._spans(out, model.outputs, batch)
-        self._check_spans(reads, writes)
+        for index, span in enumerate(writes):
+            if any(span.overlaps(other) for other in (*reads, *writes[:index])):
+                self.host.report("execute", f"{span.block} is used twice in one execution")
         for op in self.host.streams.pending:
             if op.model is model and op.stream is not stream:
                 text = f"{model} is executed while {op} is pending in another stream"
                 self.host.report("order", text)
         return Work(model, batch, reads, writes, (into, out, *into.buffers, *out.buffers))
-
-    def _check_spans(self, reads: tuple[Span, ...], writes: tuple[Span, ...]) -> None:
-        """Report memory that is used twice, and note which thread's images are where."""
-        me = threading.get_ident()
-        for span in reads:
-            span.block.uploader = None
-        for index, span in enumerate(writes):
-            if any(span.overlaps(other) for other in (*reads, *writes[:index])):
-                self.host.report("execute", f"{span.block} is used twice in one execution")
-            if span.block.executor not in (None, me):
-                span.block.losers.add(span.block.executor)
-            span.block.losers.discard(me)
-            span.block.executor = me
 
     def _executed(self, handle: int) -> Dataset:
         if isinstance(self.host.things.get(handle), DataBuffer):

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from .host import ANY_TIME, Fail, Thing, api
 
 if TYPE_CHECKING:
     from .host import Host
-
-
-#: Finalize writes the logs of the device, unless the environment forbids it.
-FLUSH_MS = 2000.0
 
 
 @dataclass(eq=False)
@@ -29,9 +22,9 @@ class Context(Thing):
 
 @dataclass
 class Device:
-    """A device: how many threads use it, and its default context."""
+    """A device: whether it is open, and its default context."""
 
-    holders: int = 0
+    opened: bool = False
     default: Context | None = None
     lost: bool = False
 
@@ -75,24 +68,12 @@ class Process:
     @api("finalize", releases=True)
     def finalize(self) -> None:
         """End the runtime; report all that is left, and callers who should not end it."""
-        frame: FrameType | None = sys._getframe(1)
-        names = set()
-        while frame is not None:
-            names.add(frame.f_code.co_name)
-            frame = frame.f_back
-        # The main thread counts as ended when functions of atexit run.
-        ending = sys.is_finalizing() or not threading.main_thread().is_alive()
-        if "__del__" in names or ending:
-            text = "finalize is left to a destructor or to the interpreter's end"
-            self.host.report("init", text)
         if not self.count:
             raise Fail(100037)
         if self.host.profile.inits:
             self.host.report("init", "finalize ends what another component initialised")
         for debt in self.debts():
             self.host.report("leak", f"at finalize there is {debt}")
-        if os.environ.get("ASCEND_LOG_DEVICE_FLUSH_TIMEOUT") != "0":
-            self.host.clock.advance(FLUSH_MS)
         self.count, self.finalized = 0, True
 
     def debts(self) -> list[str]:
@@ -100,7 +81,7 @@ class Process:
         return [str(thing) for thing in self.host.owed()] + [
             f"device {number} that is not reset"
             for number, device in enumerate(self.devices)
-            if device.holders and not device.lost
+            if device.opened and not device.lost
         ]
 
     @api("get_recent_err_msg", "", "text")
@@ -132,11 +113,6 @@ class Process:
         """0 on the board itself, 1 on a host with a card."""
         return int(self.host.profile.run_mode == "host")
 
-    def _devices_of_thread(self) -> set[int]:
-        held: set[int] = getattr(self.host.local, "devices", set())
-        self.host.local.devices = held
-        return held
-
     @api("rt.set_device", "i")
     def set_device(self, number: int) -> None:
         """Open a device for this thread, in its default context."""
@@ -145,27 +121,21 @@ class Process:
             handle = self.host.new_handle()
             device.default = Context("default context", handle, (), number)
             self.host.things[handle] = device.default
-        held = self._devices_of_thread()
-        device.holders += number not in held
-        held.add(number)
+        device.opened = True
         self.host.local.context = device.default
 
     @api("rt.reset_device", "i", releases=True)
     def reset_device(self, number: int) -> None:
-        """Give a device back; the last thread that does closes it, with old versions the first."""
+        """Close a device, for every thread."""
         device = self._device(number)
-        if not device.holders:
+        if not device.opened:
             self.host.report("reset", f"device {number} is reset, but nobody has set it")
             return
-        device.holders = device.holders - 1 if self.host.profile.cann != "old" else 0
-        self._devices_of_thread().discard(number)
-        if device.holders:
-            return
+        device.opened = False
         for thing in self.host.owed():
             if thing.device == number:
                 self.host.report("reset", f"device {number} is reset while there is {thing}")
         if device.default is not None:
-            self.host.streams.finish_default(device.default)
             device.default.alive = False
             device.default = None
 
@@ -211,14 +181,6 @@ class Process:
             self.host.report("context", "a default context is set; set_device does that")
         self.host.local.context = context
 
-    @api("rt.get_context", "", "pointer")
-    def get_context(self) -> int:
-        """The calling thread's context."""
-        context = self.context()
-        if context.kind == "default context":
-            self.host.report("context", "a default context is asked for; it is the runtime's own")
-        return context.handle
-
     @api("rt.destroy_context", "k", releases=True)
     def destroy_context(self, handle: int) -> None:
         """End a context; a thread in it has none afterwards."""
@@ -228,5 +190,4 @@ class Process:
         for thing in self.host.owed():
             if thing.context is context and thing.kind in ("stream", "event", "model"):
                 self.host.report("reset", f"{context} is destroyed before {thing}")
-        self.host.streams.finish_default(context)
         context.alive = False

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from .host import Fail, Thing, api
 from .memory import Span
-from .process import Context
 
 if TYPE_CHECKING:
     from .host import Host
@@ -62,8 +61,6 @@ class Op:
     model: Any
     #: Datasets and data buffers that must outlive it.
     objects: tuple[object, ...]
-    #: Its writes that still hold what work before it needs, and are not poison yet.
-    exposed: tuple[Span, ...]
 
     def __str__(self) -> str:
         return f"the {self.name} queued at {' < '.join(self.stack)}"
@@ -94,7 +91,6 @@ class Streams:
         self.pending: list[Op] = []
         self.known: dict[Stream, int] = {}
         self._engines: dict[tuple[int | None, str], Engine] = {}
-        self._defaults: dict[Context, Stream] = {}
 
     # The schedule
 
@@ -121,25 +117,18 @@ class Streams:
         after[stream] = stream.count
         op = Op(
             name, stream, stream.count, start + duration, after, reads, writes, effect,
-            self.host.calls[-1].stack, model, objects, writes,
+            self.host.calls[-1].stack, model, objects,
         )  # fmt: skip
         for other in self.pending:
             if other.index > after.get(other.stream, 0) and other.conflicts(reads, writes):
                 self.host.report("order", f"the {name} is not ordered after {other}")
+        # Read too early, what it will write is poison, unless work before it needs what is there.
+        for span in writes:
+            if not any(other.touches(span) for other in self.pending):
+                span.forget()
         self.pending.append(op)
         stream.last = op
-        self._hide()
         return op
-
-    def _hide(self) -> None:
-        """Poison what pending work will write, as soon as no work before it needs it."""
-        for number, op in enumerate(self.pending):
-            before = self.pending[:number]
-            still = [span for span in op.exposed if any(other.touches(span) for other in before)]
-            for span in op.exposed:
-                if span not in still:
-                    span.forget()
-            op.exposed = tuple(still)
 
     def _reserve(self, device: int | None, name: str, ready: float, duration: float) -> float:
         """Reserve the engine *name* of *device*; the nameless one is never busy."""
@@ -166,7 +155,6 @@ class Streams:
                     op.effect()
             except Fail as error:
                 failures.append(error)
-        self._hide()
         self.host.clock.reach(max((op.end for op in (*due, *ops)), default=0.0))
         if failures:
             raise failures[0]
@@ -188,21 +176,11 @@ class Streams:
             if thing in op.objects:
                 self.host.report("order", f"{thing} is {what} while {op} is pending")
 
-    def finish_default(self, context: Context) -> None:
-        """Wait for the default stream of a context that ends."""
-        stream = self._defaults.pop(context, None)
-        if stream is not None and stream.last is not None:
-            self.complete([stream.last])
-
     # Streams
 
     def stream(self, handle: int) -> Stream:
-        """The stream behind *handle*, 0 for the default one; fails if of another context."""
+        """The stream behind *handle*; fails if it is of another context."""
         context = self.host.process.context()
-        if handle == 0:
-            if context not in self._defaults:
-                self._defaults[context] = Stream("default stream", 0, (), context.device, context)
-            return self._defaults[context]
         stream = self.host.get(handle, Stream, "stream", code=107017)
         if stream.context is not context:
             raise Fail(107003, "the stream is not of the current context")
@@ -217,8 +195,6 @@ class Streams:
     @api("rt.destroy_stream", "k", releases=True)
     def destroy_stream(self, handle: int) -> None:
         """End a stream; work that is pending is waited for, and reported."""
-        if handle == 0:
-            raise Fail(107000, "the default stream goes with its context")
         stream = self.stream(handle)
         pending = [op for op in self.pending if op.stream is stream]
         if pending:
@@ -226,17 +202,10 @@ class Streams:
             self.complete(pending[-1:])
         stream.alive = False
 
-    @api("rt.synchronize_stream", "k", waits=True, doubts=(0,))
+    @api("rt.synchronize_stream", "k")
     def synchronize_stream(self, handle: int) -> None:
         """Wait for all work in a stream."""
-        try:
-            stream = self.stream(handle)
-        except Fail as failure:
-            if failure.code != 107003:
-                raise
-            # The open runtime switches to the stream's context without a word.
-            stream = self.host.get(handle, Stream, "stream", code=107017)
-            self.host.report("context", f"{stream} is of another context than the current one")
+        stream = self.stream(handle)
         if stream.last is not None:
             self.complete([stream.last])
 
@@ -260,13 +229,13 @@ class Streams:
             self.host.report("order", f"{event} is destroyed while {event.op} is pending")
         event.alive = False
 
-    @api("rt.record_event", "kk", doubts=(0,))
+    @api("rt.record_event", "kk")
     def record_event(self, handle: int, stream: int) -> None:
         """Mark the end of what is in a stream by now."""
         event = self._event(handle)
         event.op = self.enqueue(self.stream(stream), "event record")
 
-    @api("rt.stream_wait_event", "kk", doubts=(0,))
+    @api("rt.stream_wait_event", "kk")
     def stream_wait_event(self, stream: int, handle: int) -> None:
         """Let a stream's further work wait for an event, as it is recorded by now."""
         event = self._event(handle)
@@ -274,7 +243,7 @@ class Streams:
             self.host.report("order", f"a stream waits for {event}, which was never recorded")
         self.enqueue(self.stream(stream), "event wait", behind=event.op)
 
-    @api("rt.synchronize_event", "k", waits=True, doubts=(0,))
+    @api("rt.synchronize_event", "k")
     def synchronize_event(self, handle: int) -> None:
         """Wait for an event."""
         event = self._event(handle)

@@ -23,8 +23,6 @@ from .acl import installed
 
 #: Emulated ``atc`` and ``npu-smi``.
 BIN = Path(__file__).parent / "bin"
-#: On PYTHONPATH it gives a process of its own an emulated ``acl``.
-SITE = Path(__file__).parent / "sitepath"
 #: As precise as the emulator can be: nothing is rounded.
 FLOAT32 = "must_keep_origin_dtype"
 
@@ -57,7 +55,9 @@ def compile_emulated(model: Path, out: Path, **options: Any) -> Path:
     """Compile the ONNX file *model* to *out* with the emulated ATC, in float32 by default."""
     asked = AtcOptions(**{"soc_version": "Ascend310P3", "precision_mode": FLOAT32} | options)
     with emulated_path():
-        return run_atc(atc_command(model, out, D0, asked)).path
+        command = atc_command(model, out, D0, asked)
+        run_atc(command)
+    return command.om
 
 
 class EmulatedRunner(AclRunner):

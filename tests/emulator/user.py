@@ -18,9 +18,10 @@ Array = npt.NDArray[Any]
 class Refused(Exception):
     """A call returned a code."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+    @property
+    def code(self) -> int:
+        """What it returned."""
+        return int(self.args[0])
 
 
 def ok(result: Any) -> Any:
@@ -32,7 +33,7 @@ def ok(result: Any) -> Any:
 
 
 def code(result: Any) -> int:
-    """Return the return code of *result*, looked at."""
+    """Return the return code of *result*."""
     return int(result[-1] if isinstance(result, tuple) else result)
 
 
@@ -52,8 +53,6 @@ class User:
         self.acl, self.rt, self.mdl = acl, acl.rt, acl.mdl
         self.path, self.kind = model, kind
         self._open = ExitStack()
-        #: Codes that giving back has met.
-        self.passed_over: list[int] = []
         #: Address and size on the device of each input and output, and their pinned counterparts.
         self.inputs: list[tuple[int, int]] = []
         self.outputs: list[tuple[int, int]] = []
@@ -61,8 +60,8 @@ class User:
         self.buffers: list[int] = []
 
     def later(self, release: Callable[..., Any], *args: Any) -> None:
-        """Give something back at the end; what fails then is looked at and passed over."""
-        self._open.callback(lambda: self.passed_over.append(int(release(*args))))
+        """Give something back at the end, whatever it answers."""
+        self._open.callback(release, *args)
 
     def made(self, handle: int) -> int:
         """Return *handle*, unless nothing was made."""
@@ -171,12 +170,3 @@ class User:
     def wait(self) -> None:
         """Wait for the stream."""
         ok(self.acl.rt.synchronize_stream(self.stream))
-
-    def infer_async(self, images: Array) -> list[Array]:
-        """Outputs of *images*, flat, through the stream."""
-        self.fill(images)
-        self.queue_upload()
-        self.queue_execution()
-        self.queue_download()
-        self.wait()
-        return self.results()

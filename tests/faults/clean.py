@@ -19,9 +19,10 @@ from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits
 from effd0.runners.checkpoint import read_weights
 from effd0.spec import D0
 from effd0.tensors.inputs import write_inputs
-from tests.helpers.onnx_models import pinned, renamed
+from tests.helpers.onnx_models import nodes_of, pinned, renamed
 
 from .checkpoint import noisy
+from .model import rename
 from .run import Good, base_options, copy_scenes
 
 #: What is right and an empty folder -> the options of pytest.
@@ -62,18 +63,14 @@ def _edited(*edits: str, then: Callable[[Any], object] = lambda _: None) -> Make
 def _float16_outside(graph: Any) -> None:
     """Take the casts at the borders away: inputs and outputs are float16 too."""
     name = graph.graph.input[0].name
-    (cast,) = [n for n in graph.graph.node if n.op_type == "Cast" and n.input[0] == name]
+    (cast,) = [n for n in nodes_of(graph, "Cast") if n.input[0] == name]
     graph.graph.node.remove(cast)
-    for node in graph.graph.node:
-        node.input[:] = [name if i == cast.output[0] else i for i in node.input]
+    rename(graph, {cast.output[0]: name})
     graph.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
     for output in graph.graph.output:
-        (cast,) = [n for n in graph.graph.node if output.name in n.output]
-        assert cast.op_type == "Cast"
+        (cast,) = [n for n in nodes_of(graph, "Cast") if output.name in n.output]
         graph.graph.node.remove(cast)
-        for node in graph.graph.node:
-            node.output[:] = [output.name if o == cast.input[0] else o for o in node.output]
-            node.input[:] = [output.name if i == cast.input[0] else i for i in node.input]
+        rename(graph, {cast.input[0]: output.name})
         output.type.tensor_type.elem_type = TensorProto.FLOAT16
     del graph.graph.value_info[:]
 

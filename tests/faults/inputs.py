@@ -5,95 +5,180 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
-from effd0.data.coco import Sample
 from effd0.data.preprocess import preprocess
 from effd0.detection.heads import split_heads
 from effd0.detection.postprocess import postprocess
 from effd0.runners.registry import RunnerOptions, open_runner
-from effd0.spec import ModelSpec
+from effd0.spec import D0
+from effd0.types import Floats
 
 from .run import Fault, Found, Good, Plant, Planted, base_options
 
-Array = npt.NDArray[Any]
-#: A sample and the spec -> its input, (3, size, size) float32, as the faulty tool makes it.
-Remade = Callable[[Sample, ModelSpec], Array]
-MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1)
-STD = np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1)
-FILL = (124, 116, 104)
+Values = npt.NDArray[np.float64]
+#: Pixels and the wanted (width, height) -> pixels.
+Resize = Callable[[Values, tuple[int, int]], Values]
+MEAN, STD = np.array(D0.mean), np.array(D0.std)
+ADVPROP = "mean (0.5, 0.5, 0.5) and deviation (0.5, 0.5, 0.5) of another architecture"
 
 
-def _pixels(
-    sample: Sample,
-    spec: ModelSpec,
-    *,
-    fill: tuple[int, int, int] = FILL,
-    kind: Image.Resampling = Image.Resampling.BILINEAR,
-    centred: bool = False,
-    stretched: bool = False,
-    rounded: bool = False,
-) -> Array:
-    """The picture in its square, as float32 planes of 0..255, by PIL alone."""
-    side = spec.image_size
-    with Image.open(sample.path) as image:
-        picture = image.convert("RGB")
-    scale = side / max(picture.size)
-    width, height = ((round if rounded else int)(s * scale) for s in picture.size)
-    size = (side, side) if stretched else (width, height)
-    canvas = Image.new("RGB", (side, side), fill)
-    at = ((side - size[0]) // 2, (side - size[1]) // 2) if centred else (0, 0)
-    canvas.paste(picture.resize(size, kind), at)
-    return np.asarray(canvas, np.float32).transpose(2, 0, 1)
+def decoded(path: Path) -> Values:
+    """Return the pixels of *path* as stored, (height, width, 3), from 0 to 255."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), np.float64)
 
 
-def _normal(planes: Array) -> Array:
-    return (planes - MEAN * 255) / (STD * 255)
-
-
-def _own(sample: Sample, spec: ModelSpec) -> Array:
-    return preprocess(sample.path, spec).tensor.astype(np.float32)
-
-
-def _with(**settings: Any) -> Remade:
-    return lambda sample, spec: _normal(_pixels(sample, spec, **settings))
-
-
-def _unsmoothed(sample: Sample, spec: ModelSpec) -> Array:
-    """Bilinear from four neighbours, as cv2.resize does it."""
-    with Image.open(sample.path) as image:
-        picture = np.asarray(image.convert("RGB"), np.float32)
-    height, width = picture.shape[:2]
-    scale = spec.image_size / max(height, width)
-    rows, columns = (
-        np.clip((np.arange(int(n * scale)) + 0.5) * n / int(n * scale) - 0.5, 0, n - 1)
-        for n in (height, width)
+def pil(kind: Image.Resampling) -> Resize:
+    """Return a filter of PIL."""
+    return lambda pixels, size: np.asarray(
+        Image.fromarray(pixels.astype(np.uint8)).resize(size, kind), np.float64
     )
-    r, c = rows.astype(int), columns.astype(int)
-    r1, c1 = np.minimum(r + 1, height - 1), np.minimum(c + 1, width - 1)
-    wr, wc = (rows - r)[:, None, None], (columns - c)[None, :, None]
-    top = picture[r][:, c] * (1 - wc) + picture[r][:, c1] * wc
-    low = picture[r1][:, c] * (1 - wc) + picture[r1][:, c1] * wc
-    canvas = np.empty((spec.image_size, spec.image_size, 3), np.float32)
-    canvas[:] = FILL
-    canvas[: rows.size, : columns.size] = np.rint(top * (1 - wr) + low * wr)
-    return _normal(canvas.transpose(2, 0, 1))
 
 
-def _bins(remade: Remade) -> Plant:
-    """Every input is *remade*, without a manifest: another tool's."""
+def interpolated(mode: str) -> Resize:
+    """Return an interpolation of torch, rounded to whole grey levels, halves up."""
+
+    def resize(pixels: Values, size: tuple[int, int]) -> Values:
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        small = torch.nn.functional.interpolate(planes, size[::-1], mode=mode)
+        return np.floor(small[0].permute(1, 2, 0).numpy() + 0.5)
+
+    return resize
+
+
+def mean_of_area(pixels: Values, size: tuple[int, int]) -> Values:
+    """Differences of the running sum at the edges of the new pixels."""
+    for axis, wanted in ((0, size[1]), (1, size[0])):
+        rows = np.moveaxis(pixels, axis, 0)
+        edges = np.arange(wanted + 1) * len(rows) / wanted
+        sums = np.concatenate([np.zeros_like(rows[:1]), rows.cumsum(0)])
+        at = np.apply_along_axis(lambda sums: np.interp(edges, np.arange(len(sums)), sums), 0, sums)  # noqa: B023
+        pixels = np.moveaxis(np.diff(at, axis=0) * wanted / len(rows), 0, axis)
+    return np.floor(pixels + 0.5)
+
+
+BILINEAR = pil(Image.Resampling.BILINEAR)
+
+
+def boxed(
+    pixels: Values,
+    side: int,
+    *,
+    by: Resize = BILINEAR,
+    fill: tuple[int, int, int] = D0.fill,
+    place: float = 0.0,
+    turn: Callable[[Values], Values] = lambda small: small,
+) -> Values:
+    """Return *pixels* in the square of *side*; *place* is the share of fill before them."""
+    height, width = pixels.shape[:2]
+    scale = min(side / height, side / width)
+    small = turn(by(pixels, (int(width * scale), int(height * scale))))
+    height, width = small.shape[:2]
+    top, left = int((side - height) * place), int((side - width) * place)
+    square = np.full((side, side, 3), fill, np.float64)
+    square[top : top + height, left : left + width] = small
+    return square
+
+
+def normal(square: Values) -> Values:
+    """Return *square*, divided by 255, less the mean, over the deviation."""
+    values: Values = (square / 255 - MEAN) / STD
+    return values
+
+
+def zero_fill(path: Path, side: int) -> Values:
+    """Return the input of *path*, padded with zeros after it was normalised."""
+    inside = boxed(np.ones_like(decoded(path)), side, fill=(0, 0, 0))
+    return normal(boxed(decoded(path), side)) * inside
+
+
+def upright(path: Path, side: int) -> Values:
+    """Return the input of *path*, turned as its orientation (6: clockwise) demands."""
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == 6
+    return normal(boxed(np.rot90(decoded(path), -1), side))
+
+
+def halved(path: Path, side: int) -> Values:
+    """Return the input of *path*, decoded at half its size."""
+    with Image.open(path) as image:
+        size = image.size
+        image.draft("RGB", (size[0] // 2, size[1] // 2))
+        small = np.asarray(image, np.float64)
+    scale = side / max(size)
+    square = np.full((side, side, 3), D0.fill, np.float64)
+    width, height = int(size[0] * scale), int(size[1] * scale)
+    square[:height, :width] = BILINEAR(small, (width, height))
+    return normal(square)
+
+
+def plain(**options: object) -> Callable[[Path, int], Values]:
+    """Return a plant that is right but for the *options* of `boxed`."""
+    return lambda path, side: normal(boxed(decoded(path), side, **options))  # type: ignore[arg-type]
+
+
+def valued(change: Callable[[Values], Values]) -> Callable[[Path, int], Values]:
+    """Return a plant that makes of the square what *change* does."""
+    return lambda path, side: change(boxed(decoded(path), side))
+
+
+#: What the fault is called -> the input of a file with it, (side, side, 3).
+MISTAKES: dict[str, Callable[[Path, int], Values]] = {
+    "RGB/BGR swapped": valued(lambda x: normal(x)[..., ::-1]),
+    "RGB/BGR swapped before normalising": valued(lambda x: normal(x[..., ::-1])),
+    "RGB/BGR swapped in the picture, not in the fill": plain(turn=lambda x: x[..., ::-1]),
+    "not normalised (0..255)": valued(lambda x: x),
+    "divided by 255 only": valued(lambda x: x / 255),
+    "not divided by 255": valued(lambda x: (x - MEAN) / STD),
+    "not divided by the deviation": valued(lambda x: x / 255 - MEAN),
+    "normalised twice": valued(lambda x: (normal(x) - MEAN) / STD),
+    ADVPROP: valued(lambda x: x / 127.5 - 1),
+    "NHWC read as NCHW": valued(lambda x: normal(x).reshape(3, *x.shape[:2]).transpose(1, 2, 0)),
+    "rows and columns transposed": valued(lambda x: normal(x).transpose(1, 0, 2)),
+    "black fill": plain(fill=(0, 0, 0)),
+    "grey fill of 114": plain(fill=(114, 114, 114)),
+    "grey fill of 128": plain(fill=(128, 128, 128)),
+    "white fill": plain(fill=(255, 255, 255)),
+    "fill with the ImageNet mean cut off, not rounded": plain(fill=(123, 116, 103)),
+    "fill with red and blue swapped": plain(fill=(104, 116, 124)),
+    "zero fill after normalising": zero_fill,
+    "centred letterbox": plain(place=0.5),
+    "padded on the other side": plain(place=1.0),
+    "mirrored": plain(turn=lambda small: small[:, ::-1]),
+    "upside down": plain(turn=lambda small: small[::-1]),
+    "stretched": lambda path, side: normal(BILINEAR(decoded(path), (side, side))),
+    "EXIF orientation applied": upright,
+    "JPEG decoded at reduced size": halved,
+    "nearest resampling": plain(by=interpolated("nearest-exact")),
+    "nearest resampling from the corner": plain(by=interpolated("nearest")),
+    "bilinear resampling without antialias": plain(by=interpolated("bilinear")),
+    "area resampling": plain(by=mean_of_area),
+    "box resampling": plain(by=pil(Image.Resampling.BOX)),
+    "bicubic resampling": plain(by=pil(Image.Resampling.BICUBIC)),
+    "Lanczos resampling": plain(by=pil(Image.Resampling.LANCZOS)),
+}
+
+
+def planted(name: str, path: Path, side: int) -> Floats:
+    """Return the input of *path* with the fault *name*, (3, side, side) float32."""
+    square = MISTAKES[name](path, side)
+    return np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)
+
+
+def _bins(name: str) -> Plant:
+    """Every input has the fault *name*, without a manifest: another tool's."""
 
     def plant(good: Good, folder: Path) -> Planted:
         bins = folder / "bins"
         bins.mkdir()
         tensors = {}
         for sample in good.dataset.samples:
-            tensor = np.ascontiguousarray(remade(sample, good.spec), np.float32)
-            assert not np.array_equal(tensor, _own(sample, good.spec)), "as it should be: no fault"
+            tensor = planted(name, sample.path, good.spec.image_size)
             tensor.tofile(bins / f"{sample.path.stem}.bin")
             tensors[sample.image_id] = tensor
         return Planted((*base_options(good), f"--bins={bins}", "--runner=ort"),
@@ -102,7 +187,7 @@ def _bins(remade: Remade) -> Plant:
     return plant
 
 
-def _found(good: Good, tensors: dict[int, Array]) -> Found:
+def _found(good: Good, tensors: dict[int, Floats]) -> Found:
     """What the good model finds in bad inputs."""
     found = {}
     with open_runner("ort", good.model, good.spec, RunnerOptions()) as runner:
@@ -138,45 +223,27 @@ def _half(paths: list[Path]) -> None:
 
 
 FAULTS = (
-    Fault("bgr", "preprocess", "peers F1", "BGR", _bins(lambda s, d: _own(s, d)[::-1])),
-    Fault("bgr-before-normalising", "preprocess", "peers F1", "BGR",
-          _bins(lambda s, d: _normal(_pixels(s, d)[::-1]))),
-    Fault("not-normalised", "preprocess", "peers F2", "not normalised", _bins(_pixels)),
-    Fault("only-divided-by-255", "preprocess", "peers F2", "divided by 255 only",
-          _bins(lambda s, d: _pixels(s, d) / 255)),
-    Fault("not-divided-by-255", "preprocess", "peers F5", "not divided by 255",
-          _bins(lambda s, d: (_pixels(s, d) - MEAN) / STD)),
-    Fault("normalised-twice", "preprocess", "peers F3", "twice",
-          _bins(lambda s, d: (_own(s, d) - MEAN) / STD)),
-    Fault("advprop-statistics", "preprocess", "effdet's *_ap models", "another architecture",
-          _bins(lambda s, d: _pixels(s, d) / 127.5 - 1)),
-    Fault("stretched", "preprocess", "peers F6", "stretched", _bins(_with(stretched=True))),
-    Fault("centred-letterbox", "preprocess", "YOLO's letterbox", "centred",
-          _bins(_with(centred=True))),
-    Fault("black-fill", "preprocess", "peers F8", "black fill", _bins(_with(fill=(0, 0, 0)))),
-    Fault("fill-114", "preprocess", "YOLO's letterbox", "114",
-          _bins(_with(fill=(114, 114, 114)))),
-    Fault("nearest", "preprocess", "peers F11", "nearest",
-          _bins(_with(kind=Image.Resampling.NEAREST))),
-    Fault("bicubic", "preprocess", "timm's default interpolation", "bicubic",
-          _bins(_with(kind=Image.Resampling.BICUBIC))),
-    Fault("bilinear-without-antialias", "preprocess", "peers F11", "without antialias",
-          _bins(_unsmoothed)),
-    Fault("nhwc", "preprocess", "peers F26", "NHWC",
-          _bins(lambda s, d: _own(s, d).transpose(1, 2, 0).reshape(3, 512, 512))),
-    Fault("rows-and-columns-swapped", "preprocess", "peers F27", "transposed",
-          _bins(lambda s, d: _own(s, d).transpose(0, 2, 1))),
-    Fault("mirrored", "preprocess", "test-time flip left on", "mirrored",
-          _bins(lambda s, d: _normal(_mirrored(s, d)))),
+    *(Fault(id_, "preprocess", source, said, _bins(name)) for id_, source, said, name in (
+        ("bgr", "peers F1", "BGR", "RGB/BGR swapped"),
+        ("bgr-before-normalising", "peers F1", "BGR", "RGB/BGR swapped before normalising"),
+        ("not-normalised", "peers F2", "not normalised", "not normalised (0..255)"),
+        ("only-divided-by-255", "peers F2", "divided by 255 only", "divided by 255 only"),
+        ("not-divided-by-255", "peers F5", "not divided by 255", "not divided by 255"),
+        ("normalised-twice", "peers F3", "twice", "normalised twice"),
+        ("advprop-statistics", "effdet's *_ap models", "another architecture", ADVPROP),
+        ("stretched", "peers F6", "stretched", "stretched"),
+        ("centred-letterbox", "YOLO's letterbox", "centred", "centred letterbox"),
+        ("black-fill", "peers F8", "black fill", "black fill"),
+        ("fill-114", "YOLO's letterbox", "114", "grey fill of 114"),
+        ("nearest", "peers F11", "nearest", "nearest resampling"),
+        ("bicubic", "timm's default interpolation", "bicubic", "bicubic resampling"),
+        ("bilinear-without-antialias", "peers F11", "without antialias",
+         "bilinear resampling without antialias"),
+        ("nhwc", "peers F26", "NHWC", "NHWC read as NCHW"),
+        ("rows-and-columns-swapped", "peers F27", "transposed", "rows and columns transposed"),
+        ("mirrored", "test-time flip left on", "mirrored", "mirrored"),
+    )),
     Fault("inputs-shifted-by-one", "preprocess", "peers F18", "shifted by one", _files(_next)),
     Fault("input-missing", "preprocess", "peers F20", "", _files(lambda p: p[3].unlink())),
     Fault("input-cut-off", "preprocess", "peers F20", "", _files(_half)),
 )  # fmt: skip
-
-
-def _mirrored(sample: Sample, spec: ModelSpec) -> Array:
-    planes = _pixels(sample, spec).copy()
-    scale = spec.image_size / max(sample.size)
-    width, height = (int(side * scale) for side in sample.size)
-    planes[:, :height, :width] = planes[:, :height, :width][:, :, ::-1]
-    return planes

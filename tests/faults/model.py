@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,35 +109,46 @@ def _kernels_transposed(model: Any, node: Any) -> None:
 def _without_biases(model: Any) -> None:
     """The biases of the class head's last convolution are lost."""
     for node in nodes_of(model, "Conv"):
-        if len(node.input) > 2 and _side(model, node.input[2]) == 810:
+        shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+        if len(node.input) > 2 and shapes[node.input[2]] == [810]:
             change_weight(model, node, 2, np.zeros_like)
-
-
-def _side(model: Any, name: str) -> int:
-    (tensor,) = [t for t in model.graph.initializer if t.name == name]
-    return int(tensor.dims[0])
 
 
 def _halved_outputs(model: Any) -> None:
     del model.graph.output[5:]
 
 
+def rename(model: Any, names: Mapping[str, str]) -> None:
+    """Call tensors by other names wherever nodes read and write them."""
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _constant(model: Any, name: str, value: Any, dtype: Any = np.float32) -> str:
+    """Add a constant, and return its name."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype), name))
+    return name
+
+
+def _replaced(model: Any, node: Any, *others: Any) -> None:
+    """Put *others* in the place of *node*."""
+    index = list(model.graph.node).index(node)
+    model.graph.node.remove(node)
+    for place, other in enumerate(others, index):
+        model.graph.node.insert(place, other)
+
+
 def _twin(model: Any) -> None:
     """One head comes twice under names that tell nothing."""
     first = model.graph.output[0]
+    rename(model, {output.name: f"output_{n}" for n, output in enumerate(model.graph.output)})
     for n, output in enumerate(model.graph.output):
-        _rename_output(model, output, f"output_{n}")
+        output.name = f"output_{n}"
     model.graph.node.append(helper.make_node("Identity", [first.name], ["output_10"]))
     copy = model.graph.output.add()
     copy.CopyFrom(first)
     copy.name = "output_10"
-
-
-def _rename_output(model: Any, output: Any, name: str) -> None:
-    for node in model.graph.node:
-        node.output[:] = [name if n == output.name else n for n in node.output]
-        node.input[:] = [name if n == output.name else n for n in node.input]
-    output.name = name
 
 
 def _other_size(model: Any) -> None:
@@ -154,9 +165,7 @@ def _behind(op: str, names: Callable[[str], bool], **attributes: Any) -> Callabl
     def change(model: Any) -> None:
         for output in [o for o in model.graph.output if names(o.name)]:
             inner = f"{output.name}_inner"
-            for node in model.graph.node:
-                node.output[:] = [inner if n == output.name else n for n in node.output]
-                node.input[:] = [inner if n == output.name else n for n in node.input]
+            rename(model, {output.name: inner})
             model.graph.node.append(helper.make_node(op, [inner], [output.name], **attributes))
 
     return change
@@ -165,9 +174,7 @@ def _behind(op: str, names: Callable[[str], bool], **attributes: Any) -> Callabl
 def _swapped_names(model: Any) -> None:
     """Two outputs have each other's names."""
     new = {"class_p3": "box_p3", "box_p3": "class_p3"}
-    for node in model.graph.node:
-        node.output[:] = [new.get(n, n) for n in node.output]
-        node.input[:] = [new.get(n, n) for n in node.input]
+    rename(model, new)
     for output in model.graph.output:
         output.name = new.get(output.name, output.name)
 
@@ -185,78 +192,61 @@ def _fusion_edges(model: Any) -> None:
 
 def _zero_pads(model: Any) -> None:
     """The pooling takes zeros, not minus infinity, beyond the border (the recipe's modify.py)."""
-    nodes = nodes_of(model, "MaxPool")
-    for number, node in enumerate(nodes):
-        pads = next(list(a.ints) for a in node.attribute if a.name == "pads")
-        name, inner = f"pads_{number}", f"padded_{number}"
-        full = [0, 0, pads[0], pads[1], 0, 0, pads[2], pads[3]]
-        zero = f"zero_{number}"
-        model.graph.initializer.append(numpy_helper.from_array(np.array(full, np.int64), name))
-        model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), zero))
-        pad = helper.make_node("Pad", [node.input[0], name, zero], [inner], mode="constant")
+    for number, node in enumerate(nodes_of(model, "MaxPool")):
+        pads, inner = _pads(node), f"padded_{number}"
+        full = _constant(
+            model, f"pads_{number}", [0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64
+        )  # fmt: skip
+        zero = _constant(model, f"zero_{number}", 0)
+        pad = helper.make_node("Pad", [node.input[0], full, zero], [inner], mode="constant")
         model.graph.node.insert(list(model.graph.node).index(node), pad)
         node.input[0] = inner
         set_attribute(node, "pads", [0, 0, 0, 0])
 
 
+def _pads(node: Any) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == "pads"), [0, 0, 0, 0])
+
+
 def _relu(model: Any, node: Any) -> None:
     """A swish became a ReLU: its sigmoid is replaced by a step."""
-    index = list(model.graph.node).index(node)
-    step, zero = f"{node.output[0]}_step", f"{node.output[0]}_zero"
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), zero))
+    step, zero = f"{node.output[0]}_step", _constant(model, f"{node.output[0]}_zero", 0)
     greater = helper.make_node("Greater", [node.input[0], zero], [step])
     cast = helper.make_node("Cast", [step], [node.output[0]], to=TensorProto.FLOAT)
-    model.graph.node.remove(node)
-    model.graph.node.insert(index, greater)
-    model.graph.node.insert(index + 1, cast)
+    _replaced(model, node, greater, cast)
 
 
 def _hard_sigmoid(model: Any, node: Any) -> None:
     """A backend's approximation of the sigmoid."""
-    index = list(model.graph.node).index(node)
-    hard = helper.make_node("HardSigmoid", list(node.input), list(node.output), alpha=1 / 6)
-    model.graph.node.remove(node)
-    model.graph.node.insert(index, hard)
+    ends = list(node.input), list(node.output)
+    _replaced(model, node, helper.make_node("HardSigmoid", *ends, alpha=1 / 6))
 
 
 def _normalising(model: Any) -> None:
     """The graph normalises its input too."""
     name = model.graph.input[0].name
-    for n in model.graph.node:
-        n.input[:] = ["normalised" if i == name else i for i in n.input]
-    values = (
-        ("mean_", [0.485, 0.456, 0.406]), ("std_", [0.229, 0.224, 0.225]),
-    )  # fmt: skip
-    for key, value in values:
-        array = np.array(value, np.float32).reshape(1, 3, 1, 1)
-        model.graph.initializer.append(numpy_helper.from_array(array, key))
-    model.graph.node.insert(0, helper.make_node("Sub", [name, "mean_"], ["centred"]))
-    model.graph.node.insert(1, helper.make_node("Div", ["centred", "std_"], ["normalised"]))
-
-
-def _dilated(model: Any, node: Any) -> None:  # noqa: ARG001  # all faults are called alike
-    """A depthwise convolution's padding is on the other side."""
-    pads = next(list(a.ints) for a in node.attribute if a.name == "pads")
-    set_attribute(node, "pads", [pads[0] + 1, pads[1] + 1, pads[2] - 1, pads[3] - 1])
+    rename(model, {name: "normalised"})
+    mean = _constant(model, "mean_", np.reshape([0.485, 0.456, 0.406], (1, 3, 1, 1)))
+    std = _constant(model, "std_", np.reshape([0.229, 0.224, 0.225], (1, 3, 1, 1)))
+    model.graph.node.insert(0, helper.make_node("Sub", [name, mean], ["centred"]))
+    model.graph.node.insert(1, helper.make_node("Div", ["centred", std], ["normalised"]))
 
 
 def _depthwise_pads(model: Any) -> None:
-    nodes = [
-        n
-        for n in nodes_of(model, "Conv")
-        if any(a.name == "pads" and min(a.ints) > 0 for a in n.attribute)
-    ]
-    _dilated(model, nodes[len(nodes) // 2])
+    """A depthwise convolution's padding is on the other side."""
+    nodes = [node for node in nodes_of(model, "Conv") if min(_pads(node)) > 0]
+    node = nodes[len(nodes) // 2]
+    top, left, bottom, right = _pads(node)
+    set_attribute(node, "pads", [top + 1, left + 1, bottom - 1, right - 1])
 
 
 def _clipped(model: Any) -> None:
     """What a conversion to 8 bits bounds: class logits end at 0."""
-    for key, value in (("low_", -6.0), ("high_", 0.0)):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), key))
-    _behind("Clip", lambda name: name.startswith("class"))(model)
-    for node in model.graph.node:
-        if node.op_type == "Clip" and node.output[0].startswith("class"):
-            node.input.extend(["low_", "high_"])
+    bounds = [_constant(model, "low_", -6.0), _constant(model, "high_", 0.0)]
+    _behind("Clip", _class_names)(model)
+    for node in nodes_of(model, "Clip"):
+        if node.output[0].startswith("class"):
+            node.input.extend(bounds)
 
 
 def _class_names(name: str) -> bool:

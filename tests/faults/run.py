@@ -20,12 +20,11 @@ from effd0.data import fixture
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.detection.postprocess import Detections
-from effd0.diagnosis.model import fresh_export
+from effd0.diagnosis.parity import fresh_export
 from effd0.evaluation.pipeline import run_dataset
 from effd0.metrics.coco import to_coco_results
 from effd0.metrics.summary import coco_metrics
-from effd0.results.check import Check
-from effd0.results.verdict import verdict_of
+from effd0.results.check import Check, Verdict, verdict_of
 from effd0.runners.base import Runner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec
@@ -171,41 +170,38 @@ def detections_by(runner: Runner, dataset: Dataset) -> Found:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdict of a run, its *seconds*, and the whole output for who looks into a surprise."""
+    """Whether a run passed, its verdict, its *seconds*, and its whole output."""
 
     passed: bool
-    broken: str | None
-    check: str
-    evidence: str
-    diagnosis: str
+    verdict: Verdict
     seconds: float
     output: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """How a fault fared: whether it was caught, in the right stage, under the right name."""
+    """How a fault fared, and the points of mAP that it moves; None where nothing can be scored."""
 
     fault: Fault
     outcome: Outcome
     map_change: float | None
 
     @property
-    def caught(self) -> bool:
-        """Whether the suite failed."""
-        return not self.outcome.passed
-
-    @property
     def stage_right(self) -> bool:
         """Whether the first broken stage is the one that the fault was planted in."""
-        return self.outcome.broken == self.fault.stage
+        return self.outcome.verdict.stage == self.fault.stage
 
     @property
     def named(self) -> bool | None:
         """Whether the diagnosis names the fault; None where no cause can be named."""
         if not self.fault.diagnosis:
             return None
-        return re.search(self.fault.diagnosis, self.outcome.diagnosis) is not None
+        return re.search(self.fault.diagnosis, self.outcome.verdict.diagnosis) is not None
+
+    @property
+    def right(self) -> bool:
+        """Whether the fault was caught, in its stage, under its name."""
+        return not self.outcome.passed and self.stage_right and self.named is not False
 
 
 class _Ended:
@@ -232,15 +228,9 @@ def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
         code = pytest.main(words, plugins=[ended])
     seconds, output = time.perf_counter() - start, shown.getvalue()
     if ended.checks is None:
-        return Outcome(False, None, "usage", output[-500:], "", seconds, output)
+        usage = Verdict("fail", check="usage", evidence=output[-500:])
+        return Outcome(passed=False, verdict=usage, seconds=seconds, output=output)
     verdict = verdict_of(ended.checks)
-    return Outcome(
-        # What stays undecided is no false alarm.
-        passed=verdict.status in ("pass", "undecided") and code == pytest.ExitCode.OK,
-        broken=verdict.stage,
-        check=verdict.check.rpartition("::")[2],
-        evidence=verdict.evidence if verdict.status == "fail" else "",
-        diagnosis=verdict.diagnosis,
-        seconds=seconds,
-        output=output,
-    )
+    # What stays undecided is no false alarm.
+    passed = verdict.status in ("pass", "undecided") and code == pytest.ExitCode.OK
+    return Outcome(passed, verdict, seconds, output)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from effd0.runners.torch import TorchRunner
 from effd0.spec import D0
 from effd0.types import Tensors
 
+from .inputs import MEAN, STD
 from .run import Fault, Good, Plant, Planted, base_options, detections_by, with_model
 
 Array = npt.NDArray[Any]
@@ -141,7 +142,7 @@ def _runtime(spoil: Spoil) -> Plant:
             heads = right(self, feed)
             return heads if self.graph_optimization == "disable" else spoil(heads, feed)
 
-        def infer_stream(self: OrtRunner, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+        def infer_stream(self: OrtRunner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
             return (infer(self, feed) for feed in feeds)
 
         with mock.patch.multiple(OrtRunner, infer=infer, infer_stream=infer_stream):
@@ -162,7 +163,7 @@ def _by_torch(precision: str, change: Callable[[Any], Any] | None = None) -> Pla
     def spoil(heads: Tensors, feed: Tensors) -> Tensors:
         if not runners:
             runners.append(TorchRunner(fixture.checkpoint(), D0, precision=precision).__enter__())
-            for module in runners[0]._model.modules() if change else ():
+            for module in runners[0].opened()[0].modules() if change else ():
                 if isinstance(module, torch.nn.Conv2d):
                     with torch.no_grad():
                         module.weight.copy_(change(module.weight))  # type: ignore[misc]
@@ -223,10 +224,6 @@ def _with(head: Array, places: Any, value: float) -> Array:
     return spoiled
 
 
-_MEAN, _STD = (
-    np.array(three, np.float32).reshape(3, 1, 1)
-    for three in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-)
 _CLASSES, _BOXES = range(5), range(5, 10)
 FAULTS = (
     Fault("results-shifted-by-one", "runner", "peers F18", "shifted by one", _heads(_next_images)),
@@ -250,7 +247,7 @@ FAULTS = (
           _folder(_stale, runs=False)),
     Fault("results-of-bgr-inputs", "preprocess", "peers F1", "BGR", _of_inputs(lambda t: t[::-1])),
     Fault("results-of-unnormalised-inputs", "preprocess", "peers F2", "divided by 255|normalised",
-          _of_inputs(lambda t: t * _STD + _MEAN)),
+          _of_inputs(lambda t: t * STD + MEAN)),
     Fault("quietly-bf16", "runner", "peers F40: OpenVINO on CPUs with AMX", "bf16|bfloat16",
           _by_torch("bf16")),
     Fault("weights-in-int8", "runner", "peers 2: int8 loses 4.2 points", "int8",

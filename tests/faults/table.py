@@ -29,21 +29,23 @@ public issue threads.
 """
 
 
-def line_of(row: Row) -> str:
-    """How a fault fared, in one line of a terminal."""
-    marks = "caught" if row.caught else "MISSED"
-    stage = row.outcome.broken or "-"
-    right = "" if row.stage_right else f" (WRONG, planted in {row.fault.stage})"
-    named = {None: "-", True: "named", False: "NOT NAMED"}[row.named]
-    seconds = f"{row.outcome.seconds:.1f} s"
-    return f"{row.fault.id:<32} {marks}  {stage}{right}  {named}  {_points(row)}  {seconds}"
+def cells(row: Row) -> list[str]:
+    """How a fault fared, as the columns of the table."""
+    marks = {None: "-", True: "yes", False: "no"}
+    points = "-" if row.map_change is None else f"{row.map_change:+.2f}"
+    if row.map_change is not None and abs(row.map_change) < SMALL:
+        points = f"**{points}**"
+    fault, outcome = row.fault, row.outcome
+    stage = "yes" if row.stage_right else f"no: {outcome.verdict.stage}"
+    caught, seconds = marks[not outcome.passed], f"{outcome.seconds:.1f}"
+    return [fault.id, fault.stage, fault.source, caught, stage, marks[row.named], points, seconds]
 
 
 def summary(rows: Sequence[Row], clean: int, alarms: Sequence[str]) -> Iterator[str]:
     """The four shares that matter."""
     named = [row for row in rows if row.named is not None]
     for what, good, of in (
-        ("caught", sum(row.caught for row in rows), len(rows)),
+        ("caught", sum(not row.outcome.passed for row in rows), len(rows)),
         ("stage right", sum(row.stage_right for row in rows), len(rows)),
         ("diagnosis right", sum(row.named is True for row in named), len(named)),
     ):
@@ -58,29 +60,12 @@ def rendered(rows: Sequence[Row], clean: Sequence[str], alarms: Sequence[str]) -
     lines = [
         "| fault | planted in | source | caught | stage | diagnosis | mAP | s |",
         "|---|---|---|---|---|---|---|---|",
-        *(_table_line(row) for row in rows),
+        *(f"| {' | '.join(cells(row))} |" for row in rows),
     ]
     shares = [f"- {line}" for line in summary(rows, len(clean), alarms)]
     shares.append(f"- the suite's runs on faults took {seconds:.0f} s together, on two cores")
     without = f"Runs without a fault: {', '.join(clean)}."
     return _HEAD + "\n".join([*shares, "", *lines, "", *textwrap.wrap(without, 98)]) + "\n"
-
-
-def _table_line(row: Row) -> str:
-    marks = {None: "-", True: "yes", False: "no"}
-    cells = [
-        row.fault.id, row.fault.stage, row.fault.source, marks[row.caught],
-        "yes" if row.stage_right else f"no: {row.outcome.broken}", marks[row.named],
-        _points(row), f"{row.outcome.seconds:.1f}",
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
-
-
-def _points(row: Row) -> str:
-    if row.map_change is None:
-        return "-"
-    shown = f"{row.map_change:+.2f}"
-    return f"**{shown}**" if abs(row.map_change) < SMALL else shown
 
 
 def differences(recorded: str, now: str) -> list[str]:

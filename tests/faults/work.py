@@ -16,14 +16,15 @@ from . import checkpoint, dataset, detections, inputs, model, own, runner
 from .clean import CLEAN
 from .run import Fault, Good, Outcome, Planted, run_suite
 
-_PLACES: dict[str, int] = {stage: place for place, stage in enumerate(STAGES)}
 _TABLES = (dataset, inputs, checkpoint, model, runner, own, detections)
-FAULTS: tuple[Fault, ...] = tuple(
-    sorted(
-        (fault for table in _TABLES for fault in table.FAULTS),
-        key=lambda fault: _PLACES[fault.stage],
-    )
-)
+#: Id -> fault, in the order of the stages.
+FAULTS: dict[str, Fault] = {
+    fault.id: fault
+    for stage in STAGES
+    for table in _TABLES
+    for fault in table.FAULTS
+    if fault.stage == stage
+}
 
 
 @contextmanager
@@ -39,25 +40,21 @@ def _room(good: Good, name: str) -> Iterator[Path]:
 
 def run_fault(good: Good, name: str) -> tuple[Outcome, float | None]:
     """Plant the fault *name*; return what the suite said, and the points of mAP that it moves."""
-    (fault,) = [fault for fault in FAULTS if fault.id == name]
     with _room(good, name) as folder:
-        planted = fault.plant(good, folder)
-        return run_suite(planted), _map_change(planted, good)
+        planted = FAULTS[name].plant(good, folder)
+        outcome = run_suite(planted)
+        if planted.found is None:
+            return outcome, None
+        images = good.dataset if planted.dataset is None else load_coco(planted.dataset)
+        try:
+            with planted.patched():
+                ap = coco_metrics(images, planted.found(), good.spec).ap
+        except Effd0Error:
+            return outcome, None  # it does not get as far as a score
+        return outcome, (0 if ap is None else 100 * ap) - good.points
 
 
 def run_clean(good: Good, name: str) -> Outcome:
     """Run the suite on the pipeline *name*, in which nothing is wrong."""
     with _room(good, name) as folder:
         return run_suite(Planted(tuple(CLEAN[name](good, folder))), first_only=False)
-
-
-def _map_change(planted: Planted, good: Good) -> float | None:
-    if planted.found is None:
-        return None
-    images = good.dataset if planted.dataset is None else load_coco(planted.dataset)
-    try:
-        with planted.patched():
-            ap = coco_metrics(images, planted.found(), good.spec).ap
-    except Effd0Error:
-        return None  # it does not get as far as a score
-    return (0 if ap is None else 100 * ap) - good.points

@@ -62,17 +62,13 @@ def coco_content(images: int = 3, size: tuple[int, int] = (40, 30)) -> dict[str,
         ],
         "annotations": [
             {
-                "id": n,
-                "image_id": 10 * n,
-                "category_id": 1 + n % 2,
+                "id": n, "image_id": 10 * n, "category_id": 1 + n % 2, "area": 80.0, "iscrowd": 0,
                 "bbox": [2.0, 3.0, 10.0, 8.0],
-                "area": 80.0,
-                "iscrowd": 0,
             }
             for n in range(1, images + 1)
         ],
         "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}],
-    }
+    }  # fmt: skip
 
 
 def write_coco(
@@ -220,7 +216,18 @@ def serving(host: FakeHost) -> Iterator[FakeHost]:
 
         def do_GET(self) -> None:
             """Send the file, or what is missing of it, or less."""
-            _answer(self, host)
+            wanted, body, start = self.headers.get("Range"), host.files.get(self.path), 0
+            host.requests.append((self.path, wanted))
+            if wanted is not None and host.ranges:
+                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if body is None or 0 < len(body) <= start:
+                self.send_error(404 if body is None else 416)
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            stop = start + host.break_after.pop(0) if host.break_after else len(body)
+            self.wfile.write(body[start:stop])
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -235,26 +242,3 @@ def serving(host: FakeHost) -> Iterator[FakeHost]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def _answer(handler: BaseHTTPRequestHandler, host: FakeHost) -> None:
-    wanted = handler.headers.get("Range")
-    host.requests.append((handler.path, wanted))
-    body = host.files.get(handler.path)
-    if body is None:
-        handler.send_error(404)
-        return
-    start = 0
-    if wanted is not None and host.ranges:
-        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-        if start >= len(body):
-            handler.send_error(416)
-            return
-        handler.send_response(206)
-        handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-    else:
-        handler.send_response(200)
-    handler.send_header("Content-Length", str(len(body) - start))
-    handler.end_headers()
-    stop = start + host.break_after.pop(0) if host.break_after else len(body)
-    handler.wfile.write(body[start:stop])

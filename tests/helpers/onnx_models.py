@@ -101,15 +101,10 @@ def run(model: Any, x: Array) -> list[Array]:
 
 def identity_model(path: Path, kind: int = TensorProto.FLOAT, inputs: int = 1) -> Path:
     """Write a model that gives its (N, 2) inputs back; return *path*."""
-    names = [f"x{n}" for n in range(inputs)]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", [name], [f"y_{name}"]) for name in names],
-        "identity",
-        [helper.make_tensor_value_info(name, kind, ["N", 2]) for name in names],
-        [helper.make_tensor_value_info(f"y_{name}", kind, ["N", 2]) for name in names],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
-    onnx.save(model, str(path))
+    side = f"{TensorProto.DataType.Name(kind).lower()}[N,2]"
+    fed, given = (", ".join(f"{side} {end}x{n}" for n in range(inputs)) for end in ("", "y_"))
+    nodes = " ".join(f"y_x{n} = Identity(x{n})" for n in range(inputs))
+    onnx.save(parsed(f"identity ({fed}) => ({given}) {{ {nodes} }}"), str(path))
     return path
 
 
@@ -151,29 +146,6 @@ def with_swapped_outputs(model: Path, out: Path, one: str, other: str) -> Path:
         value.name = names.get(value.name, value.name)
     onnx.save(content, str(out))
     return out
-
-
-def unfolded(model: Path, out: Path) -> int:
-    """Write *model* with the padding of each MaxPool as a Pad of -inf before it; count them."""
-    content = onnx.load(str(model))
-    count = 0
-    for index, node in reversed(list(enumerate(content.graph.node))):
-        pads = [a for a in node.attribute if a.name == "pads" and any(a.ints)]
-        if node.op_type != "MaxPool" or not pads:
-            continue
-        top, left, bottom, right = pads[0].ints
-        name = f"unfolded_{count}"
-        ring = np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)
-        content.graph.initializer.append(numpy_helper.from_array(ring, f"{name}_pads"))
-        lowest = numpy_helper.from_array(np.array(-np.inf, np.float32), f"{name}_value")
-        content.graph.initializer.append(lowest)
-        inputs = [node.input[0], f"{name}_pads", f"{name}_value"]
-        node.attribute.remove(pads[0])
-        node.input[0] = name
-        content.graph.node.insert(index, helper.make_node("Pad", inputs, [name]))
-        count += 1
-    onnx.save(content, str(out))
-    return count
 
 
 #: Of a model's heads, by name: channels, rows and columns.
@@ -229,38 +201,20 @@ def set_attribute(node: Any, name: str, value: Any) -> None:
     node.attribute.append(helper.make_attribute(name, value))
 
 
-def scaled(model: Any, node: Any) -> str:
-    """All weights are 2 % too large."""
-    change_weight(model, node, 1, lambda w: w * 1.02)
-    return str(node.name)
+def _weight(position: int, change: Callable[[Array], Array]) -> Callable[[Any, Any], str]:
+    """Return a fault: *change* of what a node reads at *position*, its weight 1 or its bias 2."""
+
+    def plant(model: Any, node: Any) -> str:
+        change_weight(model, node, position, change)
+        return str(node.name)
+
+    return plant
 
 
-def one_channel(model: Any, node: Any) -> str:
-    """The weights of one output channel are gone."""
-
-    def change(weight: Array) -> Array:
-        weight[0] = 0
-        return weight
-
-    change_weight(model, node, 1, change)
-    return str(node.name)
-
-
-def moved_bias(model: Any, node: Any) -> str:
-    """One value of the bias is moved by 0.1."""
-
-    def change(bias: Array) -> Array:
-        bias[0] += 0.1
-        return bias
-
-    change_weight(model, node, 2, change)
-    return str(node.name)
-
-
-def rounded(model: Any, node: Any) -> str:
-    """The weights are rounded to float16."""
-    change_weight(model, node, 1, lambda w: w.astype(np.float16))
-    return str(node.name)
+scaled = _weight(1, lambda weight: weight * 1.02)
+one_channel = _weight(1, lambda weight: np.concatenate([0 * weight[:1], weight[1:]]))
+moved_bias = _weight(2, lambda bias: np.concatenate([bias[:1] + 0.1, bias[1:]]))
+rounded = _weight(1, lambda weight: weight.astype(np.float16))
 
 
 def left_out(model: Any, node: Any) -> str:
@@ -297,18 +251,6 @@ def swapped_edges(model: Any, node: Any) -> str:
 
 
 #: Fault -> the operator whose nodes it is planted in.
-FAULTS: dict[str, tuple[str, Callable[[Any, Any], str]]] = {
-    "weights-scaled": ("Conv", scaled),
-    "one-channel-gone": ("Conv", one_channel),
-    "bias-moved": ("Conv", moved_bias),
-    "weights-rounded-to-float16": ("Conv", rounded),
-    "sigmoid-left-out": ("Sigmoid", left_out),
-    "resize-mode": ("Resize", linear),
-    "maxpool-padding": ("MaxPool", other_corner),
-    "bifpn-edges-swapped": ("Concat", swapped_edges),
-}
-
-
 def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     """Give each tensor and node of *model* a new name and its outputs another order; old -> new."""
     graph = model.graph
@@ -333,17 +275,3 @@ def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     del graph.output[:]
     graph.output.extend(copies)
     return names
-
-
-def halved_sides(model: Any) -> Any:
-    """Let a simplified D0 take pictures of half its sides; return *model*."""
-    sides = [v.type.tensor_type.shape.dim[2:] for v in (*model.graph.input, *model.graph.output)]
-    for side in (side for pair in sides for side in pair):
-        side.dim_value //= 2
-    sizes = {node.input[3] for node in nodes_of(model, "Resize")}
-    for tensor in [t for t in model.graph.initializer if t.name in sizes]:
-        value = numpy_helper.to_array(tensor).copy()
-        value[2:] //= 2
-        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    del model.graph.value_info[:]
-    return model

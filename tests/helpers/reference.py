@@ -69,15 +69,21 @@ def effdet_anchors(spec: ModelSpec) -> Anchors:
     )
 
 
-def effdet_detections(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> Floats:
-    """Return what effdet's bench finds in *heads*: rows x1, y1, x2, y2, score, category."""
-    classes, boxes, indices, labels = _post_process(
+def _candidates(heads: HeadOutputs, spec: ModelSpec) -> tuple[torch.Tensor, ...]:
+    """What effdet selects: class logits, box codes, anchors' indices and labels of one image."""
+    candidates: tuple[torch.Tensor, ...] = _post_process(
         [torch.tensor(head[None]) for head in heads.classes],
         [torch.tensor(head[None]) for head in heads.boxes],
         num_levels=len(spec.levels),
         num_classes=spec.num_classes,
         max_detection_points=spec.max_candidates,
     )
+    return candidates
+
+
+def effdet_detections(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> Floats:
+    """Return what effdet's bench finds in *heads*: rows x1, y1, x2, y2, score, category."""
+    classes, boxes, indices, labels = _candidates(heads, spec)
     rows = _batch_detection(
         1,
         classes,
@@ -96,13 +102,7 @@ def effdet_detections(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> F
 
 def effdet_candidates(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> Floats:
     """Return what effdet decodes of *heads* before NMS: rows x1, y1, x2, y2, score, category."""
-    classes, boxes, indices, labels = _post_process(
-        [torch.tensor(head[None]) for head in heads.classes],
-        [torch.tensor(head[None]) for head in heads.boxes],
-        num_levels=len(spec.levels),
-        num_classes=spec.num_classes,
-        max_detection_points=spec.max_candidates,
-    )
+    classes, boxes, indices, labels = _candidates(heads, spec)
     anchors = effdet_anchors(spec).boxes[indices[0]]
     corners = decode_box_outputs(boxes[0].float(), anchors, output_xyxy=True)
     corners = clip_boxes_xyxy(corners, torch.tensor(image.size) / image.scale) * image.scale

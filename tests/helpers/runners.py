@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,17 +19,17 @@ import numpy as np
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import ModelInput
 from effd0.detection.postprocess import Detections
-from effd0.distributed.dispatch import Dispatcher, cut
-from effd0.distributed.engine import DetectWork, unpacked
+from effd0.distributed.dispatch import Dispatcher
+from effd0.distributed.engine import detect_unit
 from effd0.distributed.pool import Pool
 from effd0.distributed.ray_cluster import Cluster, Died
-from effd0.distributed.worker import Place, Worker, WorkerModel
+from effd0.distributed.worker import OpenModel, Worker
 from effd0.errors import RunnerError
 from effd0.evaluation.engines import LocalEngine
 from effd0.evaluation.model import ModelChoice
 from effd0.evaluation.pipeline import run_dataset
 from effd0.runners.base import DeviceTimes, Runner, TensorInfo
-from effd0.runners.registry import RunnerOptions
+from effd0.spec import ModelSpec
 from effd0.types import Tensors
 
 from . import SMALL, write_coco
@@ -36,18 +37,19 @@ from . import SMALL, write_coco
 FLOAT = np.dtype(np.float32)
 
 
-class FakeRunner:
+class FakeRunner(Runner):
     """
     A runner that tells images apart: one sure logit, whose class is the image's red level.
 
     It answers for `SMALL`; *fixed* is its batch size, if it has one.
     """
 
-    description = "fake"
+    inputs: Sequence[TensorInfo] = ()
+    outputs: Sequence[TensorInfo] = ()
 
     def __init__(self, *, dtype: np.dtype[Any] = FLOAT, fixed: int | None = None) -> None:
-        self.inputs: Sequence[TensorInfo] = [TensorInfo("in", (fixed, 3, 128, 128), dtype)]
-        self.outputs: Sequence[TensorInfo] = ()
+        super().__init__(Path("fake"), "fake")
+        self.inputs = [TensorInfo("in", (fixed, 3, 128, 128), dtype)]
         self.fed: list[int] = []
         self.on_infer: Callable[[], object] = lambda: None
 
@@ -67,7 +69,8 @@ class FakeRunner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        """It holds nothing."""
 
 
 def _red_class(image: np.ndarray) -> int:
@@ -93,16 +96,16 @@ class DeviceRunner(DeclaringRunner):
 
     def __init__(self, *, fixed: int | None = None) -> None:
         super().__init__(fixed=fixed)
-        self.device_times = DeviceTimes()
+        self.device_times = self.times = DeviceTimes()
 
     def infer(self, feed: Tensors) -> Tensors:
         """Return the heads of *feed*, and note 1 ms, 2 s and 3 ms."""
-        self.device_times.h2d_ms.append(1.0)
-        self.device_times.compute_ms.append(2000.0)
-        self.device_times.d2h_ms.append(3.0)
+        self.times.h2d_ms.append(1.0)
+        self.times.compute_ms.append(2000.0)
+        self.times.d2h_ms.append(3.0)
         return super().infer(feed)
 
-    def infer_stream(self, feeds: Iterable[Tensors]) -> Iterator[Tensors]:
+    def infer_stream(self, feeds: Iterable[Tensors]) -> Generator[Tensors]:
         """Yield the heads of each feed when the next one has been taken."""
         ahead: list[Tensors] = []
         for feed in feeds:
@@ -115,7 +118,7 @@ class DeviceRunner(DeclaringRunner):
 BATCH = 2
 
 
-class NeighbourRunner(FakeRunner):
+class NeighbourRunner(DeclaringRunner):
     """A backend that gives an image other heads beside other images, as some real ones do."""
 
     def infer(self, feed: Tensors) -> Tensors:
@@ -125,9 +128,9 @@ class NeighbourRunner(FakeRunner):
         return {name: head + moved for name, head in heads.items()}
 
 
-def small_engine(model: Path) -> LocalEngine:
+def small_engine(model: Path | None, spec: ModelSpec = SMALL) -> LocalEngine:
     """Return what runs *model* in batches of two."""
-    return LocalEngine(ModelChoice(model, spec=SMALL), BATCH)
+    return LocalEngine(ModelChoice(model, spec=spec), BATCH)
 
 
 def outcome(folder: Path) -> dict[str, object]:
@@ -208,26 +211,23 @@ def _red_box(image: ModelInput) -> Detections:
     return Detections(box, np.array([0.5], np.float32), np.array([level + 1], np.int64))
 
 
-@dataclass(frozen=True)
-class ToldModel(WorkerModel):
-    """What each worker opens: a `ToldRunner` of *latency_s* a batch; the model file is not read."""
+@contextmanager
+def told_model(
+    plan: Path, latency_s: float, kind: type[ToldRunner], path: Path, number: int | None
+) -> Iterator[Runner]:
+    """
+    A runner of *kind* on the device *number*, of *latency_s* a batch; the model is not read.
 
-    plan: Path = Path()
-    latency_s: float = 0.0
-    detects: bool = False
-
-    @contextmanager
-    def opened(self, path: Path, number: int | None) -> Iterator[Runner]:
-        """The runner on the device *number*; ``together-N`` has N processes wait for each other."""
-        assert path.is_file()
-        kind = ToldDetector if self.detects else ToldRunner
-        runner = kind(self.plan, self.latency_s, number)
-        runner.check()
-        for together in self.plan.glob("together-*"):
-            (self.plan / f"here-{os.getpid()}").touch()
-            while len(list(self.plan.glob("here-*"))) < int(together.name.partition("-")[2]):
-                time.sleep(0.01)
-        yield runner
+    ``together-N`` in *plan* has N processes wait for each other.
+    """
+    assert path.is_file()
+    runner = kind(plan, latency_s, number)
+    runner.check()
+    for together in plan.glob("together-*"):
+        (plan / f"here-{os.getpid()}").touch()
+        while len(list(plan.glob("here-*"))) < int(together.name.partition("-")[2]):
+            time.sleep(0.01)
+    yield runner
 
 
 _ORDER = itertools.count()
@@ -263,12 +263,12 @@ class HereCluster(Cluster):
         """Nothing has to be sent."""
         return data
 
-    def start(self, model: WorkerModel, data: Any) -> Any:
+    def start(self, open_model: OpenModel) -> Any:
         """A new worker; a device has the number of its worker, whatever process that is."""
-        pid, device = len(self.processes), None
-        if self.kind is not None:
-            device = pid % self.pool.workers
-        self.processes.append(Worker(model, data, lambda: Place("here", pid, device, device)))
+        pid = len(self.processes)
+        device = None if self.kind is None else pid % self.pool.workers
+        where = "here" if device is None else f"here device {device}"
+        self.processes.append(Worker(open_model, lambda: (f"{where} pid {pid}", device)))
         return pid
 
     def call(self, worker: Any, method: str, *args: Any) -> Any:
@@ -301,7 +301,7 @@ class HereCluster(Cluster):
     @contextmanager
     def started(self, pool: Pool, kind: str | None) -> Iterator[HereCluster]:
         """Stand for `effd0.distributed.ray_cluster.started`."""
-        yield HereCluster(pool, kind, self.begun, self.silent)
+        yield HereCluster(pool, kind, begun=self.begun, silent=self.silent)
 
 
 #: Red of the pictures, one of five levels each; see `FakeRunner`.
@@ -317,17 +317,13 @@ def coloured_coco(root: Path, images: int, levels: Sequence[int] = LEVELS) -> Da
         ],
         "annotations": [
             {
-                "id": n + 1,
-                "image_id": 10 + n,
-                "category_id": 1 + n % 5,
-                "bbox": [0, 0, 30, 20],
-                "area": 600,
-                "iscrowd": 0,
+                "id": n + 1, "image_id": 10 + n, "category_id": 1 + n % 5, "area": 600,
+                "bbox": [0, 0, 30, 20], "iscrowd": 0,
             }
             for n in range(images)
         ],
         "categories": [{"id": n + 1, "name": f"class {n}"} for n in range(5)],
-    }
+    }  # fmt: skip
     colours = [levels[n % len(levels)] for n in range(images)]
     return load_coco(write_coco(root, content, colours))
 
@@ -355,14 +351,18 @@ def on_pool(
     What is *found* is there even where the run ends with an error.
     """
     found = {} if found is None else found
-    runner = "acl" if cluster.kind else "ort"
-    model = ToldModel(runner, SMALL, RunnerOptions(), "told.onnx", plan, latency_s, detects)
-    with Dispatcher(cluster, model, b"no model", batch_size) as workers:
-        opened = workers.open()
-        work = DetectWork(SMALL, opened.batch_size, 2)
-        units = cut(dataset.samples, opened.batch_size, cluster.pool.workers)
-        for unit, reply in workers.run(units, work, ""):
-            for sample, one in zip(unit.items, unpacked(reply.result), strict=True):
+    opens = partial(told_model, plan, latency_s, ToldDetector if detects else ToldRunner)
+    data = cluster.share(b"no model")
+    with Dispatcher(cluster, opens, "told.onnx", data, batch_size) as workers:
+        done = workers.run(
+            dataset.samples,
+            partial(detect_unit, SMALL, 2),
+            name=lambda sample: str(sample.image_id),
+            remedy="look at each",
+            kept="",
+        )
+        for unit, reply in done:
+            for sample, one in zip(unit.items, reply.result, strict=True):
                 assert sample.image_id not in found, "an image came twice"
                 found[sample.image_id] = one
             advance(reply.worker, len(unit.items))

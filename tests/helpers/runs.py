@@ -40,44 +40,29 @@ def verdict(status: str = "pass", stage: str | None = None, **more: Any) -> dict
     """A verdict; a failing one says where it broke."""
     passed = PASSED if stage is None else [one for one in PASSED if one != stage]
     return {
-        "status": status,
-        "stage": stage,
+        "status": status, "stage": stage, "diagnosis": "", "later": 0, "passed": passed,
         "check": "" if stage is None else f"tests/test_{stage}.py::test_it",
         "evidence": "" if stage is None else f"{stage} is off by 3",
-        "diagnosis": "",
-        "passed": passed,
         "untested": [one for one in STAGES if one not in (*passed, stage)],
-        "later": 0,
         **more,
-    }
+    }  # fmt: skip
 
 
 def check(stage: str = "gate", status: str = "passed", **more: Any) -> dict[str, Any]:
     """A check of *stage* that is named after it."""
     return {
-        "stage": stage,
-        "name": f"tests/test_{stage}.py::test_it",
-        "status": status,
-        "evidence": "",
-        "diagnosis": "",
-        "figure": 33.6,
-        "tolerance": 33.4,
-        "unit": "%",
-        "seconds": 0.3,
-        **more,
-    }
+        "stage": stage, "name": f"tests/test_{stage}.py::test_it", "status": status,
+        "evidence": "", "diagnosis": "", "figure": 33.6, "tolerance": 33.4, "unit": "%",
+        "seconds": 0.3, **more,
+    }  # fmt: skip
 
 
 def parity(runner: str = "ort", worst: float | None = 1e-5) -> dict[str, Any]:
     """Two heads of *runner* beside torch's."""
     figures = {
-        "max_abs": worst,
-        "relative_l2": 1e-6,
-        "cosine": 1.0,
-        "q999": 1e-6,
-        "allowed": 0.002,
+        "max_abs": worst, "relative_l2": 1e-6, "cosine": 1.0, "q999": 1e-6, "allowed": 0.002,
         "required": worst,
-    }
+    }  # fmt: skip
     heads = [{"head": head, "level": "P3", **figures} for head in ("class", "box")]
     return {"runner": runner, "reference": "torch", "batch": 1, "precision": "fp32", "heads": heads}
 
@@ -85,25 +70,13 @@ def parity(runner: str = "ort", worst: float | None = 1e-5) -> dict[str, Any]:
 def accuracy(ap: float | None = 0.336, runner: str = "ort", **more: Any) -> dict[str, Any]:
     """What *runner* reached on all 5000 images."""
     return {
-        "runner": runner,
-        "backend": "ONNX Runtime 1.32.0, CPUExecutionProvider",
-        "batch": 1,
-        "images": 5000,
-        "images_total": 5000,
-        "detections": 36000,
-        "metrics": metrics(ap),
-        "undefined": {"APs": "no small ones"},
-        "per_class": {"person": ap, "car": 0.4, "kite": None},
-        "min_map": 33.4,
-        "against": None,
-        "images_per_second": 20.0,
-        "peak_rss_mb": 700.0,
-        "stages_ms": {"infer": stage_times(9.0)},
-        "model_sha256": MODEL,
-        "settings": {},
-        "insight": None,
-        **more,
-    }
+        "runner": runner, "backend": "ONNX Runtime 1.32.0, CPUExecutionProvider", "batch": 1,
+        "images": 5000, "images_total": 5000, "detections": 36000, "metrics": metrics(ap),
+        "undefined": {"APs": "no small ones"}, "min_map": 33.4, "against": None,
+        "per_class": {"person": ap, "car": 0.4, "kite": None}, "images_per_second": 20.0,
+        "peak_rss_mb": 700.0, "stages_ms": {"infer": stage_times(9.0)}, "model_sha256": MODEL,
+        "settings": {}, "insight": None, **more,
+    }  # fmt: skip
 
 
 def stage_times(ms: float) -> dict[str, float]:
@@ -136,24 +109,12 @@ def latency(median: float = 10.0, batch: int = 1, count: int = 20, **more: Any) 
     """*count* calls around *median*, within 1 % of it."""
     samples = [median * (1 + 0.01 * (n % 5 - 2) / 2) for n in range(count)]
     return {
-        "name": f"effd0 benchmark[runner=ort-batch={batch}]",
-        "runner": "ort",
-        "precision": "fp32",
-        "batch": batch,
-        "dataset": "embedded",
-        "timed": "input to heads",
-        "images": batch,
-        "model_sha256": MODEL,
-        "fingerprint": fingerprint(),
-        "images_per_second": 1000 * batch / median,
-        "p50_ms": median,
-        "p90_ms": max(samples),
-        "p99_ms": max(samples),
-        "samples_ms": samples,
-        "map": None,
-        "notes": [],
-        **more,
-    }
+        "name": f"effd0 benchmark[runner=ort-batch={batch}]", "runner": "ort", "precision": "fp32",
+        "batch": batch, "dataset": "embedded", "timed": "input to heads", "images": batch,
+        "model_sha256": MODEL, "fingerprint": fingerprint(),
+        "images_per_second": 1000 * batch / median, "p50_ms": median, "p90_ms": max(samples),
+        "p99_ms": max(samples), "samples_ms": samples, "map": None, "notes": [], **more,
+    }  # fmt: skip
 
 
 def fingerprint(**more: Any) -> dict[str, Any]:
@@ -184,32 +145,20 @@ def content_of(path: Path) -> dict[str, Any]:
 def content(**parts: Any) -> dict[str, Any]:
     """The content of a green run of all kinds, with some *parts* replaced."""
     return {
-        "format": "effd0 run",
-        "schema": SCHEMA,
-        "created": "2026-11-25T07:00:00+00:00",
-        "commands": ["pytest --model=mine.onnx --checkpoint=d0.pth"],
-        "artefact": artefact(),
+        "format": "effd0 run", "schema": SCHEMA, "created": "2026-11-25T07:00:00+00:00",
+        "commands": ["pytest --model=mine.onnx --checkpoint=d0.pth"], "artefact": artefact(),
         "environment": [{"machine": {"cpu": "a processor"}, "packages": {"numpy": "2.4.6"}}],
-        "verdict": verdict(),
-        "checks": [check(stage) for stage in PASSED],
-        "parity": [parity()],
-        "accuracy": [accuracy()],
-        "latency": [latency()],
-        "exit_status": 0,
-        **parts,
-    }
+        "verdict": verdict(), "checks": [check(stage) for stage in PASSED], "parity": [parity()],
+        "accuracy": [accuracy()], "latency": [latency()], "exit_status": 0, **parts,
+    }  # fmt: skip
 
 
 def artefact(**more: Any) -> dict[str, Any]:
     """mine.onnx of a checkpoint on val2017."""
-    dataset = {"name": "val2017", "images": 5000, "sha256": ANNOTATIONS}
     return {
-        "name": "mine.onnx",
-        "model_sha256": MODEL,
-        "checkpoint_sha256": CHECKPOINT,
-        "dataset": dataset,
-        **more,
-    }
+        "name": "mine.onnx", "model_sha256": MODEL, "checkpoint_sha256": CHECKPOINT,
+        "dataset": {"name": "val2017", "images": 5000, "sha256": ANNOTATIONS}, **more,
+    }  # fmt: skip
 
 
 #: The longest side of a thumbnail.
@@ -230,7 +179,7 @@ def good_content(*, pictures: int = 24, seed: int = 0) -> dict[str, Any]:
             name="d0_bs8.onnx", dataset={"name": "embedded", "images": 48, "sha256": "d" * 64}
         ),
         environment=[environment()],
-        verdict=_verdict(),
+        verdict=verdict(passed=list(STAGES), untested=[]),
         checks=[check for stage in STAGES for check in _checks(stage)],
         parity=[_parity("ort", 1, 4e-5, seed), _parity("ort", 8, 6e-5, seed + 1)],
         accuracy=[pictured(REFERENCE_AP - 0.0004, pictures=pictures, jitter=1.0, seed=seed)],
@@ -262,13 +211,10 @@ def faulty_content(*, pictures: int = 24) -> dict[str, Any]:
         **run,
         "checks": checks,
         "verdict": {
-            **_verdict(),
-            "status": "fail",
+            **verdict("fail", passed=["dataset"], untested=["decode", "nms"]),
             "stage": "preprocess",
             "evidence": evidence,
             "diagnosis": diagnosis,
-            "passed": ["dataset"],
-            "untested": ["decode", "nms"],
             "later": sum(check["status"] == "failed" for check in checks) - 1,
         },
         "parity": [_parity("ort", 1, 4e-3, 0), _parity("ort", 8, 3e-2, 1)],
@@ -412,10 +358,6 @@ def _thumbnail(sample: Sample) -> str:
 @functools.cache
 def _scenes() -> Dataset:
     return load_coco(fixture.coco_root())
-
-
-def _verdict() -> dict[str, Any]:
-    return verdict(passed=list(STAGES), untested=[])
 
 
 def _checks(stage: str) -> list[dict[str, Any]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import replace
 
-from effd0.results.check import STAGES
+from effd0.results.check import STAGES, Stage, Verdict
 
+from ..faults import work
 from ..faults.clean import CLEAN
 from ..faults.run import Fault, Outcome, Planted, Row
 from ..faults.table import TABLE, differences, rendered, summary
@@ -16,26 +16,29 @@ from ..faults.work import FAULTS
 
 def test_the_faults_are_a_table() -> None:
     """Ids are words and unique; every stage has a fault, every fault a source of one line."""
-    ids = [fault.id for fault in FAULTS] + [*CLEAN]
-    assert [id_ for id_, count in Counter(ids).items() if count > 1] == []
+    assert set(FAULTS).isdisjoint(CLEAN)
+    assert len(FAULTS) == sum(len(table.FAULTS) for table in work._TABLES)
+    ids = [*FAULTS, *CLEAN]
     assert [i for i in ids if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+(\.\d+)?)*", i)] == []
-    assert {fault.stage for fault in FAULTS} == set(STAGES)
-    assert [f.id for f in FAULTS if not f.source.strip() or {"|", "\n"} & set(f.source)] == []
+    faults = FAULTS.values()
+    assert {fault.stage for fault in faults} == set(STAGES)
+    assert [f.id for f in faults if not f.source.strip() or {"|", "\n"} & set(f.source)] == []
     # A pattern that matches an empty diagnosis would call right what was not named.
-    assert [f.id for f in FAULTS if f.diagnosis and re.search(f.diagnosis, "")] == []
+    assert [f.id for f in faults if f.diagnosis and re.search(f.diagnosis, "")] == []
 
 
 def row(
     name: str,
     *,
-    found: str | None = "runner",
+    found: Stage | None = "runner",
     diagnosis: str = "",
     said: str = "",
     change: float | None = -3.0,
 ) -> Row:
     """How the fault *name* fared; *found* is the first broken stage, None for a pass."""
     fault = Fault(name, "runner", "peers 4.1 (a thread)", diagnosis, lambda *_: Planted(()))
-    outcome = Outcome(found is None, found, "test_x", "0.3 off", said, 1.2, "")
+    verdict = Verdict("pass" if found is None else "fail", found, diagnosis=said)
+    outcome = Outcome(found is None, verdict, 1.2, "")
     return Row(fault, outcome, change)
 
 
@@ -94,4 +97,4 @@ def test_the_table_as_it_stands_is_read_whole() -> None:
     content = TABLE.read_text()
     named = re.findall(r"^\| (?!fault )(?!-)(\S+) \|", content, re.MULTILINE)
     assert [line.partition(":")[0] for line in differences("", content)] == named
-    assert set(named) == {fault.id for fault in FAULTS}
+    assert set(named) == set(FAULTS)

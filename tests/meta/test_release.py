@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from effd0.data import fixture as embedded
-from effd0.results.ratio import MIN_SAMPLES
+from effd0.results.compare import MIN_SAMPLES
 from tests.helpers import Outcome, effd0
 
 from .tox_commands import commands_of

@@ -11,7 +11,7 @@ import pytest
 from effd0.data.coco import Dataset
 from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.diagnosis.inputs import diagnose_input_of
-from effd0.diagnosis.model import DiagnoseInput, PlainModel
+from effd0.diagnosis.parity import DiagnoseInput, PlainModel
 from effd0.graph.onnx_info import ModelFile, read_model
 from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import ModelSpec

@@ -19,7 +19,7 @@ from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import check_pool
 from effd0.distributed.ray_cluster import Cluster, started
 from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
-from effd0.evaluation.evaluate import Evaluation, EvaluationJob, accuracy_of, compared
+from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
 from effd0.metrics.summary import pycocotools_metrics
@@ -87,7 +87,7 @@ def engine_of(
 @pytest.fixture(scope="session")
 def note_evaluation(session_record: SuiteRecord) -> NoteEvaluation:
     """Return a function that keeps an evaluation for --report-json."""
-    return lambda one: session_record.keep(accuracy_of(one), functools.partial(insight_of, one))
+    return lambda one: session_record.keep(one.accuracy, functools.partial(insight_of, one))
 
 
 @pytest.fixture(scope="session")
@@ -179,8 +179,7 @@ def test_pycocotools_confirms_the_metrics(
     measure_embedded: Measure, runner_name: str, pytestconfig: pytest.Config
 ) -> None:
     """Its twelve numbers and its AP of each class are the same, of the same detections."""
-    if runner_name == "recorded":
-        _for_the_scenes(pytestconfig)
+    _for_the_scenes(pytestconfig)
     _confirm(measure_embedded(runner_name, None))
 
 
@@ -249,9 +248,10 @@ def check_drop(
     def check(measure: Measure, runner_name: str, batch: int | None) -> None:
         max_drop = pytestconfig.getoption("--max-drop")
         evaluation = compared(measure(runner_name, batch), measure("torch", None), max_drop)
-        against = evaluation.against
+        against = evaluation.accuracy.against
         assert against is not None
-        session_record.lines.append(f"{evaluation.runner}: {against.drop}; {against.parity}")
+        backend = evaluation.accuracy.backend
+        session_record.lines.append(f"{backend}: {against.drop}; {against.parity}")
         note_evaluation(evaluation)
         note_figure(against.drop.points, max_drop, "points")
         drop = evaluation.checks[-1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0.diagnosis.model import PlainModel
+from effd0.diagnosis.parity import PlainModel
 from effd0.graph.onnx_info import ModelFile
 from effd0.io import sha256
 from effd0.results.check import Broken

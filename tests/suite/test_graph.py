@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from effd0.diagnosis.model import PlainModel
+from effd0.diagnosis.parity import PlainModel
 
 from .conftest import NoteFigure
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from effd0.data.coco import Dataset, Sample
 from effd0.detection.heads import HeadOutputs, split_heads
-from effd0.detection.postprocess import postprocess
+from effd0.detection.postprocess import Detections, postprocess
 from effd0.metrics.summary import coco_metrics
 from effd0.results.check import Broken
 from effd0.spec import ModelSpec
@@ -48,9 +47,7 @@ def test_own_candidates_are_effdets(
         image = Geometry.of(sample.size, spec)
         wanted = effdet_candidates(head, image, spec)[: spec.max_detections]
         found = postprocess(head, image.scale, image.size, unsuppressed)
-        got = np.column_stack([found.boxes, found.scores, found.classes])
-        note_figure(_apart(got, wanted, max(sample.size)), BOXES.limit, "of the longer side")
-        _hold_rows(got, wanted, sample, "effd0's own decoding")
+        _compare(found, wanted, sample, "effd0's own decoding", note_figure)
 
 
 @pytest.mark.stage("nms")
@@ -63,44 +60,35 @@ def test_own_detections_are_effdets(
     for sample, head in heads:
         image = Geometry.of(sample.size, spec)
         found = postprocess(head, image.scale, image.size, spec)
-        got = np.column_stack([found.boxes, found.scores, found.classes])
         wanted = effdet_detections(head, image, spec)
-        note_figure(_apart(got, wanted, max(sample.size)), BOXES.limit, "of the longer side")
-        _hold_rows(got, wanted, sample, "effd0's own suppression")
+        _compare(found, wanted, sample, "effd0's own suppression", note_figure)
 
 
-def _hold_rows(got: Floats, wanted: Floats, sample: Sample, whose: str) -> None:
-    """Raise `Broken` unless rows x1, y1, x2, y2, score, category are the same."""
-    faults = list(_faults(got, wanted, max(sample.size)))
+def _compare(
+    found: Detections, wanted: Floats, sample: Sample, whose: str, note_figure: NoteFigure
+) -> None:
+    """Raise `Broken` unless *found* are the rows x1, y1, x2, y2, score, category *wanted*."""
+    got, faults = np.column_stack([found.boxes, found.scores, found.classes]), []
+    corners = math.inf  # where a row has no partner
+    if len(got) != len(wanted):
+        faults.append(f"{len(got)} detections, but {len(wanted)} were wanted")
+    else:
+        if classes := np.count_nonzero(got[:, 5] != wanted[:, 5]):
+            faults.append(f"{classes} of {len(got)} detections have another class")
+        scores = float(np.abs(got[:, 4] - wanted[:, 4]).max(initial=0))
+        if not scores <= SCORES.limit:
+            faults.append(f"scores differ by {scores:.3g}, but {SCORES.limit} is allowed")
+        corners = float(np.abs(got[:, :4] - wanted[:, :4]).max(initial=0)) / max(sample.size)
+        if not corners <= BOXES.limit:
+            allowed = f"but {BOXES.limit} of the longer side is allowed"
+            faults.append(f"corners differ by {corners:.3g}, {allowed}")
+    note_figure(corners, BOXES.limit, "of the longer side")
     if faults:
         raise Broken(
             f"{sample.path.name}: {faults[0]}",
             f"{whose}: the same heads give others in effdet",
             details=faults,
         )
-
-
-def _faults(got: Floats, wanted: Floats, side: int) -> Iterator[str]:
-    if len(got) != len(wanted):
-        yield f"{len(got)} detections, but {len(wanted)} were wanted"
-        return
-    classes = np.count_nonzero(got[:, 5] != wanted[:, 5])
-    if classes:
-        yield f"{classes} of {len(got)} detections have another class"
-    scores = float(np.abs(got[:, 4] - wanted[:, 4]).max(initial=0))
-    if not scores <= SCORES.limit:
-        yield f"scores differ by {scores:.3g}, but {SCORES.limit} is allowed"
-    corners = _apart(got, wanted, side)
-    if not corners <= BOXES.limit:
-        allowed = f"but {BOXES.limit} of the longer side is allowed"
-        yield f"corners differ by {corners:.3g}, {allowed}"
-
-
-def _apart(got: Floats, wanted: Floats, side: int) -> float:
-    """The largest difference of corners, in longer sides; infinite where a row has no partner."""
-    if len(got) != len(wanted):
-        return math.inf
-    return float(np.abs(got[:, :4] - wanted[:, :4]).max(initial=0)) / side
 
 
 @pytest.mark.stage("evaluate")

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from effd0.diagnosis.model import DiagnoseInput, diagnose_runner
-from effd0.diagnosis.parity import check_heads, record
+from effd0.diagnosis.parity import DiagnoseInput, check_heads, diagnose_runner, record
 from effd0.errors import FeedError, RunnerError
 from effd0.graph.onnx_info import read_model
 from effd0.results.check import Broken
@@ -79,7 +78,7 @@ def test_the_declared_input_is_the_specs(
 def test_heads_hold_numbers(runner_name: str, heads_of: HeadsOf) -> None:
     """No value is NaN, infinite, or cut off where a format of 16 bits ends."""
     heads = heads_of(runner_name, 5)
-    found = {name: str(scan(head)) for name, head in heads.items() if str(scan(head))}
+    found = {name: what for name, head in heads.items() if (what := scan(head))}
     if found:
         name = next(iter(found))
         raise Broken(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.errors import HeadError
-from effd0.tensor_diff import Scan, TensorDiff, compare_tensors
+from effd0.tensor_diff import TensorDiff, compare_tensors
+from effd0.types import Tensors
 
 REFERENCE = {
     "box": np.array([[3.0, 4.0], [0.0, 0.0]], np.float32),
@@ -23,35 +24,23 @@ def changed(name: str, index: tuple[int, ...], value: float) -> dict[str, np.nda
     return candidate
 
 
-def test_the_worst_comes_first() -> None:
-    """Heads are ordered by their largest difference, whatever their order in the mapping."""
-    candidate = changed("class", (0, 1), 2.5) | {"box": REFERENCE["box"] + np.float32(0.25)}
-    diffs = compare_tensors(REFERENCE, candidate)
-    assert [(d.name, d.max_abs) for d in diffs] == [("class", 0.5), ("box", 0.25)]
-
-
 def test_a_known_difference_is_measured_exactly() -> None:
-    """Largest difference, its place, its two values and the norm are those computed by hand."""
-    worst = compare_tensors(REFERENCE, changed("box", (1, 0), -0.5))[0]
+    """Largest difference, its place, its two values and the norm; the worst head comes first."""
+    candidate = changed("box", (1, 0), -0.5) | {"class": REFERENCE["class"] + np.float32(0.25)}
+    worst, other = compare_tensors(REFERENCE, candidate)
+    assert (other.name, other.max_abs) == ("class", 0.25)
     assert (worst.name, worst.max_abs, worst.worst) == ("box", 0.5, (1, 0))
     assert (worst.reference, worst.candidate) == (0.0, -0.5)
     assert worst.relative_l2 == 0.1  # 0.5 over the norm of (3, 4)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "minus-inf"])
-@pytest.mark.parametrize("swap", [False, True], ids=["in-candidate", "in-reference"])
-def test_what_is_not_finite_on_one_side_is_infinitely_far(value: float, swap: bool) -> None:
-    """A NaN or infinity against a number never counts as close, on whichever side it is."""
-    pair = (REFERENCE, changed("class", (0, 0), value))
-    worst = compare_tensors(*reversed(pair) if swap else pair)[0]
-    assert (worst.name, worst.max_abs, worst.worst) == ("class", np.inf, (0, 0))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
-def test_what_is_not_finite_on_both_sides_is_infinitely_far(value: float) -> None:
-    """Two broken models do not agree with each other."""
+def test_what_is_not_finite_is_infinitely_far(value: float) -> None:
+    """A NaN or infinity never counts as close, on whichever side it is, nor on both."""
     broken = changed("class", (0, 0), value)
-    assert compare_tensors(broken, broken)[0].max_abs == np.inf
+    for pair in ((REFERENCE, broken), (broken, REFERENCE), (broken, broken)):
+        worst = compare_tensors(*pair)[0]
+        assert (worst.name, worst.max_abs, worst.worst) == ("class", np.inf, (0, 0))
 
 
 def test_half_precision_is_compared_without_overflow() -> None:
@@ -60,39 +49,35 @@ def test_half_precision_is_compared_without_overflow() -> None:
     assert compare_tensors({"x": high}, {"x": low})[0].max_abs == 131008
 
 
-def test_other_names_are_refused() -> None:
-    """Heads are paired by name alone, so both sides need the same names."""
-    with pytest.raises(HeadError, match=r"outputs are \['box'\], but \['box', 'class'\] were"):
-        compare_tensors(REFERENCE, {"box": REFERENCE["box"]})
-
-
-def test_other_shapes_are_refused() -> None:
-    """Nothing is broadcast: a batch of one is no batch of two."""
-    candidate = REFERENCE | {"box": REFERENCE["box"][:1]}
-    with pytest.raises(HeadError, match=r"box is \(1, 2\), but \(2, 2\) was wanted"):
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        pytest.param(
+            {"box": REFERENCE["box"]},
+            r"outputs are \['box'\], but \['box', 'class'\] were",
+            id="names",
+        ),
+        pytest.param(
+            REFERENCE | {"box": REFERENCE["box"][:1]},
+            r"box is \(1, 2\), but \(2, 2\) was wanted",
+            id="shape",
+        ),
+    ],
+)
+def test_other_names_or_shapes_are_refused(candidate: Tensors, message: str) -> None:
+    """Heads are paired by name alone, and nothing is broadcast."""
+    with pytest.raises(HeadError, match=message):
         compare_tensors(REFERENCE, candidate)
 
 
-@pytest.mark.parametrize(
-    ("factor", "cosine"), [(2.0, 1.0), (-1.0, -1.0)], ids=["scaled", "negated"]
-)
-def test_cosine_knows_directions_alone(factor: float, cosine: float) -> None:
-    """A scaled tensor points the same way, a negated one the opposite."""
-    candidate = {name: tensor * np.float32(factor) for name, tensor in REFERENCE.items()}
-    # Sums of few small whole numbers are exact; the root of one is not: 1e-16.
-    for diff in compare_tensors(REFERENCE, candidate):
-        assert diff.cosine == pytest.approx(cosine, rel=0, abs=1e-12)
-
-
-@pytest.mark.parametrize("size", [1, 63, 1000, 1001, 40_000, 100_001], ids="size={}".format)
-@pytest.mark.parametrize("kind", ["normal", "few-values", "rising"])
+@pytest.mark.parametrize("size", [1, 1001, 100_001], ids="size={}".format)
+@pytest.mark.parametrize("kind", ["normal", "few-values"])
 def test_the_quantile_is_that_of_all_values(size: int, kind: str) -> None:
     """The short way to 99.9 % gives the smallest value that so many do not exceed."""
     rng = np.random.default_rng(size)
     values = {
         "normal": rng.normal(size=size),
         "few-values": rng.integers(0, 3, size),
-        "rising": np.arange(size),
     }[kind].astype(np.float32)
     (diff,) = compare_tensors({"x": np.zeros(size, np.float32)}, {"x": values})
     assert diff.q999 == np.quantile(np.abs(values), 0.999, method="inverted_cdf")
@@ -106,7 +91,7 @@ def test_values_at_the_end_of_a_range_are_counted() -> None:
     candidate[99_999] = -np.inf
     candidate[[1, 40_000, 80_000, 90_000]] = 65504, -65504, 3.3895314e38, np.finfo(np.float32).max
     (diff,) = compare_tensors({"x": np.zeros_like(candidate)}, {"x": candidate})
-    assert diff.scan == Scan(nan=2, inf=1, saturated=4)
+    assert diff.found == "2 NaN, 1 infinite, 4 saturated"
     assert str(diff).endswith("; 2 NaN, 1 infinite, 4 saturated")
 
 
@@ -121,21 +106,10 @@ def test_norms_reach_as_far_as_the_values(factor: float) -> None:
     assert diff.cosine == pytest.approx(21 / (5 * np.sqrt(18)), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("difference", "required"),
-    [(0.01234, 0.013), (0.25, 0.25), (1.0, 1.0), (9.99e-5, 1e-4), (0.0, 0.0), (np.inf, np.inf)],
-    ids=["rounded-up", "two-digits", "one", "to-the-next-power", "none", "infinite"],
-)
-def test_the_tolerance_required_is_the_difference_rounded_up(
-    difference: float, required: float
-) -> None:
-    """Two digits, never below the difference itself, so that it would pass."""
-    assert TensorDiff("x", difference, 0, (), 0, 0).required == required
-
-
 @given(st.floats(1e-30, 1e30))
-def test_the_tolerance_required_suffices(difference: float) -> None:
-    """Whatever the difference, the tolerance is at least that and less than 11 % more."""
+def test_the_tolerance_required_is_the_difference_rounded_up(difference: float) -> None:
+    """Whatever the difference, the tolerance has two digits and is no less."""
     required = TensorDiff("x", difference, 0, (), 0, 0).required
     # One unit of two digits is at most a tenth; the last bits of it are rounded.
     assert difference <= required <= difference * 1.11
+    assert required == float(f"{required:.1e}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from effd0.ascend import npu_smi
 from effd0.ascend.npu_smi import Npu, find_soc, parse_info
@@ -72,34 +70,6 @@ CHIPS = {
 def test_every_chip_of_a_table_is_read(text: str) -> None:
     """Each driver's table gives its chips with number, name and health; processes are none."""
     assert list(parse_info(text)) == CHIPS[text]
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 9999),
-            st.integers(0, 3),
-            st.sampled_from(["310", "310P3", "910B2C", "910B4-1", "Ascend910", "Ascend950PR"]),
-            st.sampled_from(["OK", "Warning", "Alarm", "Critical", "UNKNOWN"]),
-            st.sampled_from(["0000:82:00.0", "NA"]),
-        ),
-        max_size=9,
-    ),
-    st.booleans(),
-    st.integers(0, 30),
-    st.sampled_from(["+---+---+---+", "+===+===+===+", ""]),
-)
-def test_no_layout_hides_a_chip(
-    rows: list[tuple[int, int, str, str, str]], device: bool, extra: int, separator: str
-) -> None:
-    """Whatever the width, the separators and the second number, chips come out as put in."""
-    pad = " " * extra
-    lines = [f"| NPU  Name {pad}| Health | Power(W) |", "| Chip | Bus-Id | AICore(%) |", separator]
-    for index, (npu, chip, name, health, bus) in enumerate(rows):
-        second = f" {pad}{index}" if device else pad
-        lines += [f"| {npu} {pad}{name} | {health} | NA  - |", f"| {chip} {second} | {bus} | 0 |"]
-        lines += [separator]
-    assert list(parse_info("\n".join(lines))) == [Npu(*row) for row in rows]
 
 
 BOARD = "  Chip Count : 2\n  Chip Name : Ascend910\n  NPU Name : 9391\n  Board ID : 0xb0\n"

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from effd0.benchmark.measure import Accuracy, Rival, StepTimes, rows_of, time_calls, time_in_turn
-from effd0.timing import Latency
+from effd0.benchmark.measure import rows_of, step_times, time_in_turn
+from effd0.results.run import TimedRow
 from tests.helpers import SMALL
 from tests.helpers.runners import DeclaringRunner, DeviceRunner
-
-from .rows import row
+from tests.helpers.runs import latency
 
 PAUSE = 0.002
 
 
-def test_each_call_is_a_sample() -> None:
-    """Calls get their numbers, warm-up calls are not among the samples, no sample is too short."""
-    seen: list[int] = []
-
-    def call(index: int) -> None:
-        seen.append(index)
-        time.sleep(PAUSE)
-
-    latency = time_calls(call, loop=3, warmup=2)
-    assert seen == [0, 1, 0, 1, 2]
-    assert len(latency.samples_ms) == 3
-    assert min(latency.samples_ms) >= 1000 * PAUSE
-
-
 def test_turns_alternate() -> None:
-    """Each pair has one of either, none is always first, and samples belong to their side."""
+    """Each round has a call of either, none is always first, and samples belong to their side."""
     order: list[str] = []
 
     def rival(index: int) -> None:
         order.append(f"B{index}")
         time.sleep(PAUSE)
 
-    ours, theirs = time_in_turn(lambda n: order.append(f"A{n}"), rival, loop=3, warmup=1)
-    assert order == ["A0", "B0", "A0", "B0", "B1", "A1", "A2", "B2"]
+    ours, theirs = time_in_turn([lambda n: order.append(f"A{n}"), rival], loop=3)
+    assert order == ["A0", "B0", "B1", "A1", "A2", "B2"]
     assert len(ours.samples_ms) == len(theirs.samples_ms) == 3
-    assert max(ours.samples_ms) < min(theirs.samples_ms)
+    assert max(ours.samples_ms) < 1000 * PAUSE <= min(theirs.samples_ms)
 
 
 def test_what_the_device_timed_before_does_not_count() -> None:
@@ -52,32 +37,22 @@ def test_what_the_device_timed_before_does_not_count() -> None:
     runner = DeviceRunner()
     feed = {"in": np.zeros((1, *SMALL.input_shape), np.float32)}
     runner.infer(feed)
-    steps = StepTimes(runner)
-    assert steps.since() == {}
+    before = step_times(runner)
+    assert step_times(runner, before) == {}
     runner.infer(feed)
-    assert {step: one.samples_ms for step, one in steps.since().items()} == {
-        "upload": (1.0,),
-        "compute": (2000.0,),
-        "download": (3.0,),
-    }
-    assert StepTimes(DeclaringRunner()).since() == {}
+    wanted = {"upload": [1.0], "compute": [2000.0], "download": [3.0]}
+    assert step_times(runner, before) == wanted
+    assert step_times(DeclaringRunner()) == {}
 
 
 def test_rows_survive_pytest_benchmarks_json() -> None:
     """A session's rows come back whole; failed benchmarks and those of others leave none."""
-    whole = replace(
-        row([1.5, 2.5, 3.0]),
-        steps={"upload": Latency((0.25, 0.5))},
-        rival=Rival("peer", Latency((4.0, 5.0, 6.0))),
-        accuracy=Accuracy("abc" * 20, None, 5, 5),
-        notes=("a note",),
-    )
+    plain = latency(rival={"name": "peer", "samples_ms": [4.0] * 20}, notes=["a note"])
     benchmarks = [
-        SimpleNamespace(has_error=False, extra_info=whole.extra_info()),
-        SimpleNamespace(has_error=True, extra_info=whole.extra_info()),
-        SimpleNamespace(has_error=False, extra_info={}),
+        SimpleNamespace(has_error=False, extra_info=plain),
+        SimpleNamespace(has_error=True, extra_info=plain),
+        SimpleNamespace(has_error=False, extra_info={"figure": 1}),
     ]
     config: Any = SimpleNamespace(_benchmarksession=SimpleNamespace(benchmarks=benchmarks))
-    assert rows_of(config) == [whole]
-    assert whole.extra_info()["p50_ms"] == 2.5
+    assert rows_of(config) == [msgspec.convert(plain, TimedRow)]
     assert rows_of(SimpleNamespace()) == []

@@ -88,8 +88,8 @@ def test_bisect_of_a_model_and_itself_is_success() -> None:
 
 def test_merge_writes_what_merging_gives() -> None:
     """In the order of the arguments; a broken stage is told, but merging is no gate: code 0."""
-    failed = {"verdict": verdict("fail", "runner"), "checks": [check("runner", "failed")]}
-    runs = [save("a.json", latency=[]), save("b.json", commands=["effd0 benchmark"], **failed)]
+    failed = [check("runner", "failed", evidence="runner is off by 3")]
+    runs = [save("a.json", latency=[]), save("b.json", commands=["effd0 b"], checks=failed)]
     outcome = effd0("merge", "a.json", "b.json", "--out", "new/run.json")
     assert outcome.code == 0, outcome.err
     assert read_run(Path("new/run.json")) == merge_runs(runs)

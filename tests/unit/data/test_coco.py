@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import copy
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from effd0.data.coco import UNREAD, Dataset, Sample, check_images, load_coco, read_annotations
+from effd0.data.coco import Dataset, Sample, check_images, load_coco, parse_annotations
 from effd0.errors import DatasetError, ImageError
-from tests.helpers import coco_content, encoded, noise, write_annotations, write_coco
+from tests.helpers import coco_content, encoded, noise, write_coco
 
 
 def test_embedded_images_come_by_rising_id(embedded_dataset: Dataset) -> None:
@@ -29,67 +30,29 @@ def test_embedded_images_come_by_rising_id(embedded_dataset: Dataset) -> None:
     assert list(check_images(embedded_dataset.samples)) == list(embedded_dataset.samples)
 
 
-def test_images_are_sorted_by_id_not_by_place(tmp_path: Path) -> None:
-    """The order of the annotation file and of file names has no say."""
-    content = coco_content()
-    content["images"].reverse()
-    content["images"][0]["file_name"] = "0.png"
-    dataset = load_coco(write_coco(tmp_path, content))
-    assert dataset.image_ids == [10, 20, 30]
-    assert [sample.path.name for sample in dataset.samples] == ["1.png", "2.png", "0.png"]
-    assert {sample.size for sample in dataset.samples} == {(40, 30)}
-    assert dataset.categories == {1: "person", 2: "bicycle"}
+@pytest.mark.parametrize("limit", [1, 2, 9, None], ids="limit={}".format)
+def test_the_first_by_id_are_kept(limit: int | None, tmp_path: Path) -> None:
+    """
+    The order of the annotation file and of names has no say; what is left out may be missing.
 
-
-@pytest.mark.parametrize(
-    ("limit", "ids"),
-    [
-        pytest.param(1, [10], id="one"),
-        pytest.param(2, [10, 20], id="two"),
-        pytest.param(3, [10, 20, 30], id="all"),
-        pytest.param(9, [10, 20, 30], id="more-than-there-are"),
-        pytest.param(None, [10, 20, 30], id="none"),
-    ],
-)
-def test_image_limit_keeps_the_first_by_id(
-    limit: int | None, ids: list[int], tmp_path: Path
-) -> None:
-    """A limited dataset holds the annotations of its own images only, and says it is limited."""
-    content = coco_content()
-    content["images"].reverse()
-    dataset = load_coco(write_coco(tmp_path, content), image_limit=limit)
-    assert dataset.image_ids == ids
-    assert [annotation["image_id"] for annotation in dataset.annotations] == ids
-    assert dataset.total == 3
-    assert dataset.limited == (len(ids) < 3)
-    assert dataset.categories == {1: "person", 2: "bicycle"}
-
-
-def test_objects_beyond_the_limit_are_counted_by_category(tmp_path: Path) -> None:
-    """Crowds, which nobody has to find, are not; without a limit nothing is left out."""
+    Objects of images left out are counted by category, but for crowds, which nobody has to find.
+    """
     content = coco_content(4)
     content["annotations"][3]["iscrowd"] = 1
+    content["images"].reverse()
+    content["images"][3]["file_name"] = "z.png"
     root = write_coco(tmp_path, content)
-    assert load_coco(root, image_limit=1).left_out == {1: 1, 2: 1}
-    assert load_coco(root, image_limit=2).left_out == {2: 1}
-    assert load_coco(root).left_out == {}
-
-
-def test_files_left_out_by_the_limit_may_be_missing(tmp_path: Path) -> None:
-    """Only what will be read must be there."""
-    root = write_coco(tmp_path)
-    (root / "val2017" / "3.png").unlink()
-    assert load_coco(root, image_limit=2).image_ids == [10, 20]
-
-
-def test_another_split_is_read_from_its_own_folder(tmp_path: Path) -> None:
-    """The split's name stands in the annotation file's name and in the images' folder."""
-    root = write_coco(tmp_path)
-    (root / "val2017").rename(root / "mine")
-    (root / "annotations" / "instances_val2017.json").rename(
-        root / "annotations" / "instances_mine.json"
-    )
-    assert {s.path.parent.name for s in load_coco(root, "mine").samples} == {"mine"}
+    if limit == 2:
+        (root / "val2017" / "3.png").unlink()
+    dataset = load_coco(root, image_limit=limit)
+    assert dataset.image_ids == [10, 20, 30, 40][:limit]
+    names = ["z.png", "2.png", "3.png", "4.png"]
+    assert [sample.path.name for sample in dataset.samples] == names[:limit]
+    assert {sample.size for sample in dataset.samples} == {(40, 30)}
+    assert [annotation["image_id"] for annotation in dataset.annotations] == dataset.image_ids
+    assert dataset.categories == {1: "person", 2: "bicycle"}
+    assert (dataset.total, dataset.limited) == (4, limit in (1, 2))
+    assert dataset.left_out == {1: {1: 1, 2: 1}, 2: {2: 1}}.get(limit or 0, {})
 
 
 def test_pictures_that_nobody_names_are_reported(tmp_path: Path) -> None:
@@ -121,13 +84,7 @@ PHOTO = Image.fromarray(noise((40, 30)))
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        pytest.param(b"GIF, said the name", r"2\.png is not a readable image: ", id="undecodable"),
         pytest.param(encoded(PHOTO, "JPEG")[:-99], "truncated.*; copy or download", id="cut-jpeg"),
-        pytest.param(encoded(PHOTO, "PNG")[:-99], "truncated.*; copy or download", id="cut-png"),
-        pytest.param(b"", "the file is empty", id="empty"),
-        pytest.param(
-            b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer", id="lfs"
-        ),
         pytest.param(
             encoded(PHOTO.rotate(90, expand=True), "PNG"),
             r"2\.png is 30x40 pixels, but annotated as 40x30",
@@ -146,35 +103,29 @@ def test_broken_image_is_found_before_the_run(content: bytes, problem: str, tmp_
     assert checked == list(samples)
 
 
-def test_valid_file_is_read_as_it_is(tmp_path: Path) -> None:
-    """What is in order passes unchanged, an annotation without area or crowd flag too."""
+def read(content: object) -> dict[str, Any]:
+    """What is read of an annotation file with this *content*."""
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return parse_annotations(data, "some.json")
+
+
+def test_what_nobody_reads_is_not_kept() -> None:
+    """Outlines and addresses would fill the memory; the rest is as it was."""
     content = coco_content()
     del content["annotations"][0]["area"], content["annotations"][0]["iscrowd"]
-    assert read_annotations(write_annotations(tmp_path, content)) == content
-
-
-def test_what_nobody_reads_is_not_kept(tmp_path: Path) -> None:
-    """Outlines and addresses of images would fill the memory; names of categories are no such."""
-    content = coco_content()
-    content["annotations"][0]["segmentation"] = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
-    content["annotations"][1]["segmentation"] = {"counts": [7, 8], "size": [3, 5]}
-    content["images"][0] |= {"coco_url": "http://images", "license": 3}
-    content["categories"][0]["caption"] = "kept"
-    read = read_annotations(write_annotations(tmp_path, content))
-    for kind in ("images", "annotations"):
-        assert not any(UNREAD & entry.keys() for entry in read[kind])
-    assert read["categories"] == content["categories"]
-    boxes = [entry["bbox"] for entry in content["annotations"]]
-    assert [entry["bbox"] for entry in read["annotations"]] == boxes
+    full = copy.deepcopy(content)
+    full["annotations"][0]["segmentation"] = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
+    full["annotations"][1]["segmentation"] = {"counts": [7, 8], "size": [3, 5]}
+    full["images"][0] |= {"coco_url": "http://images", "license": 3}
+    assert read(full) == content
 
 
 @pytest.mark.parametrize(
     ("lost", "limit", "message"),
     [
         pytest.param("annotations", None, "2017.json does not exist; give --root", id="no-file"),
-        pytest.param("val2017", None, "val2017 is not a folder; the images of the", id="no-folder"),
+        pytest.param("val2017", None, "2017 is not a folder with images; those of", id="no-folder"),
         pytest.param(None, 0, "--image-limit is 0, but must be at least 1", id="limit-0"),
-        pytest.param(None, -1, "--image-limit is -1, but must be at least 1", id="limit-below-0"),
     ],
 )
 def test_root_that_cannot_be_loaded_is_refused(
@@ -210,55 +161,43 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     "class": (second("annotations", category_id=7), "annotation 2 has unknown category 7"),
     "image": (second("annotations", image_id=77), "annotation 2 belongs to image 77, which is not"),
     "bbox-negative": (_box(2, 3, -1, 8), "annotation 2 has bbox [2, 3, -1, 8], but x, y, width"),
-    "bbox-nan": (_box(2, 3, float("nan"), 8), "has bbox [2, 3, nan, 8]"),
-    "bbox-infinite": (_box(float("inf"), 3, 1, 8), "has bbox [inf, 3, 1, 8]"),
-    "width-0": (second("images", width=0), "image 20 has width, height (0, 30), but both must"),
-    "height-fraction": (second("images", height=30.5), "has width, height (40, 30.5)"),
-    "image-id-text": (second("images", id="20"), "image id '20' must be a whole number"),
-    "file-name": (second("images", file_name=5), "must be a whole number and 5 a file name"),
     "no-image": (lambda content: content.update(images=[], annotations=[]), "it lists no image"),
     "many": (
         lambda content: content["annotations"].extend([{**content["annotations"][0], "id": 0}] * 7),
         "and 3 more; correct the file",
     ),
-    "no-size": (
-        lambda content: content["images"][1].pop("width"),
-        "entry without a proper 'width'",
+    "width-0": (second("images", width=0), "Expected `int` >= 1 - at `$.images[1].width`"),
+    "image-id-text": (second("images", id="20"), "Expected `int`, got `str` - at `$.images[1].id`"),
+    "no-id": (
+        lambda content: content["annotations"][1].pop("id"),
+        "Object missing required field `id` - at `$.annotations[1]`",
     ),
-    "no-id": (lambda content: content["annotations"][1].pop("id"), "entry without a proper 'id'"),
-    "bbox-of-three": (_box(2, 3, 10), "an entry without a proper not enough values"),
-    "bbox-of-text": (_box(2, 3, "10", 8), "an entry without a proper must be real number, not str"),
-    "image-as-text": (lambda content: content["images"].append("1.png"), "an entry without a"),
-    "id-as-list": (second("annotations", id=[2]), "without a proper unhashable type: 'list'"),
+    "bbox-of-three": (_box(2, 3, 10), "`array` of length >= 4 - at `$.annotations[1].bbox`"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistake_is_refused(change: Change, message: str, tmp_path: Path) -> None:
+def test_mistake_is_refused(change: Change, message: str) -> None:
     """The message names the file, the entry, and what the entry should be."""
     content = coco_content()
     change(content)
-    path = write_annotations(tmp_path, content)
-    with pytest.raises(DatasetError, match=f"^{re.escape(str(path))} ") as caught:
-        read_annotations(path)
+    with pytest.raises(
+        DatasetError, match=r"^some\.json (is|cannot) .*correct the file$"
+    ) as caught:
+        read(content)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"{'images': []}", "is not a readable JSON file: Expecting", id="not-json"),
-        pytest.param(b"\xff\xfe{", "is not a readable JSON file", id="not-text"),
-        pytest.param([1, 2], r"holds list, but a COCO file holds the lists \['images'", id="list"),
-        pytest.param({"images": []}, r"holds \['images'\], but a COCO file", id="lists-missing"),
-        pytest.param(
-            {"images": {}, "annotations": [], "categories": []},
-            r"holds \['annotations', 'categories', 'images'\], but a COCO file",
-            id="not-a-list",
-        ),
+        pytest.param(b"{'images': []}", "is not a readable JSON file: JSON is mal", id="not-json"),
+        pytest.param(b'{"images": [NaN]}', "is not a readable JSON file: JSON is mal", id="nan"),
+        pytest.param([1, 2], "is not a COCO file: Expected `object`, got `array`", id="list"),
+        pytest.param({"images": []}, "missing required field `annotations`", id="lists-missing"),
     ],
 )
-def test_file_that_is_not_coco_is_refused(content: object, message: str, tmp_path: Path) -> None:
+def test_file_that_is_not_coco_is_refused(content: object, message: str) -> None:
     """The message shows what the file holds beside what it should."""
     with pytest.raises(DatasetError, match=message):
-        read_annotations(write_annotations(tmp_path, content))
+        read(content)

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from effd0.data import remote
 from effd0.data.coco import Dataset, load_coco
-from effd0.data.remote import load_remote, localized, url_of
+from effd0.data.remote import RemoteFiles, localized, url_of
 from effd0.errors import DatasetError, Effd0Error, ImageError, MissingExtra, OutputError
 from tests.helpers import coco_content, names_in, write_annotations, write_coco
 
@@ -40,17 +40,15 @@ BOTH = pytest.mark.parametrize("root", ["memory", "file"], indirect=True)
 
 def load(root: Path, tmp_path: Path, limit: int | None = None) -> Dataset:
     """Return the dataset at *root*."""
-    return load_remote(root, SPLIT, limit, tmp_path / "cache")
+    return load_coco(root, SPLIT, limit, RemoteFiles(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
     "url",
     [
         "s3://bucket/coco",
-        "gs://bucket/a/b.jpg",
         "hdfs://host:9000/coco",
         "http://127.0.0.1:8000/val2017/1.png",
-        "memory://coco",
         "file:///data/coco",
     ],
     ids=lambda url: url.partition(":")[0],
@@ -63,15 +61,8 @@ def test_a_path_gives_back_its_url(url: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param("/data/coco", id="absolute"),
-        pytest.param("data/coco", id="relative"),
-        pytest.param("C:/data", id="drive"),
-        pytest.param("run:1/coco", id="colon"),
-        pytest.param("nothing://bucket/coco", id="unknown-scheme"),
-        pytest.param("/mnt/s3://bucket", id="scheme-further-on"),
-        pytest.param(".", id="here"),
-    ],
+    ["/data/coco", "C:/data", "run:1/coco", "nothing://bucket/coco", "/mnt/s3://bucket", "."],
+    ids=["absolute", "drive", "colon", "unknown-scheme", "scheme-further-on", "here"],
 )
 def test_a_local_path_has_no_url(path: str) -> None:
     """What fsspec knows no scheme of stays a local path."""
@@ -79,12 +70,9 @@ def test_a_local_path_has_no_url(path: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("limit", [None, 2], ids=["all", "limited"])
-def test_a_remote_folder_is_read_as_a_local_one(
-    root: Path, limit: int | None, tmp_path: Path
-) -> None:
+def test_a_remote_folder_is_read_as_a_local_one(root: Path, tmp_path: Path) -> None:
     """But for the places of its files, all that a dataset says is the same."""
-    here, there = load_coco(tmp_path / "disk", SPLIT, limit), load(root, tmp_path, limit)
+    here, there = load_coco(tmp_path / "disk", SPLIT, 2), load(root, tmp_path, 2)
     assert there.annotation_file == tmp_path / "cache" / here.annotation_file.name
     assert there.annotation_file.read_bytes() == here.annotation_file.read_bytes()
     samples = [replace(s, path=root / SPLIT / s.path.name) for s in here.samples]
@@ -120,12 +108,8 @@ def test_files_are_local_within_the_block_only(root: Path, tmp_path: Path) -> No
 
 
 def test_local_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:
-    """Nothing is copied of what is there; of a mixture, only what is not."""
-    here = load_coco(tmp_path / "disk").samples
-    with localized(here, tmp_path / "scratch") as samples:
-        assert samples == here
-    assert not (tmp_path / "scratch").exists()
-    far = load(root, tmp_path).samples
+    """Of a mixture, only what is not here is copied."""
+    here, far = load_coco(tmp_path / "disk").samples, load(root, tmp_path).samples
     with localized([here[0], far[1], here[2]], tmp_path / "scratch") as samples:
         assert [s.path == h.path for s, h in zip(samples, here, strict=True)] == [True, False, True]
         assert samples[1].path.read_bytes() == here[1].path.read_bytes()
@@ -181,17 +165,18 @@ class _OddError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "message"),
+    ("call", "fault", "kind", "message"),
     [
-        pytest.param(_OddError("reset"), DatasetError, "_OddError: reset; see that", id="own-kind"),
-        pytest.param(PermissionError("no"), DatasetError, "PermissionError: no; see", id="denied"),
-        pytest.param(FileNotFoundError("?"), DatasetError, "FileNotFoundError: ", id="came-back"),
-        pytest.param(
-            OSError(errno.ENOSPC, "full"), OutputError, "cannot be kept: .*full", id="full-disk"
-        ),
+        ("get_file", _OddError("reset"), DatasetError, "_OddError: reset; see that"),
+        ("get_file", FileNotFoundError("?"), DatasetError, "FileNotFoundError: "),
+        ("get_file", OSError(errno.ENOSPC, "full"), OutputError, "cannot be kept: .*full"),
+        ("cat_file", OSError("reset"), DatasetError, "coco/anno.* cannot be read: .*reset; see"),
+        ("find", _OddError("reset"), DatasetError, "coco/val2017 cannot be read: .*reset; see"),
     ],
+    ids=["own-kind", "came-back", "full-disk", "annotations", "listing"],
 )
-def test_a_copy_that_fails_is_an_error_of_its_kind(
+def test_a_connection_that_fails_is_an_error_of_its_kind(
+    call: str,
     fault: Exception,
     kind: type[Effd0Error],
     message: str,
@@ -200,34 +185,19 @@ def test_a_copy_that_fails_is_an_error_of_its_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the package raises, one error says what may be tried; no image is at fault."""
-    samples = load(root, tmp_path).samples
 
     def fail(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr(MemoryFileSystem, "get_file", fail)
-    with pytest.raises(kind, match=message) as caught, localized(samples, tmp_path / "scratch"):
-        pass
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(MemoryFileSystem, call, fail)
+    with (
+        pytest.raises(kind, match=message) as caught,
+        localized(load(root, tmp_path).samples, tmp_path / "scratch"),
+    ):
+        pytest.fail("nothing can be copied")
     assert caught.type is kind
     assert names_in(tmp_path / "scratch") == []
-
-
-@pytest.mark.parametrize(
-    ("call", "fault"), [("cat_file", OSError("reset")), ("find", _OddError("reset"))]
-)
-def test_a_connection_that_fails_is_named(
-    call: str, fault: Exception, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The annotation file and the listing alike come over it."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise fault
-
-    monkeypatch.setattr(MemoryFileSystem, call, fail)
-    with pytest.raises(
-        DatasetError, match=r"^memory://bucket/coco/.* cannot be read: .*reset; see"
-    ):
-        load(root, tmp_path)
 
 
 def test_a_missing_package_comes_with_its_command(
@@ -249,28 +219,17 @@ def test_without_fsspec_only_what_looks_like_a_url_needs_it(
         url_of(Path("s3://bucket/coco"))
 
 
-def test_a_local_root_is_not_remote(tmp_path: Path) -> None:
-    """Who asks for the wrong loader, or writes an unknown scheme, is told so."""
-    with pytest.raises(DatasetError, match=r"nothing:/bucket/.* is no URL of a file system that"):
-        load(Path("nothing://bucket"), tmp_path)
-
-
 @pytest.mark.parametrize(
-    ("lost", "limit", "message"),
+    ("lost", "message"),
     [
-        pytest.param(
-            f"annotations/instances_{SPLIT}.json", None, "does not exist; give", id="file"
-        ),
-        pytest.param(SPLIT, None, f"/{SPLIT} is not a folder; the images of", id="folder"),
-        pytest.param(None, 0, "--image-limit is 0, but must be at least 1", id="limit-0"),
+        pytest.param(f"annotations/instances_{SPLIT}.json", "does not exist; give", id="file"),
+        pytest.param(SPLIT, f"{SPLIT} is not a folder with images; those of", id="folder"),
     ],
 )
 def test_root_that_cannot_be_loaded_is_refused(
-    lost: str | None, limit: int | None, message: str, root: Path, tmp_path: Path
+    lost: str, message: str, root: Path, tmp_path: Path
 ) -> None:
     """The message is that of a local folder, with the URL."""
-    if lost is not None:
-        remove(root, lost)
-    with pytest.raises(DatasetError, match=message) as caught:
-        load(root, tmp_path, limit)
-    assert lost is None or str(caught.value).startswith("memory://bucket/coco/")
+    remove(root, lost)
+    with pytest.raises(DatasetError, match=f"^memory://bucket/coco/.*{message}"):
+        load(root, tmp_path)

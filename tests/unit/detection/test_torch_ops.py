@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import normalize
 from effd0.detection import torch_ops
-from effd0.detection.boxes import nms
 from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.detection.postprocess import Detections, postprocess
-from effd0.detection.torch_ops import (
-    DeviceSteps,
-    detect_on_device,
-    earlier,
-    greedy_nms,
-    normalize_on_device,
-    unpack,
-)
+from effd0.detection.torch_ops import DeviceSteps, on_host, unpack
 from effd0.errors import HeadError
 from effd0.spec import D0, SPECS, ModelSpec
 from effd0.tolerances import BOXES, SCORES
@@ -38,7 +30,7 @@ SIZES = [(640, 480), (333, 517), (32, 20)]
 
 
 def tensors(
-    heads: list[HeadOutputs], dtype: torch.dtype = torch.float32
+    heads: list[HeadOutputs], dtype: Any = torch.float32
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return class heads and box heads of a batch, as a network gives them, channels last."""
 
@@ -50,20 +42,21 @@ def tensors(
 
 
 def found_on_device(
-    heads: list[HeadOutputs], images: list[Geometry], spec: ModelSpec
-) -> list[Detections]:
-    """Return what the device finds and does not leave to the host."""
+    heads: list[HeadOutputs], images: list[Geometry], spec: ModelSpec, dtype: Any = torch.float32
+) -> list[Detections | None]:
+    """Return what the device finds; None of an image is what it leaves to the host."""
     steps = DeviceSteps(spec, "cpu")
     geometry = steps.geometry([one.scale for one in images], [one.size for one in images])
-    found = unpack(steps.packed(*tensors(heads), geometry).numpy(), spec)
-    decided = [one for one in found if one is not None]
-    assert len(decided) == len(heads), "the device itself decides"
-    return decided
+    return unpack(steps.packed(*tensors(heads, dtype), geometry).numpy(), spec)
 
 
-def assert_same(found: Detections, wanted: Detections, image: Geometry) -> None:
-    """Hold the same detections in the same order, to the last bits of exp()."""
+def assert_same(
+    found: Detections | None, heads: HeadOutputs, image: Geometry, spec: ModelSpec
+) -> None:
+    """What was found is what the host finds, in its order, to the last bits of exp()."""
     __tracebackhide__ = True
+    wanted = postprocess(heads, image.scale, image.size, spec)
+    assert found is not None, "the device itself decides"
     assert found.classes.tolist() == wanted.classes.tolist()
     assert found.boxes.dtype == wanted.boxes.dtype
     assert np.abs(found.scores - wanted.scores).max(initial=0) <= SCORES.limit
@@ -76,7 +69,7 @@ def test_pixels_are_normalised_bit_for_bit(arch: str) -> None:
     spec = SPECS[arch]
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
     batch: list[Pixels] = [every, noise((16, 16))]
-    found = normalize_on_device(torch.tensor(np.stack(batch)), spec)
+    found = DeviceSteps(spec, "cpu").normalize(torch.tensor(np.stack(batch)))
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert np.array_equal(found.numpy(), np.stack([normalize(one, spec) for one in batch]))
 
@@ -88,8 +81,7 @@ def test_synthetic_heads_of_a_batch_give_what_the_host_finds(shift: float) -> No
     images = [Geometry.of(size, D0) for size in SIZES]
     found = found_on_device(heads, images, D0)
     for one, head, image in zip(found, heads, images, strict=True):
-        assert len(one) == 100
-        assert_same(one, postprocess(head, image.scale, image.size, D0), image)
+        assert_same(one, head, image, D0)
 
 
 def test_trained_heads_give_what_the_host_finds(
@@ -99,7 +91,7 @@ def test_trained_heads_give_what_the_host_finds(
     heads = split_heads(torch_heads, spec)[:3]
     images = [Geometry.of(sample.size, spec) for sample in embedded_dataset.samples[:3]]
     for one, head, image in zip(found_on_device(heads, images, spec), heads, images, strict=True):
-        assert_same(one, postprocess(head, image.scale, image.size, spec), image)
+        assert_same(one, head, image, spec)
 
 
 @given(
@@ -124,42 +116,34 @@ def test_ties_come_by_index(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_ops, "BLOCK", block)
         patch.setattr(torch_ops, "ROUNDS", rounds)
-        (found,) = detect_on_device(*tensors([heads]), [image.scale], [image.size], spec)
-        if rounds == 12:
-            found_on_device([heads], [image], spec)  # no chain is as long
-    assert_same(found, postprocess(heads, image.scale, image.size, spec), image)
+        (found,) = found_on_device([heads], [image], spec)
+    if found is not None or rounds == 12:  # no chain is as long
+        assert_same(found, heads, image, spec)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 def test_rounded_heads_are_taken_as_they_are(dtype: torch.dtype) -> None:
     """Many logits tie once rounded; the host finds the same in the same numbers as float32."""
     heads, image = synthetic_heads(1), Geometry.of((640, 480), D0)
-    classes, boxes = tensors([heads], dtype)
     rounded = HeadOutputs(
-        tuple(one[0].float().numpy() for one in classes),
-        tuple(one[0].float().numpy() for one in boxes),
+        *(tuple(h[0].float().numpy() for h in t) for t in tensors([heads], dtype))
     )
-    (found,) = detect_on_device(classes, boxes, [image.scale], [image.size], D0)
-    wanted = postprocess(rounded, image.scale, image.size, D0)
-    assert len(np.unique(wanted.scores)) < len(wanted), "ties are among them"
-    assert_same(found, wanted, image)
+    (found,) = found_on_device([heads], [image], D0, dtype)
+    assert_same(found, rounded, image, D0)
+    assert found is not None
+    assert len(np.unique(found.scores)) < len(found), "ties are among them"
 
 
-@pytest.mark.parametrize("short", ["candidates", "rounds"])
+@pytest.mark.parametrize(("name", "value"), [("CANDIDATES", 99), ("ROUNDS", 1)])
 def test_what_is_not_decided_is_left_to_the_host(
-    short: str, monkeypatch: pytest.MonkeyPatch
+    name: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too few candidates or rounds give no detections of the device's own, and the same at last."""
     heads, image = synthetic_heads(0), Geometry.of((640, 480), D0)
-    if short == "candidates":
-        monkeypatch.setattr(torch_ops, "CANDIDATES", 99)
-    else:
-        monkeypatch.setattr(torch_ops, "ROUNDS", 1)
-    steps = DeviceSteps(D0, "cpu")
-    packed = steps.packed(*tensors([heads]), steps.geometry([image.scale], [image.size]))
-    assert unpack(packed.numpy(), D0) == [None]
-    (found,) = detect_on_device(*tensors([heads]), [image.scale], [image.size], D0)
-    assert_same(found, postprocess(heads, image.scale, image.size, D0), image)
+    monkeypatch.setattr(torch_ops, name, value)
+    assert found_on_device([heads], [image], D0) == [None]
+    found = on_host(*tensors([heads]), 0, image.scale, image.size, D0)
+    assert_same(found, heads, image, D0)
 
 
 @pytest.mark.parametrize("kind", ["class", "box"])
@@ -170,9 +154,11 @@ def test_heads_that_are_not_finite_are_refused(kind: str, value: float) -> None:
     levels = {"class": list(good.classes), "box": list(good.boxes)}
     levels[kind][1] = levels[kind][1].copy()
     levels[kind][1][0, 0, 0] = value
-    bad = HeadOutputs(tuple(levels["class"]), tuple(levels["box"]))
+    heads = [good, HeadOutputs(tuple(levels["class"]), tuple(levels["box"]))]
+    image = Geometry.of((128, 128), SMALL)
+    assert found_on_device(heads, [image] * 2, SMALL)[1] is None
     with pytest.raises(HeadError, match=re.escape(f"{kind}_p4 holds 1 values that are not finite")):
-        detect_on_device(*tensors([good, bad]), [1.0] * 2, [(128, 128)] * 2, SMALL)
+        on_host(*tensors(heads), 1, image.scale, image.size, SMALL)
 
 
 @pytest.mark.slow
@@ -183,57 +169,3 @@ def test_nothing_of_it_leaves_the_graph() -> None:
     geometry = steps.geometry([1.0, 2.0], [(128, 128), (256, 200)])
     whole = torch.compile(steps.packed, fullgraph=True, backend="eager")
     assert torch.equal(whole(*tensors(heads), geometry), steps.packed(*tensors(heads), geometry))
-
-
-#: A box, one half over it (IoU 1/3), one that is its half (IoU 1/2), and one away from them.
-WHOLE, BESIDE, HALF, AWAY = (0, 0, 2, 1), (1, 0, 3, 1), (0, 0, 1, 1), (9, 9, 10, 10)
-FLAT = (5, 5, 5, 7)
-
-
-def kept_of(
-    boxes: Sequence[tuple[int, ...]], classes: Sequence[int], most: int, iou: float
-) -> tuple[list[tuple[int, ...]], bool]:
-    """Return the boxes that are kept of one image, and whether that is decided."""
-    spec = replace(TINY, max_detections=most, nms_iou=iou)
-    rows = [(*box, -n, label) for n, (box, label) in enumerate(zip(boxes, classes, strict=True))]
-    found, count, decided = greedy_nms(
-        torch, torch.tensor([rows], dtype=torch.float32), earlier(spec, "cpu"), spec
-    )
-    return [tuple(row[:4]) for row in found[0, : count[0]].int().tolist()], bool(decided)
-
-
-@pytest.mark.parametrize("block", [1, 2, 512])
-@pytest.mark.parametrize(
-    ("boxes", "classes", "iou"),
-    [
-        pytest.param([WHOLE, WHOLE, AWAY], [0, 0, 0], 0.5, id="same-box"),
-        pytest.param([WHOLE, WHOLE, AWAY], [0, 1, 0], 0.5, id="same-box-other-class"),
-        pytest.param([WHOLE, HALF, BESIDE], [0, 0, 0], 0.5, id="at-the-threshold"),
-        pytest.param([HALF, WHOLE, BESIDE], [0, 0, 0], 0.3, id="chain"),
-        pytest.param([FLAT, FLAT, FLAT], [0, 0, 0], 0.5, id="without-area"),
-        pytest.param([WHOLE, AWAY, HALF], [1, 0, 0], -1.0, id="one-a-class"),
-    ],
-)
-@pytest.mark.parametrize("most", [1, 2, 10])
-def test_kept_is_what_the_host_keeps(
-    boxes: Sequence[tuple[int, ...]],
-    classes: Sequence[int],
-    iou: float,
-    most: int,
-    block: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """However many are looked at at a time, and however few are wanted."""
-    monkeypatch.setattr(torch_ops, "BLOCK", block)
-    wanted = nms(np.array(boxes, np.float32), np.array(classes), iou, most)
-    assert kept_of(boxes, classes, most, iou) == ([boxes[n] for n in wanted], True)
-
-
-def test_a_chain_that_is_longer_than_the_rounds_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A goes before B, which would have gone before C: one round is one step of it."""
-    chain = [(n, 0, n + 3, 1) for n in range(6)]  # each overlaps the next one by half, IoU 1/2
-    for rounds, decided in ((3, False), (8, True)):
-        monkeypatch.setattr(torch_ops, "ROUNDS", rounds)
-        found = kept_of(chain, [0] * 6, 10, 0.4)
-        assert found[1] is decided
-    assert found[0] == chain[::2]

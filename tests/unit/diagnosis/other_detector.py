@@ -64,12 +64,15 @@ class Wrong:
     anchors: Callable[[torch.Tensor], torch.Tensor] = field(default=lambda anchors: anchors)
 
 
-def detect(picture: Picture, wrong: Wrong) -> list[tuple[list[float], float, float, int]]:
-    """Return what is found in *picture*: corners in its pixels, score, logit, category id."""
+def entries(pictures: Mapping[int, Picture], wrong: Wrong) -> Entries:
+    """Return a results file's content, with ``logit`` and ``corners`` for who spoils it."""
+    return [entry for id_, picture in pictures.items() for entry in _detect(id_, picture, wrong)]
+
+
+def _detect(image_id: int, picture: Picture, wrong: Wrong) -> Entries:
     if wrong.best_class:
         best, label = picture.logits.max(dim=1)
-        value, anchor = best.sort(descending=True, stable=True)
-        value, anchor = value[: wrong.topk], anchor[: wrong.topk]
+        value, anchor = (part[: wrong.topk] for part in best.sort(descending=True, stable=True))
         label = label[anchor]
     else:
         value, place = (part[: wrong.topk] for part in picture.best)
@@ -83,11 +86,20 @@ def detect(picture: Picture, wrong: Wrong) -> list[tuple[list[float], float, flo
     elif wrong.clip == "square":
         boxes = boxes.clamp(0, 512)
     keep, scores = _suppress(boxes, value.sigmoid(), label, wrong)
-    boxes = boxes[keep] * picture.scale
-    rows = zip(
-        boxes.tolist(), scores.tolist(), value[keep].tolist(), label[keep].tolist(), strict=True
-    )
-    return [(box, s, v, c + 1) for box, s, v, c in rows if s >= wrong.floor][: wrong.keep]
+    columns = (boxes[keep] * picture.scale, scores, value[keep], label[keep] + 1)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category,
+            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+            "score": score,
+            "logit": logit,
+            "corners": box,
+            "picture": picture,
+        }
+        for box, score, logit, category in zip(*(c.tolist() for c in columns), strict=True)
+        if score >= wrong.floor
+    ][: wrong.keep]
 
 
 def _flat(head: Any, per_anchor: int) -> torch.Tensor:
@@ -111,26 +123,6 @@ def _suppress(
         order = scores.argsort(descending=True, stable=True)[:100]
         return keep[order], scores[order]
     return keep[:100], scores[keep[:100]]
-
-
-def entries(pictures: Mapping[int, Picture], wrong: Wrong | None = None) -> Entries:
-    """Return a results file's content, with ``logit`` and ``corners`` for who spoils it."""
-    found: Entries = []
-    for image_id, picture in pictures.items():
-        for box, score, logit, category in detect(picture, wrong or Wrong()):
-            x, y, right, bottom = box
-            found.append(
-                {
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": [x, y, right - x, bottom - y],
-                    "score": score,
-                    "logit": logit,
-                    "corners": box,
-                    "picture": picture,
-                }
-            )
-    return found
 
 
 def write_entries(path: Path, content: Sequence[Entry]) -> Path:

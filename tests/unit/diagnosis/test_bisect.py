@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,13 @@ from onnx import numpy_helper
 
 from effd0.data import fixture
 from effd0.diagnosis.bisect import Finding, bisect_networks, distance
-from effd0.diagnosis.graph_pairing import network_of
+from effd0.diagnosis.graph_pairing import Network
 from effd0.errors import GraphError, RunnerError
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.spec import D0
 from effd0.tolerances import NOISE
-from effd0.types import Tensor
-from tests.helpers.onnx_models import FAULTS as PLANTS
 from tests.helpers.onnx_models import (
     change_weight,
-    halved_sides,
     left_out,
     moved_bias,
     nodes_of,
@@ -95,7 +91,7 @@ def folded() -> Any:
 
 def found(bad: Any, good: Any) -> Finding:
     """What a bisection of two graphs finds."""
-    return bisect_networks(network_of(bad), network_of(good), IMAGES)
+    return bisect_networks(Network(bad), Network(good), IMAGES)
 
 
 def moved_epsilon(model: Any, node: Any) -> str:  # noqa: ARG001  # all faults are called alike
@@ -128,7 +124,6 @@ def extra_node(model: Any, node: Any) -> str:
 #: Operator, which of its nodes, the fault, its stage and what is said of it.
 FAULTS = [
     pytest.param("Conv", 0, scaled, "export", "scaled by 1.02", id="first-weights-scaled"),
-    pytest.param("Conv", 1, scaled, "export", "in 16 of 16 values", id="branch-weights-scaled"),
     pytest.param("Conv", 2, one_channel, "export", "in 4 of 16 values", id="channel-gone"),
     pytest.param("Conv", 3, moved_bias, "export", "max abs 0.1 in 1 of 5", id="last-bias-moved"),
     pytest.param("Conv", 2, rounded, "export", "rounded to float16", id="rounded-to-float16"),
@@ -136,7 +131,6 @@ FAULTS = [
         "BatchNormalization", 0, moved_epsilon, "graph", "attribute epsilon is", id="epsilon"
     ),
     pytest.param("Sigmoid", 0, left_out, "graph", "reads ", id="sigmoid-left-out"),
-    pytest.param("Relu", 0, left_out, "graph", "reads ", id="relu-left-out"),
     pytest.param("MaxPool", 0, other_corner, "graph", "pads is [1, 1, 0, 0]", id="pool-padding"),
     pytest.param("Sigmoid", 0, another_operator, "graph", "no partner", id="operator"),
     pytest.param("MaxPool", 0, extra_node, "graph", "no partner", id="extra-node"),
@@ -164,31 +158,18 @@ def test_a_fault_is_named(
 
 
 def test_an_explanation_says_how_it_was_tested() -> None:
-    """What the node reads agrees with the reference, what it gives does not, and who else errs."""
+    """What the node reads agrees with the reference, what it gives does not."""
     bad = tiny()
     moved_bias(bad, nodes_of(bad, "Conv")[3])
     finding = found(bad, tiny())
     (culprit,) = finding.suspects
-    reads = f"what it reads is off by 0, what it gives by {culprit.error:.2g}"
     assert finding.explanation == (
-        f"Conv node_z: weight bz_of_z differs: max abs 0.1 in 1 of 5 values; {reads}"
+        "Conv node_z: weight bz_of_z differs: max abs 0.1 in 1 of 5 values; what it reads is off "
+        f"by 0, what it gives by {culprit.error:.2g}"
     )
-    alike = replace(finding, suspects=(replace(culprit, differences=()),) * 3)
-    assert alike.explanation == (
-        f"Conv node_z: the same node computes something else; {reads} "
-        "(2 more nodes err by themselves)"
-    )
-    assert alike.culprit is not None
-    assert alike.culprit.stage == "graph"
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(tiny, id="itself"),
-        pytest.param(folded, id="batch-normalisation-folded"),
-    ],
-)
+@pytest.mark.parametrize("make", [tiny, folded], ids=["itself", "batch-normalisation-folded"])
 @pytest.mark.parametrize("names", ["same-names", "renamed"])
 def test_the_same_function_is_no_fault(make: Callable[[], Any], names: str) -> None:
     """Names, an order of outputs and a fusion do not make a difference."""
@@ -226,7 +207,9 @@ def test_two_faults_are_both_suspects() -> None:
     """Behind the first node stand the next ones that make an error of their own."""
     bad = tiny()
     wanted = [scaled(bad, nodes_of(bad, "Conv")[1]), scaled(bad, nodes_of(bad, "Conv")[2])]
-    assert [suspect.node for suspect in found(bad, tiny()).suspects] == wanted
+    finding = found(bad, tiny())
+    assert [suspect.node for suspect in finding.suspects] == wanted
+    assert finding.explanation.endswith(" (1 more node errs by itself)")
 
 
 def test_a_fault_that_no_output_shows_is_hidden() -> None:
@@ -272,96 +255,36 @@ def test_a_nan_is_told_and_written() -> None:
 
 
 def test_a_model_that_cannot_run_is_refused() -> None:
-    """The runtime's own reason comes through."""
+    """The runtime's own reason comes through; without an input there is nothing to feed."""
     bad = tiny()
     set_attribute(nodes_of(bad, "MaxPool")[0], "kernel_shape", [30, 30])
     with pytest.raises(RunnerError, match="it has to run before it can be bisected"):
         found(bad, tiny())
-
-
-def test_a_model_without_input_is_refused() -> None:
-    """There is nothing to feed."""
-    model = tiny()
-    del model.graph.input[:]
+    del bad.graph.input[:]
     with pytest.raises(GraphError, match="the model has no input"):
-        network_of(model)
+        Network(bad)
 
 
-@pytest.mark.parametrize(
-    ("got", "wanted", "error"),
-    [
-        pytest.param([3.0, 4.0], [3.0, 4.0], 0.0, id="equal"),
-        pytest.param([3.0, 9.0], [3.0, 4.0], 1.0, id="off-by-its-size"),
-        pytest.param([np.nan, np.inf], [np.nan, np.inf], 0.0, id="same-nan-and-infinity"),
-        pytest.param([np.nan, 4.0], [3.0, 4.0], np.inf, id="nan-on-one-side"),
-        pytest.param([0.0, 1.0], [0.0, 0.0], np.inf, id="reference-of-zeros"),
-        pytest.param([1.0], [1.0, 1.0], np.inf, id="other-shape"),
-    ],
-)
-def test_relative_l2(got: list[float], wanted: list[float], error: float) -> None:
-    """The distance in units of the reference, infinite where there is no such number."""
-    assert distance(np.array(got, np.float32), np.array(wanted, np.float32)) == error
+def test_what_is_no_number_is_compared() -> None:
+    """An equal NaN or infinity is no difference; one on one side alone is infinitely far."""
+    for got, wanted, error in (
+        ([np.nan, np.inf], [np.nan, np.inf], 0), ([np.nan, 4], [3, 4], np.inf),
+        ([0, 1], [0, 0], np.inf), ([3, 9], [3, 4], 1), ([1], [1, 1], np.inf),
+    ):  # fmt: skip
+        assert distance(np.array(got, np.float32), np.array(wanted, np.float32)) == error
 
 
 # A whole D0.
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The embedded checkpoint, exported and simplified."""
-    folder = tmp_path_factory.mktemp("bisect")
-    raw, simplified = folder / "raw.onnx", folder / "simplified.onnx"
+@pytest.mark.slow
+def test_raw_and_simplified_are_the_same(tmp_path: Path) -> None:
+    """Every node of the simplified D0 has a partner in the raw one, none off by more than noise."""
+    raw, simplified = tmp_path / "raw.onnx", tmp_path / "simplified.onnx"
     write_onnx(fixture.checkpoint(), raw, D0, ExportSettings(batch_size=1))
     write_simplified(raw, simplified)
-    return raw, simplified
-
-
-@pytest.fixture(scope="module")
-def small(files: tuple[Path, Path]) -> Any:
-    """The simplified D0 at 256 x 256: all of its nodes in a quarter of the time."""
-    return halved_sides(onnx.load(str(files[1])))
-
-
-@pytest.fixture(scope="module")
-def image() -> Tensor:
-    """An embedded image for it: the middle of the network's input."""
-    return fixture.sample_inputs(1, D0)[:, :, 128:384, 128:384]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "share", "names"),
-    [
-        pytest.param("weights-scaled", 0.9, "renamed", id="weights-scaled-in-a-head"),
-        pytest.param(
-            "weights-rounded-to-float16", 0.0, "renamed", id="weights-rounded-in-the-stem"
-        ),
-        pytest.param("resize-mode", 0.7, "same", id="resize-mode"),
-        pytest.param("maxpool-padding", 0.5, "renamed", id="maxpool-padding"),
-        pytest.param("bifpn-edges-swapped", 0.4, "renamed", id="bifpn-edges-swapped"),
-    ],
-)
-def test_a_fault_in_a_d0_is_named(
-    fault: str, share: float, names: str, small: Any, image: Tensor
-) -> None:
-    """The node that was changed is the culprit, and what it reads is as in the reference."""
-    op, plant = PLANTS[fault]
-    bad = copy.deepcopy(small)
-    nodes = nodes_of(bad, op)
-    wanted = plant(bad, nodes[int(share * len(nodes))])
-    if names == "renamed":
-        wanted = renamed(bad)[wanted]
-    finding = bisect_networks(network_of(bad), network_of(small), image)
-    assert finding.culprit is not None
-    assert finding.culprit.node == wanted
-    assert finding.culprit.upstream == 0
-
-
-@pytest.mark.slow
-def test_raw_and_simplified_are_the_same(files: tuple[Path, Path]) -> None:
-    """Every node of the simplified D0 has a partner in the raw one, none off by more than noise."""
-    raw, simplified = (network_of(onnx.load(str(path))) for path in files)
-    finding = bisect_networks(simplified, raw, fixture.sample_inputs(1, D0))
+    bad, good = (Network(onnx.load(str(path))) for path in (simplified, raw))
+    finding = bisect_networks(bad, good, fixture.sample_inputs(1, D0))
     assert finding.status == "same"
     assert finding.pairs is not None
     assert sum(finding.pairs.values()) == finding.nodes

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from effd0.diagnosis.heads import HEAD_HYPOTHESES, diagnose_heads
+from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.errors import HeadError
 from effd0.spec import ModelSpec
 from effd0.types import Floats, Tensors
@@ -35,6 +36,13 @@ def planted(heads: Tensors, plant: Plant, *kinds: str) -> dict[str, Floats]:
     return {
         name: plant(head.copy()) if name.startswith(kinds) else head for name, head in heads.items()
     }
+
+
+def diagnosed(reference: Tensors, candidate: Tensors, spec: ModelSpec = SMALL) -> Diagnosis:
+    """Return the diagnosis of *candidate*, which has one."""
+    found = diagnose_heads(reference, candidate, spec)
+    assert found is not None
+    return found
 
 
 def noisy(heads: Tensors, size: float) -> dict[str, Floats]:
@@ -154,8 +162,7 @@ FAULTS = [
 def test_a_fault_is_named_by_what_explains_it(kind: str, plant: Plant, name: str) -> None:
     """With the named fault accounted for nothing is left, in float16 arithmetic too."""
     reference = stacked()
-    found = diagnose_heads(reference, planted(reference, plant, kind), SMALL)
-    assert found is not None
+    found = diagnosed(reference, planted(reference, plant, kind))
     assert found.name == name
     assert found.error_after < NOTHING < found.error_before
     if "stored" not in name:  # that shows only alone
@@ -176,9 +183,6 @@ def test_every_fault_in_the_catalogue_is_planted() -> None:
         # In the order of a cell: scales, then aspects (equal, wide, tall).
         pytest.param((0, 3, 6, 1, 4, 7, 2, 5, 8), "scales and aspects exchanged", id="exchanged"),
         pytest.param((8, 7, 6, 5, 4, 3, 2, 1, 0), "all reversed", id="reversed"),
-        pytest.param((6, 7, 8, 3, 4, 5, 0, 1, 2), "scales reversed", id="scales"),
-        pytest.param((2, 1, 0, 5, 4, 3, 8, 7, 6), "aspects reversed", id="aspects"),
-        pytest.param((0, 2, 1, 3, 5, 4, 6, 8, 7), "last two aspects", id="wide-and-tall"),
         pytest.param((1, 0, 2, 3, 4, 5, 6, 7, 8), "1, 0, 2, 3, 4, 5, 6, 7, 8", id="two-anchors"),
     ],
 )
@@ -188,8 +192,7 @@ def test_an_order_of_anchors_is_found(order: tuple[int, ...], words: str) -> Non
     for kind, per_anchor in (("class", 5), ("box", 4)):
         plant = channels(lambda a, i, n: n * order[a] + i, per_anchor)
         candidate = planted(candidate, plant, kind)
-    found = diagnose_heads(reference, candidate, SMALL)
-    assert found is not None
+    found = diagnosed(reference, candidate)
     assert found.name == "anchors of a cell reordered"
     assert words in found.explanation
 
@@ -198,53 +201,31 @@ def test_eighty_classes_in_ninety_channels_are_named() -> None:
     """A model that numbers the categories 0 to 79 leaves the unused ids out, ten at the end."""
     unused = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
     used = [id_ - 1 for id_ in range(1, 91) if id_ not in unused]
+    taken = [90 * anchor + channel for anchor in range(9) for channel in [*used, *[0] * 10]]
     reference = stacked(COCO)
-
-    def plant(head: Floats) -> Floats:
-        moved = np.full_like(head, -20)
-        for anchor in range(9):
-            for k, channel in enumerate(used):
-                moved[:, 90 * anchor + k] = head[:, 90 * anchor + channel]
-        return moved
-
-    found = diagnose_heads(reference, planted(reference, plant, "class"), COCO)
-    assert found is not None
-    assert found.name == "classes mapped from 90 to 80"
+    candidate = planted(reference, lambda head: head[:, taken], "class")
+    assert diagnosed(reference, candidate, COCO).name == "classes mapped from 90 to 80"
 
 
 @pytest.mark.parametrize(
     ("kinds", "plant", "words"),
     [
-        pytest.param(("",), float16, ", in all heads$", id="all"),
-        pytest.param(
-            ("class",), sigmoid, ", in all class heads; all box heads are clean$", id="class"
-        ),
-        pytest.param(
-            ("class_p5",), sigmoid,
-            ", in class_p5; class_p3, class_p4, .*, all box heads are clean$", id="one-level",
-        ),
-        pytest.param(
-            ("class_p4", "box_p4"), lambda h: h[[1, 2, 0]], "order 1, 2, 0, in class_p4, box_p4; ",
-            id="one-level-of-another-image",
-        ),
-        pytest.param(
-            ("class_p3",), lambda h: h + 2, "^2 is added to the reference, in class_p3; ",
-            id="bias-of-a-level",
-        ),
-        pytest.param(
-            ("box",), scaled, r"are times 0\.1, 0\.1, 0\.2, 0\.2, in all box heads", id="factors"
-        ),
-        pytest.param(("class",), lambda h: np.minimum(h, -6), "cut off to -6, in", id="bound"),
-        pytest.param(("box_p3",), spoilt(np.nan), r"these 10\.0% of the values are", id="share"),
+        (("",), float16, ", in all heads$"),
+        (("box",), np.zeros_like, "^every value of the reference is 0, in all box .* clean$"),
+        (("class_p5",), sigmoid, ", in class_p5; class_p3, class_p4, .*, all box heads are clean$"),
+        (("class_p4", "box_p4"), lambda h: h[[1, 2, 0]], "order 1, 2, 0, in class_p4, box_p4; "),
+        (("box",), scaled, r"are times 0\.1, 0\.1, 0\.2, 0\.2, in all box heads"),
+        (("class",), lambda h: np.minimum(h, -6), "cut off to -6, in"),
+        (("box_p3",), spoilt(np.nan), r"these 10\.0% of the values are"),
     ],
+    ids=["all", "stuck", "one-level", "level-of-another-image", "factors", "bound", "share"],
 )  # fmt: skip
 def test_the_explanation_says_where_and_how_much(
     kinds: tuple[str, ...], plant: Plant, words: str
 ) -> None:
     """Heads that the fault explains, and heads that are clean, are told apart."""
     reference = stacked()
-    found = diagnose_heads(reference, planted(reference, plant, *kinds), SMALL)
-    assert found is not None
+    found = diagnosed(reference, planted(reference, plant, *kinds))
     assert re.search(words, found.explanation), found.explanation
 
 
@@ -252,20 +233,17 @@ def test_class_and_box_heads_may_have_a_fault_each() -> None:
     """Both are named, each with the heads that it explains; what neither explains is said."""
     reference = stacked()
     candidate = planted(reference, sigmoid, "class")
-    found = diagnose_heads(reference, planted(candidate, coordinates(1, 0, 3, 2), "box"), SMALL)
-    assert found is not None
+    found = diagnosed(reference, planted(candidate, coordinates(1, 0, 3, 2), "box"))
     assert found.name == "logits already through a sigmoid and box x and y swapped"
     assert found.explanation.endswith("(tx, ty, tw, th) is read, in all box heads")
     boxes = {name: head for name, head in noisy(reference, 0.5).items() if "box" in name}
-    found = diagnose_heads(reference, candidate | boxes, SMALL)
-    assert found is not None
+    found = diagnosed(reference, candidate | boxes)
     assert found.explanation.endswith("in all class heads; all box heads differ otherwise")
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        pytest.param(("class",), "a fault in all class heads alone: .*; all box", id="class-net"),
         pytest.param(("class_p5", "box_p5"), "in class_p5, box_p5 alone: .* are left", id="level"),
         pytest.param(("box_p7",), "in box_p7 alone: .* if box_p7 is left out; all cl", id="head"),
     ],
@@ -283,12 +261,9 @@ def test_a_fault_without_a_name_is_confined(names: tuple[str, ...], words: str) 
 @pytest.mark.parametrize(
     "candidate",
     [
-        pytest.param(noisy(stacked(), 1e-6), id="another-order-of-sums"),
         pytest.param(noisy(stacked(), 1e-3), id="float16-arithmetic"),
-        pytest.param(noisy(stacked(), 0.1), id="int8"),
         pytest.param(noisy(stacked(), 30.0), id="drowned"),
         pytest.param(stacked(seed=50), id="other-images"),
-        pytest.param(planted(stacked(), lambda h: h + np.float32(1e-5), "class"), id="rounding"),
         pytest.param(planted(noisy(stacked(), 1.0), spoilt(65504), ""), id="more-than-saturated"),
     ],
 )
@@ -297,37 +272,7 @@ def test_noise_is_no_fault(candidate: Tensors) -> None:
     assert diagnose_heads(stacked(), candidate, SMALL) is None
 
 
-def test_the_message_reads_as_a_sentence() -> None:
-    """Name, both errors, and what was assumed."""
-    reference = stacked()
-    found = diagnose_heads(reference, planted(reference, np.zeros_like, "box"), SMALL)
-    assert str(found) == (
-        "stuck at one value: the error falls from 1 to 0 if every value of the reference is 0, "
-        "in all box heads; all class heads are clean"
-    )
-
-
 def test_heads_of_another_spec_are_refused() -> None:
     """What is of other names or shapes is not compared."""
     with pytest.raises(HeadError, match=r"heads of one image are .* were wanted; name them"):
         diagnose_heads({"a": np.zeros((1, 45, 2, 2))}, {"a": np.zeros((1, 45, 2, 2))}, SMALL)
-
-
-@pytest.mark.parametrize(
-    ("kind", "plant", "name"),
-    [
-        pytest.param("class", sigmoid, "logits already through a sigmoid", id="sigmoid"),
-        pytest.param(
-            "box", coordinates(1, 0, 3, 2), "box x and y swapped", id="x-y", marks=pytest.mark.slow
-        ),
-        pytest.param("", lambda h: np.flip(h, 3), "flipped left to right", id="mirrored"),
-    ],
-)
-def test_a_fault_of_trained_heads_is_named(
-    kind: str, plant: Plant, name: str, torch_heads: Tensors, spec: ModelSpec
-) -> None:
-    """On heads of trained weights, alike from place to place, faults are told apart too."""
-    reference = {head: values[:2] for head, values in torch_heads.items()}
-    found = diagnose_heads(reference, planted(reference, plant, kind), spec)
-    assert found is not None
-    assert found.name == name

@@ -1,22 +1,31 @@
-"""One evaluation by workers, from the command line on: that of one process, and as well kept."""
+"""Evaluation and inference by workers, from the command line on: those of one process."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from effd0.distributed import dispatch, worker
+from effd0.data.coco import load_coco
+from effd0.distributed import engine, worker
 from effd0.distributed.pool import Pool
+from effd0.errors import RunnerError
 from effd0.evaluation import model as choice
 from effd0.spec import SPECS
-from tests.helpers import SMALL, assert_one_error, effd0
-from tests.helpers.runners import HereCluster, NeighbourRunner, coloured_coco
+from effd0.tensors.inputs import open_inputs
+from effd0.tensors.writer import ResultWriter
+from effd0.types import Tensors
+from tests.helpers import SMALL, assert_one_error, effd0, names_in
+from tests.helpers.results import write_bins
+from tests.helpers.runners import HereCluster, Killed, NeighbourRunner, coloured_coco
 
 IMAGES = 21
 
@@ -27,18 +36,31 @@ def ray() -> HereCluster:
     return HereCluster(Pool(3))
 
 
+@pytest.fixture
+def runner() -> NeighbourRunner:
+    """The runner that every process opens."""
+    return NeighbourRunner()
+
+
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: HereCluster) -> Path:
-    """A working folder with pictures and a model; workers are in this process."""
-    fake = NeighbourRunner()
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: NeighbourRunner, ray: HereCluster
+) -> Path:
+    """A working folder with pictures, their inputs and a model; workers are in this process."""
     monkeypatch.setitem(SPECS, SMALL.arch, SMALL)
-    monkeypatch.setattr(choice, "open_runner", lambda *_: fake)
-    monkeypatch.setattr(worker, "open_runner", lambda *_: fake)
-    monkeypatch.setattr(dispatch, "started", ray.started)
+    monkeypatch.setattr(choice, "open_runner", lambda *_: runner)
+    monkeypatch.setattr(worker, "open_runner", lambda *_: runner)
+    monkeypatch.setattr(engine, "started", ray.started)
     monkeypatch.chdir(tmp_path)
     coloured_coco(Path("coco"), IMAGES)
     Path("d0.onnx").write_bytes(b"a model")
     return tmp_path
+
+
+@pytest.fixture
+def bins(place: Path) -> Path:
+    """The inputs of the pictures."""
+    return write_bins(place / "bins", load_coco(place / "coco"))
 
 
 def words(*more: object, root: object = "coco") -> tuple[object, ...]:
@@ -52,6 +74,29 @@ def evaluated(*more: object, root: object = "coco") -> Any:
     outcome = effd0(*words(*more, "--json", "json", root=root))
     assert outcome.code == 0, outcome.err
     return json.loads(Path("json").read_text())
+
+
+#: An inference of the inputs.
+INFER = ("infer", "--model", "d0.onnx", "--input", "bins", "--batch-size", 2)
+
+
+def inferred(out: str, *more: object) -> str:
+    """Infer into the folder *out*, which succeeds; return what is printed."""
+    outcome = effd0(*INFER, "--output", out, *more)
+    assert outcome.code == 0, outcome.err
+    return outcome.out
+
+
+def results(out: str) -> dict[str, bytes]:
+    """Return all files of results in *out*, and the manifest; nothing else is beside them."""
+    assert names_in(Path(out)) == ["result", "result_manifest.json", "result_summary.json"]
+    files = [*Path(out, "result").iterdir(), Path(out, "result_manifest.json")]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def summary(out: str) -> Any:
+    """Return the summary in *out*."""
+    return json.loads(Path(out, "result_summary.json").read_text())
 
 
 def test_a_run_is_that_of_one_process() -> None:
@@ -88,16 +133,16 @@ def test_a_run_is_resumed_whoever_began_it(
 def test_torn_images_are_named_when_the_rest_is_kept(ray: HereCluster) -> None:
     """Once they are mended, only their units are run again."""
     evaluated("--out", "alone")
-    torn = [Path(f"coco/val2017/0000{n}.png") for n in ("03", "12")]
-    whole = [path.read_bytes() for path in torn]
-    for path, data in zip(torn, whole, strict=True):
+    paths = [Path(f"coco/val2017/0000{n}.png") for n in ("03", "12")]
+    torn = {path: path.read_bytes() for path in paths}
+    for path, data in torn.items():
         path.write_bytes(data[: len(data) // 2])
     pool = ("--out", "pool", "--workers", 3)
     outcome = effd0(*words(*pool))
     assert outcome.code == 2
     assert all(path.name in outcome.err for path in torn)
     assert "ImageError: 2 units of work (4 images) could not be done" in outcome.err
-    for path, data in zip(torn, whole, strict=True):
+    for path, data in torn.items():
         path.write_bytes(data)
     ray.begun.clear()
     evaluated(*pool, "--resume")
@@ -136,7 +181,138 @@ def test_without_ray_it_is_said_before_anything_is_done(monkeypatch: pytest.Monk
     """Whoever lacks the extra is given the command that brings it, and waits for no export."""
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(choice.ModelChoice, "file", lambda *_: pytest.fail("exported"))
-    assert_one_error(
-        r"ray is not installed, .*pip install 'effd0\[ray\]'",
-        "evaluate", "--root", "coco", "--workers", 2,
-    )  # fmt: skip
+    message = r"ray is not installed, .*pip install 'effd0\[ray\]'"
+    assert_one_error(message, "evaluate", "--root", "coco", "--workers", 2)
+
+
+@pytest.mark.parametrize("outfmt", ["BIN", "NPY"])
+@pytest.mark.usefixtures("bins")
+def test_results_are_those_of_one_process(outfmt: str) -> None:
+    """The same names and bytes; files stand in its order, and who did what beside its figures."""
+    inferred("alone", "--outfmt", outfmt)
+    inferred("pool", "--outfmt", outfmt, "--workers", 3)
+    assert results("pool") == results("alone")
+    one, many = summary("alone"), summary("pool")
+    assert list(many) == list(one)
+    assert set(many["effd0"]) - set(one["effd0"]) == {"pool"}
+    assert json.dumps(one["filesinfo"]).replace("alone/", "pool/") == json.dumps(many["filesinfo"])
+    assert len(many["npu_compute_time_list"]) == len(one["npu_compute_time_list"])
+    assert many["effd0"]["images"] == many["effd0"]["pool"]["images"] == IMAGES
+    assert many["effd0"]["runner"] == "fake, 3 workers"
+
+
+@pytest.mark.usefixtures("bins")
+def test_what_a_killed_worker_had_begun_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies between two files has its inputs done again, and that is told."""
+    inferred("alone")
+    save, saved = ResultWriter.save, list[str]()
+
+    def torn(self: ResultWriter, stem: str, *rest: Any) -> None:
+        saved.append(stem)
+        if len(saved) == 5:
+            raise Killed
+        save(self, stem, *rest)
+
+    monkeypatch.setattr(ResultWriter, "save", torn)
+    assert "worker lost: here pid" in inferred("pool", "--workers", 3)
+    assert results("pool") == results("alone")
+
+
+def test_an_input_that_kills_each_worker_is_named(runner: NeighbourRunner, bins: Path) -> None:
+    """The others are done; the message says which file it is, and no folder is left."""
+    inputs = open_inputs(bins, SMALL)
+    bad, answer = inputs.read(inputs.files[8]), runner.infer
+
+    def die(feed: Tensors) -> Tensors:
+        if any(np.array_equal(row, bad) for row in feed["in"]) and len(feed["in"]) == 2:
+            raise Killed
+        return answer(feed)
+
+    runner.infer = die  # type: ignore[method-assign]  # this one alone
+    message = r"workers died over images .*000008\.bin.*'effd0 infer --input'"
+    assert_one_error(message, *INFER, "--output", "out", "--workers", 3)
+    assert names_in(Path("out")) == []
+
+
+@pytest.mark.usefixtures("bins")
+def test_an_error_of_the_device_is_told_and_overcome(runner: NeighbourRunner) -> None:
+    """The unit is done by a new process, and its results are those of one process."""
+    inferred("alone")
+    failing = [RunnerError("the device forgot")]
+
+    def fail_once() -> None:
+        if len(runner.fed) > 12 and failing:
+            raise failing.pop()
+
+    runner.fed.clear()
+    runner.on_infer = fail_once
+    assert "the device forgot with images" in inferred("pool", "--workers", 3)
+    assert results("pool") == results("alone")
+
+
+@pytest.mark.usefixtures("bins")
+def test_each_worker_is_warmed_up_once(runner: NeighbourRunner) -> None:
+    """What --warmup asks for comes before a worker's first batch; nothing has to be written."""
+    runner.fed.clear()
+    before = names_in(Path())
+    outcome = effd0(*INFER, "--workers", 1, "--warmup", 3)
+    assert len(runner.fed) == -(-IMAGES // 2) + 3
+    assert f"{IMAGES} images in" in outcome.out
+    assert names_in(Path()) == before
+
+
+def _lose_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = ResultWriter.save
+
+    def elsewhere(self: ResultWriter, stem: str, *rest: Any) -> None:
+        save(self, stem, *rest)
+        self.path(stem, 0).unlink()
+
+    monkeypatch.setattr(ResultWriter, "save", elsewhere)
+
+
+def _lose_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_folder(self: NeighbourRunner) -> NeighbourRunner:
+        for left in Path("out").glob(".result.*"):
+            shutil.rmtree(left)
+        return self
+
+    monkeypatch.setattr(NeighbourRunner, "__enter__", without_folder)
+
+
+@pytest.mark.parametrize(
+    ("lose", "message"),
+    [
+        pytest.param(_lose_file, r"wrote \d+_0\.bin to .*, but it is not there on the", id="file"),
+        pytest.param(_lose_folder, r"is not there on a worker's host; give --output", id="folder"),
+    ],
+)
+@pytest.mark.usefixtures("bins")
+def test_hosts_that_share_no_folder_are_an_error(
+    lose: Callable[[pytest.MonkeyPatch], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends at once, and says what to give."""
+    lose(monkeypatch)
+    assert_one_error(message, *INFER, "--output", "out", "--workers", 2)
+    assert names_in(Path("out")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param((), "share the files of --input, but none is given", id="zeros"),
+        pytest.param(("--input", "bins", "--loop", 3), "--loop is 3, but workers", id="loop"),
+        pytest.param(("--input", "none"), "none is not a folder", id="no-folder"),
+        pytest.param(("--input", "bins", "--devices", "0"), "computes on the CPU", id="devices"),
+        pytest.param(("--input", "bins"), r"inputs are float32 \(3, 128, 128\), but", id="size"),
+    ],
+)
+@pytest.mark.usefixtures("bins")
+def test_what_workers_cannot_do_is_refused(
+    words: tuple[object, ...], message: str, ray: HereCluster, runner: NeighbourRunner
+) -> None:
+    """The message says what to change, before a unit is dealt out."""
+    runner.inputs = [type(runner.inputs[0])("in", (None, 3, 64, 64), np.dtype(np.float32))]
+    pool = () if "--devices" in words else ("--workers", 2)
+    assert_one_error(message, "infer", "--model", "d0.onnx", *pool, *words)
+    assert ray.begun == []

@@ -52,6 +52,9 @@ def test_contradictions_are_refused(
 CANN, CUDA = "CANNExecutionProvider", "CUDAExecutionProvider"
 
 
+CANN, CUDA = "CANNExecutionProvider", "CUDAExecutionProvider"
+
+
 @pytest.mark.parametrize(
     ("runner", "options", "kind", "own"),
     [

@@ -56,7 +56,7 @@ def test_a_killed_worker_loses_nothing(ray: Cluster, dataset: Dataset, tmp_path:
 def test_a_device_that_hangs_is_left_out(ray: Cluster, dataset: Dataset, tmp_path: Path) -> None:
     """Nobody waits for a call that does not end, nor for its process."""
     (tmp_path / "hang-1").touch()
-    hasty = Cluster(replace(ray.pool, silence_s=8), ray.kind)
+    hasty = replace(ray, pool=replace(ray.pool, silence_s=8))
     found, summary = on_pool(dataset, hasty, tmp_path, latency_s=LATENCY_S)
     assert same(found, alone(dataset))
     (fault,) = summary["faults"]

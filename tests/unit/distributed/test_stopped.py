@@ -1,4 +1,8 @@
-"""Runs on Ray as processes of their own, stopped from outside: nothing of them stays behind."""
+"""
+Runs on Ray as processes of their own, stopped from outside: nothing of them stays behind.
+
+``python -m tests.unit.distributed.test_stopped COCO PLAN OUT`` is such a run, of two workers.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,23 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from effd0.data.coco import Dataset
+from effd0.distributed import engine
 from effd0.distributed.pool import NPU, Pool
 from effd0.distributed.ray_cluster import started
 from effd0.errors import RunnerError
+from effd0.evaluation.evaluate import EvaluationJob, evaluate
+from effd0.evaluation.model import ModelChoice
 from effd0.metrics.coco import to_coco_results
 from tests.helpers import ROOT, SMALL
-from tests.helpers.runners import alone, coloured_coco
+from tests.helpers.runners import BATCH, ToldRunner, alone, coloured_coco, told_model
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +59,7 @@ class Driver:
         name, _, value = self.token.partition("=")
         words = [str(root / folder) for folder in ("coco", "plan")]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.distributed.driver", *words, str(self.out)],
+            [sys.executable, "-m", "tests.unit.distributed.test_stopped", *words, str(self.out)],
             cwd=ROOT,
             env={**os.environ, name: value, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
@@ -175,3 +184,21 @@ def test_ray_leaves_nothing() -> None:
     wait_for(lambda: children() <= there, GONE_S)
     assert children() <= there
     assert not list(Path("/tmp").glob(f"effd0-ray-*/session_*_{os.getpid()}"))  # noqa: S108
+
+
+def main(coco: str, plan: str, out: str) -> None:
+    """Evaluate on two workers; *plan* is a folder that tells them what to do, see `ToldRunner`."""
+    folder = Path(plan)
+    folder.mkdir(exist_ok=True)
+    model = folder / "told.onnx"
+    model.write_bytes(b"no model")
+    # Seconds a batch: long enough for a run to be stopped in the middle.
+    told = partial(told_model, folder, 0.3, ToldRunner)
+    ray_engine = engine.RayEngine(ModelChoice(model, spec=SMALL), Pool(2), BATCH)
+    job = EvaluationJob(Path(coco), out=Path(out), resume=Path(out).exists())
+    with mock.patch.object(engine, "open_on", lambda _r, _s, _o, *where: told(*where)):
+        evaluate(job, ray_engine, say=print)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -7,22 +7,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from effd0.data.coco import Dataset, Sample
-from effd0.detection.postprocess import Detections
 from effd0.distributed import engine
-from effd0.distributed.engine import DetectWork, packed, unpacked
-from effd0.distributed.worker import Opened, Place, Worker
+from effd0.distributed.engine import detect_unit
+from effd0.distributed.worker import Opened, Worker
 from effd0.errors import RunnerError
-from effd0.runners.registry import RunnerOptions
 from tests.helpers import SMALL
-from tests.helpers.runners import BATCH, ToldModel, alone, coloured_coco, same
+from tests.helpers.runners import BATCH, ToldRunner, alone, coloured_coco, same, told_model
 
-WORK = DetectWork(SMALL, BATCH, 1)
+WORK = partial(detect_unit, SMALL, 1)
 
 
 @pytest.fixture
@@ -34,9 +32,9 @@ def dataset(tmp_path: Path) -> Dataset:
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
     """A worker that has its model open."""
-    model = ToldModel("ort", SMALL, RunnerOptions(), "told.onnx", tmp_path)
-    one = Worker(model, b"no model", lambda: Place("host", 1))
-    assert one.open(BATCH).error is None
+    model = partial(told_model, tmp_path, 0.0, ToldRunner)
+    one = Worker(model, lambda: ("host pid 1", None))
+    assert one.open("told.onnx", b"no model", BATCH).error is None
     return one
 
 
@@ -45,9 +43,9 @@ def test_units_at_a_time_are_those_one_after_the_other(dataset: Dataset, worker:
     halves = dataset.samples[: 2 * BATCH], dataset.samples[2 * BATCH :]
     with ThreadPoolExecutor(2) as pool:
         replies = list(pool.map(lambda items: worker.run(WORK, items), halves))
-    found = [one for reply in replies for one in unpacked(reply.result)]
+    found = [one for reply in replies for one in reply.result]
     assert same(dict(zip(dataset.image_ids, found, strict=True)), alone(dataset))
-    counts = {name: len(times) for name, times in replies[0].stages.items()}
+    counts = {name: len(times) for name, times in vars(replies[0].stages).items()}
     assert counts == {"preprocess": 4, "inference": 2, "postprocess": 4}
 
 
@@ -88,34 +86,19 @@ def test_what_nobody_foresaw_is_an_error_with_the_workers_name(
 ) -> None:
     """It ends no process, and the worker goes on."""
 
-    def broken(_found: object) -> None:
+    def broken(*_given: object) -> None:
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "packed", broken)
+        patched.setattr(engine, "localized", broken)
         assert str(worker.run(WORK, dataset.samples).error) == f"host pid 1: {message}"
     assert worker.run(WORK, dataset.samples).error is None
 
 
-def test_detections_come_back_to_the_last_bit() -> None:
-    """An image without any is one of them."""
-    rng = np.random.default_rng(0)
-    found = [
-        Detections(
-            rng.normal(size=(count, 4)).astype(np.float32),
-            rng.random(count).astype(np.float32),
-            rng.integers(1, 91, count),
-        )
-        for count in (3, 0, 1)
-    ]
-    back = unpacked(packed(found))
-    assert same(dict(enumerate(back)), dict(enumerate(found)))
-
-
 def test_a_worker_that_differs_from_the_first_is_refused(worker: Worker) -> None:
     """Results would mix; the number of its device is no difference."""
-    first: Opened = worker.open(BATCH).result
+    first: Opened = worker.open("told.onnx", b"no model", BATCH).result
     replace(first, description="told, device 3").check_same(first)
-    other = replace(first, packages={**first.packages, "numpy": "1.0"})
+    other = replace(first, decides={**first.decides, "numpy": "1.0"})
     with pytest.raises(RunnerError, match=r"it has numpy 1\.0, but the first worker has .*: inst"):
         other.check_same(first)

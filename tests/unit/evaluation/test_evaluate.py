@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.errors import DatasetError, ImageError, OutputError, ResultError, RunnerError
+from effd0.evaluation import engines
 from effd0.evaluation import model as choice
-from effd0.evaluation import run_dir
 from effd0.evaluation.engines import LocalEngine, reference_choice
 from effd0.evaluation.evaluate import EvaluationJob, evaluate, loaded, run_of
 from effd0.evaluation.model import ModelChoice
-from effd0.evaluation.run_dir import RECORDS
 from effd0.io import sha256
 from effd0.results.run import flat
-from effd0.runners.registry import RunnerOptions
 from tests.helpers import SMALL, coco_content, names_in, write_coco
 from tests.helpers.runners import BATCH, FakeRunner, NeighbourRunner, outcome, small_engine
 
@@ -37,26 +33,19 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
     runner = NeighbourRunner()
     monkeypatch.setattr(choice, "open_runner", lambda *_: runner)
     # To read the versions of all packages takes longer than all the rest of a small run.
-    monkeypatch.setattr(run_dir, "environment", lambda: {"packages": {"numpy": "1.0"}})
+    monkeypatch.setattr(engines, "environment", lambda: {"packages": {"numpy": "1.0"}})
     return runner
 
 
-class Progress:
-    """A display that keeps what it was given."""
-
-    def __init__(self) -> None:
-        self.stages: list[list[Any]] = []
+class Progress(list[list[Any]]):
+    """A display that keeps what it was given: of each stage its name, total and count."""
 
     @contextlib.contextmanager
     def __call__(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Open a stage of *total* pieces."""
-        stage: list[Any] = [what, total, 0]
-        self.stages.append(stage)
-
-        def advance(count: int) -> None:
-            stage[2] += count
-
-        yield advance
+        done: list[int] = []
+        yield done.append
+        self.append([what, total, sum(done)])
 
 
 @pytest.fixture
@@ -86,14 +75,14 @@ def test_progress_counts_every_stage(
     """Every image is checked, detected in and counted; the record says what was run."""
     progress = Progress()
     evaluation = evaluate(job, engine, open_progress=progress)
-    stages = {what: (total, done) for what, total, done in progress.stages}
+    stages = {what: (total, done) for what, total, done in progress}
     assert stages["checking images"] == stages["detecting"] == (IMAGES, IMAGES)
     assert all(total == done for total, done in stages.values())
     assert runner.fed == [2, 2, 1]
     assert evaluation.metrics.images == evaluation.dataset.total == IMAGES
-    assert evaluation.settings["batch_size"] == BATCH
-    assert evaluation.settings["model"] == str(engine.choice.model)
-    counts = {name: len(times.samples_ms) for name, times in evaluation.stages.items()}
+    assert evaluation.accuracy.settings["batch_size"] == BATCH
+    assert evaluation.accuracy.settings["model"] == str(engine.choice.model)
+    counts = {name: times.count for name, times in evaluation.accuracy.stages_ms.items()}
     assert counts == {"preprocess": 5, "inference": 3, "postprocess": 5}
 
 
@@ -116,8 +105,8 @@ def test_a_run_directory_changes_no_result(
     alone = evaluate(replace(job, out=None), engine)
     assert names_in(tmp_path) == ["coco", "d0.onnx"]
     kept = evaluate(job, engine)
-    assert (kept.metrics, kept.verdict, kept.settings) == (
-        alone.metrics, alone.verdict, alone.settings,
+    assert (kept.metrics, kept.verdict, kept.accuracy.settings) == (
+        alone.metrics, alone.verdict, alone.accuracy.settings,
     )  # fmt: skip
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert written == json.loads(json.dumps(flat(run_of(kept, engine))))
@@ -159,26 +148,10 @@ def test_a_run_stopped_at_any_batch_ends_as_the_whole_one(
         assert outcome(folder) == expected
 
 
-def test_a_run_cut_inside_a_batch_begins_that_batch_again(
-    runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine, tmp_path: Path
-) -> None:
-    """An image keeps its neighbours, on which its heads depend in this backend."""
-    run(job, engine)
-    expected = outcome(tmp_path / "run")
-    path = tmp_path / "run" / RECORDS
-    # Nearly four records of nearly the same length: the fourth is torn, the third has no neighbour.
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
-    runner.fed.clear()
-    (line,) = run(job, engine, resume=True)
-    assert re.search(r"2 of 5 images are there, \d+ bytes after them cut off$", line)
-    assert runner.fed == [2, 1]
-    assert outcome(tmp_path / "run") == expected
-
-
 def test_a_whole_run_is_scored_again_without_the_model(
     runner: NeighbourRunner, job: EvaluationJob, engine: LocalEngine, tmp_path: Path
 ) -> None:
-    """Nothing is run; the floor may be another, since it only judges."""
+    """Nothing is run; the threshold may be another, since it only judges."""
     run(job, engine)
     first = outcome(tmp_path / "run")
     runner.fed.clear()
@@ -187,7 +160,7 @@ def test_a_whole_run_is_scored_again_without_the_model(
     assert outcome(tmp_path / "run") == first
     evaluation = evaluate(replace(job, resume=True, min_map=99.0), engine)
     assert evaluation.verdict.status == "fail"
-    assert (evaluation.images_per_second, evaluation.stages) == (0, {})
+    assert (evaluation.accuracy.images_per_second, evaluation.accuracy.stages_ms) == (0, {})
 
 
 def test_a_run_that_is_there_is_refused_before_any_work(
@@ -203,78 +176,58 @@ def test_a_run_that_is_there_is_refused_before_any_work(
     assert runner.fed == []
 
 
-Changed = tuple[EvaluationJob, LocalEngine]
-
-
-def _other_model(job: EvaluationJob, engine: LocalEngine) -> Changed:
-    assert engine.choice.model is not None
-    engine.choice.model.write_bytes(b"another model")
-    return job, engine
-
-
-def _other_annotations(job: EvaluationJob, engine: LocalEngine) -> Changed:
-    assert job.root is not None
-    path = load_coco(job.root).annotation_file
-    path.write_text(path.read_text() + "\n")
-    return job, engine
-
-
-def _other_picture(job: EvaluationJob, engine: LocalEngine) -> Changed:
-    assert job.root is not None
-    sample = load_coco(job.root).samples[3]
-    Image.new("RGB", sample.size).save(sample.path)
-    return job, engine
-
-
-def _of_choice(**changes: Any) -> Callable[[EvaluationJob, LocalEngine], Changed]:
-    return lambda job, engine: (
-        job,
-        replace(engine, choice=replace(engine.choice, **changes)),
-    )
+def same(engine: LocalEngine) -> LocalEngine:
+    """Change no setting."""
+    return engine
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("file", "change", "message"),
     [
-        pytest.param(_other_model, r"model_sha256 was \w{64}, but is \w{64};", id="model"),
+        pytest.param("d0.onnx", same, r"model_sha256 was \w{64}, but is \w{64};", id="model"),
         pytest.param(
-            _other_annotations, r"annotations_sha256 was \w{64}, but is", id="annotations"
-        ),
-        pytest.param(_other_picture, r"images_sha256 was \w{64}, but is \w{64}; ask", id="picture"),
-        pytest.param(
-            lambda job, engine: (replace(job, image_limit=3), engine),
-            "images was 5, but is 3; images_sha256",
-            id="limit",
+            "coco/annotations/instances_val2017.json",
+            same,
+            r"annotations_sha256 was \w{64}, but is",
+            id="annotations",
         ),
         pytest.param(
-            _of_choice(spec=replace(SMALL, nms_iou=0.6)),
-            r"spec\.nms_iou was 0\.5, but is 0\.6; ask",
-            id="spec",
+            "coco/val2017/4.png",
+            same,
+            r"images_sha256 was \w{64}, but is \w{64}; ask",
+            id="picture",
         ),
         pytest.param(
-            lambda job, engine: (job, replace(engine, batch_size=3)),
+            None,
+            lambda engine: replace(engine, batch_size=3),
             r"settings\.batch_size was 2, but is 3; ask for what it was begun with, or give",
             id="batch-size",
         ),
         pytest.param(
-            _of_choice(options=RunnerOptions(threads=3)),
-            r"threads was None, but is 3; ask",
-            id="threads",
+            None,
+            lambda engine: small_engine(engine.choice.model, replace(SMALL, nms_iou=0.6)),
+            r"spec\.nms_iou was 0\.5, but is 0\.6; ask",
+            id="spec",
         ),
     ],
 )
 def test_another_run_is_not_resumed(
-    change: Callable[[EvaluationJob, LocalEngine], Changed],
+    file: str | None,
+    change: Callable[[LocalEngine], LocalEngine],
     message: str,
     runner: NeighbourRunner,
     job: EvaluationJob,
     engine: LocalEngine,
+    tmp_path: Path,
 ) -> None:
     """Another model, data set or setting is refused with the difference, and nothing is run."""
     run(job, engine)
     runner.fed.clear()
+    if file is not None:
+        with (tmp_path / file).open("ab") as changed:
+            changed.write(b"\n")
     with pytest.raises(ResultError, match=message):
-        run(*change(job, engine), resume=True)
+        run(job, change(engine), resume=True)
     assert runner.fed == []
 
 
@@ -302,14 +255,14 @@ def test_the_reference_runs_on_the_same_images(
     )
     assert [sum(runner.fed) for runner in runners] == [images, images]
     assert runners[1].fed[0] == 7
-    assert ["reference", images, images] in progress.stages
-    against = evaluation.against
+    assert ["reference", images, images] in progress
+    against = evaluation.accuracy.against
     assert against is not None
     assert (against.drop.points, against.drop.images) == (0, images)
     assert (against.parity.missing, against.parity.extra, against.max_drop) == (0, 0, 0.2)
-    assert against.model_sha256 == sha256(reference) != evaluation.model_sha256
+    assert against.model_sha256 == sha256(reference) != evaluation.accuracy.model_sha256
     assert evaluation.verdict.status == status
-    assert evaluation.settings["reference"] == str(reference)
+    assert evaluation.accuracy.settings["reference"] == str(reference)
 
 
 def test_another_kind_of_file_is_no_reference() -> None:
@@ -319,23 +272,16 @@ def test_another_kind_of_file_is_no_reference() -> None:
         reference_choice(Path("a.om"), ModelChoice())
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        pytest.param({"root": Path("coco")}, id="own-images"),
-        pytest.param({"image_limit": 3}, id="limited"),
-        pytest.param({}, id="own-model"),
-    ],
-)
-def test_the_record_is_the_threshold_of_the_bundled_default_alone(changed: dict[str, Any]) -> None:
+def test_the_record_is_the_threshold_of_the_bundled_default_alone() -> None:
     """The drawn scenes have a threshold of their own; anything else has the one given, or none."""
     bundled, own = LocalEngine(ModelChoice()), LocalEngine(ModelChoice(Path("d0.onnx")))
     record = EvaluationJob().threshold(bundled)
     assert record is not None
     assert 0 < 100 * fixture.reference_ap() - record < 1
-    engine = bundled if changed else own
-    assert EvaluationJob(**changed).threshold(engine) is None
-    assert EvaluationJob(min_map=0.0, **changed).threshold(engine) == 0.0
+    others = (EvaluationJob(Path("coco")), EvaluationJob(image_limit=3))
+    for job, engine in [*((other, bundled) for other in others), (EvaluationJob(), own)]:
+        assert job.threshold(engine) is None
+        assert replace(job, min_map=0.0).threshold(engine) == 0.0
 
 
 def test_only_workers_read_urls() -> None:

@@ -16,7 +16,16 @@ import pytest
 
 from effd0.data.coco import load_coco
 from effd0.errors import FeedError, ResultError, RunnerError
-from effd0.evaluation.infer import InferSettings, Performance, infer_files
+from effd0.evaluation.engines import LocalEngine
+from effd0.evaluation.infer import (
+    InferJob,
+    Performance,
+    infer_files,
+    run_infer_job,
+    together,
+)
+from effd0.evaluation.model import ModelChoice
+from effd0.progress import silent
 from effd0.runners.base import TensorInfo
 from effd0.tensors.inputs import InputFiles, open_inputs
 from effd0.tensors.results import open_results
@@ -44,7 +53,7 @@ def run(
 ) -> Any:
     """Run *inputs* into *folder*; return the performance."""
     with results_whole(folder, outfmt, overwrite=False) as writer:
-        performance = infer_files(runner, inputs, writer, InferSettings(**settings))
+        performance = infer_files(runner, inputs, writer, InferJob(**settings))
         writer.close({}, inputs.manifest)
     return performance
 
@@ -56,21 +65,20 @@ def classes_of(folder: Path, stems: Sequence[str] = STEMS) -> list[int]:
     return [50 * int(top) for top in tops]
 
 
-@pytest.mark.parametrize("outfmt", ["BIN", "NPY"])
-@pytest.mark.parametrize("kind", [DeclaringRunner, DeviceRunner], ids=["plain", "streaming"])
 @pytest.mark.parametrize(
-    ("fixed", "batch_size"), [(None, 1), (None, 3), (4, None), (4, 2), (7, None)]
+    ("runner", "batch_size", "outfmt"),
+    [
+        pytest.param(DeclaringRunner(), 1, "BIN", id="batch=1"),
+        pytest.param(DeclaringRunner(), 3, "NPY", id="batch=3-npy"),
+        pytest.param(DeclaringRunner(fixed=4), 2, "BIN", id="padded"),
+        pytest.param(DeviceRunner(fixed=4), None, "BIN", id="streaming"),
+        pytest.param(DeviceRunner(fixed=7), None, "NPY", id="streaming-all"),
+    ],
 )
 def test_each_image_has_its_own_results(
-    fixed: int | None,
-    batch_size: int | None,
-    kind: type[DeclaringRunner],
-    outfmt: str,
-    inputs: InputFiles,
-    tmp_path: Path,
+    runner: DeclaringRunner, batch_size: int | None, outfmt: str, inputs: InputFiles, tmp_path: Path
 ) -> None:
     """Whatever the batch, ten files an image, and none for the rows that only filled a batch."""
-    runner = kind(fixed=fixed)
     run(runner, inputs, tmp_path / "result", outfmt, batch_size=batch_size)
     wanted = {f"{stem}_{i}.{outfmt.lower()}" for stem in STEMS for i in range(10)}
     assert set(names_in(tmp_path / "result")) == wanted
@@ -99,9 +107,23 @@ def test_a_batch_is_run_as_often_as_asked(inputs: InputFiles, tmp_path: Path) ->
     assert classes_of(tmp_path / "result") == list(REDS)
 
 
+def slowly(monkeypatch: pytest.MonkeyPatch, of: type, name: str, then: Any = None) -> None:
+    """Have the method *name* of a class take 20 ms more, and call *then* with its argument."""
+    method = getattr(of, name)
+
+    def slow(self: Any, *given: Any) -> Any:
+        threading.Event().wait(0.02)
+        result = method(self, *given)
+        if then is not None:
+            then(given[0])
+        return result
+
+    monkeypatch.setattr(of, name, slow)
+
+
 def test_a_devices_own_times_are_taken(inputs: InputFiles) -> None:
     """Transfers and computing are those that the runner measured, without the warm-up."""
-    performance = infer_files(DeviceRunner(fixed=4), inputs, None, InferSettings(warmup=2))
+    performance = infer_files(DeviceRunner(fixed=4), inputs, None, InferJob(warmup=2))
     assert performance.h2d_ms == (1.0, 1.0)
     assert performance.compute_ms == (2000.0, 2000.0)
     assert performance.d2h_ms == (3.0, 3.0)
@@ -109,72 +131,40 @@ def test_a_devices_own_times_are_taken(inputs: InputFiles) -> None:
     assert performance.infer_s == 4.0
 
 
-def test_times_of_others_are_wall_times(inputs: InputFiles) -> None:
-    """Where nobody measured transfers there are none; a second in infer is found in its time."""
-    runner = DeclaringRunner()
-    runner.on_infer = lambda: threading.Event().wait(0.02)
-    performance = infer_files(runner, inputs, None, InferSettings(batch_size=4))
-    assert performance.h2d_ms == performance.d2h_ms == ()
-    assert all(time >= 20 for time in performance.compute_ms)
-    assert sum(performance.compute_ms) <= 1000 * performance.total_s
-
-
-def test_reading_is_not_counted_as_computing(
+def test_times_of_others_are_wall_times(
     inputs: InputFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow disk shows in the figure with files alone."""
-    read = InputFiles.read
-
-    def slowly(self: InputFiles, file: Path) -> Any:
-        threading.Event().wait(0.02)
-        return read(self, file)
-
-    monkeypatch.setattr(InputFiles, "read", slowly)
-    settings = InferSettings(host_threads=1, warmup=0)
-    performance = infer_files(DeclaringRunner(), inputs, None, settings)
-    assert performance.total_s >= 7 * 0.02
+    """A second in infer is found in its time; a slow disk shows in the figure with files alone."""
+    slowly(monkeypatch, InputFiles, "read")
+    runner = DeclaringRunner()
+    runner.on_infer = lambda: threading.Event().wait(0.02)
+    performance = infer_files(runner, inputs, None, InferJob(batch_size=4, host_threads=1))
+    assert performance.h2d_ms == performance.d2h_ms == ()
+    assert all(time >= 20 for time in performance.compute_ms)
     # Half of it at least: on a busy host, more is read while the runner works.
-    assert performance.total_s - performance.infer_s >= 0.5 * 7 * 0.02
+    assert performance.total_s - performance.infer_s >= 0.5 * (7 - 1) * 0.02
 
 
-def test_memory_is_bounded(inputs: InputFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the runner, one batch is read beyond the one that it works on."""
-    read, runner = InputFiles.read, DeclaringRunner()
-    reads: list[Path] = []
-    ahead: list[int] = []
-
-    def noted(self: InputFiles, file: Path) -> Any:
-        reads.append(file)
-        return read(self, file)
+def test_memory_is_bounded(
+    inputs: InputFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow runner and disk, one batch is read ahead, and two at most wait to be written."""
+    runner = DeclaringRunner()
+    read, saved = list[Path](), list[str]()
+    ahead, waiting = list[int](), list[int]()
 
     def look() -> None:
         threading.Event().wait(0.02)
-        ahead.append(len(reads) - sum(runner.fed))
+        ahead.append(len(read) - sum(runner.fed))
+        waiting.append(sum(runner.fed) - len(saved))
 
-    monkeypatch.setattr(InputFiles, "read", noted)
+    slowly(monkeypatch, ResultWriter, "save", saved.append)
+    slowly(monkeypatch, InputFiles, "read", read.append)
     runner.on_infer = look
-    infer_files(runner, inputs, None, InferSettings(batch_size=2, warmup=0))
+    run(runner, inputs, tmp_path / "result", batch_size=2, warmup=0)
     # Two of the batch, two of the next, and the two that the warm-up looks at.
     assert max(ahead) <= 2 + 2 + 2
-
-
-def test_results_wait_for_a_slow_disk(
-    inputs: InputFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However slow the disk, the outputs of two batches at most wait to be written."""
-    save, runner = ResultWriter.save, DeclaringRunner()
-    saved: list[str] = []
-    waiting: list[int] = []
-
-    def slowly(self: ResultWriter, stem: str, *rest: Any) -> None:
-        threading.Event().wait(0.02)
-        save(self, stem, *rest)
-        saved.append(stem)
-
-    monkeypatch.setattr(ResultWriter, "save", slowly)
-    runner.on_infer = lambda: waiting.append(sum(runner.fed) - len(saved))
-    run(runner, inputs, tmp_path / "result", batch_size=1, warmup=0)
-    assert max(waiting) <= 2
+    assert max(waiting) <= 2 * 2
 
 
 def test_pixels_are_fed_to_who_asks_for_them(tmp_path: Path) -> None:
@@ -190,42 +180,46 @@ def test_pixels_are_fed_to_who_asks_for_them(tmp_path: Path) -> None:
     pixels = open_inputs(write_bins(tmp_path / "bins", dataset, dtype="uint8"), SMALL)
     runner = Pixels()
     runner.inputs = [TensorInfo("in", (None, 128, 128, 3), np.dtype(np.uint8))]
-    infer_files(runner, pixels, None, InferSettings(batch_size=2, warmup=0))
+    infer_files(runner, pixels, None, InferJob(batch_size=2, warmup=0))
     assert fed[0].dtype == np.uint8
     assert fed[0].tobytes() == b"".join(file.read_bytes() for file in pixels.files)
 
 
+FLOAT, UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
+
+
 @pytest.mark.parametrize(
-    ("infos", "error", "message"),
+    ("infos", "message"),
     [
         pytest.param(
-            {"in": ((None, 3, 512, 512), np.float32)},
-            FeedError,
+            {"in": ((None, 3, 512, 512), FLOAT)},
             r"inputs are float32 \(3, 128, 128\), but the .* float32 \(N, 3, 512, 512\)",
             id="size",
         ),
         pytest.param(
-            {"in": ((None, 3, 128, 128), np.uint8)},
-            FeedError,
+            {"in": ((None, 3, 128, 128), UINT8)},
             r"inputs are float32 \(3, 128, 128\), but .* is uint8",
             id="pixels",
         ),
         pytest.param(
-            {"in": ((None, 3, 128, 128), np.float32), "more": ((None, 1), np.float32)},
-            RunnerError,
+            {"in": ((None, 3, 128, 128), FLOAT), "more": ((None, 1), FLOAT)},
             r"the model has the inputs \['in', 'more'\], but",
             id="two-inputs",
+        ),
+        pytest.param(
+            {"in": ((None, 3, None, None), FLOAT)}, "only its batch may be free; give", id="zeros"
         ),
     ],
 )
 def test_a_model_of_other_inputs_is_refused(
-    infos: dict[str, Any], error: type[Exception], message: str, inputs: InputFiles
+    infos: dict[str, Any], message: str, inputs: InputFiles
 ) -> None:
-    """The message shows both sides before anything is run."""
+    """The message shows both sides before anything is run; zeros need a shape."""
     runner = DeclaringRunner()
-    runner.inputs = [TensorInfo(n, shape, np.dtype(dtype)) for n, (shape, dtype) in infos.items()]
-    with pytest.raises(error, match=message):
-        infer_files(runner, inputs, None, InferSettings())
+    runner.inputs = [TensorInfo(name, *info) for name, info in infos.items()]
+    fed = None if "free" in message else inputs
+    with pytest.raises((FeedError, RunnerError), match=message):
+        infer_files(runner, fed, None, InferJob())
     assert runner.fed == []
 
 
@@ -237,7 +231,7 @@ def test_a_model_that_loses_rows_is_refused(inputs: InputFiles) -> None:
             return {name: head[:1] for name, head in super().infer(feed).items()}
 
     with pytest.raises(RunnerError, match=r"the model gave \{.*: 1.*\} rows, but 3 were fed"):
-        infer_files(Losing(), inputs, None, InferSettings(batch_size=3, warmup=0))
+        infer_files(Losing(), inputs, None, InferJob(batch_size=3, warmup=0))
 
 
 def test_an_input_that_changed_stops_the_run(tmp_path: Path) -> None:
@@ -253,23 +247,15 @@ def test_an_input_that_changed_stops_the_run(tmp_path: Path) -> None:
 
 def test_zeros_are_run_where_there_is_no_input(tmp_path: Path) -> None:
     """Batches of zeros measure a model, and their outputs are named as ais_bench names them."""
-    runner = DeclaringRunner(fixed=4)
-    with results_whole(tmp_path / "result", "BIN", overwrite=False) as writer:
-        performance = infer_files(runner, None, writer, InferSettings(loop=5))
-        writer.close({}, None)
+    runner, model = DeclaringRunner(fixed=4), tmp_path / "d0.onnx"
+    model.write_bytes(b"a model")
+    job = InferJob(results=tmp_path / "result", loop=5)
+    performance, _ = run_infer_job(job, LocalEngine(ModelChoice(model), None, runner), silent)
     assert runner.fed == [4] * 6
     assert performance.images == 20
     assert names_in(tmp_path / "result") == [f"pure_infer_data_{i}.bin" for i in range(10)]
     content = json.loads((tmp_path / "result_summary.json").read_text())
     assert content["filesinfo"]["0"]["infiles"] == []
-
-
-def test_zeros_need_a_shape() -> None:
-    """A model that leaves more than its batch free cannot be fed without files."""
-    runner = DeclaringRunner()
-    runner.inputs = [TensorInfo("in", (None, 3, None, None), np.dtype(np.float32))]
-    with pytest.raises(FeedError, match="but only its batch may be free; give --input"):
-        infer_files(runner, None, None, InferSettings())
 
 
 #: 7 images in two batches of 4, 10 ms of computing each, in 40 ms with copies, 70 with files.
@@ -305,3 +291,18 @@ def test_the_summary_has_ais_benchs_keys() -> None:
     }.items():
         assert summary.pop(name) == dict(zip(keys, values, strict=True))
     assert summary == {"npu_compute_time_list": [8.0, 12.0], "throughput": 400.0}
+
+
+def test_times_of_units_are_those_of_one_run() -> None:
+    """Batches stand in order; images a second are as many as while the slowest worker inferred."""
+
+    def part(images: int, compute_ms: tuple[float, ...], infer_s: float) -> Performance:
+        rows = (2,) * len(compute_ms)
+        return Performance(images, rows, compute_ms, (1.0,), (), infer_s, infer_s)
+
+    parts = [("a", part(4, (1.5, 2.5), 2.0)), ("b", part(2, (3.5,), 3.0)), ("a", part(2, (), 2.0))]
+    whole = together(parts, 6.0, 2)
+    assert (whole.images, whole.rows) == (8, (2, 2, 2))
+    assert (whole.compute_ms, whole.h2d_ms, whole.d2h_ms) == ((1.5, 2.5, 3.5), (1.0,) * 3, ())
+    assert whole.images_per_second == 8 / 4.0
+    assert whole.images_per_second_with_files == 8 / 6.0

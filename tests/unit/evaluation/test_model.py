@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from effd0.data import fixture as embedded
-from effd0.errors import CheckpointError, Effd0Error, RunnerError
+from effd0.errors import CheckpointError, RunnerError
 from effd0.evaluation.model import ModelChoice
 from effd0.export import verify as build
 from effd0.graph.rewrites import ORT_EDITS
@@ -28,23 +27,8 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CHECKPOINT.write_bytes(b"weights")
 
 
-@pytest.mark.parametrize(
-    ("choice", "runner"),
-    [
-        pytest.param(ModelChoice(), "ort", id="default"),
-        pytest.param(ModelChoice(model=MODEL), "ort", id="model"),
-        pytest.param(ModelChoice(checkpoint=CHECKPOINT), "ort", id="checkpoint"),
-        pytest.param(ModelChoice(checkpoint=CHECKPOINT, runner="torch"), "torch", id="torch"),
-        pytest.param(ModelChoice(MODEL, runner="openvino"), "openvino", id="openvino"),
-    ],
-)
-def test_a_choice_names_its_runner(choice: ModelChoice, runner: str) -> None:
-    """ONNX Runtime runs whatever is not asked to run elsewhere."""
-    assert choice.checked_runner() == runner
-
-
-#: What contradicts itself -> a choice, and what the error says.
-CONTRADICTIONS = {
+#: What contradicts itself or is not there -> a choice, and what the error says.
+REFUSED = {
     "unknown": (
         ModelChoice(runner="tpu"),
         "--runner is 'tpu', but effd0 knows ort, openvino, torch",
@@ -57,45 +41,21 @@ CONTRADICTIONS = {
         ModelChoice(MODEL, runner="torch"),
         r"--runner torch takes a checkpoint, but --model d0\.onnx is given; use --checkpoint",
     ),
-    "precision-in-ort": (
-        ModelChoice(options=RunnerOptions(precision="bf16")),
-        "--precision is bf16, but --runner ort does not know it; leave it out",
-    ),
+    "acl-without-model": (ModelChoice(runner="acl"), "takes an .om model, but no --model is given"),
+    "om-in-ort": (ModelChoice(Path("d0.om"), runner="ort"), r"d0\.om is compiled for an NPU; use"),
     "device-in-ort": (
         ModelChoice(options=RunnerOptions(device="cuda")),
-        "--device is cuda, but --runner ort does not know it",
+        "--device is cuda, but --runner ort does not know it; leave it out",
     ),
-    "provider-in-torch": (
-        ModelChoice(runner="torch", options=RunnerOptions(provider="CUDAExecutionProvider")),
-        "--provider is CUDAExecutionProvider, but --runner torch does not know it",
-    ),
+    "no-model": (ModelChoice(Path("no.onnx")), r"no\.onnx does not exist; make it with"),
+    "no-checkpoint": (ModelChoice(None, Path("no.pth")), r"no\.pth does not exist; get one with"),
 }
 
 
-@pytest.mark.parametrize(("choice", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_choices_that_contradict_each_other_are_refused(choice: ModelChoice, message: str) -> None:
-    """Nothing that was asked for is quietly left aside."""
-    with pytest.raises(RunnerError, match=message):
-        choice.checked_runner()
-
-
-@pytest.mark.parametrize(
-    ("choice", "error", "message"),
-    [
-        (ModelChoice(Path("no.onnx")), RunnerError, r"no\.onnx does not exist; make it with"),
-        (
-            ModelChoice(checkpoint=Path("no.pth")),
-            CheckpointError,
-            r"no\.pth does not exist; get one with",
-        ),
-    ],
-    ids=["model", "checkpoint"],
-)
-def test_a_file_that_is_not_there_is_refused(
-    choice: ModelChoice, error: type[Effd0Error], message: str
-) -> None:
-    """A path that leads nowhere is told before any image is read."""
-    with pytest.raises(error, match=message):
+@pytest.mark.parametrize(("choice", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_meant_is_refused(choice: ModelChoice, message: str) -> None:
+    """Nothing that was asked for is quietly left aside, and nothing is read before that."""
+    with pytest.raises((RunnerError, CheckpointError), match=message):
         choice.checked_runner()
 
 
@@ -114,50 +74,42 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("choice", "file"),
+    ("choice", "runner", "file"),
     [
-        pytest.param(ModelChoice(MODEL), MODEL, id="model"),
+        pytest.param(ModelChoice(MODEL), "ort", MODEL, id="model"),
+        pytest.param(ModelChoice(MODEL, runner="openvino"), "openvino", MODEL, id="openvino"),
         pytest.param(
-            ModelChoice(checkpoint=CHECKPOINT, runner="torch"), CHECKPOINT, id="checkpoint"
+            ModelChoice(checkpoint=CHECKPOINT, runner="torch"), "torch", CHECKPOINT, id="torch"
         ),
-        pytest.param(ModelChoice(runner="torch"), embedded.checkpoint(), id="embedded"),
+        pytest.param(ModelChoice(runner="torch"), "torch", embedded.checkpoint(), id="embedded"),
     ],
 )
 def test_a_file_that_can_be_run_is_run_as_it_is(
-    choice: ModelChoice, file: Path, exports: list[object]
+    choice: ModelChoice, runner: str, file: Path, exports: list[object]
 ) -> None:
     """A model goes to ONNX Runtime and a checkpoint to torch; nothing is exported."""
+    assert choice.checked_runner() == runner
     with choice.file() as path:
         assert path == file
     assert exports == []
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "source"),
-    [(None, embedded.checkpoint()), (CHECKPOINT, CHECKPOINT)],
-    ids=["embedded", "given"],
-)
-@pytest.mark.parametrize(
-    ("runner", "options", "asked", "form"),
+    ("choice", "asked", "form"),
     [
-        pytest.param(None, RunnerOptions(), None, (1, ORT_EDITS), id="default"),
-        pytest.param("ort", RunnerOptions(), 8, (8, ORT_EDITS), id="batch=8"),
-        pytest.param("ort", RunnerOptions(provider="CUDA"), 8, (None, ()), id="other-provider"),
-        pytest.param("openvino", RunnerOptions(), 8, (None, ()), id="openvino"),
+        pytest.param(ModelChoice(), None, (1, ORT_EDITS), id="default"),
+        pytest.param(ModelChoice(None, CHECKPOINT, "ort"), 8, (8, ORT_EDITS), id="batch=8"),
+        pytest.param(
+            ModelChoice(options=RunnerOptions(provider="CUDA")), 8, (None, ()), id="other-provider"
+        ),
+        pytest.param(ModelChoice(None, CHECKPOINT, "openvino"), 8, (None, ()), id="openvino"),
     ],
 )
 def test_a_checkpoint_for_a_runner_of_onnx_is_exported(
-    checkpoint: Path | None,
-    source: Path,
-    runner: str | None,
-    options: RunnerOptions,
-    asked: int | None,
-    form: tuple[object, ...],
-    exports: list[object],
+    choice: ModelChoice, asked: int | None, form: tuple[object, ...], exports: list[object]
 ) -> None:
     """The weights given, or the embedded ones; in its fastest form for ONNX Runtime on a CPU."""
-    spec = replace(D0, arch="efficientdet_d0")
-    choice = ModelChoice(checkpoint=checkpoint, runner=runner, spec=spec, options=options)
+    source = embedded.checkpoint() if choice.checkpoint is None else CHECKPOINT
     with choice.file(asked) as path:
         assert path == Path("exported.onnx")
-    assert exports == [(source, spec, *form)]
+    assert exports == [(source, D0, *form)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +51,22 @@ def root(tmp_path: Path) -> Path:
     return write_coco(tmp_path / "coco", content)
 
 
-@dataclass(frozen=True)
-class Job:
-    """The scoring of results that `write_results` made."""
-
-    results: Path
-    root: Path
-    bins: Path | None = None
-    image_limit: int | None = None
-    min_map: float | None = None
-
-    def run(self) -> Evaluation:
-        """Return the score."""
-        engine = RecordedEngine(self.results, bins=self.bins, spec=SMALL)
-        job = EvaluationJob(self.root, image_limit=self.image_limit, min_map=self.min_map)
-        return evaluate(job, engine)
-
-
 @pytest.fixture
-def job(root: Path, tmp_path: Path) -> Job:
-    """The scoring of tmp_path/result."""
-    return Job(tmp_path / "result", root)
+def results(tmp_path: Path) -> Path:
+    """The results of the images, as another tool has named them."""
+    write_results(tmp_path / "result", STEMS, "whole-stem")
+    return tmp_path / "result"
+
+
+def score(results: Path, root: Path, bins: Path | None = None, **job: Any) -> Evaluation:
+    """Return the score of *results* on the images of *root*."""
+    return evaluate(EvaluationJob(root, **job), RecordedEngine(results, bins=bins, spec=SMALL))
+
+
+def fill(results: Path, value: float, pattern: str = "*") -> None:
+    """Put *value* in place of each logit and box of the files of *pattern*."""
+    for path in results.glob(pattern):
+        np.full(path.stat().st_size // 4, value, np.float32).tofile(path)
 
 
 def image_scale(size: tuple[int, int], spec: ModelSpec) -> float:
@@ -84,10 +78,12 @@ def image_scale(size: tuple[int, int], spec: ModelSpec) -> float:
     ("naming", "suffix"),
     [*((naming, ".bin") for naming in NAMINGS), ("cut-at-dot", ".npy"), ("cut-at-dot", ".txt")],
 )
-def test_each_naming_scores_as_the_heads_do(naming: str, suffix: str, job: Job) -> None:
+def test_each_naming_scores_as_the_heads_do(
+    naming: str, suffix: str, root: Path, tmp_path: Path
+) -> None:
     """All twelve numbers are those of the same heads without a file between."""
-    write_results(job.results, STEMS, naming, suffix)
-    dataset = load_coco(job.root)
+    write_results(tmp_path / "result", STEMS, naming, suffix)
+    dataset = load_coco(root)
     scale = image_scale((100, 60), SMALL)
     found = {
         sample.image_id: postprocess(split_heads(heads_of(n), SMALL)[0], scale, (100, 60), SMALL)
@@ -96,88 +92,85 @@ def test_each_naming_scores_as_the_heads_do(naming: str, suffix: str, job: Job) 
     wanted = coco_metrics(dataset, found, SMALL)
     assert wanted.ap is not None
     assert wanted.ap > 0.5
-    metrics = job.run().metrics
+    metrics = score(tmp_path / "result", root).metrics
     assert (metrics.values, metrics.per_class) == (wanted.values, wanted.per_class)
 
 
-def test_the_record_says_where_it_comes_from(job: Job, tmp_path: Path) -> None:
+def test_the_record_says_where_it_comes_from(results: Path, root: Path) -> None:
     """Stages are those that ran here, the runner and the model those of the summary."""
-    write_results(job.results, STEMS, "whole-stem")
     files = [[f"bins/{stem}.bin"] for stem in STEMS]
     own = {"runner": "ACL, 310P3", "model_sha256": "ab12"}
-    write_summary(tmp_path / "result_summary.json", files, effd0=own)
-    evaluation = job.run()
-    counts = {name: len(latency.samples_ms) for name, latency in evaluation.stages.items()}
+    write_summary(results.with_name("result_summary.json"), files, effd0=own)
+    evaluation = score(results, root)
+    accuracy = evaluation.accuracy
+    counts = {name: times.count for name, times in accuracy.stages_ms.items()}
     assert counts == {"read results": 3, "postprocess": 3}
-    assert evaluation.runner == f"results in {job.results}, by ACL, 310P3"
-    assert evaluation.model_sha256 == "ab12"
-    assert evaluation.settings["results"] == str(job.results)
+    assert accuracy.backend == f"results in {results}, by ACL, 310P3"
+    assert accuracy.model_sha256 == "ab12"
+    assert accuracy.settings["results"] == str(results)
     assert evaluation.verdict.status == "not gated"
-    json.dumps(flat(run_of(evaluation, RecordedEngine(job.results, spec=SMALL))))
+    json.dumps(flat(run_of(evaluation, RecordedEngine(results, spec=SMALL))))
 
 
-def test_a_limited_score_never_passes(job: Job) -> None:
+def test_a_limited_score_never_passes(results: Path, root: Path) -> None:
     """The first images by id are scored, of a folder that holds more; the gate stays open."""
-    write_results(job.results, STEMS, "sample-id")
-    evaluation = replace(job, image_limit=2, min_map=1.0).run()
+    evaluation = score(results, root, image_limit=2, min_map=1.0)
     assert evaluation.metrics.images == 2
     assert evaluation.verdict.status == "undecided"
 
 
-def test_results_without_a_detection_fail(job: Job) -> None:
-    """Heads that find nothing anywhere are no success, even without a floor."""
-    write_results(job.results, STEMS, "whole-stem")
-    for path in job.results.iterdir():
-        np.full(path.stat().st_size // 4, -30, np.float32).tofile(path)
-    evaluation = replace(job, min_map=0.0).run()
+def test_a_limited_score_fails_where_the_threshold_is_out_of_reach(
+    results: Path, root: Path
+) -> None:
+    """Of three images two that show nothing rightly leave at most what the third could give."""
+    fill(results, -30, "[23]_*")
+    evaluation = score(results, root, image_limit=2, min_map=99.0)
+    assert evaluation.verdict.status == "fail"
+    message = r"on the first 2 of 3 images by id and cannot reach 99\.00 %"
+    assert re.search(message, evaluation.reason)
+    assert score(results, root, image_limit=2, min_map=1.0).verdict.status == "undecided"
+
+
+def test_results_without_a_detection_fail(results: Path, root: Path) -> None:
+    """Heads that find nothing anywhere are no success, even without a threshold."""
+    fill(results, -30)
+    evaluation = score(results, root, min_map=0.0)
     assert evaluation.verdict.status == "fail"
     assert "not one detection in 3 images" in evaluation.reason
 
 
-def test_results_that_stand_for_two_images_are_refused(job: Job) -> None:
+def test_results_that_stand_for_two_images_are_refused(results: Path, root: Path) -> None:
     """A copy of another image's heads is complete and fresh, and yet a result too few."""
-    write_results(job.results, STEMS, "whole-stem")
-    for path in job.results.glob("2_*"):
-        shutil.copyfile(job.results / path.name.replace("2_", "3_", 1), path)
+    for path in results.glob("2_*"):
+        shutil.copyfile(path, results / path.name.replace("2_", "3_", 1))
     message = r"images 20 \(2\.png\) and 30 \(3\.png\) differ, but their detections"
     with pytest.raises(EvaluationError, match=message):
-        job.run()
+        score(results, root)
 
 
-def test_a_limited_score_fails_where_the_floor_is_out_of_reach(job: Job) -> None:
-    """Of three images two that show nothing rightly leave at most what the third could give."""
-    write_results(job.results, STEMS, "sample-id")
-    for path in job.results.iterdir():
-        np.full(path.stat().st_size // 4, -30, np.float32).tofile(path)
-    write_results(job.results, STEMS[:1], "sample-id")
-    limited = replace(job, image_limit=2)
-    evaluation = replace(limited, min_map=99.0).run()
-    assert evaluation.verdict.status == "fail"
-    message = r"on the first 2 of 3 images by id and cannot reach 99\.00 %"
-    assert re.search(message, evaluation.reason)
-    assert replace(limited, min_map=1.0).run().verdict.status == "undecided"
-
-
-def test_a_broken_head_names_its_image(job: Job) -> None:
+def test_a_broken_head_names_its_image(results: Path, root: Path) -> None:
     """Of thousands of files, the one that overflowed can be found."""
-    write_results(job.results, STEMS, "whole-stem")
-    for path in job.results.glob("2_*"):
-        np.full(path.stat().st_size // 4, np.nan, np.float32).tofile(path)
+    fill(results, np.nan, "2_*")
     with pytest.raises(HeadError, match=r"class_p3 holds .* not finite") as caught:
-        job.run()
+        score(results, root)
     assert caught.value.__notes__ == ["in the results of 2"]
 
 
-def test_the_manifest_leads_by_image_id(job: Job, tmp_path: Path) -> None:
-    """With the inputs' manifest the score is the same, and its fingerprint is on record."""
-    write_results(job.results, STEMS, "input-n")
-    plain = job.run()
-    bins = write_bins(tmp_path / "bins", load_coco(job.root))
+def test_the_manifest_leads_by_image_id(root: Path, tmp_path: Path) -> None:
+    """The score is the same with it, and its fingerprint is on record; a new picture is refused."""
+    results = tmp_path / "result"
+    write_results(results, STEMS, "input-n")
+    plain = score(results, root)
+    bins = write_bins(tmp_path / "bins", load_coco(root))
     shutil.copy(bins / "manifest.json", tmp_path / "result_manifest.json")
-    evaluation = job.run()
+    evaluation = score(results, root)
     assert evaluation.metrics == plain.metrics
-    assert plain.settings["manifest_sha256"] is None
-    assert re.fullmatch("[0-9a-f]{64}", evaluation.settings["manifest_sha256"])
+    assert plain.accuracy.settings["manifest_sha256"] is None
+    assert re.fullmatch("[0-9a-f]{64}", evaluation.accuracy.settings["manifest_sha256"])
+    shutil.copy(root / "val2017/1.png", root / "val2017/2.png")
+    message = r"2\.png has changed since the inputs of .*_manifest\.json were made of it; pre"
+    with pytest.raises(ResultError, match=message):
+        score(results, root)
 
 
 @pytest.mark.parametrize(
@@ -195,27 +188,14 @@ def test_the_manifest_leads_by_image_id(job: Job, tmp_path: Path) -> None:
     ],
 )
 def test_inputs_of_other_images_are_refused(
-    change: dict[str, Any], message: str, job: Job, tmp_path: Path
+    change: dict[str, Any], message: str, results: Path, root: Path, tmp_path: Path
 ) -> None:
     """Where manifest and annotations speak of different images, neither is believed."""
-    write_results(job.results, STEMS, "whole-stem")
-    bins = write_bins(tmp_path / "bins", load_coco(job.root))
-    content = json.loads((job.root / "annotations/instances_val2017.json").read_text())
+    bins = write_bins(tmp_path / "bins", load_coco(root))
+    content = json.loads((root / "annotations/instances_val2017.json").read_text())
     content["images"][0] |= change
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 10]
-    write_annotations(job.root, content)
-    shutil.copy(job.root / "val2017/1.png", job.root / "val2017/4.png")
+    write_annotations(root, content)
+    shutil.copy(root / "val2017/1.png", root / "val2017/4.png")
     with pytest.raises(ResultError, match=message):
-        replace(job, bins=bins).run()
-
-
-def test_a_picture_that_changed_is_refused(job: Job, tmp_path: Path) -> None:
-    """Of a picture that was replaced since, there is no result, whatever its name and size."""
-    write_results(job.results, STEMS, "whole-stem")
-    bins = write_bins(tmp_path / "bins", load_coco(job.root))
-    shutil.copy(bins / "manifest.json", tmp_path / "result_manifest.json")
-    job.run()
-    shutil.copy(job.root / "val2017/1.png", job.root / "val2017/2.png")
-    message = r"2\.png has changed since the inputs of .*_manifest\.json were made of it; pre"
-    with pytest.raises(ResultError, match=message):
-        job.run()
+        score(results, root, bins)

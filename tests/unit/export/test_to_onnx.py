@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxsim
@@ -19,21 +19,15 @@ from effd0.spec import ModelSpec
 from tests.helpers.onnx_models import need_own_export, pad_model
 
 
-@pytest.mark.parametrize(
-    ("settings", "opset"),
-    [
-        pytest.param(ExportSettings(), 11, id="torchscript-default"),
-        pytest.param(ExportSettings(opset=18), 18, id="torchscript-highest"),
-        pytest.param(ExportSettings(exporter="dynamo"), 18, id="dynamo-default"),
-        pytest.param(ExportSettings(opset=23, exporter="dynamo"), 23, id="dynamo-highest"),
-        pytest.param(ExportSettings(batch_size=None), 11, id="free-batch"),
-    ],
-)
-def test_an_opset_is_the_one_asked_for_or_the_exporters_lowest(
-    settings: ExportSettings, opset: int
-) -> None:
+def test_an_opset_is_the_one_asked_for_or_the_exporters_lowest() -> None:
     """Old compilers are served by default, each exporter within what it can write."""
-    assert settings.checked_opset() == opset
+    for settings, opset in (
+        (ExportSettings(), 11),
+        (ExportSettings(opset=18), 18),
+        (ExportSettings(exporter="dynamo"), 18),
+        (ExportSettings(opset=23, exporter="dynamo"), 23),
+    ):
+        assert settings.checked_opset() == opset
 
 
 @pytest.mark.parametrize(
@@ -42,20 +36,13 @@ def test_an_opset_is_the_one_asked_for_or_the_exporters_lowest(
         pytest.param(
             ExportSettings(opset=10),
             "--opset is 10, but the torchscript exporter writes 11 to 18",
-            id="torchscript-too-old",
-        ),
-        pytest.param(
-            ExportSettings(opset=19), "--opset is 19, but the torchscript", id="torchscript-too-new"
+            id="opset",
         ),
         pytest.param(
             ExportSettings(opset=17, exporter="dynamo"),
             "--opset is 17, but the dynamo exporter writes 18 to 23",
-            id="dynamo-too-old",
+            id="opset-of-dynamo",
         ),
-        pytest.param(
-            ExportSettings(opset=24, exporter="dynamo"), "--opset is 24, but", id="dynamo-too-new"
-        ),
-        pytest.param(ExportSettings(opset=0), "--opset is 0, but", id="opset-zero"),
         pytest.param(
             ExportSettings(exporter="onnx2"),
             "--exporter is 'onnx2', but torchscript, dynamo exist",
@@ -74,31 +61,22 @@ def test_settings_that_cannot_be_had_are_refused(
         write_onnx(tmp_path / "no.pth", tmp_path / "d0.onnx", spec, settings)
 
 
-@pytest.fixture(scope="module")
-def exported(onnx_model: Path, pytestconfig: pytest.Config) -> Any:
-    """The content of the default export with a free batch."""
+def test_the_default_export_is_the_recipes(
+    onnx_model: Path, checkpoint: Path, spec: ModelSpec, pytestconfig: pytest.Config
+) -> None:
+    """Opset 11, float32, one input x.1, ten heads in the recipe's order, and where it is from."""
     need_own_export(pytestconfig)
-    return onnx.load(str(onnx_model))
-
-
-def shape(value: Any) -> list[str | int]:
-    """Return the dimensions of a graph's input or output, names where they are free."""
-    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-
-
-def test_the_default_export_is_the_recipes(exported: Any, spec: ModelSpec) -> None:
-    """Opset 11, float32, one input x.1, and the ten heads by name in the recipe's order."""
+    exported = onnx.load(str(onnx_model))
     assert [(o.domain, o.version) for o in exported.opset_import] == [("", 11)]
-    assert [value.name for value in exported.graph.input] == ["x.1"]
-    assert shape(exported.graph.input[0]) == ["N", 3, 512, 512]
-    assert [value.name for value in exported.graph.output] == list(spec.output_names)
-    assert {shape(value)[0] for value in exported.graph.output} == {"N"}
+    ends = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*exported.graph.input, *exported.graph.output)
+    }
+    assert list(ends) == ["x.1", *spec.output_names]
+    assert ends["x.1"] == ["N", 3, 512, 512]
+    assert {sides[0] for sides in ends.values()} == {"N"}
     kinds = {tensor.data_type for tensor in exported.graph.initializer}
     assert kinds <= {TensorProto.FLOAT, TensorProto.INT64}
-
-
-def test_an_export_names_its_origin(exported: Any, checkpoint: Path, spec: ModelSpec) -> None:
-    """A file found later can be traced to its weights and its tools."""
     assert {p.key: p.value for p in exported.metadata_props} == {
         "arch": spec.arch,
         "checkpoint_sha256": sha256(checkpoint),
@@ -107,14 +85,20 @@ def test_an_export_names_its_origin(exported: Any, checkpoint: Path, spec: Model
     }
 
 
-def test_a_failing_exporter_is_named(
-    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What an exporter raises comes out as one error with the settings that lead to it."""
+@pytest.fixture
+def fail() -> Callable[..., None]:
+    """What raises as exporters do."""
 
-    def fail(*_: object) -> None:
+    def raised(*_: object) -> None:
         raise RuntimeError("unsupported operator")
 
+    return raised
+
+
+def test_a_failing_exporter_is_named(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None]
+) -> None:
+    """What an exporter raises comes out as one error with the settings that lead to it."""
     monkeypatch.setattr(to_onnx, "load_model", lambda *_: None)
     monkeypatch.setattr(to_onnx, "_torch_export", fail)
     message = r"d0\.pth cannot be exported by dynamo at opset 20: unsupported operator"
@@ -122,14 +106,12 @@ def test_a_failing_exporter_is_named(
         write_onnx(Path("d0.pth"), tmp_path / "d0.onnx", spec, ExportSettings(1, 20, "dynamo"))
 
 
-def test_a_failing_simplifier_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_simplifier_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None]
+) -> None:
     """What onnxsim raises comes out as one error with the file's name."""
-
-    def fail(_: object) -> None:
-        raise RuntimeError("cannot infer shapes")
-
     onnx.save(pad_model(), str(tmp_path / "padded.onnx"))
     monkeypatch.setattr(onnxsim, "simplify", fail)
-    with pytest.raises(ExportError, match=r"padded\.onnx cannot be simplified: cannot infer"):
+    with pytest.raises(ExportError, match=r"padded\.onnx cannot be simplified: unsupported"):
         write_simplified(tmp_path / "padded.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()

@@ -43,7 +43,7 @@ def types(graph: Any) -> dict[str, int]:
 def done() -> Any:
     """The network above in float16."""
     graph = parsed(NETWORK)
-    assert str(apply_edits(graph, ["fp16"])[0]) == "fp16: 3 matches"
+    assert apply_edits(graph, ["fp16"]) == [3]
     return graph
 
 
@@ -60,6 +60,7 @@ def test_only_the_borders_stay_float32() -> None:
     # A Resize takes its scales as float32, so those it shared are there twice.
     assert kinds == {
         "w": TensorProto.FLOAT16,
+        "half": TensorProto.FLOAT16,
         "two": TensorProto.INT64,
         "scales": TensorProto.FLOAT16,
         "large_region": TensorProto.FLOAT,
@@ -88,27 +89,25 @@ def test_scales_that_only_a_resize_reads_stay_where_they_are() -> None:
         y = Resize(scaled, roi, scales)
       }
     """)
-    assert apply_edits(graph, ["fp16"])[0].matches == 1
-    assert operators(graph) == ["Cast", "Constant", "Constant", "Mul", "Resize", "Cast"]
+    assert apply_edits(graph, ["fp16"]) == [1]
+    assert operators(graph) == ["Cast", "Mul", "Resize", "Cast"]
     assert run(graph, X)[0].tolist() == (X / 2).repeat(2, 2).repeat(2, 3).tolist()
 
 
 @pytest.mark.parametrize(
     "graph",
     [
-        pytest.param(parsed("g (float[2] x) => (float[2] y) { y = Relu(x) }"), id="no-weights"),
         pytest.param(
             parsed("g (int64[2] x) => (int64[2] y) <int64 w = {2}> { y = Mul(x, w) }"),
             id="integers",
         ),
         pytest.param(pad_model(dtype=np.float16), id="float16-already"),
-        pytest.param(done(), id="done-before"),
     ],
 )
 def test_a_graph_without_float32_weights_has_nothing_to_do(graph: Any) -> None:
     """There is nothing to halve, so the file stays the same."""
     edited = copy.deepcopy(graph)
-    assert str(apply_edits(edited, ["fp16"])[0]) == "fp16: nothing to do"
+    assert apply_edits(edited, ["fp16"]) == [0]
     assert edited.SerializeToString() == graph.SerializeToString()
 
 

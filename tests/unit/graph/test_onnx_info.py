@@ -12,9 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effd0.errors import Effd0Error, ExportError, GraphError
+from effd0.errors import ExportError, GraphError
 from effd0.graph.onnx_info import ModelFile, check_support, model_input, read_model
-from effd0.graph.rewrites import apply_edits
 from tests.helpers import TINY
 from tests.helpers.onnx_models import halved, head_model, pad_model, parsed
 
@@ -34,14 +33,7 @@ def read(model: Any, folder: Path) -> ModelFile:
     return read_model(path, TINY)
 
 
-def refusal(model: Any, folder: Path, kind: type[Effd0Error] = ExportError) -> str:
-    """What the error says of *model*, without the folder."""
-    with pytest.raises(kind) as caught:
-        read(model, folder)
-    return str(caught.value).replace(str(folder / "d0.onnx"), "FILE")
-
-
-@pytest.mark.parametrize("batch", [None, 1, 16], ids=["free", "batch=1", "batch=16"])
+@pytest.mark.parametrize("batch", [None, 16], ids=["free", "batch=16"])
 def test_a_whole_model_is_read(batch: int | None, tmp_path: Path) -> None:
     """Its batch, its precision and where it comes from."""
     model = heads(batch=batch)
@@ -54,23 +46,15 @@ def test_a_whole_model_is_read(batch: int | None, tmp_path: Path) -> None:
 # Precision.
 
 
-def _stored_as(kind: int, *only: str) -> Plant:
-    """Return what stores weights, or *only* these, as *kind* and casts them as they are read."""
-
-    def plant(model: Any) -> None:
-        casts = []
-        for tensor in model.graph.initializer:
-            if only and tensor.name not in only:
-                continue
-            name, values = tensor.name, numpy_helper.to_array(tensor)
-            made = helper.make_tensor(f"{name}_raw", kind, values.shape, values.ravel())
-            tensor.CopyFrom(made)
-            casts.append(helper.make_node("Cast", [f"{name}_raw"], [name], to=TensorProto.FLOAT))
-        nodes = [*casts, *model.graph.node]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-
-    return plant
+def _in_bf16(model: Any) -> None:
+    """Store weights as bfloat16 and cast them as they are read."""
+    for tensor in model.graph.initializer:
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        tensor.CopyFrom(
+            helper.make_tensor(f"{name}_raw", TensorProto.BFLOAT16, values.shape, values.ravel())
+        )
+        cast = helper.make_node("Cast", [f"{name}_raw"], [name], to=TensorProto.FLOAT)
+        model.graph.node.insert(0, cast)
 
 
 def _quantised(model: Any) -> None:
@@ -79,20 +63,17 @@ def _quantised(model: Any) -> None:
     shape = numpy_helper.to_array(tensor).shape
     tensor.CopyFrom(numpy_helper.from_array(np.ones(shape, np.int8), "quantised"))
     scale = numpy_helper.from_array(np.array(0.5, np.float32), "scale")
-    zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
-    model.graph.initializer.extend([scale, zero])
-    names = ["quantised", "scale", "zero"]
-    model.graph.node.insert(0, helper.make_node("DequantizeLinear", names, ["box_p7_weight"]))
+    model.graph.initializer.append(scale)
+    node = helper.make_node("DequantizeLinear", ["quantised", "scale"], ["box_p7_weight"])
+    model.graph.node.insert(0, node)
 
 
 def _half_in_nodes(model: Any) -> None:
     """Hold every weight in a Constant node, in float16, as some converters do."""
     model.CopyFrom(halved(model))
-    tensors = list(model.graph.initializer)
-    nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors]
-    nodes += list(model.graph.node)
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(nodes)
+    for tensor in model.graph.initializer:
+        model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
 
 
 @pytest.mark.parametrize(
@@ -100,20 +81,14 @@ def _half_in_nodes(model: Any) -> None:
     [
         pytest.param(lambda m: m.CopyFrom(halved(m)), "fp16", id="all-in-fp16"),
         pytest.param(_half_in_nodes, "fp16", id="fp16-in-constant-nodes"),
-        pytest.param(_stored_as(TensorProto.BFLOAT16), "bf16", id="weights-in-bf16"),
+        pytest.param(_in_bf16, "bf16", id="weights-in-bf16"),
         pytest.param(_quantised, "int8", id="one-layer-in-int8"),
-        # Of 3 x 126 values, each box head has 3 x 36 and each class head 3 x 27.
-        pytest.param(
-            _stored_as(TensorProto.FLOAT16, "box_p6_weight", "box_p7_weight"),
-            "fp16",
-            id="the-larger-part-in-fp16",
-        ),
     ],
 )
-def test_precision_is_what_most_weights_are_stored_in(
+def test_precision_is_what_weights_are_stored_in(
     plant: Plant, precision: str, tmp_path: Path
 ) -> None:
-    """By values, not by tensors; a graph that quantises anywhere is int8."""
+    """A graph that quantises anywhere is int8."""
     model = heads()
     plant(model)
     assert read(model, tmp_path).precision == precision
@@ -128,7 +103,6 @@ def test_precision_is_what_most_weights_are_stored_in(
         pytest.param(None, "does not exist; make it with 'effd0 export'", id="missing"),
         pytest.param(b"this is a text\n", "is not an ONNX file", id="text"),
         pytest.param(b"", "is not an ONNX model: its graph has no node", id="empty"),
-        pytest.param(heads().SerializeToString()[:-200], "is not an ONNX file", id="cut-off"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(
@@ -143,162 +117,80 @@ def test_a_file_that_is_no_model_is_refused(
     assert "make it with 'effd0 export'" in str(caught.value)
 
 
-def _unknown_operator(model: Any) -> None:
-    model.graph.node[0].op_type = "MeanPool"
+# Inputs and outputs.
 
 
-def _reads_nothing(model: Any) -> None:
-    model.graph.node[1].input[0] = "gone"
+def sigmoid(opset: int = 11, sides: str = "N,3,512,512", kind: str = "float", to: str = "") -> Any:
+    """Return a graph that any ATC takes, but for what is given; *to* are its output's sides."""
+    fed, given = f"{kind}[{sides}] x", f"{kind}[{to or sides}] y"
+    return parsed(f"g ({fed}) => ({given}) {{ y = Sigmoid(x) }}", opset)
 
 
-def _declares_another_shape(model: Any) -> None:
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 26
-
-
-@pytest.mark.parametrize(
-    ("plant", "message"),
-    [
-        pytest.param(_unknown_operator, "MeanPool", id="unknown-operator"),
-        pytest.param(_reads_nothing, "gone", id="reads-nothing"),
-        pytest.param(_declares_another_shape, "nference", id="declares-another-shape"),
-    ],
-)
-def test_an_invalid_model_is_refused(plant: Plant, message: str, tmp_path: Path) -> None:
-    """In one line, with the checker's reason."""
-    model = heads()
-    plant(model)
-    said = refusal(model, tmp_path, GraphError)
-    assert re.match(rf"FILE is an invalid ONNX model: .*{message}.*; export it again$", said)
-
-
-# Inputs.
-
-
-def test_two_inputs_are_refused(tmp_path: Path) -> None:
-    """Heads come from images alone; a scale belongs to decoding."""
-    model = heads()
-    model.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, [1]))
-    assert refusal(model, tmp_path) == (
-        "FILE has the inputs ['x.1', 'scale'], but an EfficientDet-D0 has one; "
-        "export it with its heads alone"
-    )
-
-
-def test_weights_among_the_inputs_are_none(tmp_path: Path) -> None:
-    """Old exporters list initializers as inputs too."""
+def listing_weights() -> Any:
+    """A model that lists initializers as inputs too, as old exporters do."""
     model = heads(batch=2)
     for tensor in model.graph.initializer:
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         model.graph.input.insert(0, value)
-    assert read(model, tmp_path).batch == 2
-
-
-def _fed(*sides: int | str) -> Any:
-    """A model whose input is declared to be of *sides*, and its outputs not at all."""
-    model = heads()
-    value = helper.make_tensor_value_info("x.1", TensorProto.FLOAT, sides)
-    nodes = list(model.graph.node)
-    del model.graph.input[:], model.graph.node[:]
-    model.graph.input.append(value)
-    # What comes behind is of its own shape, whatever is fed.
-    shape = numpy_helper.from_array(np.array([-1, 3, 128, 128], np.int64), "shape")
-    model.graph.initializer.append(shape)
-    model.graph.node.append(helper.make_node("Reshape", ["x.1", "shape"], ["fed"]))
-    for node in nodes:
-        node.input[:] = ["fed" if name == "x.1" else name for name in node.input]
-    model.graph.node.extend(nodes)
     return model
 
 
-@pytest.mark.parametrize(
-    ("sides", "batch"),
-    [
-        pytest.param(("N", 3, "H", "W"), None, id="free-sides"),
-        pytest.param((4, 128, 128, 3), 4, id="channels-last"),
-    ],
-)
-def test_images_either_way_are_taken(
-    sides: tuple[int | str, ...], batch: int | None, tmp_path: Path
-) -> None:
-    """What is declared may be free, and channels may be last."""
-    assert read(_fed(*sides), tmp_path).batch == batch
+RENAMED = {f"t{n}": shape for n, shape in enumerate(reversed(SHAPES.values()))}
 
 
 @pytest.mark.parametrize(
-    ("sides", "shown"),
+    ("model", "batch"),
     [
-        pytest.param(("N", 3, 64, 64), "(N, 3, 64, 64)", id="smaller"),
-        pytest.param(("N", 1, 128, 128), "(N, 1, 128, 128)", id="grey"),
-        pytest.param((3, 128, 128), "(3, 128, 128)", id="no-batch"),
+        pytest.param(listing_weights(), 2, id="weights-among-the-inputs"),
+        pytest.param(head_model(RENAMED), None, id="heads-of-other-names"),
+        # Sides that only a run shows are not guessed at.
+        pytest.param(sigmoid(sides="N,3,H,W"), None, id="free-sides"),
+        pytest.param(sigmoid(sides="4,128,128,3", to="a,b,c,d"), 4, id="channels-last"),
     ],
 )
-def test_other_inputs_are_refused(sides: tuple[int | str, ...], shown: str, tmp_path: Path) -> None:
-    """The message shows its shape beside the one wanted."""
-    assert refusal(_fed(*sides), tmp_path) == (
-        f"input x.1 of FILE is {shown}, but (N, 3, 128, 128) was wanted; "
-        "export it for images of 128 pixels"
-    )
+def test_other_forms_of_a_d0_are_taken(model: Any, batch: int | None, tmp_path: Path) -> None:
+    """Heads are known by name or shape, and shapes may be free."""
+    assert read(model, tmp_path).batch == batch
 
 
-# Outputs.
+def invalid() -> Any:
+    """A model that declares another shape than it gives."""
+    model = heads()
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 26
+    return model
 
 
-def test_heads_are_known_by_shape(tmp_path: Path) -> None:
-    """Under other names and in another order they are still these heads."""
-    names = {f"t{n}": shape for n, shape in enumerate(reversed(SHAPES.values()))}
-    read(head_model(names), tmp_path)
+SIZE = r"but \(N, 3, 128, 128\) was wanted; export it for images of 128 pixels$"
+OTHER = "the outputs of FILE are not the ten heads of an EfficientDet-D0: "
+SWAPPED = SHAPES | {"class_p6": SHAPES["box_p6"], "box_p6": SHAPES["class_p6"]}
+#: Model -> what the error says.
+REFUSED = {
+    "invalid": (invalid(), "FILE is an invalid ONNX model: .*nference.*; export it again$"),
+    "two-inputs": (pad_model(constants_are="inputs"),
+        r"FILE has the inputs \['x', .*\], but an Eff.* has one; export it with its heads alone$"),
+    "smaller": (sigmoid(sides="N,3,64,64"), rf"input x of FILE is \(N, 3, 64, 64\), {SIZE}"),
+    "grey": (sigmoid(sides="N,1,128,128"), rf"input x of FILE is \(N, 1, 128, 128\), {SIZE}"),
+    "no-batch": (sigmoid(sides="3,128,128"), rf"input x of FILE is \(3, 128, 128\), {SIZE}"),
+    "head-lost": (head_model({n: s for n, s in SHAPES.items() if n != "box_p7"}),
+        rf"{OTHER}\['box_p7'\] are missing; .* the outputs are .*; export the network without"),
+    "head-twice": (head_model({**SHAPES, "again": SHAPES["class_p6"]}),
+        rf"{OTHER}\['class_p6'\] could each be .* 'again': '\(27, 2, 2\)'.*; export the network"),
+    "one-more": (head_model({**SHAPES, "scores": (5, 4, 4)}), f"{OTHER}5 outputs are there; heads"),
+    "names-swapped": (head_model(SWAPPED),
+        r"output class_p6 of FILE is \(36, 2, 2\), but \(27, 2, 2\) was wanted: .*own name$"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        pytest.param(
-            {n: s for n, s in SHAPES.items() if n != "box_p7"}, "['box_p7'] are missing", id="lost"
-        ),
-        pytest.param(
-            {**SHAPES, "again": SHAPES["class_p6"]},
-            "['class_p6'] could each be several outputs",
-            id="twice",
-        ),
-        pytest.param({**SHAPES, "scores": (5, 4, 4)}, "5 outputs are there", id="one-more"),
-    ],
-)
-def test_other_outputs_are_refused(
-    shapes: dict[str, tuple[int, ...]], message: str, tmp_path: Path
-) -> None:
-    """What is wrong, all that is there, and what to export instead."""
-    said = refusal(head_model(shapes), tmp_path)
-    assert f"are not the ten heads of an EfficientDet-D0: {message}; heads are known by" in said
-    for name, sides in shapes.items():
-        assert f"'{name}': '({', '.join(map(str, sides))})'" in said
-    assert said.endswith("; export the network without decoding and NMS")
-
-
-def test_names_over_other_shapes_are_refused(tmp_path: Path) -> None:
-    """Where all names are known, a shape under a wrong one is a fault and not another name."""
-    swapped = SHAPES | {"class_p6": SHAPES["box_p6"], "box_p6": SHAPES["class_p6"]}
-    said = refusal(head_model(swapped), tmp_path)
-    assert said.startswith(
-        "output class_p6 of FILE is (36, 2, 2), but (27, 2, 2) was wanted: names and shapes do not "
-        "fit together, all outputs are {'class_p6': '(36, 2, 2)', "
-    )
-    assert said.endswith("; export it with each head under its own name")
-
-
-def test_free_shapes_are_left_to_the_run(tmp_path: Path) -> None:
-    """Sides that only a run shows are not guessed at."""
-    model = head_model({"a": (9, 4, 4), "b": (9, 2, 2)})
-    dims = model.graph.output[0].type.tensor_type.shape.dim
-    dims[2].dim_param = dims[3].dim_param = "side"
-    read(model, tmp_path)
+@pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_d0_is_refused(model: Any, message: str, tmp_path: Path) -> None:
+    """The message says what is there, what was wanted, and what to export instead."""
+    kind = GraphError if "invalid" in message else ExportError
+    with pytest.raises(kind) as caught:
+        read(model, tmp_path)
+    assert re.match(message, str(caught.value).replace(str(tmp_path / "d0.onnx"), "FILE"))
 
 
 # What ATC takes.
-
-
-def sigmoid(opset: int = 11, sides: str = "N,3,512,512", kind: str = "float") -> Any:
-    """Return a graph that any ATC takes, but for what is given."""
-    return parsed(f"g ({kind}[{sides}] x) => ({kind}[{sides}] y) {{ y = Sigmoid(x) }}", opset)
 
 
 def shapeless() -> Any:
@@ -318,17 +210,14 @@ def foreign() -> Any:
 RESIZE = "g (float[1,1,2,2] x) => (float[1,1,4,4] y) <float[4] s = {1.0, 1.0, 2.0, 2.0}> "
 
 
-@pytest.mark.parametrize(
-    "graph",
-    [
-        pytest.param(sigmoid(11), id="first-opset"),
-        pytest.param(sigmoid(17, "1,3,512,512"), id="last-opset-and-a-fixed-batch"),
-        pytest.param(parsed(RESIZE + "{ y = Resize(x, s, s) }", 12), id="resize-of-opset-12"),
-    ],
-)
-def test_what_atc_takes_is_no_problem(graph: Any) -> None:
+def test_what_atc_takes_is_no_problem() -> None:
     """The first and last opset, with the batch free or fixed, pass without a word."""
-    assert check_support(graph) == []
+    graphs = (
+        sigmoid(11),
+        sigmoid(17, "1,3,512,512"),
+        parsed(RESIZE + "{ y = Resize(x, s, s) }", 12),
+    )
+    assert [check_support(graph) for graph in graphs] == [[], [], []]
 
 
 #: Graph -> what is said of it, and whether no known version of ATC goes on.
@@ -357,8 +246,8 @@ PROBLEMS = {
 def test_a_problem_names_place_reason_and_remedy(graph: Any, fatal: bool, said: str) -> None:
     """Each comes with the node, its operator, the reason and the next step."""
     (problem,) = check_support(graph)
-    assert str(problem).startswith(said)
-    assert problem.fatal == fatal
+    assert problem[0].startswith(said)
+    assert problem[1] == fatal
 
 
 def test_a_problem_of_many_nodes_is_reported_once_after_the_fatal() -> None:
@@ -367,14 +256,9 @@ def test_a_problem_of_many_nodes_is_reported_once_after_the_fatal() -> None:
         "g (float[4] x) => (float[4] y) { a = Atanh(x) b = Atanh(a) c = Erf(b) y = Atanh(c) }", 18
     )
     found = check_support(graph)
-    assert [(p.node, p.fatal) for p in found] == [("the model", True), ("a and 2 more", False)]
-
-
-def test_the_default_edits_remove_what_they_can() -> None:
-    """Padding that is told as a problem is none after the edit that the message names."""
-    graph = pad_model()
-    apply_edits(graph, ["fold-pad"])
-    assert check_support(graph) == []
+    assert [(said.partition(" (")[0], fatal) for said, fatal in found] == [
+        ("the model", True), ("a and 2 more", False)
+    ]  # fmt: skip
 
 
 def test_the_input_is_read_off_the_graph() -> None:

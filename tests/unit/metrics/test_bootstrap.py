@@ -20,12 +20,10 @@ from effd0.metrics.bootstrap import (
     PairedDrop,
     average_precision,
     category_hits,
-    compare_with_reference,
     paired_drop,
     reachable_ap,
 )
 from effd0.metrics.coco import MatchTable, match_table
-from effd0.metrics.detection_diff import detection_parity
 from effd0.metrics.summary import coco_metrics, pycocotools_metrics
 from effd0.spec import D0
 from effd0.tolerances import AP_ARITHMETIC
@@ -86,26 +84,15 @@ def test_an_image_drawn_n_times_counts_n_times(seed: int) -> None:
         )
 
 
-def test_a_model_loses_nothing_against_itself() -> None:
-    """The same detections give a drop of exactly 0, with an interval of no width."""
+def test_the_drop_is_the_difference_of_the_metrics() -> None:
+    """Points are percent of AP, reference less candidate; a model loses 0 against itself."""
+    drop = paired_drop(matched(FOUND), matched(FEWER), resamples=50)
+    wanted, got = (points(coco_metrics(SCENES, found, D0).ap) for found in (FOUND, FEWER))
+    figures = (drop.points, 100 * drop.reference_ap, 100 * drop.candidate_ap)
+    assert figures == pytest.approx((wanted - got, wanted, got), rel=0, abs=100 * SAME)
+    assert drop.low < drop.points < drop.high
     drop = paired_drop(matched(FOUND), matched(FOUND), resamples=50)
     assert (drop.points, drop.low, drop.high, drop.images) == (0, 0, 0, 40)
-
-
-def test_the_drop_is_the_difference_of_the_metrics() -> None:
-    """Points are percent of AP, reference less candidate; swapped sides change the sign."""
-    drop = paired_drop(matched(FOUND), matched(FEWER), resamples=50)
-    wanted, got = (coco_metrics(SCENES, found, D0).ap for found in (FOUND, FEWER))
-    assert wanted is not None
-    assert got is not None
-    assert drop.points == pytest.approx(100 * (wanted - got), rel=0, abs=SAME)
-    assert (drop.reference_ap, drop.candidate_ap) == pytest.approx((wanted, got), rel=0, abs=SAME)
-    assert drop.low < drop.points < drop.high
-    back = paired_drop(matched(FEWER), matched(FOUND), resamples=50)
-    # Quantiles of mirrored samples interpolate from the other end; measured 2026-11-23: 1.8e-15.
-    assert (-back.points, -back.high, -back.low) == pytest.approx(
-        (drop.points, drop.low, drop.high), rel=0, abs=SAME
-    )
 
 
 def test_the_interval_is_that_of_plain_resampling() -> None:
@@ -158,25 +145,15 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "images", "status"),
     [
-        pytest.param(-0.1, 0.2, 5000, "pass", id="below-and-on-the-limit"),
-        pytest.param(-3.0, -2.0, 5000, "pass", id="a-gain"),
-        pytest.param(0.21, 0.4, 5000, "fail", id="above"),
-        pytest.param(0.2, 0.4, 5000, "undecided", id="from-the-limit"),
-        pytest.param(-0.1, 0.21, 5000, "undecided", id="across"),
-        pytest.param(0.0, 0.0, 29, "undecided", id="few-images-without-a-drop"),
-        pytest.param(5.0, 9.0, 29, "undecided", id="few-images-far-above"),
+        (-0.1, 0.2, 5000, "pass"), (0.21, 0.4, 5000, "fail"), (0.2, 0.4, 5000, "undecided"),
+        (-0.1, 0.21, 5000, "undecided"), (0.0, 0.0, 29, "undecided"),
     ],
-)
+)  # fmt: skip
 def test_only_a_whole_interval_decides(low: float, high: float, images: int, status: str) -> None:
     """What reaches across the limit, or stands on a handful of images, is not passed."""
-    assert PairedDrop((low + high) / 2, low, high, images, 0.335, 0.334).status(0.2) == status
-
-
-def test_the_text_has_the_figure_and_its_spread() -> None:
-    """A reader sees the drop, how sure it is, and on how many images."""
-    assert str(PairedDrop(0.2, 0.1, 0.3, 5000, 0.335, 0.333)) == (
-        "mAP drops by 0.20 points against the reference (95 % interval 0.10 to 0.30, 5000 images)"
-    )
+    drop = PairedDrop((low + high) / 2, low, high, images, 0.335, 0.334)
+    assert drop.status(0.2) == status
+    assert f"(95 % interval {low:.2f} to {high:.2f}, {images} images)" in str(drop)
 
 
 def test_images_without_an_object_are_refused() -> None:
@@ -184,16 +161,6 @@ def test_images_without_an_object_are_refused() -> None:
     empty = matched(FOUND, replace(SCENES, annotations=()))
     with pytest.raises(EvaluationError, match="the 40 images have no object that is not crowd"):
         paired_drop(empty, empty)
-
-
-def test_a_comparison_holds_drop_parity_and_the_metrics_of_the_reference() -> None:
-    """What is compared with is the reference, and a drop is a loss of the candidate."""
-    compared = compare_with_reference(
-        matched(FOUND), matched(FEWER), max_drop=0.2, runner="torch", model_sha256="0" * 64
-    )
-    assert compared.drop.points > 0
-    assert compared.parity == detection_parity(FOUND, FEWER)
-    assert compared.metrics == coco_metrics(SCENES, FOUND, D0)
 
 
 def first(dataset: Dataset, count: int) -> Dataset:
@@ -240,11 +207,10 @@ def test_the_bound_falls_with_every_image_down_to_the_truth(
     assert bounds[-1] == pytest.approx(ap, rel=0, abs=rounding)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_bound_is_reached_where_the_rest_is_perfect(seed: int) -> None:
+def test_the_bound_is_reached_where_the_rest_is_perfect() -> None:
     """It is no looser than it must be: perfect detections, surer than all others, have it."""
-    dataset = drawn_scenes(seed, 12)
-    found = jittered(dataset, seed)
+    dataset = drawn_scenes(1, 12)
+    found = jittered(dataset, 1)
     best = {**perfect(dataset), **{id_: found[id_] for id_ in dataset.image_ids[:5]}}
     assert points(coco_metrics(dataset, best, D0).ap) == pytest.approx(
         bound(dataset, found, 5), rel=0, abs=AP_ARITHMETIC.limit

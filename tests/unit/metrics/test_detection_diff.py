@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effd0.data.coco import Dataset, load_coco
 from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
-from effd0.metrics.detection_diff import box_iou, detection_parity, match_detections
+from effd0.metrics.detection_diff import (
+    DISTINCT_SCORES,
+    check_repeats,
+    detection_parity,
+    match_detections,
+)
+from tests.helpers import SMALL, write_coco
 from tests.helpers.results import NOTHING, made
 
 SQUARE = (0, 0, 10, 10)
@@ -39,12 +50,8 @@ def test_the_highest_iou_goes_first() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [
-        pytest.param((*SQUARE, 0.9, 2), id="other-class"),
-        pytest.param((*BY_4, 0.9, 1), id="too-little-overlap"),
-        pytest.param((20, 20, 30, 30, 0.9, 1), id="no-overlap"),
-        pytest.param((5, 5, 5, 5, 0.9, 1), id="no-area"),
-    ],
+    [(*SQUARE, 0.9, 2), (*BY_4, 0.9, 1), (5, 5, 5, 5, 0.9, 1)],
+    ids=["other-class", "too-little-overlap", "no-area"],
 )
 def test_what_shows_something_else_is_not_matched(other: tuple[float, ...]) -> None:
     """Both are listed, each on its side, and the higher score is at stake."""
@@ -52,15 +59,6 @@ def test_what_shows_something_else_is_not_matched(other: tuple[float, ...]) -> N
     assert matched.ious.size == 0
     assert (matched.missing.tolist(), matched.extra.tolist()) == ([0.25], [np.float32(0.9)])
     assert matched.worst == np.float32(0.9)
-
-
-def test_of_equal_overlaps_the_higher_score_goes_first() -> None:
-    """A box between two goes to the surer of them, and of equally sure ones to the first."""
-    left, right = (-1, 0, 9, 10), (1, 0, 11, 10)
-    for scores, first in (((0.9, 0.5), 0), ((0.5, 0.5), 0)):
-        pair = made([(*left, scores[0], 1), (*right, scores[1], 1)])
-        matched = match_detections(made([(*SQUARE, 0.7, 1)]), pair)
-        assert matched.candidate.tolist() == [first]
 
 
 @given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 12))
@@ -76,14 +74,6 @@ def test_swapping_the_sides_swaps_the_result(seed: int, left: int, right: int) -
     assert len(set(there.reference.tolist())) + there.missing.size == left
     assert len(set(there.candidate.tolist())) + there.extra.size == right
     assert (one.classes[there.reference] == other.classes[there.candidate]).all()
-
-
-def test_iou_is_overlap_over_union() -> None:
-    """Every pair's IoU is the one computed by hand; boxes without area have none."""
-    boxes = made([(*box, 1, 1) for box in (SQUARE, BY_2, (5, 5, 5, 5))]).boxes
-    wanted = [[1, 8 / 12, 0], [8 / 12, 1, 0], [0, 0, 0]]
-    # Rounded to float32, 6e-8.
-    assert box_iou(boxes, boxes) == pytest.approx(np.array(wanted), abs=1e-7)
 
 
 def test_the_summary_counts_and_names_the_worst_images() -> None:
@@ -113,3 +103,37 @@ def test_other_images_are_refused() -> None:
     """Detections are compared image by image, so both sides need the same."""
     with pytest.raises(EvaluationError, match=r"has 2 images, but the reference 1; 1 .* \[2\]"):
         detection_parity({1: NOTHING}, {1: NOTHING, 2: NOTHING})
+
+
+def detections(seed: int, count: int = 20) -> Detections:
+    """Return what a network might find: no two scores alike."""
+    rng = np.random.default_rng(seed)
+    scores = np.sort(rng.random(count, np.float32))[::-1]
+    return Detections(rng.random((count, 4), np.float32), scores, rng.integers(1, 90, count))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Three pictures that differ, with ids 10, 20 and 30."""
+    return load_coco(write_coco(tmp_path))
+
+
+def test_images_with_results_of_their_own_pass(dataset: Dataset) -> None:
+    """A few scores may agree by chance, and many differ in one last bit."""
+    one, few = detections(0), detections(0, DISTINCT_SCORES - 1)
+    scores = one.scores.copy()
+    scores[3] = np.nextafter(scores[3], np.float32(0))
+    full = replace(one, scores=np.ones(20, np.float32))
+    for first, third in ((one, replace(one, scores=scores)), (few, few), (full, full)):
+        check_repeats(dataset, {10: first, 20: detections(1), 30: third}, SMALL)
+
+
+def test_the_results_of_another_image_are_refused(dataset: Dataset) -> None:
+    """Both images are named, also of other boxes; one picture stored twice shows the same."""
+    one = detections(0, DISTINCT_SCORES)
+    found = {10: one, 20: detections(1), 30: replace(one, boxes=2 * one.boxes)}
+    message = r"images 10 \(1\.png\) and 30 \(3\.png\) differ, but their detections have the same"
+    with pytest.raises(EvaluationError, match=message):
+        check_repeats(dataset, found, SMALL)
+    shutil.copy(dataset.samples[0].path, dataset.samples[2].path)
+    check_repeats(dataset, found, SMALL)

@@ -15,7 +15,6 @@ import pytest
 from onnx import parser
 
 from effd0.errors import FeedError, RunnerError
-from effd0.runners.base import StreamingRunner, infer_stream
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
@@ -100,62 +99,37 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]
     return opened
 
 
-def test_no_provider_is_helped_out_by_the_cpu(
-    sessions: list[tuple[Any, dict[str, Any]]], tmp_path: Path
-) -> None:
-    """Neither a node, nor a failed start, nor a failed run goes to the CPU instead."""
-    with OrtRunner(identity_model(tmp_path / "identity.onnx"), provider="Chip"):
-        ((options, given),) = sessions
-    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
-    assert given == {"providers": [("Chip", {})], "enable_fallback": 0}
-
-
-def test_provider_options_reach_the_provider_and_the_description(
+def test_a_provider_works_alone_and_as_it_was_asked_to(
     sessions: list[tuple[Any, dict[str, Any]]], tmp_path: Path, spec: ModelSpec
 ) -> None:
-    """What was asked of a provider is handed to it as written, and the report tells it."""
+    """No node, failed start or failed run goes to the CPU; its options are told in the report."""
     model = identity_model(tmp_path / "identity.onnx")
     given = RunnerOptions(provider="Chip", provider_option=("device_id=1", "path=a=b"))
     with open_runner("ort", model, spec, given) as runner:
-        ((_, keywords),) = sessions
-        assert keywords["providers"] == [("Chip", {"device_id": "1", "path": "a=b"})]
+        ((options, keywords),) = sessions
+        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+        providers = [("Chip", {"device_id": "1", "path": "a=b"})]
+        assert keywords == {"providers": providers, "enable_fallback": 0}
         assert runner.description.endswith(", Chip, device_id=1, path=a=b")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param(
-            RunnerOptions(provider="Chip", provider_option=("device_id",)),
-            r"--provider-option is device_id, but each must be KEY=VALUE",
-            id="no-value",
-        ),
-        pytest.param(
-            RunnerOptions(provider="Chip", provider_option=("=1",)), "is =1, but each", id="no-key"
-        ),
-        pytest.param(
-            RunnerOptions(provider="Chip", provider_option=("a=1", "a=2")),
-            r"is a=1, a=2, but each must be KEY=VALUE, with every key once",
-            id="twice",
-        ),
-        pytest.param(
-            RunnerOptions(provider_option=("device_id=1",)),
-            r"--provider-option gives device_id, but CPUExecutionProvider has none",
-            id="to-the-cpu",
-        ),
-        pytest.param(
-            RunnerOptions(graph_optimization="o2"),
-            r"--graph-optimization is 'o2', but disable, basic, extended, all exist",
-            id="unknown-level",
-        ),
+        ({"provider_option": ("device_id",)}, "is device_id, but each must be KEY=VALUE"),
+        ({"provider_option": ("=1",)}, "is =1, but each"),
+        ({"provider_option": ("a=1", "a=2")}, "is a=1, a=2, but each .* with every key once"),
+        ({"provider_option": ("a=1",)}, f"--provider-option gives a, but {CPU} has none"),
+        ({"graph_optimization": "o2"}, "'o2', but disable, basic, extended, all exist"),
     ],
+    ids=["no-value", "no-key", "twice", "to-the-cpu", "unknown-level"],
 )
 def test_options_that_would_be_ignored_are_refused(
-    options: RunnerOptions, message: str, tmp_path: Path, spec: ModelSpec
+    options: dict[str, Any], message: str, tmp_path: Path, spec: ModelSpec
 ) -> None:
     """ONNX Runtime passes over much in silence; effd0 says what it takes."""
     with pytest.raises(RunnerError, match=message):
-        open_runner("ort", tmp_path / "d0.onnx", spec, options)
+        open_runner("ort", tmp_path / "d0.onnx", spec, RunnerOptions(**options))
 
 
 #: Three nodes to be merged, in two steps: the constants at once, Relu into Conv by a fusion.
@@ -204,7 +178,7 @@ def test_threads_are_set(tmp_path: Path) -> None:
     """The number asked for is the number of the session."""
     model = identity_model(tmp_path / "same.onnx")
     with OrtRunner(model, provider=CPU, threads=3) as runner:
-        assert runner._session.get_session_options().intra_op_num_threads == 3
+        assert runner.opened()[0].get_session_options().intra_op_num_threads == 3
 
 
 def doubling(folder: Path, batch: str = "1") -> Path:
@@ -265,8 +239,7 @@ def test_outputs_come_in_order_from_as_many_runs_as_there_are_threads(
     """Each feed gets its own outputs though the first takes longest; memory bounds the runs."""
     taken: list[int] = []
     with opened(doubling(tmp_path, batch), threads) as runner:
-        assert isinstance(runner, StreamingRunner)
-        for number, outputs in enumerate(infer_stream(runner, feeds(8, taken, rows))):
+        for number, outputs in enumerate(runner.infer_stream(feeds(8, taken, rows))):
             assert outputs["y"].tolist() == [[2 * number] * 4] * rows
             assert len(taken) <= number + 1 + most
     assert taken == list(range(8))
@@ -304,7 +277,7 @@ def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> No
 def test_a_run_that_is_left_ends_its_threads(tmp_path: Path) -> None:
     """Who stops after the first outputs leaves no work going on behind."""
     with opened(doubling(tmp_path), 2) as runner:
-        stream = infer_stream(runner, feeds(8, []))
+        stream = runner.infer_stream(feeds(8, []))
         next(stream)
         stream.close()
         assert not [t.name for t in threading.enumerate() if t.name.startswith("effd0-ort")]

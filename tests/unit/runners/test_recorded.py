@@ -10,7 +10,7 @@ import pytest
 
 from effd0.data.coco import Dataset
 from effd0.data.preprocess import preprocess
-from effd0.errors import ResultError, RunnerError
+from effd0.errors import RunnerError
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.types import Tensor
 from tests.helpers import SMALL
@@ -112,10 +112,3 @@ def test_results_of_another_tool_are_known_by_digests(images: Tensor, tmp_path: 
         heads = runner.infer({SMALL.input_name: images[[2, 0]]})
     for name, head in heads.items():
         assert np.array_equal(head, np.concatenate([heads_of(n)[name] for n in (2, 0)])), name
-
-
-def test_a_folder_that_is_not_whole_cannot_be_opened(folder: Path, bins: Path) -> None:
-    """What is missing is told when it is opened, not in the middle of a run."""
-    next(folder.iterdir()).unlink()
-    with pytest.raises(ResultError, match=r"does not hold the results of 3 images; 1 incomplete"):
-        RecordedRunner(folder, SMALL, bins=bins).__enter__()

@@ -19,7 +19,7 @@ from effd0.errors import ImageError, OutputError, ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS
 from effd0.tensors.inputs import natural_key, open_inputs, write_inputs
-from effd0.tensors.manifest import MANIFEST, read_manifest
+from effd0.tensors.manifest import MANIFEST
 from tests.helpers import SMALL, coco_content, names_in, write_coco
 from tests.helpers.results import coco_of, write_array, write_bins
 
@@ -110,17 +110,6 @@ def edit(bins: Path, **changes: Any) -> None:
     content = json.loads((bins / MANIFEST).read_text()) | changes
     content = {key: value for key, value in content.items() if value is not None}
     (bins / MANIFEST).write_text(json.dumps(content))
-
-
-def test_manifest_comes_back_as_it_was_written(bins: Path) -> None:
-    """The spec is equal to the one that wrote it, tuples and all, and so is the geometry."""
-    manifest = read_manifest(bins / MANIFEST)
-    assert (manifest.spec, manifest.dtype) == (SMALL, "float32")
-    assert manifest.sha256 == sha256(bins / MANIFEST)
-    assert [image.stem for image in manifest.images] == ["1", "2", "3"]
-    assert manifest.by_id[20].image_size == (40, 30)
-    assert manifest.by_id[20].image_scale == 40 / 128
-    assert manifest.digests["3"] == sha256(bins / "3.bin")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])

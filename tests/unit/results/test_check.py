@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.metrics.bootstrap import PairedDrop
 from effd0.metrics.summary import METRICS, CocoMetrics
-from effd0.results.check import EVIDENCE_LENGTH, STAGES, Broken, Check, Stage, first_line
-from effd0.results.verdict import (
-    Verdict,
+from effd0.results.check import (
+    EVIDENCE_LENGTH,
+    STAGES,
+    Broken,
+    Check,
+    Stage,
     detected,
     drop,
-    merged_verdict,
-    reason_of,
+    first_line,
     threshold,
     verdict_of,
 )
-from tests.helpers.runs import verdict as content
 
 PASSED, SKIPPED = Check("runner", "a", "passed"), Check("gate", "s", "skipped", "needs coco")
 FAILED = Check("decode", "b", "failed", "0.3 off", "BGR")
 LATER = Check("gate", "c", "failed", "mAP is 3")
 OPEN = Check("gate", "d", "undecided", "5 of 48 images")
+GOOD = Check("gate", "e", "passed", "mAP is 34 %, at least 33 % was wanted")
 MEASURED = Check("gate", "m", "skipped", "mAP is 34 %", figure=34.0)
 
 
@@ -35,30 +34,23 @@ MEASURED = Check("gate", "m", "skipped", "mAP is 34 %", figure=34.0)
     [
         pytest.param([PASSED, SKIPPED], "pass", None, "", id="pass"),
         pytest.param([PASSED, LATER, FAILED, OPEN], "fail", "decode", "0.3 off", id="fail"),
-        pytest.param([PASSED, OPEN], "undecided", None, "5 of 48 images", id="undecided"),
-        pytest.param([SKIPPED], "not gated", None, "nothing was tested, so", id="skipped"),
+        pytest.param(
+            [GOOD, OPEN], "undecided", None, "5 of 48 images; mAP is 34 %", id="undecided"
+        ),
+        pytest.param([SKIPPED], "not gated", None, "times have no threshold", id="skipped"),
         pytest.param([MEASURED], "not gated", None, "mAP is 34 %", id="measured-only"),
-        pytest.param([], "not gated", None, "nothing was tested, so", id="nothing"),
+        pytest.param([], "not gated", None, "times have no threshold", id="nothing"),
     ],
 )
 def test_checks_become_a_verdict(
     checks: list[Check], status: str, stage: str | None, evidence: str
 ) -> None:
     """A failure decides, then what is open; what was skipped passes nothing."""
-    found = verdict_of(checks)
+    found = verdict_of(checks, "times have no threshold")
     assert (found.status, found.stage, found.ok) == (status, stage, status in ("pass", "not gated"))
     assert found.evidence.startswith(evidence)
     assert (found.diagnosis, found.later) == (("BGR", 1) if stage else ("", 0))
-    assert found.passed == (("runner",) if PASSED in checks else ())
-
-
-def test_all_that_checks_say_is_the_evidence_where_none_failed() -> None:
-    """The undecided is said first, then what passed."""
-    passed = Check("gate", "e", "passed", "mAP is 34 %, at least 33 % was wanted")
-    assert reason_of([passed, OPEN]) == f"5 of 48 images; {passed.evidence}"
-    assert verdict_of([passed, OPEN]).evidence == f"5 of 48 images; {passed.evidence}"
-    assert verdict_of([PASSED], "times have no threshold").evidence == ""
-    assert verdict_of([], "times have no threshold").evidence == "times have no threshold"
+    assert found.passed == tuple(one.stage for one in (PASSED, GOOD) if one in checks)
 
 
 def test_the_verdict_in_words() -> None:
@@ -75,10 +67,8 @@ def test_the_verdict_in_words() -> None:
         "not tested: preprocess, checkpoint, graph, decode, nms, evaluate, gate",
     ]
     assert verdict_of([LATER]).lines()[3] == "before it nothing passed; no other check failed"
-    assert (
-        verdict_of([PASSED, dataset]).lines()[0]
-        == "PASS  every tested stage passed: dataset, runner"
-    )
+    passed = verdict_of([PASSED, dataset]).lines()[0]
+    assert passed == "PASS  every tested stage passed: dataset, runner"
     assert verdict_of([PASSED, OPEN]).lines()[0] == "UNDECIDED  5 of 48 images"
     assert verdict_of([SKIPPED]).lines() == [
         "NONE  nothing was tested, so nothing is known: no check of a stage was run"
@@ -106,49 +96,6 @@ def test_a_broken_check_says_its_evidence_first() -> None:
     assert first_line("x" * 1000) == "x" * (EVIDENCE_LENGTH - 3) + "..."
 
 
-def merged(*verdicts: dict[str, Any], checks: tuple[Check, ...] = ()) -> Verdict:
-    """The verdict of runs that have just these, each with *checks*."""
-    return merged_verdict([(msgspec.convert(one, Verdict), checks) for one in verdicts])
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "wanted"),
-    [
-        pytest.param("pass", "fail", "fail", id="fail"),
-        pytest.param("undecided", "pass", "undecided", id="undecided"),
-        pytest.param("not gated", "pass", "pass", id="pass"),
-        pytest.param("fail", "undecided", "fail", id="fail-before-undecided"),
-        pytest.param("not gated", "not gated", "not gated", id="not-gated"),
-    ],
-)
-def test_the_gravest_verdict_stands(first: str, second: str, wanted: str) -> None:
-    """Whatever the order of the runs."""
-    pair = [content(one, "gate" if one == "fail" else None) for one in (first, second)]
-    assert merged(*pair).status == merged(*pair[::-1]).status == wanted
-
-
-def test_of_failures_the_first_broken_stage_is_told() -> None:
-    """Its evidence and diagnosis, what passed before it, and how many failed beside it."""
-    late = content("fail", "gate", passed=["dataset", "runner"], later=2)
-    early = content("fail", "runner", passed=["dataset"], diagnosis="BGR", later=1)
-    found = merged(late, early)
-    assert (found.stage, found.evidence) == ("runner", "runner is off by 3")
-    # Two failed in one run and three in the other: one is told, four are beside it.
-    assert (found.diagnosis, found.passed, found.later) == ("BGR", ("dataset",), 4)
-
-
-def test_a_stage_is_untested_where_no_run_tested_it() -> None:
-    """What passed in one run passed in the whole, unless it, or one before it, broke in another."""
-    found = merged(
-        content(passed=["dataset"], untested=list(STAGES[1:])),
-        content(passed=["gate"], untested=list(STAGES[:-1])),
-    )
-    assert (found.passed, found.untested) == (("dataset", "gate"), STAGES[1:-1])
-    broken = content("fail", "gate", passed=["runner"])
-    failed = Check("dataset", "t", "failed")
-    assert merged(content(), broken, checks=(failed,)).passed == ("runner",)
-
-
 def metrics_of(ap: float | None, images: int = 10, detections: int = 321) -> CocoMetrics:
     """Metrics with one AP, or with AP undefined."""
     undefined = {} if ap is not None else {"AP": "undefined: no ground truth"}
@@ -157,49 +104,37 @@ def metrics_of(ap: float | None, images: int = 10, detections: int = 321) -> Coc
 
 
 @pytest.mark.parametrize(
-    ("ap", "min_map", "status", "evidence"),
+    ("ap", "min_map", "reachable", "images", "status", "evidence"),
     [
-        pytest.param(0.336, 33.4, "passed", "mAP is 33.60 %, at least 33.40 % was", id="above"),
-        pytest.param(0.334, 33.4, "passed", "mAP is 33.40 %, at least 33.40 %", id="met-exactly"),
+        pytest.param(0.336, 33.4, 0.0, 10, "passed", "mAP is 33.60 %, at least", id="above"),
+        pytest.param(0.334, 33.4, None, 10, "passed", "mAP is 33.40 %, at least", id="met-exactly"),
+        pytest.param(0.33399, 33.4, None, 10, "failed", "is 33.40 %, but at", id="met-by-rounding"),
+        pytest.param(0.0, None, None, 10, "skipped", "no threshold was set (--min-map", id="none"),
+        pytest.param(None, None, None, 10, "failed", "undefined: no ground truth", id="undefined"),
+        pytest.param(1.0, 33.4, None, 9, "undecided", "run without --image-limit", id="limited"),
+        pytest.param(0.0, 33.4, 0.33, 9, "failed", "it would be 33.00 %", id="out-of-reach"),
         pytest.param(
-            0.33399, 33.4, "failed", "mAP is 33.40 %, but at least 33.40 %", id="met-by-rounding"
+            0.0, 33.4, 0.334 - 1e-12, 9, "undecided", "run without", id="out-of-reach-by-rounding"
         ),
-        pytest.param(0.0, 0.0, "passed", "mAP is 0.00 %", id="zero"),
-        pytest.param(0.0, None, "skipped", "no threshold was set (--min-map)", id="none-set"),
-        pytest.param(None, 33.4, "failed", "mAP is undefined: no ground truth", id="undefined"),
-        pytest.param(None, None, "failed", "mAP is undefined", id="undefined-and-none-set"),
+        pytest.param(
+            0.0, 33.4, float("nan"), 9, "undecided", "run without", id="nothing-to-find-in-the-rest"
+        ),
     ],
-)
-def test_a_whole_run_is_compared_with_its_threshold(
-    ap: float | None, min_map: float | None, status: str, evidence: str
+)  # fmt: skip
+def test_map_is_compared_with_its_threshold(
+    ap: float | None,
+    min_map: float | None,
+    reachable: float | None,
+    images: int,
+    status: str,
+    evidence: str,
 ) -> None:
-    """The full figure decides, not the rounded one; without a threshold nothing is claimed."""
-    check = threshold(metrics_of(ap), 10, min_map, reachable=0.0)
+    """The full figure decides, not the rounded one; a limited run fails early and never passes."""
+    check = threshold(metrics_of(ap, images), 10, min_map, reachable)
     assert (check.status, check.tolerance, check.unit) == (status, min_map, "%")
     assert check.figure == (None if ap is None else 100 * ap)
     assert evidence in check.evidence
-
-
-@pytest.mark.parametrize(
-    ("reachable", "status"),
-    [
-        pytest.param(None, "undecided", id="not-known"),
-        pytest.param(0.33, "failed", id="below"),
-        pytest.param(0.334, "undecided", id="met-exactly"),
-        pytest.param(0.334 - 1e-12, "undecided", id="below-by-rounding"),
-        pytest.param(float("nan"), "undecided", id="nothing-to-find"),
-    ],
-)
-@pytest.mark.parametrize("ap", [0.0, 1.0], ids=["low", "high"])
-def test_a_limited_run_fails_once_the_threshold_is_out_of_reach(
-    ap: float, reachable: float | None, status: str
-) -> None:
-    """It fails early, by the most that is left to hope for; it never passes, and says its part."""
-    check = threshold(metrics_of(ap, images=9), 10, 33.4, reachable)
-    assert check.status == status
-    assert "on the first 9 of 10 images by id" in check.evidence
-    assert ("run without --image-limit" in check.evidence) == (status == "undecided")
-    assert ("it would be 33.00 %" in check.evidence) == (status == "failed")
+    assert ("on the first 9 of 10 images by id" in check.evidence) == (images == 9)
 
 
 @pytest.mark.parametrize(
