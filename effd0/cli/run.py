@@ -145,11 +145,7 @@ def infer(
     ),
     output: Path | None = option("Where the result folder goes.", "DIR", shown="nowhere"),
     output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
-    overwrite: bool = option("Replace the result folder once all is done.", default=False),
-    batch_size: int | None = shared.BATCH_SIZE,
-    loop: int = option("Runs of each batch; the last is saved.", default=1),
-    warmup: int = option("Warm-up runs, not timed.", default=1, min=0),
-    outfmt: str = option("Format of the results.", default="BIN", choices=("BIN", "NPY")),
+    job: InferJob,
     images: shared.ImageOptions,
     compute: RunnerOptions,
     pool: PoolOptions,
@@ -162,19 +158,15 @@ def infer(
         )
     choice = replace(model, spec=spec_for(arch), options=compute)
     workers = pool.pool()
-    job = InferJob(
+    job = replace(
+        job,
         inputs=input,
         results=None if output is None else output / (output_dirname or "result"),
-        batch_size=batch_size,
-        loop=loop,
-        warmup=warmup,
         host_threads=images.host_threads,
-        outfmt=outfmt,
-        overwrite=overwrite,
         args=tuple(sys.argv[1:]),
     )
-    here = LocalEngine(choice, batch_size)
-    engine = here if workers is None else RayEngine(choice, workers, batch_size)
+    here = LocalEngine(choice, job.batch_size)
+    engine = here if workers is None else RayEngine(choice, workers, job.batch_size)
     performance, source = run_infer_job(job, engine, progress)
     for line in performance.lines():
         console().print(line, soft_wrap=True, markup=False)
