@@ -11,6 +11,7 @@ from rich.markup import escape
 from ..benchmark.job import BenchmarkJob, run_benchmark
 from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
+from ..evaluation.evaluate import ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import check_writable, write_json
 from ..progress import STDERR, progress
@@ -63,7 +64,7 @@ def benchmark(
     job: BenchmarkJob,
     accuracy_report: Path | None = shared.ACCURACY_REPORT,
     reports: shared.ReportOptions,
-    images: shared.ImageOptions,
+    images: ImageOptions,
     compute: RunnerOptions,
 ) -> None:
     """Time a model on real images; print the recipe's table beside published figures."""

@@ -28,28 +28,6 @@ def min_map(shown: str) -> Any:
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """Which images, and how they are read: fields of `EvaluationJob`."""
-
-    root: Path | None = option("Folder in COCO's layout.", "DIR", shown="embedded scenes")
-    split: str = option("Image folder, and instances_SPLIT.json.", "SPLIT", "val2017")
-    image_limit: int | None = option(
-        "Only the first N images by id; such a run never passes a threshold.", shown="all"
-    )
-    host_threads: int = option("Host threads that read images and decode heads.", default=2)
-
-
-@dataclass(frozen=True)
-class DirectoryOptions:
-    """The run directory: fields of `EvaluationJob`."""
-
-    out: Path | None = option(
-        "Run directory: detections as they come, then detections.json, evaluation.json.", "RUN_DIR"
-    )
-    resume: bool = option("Continue the run in --out, to the same result.", default=False)
-
-
-@dataclass(frozen=True)
 class ReportOptions:
     """Files that a command writes about itself."""
 

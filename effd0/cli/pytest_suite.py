@@ -22,6 +22,7 @@ from ..benchmark.measure import rows_of
 from ..data import fixture as embedded
 from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error
+from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import sha256
 from ..results.check import STAGES, Check
@@ -118,9 +119,9 @@ OPTION_GROUPS: dict[str, list[Option]] = {
     "effd0: what is under test": [
         *declared(ModelChoice, ("runner",)),
         *declared(SuiteOptions),
-        *declared(shared.ImageOptions, ("root", "host_threads")),
+        *declared(ImageOptions, ("root", "host_threads")),
         *declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
-        *declared(shared.DirectoryOptions),
+        *declared(DirectoryOptions),
         *declared(PoolOptions, ("verbose",)),
         *declared(shared.ReportOptions, ("json",)),
     ],

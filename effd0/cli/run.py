@@ -16,7 +16,7 @@ from ..distributed.pool import PoolOptions
 from ..errors import EvaluationError, OutputError
 from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
-from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
+from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, run_infer_job
 from ..evaluation.model import ModelChoice
@@ -39,7 +39,7 @@ def evaluate(
     *,
     model: ModelChoice,
     arch: str = shared.ARCH,
-    images: shared.ImageOptions,
+    images: ImageOptions,
     batch_size: int | None = shared.BATCH_SIZE,
     min_map: float | None = shared.min_map("none; for the embedded default its own record"),
     reference: Path | None = option(
@@ -52,7 +52,7 @@ def evaluate(
         **shared.POINTS,
     ),
     reports: shared.ReportOptions,
-    directory: shared.DirectoryOptions,
+    directory: DirectoryOptions,
     compute: RunnerOptions,
     pool: PoolOptions,
 ) -> None:
@@ -110,7 +110,7 @@ def detect(
 def preprocess(
     *,
     bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED),
-    images: shared.ImageOptions,
+    images: ImageOptions,
     arch: str = shared.ARCH,
     dtype: str = option(
         "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
@@ -146,7 +146,7 @@ def infer(
     output: Path | None = option("Where the result folder goes.", "DIR", shown="nowhere"),
     output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
     job: InferJob,
-    images: shared.ImageOptions,
+    images: ImageOptions,
     compute: RunnerOptions,
     pool: PoolOptions,
 ) -> None:
@@ -180,7 +180,7 @@ def infer(
 def postprocess(
     *,
     omfile: Path = option("Folder of results, by effd0 or ais_bench.", "DIR", REQUIRED),
-    images: shared.ImageOptions,
+    images: ImageOptions,
     bins: Path | None = option("Folder of the inputs, where results have no manifest.", "DIR"),
     model: Path | None = option("Model that the results must be of.", shown="any"),
     arch: str = shared.ARCH,
