@@ -19,8 +19,7 @@ from ..io import sha256
 from ..progress import STDERR, say
 from ..spec import spec_for
 from ..types import option
-from .command import REQUIRED, command
-from .options import ARCH, ONNX_FILE, ONNX_OUT
+from .command import ARCH, ONNX_FILE, ONNX_OUT, REQUIRED, command
 from .show import show_built, show_edits
 
 

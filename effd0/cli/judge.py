@@ -22,18 +22,17 @@ from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tolerances import MAX_DROP
 from ..types import option
-from . import options as shared
-from .command import REQUIRED, command
+from .command import ACCURACY_REPORT, ARCH, ONNX_FILE, POINTS, REQUIRED, ReportOptions, command
 from .show import console, show_bisection, show_comparison, show_status
 
 
 @command()
 def bisect(
-    model: Path = shared.ONNX_FILE,
+    model: Path = ONNX_FILE,
     reference: Path = option("Model that is right: an ONNX file, or weights.", default=REQUIRED),
     image: Path | None = option("Image to run.", shown="an embedded scene"),
     json: Path | None = option("Write the finding as JSON."),
-    arch: str = shared.ARCH,
+    arch: str = ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
     if json is not None:
@@ -51,7 +50,7 @@ def bisect(
 def benchmark(
     *,
     model: ModelChoice,
-    arch: str = shared.ARCH,
+    arch: str = ARCH,
     batch_sizes: tuple[int, ...] = option(
         "More values of --batch-size.", "[N]...", (), positional=True
     ),
@@ -62,8 +61,8 @@ def benchmark(
         shown="the model's, or 1",
     ),
     job: BenchmarkJob,
-    accuracy_report: Path | None = shared.ACCURACY_REPORT,
-    reports: shared.ReportOptions,
+    accuracy_report: Path | None = ACCURACY_REPORT,
+    reports: ReportOptions,
     images: ImageOptions,
     compute: RunnerOptions,
 ) -> None:
@@ -112,7 +111,7 @@ def compare(
         "Run file of the new build.", "CANDIDATE.json", REQUIRED, positional=True
     ),
     max_drop: float = option(
-        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **shared.POINTS
+        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **POINTS
     ),
     max_slowdown: float = option(
         "Maximum slowdown allowed per benchmark, in percent (95 % confidence).",

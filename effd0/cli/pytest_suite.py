@@ -35,8 +35,7 @@ from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
 from ..types import option
-from . import options as shared
-from .command import Option, add_pytest_options, declared
+from . import command
 from .pytest_plugin import PATHS, is_led_away
 
 #: Where a session keeps what it found.
@@ -71,7 +70,7 @@ MARKERS = {
 class SuiteOptions:
     """What pytest alone takes of an artefact and of what it has to reach."""
 
-    arch: str = shared.ARCH
+    arch: str = command.ARCH
     runner: tuple[str, ...] = option(
         f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME", ()
     )
@@ -85,12 +84,12 @@ class SuiteOptions:
         "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
     )
     min_map: float = option(
-        "Threshold of mAP on --coco, in percent.", default=33.4, **shared.PERCENT
+        "Threshold of mAP on --coco, in percent.", default=33.4, **command.PERCENT
     )
     max_drop: float = option(
         "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
         default=MAX_DROP.limit,
-        **shared.POINTS,
+        **command.POINTS,
     )
     require: tuple[str, ...] = option(
         "Fail, not skip, where this is absent. Repeatable.",
@@ -111,21 +110,21 @@ class BenchmarkOptions:
         5.0,
         min=0,
     )
-    accuracy_report: Path | None = shared.ACCURACY_REPORT
+    accuracy_report: Path | None = command.ACCURACY_REPORT
 
 
 #: Title -> options of pytest; those that the command line has too are declared there.
-OPTION_GROUPS: dict[str, list[Option]] = {
+OPTION_GROUPS: dict[str, list[command.Option]] = {
     "effd0: what is under test": [
-        *declared(ModelChoice, ("runner",)),
-        *declared(SuiteOptions),
-        *declared(ImageOptions, ("root", "host_threads")),
-        *declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
-        *declared(DirectoryOptions),
-        *declared(PoolOptions, ("verbose",)),
-        *declared(shared.ReportOptions, ("json",)),
+        *command.declared(ModelChoice, ("runner",)),
+        *command.declared(SuiteOptions),
+        *command.declared(ImageOptions, ("root", "host_threads")),
+        *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
+        *command.declared(DirectoryOptions),
+        *command.declared(PoolOptions, ("verbose",)),
+        *command.declared(command.ReportOptions, ("json",)),
     ],
-    "effd0: pytest benchmarks": [*declared(BenchmarkOptions)],
+    "effd0: pytest benchmarks": [*command.declared(BenchmarkOptions)],
 }
 OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
@@ -133,7 +132,7 @@ OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options in groups, so that ``pytest --help`` shows them together."""
     for title, options in OPTION_GROUPS.items():
-        add_pytest_options(parser.getgroup(title, title), options)
+        command.add_pytest_options(parser.getgroup(title, title), options)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -29,8 +29,7 @@ from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from ..types import option
-from . import options as shared
-from .command import REQUIRED, command
+from .command import ARCH, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
 from .show import console, show_evaluation, show_pool
 
 
@@ -38,10 +37,10 @@ from .show import console, show_evaluation, show_pool
 def evaluate(
     *,
     model: ModelChoice,
-    arch: str = shared.ARCH,
+    arch: str = ARCH,
     images: ImageOptions,
-    batch_size: int | None = shared.BATCH_SIZE,
-    min_map: float | None = shared.min_map("none; for the embedded default its own record"),
+    batch_size: int | None = BATCH_SIZE,
+    min_map: float | None = least_map("none; for the embedded default its own record"),
     reference: Path | None = option(
         "ONNX model or weights that run on the same images, for --max-drop."
     ),
@@ -49,9 +48,9 @@ def evaluate(
         "Threshold: exit 1 unless the 95 % interval of the mAP drop against --reference ends at or "
         "below this.",
         shown=f"{MAX_DROP.limit} with --reference",
-        **shared.POINTS,
+        **POINTS,
     ),
-    reports: shared.ReportOptions,
+    reports: ReportOptions,
     directory: DirectoryOptions,
     compute: RunnerOptions,
     pool: PoolOptions,
@@ -75,7 +74,7 @@ def evaluate(
     _report(evaluation, engine, reports)
 
 
-def _report(evaluation: Evaluation, engine: Engine, reports: shared.ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
     if reports.json is not None:
@@ -93,7 +92,7 @@ def detect(
     out: Path = option("Image to write.", default=REQUIRED),
     min_score: float = option("Leave out detections below this score.", default=0.3),
     model: ModelChoice,
-    arch: str = shared.ARCH,
+    arch: str = ARCH,
     compute: RunnerOptions,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
@@ -111,7 +110,7 @@ def preprocess(
     *,
     bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED),
     images: ImageOptions,
-    arch: str = shared.ARCH,
+    arch: str = ARCH,
     dtype: str = option(
         "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
         default="float32",
@@ -137,7 +136,7 @@ def preprocess(
 def infer(
     *,
     model: ModelChoice,
-    arch: str = shared.ARCH,
+    arch: str = ARCH,
     input: Path | None = option(
         "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
         "DIR",
@@ -183,9 +182,9 @@ def postprocess(
     images: ImageOptions,
     bins: Path | None = option("Folder of the inputs, where results have no manifest.", "DIR"),
     model: Path | None = option("Model that the results must be of.", shown="any"),
-    arch: str = shared.ARCH,
-    min_map: float | None = shared.min_map("none"),
-    reports: shared.ReportOptions,
+    arch: str = ARCH,
+    min_map: float | None = least_map("none"),
+    reports: ReportOptions,
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
