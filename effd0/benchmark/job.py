@@ -13,7 +13,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data import fixture
@@ -24,6 +24,7 @@ from ..detection.postprocess import Detections, postprocess
 from ..errors import BenchmarkError
 from ..evaluation.model import ModelChoice
 from ..progress import OpenProgress
+from ..results.compare import MAX_SLOWDOWN
 from ..results.run import Run, TimedRival, TimedRow, artefact_of, dataset_name, new_run
 from ..runners.base import (
     DetectingRunner,
@@ -34,7 +35,7 @@ from ..runners.base import (
 )
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
-from ..types import Tensors
+from ..types import Tensors, option
 from . import measure
 
 SCENARIOS = ("single-stream", "offline")
@@ -46,19 +47,29 @@ class BenchmarkJob:
     Everything that a benchmark depends on.
 
     *batch_sizes* are swept in their order, *loop* calls each after *warmup* calls; *against* is
-    a file that is timed in turn with the model's, which may lose *max_slowdown* (0.05) to it;
+    a file that is timed in turn with the model's, which may lose *max_slowdown* percent to it;
     *accuracy_report* is of the model that is timed.
     """
 
-    choice: ModelChoice
+    choice: ModelChoice = field(default_factory=ModelChoice)
     batch_sizes: tuple[int, ...] = ()
-    loop: int = 100
-    warmup: int = 3
-    scenario: str | None = None
+    loop: int = option("Timed calls of each batch size.", default=100)
+    warmup: int = option("Warm-up calls, not timed.", default=3, min=0)
+    scenario: str | None = option(
+        f"{' or '.join(SCENARIOS)}, to detections, in MLPerf's terms.",
+        "NAME",
+        shown="a sweep over batch sizes, to heads",
+    )
     root: Path | None = None
     split: str = "val2017"
-    against: Path | None = None
-    max_slowdown: float | None = None
+    against: Path | None = option("Model that is timed in turn with --model, A B A B.")
+    max_slowdown: float | None = option(
+        "Threshold: exit 1 if slower than --against by more, with 95 % confidence; "
+        f"{100 * MAX_SLOWDOWN:g} is a good start.",
+        "PERCENT",
+        shown="none",
+        min=0,
+    )
     host_threads: int = 2
     accuracy_report: Path | None = None
 
@@ -76,7 +87,7 @@ class BenchmarkJob:
             )
         if self.max_slowdown is not None and self.against is None:
             raise BenchmarkError(
-                f"--max-slowdown is {100 * self.max_slowdown:g}, but no --against is given; "
+                f"--max-slowdown is {self.max_slowdown:g}, but no --against is given; "
                 "name what to compare with"
             )
         if self.scenario is not None and self.against is not None:
@@ -167,7 +178,8 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
             with open_progress(f"batch of {size}", job.loop) as advance:
                 rows.append(_time(job, subject, rival, batches, advance))
     checks = []
-    if (allowed := job.max_slowdown) is not None:
+    if job.max_slowdown is not None:
+        allowed = job.max_slowdown / 100
         for row, other, ratio in measure.rivals_of(rows):
             slower = ratio.slower(allowed)
             said = f"takes {ratio} times as long as {other.name}" if slower else ""

@@ -19,15 +19,14 @@ from ..io import sha256
 from ..progress import STDERR, say
 from ..spec import spec_for
 from ..types import option
-from .command import REQUIRED, command
-from .options import ARCH, CHECKPOINT, ONNX_FILE, ONNX_OUT
+from .command import ARCH, ONNX_FILE, ONNX_OUT, REQUIRED, command
 from .show import show_built, show_edits
 
 
 @command()
 def export(
     out: Path = ONNX_OUT,
-    checkpoint: Path | None = CHECKPOINT,
+    checkpoint: Path | None = option("Weights, .pth or .safetensors.", shown="embedded checkpoint"),
     batch_size: int = option("Fixed batch size.", default=1),
     dynamic_batch: bool = option("Leave the batch size free.", default=False),
     opset: int | None = option("ONNX opset.", shown="11; 18 for dynamo"),

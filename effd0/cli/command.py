@@ -1,5 +1,5 @@
 """
-Declared options as those of Typer and of pytest.
+Declared options as those of Typer and of pytest, and those that several commands take.
 
 A declaration is ``name: type = option(help, metavar, default)``, a field of a dataclass or a
 parameter of a command; docs/options.md is made of it too.
@@ -17,6 +17,10 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+
+from ..io import check_writable
+from ..spec import D0, SPECS
+from ..types import option
 
 if TYPE_CHECKING:
     import pytest
@@ -68,7 +72,7 @@ def declared(holder: Any, left_out: Container[str] = ()) -> Iterator[Option]:
     own = fields(holder) if is_dataclass(holder) else inspect.signature(holder).parameters.values()
     for one in own:
         hint, declaration = hints[one.name], one if isinstance(one, Field) else one.default
-        if is_dataclass(hint):
+        if is_dataclass(hint) and declaration is inspect.Parameter.empty:
             yield from declared(hint, left_out)
         elif one.name not in left_out and getattr(declaration, "metadata", None):
             kinds = [kind for kind in get_args(hint) if kind not in (NoneType, Ellipsis)]
@@ -95,7 +99,7 @@ def command(*left_out: str) -> Callable[[Command], Command]:
                     given[one.name] = tuple(given[one.name] or one.default)
             for name, kind in hints.items():
                 if is_dataclass(kind):
-                    own = [one.name for one in fields(kind) if one.name in given]
+                    own = [one.name for one in declared(kind, left_out)]
                     given[name] = kind(**{key: given.pop(key) for key in own})  # type: ignore[operator]  # a class
             function(**given)
 
@@ -158,3 +162,33 @@ def _value_of(one: Option, text: str) -> Any:
         limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
         raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
     return value
+
+
+#: What a threshold is given in.
+PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100}
+POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
+ARCH = option(f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch)
+BATCH_SIZE = option("Images per batch.", shown="the model's, or 1")
+ONNX_FILE = option("ONNX file to read.", default=REQUIRED)
+ONNX_OUT = option("ONNX file to write.", default=REQUIRED)
+ACCURACY_REPORT = option("'effd0 evaluate --json' of the same model; its mAP is shown.")
+
+
+def least_map(shown: str) -> Any:
+    """The threshold of mAP; *shown* says what it is by default."""
+    text = "Threshold: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017."
+    return option(text, shown=shown, **PERCENT)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Files that a command writes about itself."""
+
+    json: Path | None = option("Write the figures as JSON.")
+    report_json: Path | None = option("Run file, for 'effd0 merge', 'compare', 'report'.")
+
+    def check(self) -> None:
+        """Raise `OutputError` now for a file that could not be written later."""
+        for path in (self.json, self.report_json):
+            if path is not None:
+                check_writable(path)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 from rich.markup import escape
 
-from ..benchmark.job import SCENARIOS, BenchmarkJob, run_benchmark
+from ..benchmark.job import BenchmarkJob, run_benchmark
 from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
+from ..evaluation.evaluate import ImageOptions
+from ..evaluation.model import ModelChoice
 from ..io import check_writable, write_json
 from ..progress import STDERR, progress
 from ..report.view import write_page
@@ -19,18 +22,17 @@ from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tolerances import MAX_DROP
 from ..types import option
-from . import options as shared
-from .command import REQUIRED, command
+from .command import ACCURACY_REPORT, ARCH, ONNX_FILE, POINTS, REQUIRED, ReportOptions, command
 from .show import console, show_bisection, show_comparison, show_status
 
 
 @command()
 def bisect(
-    model: Path = shared.ONNX_FILE,
+    model: Path = ONNX_FILE,
     reference: Path = option("Model that is right: an ONNX file, or weights.", default=REQUIRED),
     image: Path | None = option("Image to run.", shown="an embedded scene"),
     json: Path | None = option("Write the finding as JSON."),
-    arch: str = shared.ARCH,
+    arch: str = ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
     if json is not None:
@@ -47,7 +49,8 @@ def bisect(
 @command("image_limit")
 def benchmark(
     *,
-    model: shared.ModelOptions,
+    model: ModelChoice,
+    arch: str = ARCH,
     batch_sizes: tuple[int, ...] = option(
         "More values of --batch-size.", "[N]...", (), positional=True
     ),
@@ -57,37 +60,19 @@ def benchmark(
         (),
         shown="the model's, or 1",
     ),
-    loop: int = option("Timed calls of each batch size.", default=100),
-    warmup: int = option("Warm-up calls, not timed.", default=3, min=0),
-    scenario: str | None = option(
-        f"{' or '.join(SCENARIOS)}, to detections, in MLPerf's terms.",
-        "NAME",
-        shown="a sweep over batch sizes, to heads",
-    ),
-    against: Path | None = option("Model that is timed in turn with --model, A B A B."),
-    max_slowdown: float | None = option(
-        "Threshold: exit 1 if slower than --against by more, with 95 % confidence; "
-        f"{100 * MAX_SLOWDOWN:g} is a good start.",
-        "PERCENT",
-        shown="none",
-        min=0,
-    ),
-    accuracy_report: Path | None = shared.ACCURACY_REPORT,
-    reports: shared.ReportOptions,
-    images: shared.ImageOptions,
+    job: BenchmarkJob,
+    accuracy_report: Path | None = ACCURACY_REPORT,
+    reports: ReportOptions,
+    images: ImageOptions,
     compute: RunnerOptions,
 ) -> None:
     """Time a model on real images; print the recipe's table beside published figures."""
-    job = BenchmarkJob(
-        choice=model.choice(compute),
+    job = replace(
+        job,
+        choice=replace(model, spec=spec_for(arch), options=compute),
         batch_sizes=(*batch_size, *batch_sizes),
-        loop=loop,
-        warmup=warmup,
-        scenario=scenario,
         root=images.root,
         split=images.split,
-        against=against,
-        max_slowdown=None if max_slowdown is None else max_slowdown / 100,
         host_threads=images.host_threads,
         accuracy_report=accuracy_report,
     )
@@ -126,7 +111,7 @@ def compare(
         "Run file of the new build.", "CANDIDATE.json", REQUIRED, positional=True
     ),
     max_drop: float = option(
-        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **shared.POINTS
+        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **POINTS
     ),
     max_slowdown: float = option(
         "Maximum slowdown allowed per benchmark, in percent (95 % confidence).",

@@ -20,8 +20,10 @@ import pytest
 
 from ..benchmark.measure import rows_of
 from ..data import fixture as embedded
-from ..distributed.pool import Pool, check_pool, pool_of
+from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error
+from ..evaluation.evaluate import DirectoryOptions, ImageOptions
+from ..evaluation.model import ModelChoice
 from ..io import sha256
 from ..results.check import STAGES, Check
 from ..results.environment import installed_version
@@ -33,8 +35,7 @@ from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
 from ..types import option
-from . import options as shared
-from .command import Option, add_pytest_options, declared
+from . import command
 from .pytest_plugin import PATHS, is_led_away
 
 #: Where a session keeps what it found.
@@ -69,6 +70,7 @@ MARKERS = {
 class SuiteOptions:
     """What pytest alone takes of an artefact and of what it has to reach."""
 
+    arch: str = command.ARCH
     runner: tuple[str, ...] = option(
         f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME", ()
     )
@@ -82,12 +84,12 @@ class SuiteOptions:
         "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
     )
     min_map: float = option(
-        "Threshold of mAP on --coco, in percent.", default=33.4, **shared.PERCENT
+        "Threshold of mAP on --coco, in percent.", default=33.4, **command.PERCENT
     )
     max_drop: float = option(
         "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
         default=MAX_DROP.limit,
-        **shared.POINTS,
+        **command.POINTS,
     )
     require: tuple[str, ...] = option(
         "Fail, not skip, where this is absent. Repeatable.",
@@ -108,21 +110,21 @@ class BenchmarkOptions:
         5.0,
         min=0,
     )
-    accuracy_report: Path | None = shared.ACCURACY_REPORT
+    accuracy_report: Path | None = command.ACCURACY_REPORT
 
 
 #: Title -> options of pytest; those that the command line has too are declared there.
-OPTION_GROUPS: dict[str, list[Option]] = {
+OPTION_GROUPS: dict[str, list[command.Option]] = {
     "effd0: what is under test": [
-        *declared(shared.ModelOptions, ("runner",)),
-        *declared(SuiteOptions),
-        *declared(shared.ImageOptions, ("root", "host_threads")),
-        *declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
-        *declared(shared.DirectoryOptions),
-        *declared(shared.PoolOptions, ("verbose",)),
-        *declared(shared.ReportOptions, ("json",)),
+        *command.declared(ModelChoice, ("runner",)),
+        *command.declared(SuiteOptions),
+        *command.declared(ImageOptions, ("root", "host_threads")),
+        *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
+        *command.declared(DirectoryOptions),
+        *command.declared(PoolOptions, ("verbose",)),
+        *command.declared(command.ReportOptions, ("json",)),
     ],
-    "effd0: pytest benchmarks": [*declared(BenchmarkOptions)],
+    "effd0: pytest benchmarks": [*command.declared(BenchmarkOptions)],
 }
 OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
@@ -130,7 +132,7 @@ OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options in groups, so that ``pytest --help`` shows them together."""
     for title, options in OPTION_GROUPS.items():
-        add_pytest_options(parser.getgroup(title, title), options)
+        command.add_pytest_options(parser.getgroup(title, title), options)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -203,8 +205,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
 
 def pool_asked(config: pytest.Config) -> Pool | None:
     """The workers that the options ask for; raise `RunnerError` where these contradict."""
-    workers, devices = config.getoption("--workers"), config.getoption("--devices")
-    return pool_of(workers, devices, config.getoption("--ray-address"), verbose=False)
+    given = config.option
+    return PoolOptions(given.workers, given.devices, given.ray_address).pool()
 
 
 def runner_options(config: pytest.Config, name: str) -> RunnerOptions:

@@ -12,12 +12,14 @@ from ..data import fixture
 from ..data.coco import check_images, load_coco
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
+from ..distributed.pool import PoolOptions
 from ..errors import EvaluationError, OutputError
 from ..evaluation import pipeline
 from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
-from ..evaluation.evaluate import Evaluation, EvaluationJob, run_of
+from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, run_infer_job
+from ..evaluation.model import ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
@@ -27,18 +29,18 @@ from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from ..types import option
-from . import options as shared
-from .command import REQUIRED, command
+from .command import ARCH, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
 from .show import console, show_evaluation, show_pool
 
 
 @command()
 def evaluate(
     *,
-    model: shared.ModelOptions,
-    images: shared.ImageOptions,
-    batch_size: int | None = shared.BATCH_SIZE,
-    min_map: float | None = shared.min_map("none; for the embedded default its own record"),
+    model: ModelChoice,
+    arch: str = ARCH,
+    images: ImageOptions,
+    batch_size: int | None = BATCH_SIZE,
+    min_map: float | None = least_map("none; for the embedded default its own record"),
     reference: Path | None = option(
         "ONNX model or weights that run on the same images, for --max-drop."
     ),
@@ -46,12 +48,12 @@ def evaluate(
         "Threshold: exit 1 unless the 95 % interval of the mAP drop against --reference ends at or "
         "below this.",
         shown=f"{MAX_DROP.limit} with --reference",
-        **shared.POINTS,
+        **POINTS,
     ),
-    reports: shared.ReportOptions,
-    directory: shared.DirectoryOptions,
+    reports: ReportOptions,
+    directory: DirectoryOptions,
     compute: RunnerOptions,
-    pool: shared.PoolOptions,
+    pool: PoolOptions,
 ) -> None:
     """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
     if max_drop is not None and reference is None:
@@ -60,7 +62,7 @@ def evaluate(
         )
     drop = MAX_DROP.limit if max_drop is None else max_drop
     job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
-    choice = model.choice(compute)
+    choice = replace(model, spec=spec_for(arch), options=compute)
     other = None if reference is None else reference_choice(reference, choice)
     engine: Engine = LocalEngine(choice, batch_size)
     beside: Engine | None = None if other is None else LocalEngine(other)
@@ -72,7 +74,7 @@ def evaluate(
     _report(evaluation, engine, reports)
 
 
-def _report(evaluation: Evaluation, engine: Engine, reports: shared.ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
     if reports.json is not None:
@@ -89,13 +91,14 @@ def detect(
     image: Path = option("Image to detect in.", "IMAGE", REQUIRED, positional=True),
     out: Path = option("Image to write.", default=REQUIRED),
     min_score: float = option("Leave out detections below this score.", default=0.3),
-    model: shared.ModelOptions,
+    model: ModelChoice,
+    arch: str = ARCH,
     compute: RunnerOptions,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
     if model.runner is None and model.model is None:
         model = replace(model, runner="torch")  # nothing to export for one image
-    choice = model.choice(compute)
+    choice = replace(model, spec=spec_for(arch), options=compute)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
@@ -106,8 +109,8 @@ def detect(
 def preprocess(
     *,
     bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED),
-    images: shared.ImageOptions,
-    arch: str = shared.ARCH,
+    images: ImageOptions,
+    arch: str = ARCH,
     dtype: str = option(
         "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
         default="float32",
@@ -132,7 +135,8 @@ def preprocess(
 @command("postprocess", "launch", "root", "split", "image_limit")
 def infer(
     *,
-    model: shared.ModelOptions,
+    model: ModelChoice,
+    arch: str = ARCH,
     input: Path | None = option(
         "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
         "DIR",
@@ -140,14 +144,10 @@ def infer(
     ),
     output: Path | None = option("Where the result folder goes.", "DIR", shown="nowhere"),
     output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
-    overwrite: bool = option("Replace the result folder once all is done.", default=False),
-    batch_size: int | None = shared.BATCH_SIZE,
-    loop: int = option("Runs of each batch; the last is saved.", default=1),
-    warmup: int = option("Warm-up runs, not timed.", default=1, min=0),
-    outfmt: str = option("Format of the results.", default="BIN", choices=("BIN", "NPY")),
-    images: shared.ImageOptions,
+    job: InferJob,
+    images: ImageOptions,
     compute: RunnerOptions,
-    pool: shared.PoolOptions,
+    pool: PoolOptions,
 ) -> None:
     """Run input files: <stem>_<i>.bin, a summary with ais_bench's keys, and throughput."""
     if output is None and output_dirname is not None:
@@ -155,20 +155,17 @@ def infer(
             f"--output-dirname is {output_dirname}, but no --output is given; "
             "name the folder it goes to"
         )
-    choice, workers = model.choice(compute), pool.pool()
-    job = InferJob(
+    choice = replace(model, spec=spec_for(arch), options=compute)
+    workers = pool.pool()
+    job = replace(
+        job,
         inputs=input,
         results=None if output is None else output / (output_dirname or "result"),
-        batch_size=batch_size,
-        loop=loop,
-        warmup=warmup,
         host_threads=images.host_threads,
-        outfmt=outfmt,
-        overwrite=overwrite,
         args=tuple(sys.argv[1:]),
     )
-    here = LocalEngine(choice, batch_size)
-    engine = here if workers is None else RayEngine(choice, workers, batch_size)
+    here = LocalEngine(choice, job.batch_size)
+    engine = here if workers is None else RayEngine(choice, workers, job.batch_size)
     performance, source = run_infer_job(job, engine, progress)
     for line in performance.lines():
         console().print(line, soft_wrap=True, markup=False)
@@ -182,12 +179,12 @@ def infer(
 def postprocess(
     *,
     omfile: Path = option("Folder of results, by effd0 or ais_bench.", "DIR", REQUIRED),
-    images: shared.ImageOptions,
+    images: ImageOptions,
     bins: Path | None = option("Folder of the inputs, where results have no manifest.", "DIR"),
     model: Path | None = option("Model that the results must be of.", shown="any"),
-    arch: str = shared.ARCH,
-    min_map: float | None = shared.min_map("none"),
-    reports: shared.ReportOptions,
+    arch: str = ARCH,
+    min_map: float | None = least_map("none"),
+    reports: ReportOptions,
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)

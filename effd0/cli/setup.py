@@ -23,8 +23,7 @@ from ..progress import download_progress
 from ..results.environment import installed_version
 from ..spec import spec_for
 from ..types import option
-from .command import REQUIRED, command
-from .options import ARCH
+from .command import ARCH, REQUIRED, command
 from .show import console, show_table
 
 #: One line of the doctor's table: the part, what was found, whether that is well, what to do.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..errors import RunnerError
 from ..results.environment import chip_kind
 from ..runners.registry import RunnerOptions
+from ..types import option
 
 #: Accelerators as Ray names them.
 GPU, NPU = "GPU", "NPU"
@@ -36,31 +37,37 @@ class Pool:
         return f"{self.workers} {where}"
 
 
-def pool_of(
-    workers: int | None, devices: str | None, address: str | None, *, verbose: bool
-) -> Pool | None:
-    """
-    The pool that the options ``--workers``, ``--devices`` and ``--ray-address`` ask for.
+@dataclass(frozen=True)
+class PoolOptions:
+    """Worker processes on Ray."""
 
-    None where none of them is given.  Raises `RunnerError` where they contradict each other.
-    """
-    parts = [] if devices is None else [part.strip() for part in devices.split(",")]
-    numbers = tuple(int(part) for part in parts if part.isdecimal())
-    contradictions = {
-        f"--devices is {devices}, but --ray-address is given too: a cluster deals out its own "
-        "devices; say how many with --workers": devices is not None and address is not None,
-        f"--devices is {devices!r}, but numbers of this host's devices, each once, were "
-        "wanted, such as 0,1,2,3": len(set(numbers)) != len(parts),
-        f"--workers is {workers}, but --devices names {len(parts)} and each has one worker; "
-        "leave --workers out": devices is not None and workers not in (None, len(parts)),
-        f"--ray-address is {address}, but not how many workers are wanted there; "
-        "give --workers": address is not None and workers is None,
-    }
-    for message, found in contradictions.items():
-        if found:
-            raise RunnerError(message)
-    count = len(numbers) or workers
-    return None if count is None else Pool(count, numbers, address, verbose)
+    workers: int | None = option(
+        "Worker processes on Ray, each with its own model.", shown="this process only"
+    )
+    devices: str | None = option("Devices of this host, one worker each: 0,1,2,3.", "LIST")
+    ray_address: str | None = option("Ray cluster of --workers.", "ADDRESS", shown="this host")
+    verbose: bool = option("Show what Ray prints.", default=False)
+
+    def pool(self) -> Pool | None:
+        """The workers asked for, if any; raise `RunnerError` for a contradiction."""
+        workers, devices, address = self.workers, self.devices, self.ray_address
+        parts = [] if devices is None else [part.strip() for part in devices.split(",")]
+        numbers = tuple(int(part) for part in parts if part.isdecimal())
+        contradictions = {
+            f"--devices is {devices}, but --ray-address is given too: a cluster deals out its own "
+            "devices; say how many with --workers": devices is not None and address is not None,
+            f"--devices is {devices!r}, but numbers of this host's devices, each once, were "
+            "wanted, such as 0,1,2,3": len(set(numbers)) != len(parts),
+            f"--workers is {workers}, but --devices names {len(parts)} and each has one worker; "
+            "leave --workers out": devices is not None and workers not in (None, len(parts)),
+            f"--ray-address is {address}, but not how many workers are wanted there; "
+            "give --workers": address is not None and workers is None,
+        }
+        for message, found in contradictions.items():
+            if found:
+                raise RunnerError(message)
+        count = len(numbers) or workers
+        return None if count is None else Pool(count, numbers, address, self.verbose)
 
 
 def accelerator(runner: str, options: RunnerOptions) -> str | None:

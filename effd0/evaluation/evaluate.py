@@ -44,27 +44,39 @@ from ..results.run import (
 from ..spec import ModelSpec
 from ..timing import peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
+from ..types import option
 from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
 from .run_dir import RunDirectory, Say, run_directory
 
 
 @dataclass(frozen=True)
-class EvaluationJob:
-    """
-    What is evaluated, whatever the engine; *min_map* is in percent, *max_drop* in points of mAP.
+class ImageOptions:
+    """Which images, and how they are read; without *root* the bundled scenes."""
 
-    Without *root* the images are the bundled scenes.  *out* is the run directory, which *resume*
-    continues; see `run_directory`.
-    """
+    root: Path | None = option("Folder in COCO's layout.", "DIR", shown="embedded scenes")
+    split: str = option("Image folder, and instances_SPLIT.json.", "SPLIT", "val2017")
+    image_limit: int | None = option(
+        "Only the first N images by id; such a run never passes a threshold.", shown="all"
+    )
+    host_threads: int = option("Host threads that read images and decode heads.", default=2)
 
-    root: Path | None = None
-    split: str = "val2017"
-    image_limit: int | None = None
+
+@dataclass(frozen=True)
+class DirectoryOptions:
+    """The run directory *out*, which *resume* continues; see `run_directory`."""
+
+    out: Path | None = option(
+        "Run directory: detections as they come, then detections.json, evaluation.json.", "RUN_DIR"
+    )
+    resume: bool = option("Continue the run in --out, to the same result.", default=False)
+
+
+@dataclass(frozen=True)
+class EvaluationJob(DirectoryOptions, ImageOptions):
+    """What any engine evaluates; *min_map* is in percent, *max_drop* in points of mAP."""
+
     min_map: float | None = None
     max_drop: float = MAX_DROP.limit
-    host_threads: int = 2
-    out: Path | None = None
-    resume: bool = False
 
     @property
     def folder(self) -> Path:

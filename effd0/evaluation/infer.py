@@ -27,7 +27,7 @@ from ..runners.base import (
 )
 from ..tensors.inputs import InputFiles, Manifest, open_inputs
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
-from ..types import Tensors
+from ..types import Tensors, option
 from .engines import ModelEngine, ModelSource
 from .pipeline import ahead, timed
 
@@ -135,12 +135,12 @@ class InferJob:
 
     inputs: Path | None = None
     results: Path | None = None
-    batch_size: int | None = None
-    loop: int = 1
-    warmup: int = 1
+    overwrite: bool = option("Replace the result folder once all is done.", default=False)
+    batch_size: int | None = option("Images per batch.", shown="the model's, or 1")
+    loop: int = option("Runs of each batch; the last is saved.", default=1)
+    warmup: int = option("Warm-up runs, not timed.", default=1, min=0)
+    outfmt: str = option("Format of the results.", default="BIN", choices=("BIN", "NPY"))
     host_threads: int = 2
-    outfmt: str = "BIN"
-    overwrite: bool = False
     args: tuple[str, ...] = ()
 
 

@@ -17,17 +17,23 @@ from ..errors import CheckpointError, RunnerError
 from ..export import verify as build
 from ..graph.rewrites import ORT_EDITS
 from ..runners.base import Runner
-from ..runners.registry import RunnerOptions, open_runner
+from ..runners.registry import RUNNERS, RunnerOptions, open_runner
 from ..spec import D0, ModelSpec
+from ..types import option
 
 
 @dataclass(frozen=True)
 class ModelChoice:
     """What is to be run: an ONNX model, or a checkpoint (the embedded one if neither is given)."""
 
-    model: Path | None = None
-    checkpoint: Path | None = None
-    runner: str | None = None
+    model: Path | None = option("Model file, .onnx or .om.")
+    checkpoint: Path | None = option("Weights, .pth or .safetensors.", shown="embedded checkpoint")
+    runner: str | None = option(
+        # Recorded outputs are scored by a command of their own, postprocess.
+        "; ".join(f"{n}: {what}" for n, what in RUNNERS.items() if n != "recorded") + ".",
+        "NAME",
+        shown="ort; acl for an .om",
+    )
     spec: ModelSpec = D0
     options: RunnerOptions = field(default_factory=RunnerOptions)
 

@@ -40,11 +40,3 @@ def test_pytest_knows_what_is_declared(pytestconfig: pytest.Config) -> None:
         assert value is not NotImplemented, one.flag
         assert one.help, f"{one.flag} does not say what it does"
         assert isinstance(value, list if one.many else one.kind) or value is None
-
-
-def test_a_session_and_a_command_share_declarations() -> None:
-    """An option of both is one declaration, so that it means the same in both."""
-    suite = {one.flag: one for one in OPTIONS}
-    command = {one.flag: one for one in options_of("evaluate")}
-    own = {"--runner", "--batch-size", "--min-map", "--max-drop"}  # other types or defaults
-    assert {flag for flag in suite.keys() & command if suite[flag] != command[flag]} == own

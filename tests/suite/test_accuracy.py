@@ -115,7 +115,7 @@ def measure_coco(gate: Gate, dataset_under_test: Dataset, pytestconfig: pytest.C
     """Score a runner on --coco, once for each runner and batch size."""
     option = pytestconfig.getoption
     job = EvaluationJob(
-        option("--coco"), option("--split"), option("--image-limit"), option("--min-map")
+        option("--coco"), option("--split"), option("--image-limit"), min_map=option("--min-map")
     )
     return gate.measure_on("coco", dataset_under_test, job)
 

@@ -148,7 +148,9 @@ def test_a_run_is_stopped_and_resumed(error: Any, shown: str, neighbour: Neighbo
     assert "run: 2 of 5 images are there\n" in resumed.err
     assert "detecting: 3/3" in resumed.err
     assert outcome(Path("run")) == outcome(Path("whole"))
-    tables = [[line for line in one.out.splitlines() if "IoU" in line] for one in (whole, resumed)]
+    tables = [
+        [line for line in one.out.splitlines() if "IoU ." in line] for one in (whole, resumed)
+    ]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 12
     assert_one_error("holds a run already; continue it with --resume", *words, "--out", "run")

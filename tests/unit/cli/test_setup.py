@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from effd0.cli import setup
 from effd0.cli.setup import Finding, devices, packages
@@ -34,7 +35,8 @@ def finding(name: str) -> Finding:
 def test_every_declared_package_is_examined() -> None:
     """Each dependency of pyproject.toml is one line, under the extra that brings it."""
     wanted = [f"{extra}: {Requirement(r).name}" for extra, rs in DECLARED.items() for r in rs]
-    assert sorted(part for part, *_ in packages()) == sorted(wanted)
+    found = [canonicalize_name(part) for part, *_ in packages()]
+    assert sorted(found) == sorted(map(canonicalize_name, wanted))
 
 
 def test_doctor_shows_what_is_there() -> None:

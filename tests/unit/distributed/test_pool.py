@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from effd0.distributed.pool import Pool, accelerator, check_pool, pool_of, worker_options
+from effd0.distributed.pool import Pool, PoolOptions, accelerator, check_pool, worker_options
 from effd0.errors import RunnerError
 from effd0.runners.registry import RunnerOptions
 
@@ -26,7 +26,7 @@ def test_a_pool_is_what_was_asked_for(
     asked: tuple[int | None, str | None, str | None], pool: Pool | None
 ) -> None:
     """Each device has one worker, and a cluster is told how many."""
-    assert pool_of(*asked, verbose=False) == pool
+    assert PoolOptions(*asked).pool() == pool
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,10 @@ def test_contradictions_are_refused(
 ) -> None:
     """What cannot be meant is an error that says what to give."""
     with pytest.raises(RunnerError, match=message):
-        pool_of(*asked, verbose=False)
+        PoolOptions(*asked).pool()
+
+
+CANN, CUDA = "CANNExecutionProvider", "CUDAExecutionProvider"
 
 
 CANN, CUDA = "CANNExecutionProvider", "CUDAExecutionProvider"
@@ -96,3 +99,11 @@ def test_a_device_for_all_workers_is_refused(
     """No two workers share a device, and a CPU has none to be named."""
     with pytest.raises(RunnerError, match=message):
         check_pool(pool, {runner: RunnerOptions(**options)})
+
+
+def test_workers_of_several_runners_have_one_kind_of_device() -> None:
+    """What computes on the CPU may stand beside what has a device, but no other device."""
+    asked = {"acl": RunnerOptions(), "torch": RunnerOptions()}
+    assert check_pool(Pool(2, (0, 1)), asked) == "NPU"
+    with pytest.raises(RunnerError, match="need GPU and NPU, but all workers have one kind"):
+        check_pool(Pool(2), asked | {"torch": RunnerOptions(device="cuda")})
