@@ -144,7 +144,7 @@ def test_the_map_is_that_of_the_same_model(runners: Runners) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--scenario", "server"], r"--scenario is 'server', but single-stream, offline exist"),
+        (["--scenario", "server"], r"BenchmarkError: --scenario is 'server', but single-stream"),
         (
             ["--scenario", "single-stream", "--batch-size", 4],
             r"--batch-size is 4, but single-stream is one image at a time",
