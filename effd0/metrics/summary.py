@@ -14,16 +14,7 @@ from ..data.coco import Dataset
 from ..detection.postprocess import Detections
 from ..spec import ModelSpec
 from ..types import Fractions, Indices
-from .coco import (
-    AREAS,
-    MAX_DETECTIONS,
-    THRESHOLDS,
-    MatchTable,
-    check_complete,
-    flags,
-    match_table,
-    to_coco_results,
-)
+from . import coco
 
 #: COCO's twelve numbers, in the order of COCOeval's ``stats``.
 METRICS = (
@@ -77,39 +68,39 @@ def coco_metrics(
     An image without a detection costs recall, it is not left out.  Raises `EvaluationError` unless
     every image is there and none is foreign.
     """
-    return summarize(match_table(dataset, detections, spec))
+    return summarize(coco.match_table(dataset, detections, spec))
 
 
-def summarize(matches: MatchTable) -> CocoMetrics:
+def summarize(matches: coco.MatchTable) -> CocoMetrics:
     """The metrics of *matches*; equal to pycocotools' to the last bit."""
     curves = accumulate(matches)
-    last = len(MAX_DETECTIONS) - 1
+    last = len(coco.MAX_DETECTIONS) - 1
     numbers = [
         curves.precision[..., 0],
-        *(curves.precision[np.isclose(THRESHOLDS, iou), ..., 0] for iou in (0.5, 0.75)),
-        *(curves.precision[..., area] for area in range(1, len(AREAS))),
-        *(curves.recall[..., 0, limit] for limit in range(len(MAX_DETECTIONS))),
-        *(curves.recall[..., area, last] for area in range(1, len(AREAS))),
+        *(curves.precision[np.isclose(coco.THRESHOLDS, iou), ..., 0] for iou in (0.5, 0.75)),
+        *(curves.precision[..., area] for area in range(1, len(coco.AREAS))),
+        *(curves.recall[..., 0, limit] for limit in range(len(coco.MAX_DETECTIONS))),
+        *(curves.recall[..., area, last] for area in range(1, len(coco.AREAS))),
     ]
     means = [_mean(number) for number in numbers]
     return _metrics(matches.dataset, means, curves.precision[..., 0], matches.count)
 
 
-def accumulate(matches: MatchTable) -> Curves:
+def accumulate(matches: coco.MatchTable) -> Curves:
     """Precision over recall of each category, as COCOeval accumulates it."""
-    shape = (len(THRESHOLDS), len(matches.dataset.categories), len(AREAS))
+    shape = (len(coco.THRESHOLDS), len(matches.dataset.categories), len(coco.AREAS))
     precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
-    recall = np.full((*shape, len(MAX_DETECTIONS)), -1.0)
+    recall = np.full((*shape, len(coco.MAX_DETECTIONS)), -1.0)
     for k, (category, own) in enumerate(matches.by_category()):
         wanted = matches.wanted(category).sum(axis=1)
-        hits, ignored = flags(own, "hit"), flags(own, "ignored")
+        hits, ignored = coco.flags(own, "hit"), coco.flags(own, "ignored")
         for area in np.flatnonzero(wanted):
-            for n in range(len(THRESHOLDS)):
+            for n in range(len(coco.THRESHOLDS)):
                 hit = np.flatnonzero(hits[:, area, n])
                 shown = np.cumsum(~ignored[:, area, n], dtype=np.int64)[hit]
                 precision[n, :, k, area] = precision_at_recalls(shown, wanted[area])
                 ranks = own["rank"][hit]
-                recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in MAX_DETECTIONS]
+                recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in coco.MAX_DETECTIONS]
     return Curves(precision, recall)
 
 
@@ -137,8 +128,8 @@ def pycocotools_metrics(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    check_complete(dataset, detections)
-    results = to_coco_results(detections, spec)
+    coco.check_complete(dataset, detections)
+    results = coco.to_coco_results(detections, spec)
     truth, found = COCO(), COCO()
     truth.dataset = {
         "info": {},

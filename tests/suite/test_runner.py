@@ -41,11 +41,7 @@ def precision_of(request: pytest.FixtureRequest, spec: ModelSpec) -> Callable[[s
 @pytest.mark.parametrize("rows", BATCH_SIZES, ids="batch={}".format)
 @pytest.mark.parametrize("level", D0.levels, ids="level=p{}".format)
 def test_heads_have_their_levels_shape(
-    runner_name: str,
-    level: int,
-    rows: int,
-    heads_of: HeadsOf,
-    spec: ModelSpec,
+    runner_name: str, level: int, rows: int, heads_of: HeadsOf, spec: ModelSpec
 ) -> None:
     """At each level, 810 class and 36 box channels of float32 for every image that was fed."""
     side = spec.image_size // 2**level

@@ -80,11 +80,7 @@ def test_the_best_lies_on_top(image: Path) -> None:
     assert both[149, 140].tolist() == alone[149, 140].tolist() != other[149, 140].tolist()
 
 
-@pytest.mark.parametrize(
-    ("min_score", "count"),
-    [(0.75, 2), (0.95, 0)],
-    ids=["two", "none"],
-)
+@pytest.mark.parametrize(("min_score", "count"), [(0.75, 2), (0.95, 0)], ids=["two", "none"])
 def test_only_what_is_certain_enough_is_drawn(image: Path, min_score: float, count: int) -> None:
     """Scores 0.9, 0.8 and 0.7 against a floor; the number that is given is the number drawn."""
     boxes = [(x, 80.0, x + 40, 150.0) for x in (20.0, 120.0, 220.0)]

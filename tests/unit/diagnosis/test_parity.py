@@ -12,13 +12,7 @@ import pytest
 from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.data.preprocess import preprocess
-from effd0.diagnosis.parity import (
-    RELATIVE_L2,
-    check_heads,
-    diagnose_precision,
-    estimate,
-    record,
-)
+from effd0.diagnosis.parity import RELATIVE_L2, check_heads, diagnose_precision, estimate, record
 from effd0.results.check import Broken
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
