@@ -80,7 +80,7 @@ def _one_level_off(own: Floats) -> Floats:
     "make",
     [
         pytest.param(
-            lambda own: np.random.default_rng(0).standard_normal(own.shape, np.float32), id="noise"
+            lambda own: np.random.default_rng(0).standard_normal(own.shape, "f4"), id="noise"
         ),
         pytest.param(_one_level_off, id="one-level-off"),
         pytest.param(lambda own: np.where(own > 2, np.nan, own), id="nan"),

@@ -23,6 +23,7 @@ from tests.helpers import SMALL
 from tests.helpers.results import as_bfloat16, as_float16, heads_of, noisy
 
 HEADS = heads_of(0)
+NOISY, FAINT = noisy(HEADS, 0.1), noisy(HEADS, 1e-2)
 
 
 def off_by(part: float) -> dict[str, Floats]:
@@ -79,7 +80,7 @@ def test_a_fault_of_heads_is_the_diagnosis() -> None:
     """What explains the difference is named; heads that are off by chance have no diagnosis."""
     scores = {n: 1 / (1 + np.exp(-h)) if n.startswith("class") else h for n, h in HEADS.items()}
     assert "sigmoid: the error falls from" in broken_by(scores).diagnosis
-    assert broken_by(noisy(HEADS, 0.1)).diagnosis == ""
+    assert broken_by(NOISY).diagnosis == ""
 
 
 @pytest.mark.parametrize(
@@ -113,15 +114,11 @@ def test_another_precision_is_named(
         pytest.param(noisy(HEADS, 3e-6), ("fp32",), None, id="another-order-of-sums"),
         pytest.param({**HEADS, "box_p3": HEADS["box_p3"][..., ::-1]}, ("fp32",), None, id="1-head"),
         pytest.param(noisy(HEADS, 5e-4), ("tf32",), None, id="tf32"),
-        pytest.param(
-            {k: as_bfloat16(h) for k, h in noisy(HEADS, 1e-2).items()}, ("bf16",), "bf16", id="bf16"
-        ),
-        pytest.param(noisy(HEADS, 0.1), ("int8",), None, id="int8"),
+        pytest.param({k: as_bfloat16(h) for k, h in FAINT.items()}, ("bf16",), "bf16", id="bf16"),
+        pytest.param(NOISY, ("int8",), None, id="int8"),
         pytest.param(noisy(HEADS, 9e-4), ("tf32", "fp16"), None, id="tf32-or-fp16"),
         pytest.param(noisy(HEADS, 6e-5), (), None, id="between-bands"),
-        pytest.param(
-            {k: as_float16(h) for k, h in noisy(HEADS, 0.1).items()}, (), "fp16", id="far-on-a-grid"
-        ),
+        pytest.param({k: as_float16(h) for k, h in NOISY.items()}, (), "fp16", id="far"),
         pytest.param({k: np.full_like(h, np.nan) for k, h in HEADS.items()}, (), "bf16", id="nan"),
     ],
 )
