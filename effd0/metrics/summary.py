@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -47,18 +47,6 @@ class CocoMetrics:
         return self.values["AP"]
 
 
-class Curves(NamedTuple):
-    """
-    What COCOeval accumulates; -1 where a category has no object to be found.
-
-    *precision* is (thresholds, recalls, categories, areas), among at most 100 detections per
-    category and image; *recall* is (thresholds, categories, areas, `MAX_DETECTIONS`).
-    """
-
-    precision: Fractions
-    recall: Fractions
-
-
 def coco_metrics(
     dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
 ) -> CocoMetrics:
@@ -73,21 +61,27 @@ def coco_metrics(
 
 def summarize(matches: coco.MatchTable) -> CocoMetrics:
     """The metrics of *matches*; equal to pycocotools' to the last bit."""
-    curves = accumulate(matches)
+    precision, recall = accumulate(matches)
     last = len(coco.MAX_DETECTIONS) - 1
     numbers = [
-        curves.precision[..., 0],
-        *(curves.precision[np.isclose(coco.THRESHOLDS, iou), ..., 0] for iou in (0.5, 0.75)),
-        *(curves.precision[..., area] for area in range(1, len(coco.AREAS))),
-        *(curves.recall[..., 0, limit] for limit in range(len(coco.MAX_DETECTIONS))),
-        *(curves.recall[..., area, last] for area in range(1, len(coco.AREAS))),
+        precision[..., 0],
+        *(precision[np.isclose(coco.THRESHOLDS, iou), ..., 0] for iou in (0.5, 0.75)),
+        *(precision[..., area] for area in range(1, len(coco.AREAS))),
+        *(recall[..., 0, limit] for limit in range(len(coco.MAX_DETECTIONS))),
+        *(recall[..., area, last] for area in range(1, len(coco.AREAS))),
     ]
     means = [_mean(number) for number in numbers]
-    return _metrics(matches.dataset, means, curves.precision[..., 0], matches.count)
+    return _metrics(matches.dataset, means, precision[..., 0], matches.count)
 
 
-def accumulate(matches: coco.MatchTable) -> Curves:
-    """Precision over recall of each category, as COCOeval accumulates it."""
+def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
+    """
+    Precision over recall, and recall, of each category, as COCOeval accumulates them.
+
+    Precision is (thresholds, recalls, categories, areas), among at most 100 detections per
+    category and image; recall is (thresholds, categories, areas, `MAX_DETECTIONS`).  Both are -1
+    where a category has no object to be found.
+    """
     shape = (len(coco.THRESHOLDS), len(matches.dataset.categories), len(coco.AREAS))
     precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
     recall = np.full((*shape, len(coco.MAX_DETECTIONS)), -1.0)
@@ -101,7 +95,7 @@ def accumulate(matches: coco.MatchTable) -> Curves:
                 precision[n, :, k, area] = precision_at_recalls(shown, wanted[area])
                 ranks = own["rank"][hit]
                 recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in coco.MAX_DETECTIONS]
-    return Curves(precision, recall)
+    return precision, recall
 
 
 def precision_at_recalls(shown: Indices, wanted: int) -> Fractions:
