@@ -12,6 +12,7 @@ from PIL import Image
 from effd0.detection.draw import draw_detections
 from effd0.detection.postprocess import Detections
 from effd0.errors import ImageError, OutputError
+from tests.helpers.results import made
 
 GRAY = 119
 WIDTH, HEIGHT = 320, 200
@@ -29,14 +30,10 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def found(*boxes: Box, classes: tuple[int, ...] = (), score: float = 0.9) -> Detections:
-    """Detections at *boxes* by falling score, from *score* in steps of a tenth."""
-    count = len(boxes)
-    return Detections(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        (score - np.arange(count) / 10).astype(np.float32),
-        np.array(classes or [PERSON] * count, np.int64),
-    )
+def found(*boxes: Box, classes: tuple[int, ...] = ()) -> Detections:
+    """Detections at *boxes* by falling score, from 0.9 in steps of a tenth."""
+    kinds = classes or [PERSON] * len(boxes)
+    return made([(*boxes[n], 0.9 - n / 10, kind) for n, kind in enumerate(kinds)])
 
 
 def drawn(image: Path, detections: Detections, min_score: float = 0.3) -> Picture:
