@@ -160,5 +160,4 @@ def gather_codes(box_heads: tuple[Floats, ...], anchors: Indices, spec: ModelSpe
 def sigmoid(logits: Floats) -> Floats:
     """Logistic function, float32."""
     with np.errstate(over="ignore"):
-        scores: Floats = np.float32(1) / (np.float32(1) + np.exp(-logits))
-    return scores
+        return np.asarray(np.float32(1) / (np.float32(1) + np.exp(-logits)))

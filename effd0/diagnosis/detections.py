@@ -24,22 +24,8 @@ from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken
 from ..spec import ModelSpec
 from ..types import Fractions, Indices
-from .detection_hypotheses import (
-    ALL_KEPT,
-    EXACT,
-    FIELDS,
-    NEAR,
-    ImageCandidates,
-    RowTolerance,
-    Trial,
-    count_different,
-    fitted_boxes,
-    fitted_making,
-    making_hypotheses,
-    same_rows,
-    share_different,
-    writing_hypotheses,
-)
+from . import detection_hypotheses as catalogue
+from .detection_hypotheses import EXACT, FIELDS, NEAR, Trial, same_rows, share_different
 from .hypothesis import Diagnosis, Hypothesis, best
 
 #: An image id that was written as text: its digits, or the name of COCO's file.
@@ -133,7 +119,7 @@ def faults_of_detections(
     reference: Mapping[int, Detections],
     given: CocoResults,
     spec: ModelSpec,
-    candidates: Callable[[int], ImageCandidates],
+    candidates: Callable[[int], catalogue.ImageCandidates],
 ) -> list[Broken]:
     """
     Return what is wrong with the detections *given* for *dataset*, in the order of stages.
@@ -237,15 +223,17 @@ def _compared(
     rows: ByImage,
     reference: Mapping[int, Detections],
     spec: ModelSpec,
-    candidates: Callable[[int], ImageCandidates],
+    candidates: Callable[[int], catalogue.ImageCandidates],
 ) -> tuple[list[Broken], float]:
     """The faults within images, and the score below which the other tool writes nothing."""
     threshold = spec.score_floor
     common = [id_ for id_ in own if id_ in rows]
 
-    def counts(tolerance: RowTolerance) -> Indices:
+    def counts(tolerance: catalogue.RowTolerance) -> Indices:
         """The rows of each image that differ, and those that count, (images, 2)."""
-        found = [count_different(rows[id_], own[id_], tolerance, threshold) for id_ in common]
+        found = [
+            catalogue.count_different(rows[id_], own[id_], tolerance, threshold) for id_ in common
+        ]
         return np.array(found, np.int64).reshape(-1, 2)
 
     exact = counts(EXACT)
@@ -301,7 +289,7 @@ def _as_noise(exact: Indices, near: Indices) -> bool:
 
 
 def _explained(
-    trials: Sequence[Trial], lowest: float, tolerance: RowTolerance, text: str
+    trials: Sequence[Trial], lowest: float, tolerance: catalogue.RowTolerance, text: str
 ) -> list[Broken]:
     """
     Name the fault that makes the rows given in *trials*, or, where none does, two that do.
@@ -321,10 +309,10 @@ def _explained(
     def single() -> Iterator[tuple[Hypothesis, ...]]:
         # Those that cost little first.
         for faults in (
-            writing_hypotheses(),
-            fitted_boxes(trials, tolerance),
-            making_hypotheses(trials[0].spec),
-            fitted_making(trials, lowest, tolerance),
+            catalogue.writing_hypotheses(),
+            catalogue.fitted_boxes(trials, tolerance),
+            catalogue.making_hypotheses(trials[0].spec),
+            catalogue.fitted_making(trials, lowest, tolerance),
         ):
             for fault in faults:
                 tried.append(fault)
@@ -356,7 +344,7 @@ def _of_one_field(trials: Sequence[Trial], text: str) -> Broken | None:
 
 def _unexplained(trials: Sequence[Trial], text: str) -> Broken:
     """The fault of detections that nothing explains, by whether they are candidates."""
-    pairs = [(trial.given, trial.rows(ALL_KEPT)) for trial in trials]
+    pairs = [(trial.given, trial.rows(catalogue.ALL_KEPT)) for trial in trials]
     count = sum(len(given) for given, _ in pairs)
 
     def among(but: str = "") -> float:

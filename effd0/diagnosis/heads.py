@@ -231,8 +231,7 @@ def _mapped_classes(wanted: Floats, got: Floats, spec: ModelSpec) -> Planted | N
 
 def _softmax(head: Floats) -> Floats:
     scores = np.exp(head - head.max(axis=2, keepdims=True))
-    sums: Floats = scores / scores.sum(axis=2, keepdims=True)
-    return sums
+    return np.asarray(scores / scores.sum(axis=2, keepdims=True))
 
 
 def _stuck(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:

@@ -204,8 +204,7 @@ def block_means(tensor: Floats) -> Floats:
     """The means of blocks of *tensor* (3, size, size), (3, 16, 16): they tell images apart."""
     side = tensor.shape[-1] // THUMBNAIL
     blocks = tensor.astype(np.float32).reshape(3, THUMBNAIL, side, THUMBNAIL, side)
-    means: Floats = blocks.mean(axis=(2, 4), dtype=np.float32)
-    return means
+    return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
 
 
 def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[Broken]:

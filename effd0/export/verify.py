@@ -59,9 +59,7 @@ def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSe
     """Export *checkpoint* to ONNX as *out*, equal to the checkpoint in torch, or not at all."""
     with written_whole(out) as temporary:
         write_onnx(checkpoint, temporary, spec, settings)
-        diffs = _differences(("torch", checkpoint), temporary, spec)
-        _require_same(out, checkpoint, diffs, ExportError)
-    return Built(out, diffs)
+        return _proved(("torch", checkpoint), temporary, out, spec)
 
 
 def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
@@ -72,9 +70,7 @@ def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] 
             graph = load_graph(temporary)
             apply_edits(graph, edits)
             save_graph(graph, temporary)
-        diffs = _differences(("ort", model), temporary, spec)
-        _require_same(out, model, diffs, ExportError)
-    return Built(out, diffs)
+        return _proved(("ort", model), temporary, out, spec)
 
 
 def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -> Built:
@@ -103,8 +99,8 @@ def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -
     return Built(out, compare_tensors(source, heads), tuple(changes))
 
 
-def _differences(source: tuple[str, Path], made: Path, spec: ModelSpec) -> list[TensorDiff]:
-    """Run *source* (runner and file) and the ONNX file *made* on embedded images; compare."""
+def _proved(source: tuple[str, Path], made: Path, out: Path, spec: ModelSpec) -> Built:
+    """Run *source* (runner and file) and *made*, which is to be *out*, on embedded images."""
     with open_runner("ort", made, spec, RunnerOptions()) as candidate:
         images = _sample_images(candidate, spec)
         got = _heads(candidate, images)
@@ -112,7 +108,9 @@ def _differences(source: tuple[str, Path], made: Path, spec: ModelSpec) -> list[
         # One by one: the source may take another batch size.
         rows = [_heads(reference, images[i : i + 1]) for i in range(len(images))]
     wanted = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return compare_tensors(wanted, got)
+    diffs = compare_tensors(wanted, got)
+    _require_same(out, source[1], diffs, ExportError)
+    return Built(out, diffs)
 
 
 def _sample_images(runner: Runner, spec: ModelSpec) -> Tensor:

@@ -177,8 +177,7 @@ def average_precision(categories: Sequence[CategoryHits], weights: Weights) -> F
         total[present] += _category_precision(found, weights[present], wanted[present])
         defined += present
     total[defined == 0] = np.nan
-    result: Fractions = total / np.maximum(defined, 1)
-    return result
+    return np.asarray(total / np.maximum(defined, 1))
 
 
 def _category_precision(found: CategoryHits, weights: Weights, wanted: Indices) -> Fractions:

@@ -198,8 +198,7 @@ def overlapping(
 
 def _outside(areas: Fractions) -> Flags:
     """Which *areas* are not in which of `AREAS`, (n, areas)."""
-    outside: Flags = (areas[:, None] < AREAS[:, 0]) | (areas[:, None] > AREAS[:, 1])
-    return outside
+    return np.asarray((areas[:, None] < AREAS[:, 0]) | (areas[:, None] > AREAS[:, 1]))
 
 
 def _match(dataset: Dataset, truths: Rows, results: Fractions) -> Rows:

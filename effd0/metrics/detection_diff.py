@@ -165,8 +165,7 @@ def box_iou(left: Boxes, right: Boxes) -> Floats:
     overlap = width * height
     union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - overlap
     iou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-    single: Floats = iou.astype(np.float32)
-    return single
+    return np.asarray(iou, np.float32)
 
 
 def check_repeats(dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +14,7 @@ from ..data.coco import Dataset
 from ..detection.postprocess import Detections
 from ..spec import ModelSpec
 from ..types import Fractions, Indices
-from .coco import (
-    AREAS,
-    MAX_DETECTIONS,
-    THRESHOLDS,
-    MatchTable,
-    check_complete,
-    flags,
-    match_table,
-    to_coco_results,
-)
+from . import coco
 
 #: COCO's twelve numbers, in the order of COCOeval's ``stats``.
 METRICS = (
@@ -56,18 +47,6 @@ class CocoMetrics:
         return self.values["AP"]
 
 
-class Curves(NamedTuple):
-    """
-    What COCOeval accumulates; -1 where a category has no object to be found.
-
-    *precision* is (thresholds, recalls, categories, areas), among at most 100 detections per
-    category and image; *recall* is (thresholds, categories, areas, `MAX_DETECTIONS`).
-    """
-
-    precision: Fractions
-    recall: Fractions
-
-
 def coco_metrics(
     dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
 ) -> CocoMetrics:
@@ -77,40 +56,46 @@ def coco_metrics(
     An image without a detection costs recall, it is not left out.  Raises `EvaluationError` unless
     every image is there and none is foreign.
     """
-    return summarize(match_table(dataset, detections, spec))
+    return summarize(coco.match_table(dataset, detections, spec))
 
 
-def summarize(matches: MatchTable) -> CocoMetrics:
+def summarize(matches: coco.MatchTable) -> CocoMetrics:
     """The metrics of *matches*; equal to pycocotools' to the last bit."""
-    curves = accumulate(matches)
-    last = len(MAX_DETECTIONS) - 1
+    precision, recall = accumulate(matches)
+    last = len(coco.MAX_DETECTIONS) - 1
     numbers = [
-        curves.precision[..., 0],
-        *(curves.precision[np.isclose(THRESHOLDS, iou), ..., 0] for iou in (0.5, 0.75)),
-        *(curves.precision[..., area] for area in range(1, len(AREAS))),
-        *(curves.recall[..., 0, limit] for limit in range(len(MAX_DETECTIONS))),
-        *(curves.recall[..., area, last] for area in range(1, len(AREAS))),
+        precision[..., 0],
+        *(precision[np.isclose(coco.THRESHOLDS, iou), ..., 0] for iou in (0.5, 0.75)),
+        *(precision[..., area] for area in range(1, len(coco.AREAS))),
+        *(recall[..., 0, limit] for limit in range(len(coco.MAX_DETECTIONS))),
+        *(recall[..., area, last] for area in range(1, len(coco.AREAS))),
     ]
     means = [_mean(number) for number in numbers]
-    return _metrics(matches.dataset, means, curves.precision[..., 0], matches.count)
+    return _metrics(matches.dataset, means, precision[..., 0], matches.count)
 
 
-def accumulate(matches: MatchTable) -> Curves:
-    """Precision over recall of each category, as COCOeval accumulates it."""
-    shape = (len(THRESHOLDS), len(matches.dataset.categories), len(AREAS))
+def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
+    """
+    Precision over recall, and recall, of each category, as COCOeval accumulates them.
+
+    Precision is (thresholds, recalls, categories, areas), among at most 100 detections per
+    category and image; recall is (thresholds, categories, areas, `MAX_DETECTIONS`).  Both are -1
+    where a category has no object to be found.
+    """
+    shape = (len(coco.THRESHOLDS), len(matches.dataset.categories), len(coco.AREAS))
     precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
-    recall = np.full((*shape, len(MAX_DETECTIONS)), -1.0)
+    recall = np.full((*shape, len(coco.MAX_DETECTIONS)), -1.0)
     for k, (category, own) in enumerate(matches.by_category()):
         wanted = matches.wanted(category).sum(axis=1)
-        hits, ignored = flags(own, "hit"), flags(own, "ignored")
+        hits, ignored = coco.flags(own, "hit"), coco.flags(own, "ignored")
         for area in np.flatnonzero(wanted):
-            for n in range(len(THRESHOLDS)):
+            for n in range(len(coco.THRESHOLDS)):
                 hit = np.flatnonzero(hits[:, area, n])
                 shown = np.cumsum(~ignored[:, area, n], dtype=np.int64)[hit]
                 precision[n, :, k, area] = precision_at_recalls(shown, wanted[area])
                 ranks = own["rank"][hit]
-                recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in MAX_DETECTIONS]
-    return Curves(precision, recall)
+                recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in coco.MAX_DETECTIONS]
+    return precision, recall
 
 
 def precision_at_recalls(shown: Indices, wanted: int) -> Fractions:
@@ -137,8 +122,8 @@ def pycocotools_metrics(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    check_complete(dataset, detections)
-    results = to_coco_results(detections, spec)
+    coco.check_complete(dataset, detections)
+    results = coco.to_coco_results(detections, spec)
     truth, found = COCO(), COCO()
     truth.dataset = {
         "info": {},

@@ -75,7 +75,7 @@ def insight_of(evaluation: Evaluation) -> Insight:
 
 def _curves(matches: MatchTable) -> dict[str, list[float | None]]:
     """Precision at each recall, the mean over the categories that have an object."""
-    precision = accumulate(matches).precision[..., 0]
+    precision = accumulate(matches)[0][..., 0]
     defined = precision[:, :, (precision > -1).all(axis=(0, 1))]
     if not defined.size:
         return {name: [None] * len(RECALLS) for name in _CURVES}

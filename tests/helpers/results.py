@@ -14,7 +14,7 @@ from effd0.data.coco import Dataset, Sample, load_coco
 from effd0.detection.postprocess import Detections
 from effd0.spec import ModelSpec
 from effd0.tensors.inputs import write_inputs
-from effd0.types import Tensors
+from effd0.types import Floats, Tensors
 from tests.helpers import SMALL, coco_content, synthetic_heads, write_coco
 
 #: Naming -> name of a file without its ending, by sample number, input's stem and output number.
@@ -34,6 +34,25 @@ def heads_of(seed: int, spec: ModelSpec = SMALL) -> Tensors:
     heads = synthetic_heads(seed, spec)
     every = (*heads.classes, *heads.boxes)
     return {name: head[None] for name, head in zip(spec.output_names, every, strict=True)}
+
+
+def noisy(heads: Tensors, size: float) -> dict[str, Floats]:
+    """Return *heads* with noise of *size* standard deviations."""
+    rng = np.random.default_rng(7)
+    return {
+        name: head + (size * head.std() * rng.standard_normal(head.shape)).astype(np.float32)
+        for name, head in heads.items()
+    }
+
+
+def as_bfloat16(head: Floats) -> Floats:
+    """Return the values with the mantissa of bfloat16, cut off."""
+    return (head.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def as_float16(head: Floats) -> Floats:
+    """Return the values rounded to float16."""
+    return head.astype(np.float16).astype(np.float32)
 
 
 def write_array(path: Path, array: npt.NDArray[Any], dtype: Any = np.float32) -> None:

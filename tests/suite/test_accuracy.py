@@ -263,10 +263,7 @@ def check_drop(
 
 @pytest.mark.coco
 def test_coco_map_does_not_drop_against_torch(
-    measure_coco: Measure,
-    runner_beside_torch: str,
-    given_batch: int | None,
-    check_drop: CheckDrop,
+    measure_coco: Measure, runner_beside_torch: str, given_batch: int | None, check_drop: CheckDrop
 ) -> None:
     """On the same images of --coco, a runner surely loses no more than --max-drop against torch."""
     check_drop(measure_coco, runner_beside_torch, given_batch)

@@ -75,20 +75,6 @@ def test_suppression_is_that_of_torchvision(found: tuple[Boxes, Indices], thresh
 
 
 @pytest.mark.parametrize(
-    ("second", "kept"),
-    [
-        pytest.param((0, 0, 2, 1), [0, 1], id="iou=1/2"),
-        pytest.param((0, 0, 2, 1.001), [0], id="iou-just-above-1/2"),
-        pytest.param((1, 1, 1, 1), [0, 1], id="point-inside"),
-    ],
-)
-def test_threshold_itself_is_not_above_it(second: tuple[float, ...], kept: list[int]) -> None:
-    """A box goes if its IoU is above the threshold, not if it is the threshold."""
-    boxes = np.array([(0, 0, 2, 2), second], np.float32)
-    assert nms(boxes, np.zeros(2, np.int64), 0.5, 100).tolist() == kept
-
-
-@pytest.mark.parametrize(
     "spec",
     [pytest.param(D0, id="d0"), pytest.param(SMALL, id="small"), pytest.param(TINY, id="tiny")],
 )

@@ -12,6 +12,7 @@ from PIL import Image
 from effd0.detection.draw import draw_detections
 from effd0.detection.postprocess import Detections
 from effd0.errors import ImageError, OutputError
+from tests.helpers.results import made
 
 GRAY = 119
 WIDTH, HEIGHT = 320, 200
@@ -29,14 +30,10 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def found(*boxes: Box, classes: tuple[int, ...] = (), score: float = 0.9) -> Detections:
-    """Detections at *boxes* by falling score, from *score* in steps of a tenth."""
-    count = len(boxes)
-    return Detections(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        (score - np.arange(count) / 10).astype(np.float32),
-        np.array(classes or [PERSON] * count, np.int64),
-    )
+def found(*boxes: Box, classes: tuple[int, ...] = ()) -> Detections:
+    """Detections at *boxes* by falling score, from 0.9 in steps of a tenth."""
+    kinds = classes or [PERSON] * len(boxes)
+    return made([(*boxes[n], 0.9 - n / 10, kind) for n, kind in enumerate(kinds)])
 
 
 def drawn(image: Path, detections: Detections, min_score: float = 0.3) -> Picture:
@@ -80,11 +77,7 @@ def test_the_best_lies_on_top(image: Path) -> None:
     assert both[149, 140].tolist() == alone[149, 140].tolist() != other[149, 140].tolist()
 
 
-@pytest.mark.parametrize(
-    ("min_score", "count"),
-    [(0.75, 2), (0.95, 0)],
-    ids=["two", "none"],
-)
+@pytest.mark.parametrize(("min_score", "count"), [(0.75, 2), (0.95, 0)], ids=["two", "none"])
 def test_only_what_is_certain_enough_is_drawn(image: Path, min_score: float, count: int) -> None:
     """Scores 0.9, 0.8 and 0.7 against a floor; the number that is given is the number drawn."""
     boxes = [(x, 80.0, x + 40, 150.0) for x in (20.0, 120.0, 220.0)]

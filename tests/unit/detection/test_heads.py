@@ -58,45 +58,24 @@ def test_half_precision_heads_become_single() -> None:
 
 
 Spoil = Callable[[Outputs], Outputs]
+#: What is done to the outputs -> what the error says.
+REFUSED: dict[str, tuple[Spoil, str]] = {
+    "swapped": (lambda o: o | {"class_p3": o["class_p4"], "class_p4": o["class_p3"]},
+        "class_p3 is (2, 45, 8, 8), but (N, 45, 16, 16) was wanted; the model's outputs may be"),
+    "flat": (lambda o: o | {"class_p7": o["class_p7"].reshape(-1)},
+        "class_p7 is (90,), but (N, 45, 1, 1) was wanted"),
+    "missing": (lambda o: {name: head for name, head in o.items() if name != "box_p5"},
+        "box_p5 (N, (36, 4, 4)) is missing among outputs ['box_p3',"),
+    "doubled": (lambda o: o | {"again": o["box_p3"]},
+        "output again is (2, 36, 16, 16), but each of [(45, 16, 16),"),
+    "foreign": (lambda o: o | {"labels": np.zeros((2, 100, 6), np.float32)},
+        "output labels is (2, 100, 6), but each of"),
+    "rows-differ": (lambda o: o | {"box_p7": o["box_p7"][:1]},
+        "heads hold [1, 2] images, but all must hold the"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        pytest.param(
-            lambda o: o | {"class_p3": o["class_p4"], "class_p4": o["class_p3"]},
-            "class_p3 is (2, 45, 8, 8), but (N, 45, 16, 16) was wanted; "
-            "the model's outputs may be swapped: export it again",
-            id="swapped",
-        ),
-        pytest.param(
-            lambda o: o | {"class_p7": o["class_p7"].reshape(-1)},
-            "class_p7 is (90,), but (N, 45, 1, 1) was wanted",
-            id="flat",
-        ),
-        pytest.param(
-            lambda o: {name: head for name, head in o.items() if name != "box_p5"},
-            "box_p5 (N, (36, 4, 4)) is missing among outputs ['box_p3',",
-            id="missing",
-        ),
-        pytest.param(
-            lambda o: o | {"again": o["box_p3"]},
-            "output again is (2, 36, 16, 16), but each of [(45, 16, 16),",
-            id="doubled",
-        ),
-        pytest.param(
-            lambda o: o | {"labels": np.zeros((2, 100, 6), np.float32)},
-            "output labels is (2, 100, 6), but each of",
-            id="foreign",
-        ),
-        pytest.param(
-            lambda o: o | {"box_p7": o["box_p7"][:1]},
-            "heads hold [1, 2] images, but all must hold the",
-            id="rows-differ",
-        ),
-        pytest.param(lambda _: {}, "class_p3 (N, (45, 16, 16)) is missing among", id="nothing"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_are_no_heads_is_refused(spoil: Spoil, message: str) -> None:
     """The message shows the output that does not fit beside the shape that would."""
     with pytest.raises(HeadError, match=re.escape(message)):

@@ -37,9 +37,7 @@ def _assert_as_effdet(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> i
 
 
 @pytest.mark.parametrize(
-    "size",
-    [(640, 480), (333, 517), (32, 20), (6000, 4000), (512, 512)],
-    ids="{0[0]}x{0[1]}".format,
+    "size", [(640, 480), (333, 517), (32, 20), (6000, 4000), (512, 512)], ids="{0[0]}x{0[1]}".format
 )
 def test_synthetic_heads_give_what_effdet_gives(size: tuple[int, int]) -> None:
     """Number, order, classes, boxes and scores are the reference's, whatever the image's size."""

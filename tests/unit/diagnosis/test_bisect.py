@@ -19,19 +19,8 @@ from effd0.errors import GraphError, RunnerError
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.spec import D0
 from effd0.tolerances import NOISE
-from tests.helpers.onnx_models import (
-    change_weight,
-    left_out,
-    moved_bias,
-    nodes_of,
-    one_channel,
-    other_corner,
-    parsed,
-    renamed,
-    rounded,
-    scaled,
-    set_attribute,
-)
+from tests.helpers import onnx_models as graphs
+from tests.helpers.onnx_models import change_weight, moved_bias, nodes_of, parsed, renamed, scaled
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((1, 3, 8, 8), np.float32)
@@ -96,7 +85,7 @@ def found(bad: Any, good: Any) -> Finding:
 
 def moved_epsilon(model: Any, node: Any) -> str:  # noqa: ARG001  # all faults are called alike
     """The batch normalisation divides by more."""
-    set_attribute(node, "epsilon", 0.01)
+    graphs.set_attribute(node, "epsilon", 0.01)
     return str(node.name)
 
 
@@ -108,7 +97,7 @@ def another_operator(_: Any, node: Any) -> str:
 
 def other_weights_and_pads(model: Any, node: Any) -> str:
     """Weights and an attribute of one node are wrong."""
-    set_attribute(node, "pads", [0, 0, 2, 2])
+    graphs.set_attribute(node, "pads", [0, 0, 2, 2])
     return scaled(model, node)
 
 
@@ -124,14 +113,12 @@ def extra_node(model: Any, node: Any) -> str:
 #: Operator, which of its nodes, the fault, its stage and what is said of it.
 FAULTS = [
     pytest.param("Conv", 0, scaled, "export", "scaled by 1.02", id="first-weights-scaled"),
-    pytest.param("Conv", 2, one_channel, "export", "in 4 of 16 values", id="channel-gone"),
+    pytest.param("Conv", 2, graphs.one_channel, "export", "in 4 of 16 values", id="channel-gone"),
     pytest.param("Conv", 3, moved_bias, "export", "max abs 0.1 in 1 of 5", id="last-bias-moved"),
-    pytest.param("Conv", 2, rounded, "export", "rounded to float16", id="rounded-to-float16"),
-    pytest.param(
-        "BatchNormalization", 0, moved_epsilon, "graph", "attribute epsilon is", id="epsilon"
-    ),
-    pytest.param("Sigmoid", 0, left_out, "graph", "reads ", id="sigmoid-left-out"),
-    pytest.param("MaxPool", 0, other_corner, "graph", "pads is [1, 1, 0, 0]", id="pool-padding"),
+    pytest.param("Conv", 2, graphs.rounded, "export", "rounded to float16", id="rounded"),
+    pytest.param("BatchNormalization", 0, moved_epsilon, "graph", "epsilon is", id="epsilon"),
+    pytest.param("Sigmoid", 0, graphs.left_out, "graph", "reads ", id="sigmoid-left-out"),
+    pytest.param("MaxPool", 0, graphs.other_corner, "graph", "pads is [1, 1, 0, 0]", id="padding"),
     pytest.param("Sigmoid", 0, another_operator, "graph", "no partner", id="operator"),
     pytest.param("MaxPool", 0, extra_node, "graph", "no partner", id="extra-node"),
     pytest.param("Conv", 0, other_weights_and_pads, "graph", "; weight ", id="weights-and-pads"),
@@ -155,18 +142,8 @@ def test_a_fault_is_named(
     assert finding.culprit.upstream == 0
     assert finding.explanation.startswith(f"{finding.culprit.op} {wanted}: ")
     assert evidence in finding.explanation
-
-
-def test_an_explanation_says_how_it_was_tested() -> None:
-    """What the node reads agrees with the reference, what it gives does not."""
-    bad = tiny()
-    moved_bias(bad, nodes_of(bad, "Conv")[3])
-    finding = found(bad, tiny())
-    (culprit,) = finding.suspects
-    assert finding.explanation == (
-        "Conv node_z: weight bz_of_z differs: max abs 0.1 in 1 of 5 values; what it reads is off "
-        f"by 0, what it gives by {culprit.error:.2g}"
-    )
+    error = f"what it reads is off by 0, what it gives by {finding.culprit.error:.2g}"
+    assert f"; {error}" in finding.explanation
 
 
 @pytest.mark.parametrize("make", [tiny, folded], ids=["itself", "batch-normalisation-folded"])
@@ -218,7 +195,7 @@ def test_a_fault_that_no_output_shows_is_hidden() -> None:
     for model in (bad, good):
         change_weight(model, nodes_of(model, "Conv")[1], 1, lambda w: 1e-2 * w)
         change_weight(model, nodes_of(model, "Conv")[1], 2, lambda b: 0 * b)
-    wanted = rounded(bad, nodes_of(bad, "Conv")[1])
+    wanted = graphs.rounded(bad, nodes_of(bad, "Conv")[1])
     finding = found(bad, good)
     assert finding.status == "hidden"
     assert [suspect.node for suspect in finding.suspects] == [wanted]
@@ -257,7 +234,7 @@ def test_a_nan_is_told_and_written() -> None:
 def test_a_model_that_cannot_run_is_refused() -> None:
     """The runtime's own reason comes through; without an input there is nothing to feed."""
     bad = tiny()
-    set_attribute(nodes_of(bad, "MaxPool")[0], "kernel_shape", [30, 30])
+    graphs.set_attribute(nodes_of(bad, "MaxPool")[0], "kernel_shape", [30, 30])
     with pytest.raises(RunnerError, match="it has to run before it can be bisected"):
         found(bad, tiny())
     del bad.graph.input[:]

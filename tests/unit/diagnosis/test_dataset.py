@@ -13,16 +13,7 @@ import pytest
 from effd0.data import fixture
 from effd0.data.coco import NAMES, Dataset, Sample, load_coco
 from effd0.diagnosis import dataset as checks
-from effd0.diagnosis.dataset import (
-    OVERHANG,
-    VAL2017_ANNOTATIONS,
-    VAL2017_CROWDS,
-    VAL2017_EMPTY,
-    VAL2017_IMAGES,
-    check_boxes,
-    check_categories,
-    check_contents,
-)
+from effd0.diagnosis.dataset import check_boxes, check_categories, check_contents
 from effd0.errors import DatasetError
 from effd0.results.check import Broken
 
@@ -105,7 +96,11 @@ RIGHT = ((2, 3, 10, 8), (20, 10, 18, 19), (0, 0, 40, 30), (35, 1, 5, 28))
 
 def test_boxes_inside_pass() -> None:
     """Up to the borders, beyond them by what COCO's own are, and one in a hundred."""
-    check_boxes(boxes(*RIGHT, (-OVERHANG, -OVERHANG, 41, 31), (0, 0, 40 + OVERHANG, 31)))
+    check_boxes(
+        boxes(
+            *RIGHT, (-checks.OVERHANG, -checks.OVERHANG, 41, 31), (0, 0, 40 + checks.OVERHANG, 31)
+        )
+    )
     check_boxes(boxes())
     check_boxes(boxes(*[(0, 0, 5, 5)] * 99, (0, 0, 99, 5)))
     broken_by(check_boxes, boxes(*[(0, 0, 5, 5)] * 98, (0, 0, 99, 5), (0, 0, 99, 5)))
@@ -141,9 +136,9 @@ def test_another_meaning_of_boxes_is_named(
 
 
 def val2017(
-    images: int = VAL2017_IMAGES,
-    annotations: int = VAL2017_ANNOTATIONS,
-    crowds: int = VAL2017_CROWDS,
+    images: int = checks.VAL2017_IMAGES,
+    annotations: int = checks.VAL2017_ANNOTATIONS,
+    crowds: int = checks.VAL2017_CROWDS,
     **more: Any,
 ) -> Dataset:
     """A set of as many images, annotations and crowds."""
@@ -163,7 +158,10 @@ def test_whole_and_unknown_sets_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("dataset", "diagnosis"),
     [
-        (val2017(VAL2017_IMAGES - VAL2017_EMPTY), "images without an object were filtered out"),
+        (
+            val2017(checks.VAL2017_IMAGES - checks.VAL2017_EMPTY),
+            "images without an object were filtered out",
+        ),
         (val2017(crowds=0), "crowd flags lost"),
         (val2017(crowds=445), ""),
         (val2017(4000), ""),

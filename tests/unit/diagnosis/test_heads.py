@@ -15,6 +15,7 @@ from effd0.errors import HeadError
 from effd0.spec import ModelSpec
 from effd0.types import Floats, Tensors
 from tests.helpers import SMALL, synthetic_heads
+from tests.helpers.results import as_bfloat16, as_float16, noisy
 
 Plant = Callable[[Floats], Floats]
 IMAGES = 3
@@ -43,15 +44,6 @@ def diagnosed(reference: Tensors, candidate: Tensors, spec: ModelSpec = SMALL) -
     found = diagnose_heads(reference, candidate, spec)
     assert found is not None
     return found
-
-
-def noisy(heads: Tensors, size: float) -> dict[str, Floats]:
-    """Return *heads* with noise of *size* standard deviations."""
-    rng = np.random.default_rng(7)
-    return {
-        name: head + (size * head.std() * rng.standard_normal(head.shape)).astype(np.float32)
-        for name, head in heads.items()
-    }
 
 
 def sigmoid(head: Floats) -> Floats:
@@ -112,16 +104,6 @@ def spoilt(value: float) -> Plant:
     return plant
 
 
-def bfloat16(head: Floats) -> Floats:
-    """Return the values with the mantissa of bfloat16, cut off."""
-    return (head.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-
-
-def float16(head: Floats) -> Floats:
-    """Return the values rounded to float16."""
-    return head.astype(np.float16).astype(np.float32)
-
-
 FAULTS = [
     ("class", sigmoid, "logits already through a sigmoid"),
     ("class", softmax, "logits already through a softmax"),
@@ -150,8 +132,8 @@ FAULTS = [
     ("", spoilt(-np.inf), "not finite"),
     ("", lambda h: np.maximum(h, 0), "clipped"),
     ("", lambda h: h * 0, "stuck at one value"),
-    ("", float16, "stored in float16"),
-    ("", bfloat16, "stored in bfloat16"),
+    ("", as_float16, "stored in float16"),
+    ("", as_bfloat16, "stored in bfloat16"),
 ]
 
 
@@ -210,7 +192,7 @@ def test_eighty_classes_in_ninety_channels_are_named() -> None:
 @pytest.mark.parametrize(
     ("kinds", "plant", "words"),
     [
-        (("",), float16, ", in all heads$"),
+        (("",), as_float16, ", in all heads$"),
         (("box",), np.zeros_like, "^every value of the reference is 0, in all box .* clean$"),
         (("class_p5",), sigmoid, ", in class_p5; class_p3, class_p4, .*, all box heads are clean$"),
         (("class_p4", "box_p4"), lambda h: h[[1, 2, 0]], "order 1, 2, 0, in class_p4, box_p4; "),

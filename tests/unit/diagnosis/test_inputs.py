@@ -14,16 +14,7 @@ from PIL import Image
 
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
-from effd0.diagnosis.inputs import (
-    FIRST,
-    ImageFile,
-    block_means,
-    diagnose_input,
-    diagnose_input_of,
-    diagnose_order,
-    faults_of_inputs,
-    input_hypotheses,
-)
+from effd0.diagnosis import inputs
 from effd0.errors import ResultError
 from effd0.spec import D0, SPECS
 from effd0.tensors.inputs import MANIFEST
@@ -47,21 +38,21 @@ def test_each_fault_is_named(name: str, tmp_path: Path) -> None:
     """A fault that others make with an image comes out by its name, wide or high."""
     for size in ((300, 220), (219, 301)):
         path = photo(tmp_path, size)
-        found = diagnose_input(path, planted(name, path, SMALL.image_size), SMALL)
+        found = inputs.diagnose_input(path, planted(name, path, SMALL.image_size), SMALL)
         assert found is not None
         assert found.name == name
 
 
 def test_every_fault_in_the_catalogue_is_planted() -> None:
     """No name is in the table that the tests do not see come out."""
-    assert {hypothesis.name for hypothesis in input_hypotheses(D0)} == MISTAKES.keys()
+    assert {hypothesis.name for hypothesis in inputs.input_hypotheses(D0)} == MISTAKES.keys()
 
 
 def test_the_fill_of_the_sibling_is_named(tmp_path: Path) -> None:
     """The model fed from -1 to 1 on black names the recipe's fill as the fault it is there."""
     path, spec = photo(tmp_path), replace(SPECS["tf_efficientdet_d0_ap"], image_size=128)
     tensor = (boxed(decoded(path), 128) / 127.5 - 1).transpose(2, 0, 1).astype(np.float32)
-    found = diagnose_input(path, tensor, spec)
+    found = inputs.diagnose_input(path, tensor, spec)
     assert found is not None
     assert found.name == "fill with the ImageNet mean"
 
@@ -75,7 +66,9 @@ def test_what_is_right_has_no_diagnosis(
     Image.fromarray(noise((width, height))).save(path)
     pixels = preprocess(path, SMALL, normalized=False).tensor
     own = normal(pixels.astype(np.float64)).transpose(2, 0, 1)
-    assert diagnose_input(path, own.astype(np.float16 if half else np.float32), SMALL) is None
+    assert (
+        inputs.diagnose_input(path, own.astype(np.float16 if half else np.float32), SMALL) is None
+    )
 
 
 def _one_level_off(own: Floats) -> Floats:
@@ -87,7 +80,7 @@ def _one_level_off(own: Floats) -> Floats:
     "make",
     [
         pytest.param(
-            lambda own: np.random.default_rng(0).standard_normal(own.shape, np.float32), id="noise"
+            lambda own: np.random.default_rng(0).standard_normal(own.shape, "f4"), id="noise"
         ),
         pytest.param(_one_level_off, id="one-level-off"),
         pytest.param(lambda own: np.where(own > 2, np.nan, own), id="nan"),
@@ -98,13 +91,13 @@ def test_what_fits_no_fault_has_no_name(make: Callable[[Floats], Floats], tmp_pa
     """A diagnosis is tested, not guessed: where no fault takes the error away, there is none."""
     path = photo(tmp_path)
     own = preprocess(path, SMALL).tensor.astype(np.float32)
-    assert diagnose_input(path, make(own), SMALL) is None
+    assert inputs.diagnose_input(path, make(own), SMALL) is None
 
 
 def test_an_input_of_another_shape_is_refused(tmp_path: Path) -> None:
     """Shapes are not guessed at either."""
     with pytest.raises(ResultError, match=r"is \(128, 128, 3\), but \(3, 128, 128\) was wanted"):
-        diagnose_input(photo(tmp_path, (9, 9)), np.zeros((128, 128, 3), np.float32), SMALL)
+        inputs.diagnose_input(photo(tmp_path, (9, 9)), np.zeros((128, 128, 3), np.float32), SMALL)
 
 
 # Of an input of which only the heads are known.
@@ -122,11 +115,11 @@ def infer(tensor: Tensor) -> Tensors:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> ImageFile:
+def picture(tmp_path_factory: pytest.TempPathFactory) -> inputs.ImageFile:
     """A wide picture of noise, larger than the input, so that it is resized and filled up."""
     path = tmp_path_factory.mktemp("photo") / "image.png"
     Image.fromarray(noise((300, 220))).save(path)
-    return ImageFile(path, TINY)
+    return inputs.ImageFile(path, TINY)
 
 
 @pytest.mark.parametrize(
@@ -139,19 +132,19 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> ImageFile:
         "bilinear resampling without antialias",
     ],
 )
-def test_the_fault_before_the_model_is_named(name: str, picture: ImageFile) -> None:
+def test_the_fault_before_the_model_is_named(name: str, picture: inputs.ImageFile) -> None:
     """The one fault of the input that gives these heads, also where they are rounded."""
-    (hypothesis,) = [h for h in input_hypotheses(TINY) if h.name == name]
+    (hypothesis,) = [h for h in inputs.input_hypotheses(TINY) if h.name == name]
     heads = infer(np.ascontiguousarray(hypothesis.apply(picture), np.float32)[None])
     half = {head: value.astype(np.float16).astype(np.float32) for head, value in heads.items()}
     for given_, left in ((heads, 0), (half, 2e-3)):
-        found = diagnose_input_of(picture.path, given_, infer, TINY)
+        found = inputs.diagnose_input_of(picture.path, given_, infer, TINY)
         assert found is not None
         assert (found.name, found.explanation) == (f"input {name}", hypothesis.inverse)
         assert found.error_after <= left < 1e-2 < found.error_before
 
 
-def test_other_heads_are_no_fault_of_the_input(picture: ImageFile) -> None:
+def test_other_heads_are_no_fault_of_the_input(picture: inputs.ImageFile) -> None:
     """Right heads, heads that no fault explains, and one wrong head among right ones."""
     right, swapped = infer(picture.tensor[None]), infer(picture.tensor[None, ::-1])
     rng = np.random.default_rng(1)
@@ -167,7 +160,7 @@ def test_other_heads_are_no_fault_of_the_input(picture: ImageFile) -> None:
 
     for heads in (right, nan, other, {**right, "class_p6": swapped["class_p6"]}):
         runs.clear()
-        assert diagnose_input_of(picture.path, heads, counted, TINY) is None
+        assert inputs.diagnose_input_of(picture.path, heads, counted, TINY) is None
         # No fault is tried where nothing is wrong, or where heads overflowed.
         assert (len(runs) == 1) == (heads is right or heads is nan)
 
@@ -191,7 +184,10 @@ def bins(dataset: Dataset, tmp_path: Path) -> Path:
 
 def said(dataset: Dataset, folder: Path) -> list[tuple[str, str]]:
     """Evidence and diagnosis of each fault."""
-    return [(fault.evidence, fault.diagnosis) for fault in faults_of_inputs(dataset, folder, SMALL)]
+    return [
+        (fault.evidence, fault.diagnosis)
+        for fault in inputs.faults_of_inputs(dataset, folder, SMALL)
+    ]
 
 
 def _change(files: Iterable[Path], change: Callable[[Floats], Floats]) -> None:
@@ -265,7 +261,7 @@ def test_of_many_images_the_first_and_some_are_compared(tmp_path: Path) -> None:
     (folder / MANIFEST).unlink()
     _change(folder.iterdir(), lambda tensor: tensor * 2)
     images = [text.partition(".")[0] for text, _ in said(dataset, folder)]
-    assert images == [str(n + 1) for n in range(FIRST + 1)]
+    assert images == [str(n + 1) for n in range(inputs.FIRST + 1)]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +282,7 @@ def test_a_wrong_order_is_named(order: list[int | None], name: str, dataset: Dat
         for sample in dataset.samples
     ]
     foreign = np.random.default_rng(1).standard_normal(SMALL.input_shape, np.float32)
-    thumbnails = [block_means(foreign if i is None else own[i]) for i in order]
-    found = diagnose_order(dataset.samples, thumbnails, SMALL)
+    thumbnails = [inputs.block_means(foreign if i is None else own[i]) for i in order]
+    found = inputs.diagnose_order(dataset.samples, thumbnails, SMALL)
     assert ("" if found is None else found.name).endswith(name)
     assert (found is None) == (name == "")

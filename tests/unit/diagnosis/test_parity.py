@@ -12,13 +12,7 @@ import pytest
 from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.data.preprocess import preprocess
-from effd0.diagnosis.parity import (
-    RELATIVE_L2,
-    check_heads,
-    diagnose_precision,
-    estimate,
-    record,
-)
+from effd0.diagnosis.parity import RELATIVE_L2, check_heads, diagnose_precision, estimate, record
 from effd0.results.check import Broken
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
@@ -26,18 +20,10 @@ from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Floats, Tensors
 from tests.helpers import SMALL
-from tests.helpers.results import heads_of
+from tests.helpers.results import as_bfloat16, as_float16, heads_of, noisy
 
 HEADS = heads_of(0)
-
-
-def noisy(error: float) -> dict[str, Floats]:
-    """Heads with noise of *error* standard deviations."""
-    rng = np.random.default_rng(3)
-    return {
-        name: head + (error * head.std() * rng.standard_normal(head.shape)).astype(np.float32)
-        for name, head in HEADS.items()
-    }
+NOISY, FAINT = noisy(HEADS, 0.1), noisy(HEADS, 1e-2)
 
 
 def off_by(part: float) -> dict[str, Floats]:
@@ -53,16 +39,6 @@ def moved(by: float) -> dict[str, Floats]:
     head = HEADS["class_p5"].copy()
     head[0, 7, 1, 2] += np.float32(by)
     return {**HEADS, "class_p5": head}
-
-
-def cut(head: Floats) -> Floats:
-    """Return *head* with the mantissa of bfloat16."""
-    return (head.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-
-
-def halved(head: Floats) -> Floats:
-    """Return *head* rounded to float16."""
-    return head.astype(np.float16).astype(np.float32)
 
 
 def broken_by(got: Tensors, precision: str = "fp32") -> Broken:
@@ -104,14 +80,14 @@ def test_a_fault_of_heads_is_the_diagnosis() -> None:
     """What explains the difference is named; heads that are off by chance have no diagnosis."""
     scores = {n: 1 / (1 + np.exp(-h)) if n.startswith("class") else h for n, h in HEADS.items()}
     assert "sigmoid: the error falls from" in broken_by(scores).diagnosis
-    assert broken_by(noisy(0.1)).diagnosis == ""
+    assert broken_by(NOISY).diagnosis == ""
 
 
 @pytest.mark.parametrize(
     ("error", "round_", "claimed", "diagnosis"),
     [
         (6e-3, None, "fp32", "computed in bf16, not in fp32: bf16 (relative error 0.00"),
-        (1.2e-3, halved, "fp32", "computed in fp16, not in fp32: fp16 (relative error 0.0"),
+        (1.2e-3, as_float16, "fp32", "computed in fp16, not in fp32: fp16 (relative error 0.0"),
         (1.5e-2, None, "fp16", "computed in int8, not in fp16: int8 ("),
         (6e-3, None, "bf16", None),
         (0.1, None, "fp32", None),
@@ -123,7 +99,9 @@ def test_another_precision_is_named(
     error: float, round_: Callable[[Floats], Floats] | None, claimed: str, diagnosis: str | None
 ) -> None:
     """Where the error is like one precision's, small enough, and not that which was claimed."""
-    got = {name: head if round_ is None else round_(head) for name, head in noisy(error).items()}
+    got = {
+        name: head if round_ is None else round_(head) for name, head in noisy(HEADS, error).items()
+    }
     found = diagnose_precision(HEADS, got, claimed)
     assert (found is None) == (diagnosis is None)
     assert (found or "").startswith(diagnosis or "")
@@ -133,14 +111,14 @@ def test_another_precision_is_named(
     ("candidate", "possible", "grid"),
     [
         pytest.param(HEADS, ("fp32",), None, id="the-same"),
-        pytest.param(noisy(3e-6), ("fp32",), None, id="another-order-of-sums"),
+        pytest.param(noisy(HEADS, 3e-6), ("fp32",), None, id="another-order-of-sums"),
         pytest.param({**HEADS, "box_p3": HEADS["box_p3"][..., ::-1]}, ("fp32",), None, id="1-head"),
-        pytest.param(noisy(5e-4), ("tf32",), None, id="tf32"),
-        pytest.param({k: cut(h) for k, h in noisy(1e-2).items()}, ("bf16",), "bf16", id="bf16"),
-        pytest.param(noisy(0.1), ("int8",), None, id="int8"),
-        pytest.param(noisy(9e-4), ("tf32", "fp16"), None, id="tf32-or-fp16"),
-        pytest.param(noisy(6e-5), (), None, id="between-bands"),
-        pytest.param({k: halved(h) for k, h in noisy(0.1).items()}, (), "fp16", id="far-on-a-grid"),
+        pytest.param(noisy(HEADS, 5e-4), ("tf32",), None, id="tf32"),
+        pytest.param({k: as_bfloat16(h) for k, h in FAINT.items()}, ("bf16",), "bf16", id="bf16"),
+        pytest.param(NOISY, ("int8",), None, id="int8"),
+        pytest.param(noisy(HEADS, 9e-4), ("tf32", "fp16"), None, id="tf32-or-fp16"),
+        pytest.param(noisy(HEADS, 6e-5), (), None, id="between-bands"),
+        pytest.param({k: as_float16(h) for k, h in NOISY.items()}, (), "fp16", id="far"),
         pytest.param({k: np.full_like(h, np.nan) for k, h in HEADS.items()}, (), "bf16", id="nan"),
     ],
 )
@@ -157,9 +135,9 @@ def test_size_and_grid_of_the_error_tell_the_precision(
 
 def test_a_record_is_plain_and_whole() -> None:
     """Runner, batch, precision and each head's figures, as the run file's schema has them."""
-    written = record("ort", HEADS, noisy(6e-3), "bf16")
+    written = record("ort", HEADS, noisy(HEADS, 6e-3), "bf16")
     assert (written.runner, written.batch, written.precision) == ("ort", 1, "bf16")
-    wanted = {diff.name: diff for diff in compare_tensors(HEADS, noisy(6e-3))}
+    wanted = {diff.name: diff for diff in compare_tensors(HEADS, noisy(HEADS, 6e-3))}
     assert [f"{head.head}_{head.level.lower()}" for head in written.heads] == [*wanted]
     for head, diff in zip(written.heads, wanted.values(), strict=True):
         for figure in ("max_abs", "relative_l2", "cosine", "q999", "required"):
@@ -191,5 +169,5 @@ def test_torch_is_named_by_its_precision(precision: str) -> None:
             heads.append(runner.infer({D0.input_name: images}))
     wanted, got = heads
     assert estimate(wanted, got).name == precision
-    rounded = {name: halved(head) for name, head in wanted.items()}
+    rounded = {name: as_float16(head) for name, head in wanted.items()}
     assert (estimate(wanted, rounded).name, estimate(wanted, rounded).grid) == ("fp32", "fp16")

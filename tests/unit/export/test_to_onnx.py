@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,41 +17,18 @@ from effd0.io import sha256
 from effd0.spec import ModelSpec
 from tests.helpers.onnx_models import need_own_export, pad_model
 
+#: Settings -> what the error says.
+REFUSED = {
+    "opset": (ExportSettings(opset=10), "--opset is 10, but the torchscript exporter writes 11 to"),
+    "opset-of-dynamo": (ExportSettings(opset=17, exporter="dynamo"),
+        "--opset is 17, but the dynamo exporter writes 18 to 23"),
+    "exporter": (ExportSettings(exporter="onnx2"),
+        "--exporter is 'onnx2', but torchscript, dynamo exist"),
+    "batch": (ExportSettings(batch_size=0), "--batch-size is 0, but must be at least 1"),
+}  # fmt: skip
 
-def test_an_opset_is_the_one_asked_for_or_the_exporters_lowest() -> None:
-    """Old compilers are served by default, each exporter within what it can write."""
-    for settings, opset in (
-        (ExportSettings(), 11),
-        (ExportSettings(opset=18), 18),
-        (ExportSettings(exporter="dynamo"), 18),
-        (ExportSettings(opset=23, exporter="dynamo"), 23),
-    ):
-        assert settings.checked_opset() == opset
 
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        pytest.param(
-            ExportSettings(opset=10),
-            "--opset is 10, but the torchscript exporter writes 11 to 18",
-            id="opset",
-        ),
-        pytest.param(
-            ExportSettings(opset=17, exporter="dynamo"),
-            "--opset is 17, but the dynamo exporter writes 18 to 23",
-            id="opset-of-dynamo",
-        ),
-        pytest.param(
-            ExportSettings(exporter="onnx2"),
-            "--exporter is 'onnx2', but torchscript, dynamo exist",
-            id="exporter",
-        ),
-        pytest.param(
-            ExportSettings(batch_size=0), "--batch-size is 0, but must be at least 1", id="batch"
-        ),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
 def test_settings_that_cannot_be_had_are_refused(
     settings: ExportSettings, message: str, spec: ModelSpec, tmp_path: Path
 ) -> None:
@@ -85,18 +61,13 @@ def test_the_default_export_is_the_recipes(
     }
 
 
-@pytest.fixture
-def fail() -> Callable[..., None]:
-    """What raises as exporters do."""
-
-    def raised(*_: object) -> None:
-        raise RuntimeError("unsupported operator")
-
-    return raised
+def fail(*_: object) -> None:
+    """Raise as exporters do."""
+    raise RuntimeError("unsupported operator")
 
 
 def test_a_failing_exporter_is_named(
-    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None]
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an exporter raises comes out as one error with the settings that lead to it."""
     monkeypatch.setattr(to_onnx, "load_model", lambda *_: None)
@@ -106,9 +77,7 @@ def test_a_failing_exporter_is_named(
         write_onnx(Path("d0.pth"), tmp_path / "d0.onnx", spec, ExportSettings(1, 20, "dynamo"))
 
 
-def test_a_failing_simplifier_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None]
-) -> None:
+def test_a_failing_simplifier_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What onnxsim raises comes out as one error with the file's name."""
     onnx.save(pad_model(), str(tmp_path / "padded.onnx"))
     monkeypatch.setattr(onnxsim, "simplify", fail)

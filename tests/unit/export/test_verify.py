@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Tensor, Tensors
 from tests.helpers.onnx_models import need_own_export, operators, perturbed, pinned
 
+CheckHeads = Callable[[Built, int | None], None]
 #: A bias moved by this is seen: five times what rounding may do.
 SEEN = 5 * SAME_FLOAT32.limit
 #: Edit -> its matches in a D0: three cells of eight sums with 19 terms in all; 16 squeezes.
@@ -70,53 +72,46 @@ def matched(built: Built) -> dict[str, int]:
 # Export.
 
 
-def check_heads(
-    built: Built, batch: int | None, images: Tensor, torch_heads: Tensors, spec: ModelSpec
-) -> None:
-    """The file declares its *batch* at both ends, and gives torch's heads in every row."""
-    rows = np.arange(batch or len(images)) % len(images)
-    with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
-        assert [info.shape for info in runner.inputs] == [(batch, *spec.input_shape)]
-        assert {info.name: info.shape for info in runner.outputs} == {
-            name: (batch, *shape) for name, shape in spec.head_shapes.items()
-        }
-        heads = runner.infer({spec.input_name: images[rows]})
-    worst = compare_tensors({n: head[rows] for n, head in torch_heads.items()}, heads)[0]
-    # Measured 2026-11-23: at most 4.1e-5 at batch 4, 4.2e-5 at batch 8; dynamo 4.1e-5.
-    assert worst.max_abs <= SAME_FLOAT32.limit, str(worst)
+@pytest.fixture
+def check_heads(images: Tensor, torch_heads: Tensors, spec: ModelSpec) -> CheckHeads:
+    """Return what checks that a file declares its batch, and gives torch's heads in every row."""
+
+    def check(built: Built, batch: int | None) -> None:
+        rows = np.arange(batch or len(images)) % len(images)
+        with OrtRunner(built.path, provider="CPUExecutionProvider") as runner:
+            assert [info.shape for info in runner.inputs] == [(batch, *spec.input_shape)]
+            assert {info.name: info.shape for info in runner.outputs} == {
+                name: (batch, *shape) for name, shape in spec.head_shapes.items()
+            }
+            heads = runner.infer({spec.input_name: images[rows]})
+        worst = compare_tensors({n: head[rows] for n, head in torch_heads.items()}, heads)[0]
+        # Measured 2026-11-23: at most 4.1e-5 at batch 4, 4.2e-5 at batch 8; dynamo 4.1e-5.
+        assert worst.max_abs <= SAME_FLOAT32.limit, str(worst)
+
+    return check
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [n for n in BATCH_SIZES if n > 1], ids="batch={}".format)
 def test_every_batch_of_the_recipes_table_is_exported(
-    batch: int,
-    checkpoint: Path,
-    images: Tensor,
-    torch_heads: Tensors,
-    spec: ModelSpec,
-    tmp_path: Path,
+    batch: int, checkpoint: Path, spec: ModelSpec, check_heads: CheckHeads, tmp_path: Path
 ) -> None:
     """Each has the checkpoint's heads."""
     settings = ExportSettings(batch_size=batch)
     built = verify.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, settings)
-    check_heads(built, batch, images, torch_heads, spec)
+    check_heads(built, batch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, None], ids=["batch=1", "batch=free"])
 def test_the_other_exporter_writes_the_same_network(
-    batch: int | None,
-    checkpoint: Path,
-    images: Tensor,
-    torch_heads: Tensors,
-    spec: ModelSpec,
-    tmp_path: Path,
+    batch: int | None, checkpoint: Path, spec: ModelSpec, check_heads: CheckHeads, tmp_path: Path
 ) -> None:
     """Dynamo's file agrees with torch, at a batch it was not traced with too, and can be edited."""
     settings = ExportSettings(batch_size=batch, exporter="dynamo")
     built = verify.export_onnx(checkpoint, tmp_path / "d0.onnx", spec, settings)
     assert list(tmp_path.iterdir()) == [built.path]  # the weights are inside, not beside
-    check_heads(built, batch, images, torch_heads, spec)
+    check_heads(built, batch)
     edits = ["fold-pad", *PATTERNS, "fp16"]
     edited = verify.modify_onnx(built.path, tmp_path / "edited.onnx", spec, edits)
     assert matched(edited).items() >= ({"fold-pad": 14} | PATTERNS).items()

@@ -120,28 +120,6 @@ def test_the_seed_decides_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other.points == first.points
 
 
-@pytest.mark.slow
-def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Over many sets of images of one world, 95 % intervals hold the drop of the whole world."""
-    world = drawn_scenes(11, 3000)
-    found, rng = jittered(world, 11), np.random.default_rng(2)
-    candidate = {id_: fewer(one, rng) for id_, one in found.items()}
-    truth = paired_drop(matched(found, world), matched(candidate, world), resamples=2).points
-    held = 0
-    for start in range(0, 3000, 60):
-        ids = set(world.image_ids[start : start + 60])
-        part = replace(
-            world,
-            samples=world.samples[start : start + 60],
-            annotations=tuple(a for a in world.annotations if a["image_id"] in ids),
-        )
-        sides = [matched({id_: side[id_] for id_ in ids}, part) for side in (found, candidate)]
-        drop = paired_drop(*sides, resamples=200)
-        held += drop.low <= truth <= drop.high
-    # Of 50 intervals 47.5 hold it on average, with a spread of 1.5; measured 2026-11-23: 49.
-    assert held >= 42
-
-
 @pytest.mark.parametrize(
     ("low", "high", "images", "status"),
     [

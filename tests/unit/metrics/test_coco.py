@@ -48,9 +48,9 @@ def assert_as_pycocotools(dataset: Dataset, found: Found) -> None:
     """Compare all curves and numbers, without any tolerance."""
     __tracebackhide__ = True
     wanted, matches = pycocotools(dataset, found), match_table(dataset, found, D0)
-    curves = accumulate(matches)
-    assert np.array_equal(curves.precision, wanted.eval["precision"][..., -1])
-    assert np.array_equal(curves.recall, wanted.eval["recall"])
+    precision, recall = accumulate(matches)
+    assert np.array_equal(precision, wanted.eval["precision"][..., -1])
+    assert np.array_equal(recall, wanted.eval["recall"])
     numbers = [None if value == -1 else value for value in wanted.stats.tolist()]
     assert summarize(matches).values == dict(zip(METRICS, numbers, strict=True))
 

@@ -38,15 +38,14 @@ def counts(errors: Errors) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [
-        pytest.param("class", [(*THERE, 0.9, 2), *PERFECT[1:]], id="class"),
-        pytest.param("localisation", [(*BESIDE, 0.9, 1), *PERFECT[1:]], id="localisation"),
-        pytest.param("both", [*PERFECT, (*BESIDE, 0.95, 2)], id="both"),
-        pytest.param(
-            "duplicate", [(*THERE, 0.99, 1), (*THERE, 0.95, 1), *PERFECT[1:]], id="duplicate"
-        ),
-        pytest.param("background", [*PERFECT, (*AWAY, 0.95, 1)], id="background"),
-        pytest.param("missed", PERFECT[1:], id="missed"),
+        ("class", [(*THERE, 0.9, 2), *PERFECT[1:]]),
+        ("localisation", [(*BESIDE, 0.9, 1), *PERFECT[1:]]),
+        ("both", [*PERFECT, (*BESIDE, 0.95, 2)]),
+        ("duplicate", [(*THERE, 0.99, 1), (*THERE, 0.95, 1), *PERFECT[1:]]),
+        ("background", [*PERFECT, (*AWAY, 0.95, 1)]),
+        ("missed", PERFECT[1:]),
     ],
+    ids=KINDS,
 )
 def test_one_planted_error_is_found_and_priced(kind: str, rows: list[Row]) -> None:
     """It is one of its kind and none of another, and fixing it makes the set perfect again."""
