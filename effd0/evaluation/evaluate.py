@@ -28,19 +28,8 @@ from ..metrics.coco import MatchTable, match_table, to_coco_results
 from ..metrics.detection_diff import check_repeats, detection_parity
 from ..metrics.summary import CocoMetrics, summarize
 from ..progress import OpenProgress, silent
+from ..results import run as record
 from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
-from ..results.run import (
-    Accuracy,
-    Artefact,
-    DatasetUsed,
-    Insight,
-    Run,
-    Times,
-    artefact_of,
-    dataset_name,
-    flat,
-    new_run,
-)
 from ..spec import ModelSpec
 from ..timing import peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
@@ -110,7 +99,7 @@ class Evaluation:
     matches: MatchTable
     metrics: CocoMetrics
     checks: tuple[Check, ...]
-    accuracy: Accuracy
+    accuracy: record.Accuracy
     reference: Evaluation | None = None
 
     @property
@@ -169,7 +158,7 @@ def evaluate(
                 advance(1)
         if place is not None:
             results = to_coco_results(evaluation.found, evaluation.spec)
-            place.finish(results, flat(run_of(evaluation, engine)))
+            place.finish(results, record.flat(run_of(evaluation, engine)))
     return evaluation
 
 
@@ -227,7 +216,7 @@ def _measured(
         checks.append(threshold(metrics, dataset.total, least, reachable))
         advance(1)
     url = url_of(annotation_path(job.folder, job.split))
-    accuracy = Accuracy(
+    accuracy = record.Accuracy(
         runner=source.settings["runner"],
         backend=source.description,
         batch=source.settings["batch_size"],
@@ -241,8 +230,8 @@ def _measured(
         against=None,
         images_per_second=len(samples) / seconds,
         peak_rss_mb=peak_rss_mb(),
-        stages_ms={name: Times.of(latency) for name, latency in source.stages().items()},
-        model_sha256=source.model_sha256,
+        stages_ms={name: record.Times.of(latency) for name, latency in source.stages().items()},
+        model_sha256=source.settings["model_sha256"],
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
             "annotations_sha256": sha256(dataset.annotation_file),
@@ -274,7 +263,9 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
     return replace(candidate, checks=checks, accuracy=accuracy, reference=reference)
 
 
-def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = None) -> Run:
+def run_of(
+    evaluation: Evaluation, engine: Engine, insight: record.Insight | None = None
+) -> record.Run:
     """
     The run of one *evaluation* by *engine*; *insight* is what pictures of it need.
 
@@ -282,15 +273,15 @@ def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = Non
     """
     job, accuracy = evaluation.job, evaluation.accuracy
     digest = accuracy.settings["annotations_sha256"]
-    dataset = DatasetUsed(dataset_name(job.root, job.split), accuracy.images, digest)
+    dataset = record.DatasetUsed(record.dataset_name(job.root, job.split), accuracy.images, digest)
     if isinstance(engine, ModelEngine):
-        artefact = artefact_of(engine.choice.model, engine.choice.weights(), dataset)
+        artefact = record.artefact_of(engine.choice.model, engine.choice.weights(), dataset)
     else:
         assert isinstance(engine, RecordedEngine)
         name = (engine.results if engine.model is None else engine.model).name
         known = None if accuracy.model_sha256 == UNKNOWN_MODEL else accuracy.model_sha256
-        artefact = Artefact(name, known, None, dataset)
-    return new_run(
+        artefact = record.Artefact(name, known, None, dataset)
+    return record.new_run(
         artefact,
         exit_status=0 if evaluation.verdict.ok else 1,
         checks=evaluation.checks,
