@@ -16,8 +16,7 @@ from ..data.coco import Dataset, Sample, check_images
 from ..data.remote import localized, url_of
 from ..detection.postprocess import Detections
 from ..errors import ImageError, OutputError, require
-from ..evaluation.engines import ModelEngine, Source
-from ..evaluation.infer import InferJob, Performance, check_fits, together
+from ..evaluation import engines, infer
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..progress import OpenProgress
 from ..runners.base import only_input
@@ -31,7 +30,7 @@ from .worker import Worker, open_on
 
 
 @dataclass(frozen=True)
-class RayEngine(ModelEngine):
+class RayEngine(engines.ModelEngine):
     """
     Runs *choice* on the workers of *pool*; what it finds is what one process finds.
 
@@ -50,7 +49,7 @@ class RayEngine(ModelEngine):
     @contextlib.contextmanager
     def open(
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[Source]:
+    ) -> Iterator[engines.Source]:
         """Start the workers; raise what opening the model raises in all of them."""
         del dataset  # broken images show when workers read them
         runner, spec, options = self.choice.checked_runner(), self.choice.spec, self.choice.options
@@ -77,7 +76,7 @@ class RayEngine(ModelEngine):
                 advance(1)
             description = f"{opened.description}, {self.pool.workers} workers"
             settings = self.settings(file, opened.batch_size)
-            yield Source(
+            yield engines.Source(
                 spec,
                 description,
                 settings,
@@ -118,15 +117,15 @@ def detect_by(
 def infer_by(
     workers: Dispatcher,
     settings: dict[str, Any],
-    run: Callable[..., Performance],
+    run: Callable[..., infer.Performance],
     inputs: InputFiles | None,
     writer: ResultWriter | None,
-    job: InferJob,
+    job: infer.InferJob,
     advance: Callable[[int], None],
-) -> tuple[Performance, int]:
+) -> tuple[infer.Performance, int]:
     """See `Source.infer`; raise one error at the end for all files that were not run."""
     assert inputs is not None, "workers share files"
-    check_fits(inputs, only_input(workers.open().inputs))
+    infer.check_fits(inputs, only_input(workers.open().inputs))
     here = None if writer is None else replace(writer, place=writer.place.absolute())
     manifest, entries = inputs.manifest, list[Any]([None] * len(inputs.files))
     if manifest is not None:  # its images are in the order of the files
@@ -140,7 +139,7 @@ def infer_by(
         remedy="try each by itself with 'effd0 infer --input', and write it again or leave it out",
         kept="no result is kept, since a folder of results is whole or not there",
     )
-    parts, outputs = dict[int, tuple[str, Performance]](), 0
+    parts, outputs = dict[int, tuple[str, infer.Performance]](), 0
     for unit, reply in done:
         performance, outputs = reply.result
         parts[unit.first] = reply.worker, performance
@@ -154,7 +153,7 @@ def infer_by(
                 )
     summary = settings["pool"] = workers.summary()
     in_order = [part for _, part in sorted(parts.items())]
-    return together(in_order, summary["seconds"], workers.cluster.pool.workers), outputs
+    return infer.together(in_order, summary["seconds"], workers.cluster.pool.workers), outputs
 
 
 def detect_unit(
@@ -181,14 +180,14 @@ def detect_unit(
 
 
 def infer_unit(
-    run: Callable[..., Performance],
-    job: InferJob,
+    run: Callable[..., infer.Performance],
+    job: infer.InferJob,
     inputs: InputFiles,
     writer: ResultWriter | None,
     worker: Worker,
     items: Sequence[tuple[Path, Any]],
     stages: StageTimes,
-) -> tuple[Performance, int]:
+) -> tuple[infer.Performance, int]:
     """
     What *items* took *worker*, files with their entries in the manifest of *inputs*, if any.
 

@@ -201,16 +201,15 @@ def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
 
     It has the architecture of *candidate*.  Raises `RunnerError` for a file of another kind.
     """
-    spec, options = candidate.spec, RunnerOptions(threads=candidate.options.threads)
-    suffix = file.suffix.lower()
+    suffix, options = file.suffix.lower(), RunnerOptions(threads=candidate.options.threads)
+    if suffix not in (".onnx", *WEIGHTS):
+        raise RunnerError(
+            f"--reference is {file}, but an .onnx file or weights ({', '.join(WEIGHTS)}) were "
+            "wanted; give what the model under test was made of"
+        )
     if suffix == ".onnx":
-        return ModelChoice(model=file, runner="ort", spec=spec, options=options)
-    if suffix in WEIGHTS:
-        return ModelChoice(checkpoint=file, runner="torch", spec=spec, options=options)
-    raise RunnerError(
-        f"--reference is {file}, but an .onnx file or weights ({', '.join(WEIGHTS)}) were "
-        "wanted; give what the model under test was made of"
-    )
+        return ModelChoice(file, None, "ort", candidate.spec, options)
+    return ModelChoice(None, file, "torch", candidate.spec, options)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,7 @@ from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, OutputError
 from ..io import sha256
-from ..metrics.bootstrap import ReferenceComparison, paired_drop, reachable_ap
-from ..metrics.coco import MatchTable, match_table, to_coco_results
-from ..metrics.detection_diff import check_repeats, detection_parity
-from ..metrics.summary import CocoMetrics, summarize
+from ..metrics import bootstrap, coco, detection_diff, summary
 from ..progress import OpenProgress, silent
 from ..results import run as record
 from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
@@ -78,7 +75,8 @@ class EvaluationJob(DirectoryOptions, ImageOptions):
 
         That is what effdet's own pipeline reaches, less `TO_RECORD`.
         """
-        own = isinstance(engine, ModelEngine) and engine.choice.bundled
+        chosen = engine.choice if isinstance(engine, ModelEngine) else None
+        own = chosen is not None and chosen.model is None and chosen.checkpoint is None
         if self.min_map is None and own and self.root is None and self.image_limit is None:
             return 100 * fixture.reference_ap() - TO_RECORD.limit
         return self.min_map
@@ -96,8 +94,8 @@ class Evaluation:
 
     job: EvaluationJob
     spec: ModelSpec
-    matches: MatchTable
-    metrics: CocoMetrics
+    matches: coco.MatchTable
+    metrics: summary.CocoMetrics
     checks: tuple[Check, ...]
     accuracy: record.Accuracy
     reference: Evaluation | None = None
@@ -157,7 +155,7 @@ def evaluate(
                 evaluation = compared(evaluation, wanted, job.max_drop)
                 advance(1)
         if place is not None:
-            results = to_coco_results(evaluation.found, evaluation.spec)
+            results = coco.to_coco_results(evaluation.found, evaluation.spec)
             place.finish(results, record.flat(run_of(evaluation, engine)))
     return evaluation
 
@@ -206,12 +204,12 @@ def _measured(
         seconds = time.perf_counter() - start
     with open_progress("scoring", 1) as advance:
         found = {image_id: found[image_id] for image_id in dataset.image_ids if image_id in found}
-        matches = match_table(dataset, found, source.spec)
-        check_repeats(dataset, found, source.spec)
-        metrics = summarize(matches)
+        matches = coco.match_table(dataset, found, source.spec)
+        detection_diff.check_repeats(dataset, found, source.spec)
+        metrics = summary.summarize(matches)
         least = job.threshold(engine)
         limited = dataset.limited and least is not None
-        reachable = reachable_ap(matches) if limited else None
+        reachable = bootstrap.reachable_ap(matches) if limited else None
         checks = [check for check in [detected(metrics)] if check.status == "failed"]
         checks.append(threshold(metrics, dataset.total, least, reachable))
         advance(1)
@@ -247,9 +245,9 @@ def _measured(
 def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:
     """The evaluation *candidate* with the check that it loses at most *max_drop* points."""
     mine, theirs = candidate.accuracy, reference.accuracy
-    against = ReferenceComparison(
-        drop=paired_drop(reference.matches, candidate.matches),
-        parity=detection_parity(reference.found, candidate.found),
+    against = bootstrap.ReferenceComparison(
+        drop=bootstrap.paired_drop(reference.matches, candidate.matches),
+        parity=detection_diff.detection_parity(reference.found, candidate.found),
         max_drop=max_drop,
         runner=theirs.backend,
         model_sha256=theirs.model_sha256,
