@@ -49,7 +49,7 @@ class RayEngine(engines.ModelEngine):
     @contextlib.contextmanager
     def open(
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[engines.Source]:
+    ) -> Iterator[engines.OpenEngine]:
         """Start the workers; raise what opening the model raises in all of them."""
         del dataset  # broken images show when workers read them
         runner, spec, options = self.choice.checked_runner(), self.choice.spec, self.choice.options
@@ -76,7 +76,7 @@ class RayEngine(engines.ModelEngine):
                 advance(1)
             description = f"{opened.description}, {self.pool.workers} workers"
             settings = self.settings(file, opened.batch_size)
-            yield engines.Source(
+            yield engines.OpenEngine(
                 spec,
                 description,
                 settings,
@@ -123,7 +123,7 @@ def infer_by(
     job: infer.InferJob,
     advance: Callable[[int], None],
 ) -> tuple[infer.Performance, int]:
-    """See `Source.infer`; raise one error at the end for all files that were not run."""
+    """See `OpenEngine.infer`; raise one error at the end for all files that were not run."""
     assert inputs is not None, "workers share files"
     infer.check_fits(inputs, only_input(workers.open().inputs))
     here = None if writer is None else replace(writer, place=writer.place.absolute())

@@ -45,7 +45,7 @@ WEIGHTS = (".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
-class Source:
+class OpenEngine:
     """
     An open engine for images of *spec*.
 
@@ -104,7 +104,7 @@ class Engine(ABC):
     @abstractmethod
     def open(
         self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
-    ) -> AbstractContextManager[Source]:
+    ) -> AbstractContextManager[OpenEngine]:
         """The open engine for *dataset*; raises what its stages raise."""
 
 
@@ -117,7 +117,7 @@ class ModelEngine(Engine):
     @abstractmethod
     def open(
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> AbstractContextManager[Source]:
+    ) -> AbstractContextManager[OpenEngine]:
         """The open engine for *dataset*, or for files where it is None."""
 
     def settings(self, file: Path, batch_size: int) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class LocalEngine(ModelEngine):
     @contextlib.contextmanager
     def open(
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[Source]:
+    ) -> Iterator[OpenEngine]:
         """Decode every image of *dataset* once to see that it can be, then open the runner."""
         if dataset is not None:
             with open_progress("checking images", len(dataset.samples)) as advance:
@@ -178,7 +178,7 @@ class LocalEngine(ModelEngine):
                 device = runner.device_times  # transfers too, per batch, where they are timed
                 return times.latencies() | ({} if device is None else device.latencies())
 
-            yield Source(
+            yield OpenEngine(
                 spec=self.choice.spec,
                 description=runner.description,
                 settings=self.settings(file, batch_size),
@@ -235,7 +235,7 @@ class RecordedEngine(Engine):
     @contextlib.contextmanager
     def open(
         self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[Source]:
+    ) -> Iterator[OpenEngine]:
         """Find the results of every image; raise `ResultError` where one has none."""
         del open_progress
         manifest, fed = find_manifest(self.results, self.bins), dataset.samples
@@ -283,7 +283,7 @@ class RecordedEngine(Engine):
             seconds = {"read results": reading, "postprocess": decoding}
             return {stage: Latency.from_seconds(each) for stage, each in seconds.items()}
 
-        yield Source(self.spec, results.description, settings, detect, stages)
+        yield OpenEngine(self.spec, results.description, settings, detect, stages)
 
 
 def stem_of(sample: Sample, manifest: Manifest | None, spec: ModelSpec) -> str:

@@ -20,7 +20,7 @@ from ..runners import base
 from ..tensors.inputs import InputFiles, Manifest, open_inputs
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
 from ..types import Tensors, option
-from .engines import ModelEngine, Source
+from .engines import ModelEngine, OpenEngine
 from .pipeline import ahead, timed
 
 _STATISTICS: dict[str, Callable[[Sequence[float]], Any]] = {
@@ -255,7 +255,7 @@ def _zeros(info: base.TensorInfo, count: int) -> tuple[tuple[Path, ...], Callabl
 
 def run_infer_job(
     job: InferJob, engine: ModelEngine, open_progress: OpenProgress
-) -> tuple[Performance, Source]:
+) -> tuple[Performance, OpenEngine]:
     """
     Run *job* on *engine*: what it took, and what ran it, which is closed.
 
@@ -292,7 +292,7 @@ def run_infer_job(
 
 
 def _summary(
-    job: InferJob, source: Source, manifest: Manifest | None, performance: Performance
+    job: InferJob, source: OpenEngine, manifest: Manifest | None, performance: Performance
 ) -> dict[str, Any]:
     """What ais_bench's summary says but for its files, and more under a key of our own."""
     how = ("batch_size", "loop", "warmup", "host_threads")
