@@ -214,9 +214,8 @@ class Dispatcher:
             try:
                 reply: Reply = self.cluster.result(call)
                 if worker.ready and isinstance(reply.error, RunnerError):
-                    raise Died(
-                        str(reply.error)
-                    )  # what a device recalls of it ends with its process
+                    # What a device recalls of it ends with its process.
+                    raise Died(str(reply.error))
             except Died as death:
                 self._died(worker, death)
             else:

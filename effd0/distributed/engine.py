@@ -16,15 +16,13 @@ from ..data.coco import Dataset, Sample, check_images
 from ..data.remote import localized, url_of
 from ..detection.postprocess import Detections
 from ..errors import ImageError, OutputError, require
-from ..evaluation.engines import ModelEngine, ModelSource
-from ..evaluation.infer import InferJob, Performance, check_fits, together
+from ..evaluation import engines, infer
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..progress import OpenProgress
 from ..runners.base import only_input
 from ..spec import ModelSpec
 from ..tensors.inputs import InputFiles
 from ..tensors.writer import ResultWriter
-from ..timing import Latency
 from .dispatch import Dispatcher
 from .pool import Pool, accelerator, check_pool
 from .ray_cluster import Cluster, started
@@ -32,7 +30,7 @@ from .worker import Worker, open_on
 
 
 @dataclass(frozen=True)
-class RayEngine(ModelEngine):
+class RayEngine(engines.ModelEngine):
     """
     Runs *choice* on the workers of *pool*; what it finds is what one process finds.
 
@@ -51,7 +49,7 @@ class RayEngine(ModelEngine):
     @contextlib.contextmanager
     def open(
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[RaySource]:
+    ) -> Iterator[engines.OpenEngine]:
         """Start the workers; raise what opening the model raises in all of them."""
         del dataset  # broken images show when workers read them
         runner, spec, options = self.choice.checked_runner(), self.choice.spec, self.choice.options
@@ -78,82 +76,84 @@ class RayEngine(ModelEngine):
                 advance(1)
             description = f"{opened.description}, {self.pool.workers} workers"
             settings = self.settings(file, opened.batch_size)
-            yield RaySource(spec, description, settings, host_threads, workers)
+            yield engines.OpenEngine(
+                spec,
+                description,
+                settings,
+                partial(detect_by, workers, partial(detect_unit, spec, host_threads), settings),
+                workers.stages.latencies,
+                partial(infer_by, workers, settings),
+            )
 
 
-@dataclass
-class RaySource(ModelSource):
-    """Open *workers*."""
+def detect_by(
+    workers: Dispatcher,
+    work: Callable[..., list[Detections]],
+    settings: dict[str, Any],
+    samples: Sequence[Sample],
+) -> Generator[tuple[Sample, Detections]]:
+    """
+    Yield each of *samples* with its detections, in the batches of one process.
 
-    workers: Dispatcher
+    Raises one error at the end for all images that could not be run.
+    """
+    # Wherever a worker stands, a path must lead to the same file; a URL does.
+    here = [
+        replace(one, path=one.path.absolute()) if url_of(one.path) is None else one
+        for one in samples
+    ]
+    done = workers.run(
+        here,
+        work,
+        name=lambda sample: str(sample.image_id),
+        remedy="try each by itself with 'effd0 detect', and mend it or take it out of the dataset",
+        kept="what was done stays where --out is given; --resume then does the rest",
+    )
+    for unit, reply in done:
+        yield from zip(unit.items, reply.result, strict=True)
+    settings["pool"] = workers.summary()
 
-    def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """
-        Yield each of *samples* with its detections, in the batches of one process.
 
-        Raises one error at the end for all images that could not be run.
-        """
-        # Wherever a worker stands, a path must lead to the same file; a URL does.
-        here = [
-            replace(one, path=one.path.absolute()) if url_of(one.path) is None else one
-            for one in samples
-        ]
-        done = self.workers.run(
-            here,
-            partial(detect_unit, self.spec, self.host_threads),
-            name=lambda sample: str(sample.image_id),
-            remedy="try each by itself with 'effd0 detect', and mend it or take it out of the "
-            "dataset",
-            kept="what was done stays where --out is given; --resume then does the rest",
-        )
-        for unit, reply in done:
-            yield from zip(unit.items, reply.result, strict=True)
-        self.settings["pool"] = self.workers.summary()
-
-    def stages(self) -> dict[str, Latency]:
-        """Latency per image of each stage, per batch of inference."""
-        return self.workers.stages.latencies()
-
-    def infer(
-        self,
-        run: Callable[..., Performance],
-        inputs: InputFiles | None,
-        writer: ResultWriter | None,
-        job: InferJob,
-        advance: Callable[[int], None],
-    ) -> tuple[Performance, int]:
-        """See `ModelSource.infer`; raise one error at the end for all files that were not run."""
-        assert inputs is not None, "workers share files"
-        check_fits(inputs, only_input(self.workers.open().inputs))
-        here = None if writer is None else replace(writer, place=writer.place.absolute())
-        manifest, entries = inputs.manifest, list[Any]([None] * len(inputs.files))
-        if manifest is not None:  # its images are in the order of the files
-            entries = list(manifest.images)
-            manifest = msgspec.structs.replace(manifest, images=())
-        bare = replace(inputs, files=(), manifest=manifest)
-        done = self.workers.run(
-            [(f.absolute(), entry) for f, entry in zip(inputs.files, entries, strict=True)],
-            partial(infer_unit, run, job, bare, here),
-            name=lambda item: str(item[0].name),
-            remedy="try each by itself with 'effd0 infer --input', and write it again or leave it "
-            "out",
-            kept="no result is kept, since a folder of results is whole or not there",
-        )
-        parts, outputs = dict[int, tuple[str, Performance]](), 0
-        for unit, reply in done:
-            performance, outputs = reply.result
-            parts[unit.first] = reply.worker, performance
-            advance(len(unit.items))
-            if writer is not None:
-                files = [writer.path(f.stem, n) for f, _ in unit.items for n in range(outputs)]
-                if lost := [file for file in files if not file.is_file()]:
-                    raise OutputError(
-                        f"{reply.worker} wrote {lost[0].name} to {lost[0].parent}, but it is not "
-                        "there on the driver's host; give --output a folder that all hosts share"
-                    )
-        summary = self.settings["pool"] = self.workers.summary()
-        in_order = [part for _, part in sorted(parts.items())]
-        return together(in_order, summary["seconds"], self.workers.cluster.pool.workers), outputs
+def infer_by(
+    workers: Dispatcher,
+    settings: dict[str, Any],
+    run: Callable[..., infer.Performance],
+    inputs: InputFiles | None,
+    writer: ResultWriter | None,
+    job: infer.InferJob,
+    advance: Callable[[int], None],
+) -> tuple[infer.Performance, int]:
+    """See `OpenEngine.infer`; raise one error at the end for all files that were not run."""
+    assert inputs is not None, "workers share files"
+    infer.check_fits(inputs, only_input(workers.open().inputs))
+    here = None if writer is None else replace(writer, place=writer.place.absolute())
+    manifest, entries = inputs.manifest, list[Any]([None] * len(inputs.files))
+    if manifest is not None:  # its images are in the order of the files
+        entries = list(manifest.images)
+        manifest = msgspec.structs.replace(manifest, images=())
+    bare = replace(inputs, files=(), manifest=manifest)
+    done = workers.run(
+        [(f.absolute(), entry) for f, entry in zip(inputs.files, entries, strict=True)],
+        partial(infer_unit, run, job, bare, here),
+        name=lambda item: str(item[0].name),
+        remedy="try each by itself with 'effd0 infer --input', and write it again or leave it out",
+        kept="no result is kept, since a folder of results is whole or not there",
+    )
+    parts, outputs = dict[int, tuple[str, infer.Performance]](), 0
+    for unit, reply in done:
+        performance, outputs = reply.result
+        parts[unit.first] = reply.worker, performance
+        advance(len(unit.items))
+        if writer is not None:
+            files = [writer.path(f.stem, n) for f, _ in unit.items for n in range(outputs)]
+            if lost := [file for file in files if not file.is_file()]:
+                raise OutputError(
+                    f"{reply.worker} wrote {lost[0].name} to {lost[0].parent}, but it is not "
+                    "there on the driver's host; give --output a folder that all hosts share"
+                )
+    summary = settings["pool"] = workers.summary()
+    in_order = [part for _, part in sorted(parts.items())]
+    return infer.together(in_order, summary["seconds"], workers.cluster.pool.workers), outputs
 
 
 def detect_unit(
@@ -180,14 +180,14 @@ def detect_unit(
 
 
 def infer_unit(
-    run: Callable[..., Performance],
-    job: InferJob,
+    run: Callable[..., infer.Performance],
+    job: infer.InferJob,
     inputs: InputFiles,
     writer: ResultWriter | None,
     worker: Worker,
     items: Sequence[tuple[Path, Any]],
     stages: StageTimes,
-) -> tuple[Performance, int]:
+) -> tuple[infer.Performance, int]:
     """
     What *items* took *worker*, files with their entries in the manifest of *inputs*, if any.
 

@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,9 +30,8 @@ from ..results.environment import environment
 from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
-from ..tensors.inputs import InputFiles, Manifest
-from ..tensors.results import Results, check_model, find_manifest, open_results
-from ..tensors.writer import ResultWriter
+from ..tensors.inputs import Manifest
+from ..tensors.results import check_model, find_manifest, open_results
 from ..timing import Latency
 from .model import ModelChoice
 from .pipeline import StageTimes, noted, run_dataset
@@ -44,33 +44,27 @@ PATHS = ("model", "checkpoint", "pool")
 WEIGHTS = (".pth", ".safetensors")
 
 
-@dataclass
-class DetectionSource(ABC):
+@dataclass(frozen=True)
+class OpenEngine:
     """
     An open engine for images of *spec*.
 
     *description* says what really computes: backend, device, precision; *settings*, fit for JSON,
     are how a reader repeats the run: ``runner``, ``model_sha256``, ``batch_size``, which is None
-    where batches are unknown, and more.
+    where batches are unknown, and more.  *detect* yields each sample that it is given once with
+    its detections, in any order, batch by batch; *stages* then says the latency of each stage per
+    image, or per batch of inference.
+
+    *infer* is there where a model runs: it has `infer_files`, its first argument, run on open
+    runners with the others; it returns the `Performance` of all, and how many outputs a file has.
     """
 
     spec: ModelSpec
     description: str
     settings: dict[str, Any]
-    host_threads: int
-
-    @property
-    def model_sha256(self) -> str:
-        """The fingerprint of the model file."""
-        return str(self.settings["model_sha256"])
-
-    @abstractmethod
-    def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """Yield each of *samples* once with its detections, in any order, batch by batch."""
-
-    @abstractmethod
-    def stages(self) -> dict[str, Latency]:
-        """Stage -> its latency per image, or per batch of inference, once `detect` has ended."""
+    detect: Callable[[Sequence[Sample]], Generator[tuple[Sample, Detections]]]
+    stages: Callable[[], dict[str, Latency]]
+    infer: Callable[..., tuple[Any, int]] | None = None
 
     def identity(self, dataset: Dataset, *, images: bool) -> dict[str, Any]:
         """
@@ -83,7 +77,7 @@ class DetectionSource(ABC):
         for sample in dataset.samples if images else ():
             every.update(bytes.fromhex(sha256(sample.path)))
         return {
-            "model_sha256": self.model_sha256,
+            "model_sha256": self.settings["model_sha256"],
             "annotations_sha256": sha256(dataset.annotation_file),
             "images": len(dataset.samples),
             IMAGES: every.hexdigest() if images else None,
@@ -92,25 +86,6 @@ class DetectionSource(ABC):
             # A new kernel of the system does not change a result; a new Pillow may.
             "environment": {k: v for k, v in environment().items() if k != "system"},
         }
-
-
-class ModelSource(DetectionSource):
-    """An open engine that runs a model."""
-
-    @abstractmethod
-    def infer(
-        self,
-        run: Callable[..., Any],
-        inputs: InputFiles | None,
-        writer: ResultWriter | None,
-        job: Any,
-        advance: Callable[[int], None],
-    ) -> tuple[Any, int]:
-        """
-        *run*, which is `evaluation.infer.infer_files`, on open runners with the other arguments.
-
-        Returns the `Performance` of all together, and how many outputs a file has.
-        """
 
 
 class Engine(ABC):
@@ -129,7 +104,7 @@ class Engine(ABC):
     @abstractmethod
     def open(
         self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
-    ) -> AbstractContextManager[DetectionSource]:
+    ) -> AbstractContextManager[OpenEngine]:
         """The open engine for *dataset*; raises what its stages raise."""
 
 
@@ -142,7 +117,7 @@ class ModelEngine(Engine):
     @abstractmethod
     def open(
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> AbstractContextManager[ModelSource]:
+    ) -> AbstractContextManager[OpenEngine]:
         """The open engine for *dataset*, or for files where it is None."""
 
     def settings(self, file: Path, batch_size: int) -> dict[str, Any]:
@@ -158,36 +133,6 @@ class ModelEngine(Engine):
             "runner_options": asdict(choice.options),
             "spec": asdict(choice.spec),
         }
-
-
-@dataclass
-class LocalSource(ModelSource):
-    """An open *runner* of this process."""
-
-    runner: Runner
-    times: StageTimes = field(default_factory=StageTimes)
-
-    def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """See `DetectionSource.detect`; in the order of *samples*."""
-        return run_dataset(
-            samples,
-            self.runner,
-            self.spec,
-            batch_size=self.settings["batch_size"],
-            host_threads=self.host_threads,
-            times=self.times,
-        )
-
-    def stages(self) -> dict[str, Latency]:
-        """See `DetectionSource.stages`; transfers too, per batch, where the runner times them."""
-        latencies = self.times.latencies()
-        if self.runner.device_times is not None:
-            latencies |= self.runner.device_times.latencies()
-        return latencies
-
-    def infer(self, run: Callable[..., Any], *given: Any) -> tuple[Any, int]:
-        """See `ModelSource.infer`."""
-        return run(self.runner, *given), len(self.runner.outputs)
 
 
 @dataclass(frozen=True)
@@ -210,7 +155,7 @@ class LocalEngine(ModelEngine):
     @contextlib.contextmanager
     def open(
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[LocalSource]:
+    ) -> Iterator[OpenEngine]:
         """Decode every image of *dataset* once to see that it can be, then open the runner."""
         if dataset is not None:
             with open_progress("checking images", len(dataset.samples)) as advance:
@@ -227,9 +172,27 @@ class LocalEngine(ModelEngine):
                     assert given is not None, "a runner of its own comes with the file that it runs"
                     file = given
                 advance(1)
-            settings = self.settings(file, choose_batch_size(runner, self.batch_size))
-            spec, description = self.choice.spec, runner.description
-            yield LocalSource(spec, description, settings, host_threads, runner)
+            times, batch_size = StageTimes(), choose_batch_size(runner, self.batch_size)
+
+            def stages() -> dict[str, Latency]:
+                device = runner.device_times  # transfers too, per batch, where they are timed
+                return times.latencies() | ({} if device is None else device.latencies())
+
+            yield OpenEngine(
+                spec=self.choice.spec,
+                description=runner.description,
+                settings=self.settings(file, batch_size),
+                detect=partial(
+                    run_dataset,
+                    runner=runner,
+                    spec=self.choice.spec,
+                    batch_size=batch_size,
+                    host_threads=host_threads,
+                    times=times,
+                ),
+                stages=stages,
+                infer=lambda run, *given: (run(runner, *given), len(runner.outputs)),
+            )
 
 
 def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
@@ -238,16 +201,15 @@ def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
 
     It has the architecture of *candidate*.  Raises `RunnerError` for a file of another kind.
     """
-    spec, options = candidate.spec, RunnerOptions(threads=candidate.options.threads)
-    suffix = file.suffix.lower()
+    suffix, options = file.suffix.lower(), RunnerOptions(threads=candidate.options.threads)
+    if suffix not in (".onnx", *WEIGHTS):
+        raise RunnerError(
+            f"--reference is {file}, but an .onnx file or weights ({', '.join(WEIGHTS)}) were "
+            "wanted; give what the model under test was made of"
+        )
     if suffix == ".onnx":
-        return ModelChoice(model=file, runner="ort", spec=spec, options=options)
-    if suffix in WEIGHTS:
-        return ModelChoice(checkpoint=file, runner="torch", spec=spec, options=options)
-    raise RunnerError(
-        f"--reference is {file}, but an .onnx file or weights ({', '.join(WEIGHTS)}) were "
-        "wanted; give what the model under test was made of"
-    )
+        return ModelChoice(file, None, "ort", candidate.spec, options)
+    return ModelChoice(None, file, "torch", candidate.spec, options)
 
 
 @dataclass(frozen=True)
@@ -273,7 +235,7 @@ class RecordedEngine(Engine):
     @contextlib.contextmanager
     def open(
         self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[RecordedSource]:
+    ) -> Iterator[OpenEngine]:
         """Find the results of every image; raise `ResultError` where one has none."""
         del open_progress
         manifest, fed = find_manifest(self.results, self.bins), dataset.samples
@@ -297,44 +259,31 @@ class RecordedEngine(Engine):
             "runner": "recorded",
             "spec": asdict(self.spec),
         }
-        description = results.description
-        yield RecordedSource(self.spec, description, settings, host_threads, results, stems)
+        reading, decoding = list[float](), list[float]()
 
-
-@dataclass
-class RecordedSource(DetectionSource):
-    """An open folder of *results*; *stems* name those of each image id."""
-
-    results: Results
-    stems: Mapping[int, str]
-    reading: list[float] = field(default_factory=list)
-    decoding: list[float] = field(default_factory=list)
-
-    def detect(self, samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
-        """See `DetectionSource.detect`; in the order of *samples*."""
-        with ThreadPoolExecutor(self.host_threads, "effd0") as pool:
+        def decoded(sample: Sample) -> Detections:
+            stem, scale = stems[sample.image_id], 1.0 / input_scale(sample.size, self.spec)
+            with noted(reading):
+                (heads,) = split_heads(results.heads(stem), self.spec)
             try:
-                yield from zip(samples, pool.map(self._decoded, samples), strict=True)
-            finally:
-                pool.shutdown(cancel_futures=True)
+                with noted(decoding):
+                    return postprocess(heads, scale, sample.size, self.spec)
+            except Effd0Error as error:
+                error.add_note(f"in the results of {stem}")
+                raise
 
-    def _decoded(self, sample: Sample) -> Detections:
-        stem, scale = self.stems[sample.image_id], 1.0 / input_scale(sample.size, self.spec)
-        with noted(self.reading):
-            (heads,) = split_heads(self.results.heads(stem), self.spec)
-        try:
-            with noted(self.decoding):
-                return postprocess(heads, scale, sample.size, self.spec)
-        except Effd0Error as error:
-            error.add_note(f"in the results of {stem}")
-            raise
+        def detect(samples: Sequence[Sample]) -> Generator[tuple[Sample, Detections]]:
+            with ThreadPoolExecutor(host_threads, "effd0") as pool:
+                try:
+                    yield from zip(samples, pool.map(decoded, samples), strict=True)
+                finally:
+                    pool.shutdown(cancel_futures=True)
 
-    def stages(self) -> dict[str, Latency]:
-        """Latency per image of reading and of postprocessing."""
-        return {
-            "read results": Latency.from_seconds(self.reading),
-            "postprocess": Latency.from_seconds(self.decoding),
-        }
+        def stages() -> dict[str, Latency]:
+            seconds = {"read results": reading, "postprocess": decoding}
+            return {stage: Latency.from_seconds(each) for stage, each in seconds.items()}
+
+        yield OpenEngine(self.spec, results.description, settings, detect, stages)
 
 
 def stem_of(sample: Sample, manifest: Manifest | None, spec: ModelSpec) -> str:

@@ -23,24 +23,10 @@ from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, OutputError
 from ..io import sha256
-from ..metrics.bootstrap import ReferenceComparison, paired_drop, reachable_ap
-from ..metrics.coco import MatchTable, match_table, to_coco_results
-from ..metrics.detection_diff import check_repeats, detection_parity
-from ..metrics.summary import CocoMetrics, summarize
+from ..metrics import bootstrap, coco, detection_diff, summary
 from ..progress import OpenProgress, silent
+from ..results import run as record
 from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
-from ..results.run import (
-    Accuracy,
-    Artefact,
-    DatasetUsed,
-    Insight,
-    Run,
-    Times,
-    artefact_of,
-    dataset_name,
-    flat,
-    new_run,
-)
 from ..spec import ModelSpec
 from ..timing import peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
@@ -89,7 +75,8 @@ class EvaluationJob(DirectoryOptions, ImageOptions):
 
         That is what effdet's own pipeline reaches, less `TO_RECORD`.
         """
-        own = isinstance(engine, ModelEngine) and engine.choice.bundled
+        chosen = engine.choice if isinstance(engine, ModelEngine) else None
+        own = chosen is not None and chosen.model is None and chosen.checkpoint is None
         if self.min_map is None and own and self.root is None and self.image_limit is None:
             return 100 * fixture.reference_ap() - TO_RECORD.limit
         return self.min_map
@@ -107,10 +94,10 @@ class Evaluation:
 
     job: EvaluationJob
     spec: ModelSpec
-    matches: MatchTable
-    metrics: CocoMetrics
+    matches: coco.MatchTable
+    metrics: summary.CocoMetrics
     checks: tuple[Check, ...]
-    accuracy: Accuracy
+    accuracy: record.Accuracy
     reference: Evaluation | None = None
 
     @property
@@ -168,8 +155,8 @@ def evaluate(
                 evaluation = compared(evaluation, wanted, job.max_drop)
                 advance(1)
         if place is not None:
-            results = to_coco_results(evaluation.found, evaluation.spec)
-            place.finish(results, flat(run_of(evaluation, engine)))
+            results = coco.to_coco_results(evaluation.found, evaluation.spec)
+            place.finish(results, record.flat(run_of(evaluation, engine)))
     return evaluation
 
 
@@ -217,17 +204,17 @@ def _measured(
         seconds = time.perf_counter() - start
     with open_progress("scoring", 1) as advance:
         found = {image_id: found[image_id] for image_id in dataset.image_ids if image_id in found}
-        matches = match_table(dataset, found, source.spec)
-        check_repeats(dataset, found, source.spec)
-        metrics = summarize(matches)
+        matches = coco.match_table(dataset, found, source.spec)
+        detection_diff.check_repeats(dataset, found, source.spec)
+        metrics = summary.summarize(matches)
         least = job.threshold(engine)
         limited = dataset.limited and least is not None
-        reachable = reachable_ap(matches) if limited else None
+        reachable = bootstrap.reachable_ap(matches) if limited else None
         checks = [check for check in [detected(metrics)] if check.status == "failed"]
         checks.append(threshold(metrics, dataset.total, least, reachable))
         advance(1)
     url = url_of(annotation_path(job.folder, job.split))
-    accuracy = Accuracy(
+    accuracy = record.Accuracy(
         runner=source.settings["runner"],
         backend=source.description,
         batch=source.settings["batch_size"],
@@ -241,8 +228,8 @@ def _measured(
         against=None,
         images_per_second=len(samples) / seconds,
         peak_rss_mb=peak_rss_mb(),
-        stages_ms={name: Times.of(latency) for name, latency in source.stages().items()},
-        model_sha256=source.model_sha256,
+        stages_ms={name: record.Times.of(latency) for name, latency in source.stages().items()},
+        model_sha256=source.settings["model_sha256"],
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
             "annotations_sha256": sha256(dataset.annotation_file),
@@ -258,9 +245,9 @@ def _measured(
 def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:
     """The evaluation *candidate* with the check that it loses at most *max_drop* points."""
     mine, theirs = candidate.accuracy, reference.accuracy
-    against = ReferenceComparison(
-        drop=paired_drop(reference.matches, candidate.matches),
-        parity=detection_parity(reference.found, candidate.found),
+    against = bootstrap.ReferenceComparison(
+        drop=bootstrap.paired_drop(reference.matches, candidate.matches),
+        parity=detection_diff.detection_parity(reference.found, candidate.found),
         max_drop=max_drop,
         runner=theirs.backend,
         model_sha256=theirs.model_sha256,
@@ -274,7 +261,9 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
     return replace(candidate, checks=checks, accuracy=accuracy, reference=reference)
 
 
-def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = None) -> Run:
+def run_of(
+    evaluation: Evaluation, engine: Engine, insight: record.Insight | None = None
+) -> record.Run:
     """
     The run of one *evaluation* by *engine*; *insight* is what pictures of it need.
 
@@ -282,15 +271,15 @@ def run_of(evaluation: Evaluation, engine: Engine, insight: Insight | None = Non
     """
     job, accuracy = evaluation.job, evaluation.accuracy
     digest = accuracy.settings["annotations_sha256"]
-    dataset = DatasetUsed(dataset_name(job.root, job.split), accuracy.images, digest)
+    dataset = record.DatasetUsed(record.dataset_name(job.root, job.split), accuracy.images, digest)
     if isinstance(engine, ModelEngine):
-        artefact = artefact_of(engine.choice.model, engine.choice.weights(), dataset)
+        artefact = record.artefact_of(engine.choice.model, engine.choice.weights(), dataset)
     else:
         assert isinstance(engine, RecordedEngine)
         name = (engine.results if engine.model is None else engine.model).name
         known = None if accuracy.model_sha256 == UNKNOWN_MODEL else accuracy.model_sha256
-        artefact = Artefact(name, known, None, dataset)
-    return new_run(
+        artefact = record.Artefact(name, known, None, dataset)
+    return record.new_run(
         artefact,
         exit_status=0 if evaluation.verdict.ok else 1,
         checks=evaluation.checks,

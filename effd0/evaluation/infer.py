@@ -16,19 +16,11 @@ import numpy as np
 
 from ..errors import FeedError, RunnerError
 from ..progress import OpenProgress
-from ..runners.base import (
-    DeviceTimes,
-    Runner,
-    TensorInfo,
-    batch_size_of,
-    choose_batch_size,
-    only_input,
-    stacked,
-)
+from ..runners import base
 from ..tensors.inputs import InputFiles, Manifest, open_inputs
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
 from ..types import Tensors, option
-from .engines import ModelEngine, ModelSource
+from .engines import ModelEngine, OpenEngine
 from .pipeline import ahead, timed
 
 _STATISTICS: dict[str, Callable[[Sequence[float]], Any]] = {
@@ -145,7 +137,7 @@ class InferJob:
 
 
 def infer_files(
-    runner: Runner,
+    runner: base.Runner,
     inputs: InputFiles | None,
     writer: ResultWriter | None,
     job: InferJob,
@@ -158,17 +150,17 @@ def infer_files(
     Raises `FeedError` where the model takes other inputs, and what reading, running and writing
     raise.
     """
-    info, loop = only_input(runner.inputs), job.loop
-    size, fixed = choose_batch_size(runner, job.batch_size), batch_size_of(runner.inputs)
+    info, loop = base.only_input(runner.inputs), job.loop
+    size, fixed = base.choose_batch_size(runner, job.batch_size), base.batch_size_of(runner.inputs)
     files, read = _zeros(info, size) if inputs is None else (inputs.files, inputs.read)
     if inputs is not None:
         check_fits(inputs, info)
     batches = [files[i : i + size] for i in range(0, len(files), size)]
     order, infer_s = [output.name for output in runner.outputs], list[float]()
-    device = runner.device_times or DeviceTimes()
+    device = runner.device_times or base.DeviceTimes()
     with ThreadPoolExecutor(job.host_threads, "effd0") as pool:
         try:
-            first = stacked([read(file) for file in batches[0]], info)
+            first = base.stacked([read(file) for file in batches[0]], info)
             for _ in range(job.warmup):
                 runner.infer(first)
             warm, start = len(device.compute_ms), time.perf_counter()
@@ -205,7 +197,7 @@ def infer_files(
 
 def _timed(
     pool: ThreadPoolExecutor,
-    runner: Runner,
+    runner: base.Runner,
     batches: Sequence[Sequence[Path]],
     read: Callable[[Path], Any],
     loop: int,
@@ -217,7 +209,9 @@ def _timed(
         """Each batch, as often as it runs; the next one is being read meanwhile."""
         reading = ((batch, [pool.submit(read, file) for file in batch]) for batch in batches)
         for batch, futures in ahead(reading):
-            feed = stacked([future.result() for future in futures], only_input(runner.inputs))
+            feed = base.stacked(
+                [future.result() for future in futures], base.only_input(runner.inputs)
+            )
             for again in reversed(range(loop)):
                 yield (batch, again == 0), feed
 
@@ -236,7 +230,7 @@ def _timed(
                 yield batch, outputs
 
 
-def check_fits(inputs: InputFiles, info: TensorInfo) -> None:
+def check_fits(inputs: InputFiles, info: base.TensorInfo) -> None:
     """Raise `FeedError` unless *inputs*, or their values in another float, are what *info* asks."""
     alike = inputs.dtype.kind == info.dtype.kind
     sides = info.shape[1:]
@@ -250,7 +244,7 @@ def check_fits(inputs: InputFiles, info: TensorInfo) -> None:
         )
 
 
-def _zeros(info: TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Path], Any]]:
+def _zeros(info: base.TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Path], Any]]:
     """Stand-ins for *count* files of zeros, and what reads them."""
     sides = [side for side in info.shape[1:] if side is not None]
     if len(sides) < len(info.shape) - 1:
@@ -261,7 +255,7 @@ def _zeros(info: TensorInfo, count: int) -> tuple[tuple[Path, ...], Callable[[Pa
 
 def run_infer_job(
     job: InferJob, engine: ModelEngine, open_progress: OpenProgress
-) -> tuple[Performance, ModelSource]:
+) -> tuple[Performance, OpenEngine]:
     """
     Run *job* on *engine*: what it took, and what ran it, which is closed.
 
@@ -287,6 +281,7 @@ def run_infer_job(
             writer = stack.enter_context(whole)
         sized = replace(job, batch_size=source.settings["batch_size"])
         with open_progress("inferring", len(files) or source.settings["batch_size"]) as advance:
+            assert source.infer is not None, "a model runs"
             performance, outputs = source.infer(infer_files, inputs, writer, sized, advance)
         if writer is not None:
             for file in files or [None]:
@@ -297,7 +292,7 @@ def run_infer_job(
 
 
 def _summary(
-    job: InferJob, source: ModelSource, manifest: Manifest | None, performance: Performance
+    job: InferJob, source: OpenEngine, manifest: Manifest | None, performance: Performance
 ) -> dict[str, Any]:
     """What ais_bench's summary says but for its files, and more under a key of our own."""
     how = ("batch_size", "loop", "warmup", "host_threads")

@@ -37,11 +37,6 @@ class ModelChoice:
     spec: ModelSpec = D0
     options: RunnerOptions = field(default_factory=RunnerOptions)
 
-    @property
-    def bundled(self) -> bool:
-        """Whether the bundled checkpoint runs."""
-        return self.model is None and self.checkpoint is None
-
     def checked_runner(self) -> str:
         """The runner's name; raise `RunnerError` where the choices contradict each other."""
         runner = self.runner_name()

@@ -40,12 +40,8 @@ def backend(description: str) -> str:
 def manifest_differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Each key, as ``settings.spec.nms_iou``, in which the two differ, with both values."""
     mine, other = dict(_flat(recorded)), dict(_flat(asked))
-    keys = [*mine, *(key for key in other if key not in mine)]
-    return [
-        f"{key} was {mine.get(key, 'not recorded')}, but is {other.get(key, 'not known')}"
-        for key in keys
-        if key not in mine or key not in other or mine[key] != other[key]
-    ]
+    both = {k: (mine.get(k, "not recorded"), other.get(k, "not known")) for k in mine | other}
+    return [f"{key} was {was}, but is {now}" for key, (was, now) in both.items() if was != now]
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

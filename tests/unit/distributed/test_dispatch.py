@@ -65,18 +65,6 @@ def test_units_are_all_items_once_in_whole_batches(batch: int, workers: int, ima
     assert all(len(unit.items) <= batch for unit in units[-workers:])
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_any_number_of_workers_finds_the_same(
-    dataset: Dataset, wanted: dict[int, Detections], plan: Path, workers: int
-) -> None:
-    """Workers find what one process finds, to the last bit, without a fault."""
-    found, summary = on_pool(dataset, devices(workers), plan)
-    assert same(found, wanted)
-    assert (summary["again"], summary["faults"]) == (0, [])
-    assert len(summary["workers"]) == workers
-    assert sum(share["images"] for share in summary["workers"]) == summary["images"] == IMAGES
-
-
 def once(act: Callable[[], object]) -> Callable[[str, int], None]:
     """Return an ``advance`` that calls *act* the first time."""
     acts = [act]

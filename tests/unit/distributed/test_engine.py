@@ -17,7 +17,6 @@ from PIL import Image
 from effd0.data.coco import load_coco
 from effd0.distributed import engine, worker
 from effd0.distributed.pool import Pool
-from effd0.errors import RunnerError
 from effd0.evaluation import model as choice
 from effd0.spec import SPECS
 from effd0.tensors.inputs import open_inputs
@@ -235,22 +234,6 @@ def test_an_input_that_kills_each_worker_is_named(runner: NeighbourRunner, bins:
 
 
 @pytest.mark.usefixtures("bins")
-def test_an_error_of_the_device_is_told_and_overcome(runner: NeighbourRunner) -> None:
-    """The unit is done by a new process, and its results are those of one process."""
-    inferred("alone")
-    failing = [RunnerError("the device forgot")]
-
-    def fail_once() -> None:
-        if len(runner.fed) > 12 and failing:
-            raise failing.pop()
-
-    runner.fed.clear()
-    runner.on_infer = fail_once
-    assert "the device forgot with images" in inferred("pool", "--workers", 3)
-    assert results("pool") == results("alone")
-
-
-@pytest.mark.usefixtures("bins")
 def test_each_worker_is_warmed_up_once(runner: NeighbourRunner) -> None:
     """What --warmup asks for comes before a worker's first batch; nothing has to be written."""
     runner.fed.clear()
@@ -302,8 +285,6 @@ def test_hosts_that_share_no_folder_are_an_error(
     [
         pytest.param((), "share the files of --input, but none is given", id="zeros"),
         pytest.param(("--input", "bins", "--loop", 3), "--loop is 3, but workers", id="loop"),
-        pytest.param(("--input", "none"), "none is not a folder", id="no-folder"),
-        pytest.param(("--input", "bins", "--devices", "0"), "computes on the CPU", id="devices"),
         pytest.param(("--input", "bins"), r"inputs are float32 \(3, 128, 128\), but", id="size"),
     ],
 )
@@ -313,6 +294,5 @@ def test_what_workers_cannot_do_is_refused(
 ) -> None:
     """The message says what to change, before a unit is dealt out."""
     runner.inputs = [type(runner.inputs[0])("in", (None, 3, 64, 64), np.dtype(np.float32))]
-    pool = () if "--devices" in words else ("--workers", 2)
-    assert_one_error(message, "infer", "--model", "d0.onnx", *pool, *words)
+    assert_one_error(message, "infer", "--model", "d0.onnx", "--workers", 2, *words)
     assert ray.begun == []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from effd0.data.coco import Dataset, load_coco
+from effd0.data.coco import load_coco
 from effd0.errors import RunnerError
 from effd0.evaluation import model as choice
+from effd0.evaluation.engines import LocalEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob
 from effd0.evaluation.run_dir import RECORDS
 from effd0.results.check import Broken, Check, Status
@@ -22,12 +24,6 @@ PLACE = "coco-ort-batch2"
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
-    """Five images of noise."""
-    return load_coco(write_coco(tmp_path / "coco", coco_content(IMAGES)))
-
-
-@pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
     """The runner that the gate opens under any name."""
     runner = NeighbourRunner()
@@ -36,33 +32,24 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """The lines that the gate said."""
-    return []
-
-
-@pytest.fixture
-def gate(runner: NeighbourRunner, said: list[str], tmp_path: Path) -> Gate:
-    """A gate on a fake backend that keeps its runs."""
+def measured(runner: NeighbourRunner, tmp_path: Path) -> Callable[[str, int | None], Evaluation]:
+    """What a gate that keeps its runs measures with a fake backend on five images of noise."""
     del runner
     model = tmp_path / "d0.onnx"
     model.write_bytes(b"a model")
-    return Gate(
-        lambda _name, size: replace(small_engine(model), batch_size=size),
-        tmp_path / "runs",
-        resume=False,
-        say=said.append,
-    )
+    dataset = load_coco(write_coco(tmp_path / "coco", coco_content(IMAGES)))
+
+    def engine_of(_name: str, size: int | None) -> LocalEngine:
+        return replace(small_engine(model), batch_size=size)
+
+    gate = Gate(engine_of, tmp_path / "runs", resume=False, say=str)
+    return gate.measure_on("coco", dataset, EvaluationJob())
 
 
-def measure(gate: Gate, dataset: Dataset) -> Evaluation:
-    """Measure a runner in batches of two, as a session of its own would."""
-    return replace(gate).measure_on("coco", dataset, EvaluationJob())("ort", 2)
-
-
-def test_each_runner_has_a_folder_of_its_own(gate: Gate, dataset: Dataset, tmp_path: Path) -> None:
+def test_each_runner_has_a_folder_of_its_own(
+    measured: Callable[[str, int | None], Evaluation], tmp_path: Path
+) -> None:
     """It is named by images, runner and batch, and holds what ``effd0 evaluate --out`` writes."""
-    measured = gate.measure_on("coco", dataset, EvaluationJob())
     for name, batch_size in (("ort", 2), ("torch", 2), ("ort", None)):
         measured(name, batch_size)
     assert names_in(tmp_path / "runs") == ["coco-ort", PLACE, "coco-torch-batch2"]
@@ -72,7 +59,7 @@ def test_each_runner_has_a_folder_of_its_own(gate: Gate, dataset: Dataset, tmp_p
 
 
 def test_a_session_resumes_what_it_began_itself(
-    gate: Gate, dataset: Dataset, runner: NeighbourRunner
+    measured: Callable[[str, int | None], Evaluation], runner: NeighbourRunner
 ) -> None:
     """A second test that needs a run which failed once is not told to give another folder."""
 
@@ -81,7 +68,6 @@ def test_a_session_resumes_what_it_began_itself(
         raise RunnerError("the device is lost")
 
     runner.on_infer = lose_device
-    measured = gate.measure_on("coco", dataset, EvaluationJob())
     with pytest.raises(RunnerError):
         measured("ort", 2)
     assert len(measured("ort", 2).found) == IMAGES

@@ -43,12 +43,7 @@ REFUSED = {
     ),
     "acl-without-model": (ModelChoice(runner="acl"), "takes an .om model, but no --model is given"),
     "om-in-ort": (ModelChoice(Path("d0.om"), runner="ort"), r"d0\.om is compiled for an NPU; use"),
-    "device-in-ort": (
-        ModelChoice(options=RunnerOptions(device="cuda")),
-        "--device is cuda, but --runner ort does not know it; leave it out",
-    ),
     "no-model": (ModelChoice(Path("no.onnx")), r"no\.onnx does not exist; make it with"),
-    "no-checkpoint": (ModelChoice(None, Path("no.pth")), r"no\.pth does not exist; get one with"),
 }
 
 

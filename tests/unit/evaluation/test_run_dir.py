@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -251,16 +250,3 @@ def test_a_disk_full_at_the_end_keeps_the_detections(
     assert said[-1] == f"{whole} keeps 5 images; continue with --resume"
     assert continued(whole) == len(IDS)
     assert files(whole) == expected
-
-
-def test_what_is_there_is_said_when_a_run_stops(tmp_path: Path) -> None:
-    """Ctrl-C, too, ends with the line that says how to go on; it stays what it was."""
-    said: list[str] = []
-    with (
-        contextlib.suppress(KeyboardInterrupt),
-        run_directory(tmp_path / "run", resume=False, say=said.append) as place,
-    ):
-        place.start(RUN, IDS, BATCH)
-        place.append(10, detections(10))
-        raise KeyboardInterrupt
-    assert said == [f"{tmp_path / 'run'} keeps 1 images; continue with --resume"]
