@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from ..io import check_writable
+from ..results.compare import MAX_SLOWDOWN
 from ..spec import D0, SPECS
 from ..types import option
 
@@ -167,6 +168,8 @@ def _value_of(one: Option, text: str) -> Any:
 #: What a threshold is given in.
 PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100}
 POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
+#: What stands behind the command without a name.
+ARGUMENT: dict[str, Any] = {"default": REQUIRED, "positional": True}
 ARCH = option(f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch)
 BATCH_SIZE = option("Images per batch.", shown="the model's, or 1")
 ONNX_FILE = option("ONNX file to read.", default=REQUIRED)
@@ -178,6 +181,12 @@ def least_map(shown: str) -> Any:
     """The threshold of mAP; *shown* says what it is by default."""
     text = "Threshold: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017."
     return option(text, shown=shown, **PERCENT)
+
+
+def max_slowdown(where: str) -> Any:
+    """The threshold of times; *where* says what it holds for."""
+    text = f"Maximum slowdown allowed {where}, in percent (95 % confidence)."
+    return option(text, "PERCENT", 100 * MAX_SLOWDOWN, min=0)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import typer
 
-from ..data import fixture
-from ..data.coco import check_images, load_coco
+from ..data import coco, fixture
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
 from ..distributed.pool import PoolOptions
@@ -29,7 +28,7 @@ from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from ..types import option
-from .command import ARCH, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
+from .command import ARCH, ARGUMENT, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
 from .show import console, show_evaluation, show_pool
 
 
@@ -88,7 +87,7 @@ def _report(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> N
 @command("overlap", "postprocess", "launch")
 def detect(
     *,
-    image: Path = option("Image to detect in.", "IMAGE", REQUIRED, positional=True),
+    image: Path = option("Image to detect in.", "IMAGE", **ARGUMENT),
     out: Path = option("Image to write.", default=REQUIRED),
     min_score: float = option("Leave out detections below this score.", default=0.3),
     model: ModelChoice,
@@ -119,10 +118,10 @@ def preprocess(
 ) -> None:
     """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
     root = fixture.coco_root() if images.root is None else images.root
-    dataset = load_coco(root, images.split, images.image_limit)
+    dataset = coco.load_coco(root, images.split, images.image_limit)
     count, threads = len(dataset.samples), images.host_threads
     with progress("checking images", count) as advance:
-        for _ in check_images(dataset.samples, threads):
+        for _ in coco.check_images(dataset.samples, threads):
             advance(1)
     with progress("preprocessing", count) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):

@@ -35,10 +35,7 @@ CHIP = ("--soc-version", "Ascend310P3")
     ids=["fixed", "free"],
 )
 def test_export_is_asked_as_the_options_say(
-    options: list[object],
-    settings: ExportSettings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    options: list[object], settings: ExportSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The options reach the exporter, and each head's difference from torch is shown."""
     asked = []

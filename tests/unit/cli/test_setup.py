@@ -54,10 +54,7 @@ def test_doctor_shows_what_is_there() -> None:
 
 @pytest.mark.parametrize(
     ("package", "group", "command"),
-    [
-        ("onnxruntime", "onnx", "pip install 'effd0[onnx]'"),
-        ("pillow", "base", "pip install effd0"),
-    ],
+    [("onnxruntime", "onnx", "pip install 'effd0[onnx]'"), ("pillow", "base", "pip install effd0")],
 )
 @pytest.mark.parametrize(
     ("version", "state"),
