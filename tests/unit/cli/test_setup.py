@@ -19,9 +19,9 @@ from effd0.data import download, fixture
 from effd0.data.download import Source
 from effd0.errors import DatasetError
 from effd0.results.environment import installed_version
-from tests.helpers import FakeHost, assert_one_error, effd0, serving
+from tests.helpers import ROOT, FakeHost, assert_one_error, effd0, serving
 
-PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = {"base": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]
 del DECLARED["all"]
 
