@@ -13,7 +13,6 @@ import inspect
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -76,7 +75,7 @@ def declared(holder: Any, left_out: Container[str] = ()) -> Iterator[Option]:
         if is_dataclass(hint) and declaration is inspect.Parameter.empty:
             yield from declared(hint, left_out)
         elif one.name not in left_out and getattr(declaration, "metadata", None):
-            kinds = [kind for kind in get_args(hint) if kind not in (NoneType, Ellipsis)]
+            kinds = [kind for kind in get_args(hint) if kind not in (type(None), Ellipsis)]
             kind, many = (kinds or [hint])[0], get_origin(hint) is tuple
             more = {"min": 1 if kind is int else None, **declaration.metadata}
             yield Option(one.name, kind, many, declaration.default, **more)

@@ -13,8 +13,7 @@ from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
 from ..distributed.pool import PoolOptions
 from ..errors import EvaluationError, OutputError
-from ..evaluation import pipeline
-from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
+from ..evaluation import engines, pipeline
 from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, run_infer_job
@@ -62,9 +61,9 @@ def evaluate(
     drop = MAX_DROP.limit if max_drop is None else max_drop
     job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
     choice = replace(model, spec=spec_for(arch), options=compute)
-    other = None if reference is None else reference_choice(reference, choice)
-    engine: Engine = LocalEngine(choice, batch_size)
-    beside: Engine | None = None if other is None else LocalEngine(other)
+    other = None if reference is None else engines.reference_choice(reference, choice)
+    engine: engines.Engine = engines.LocalEngine(choice, batch_size)
+    beside: engines.Engine | None = None if other is None else engines.LocalEngine(other)
     if (workers := pool.pool()) is not None:
         engine = RayEngine(choice, workers, batch_size)
         beside = None if other is None else RayEngine(other, replace(workers, devices=()))
@@ -73,7 +72,7 @@ def evaluate(
     _report(evaluation, engine, reports)
 
 
-def _report(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
     if reports.json is not None:
@@ -163,7 +162,7 @@ def infer(
         host_threads=images.host_threads,
         args=tuple(sys.argv[1:]),
     )
-    here = LocalEngine(choice, job.batch_size)
+    here = engines.LocalEngine(choice, job.batch_size)
     engine = here if workers is None else RayEngine(choice, workers, job.batch_size)
     performance, source = run_infer_job(job, engine, progress)
     for line in performance.lines():
@@ -187,6 +186,6 @@ def postprocess(
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
-    engine = RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
+    engine = engines.RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
     reports.check()
     _report(run_evaluation(job, engine, open_progress=progress), engine, reports)

@@ -95,6 +95,4 @@ def test_only_another_verdict_is_a_difference() -> None:
 def test_the_table_as_it_stands_is_read_whole() -> None:
     """Every row of docs/detection-power.md is compared, and is of a fault that there is."""
     content = TABLE.read_text()
-    named = re.findall(r"^\| (?!fault )(?!-)(\S+) \|", content, re.MULTILINE)
-    assert [line.partition(":")[0] for line in differences("", content)] == named
-    assert set(named) == set(FAULTS)
+    assert {line.partition(":")[0] for line in differences("", content)} == set(FAULTS)
