@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
 from ..benchmark.job import BenchmarkJob, run_benchmark
 from ..benchmark.tables import print_report
@@ -23,7 +22,7 @@ from ..spec import spec_for
 from ..tolerances import MAX_DROP
 from ..types import option
 from . import command as cli
-from .show import console, show_bisection, show_comparison, show_status
+from .show import show_bisection, show_comparison, show_lines, show_status
 
 
 @cli.command()
@@ -96,7 +95,7 @@ def merge(
     write_run(out, merged)
     parts = ("checks", "parity", "accuracy", "latency")
     counts = ", ".join(f"{part} {len(getattr(merged, part))}" for part in parts)
-    console().print(f"wrote {escape(str(out))}: {len(runs)} runs; {counts}", soft_wrap=True)
+    show_lines(f"wrote {out}: {len(runs)} runs; {counts}")
     verdict = merged.verdict
     show_status(verdict.status, verdict.evidence, verdict.stage)
 
@@ -130,4 +129,4 @@ def report(
     write_page(html, shown, None if baseline is None else read_run(baseline))
     verdict = shown.verdict
     where = f" in {verdict.stage}" if verdict.stage else ""
-    console().print(f"wrote {escape(str(html))}: {verdict.status.upper()}{where}", soft_wrap=True)
+    show_lines(f"wrote {html}: {verdict.status.upper()}{where}")

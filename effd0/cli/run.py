@@ -28,7 +28,7 @@ from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from ..types import option
 from .command import ARCH, ARGUMENT, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
-from .show import console, show_evaluation, show_pool
+from .show import show_evaluation, show_lines, show_pool
 
 
 @command()
@@ -100,7 +100,7 @@ def detect(
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
-    console().print(f"drew {count} boxes of at least {min_score} to {out}")
+    show_lines(f"drew {count} boxes of at least {min_score} to {out}")
 
 
 @command()
@@ -127,7 +127,7 @@ def preprocess(
             advance(1)
     if dataset.extra_files:
         STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")
-    console().print(f"wrote {count} inputs to {bin_save}")
+    show_lines(f"wrote {count} inputs to {bin_save}")
 
 
 @command("postprocess", "launch", "root", "split", "image_limit")
@@ -165,12 +165,11 @@ def infer(
     here = engines.LocalEngine(choice, job.batch_size)
     engine = here if workers is None else RayEngine(choice, workers, job.batch_size)
     performance, source = run_infer_job(job, engine, progress)
-    for line in performance.lines():
-        console().print(line, soft_wrap=True, markup=False)
+    show_lines(*performance.lines())
     if "pool" in source.settings:
         show_pool(source.settings["pool"])
     if job.results is not None:
-        console().print(f"wrote {job.results}", soft_wrap=True)
+        show_lines(f"wrote {job.results}")
 
 
 @command()

@@ -22,7 +22,7 @@ from ..results.environment import installed_version
 from ..spec import spec_for
 from ..types import option
 from .command import ARCH, ARGUMENT, command
-from .show import console, show_table
+from .show import show_lines, show_table
 
 #: One line of the doctor's table: the part, what was found, whether that is well, what to do.
 Finding: TypeAlias = tuple[str, str, bool, str]
@@ -107,4 +107,4 @@ def fetch(
             path = download.fetch_coco(root, on_bytes, mirror)
         else:
             path = download.fetch_checkpoint(spec, out, on_bytes, mirror)
-    console().print(f"{what} is in {path}", soft_wrap=True)
+    show_lines(f"{what} is in {path}")
