@@ -1,5 +1,5 @@
 """
-Declared options as those of Typer and of pytest, and those that several commands take.
+Declared options as those of Typer, and those that several commands take.
 
 A declaration is ``name: type = option(help, metavar, default)``, a field of a dataclass or a
 parameter of a command; docs/options.md is made of it too.
@@ -7,13 +7,12 @@ parameter of a command; docs/options.md is made of it too.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import inspect
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -21,9 +20,6 @@ from ..io import check_writable
 from ..results.compare import MAX_SLOWDOWN
 from ..spec import D0, SPECS
 from ..types import option
-
-if TYPE_CHECKING:
-    import pytest
 
 Command = Callable[..., None]
 REQUIRED = MISSING
@@ -134,34 +130,6 @@ def _typer_parameter(one: Option) -> inspect.Parameter:
     return inspect.Parameter(
         one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
-
-
-def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> None:
-    """Add *options* to a *group* of pytest's; what is repeatable is a list, empty by default."""
-    for one in options:
-        how: dict[str, Any] = {"action": "store_true"}
-        if one.kind is not bool:
-            how = {
-                "action": "append" if one.many else "store",
-                "type": functools.partial(_value_of, one),
-                "default": list(one.default) if one.many else one.default,
-                "metavar": one.value,
-                "choices": one.choices or None,
-            }
-        group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
-
-
-def _value_of(one: Option, text: str) -> Any:
-    """The value in *text*; raise what argparse reports to the user."""
-    try:
-        value = one.kind(text)
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(one.kind, one.kind.__name__)
-        raise argparse.ArgumentTypeError(f"{text!r} is given, but {wanted} is wanted") from None
-    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
-        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
-        raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
-    return value
 
 
 #: What a threshold is given in.

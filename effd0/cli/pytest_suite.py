@@ -6,6 +6,7 @@ A session of the suite: options, markers, header, which tests run, the verdict a
 
 from __future__ import annotations
 
+import argparse
 import functools
 import gc
 import importlib.util
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -123,9 +125,33 @@ OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options in groups, so that ``pytest --help`` shows them together."""
+    """Add the options in groups; what is repeatable is a list, empty by default."""
     for title, options in OPTION_GROUPS.items():
-        command.add_pytest_options(parser.getgroup(title, title), options)
+        group = parser.getgroup(title, title)
+        for one in options:
+            how: dict[str, Any] = {"action": "store_true"}
+            if one.kind is not bool:
+                how = {
+                    "action": "append" if one.many else "store",
+                    "type": functools.partial(_value_of, one),
+                    "default": list(one.default) if one.many else one.default,
+                    "metavar": one.value,
+                    "choices": one.choices or None,
+                }
+            group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
+
+
+def _value_of(one: command.Option, text: str) -> Any:
+    """The value in *text*; raise what argparse reports to the user."""
+    try:
+        value = one.kind(text)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}.get(one.kind, one.kind.__name__)
+        raise argparse.ArgumentTypeError(f"{text!r} is given, but {wanted} is wanted") from None
+    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
+        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
+        raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
+    return value
 
 
 def pytest_configure(config: pytest.Config) -> None:
