@@ -8,12 +8,9 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from ..ascend.aipp import largest_errors, normalizing_aipp
-from ..ascend.atc import atc_command, run_atc, write_generated
-from ..ascend.atc_options import AtcOptions, parse_gears
+from ..ascend import aipp, atc, atc_options
 from ..data import fixture
-from ..export import verify
-from ..export.to_onnx import EXPORTERS, ExportSettings
+from ..export import to_onnx, verify
 from ..graph.rewrites import DEFAULT_EDITS
 from ..io import sha256
 from ..progress import STDERR, say
@@ -30,11 +27,11 @@ def export(
     batch_size: int = option("Fixed batch size.", default=1),
     dynamic_batch: bool = option("Leave the batch size free.", default=False),
     opset: int | None = option("ONNX opset.", shown="11; 18 for dynamo"),
-    exporter: str = option(f"{' or '.join(EXPORTERS)}.", "NAME", "torchscript"),
+    exporter: str = option(f"{' or '.join(to_onnx.EXPORTERS)}.", "NAME", "torchscript"),
     arch: str = ARCH,
 ) -> None:
     """Export a checkpoint to ONNX; the file is named once its outputs equal those of PyTorch."""
-    settings = ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
+    settings = to_onnx.ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
     source = fixture.checkpoint() if checkpoint is None else checkpoint
     with STDERR.status(f"exporting {source.name} and comparing it with torch"):
         built = verify.export_onnx(source, out, spec_for(arch), settings)
@@ -73,33 +70,33 @@ def compile(  # noqa: A001  # a command is called as its function is
     dynamic_batch_size: str | None = option(
         "Batch sizes of one .om; the model's batch size must be free.", "1,4,8"
     ),
-    how: AtcOptions,
+    how: atc_options.AtcOptions,
     dry_run: bool = option("Print the command, write the files it reads, and stop.", default=False),
     arch: str = ARCH,
 ) -> None:
     """Compile an ONNX model for an Ascend chip with ATC; the .om is named once it is complete."""
     if dynamic_batch_size is not None:
-        how = replace(how, gears=parse_gears(dynamic_batch_size))
+        how = replace(how, gears=atc_options.parse_gears(dynamic_batch_size))
     spec = spec_for(arch)
-    atc = atc_command(model, output, spec, how)
-    for warning in atc.warnings:
+    call = atc.atc_command(model, output, spec, how)
+    for warning in call.warnings:
         say(f"some versions of ATC refuse: {warning}")
-    for path in write_generated(atc):
+    for path in atc.write_generated(call):
         say(f"wrote {path}, which the command reads")
     if how.aipp:
-        errors = largest_errors(normalizing_aipp(spec), spec)
+        errors = aipp.largest_errors(aipp.normalizing_aipp(spec), spec)
         shown = ", ".join(f"{error:.1e}" for error in errors)
         say(
             f"AIPP normalises in float16: at most {shown} (R, G, B) from exact values, in standard "
             "deviations of the input; measure the accuracy again"
         )
     # Never through a console, which would wrap it: it is to be copied.
-    typer.echo(str(atc))
+    typer.echo(str(call))
     if dry_run:
         return
-    with STDERR.status(f"compiling {escape(atc.model.name)} for {atc.soc_version}"):
-        seconds = run_atc(atc)
+    with STDERR.status(f"compiling {escape(call.model.name)} for {call.soc_version}"):
+        seconds = atc.run_atc(call)
     typer.echo(
-        f"wrote {atc.om}: {atc.om.stat().st_size / 1e6:.1f} MB, sha256 {sha256(atc.om)[:12]}, "
+        f"wrote {call.om}: {call.om.stat().st_size / 1e6:.1f} MB, sha256 {sha256(call.om)[:12]}, "
         f"in {seconds:.1f} s"
     )

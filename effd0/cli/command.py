@@ -1,5 +1,5 @@
 """
-Declared options as those of Typer and of pytest, and those that several commands take.
+Declared options as those of Typer, and those that several commands take.
 
 A declaration is ``name: type = option(help, metavar, default)``, a field of a dataclass or a
 parameter of a command; docs/options.md is made of it too.
@@ -7,23 +7,19 @@ parameter of a command; docs/options.md is made of it too.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import inspect
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from ..io import check_writable
+from ..results.compare import MAX_SLOWDOWN
 from ..spec import D0, SPECS
 from ..types import option
-
-if TYPE_CHECKING:
-    import pytest
 
 Command = Callable[..., None]
 REQUIRED = MISSING
@@ -75,7 +71,7 @@ def declared(holder: Any, left_out: Container[str] = ()) -> Iterator[Option]:
         if is_dataclass(hint) and declaration is inspect.Parameter.empty:
             yield from declared(hint, left_out)
         elif one.name not in left_out and getattr(declaration, "metadata", None):
-            kinds = [kind for kind in get_args(hint) if kind not in (NoneType, Ellipsis)]
+            kinds = [kind for kind in get_args(hint) if kind not in (type(None), Ellipsis)]
             kind, many = (kinds or [hint])[0], get_origin(hint) is tuple
             more = {"min": 1 if kind is int else None, **declaration.metadata}
             yield Option(one.name, kind, many, declaration.default, **more)
@@ -136,37 +132,11 @@ def _typer_parameter(one: Option) -> inspect.Parameter:
     )
 
 
-def add_pytest_options(group: pytest.OptionGroup, options: Iterable[Option]) -> None:
-    """Add *options* to a *group* of pytest's; what is repeatable is a list, empty by default."""
-    for one in options:
-        how: dict[str, Any] = {"action": "store_true"}
-        if one.kind is not bool:
-            how = {
-                "action": "append" if one.many else "store",
-                "type": functools.partial(_value_of, one),
-                "default": list(one.default) if one.many else one.default,
-                "metavar": one.value,
-                "choices": one.choices or None,
-            }
-        group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
-
-
-def _value_of(one: Option, text: str) -> Any:
-    """The value in *text*; raise what argparse reports to the user."""
-    try:
-        value = one.kind(text)
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(one.kind, one.kind.__name__)
-        raise argparse.ArgumentTypeError(f"{text!r} is given, but {wanted} is wanted") from None
-    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
-        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
-        raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
-    return value
-
-
 #: What a threshold is given in.
 PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100}
 POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
+#: What stands behind the command without a name.
+ARGUMENT: dict[str, Any] = {"default": REQUIRED, "positional": True}
 ARCH = option(f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch)
 BATCH_SIZE = option("Images per batch.", shown="the model's, or 1")
 ONNX_FILE = option("ONNX file to read.", default=REQUIRED)
@@ -178,6 +148,12 @@ def least_map(shown: str) -> Any:
     """The threshold of mAP; *shown* says what it is by default."""
     text = "Threshold: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017."
     return option(text, shown=shown, **PERCENT)
+
+
+def max_slowdown(where: str) -> Any:
+    """The threshold of times; *where* says what it holds for."""
+    text = f"Maximum slowdown allowed {where}, in percent (95 % confidence)."
+    return option(text, "PERCENT", 100 * MAX_SLOWDOWN, min=0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
 from ..benchmark.job import BenchmarkJob, run_benchmark
 from ..benchmark.tables import print_report
@@ -16,23 +15,25 @@ from ..evaluation.model import ModelChoice
 from ..io import check_writable, write_json
 from ..progress import STDERR, progress
 from ..report.view import write_page
-from ..results.compare import MAX_SLOWDOWN, NO_WORSE, compare_runs
+from ..results.compare import NO_WORSE, compare_runs
 from ..results.run import merge_runs, read_run, write_run
 from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tolerances import MAX_DROP
 from ..types import option
-from .command import ACCURACY_REPORT, ARCH, ONNX_FILE, POINTS, REQUIRED, ReportOptions, command
-from .show import console, show_bisection, show_comparison, show_status
+from . import command as cli
+from .show import show_bisection, show_comparison, show_lines, show_status
 
 
-@command()
+@cli.command()
 def bisect(
-    model: Path = ONNX_FILE,
-    reference: Path = option("Model that is right: an ONNX file, or weights.", default=REQUIRED),
+    model: Path = cli.ONNX_FILE,
+    reference: Path = option(
+        "Model that is right: an ONNX file, or weights.", default=cli.REQUIRED
+    ),
     image: Path | None = option("Image to run.", shown="an embedded scene"),
     json: Path | None = option("Write the finding as JSON."),
-    arch: str = ARCH,
+    arch: str = cli.ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
     if json is not None:
@@ -46,23 +47,20 @@ def bisect(
         raise typer.Exit(1)
 
 
-@command("image_limit")
+@cli.command("image_limit")
 def benchmark(
     *,
     model: ModelChoice,
-    arch: str = ARCH,
+    arch: str = cli.ARCH,
     batch_sizes: tuple[int, ...] = option(
         "More values of --batch-size.", "[N]...", (), positional=True
     ),
     batch_size: tuple[int, ...] = option(
-        "Images per batch, one row each: 1 4 8. Repeatable.",
-        "N...",
-        (),
-        shown="the model's, or 1",
+        "Images per batch, one row each: 1 4 8. Repeatable.", "N...", (), shown="the model's, or 1"
     ),
     job: BenchmarkJob,
-    accuracy_report: Path | None = ACCURACY_REPORT,
-    reports: ReportOptions,
+    accuracy_report: Path | None = cli.ACCURACY_REPORT,
+    reports: cli.ReportOptions,
     images: ImageOptions,
     compute: RunnerOptions,
 ) -> None:
@@ -86,10 +84,10 @@ def benchmark(
         raise typer.Exit(1)
 
 
-@command()
+@cli.command()
 def merge(
-    runs: tuple[Path, ...] = option("Run files.", "RUN.json...", REQUIRED, positional=True),
-    out: Path = option("File to write.", default=REQUIRED),
+    runs: tuple[Path, ...] = option("Run files.", "RUN.json...", **cli.ARGUMENT),
+    out: Path = option("File to write.", default=cli.REQUIRED),
 ) -> None:
     """Merge the accuracy, parity and benchmark runs of one artefact into one file."""
     check_writable(out)
@@ -97,28 +95,19 @@ def merge(
     write_run(out, merged)
     parts = ("checks", "parity", "accuracy", "latency")
     counts = ", ".join(f"{part} {len(getattr(merged, part))}" for part in parts)
-    console().print(f"wrote {escape(str(out))}: {len(runs)} runs; {counts}", soft_wrap=True)
+    show_lines(f"wrote {out}: {len(runs)} runs; {counts}")
     verdict = merged.verdict
     show_status(verdict.status, verdict.evidence, verdict.stage)
 
 
-@command()
+@cli.command()
 def compare(
-    baseline: Path = option(
-        "Run file to compare with.", "BASELINE.json", REQUIRED, positional=True
-    ),
-    candidate: Path = option(
-        "Run file of the new build.", "CANDIDATE.json", REQUIRED, positional=True
-    ),
+    baseline: Path = option("Run file to compare with.", "BASELINE.json", **cli.ARGUMENT),
+    candidate: Path = option("Run file of the new build.", "CANDIDATE.json", **cli.ARGUMENT),
     max_drop: float = option(
-        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **POINTS
+        "Allowed drop of mAP against the baseline.", default=MAX_DROP.limit, **cli.POINTS
     ),
-    max_slowdown: float = option(
-        "Maximum slowdown allowed per benchmark, in percent (95 % confidence).",
-        "PERCENT",
-        100 * MAX_SLOWDOWN,
-        min=0,
-    ),
+    max_slowdown: float = cli.max_slowdown("per benchmark"),
 ) -> None:
     """Compare two runs. Exit 0: no regression; 1: regression or undecided; 2: not comparable."""
     runs = read_run(baseline), read_run(candidate)
@@ -128,10 +117,10 @@ def compare(
         raise typer.Exit(1)
 
 
-@command()
+@cli.command()
 def report(
-    run: Path = option("Run file to show.", "RUN.json", REQUIRED, positional=True),
-    html: Path = option("File to write.", default=REQUIRED),
+    run: Path = option("Run file to show.", "RUN.json", **cli.ARGUMENT),
+    html: Path = option("File to write.", default=cli.REQUIRED),
     baseline: Path | None = option("Run file whose figures are shown beside.", "OLD.json"),
 ) -> None:
     """Write a run as one HTML page, which opens from disk; the exit code ignores the verdict."""
@@ -140,4 +129,4 @@ def report(
     write_page(html, shown, None if baseline is None else read_run(baseline))
     verdict = shown.verdict
     where = f" in {verdict.stage}" if verdict.stage else ""
-    console().print(f"wrote {escape(str(html))}: {verdict.status.upper()}{where}", soft_wrap=True)
+    show_lines(f"wrote {html}: {verdict.status.upper()}{where}")

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-#: The module of the suite's own hooks.
-SUITE = "effd0.cli.pytest_suite"
 #: Options that name an artefact under test.
 PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins", "--detections")
 
@@ -27,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     del parser  # the suite's own hook of this name is called with it
     config: pytest.Config | None = pluginmanager.get_plugin("pytestconfig")
     if config is not None and is_about_effd0(config):
-        pluginmanager.import_plugin(SUITE)
+        pluginmanager.import_plugin("effd0.cli.pytest_suite")
 
 
 def is_about_effd0(config: pytest.Config) -> bool:

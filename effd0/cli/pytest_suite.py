@@ -6,6 +6,7 @@ A session of the suite: options, markers, header, which tests run, the verdict a
 
 from __future__ import annotations
 
+import argparse
 import functools
 import gc
 import importlib.util
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,10 +27,8 @@ from ..errors import Effd0Error
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import sha256
-from ..results.check import STAGES, Check
+from ..results import check, run, suite
 from ..results.environment import installed_version
-from ..results.run import write_run
-from ..results.suite import FIGURES, SuiteRecord, check_of, properties_of
 from ..runners.registry import RUNNERS, RunnerOptions
 from ..spec import spec_for
 from ..tensors.results import check_model
@@ -39,7 +39,7 @@ from . import command
 from .pytest_plugin import PATHS, is_led_away
 
 #: Where a session keeps what it found.
-RECORD: pytest.StashKey[SuiteRecord] = pytest.StashKey()
+RECORD: pytest.StashKey[suite.SuiteRecord] = pytest.StashKey()
 #: Attribute of a report that carries the check of its test.
 CHECK = "effd0_check"
 #: Marker -> the kind of torch device that it needs.
@@ -104,12 +104,7 @@ class BenchmarkOptions:
 
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
     baseline: Path | None = option("Run file of an earlier session to compare times with.")
-    max_slowdown: float = option(
-        "Maximum slowdown allowed against --baseline, in percent (95 % confidence).",
-        "PERCENT",
-        5.0,
-        min=0,
-    )
+    max_slowdown: float = command.max_slowdown("against --baseline")
     accuracy_report: Path | None = command.ACCURACY_REPORT
 
 
@@ -130,9 +125,33 @@ OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options in groups, so that ``pytest --help`` shows them together."""
+    """Add the options in groups; what is repeatable is a list, empty by default."""
     for title, options in OPTION_GROUPS.items():
-        command.add_pytest_options(parser.getgroup(title, title), options)
+        group = parser.getgroup(title, title)
+        for one in options:
+            how: dict[str, Any] = {"action": "store_true"}
+            if one.kind is not bool:
+                how = {
+                    "action": "append" if one.many else "store",
+                    "type": functools.partial(_value_of, one),
+                    "default": list(one.default) if one.many else one.default,
+                    "metavar": one.value,
+                    "choices": one.choices or None,
+                }
+            group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
+
+
+def _value_of(one: command.Option, text: str) -> Any:
+    """The value in *text*; raise what argparse reports to the user."""
+    try:
+        value = one.kind(text)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}.get(one.kind, one.kind.__name__)
+        raise argparse.ArgumentTypeError(f"{text!r} is given, but {wanted} is wanted") from None
+    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
+        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
+        raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
+    return value
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -314,7 +333,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def place(item: pytest.Item) -> int:
         marker = item.get_closest_marker("stage")
         assert marker is not None, f"{item.nodeid} checks an artefact, but no stage"
-        return STAGES.index(marker.args[0])
+        return check.STAGES.index(marker.args[0])
 
     checks = [item for item in items if item.get_closest_marker("artefact")]
     others = [item for item in items if not item.get_closest_marker("artefact")]
@@ -379,24 +398,24 @@ def pytest_runtest_makereport(
     marker = item.get_closest_marker("stage")
     if marker is not None and (report.when == "call" or not report.passed):
         error = None if call.excinfo is None else call.excinfo.value
-        check = check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
+        found = suite.check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
         # As it travels from a worker of xdist.
-        setattr(report, CHECK, msgspec.to_builtins(check))
-        item.user_properties += properties_of(check)
+        setattr(report, CHECK, msgspec.to_builtins(found))
+        item.user_properties += suite.properties_of(found)
     return report
 
 
-class SessionRecord(SuiteRecord):
+class SessionRecord(suite.SuiteRecord):
     """Collects the checks of a session, whichever process made them."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the check that a report brings."""
         if (found := getattr(report, CHECK, None)) is not None:
-            self.checks.append(msgspec.convert(found, Check))
+            self.checks.append(msgspec.convert(found, check.Check))
 
 
 @pytest.fixture(scope="session")
-def session_record(pytestconfig: pytest.Config) -> SuiteRecord:
+def session_record(pytestconfig: pytest.Config) -> suite.SuiteRecord:
     """What the session found: its summary and its run file are made of it."""
     return pytestconfig.stash[RECORD]
 
@@ -408,7 +427,7 @@ def note_figure(
     """Return a function that keeps the figure which decides a check, what is allowed, the unit."""
 
     def note(figure: float | None, tolerance: float | None, unit: str) -> None:
-        request.node.user_properties += zip(FIGURES, (figure, tolerance, unit), strict=True)
+        request.node.user_properties += zip(suite.FIGURES, (figure, tolerance, unit), strict=True)
 
     return note
 
@@ -428,12 +447,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the session as a run to --report-json."""
     config = session.config
     path: Path | None = config.getoption("--report-json")
-    if path is None:
-        return
-    run = config.stash[RECORD].to_run(
-        {option: config.getoption(option) for option in PATHS},
-        shlex.join(["pytest", *map(str, config.invocation_params.args)]),
-        int(session.exitstatus),
-        rows_of(config),
-    )
-    write_run(path, run)
+    if path is not None:
+        artefact = {option: config.getoption(option) for option in PATHS}
+        command_line = shlex.join(["pytest", *map(str, config.invocation_params.args)])
+        status, rows = int(session.exitstatus), rows_of(config)
+        run.write_run(path, config.stash[RECORD].to_run(artefact, command_line, status, rows))

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import typer
 
-from ..data import fixture
-from ..data.coco import check_images, load_coco
+from ..data import coco, fixture
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
 from ..distributed.pool import PoolOptions
 from ..errors import EvaluationError, OutputError
-from ..evaluation import pipeline
-from ..evaluation.engines import Engine, LocalEngine, RecordedEngine, reference_choice
+from ..evaluation import engines, pipeline
 from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.infer import InferJob, run_infer_job
@@ -29,8 +27,8 @@ from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from ..types import option
-from .command import ARCH, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
-from .show import console, show_evaluation, show_pool
+from .command import ARCH, ARGUMENT, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
+from .show import show_evaluation, show_lines, show_pool
 
 
 @command()
@@ -63,9 +61,9 @@ def evaluate(
     drop = MAX_DROP.limit if max_drop is None else max_drop
     job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
     choice = replace(model, spec=spec_for(arch), options=compute)
-    other = None if reference is None else reference_choice(reference, choice)
-    engine: Engine = LocalEngine(choice, batch_size)
-    beside: Engine | None = None if other is None else LocalEngine(other)
+    other = None if reference is None else engines.reference_choice(reference, choice)
+    engine: engines.Engine = engines.LocalEngine(choice, batch_size)
+    beside: engines.Engine | None = None if other is None else engines.LocalEngine(other)
     if (workers := pool.pool()) is not None:
         engine = RayEngine(choice, workers, batch_size)
         beside = None if other is None else RayEngine(other, replace(workers, devices=()))
@@ -74,7 +72,7 @@ def evaluate(
     _report(evaluation, engine, reports)
 
 
-def _report(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
     if reports.json is not None:
@@ -88,7 +86,7 @@ def _report(evaluation: Evaluation, engine: Engine, reports: ReportOptions) -> N
 @command("overlap", "postprocess", "launch")
 def detect(
     *,
-    image: Path = option("Image to detect in.", "IMAGE", REQUIRED, positional=True),
+    image: Path = option("Image to detect in.", "IMAGE", **ARGUMENT),
     out: Path = option("Image to write.", default=REQUIRED),
     min_score: float = option("Leave out detections below this score.", default=0.3),
     model: ModelChoice,
@@ -102,7 +100,7 @@ def detect(
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
-    console().print(f"drew {count} boxes of at least {min_score} to {out}")
+    show_lines(f"drew {count} boxes of at least {min_score} to {out}")
 
 
 @command()
@@ -119,17 +117,17 @@ def preprocess(
 ) -> None:
     """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
     root = fixture.coco_root() if images.root is None else images.root
-    dataset = load_coco(root, images.split, images.image_limit)
+    dataset = coco.load_coco(root, images.split, images.image_limit)
     count, threads = len(dataset.samples), images.host_threads
     with progress("checking images", count) as advance:
-        for _ in check_images(dataset.samples, threads):
+        for _ in coco.check_images(dataset.samples, threads):
             advance(1)
     with progress("preprocessing", count) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
             advance(1)
     if dataset.extra_files:
         STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")
-    console().print(f"wrote {count} inputs to {bin_save}")
+    show_lines(f"wrote {count} inputs to {bin_save}")
 
 
 @command("postprocess", "launch", "root", "split", "image_limit")
@@ -164,15 +162,14 @@ def infer(
         host_threads=images.host_threads,
         args=tuple(sys.argv[1:]),
     )
-    here = LocalEngine(choice, job.batch_size)
+    here = engines.LocalEngine(choice, job.batch_size)
     engine = here if workers is None else RayEngine(choice, workers, job.batch_size)
     performance, source = run_infer_job(job, engine, progress)
-    for line in performance.lines():
-        console().print(line, soft_wrap=True, markup=False)
+    show_lines(*performance.lines())
     if "pool" in source.settings:
         show_pool(source.settings["pool"])
     if job.results is not None:
-        console().print(f"wrote {job.results}", soft_wrap=True)
+        show_lines(f"wrote {job.results}")
 
 
 @command()
@@ -188,6 +185,6 @@ def postprocess(
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
-    engine = RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
+    engine = engines.RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
     reports.check()
     _report(run_evaluation(job, engine, open_progress=progress), engine, reports)

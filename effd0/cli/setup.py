@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 import shutil
@@ -16,15 +15,14 @@ from packaging.requirements import Requirement
 from rich.text import Text
 
 from ..ascend import npu_smi
-from ..data import fixture
-from ..data.download import fetch_checkpoint, fetch_coco
+from ..data import download, fixture
 from ..errors import AtcError, DatasetError
 from ..progress import download_progress
 from ..results.environment import installed_version
 from ..spec import spec_for
 from ..types import option
-from .command import ARCH, REQUIRED, command
-from .show import console, show_table
+from .command import ARCH, ARGUMENT, command
+from .show import show_lines, show_table
 
 #: One line of the doctor's table: the part, what was found, whether that is well, what to do.
 Finding: TypeAlias = tuple[str, str, bool, str]
@@ -95,10 +93,7 @@ def _ascend() -> tuple[str, bool]:
 @command()
 def fetch(
     what: str = option(
-        "COCO val2017, or the published weights.",
-        default=REQUIRED,
-        choices=("coco", "checkpoint"),
-        positional=True,
+        "COCO val2017, or the published weights.", choices=("coco", "checkpoint"), **ARGUMENT
     ),
     root: Path = option("Folder for COCO.", "DIR", Path("coco_data")),
     out: Path = option("File for the weights.", default=Path("d0.pth")),
@@ -109,7 +104,7 @@ def fetch(
     spec = spec_for(arch)
     with download_progress(what) as on_bytes:
         if what == "coco":
-            path = fetch_coco(root, on_bytes, mirror)
+            path = download.fetch_coco(root, on_bytes, mirror)
         else:
-            path = fetch_checkpoint(spec, out, on_bytes, mirror)
-    console().print(f"{what} is in {path}", soft_wrap=True)
+            path = download.fetch_checkpoint(spec, out, on_bytes, mirror)
+    show_lines(f"{what} is in {path}")

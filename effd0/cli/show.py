@@ -175,10 +175,10 @@ def show_comparison(found: RunComparison) -> None:
             rows.append(())
         columns = ("of", "figure", ">baseline", ">candidate", f">{unit}")
         show_table(title, columns, rows, box=SIMPLE)
-    speeds = []
-    for speed in found.speeds:
-        status = (speed.ratio or "", colored(speed.status), speed.reason)
-        speeds.append((speed.name, speed.before, speed.after, *status))
+    speeds = [
+        (one.name, one.before, one.after, one.ratio or "", colored(one.status), one.reason)
+        for one in found.speeds
+    ]
     title = "times (candidate / baseline, with 95 % interval)"
     sides_timed = ("baseline, images/s", "candidate, images/s")
     show_table(title, ("of", *sides_timed, "time is x", "status", "why"), speeds, box=SIMPLE)
@@ -209,17 +209,8 @@ def show_bisection(finding: Finding) -> None:
         errors = (f"{one.upstream:.2e}", f"{one.error:.2e}")
         partner = (one.partner or "-", one.paired_by or "-")
         rows.append((one.node, one.op, reads, gives, *errors, *partner))
-    columns = (
-        "node",
-        "op",
-        "reads",
-        "gives",
-        ">upstream",
-        ">error",
-        "in the reference",
-        "paired by",
-    )
-    show_table("nodes that make an error of their own", columns, rows)
+    names = ("node", "op", "reads", "gives", ">upstream", ">error", "in the reference", "paired by")
+    show_table("nodes that make an error of their own", names, rows)
     show_status(finding.status, reason)
     if finding.explanation:
         show_lines(f"first: {finding.explanation}")

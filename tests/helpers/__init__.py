@@ -166,6 +166,12 @@ def assert_one_error(message: str, *arguments: object) -> None:
 ROOT = Path(__file__).parents[2]
 
 
+def run_pytest(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run pytest with *words* in *cwd* to its end."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
 def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start *command* in the clone, so that it finds the tests' fakes."""
     quiet = subprocess.DEVNULL

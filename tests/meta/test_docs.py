@@ -10,20 +10,16 @@ import pytest
 
 from effd0.cli.main import COMMANDS as OURS
 from effd0.data import fixture as embedded
-from tests.helpers import effd0
+from tests.helpers import ROOT, effd0
 
 from ..emulator.acl import installed
 from ..emulator.tools import emulated_path
 from .options_page import unknown_options
 
-ROOT = Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text().splitlines()
-    for path in (
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-    )
+    for pages in ("README.md", "CONTRIBUTING.md", "docs/*.md")
+    for path in sorted(ROOT.glob(pages))
 }
 #: Each command that a page shows, by its place.
 SHOWN = {

@@ -10,7 +10,7 @@ from effd0.results.check import STAGES, Stage, Verdict
 from ..faults import work
 from ..faults.clean import CLEAN
 from ..faults.run import Fault, Outcome, Planted, Row
-from ..faults.table import TABLE, differences, rendered, summary
+from ..faults.table import TABLE, differences, rendered
 from ..faults.work import FAULTS
 
 
@@ -69,7 +69,6 @@ def test_the_page_has_the_shares_and_a_line_for_each_fault() -> None:
     assert f"| missed | runner | {source} | no | no: None | no | - | 1.2 |" in lines
     assert f"| wrong-stage | runner | {source} | yes | no: gate | no | +0.10 | 1.2 |" in lines
     assert f"| no-cause | runner | {source} | yes | yes | - | -3.00 | 1.2 |" in lines
-    assert next(summary([], 2, [])) == "caught: 0 of 0 (0.0%)"
 
 
 def test_only_another_verdict_is_a_difference() -> None:
@@ -95,6 +94,4 @@ def test_only_another_verdict_is_a_difference() -> None:
 def test_the_table_as_it_stands_is_read_whole() -> None:
     """Every row of docs/detection-power.md is compared, and is of a fault that there is."""
     content = TABLE.read_text()
-    named = re.findall(r"^\| (?!fault )(?!-)(\S+) \|", content, re.MULTILINE)
-    assert [line.partition(":")[0] for line in differences("", content)] == named
-    assert set(named) == set(FAULTS)
+    assert {line.partition(":")[0] for line in differences("", content)} == set(FAULTS)

@@ -14,11 +14,10 @@ import pytest
 
 from effd0.data import fixture as embedded
 from effd0.results.compare import MIN_SAMPLES
-from tests.helpers import Outcome, effd0
+from tests.helpers import ROOT, Outcome, effd0
 
 from .tox_commands import commands_of
 
-ROOT = Path(__file__).parents[2]
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
 #: In the clone -> in the wheel.
 INCLUDED: dict[str, str] = WHEEL["wheel"]["force-include"]
@@ -95,19 +94,18 @@ def test_a_new_board_becomes_its_own_baseline() -> None:
 @pytest.mark.parametrize(
     ("file", "fault", "reason"),
     [
-        pytest.param(
+        (
             "accuracy.json",
             lambda one: one | {"metrics": one["metrics"] | {"AP": 0.99 * one["metrics"]["AP"]}},
             "mAP",
-            id="less-exact",
         ),
-        pytest.param(
+        (
             "speed.json",
             lambda row: row | {"samples_ms": [1.5 * sample for sample in row["samples_ms"]]},
             "1.5 (1.5 to 1.5) times as long",
-            id="slower",
         ),
     ],
+    ids=["less-exact", "slower"],
 )
 @pytest.mark.usefixtures("place")
 def test_a_worse_candidate_is_red(file: str, fault: Change, reason: str) -> None:

@@ -6,15 +6,9 @@ import configparser
 import re
 from pathlib import Path
 
-
-def _read_tox() -> configparser.ConfigParser:
-    """tox.ini, nothing in it substituted."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(Path(__file__).parents[2] / "tox.ini")
-    return parser
-
-
-TOX = _read_tox()
+#: tox.ini, nothing in it substituted.
+TOX = configparser.ConfigParser(interpolation=None)
+TOX.read(Path(__file__).parents[2] / "tox.ini")
 ENVIRONMENTS = {
     section.partition(":")[2] for section in TOX.sections() if section.startswith("testenv:")
 }

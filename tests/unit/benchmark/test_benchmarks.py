@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +21,7 @@ from effd0.detection.postprocess import Detections
 from effd0.results.run import TimedRow, read_run
 from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
-
-ROOT = Path(__file__).parents[3]
+from tests.helpers import run_pytest
 
 
 class FakeBenchmark:
@@ -158,12 +155,6 @@ def test_the_gpu_benchmarks_run_on_a_cpu(
         bench_gpu.bench_detections_effdet(measure, case, checkpoint)
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``pytest`` with *arguments* in the clone."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 PREPROCESS = "benchmarks/bench_stages.py::bench_preprocess"
 
 
@@ -172,7 +163,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run file of the cheapest benchmark; pytest-benchmark's own file lies beside it."""
     path = tmp_path_factory.mktemp("run") / "run.json"
     own = path.with_name("own.json")
-    done = bench(PREPROCESS, f"--benchmark-json={own}", f"--report-json={path}")
+    done = run_pytest(PREPROCESS, f"--benchmark-json={own}", f"--report-json={path}")
     assert done.returncode == 0, done.stdout
     assert "throughput" in done.stdout
     return path
@@ -194,7 +185,7 @@ def test_what_is_surely_slower_fails_the_run(run: Path, tmp_path: Path) -> None:
     row["samples_ms"] = [sample / 3 for sample in row["samples_ms"]]
     baseline, report = tmp_path / "baseline.json", tmp_path / "report.json"
     baseline.write_text(json.dumps(content))
-    done = bench(PREPROCESS, f"--baseline={baseline}", f"--report-json={report}")
+    done = run_pytest(PREPROCESS, f"--baseline={baseline}", f"--report-json={report}")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert "slower: " in done.stdout
     written = read_run(report)
@@ -214,7 +205,7 @@ def test_no_baseline_is_neither_pass_nor_error(run: Path, tmp_path: Path, why: s
         (row,) = content["latency"]
         row["fingerprint"]["cores"], row["samples_ms"] = 999, [0.001] * 20
         baseline.write_text(json.dumps(content))
-    done = bench(PREPROCESS, f"--baseline={baseline}")
+    done = run_pytest(PREPROCESS, f"--baseline={baseline}")
     assert done.returncode == 0, done.stdout
     assert ("none.json is missing" if why == "missing" else "cores was 999") in done.stdout
 
@@ -225,7 +216,7 @@ def test_another_models_report_stops_the_inference(onnx_model: Path, tmp_path: P
     report = tmp_path / "report.json"
     figures = {"model_sha256": "0" * 64, "metrics": {"AP": 0.5}, "images": 1, "images_total": 1}
     report.write_text(json.dumps(figures))
-    done = bench(
+    done = run_pytest(
         "benchmarks/bench_model.py", "--quick", "--runner=ort", "--batch-size=1",
         f"--model={onnx_model}", f"--accuracy-report={report}",
     )  # fmt: skip

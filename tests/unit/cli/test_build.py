@@ -35,10 +35,7 @@ CHIP = ("--soc-version", "Ascend310P3")
     ids=["fixed", "free"],
 )
 def test_export_is_asked_as_the_options_say(
-    options: list[object],
-    settings: ExportSettings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    options: list[object], settings: ExportSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The options reach the exporter, and each head's difference from torch is shown."""
     asked = []
@@ -133,9 +130,8 @@ def test_the_printed_command_runs_as_it_stands(
     Path("d0.om").unlink()
     assert effd0(*compile_(*options)).code == 0
     by_us = read_om(Path("d0.om"))
-    assert (by_hand.onnx, by_hand.inputs, by_hand.outputs, by_hand.aipp, by_hand.precision) == (
-        by_us.onnx, by_us.inputs, by_us.outputs, by_us.aipp, by_us.precision,
-    )  # fmt: skip
+    for part in ("onnx", "inputs", "outputs", "aipp", "precision"):
+        assert getattr(by_hand, part) == getattr(by_us, part), part
 
 
 def test_a_compilation_shows_command_and_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,40 +124,31 @@ def test_no_worse_is_success() -> None:
 @pytest.mark.parametrize(
     ("parts", "shown"),
     [
-        pytest.param(
+        (
             {"accuracy": [accuracy(0.3)], "latency": [latency(20.0)]},
-            [
-                "WORSE mAP of ort, batch 1 drops by 3.60 points, 0.20 are allowed",
-                "also: ort, fp32, batch 1, input to heads, embedded takes 2 (",
-            ],
-            id="worse",
+            r"WORSE mAP of ort, .* drops by 3\.60 points, 0\.20 are .* also: ort, .* takes 2 \(",
         ),
-        pytest.param(
-            {"accuracy": []},
-            [
-                "UNDECIDED the baseline has an mAP, but the candidate has none",
-                "baseline alone: mAP of ort, batch 1",
-            ],
-            id="undecided",
-        ),
+        ({"accuracy": []}, "UNDECIDED the baseline has an mAP, but the candidate has none"),
     ],
+    ids=["worse", "undecided"],
 )
-def test_worse_or_undecided_is_no_success(parts: dict[str, Any], shown: list[str]) -> None:
+def test_worse_or_undecided_is_no_success(parts: dict[str, Any], shown: str) -> None:
     """Exit code 1, the first reason behind the word, the others below."""
     save("new.json", **parts)
     outcome = effd0("compare", "base.json", "new.json")
     assert outcome.code == 1
-    assert [text for text in shown if text not in words(outcome.out)] == []
+    assert re.search(shown, words(outcome.out))
 
 
 @pytest.mark.parametrize(
     ("part", "option", "code"),
     [
-        pytest.param({"accuracy": [accuracy(0.33)]}, ("--max-drop", 0.5), 1, id="drop"),
-        pytest.param({"accuracy": [accuracy(0.33)]}, ("--max-drop", 0.7), 0, id="drop-allowed"),
-        pytest.param({"latency": [latency(11.0)]}, ("--max-slowdown", 8), 1, id="slowdown"),
-        pytest.param({"latency": [latency(11.0)]}, ("--max-slowdown", 12), 0, id="slow-allowed"),
+        ({"accuracy": [accuracy(0.33)]}, ("--max-drop", 0.5), 1),
+        ({"accuracy": [accuracy(0.33)]}, ("--max-drop", 0.7), 0),
+        ({"latency": [latency(11.0)]}, ("--max-slowdown", 8), 1),
+        ({"latency": [latency(11.0)]}, ("--max-slowdown", 12), 0),
     ],
+    ids=["drop", "drop-allowed", "slowdown", "slow-allowed"],
 )
 def test_what_is_allowed_is_an_option(
     part: dict[str, Any], option: tuple[str, float], code: int

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -12,8 +10,8 @@ import pytest
 
 from effd0.cli import pytest_plugin, pytest_suite
 from effd0.data import fixture as embedded
+from tests.helpers import ROOT, run_pytest
 
-ROOT = Path(__file__).parents[3]
 #: A project with an option and a fixture of its own, of the names that the suite has too.
 FOREIGN = {
     "pyproject.toml": "[tool.pytest.ini_options]\naddopts = '--strict-markers'\n",
@@ -33,19 +31,12 @@ def test_theirs(pytestconfig):
 }
 
 
-def run_pytest(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run pytest in *cwd*."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("from_the_clone", [False, True], ids=["in-its-folder", "from-the-clone"])
 def test_another_project_keeps_its_options(from_the_clone: bool, tmp_path: Path) -> None:
     """Nothing of the suite is registered or imported where another project's configuration is."""
     for name, content in FOREIGN.items():
         (tmp_path / name).write_text(content)
-    where = (str(tmp_path),) if from_the_clone else ()
-    done = run_pytest("-q", *where, cwd=ROOT if from_the_clone else tmp_path)
+    done = run_pytest(tmp_path) if from_the_clone else run_pytest(cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
@@ -81,7 +72,7 @@ def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
     """Where pytest was led away from its configuration, the message shows what works."""
     path = tmp_path / "d0.pth"
     path.symlink_to(embedded.checkpoint())
-    outcome = run_pytest("--markers", "--checkpoint", str(path))
+    outcome = run_pytest("--markers", "--checkpoint", path)
     assert outcome.returncode == pytest.ExitCode.USAGE_ERROR
     assert f"write the value after '=': --checkpoint={path}" in outcome.stderr
     assert run_pytest("--markers", f"--checkpoint={path}").returncode == 0

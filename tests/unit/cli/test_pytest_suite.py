@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,20 +16,10 @@ from effd0.cli.pytest_plugin import PATHS
 from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.io import sha256
-from tests.helpers import write_annotations, write_coco
+from tests.helpers import run_pytest, write_annotations, write_coco
 from tests.helpers.runs import content_of
 
-ROOT = Path(__file__).parents[3]
 WEIGHTS = f"--checkpoint={embedded.checkpoint()}"
-
-
-def run_pytest(*arguments: object) -> str:
-    """Run pytest in the clone; tests must fail. Return what it prints."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += map(str, arguments)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    return done.stdout
 
 
 class Item:
@@ -136,11 +124,12 @@ def shifted_scenes(folder: Path) -> Path:
 def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     """What is wrong with an artefact can be read by a program as on the terminal."""
     report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
-    shown = run_pytest(
+    done = run_pytest(
         f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS,
         f"--coco={shifted_scenes(tmp_path)}", "tests/suite/test_dataset.py",
     )  # fmt: skip
     content = content_of(report)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert (content["exit_status"], content["accuracy"], content["latency"]) == (1, [], [])
     verdict = content["verdict"]
     (failed,) = [check for check in content["checks"] if check["status"] == "failed"]
@@ -158,7 +147,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     assert failed["diagnosis"].startswith("80 categories numbered 0 to 79: every id")
     assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
     assert (verdict["evidence"], verdict["diagnosis"]) == (failed["evidence"], failed["diagnosis"])
-    assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in shown
+    assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in done.stdout
     cases = [
         {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
         for case in ET.parse(junit).iter("testcase")  # noqa: S314  # our own file
@@ -173,9 +162,9 @@ def test_what_is_required_and_absent_fails(tmp_path: Path) -> None:
     """Nothing is run on something else in its place: each test fails with the reason."""
     report = tmp_path / "report.json"
     given = ("-m", "npu", "--require=npu", f"--report-json={report}")
-    shown = run_pytest(*given, "tests/suite/test_runner.py")
+    done = run_pytest(*given, "tests/suite/test_runner.py")
     checks = content_of(report)["checks"]
     assert {check["status"] for check in checks} == {"failed"}
     wanted = "npu is required (--require npu), but "
     assert [check["evidence"] for check in checks if not check["evidence"].startswith(wanted)] == []
-    assert f"evidence  {wanted}" in shown
+    assert f"evidence  {wanted}" in done.stdout

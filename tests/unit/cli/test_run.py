@@ -21,20 +21,13 @@ from effd0.io import sha256
 from effd0.metrics.summary import METRICS
 from effd0.results.run import merge_runs, read_run
 from effd0.spec import SPECS, ModelSpec
-from tests.helpers import (
-    SMALL,
-    Outcome,
-    assert_one_error,
-    coco_content,
-    effd0,
-    names_in,
-    write_coco,
-)
+from tests.helpers import SMALL, assert_one_error, coco_content, effd0, names_in, write_coco
 from tests.helpers.results import write_bins
 from tests.helpers.runners import DeclaringRunner, NeighbourRunner, outcome
 
 INFER = ("infer", "--model", "d0.onnx", "--input", "bins", "--output", "out")
 SCORE = ("postprocess", "--omfile", "out/result", "--root", "coco")
+BATCHES = ("evaluate", "--model", "d0.onnx", "--root", "five", "--batch-size")
 EVALUATE = ("evaluate", "--model", "d0.onnx", "--root", "coco")
 
 
@@ -112,11 +105,6 @@ def neighbour(place: Path, monkeypatch: pytest.MonkeyPatch) -> NeighbourRunner:
     return runner
 
 
-def evaluate(*more: object) -> Outcome:
-    """Run ``effd0 evaluate`` in batches of two."""
-    return effd0("evaluate", "--model", "d0.onnx", "--root", "five", "--batch-size", 2, *more)
-
-
 @pytest.mark.parametrize(
     ("error", "shown"),
     [(RunnerError("it is lost"), "RunnerError: it is lost"), (KeyboardInterrupt, "")],
@@ -124,7 +112,7 @@ def evaluate(*more: object) -> Outcome:
 )  # fmt: skip
 def test_a_run_is_stopped_and_resumed(error: Any, shown: str, neighbour: NeighbourRunner) -> None:
     """The message says what is kept; with --resume the rest is run, and the table is the same."""
-    whole = evaluate("--out", "whole", "--json", "record.json")
+    whole = effd0(*BATCHES, 2, "--out", "whole", "--json", "record.json")
     assert whole.code == 0, whole.err
     assert read("record.json") == read("whole/evaluation.json")
     done = len(neighbour.fed)
@@ -134,7 +122,7 @@ def test_a_run_is_stopped_and_resumed(error: Any, shown: str, neighbour: Neighbo
             raise error
 
     neighbour.on_infer = stop
-    stopped = evaluate("--out", "run")
+    stopped = effd0(*BATCHES, 2, "--out", "run")
     assert stopped.code != 0
     assert shown in stopped.err
     assert "Traceback" not in stopped.err
@@ -142,9 +130,8 @@ def test_a_run_is_stopped_and_resumed(error: Any, shown: str, neighbour: Neighbo
     assert names_in(Path("run")) == [RECORDS, "manifest.json"]
     neighbour.on_infer = lambda: None
     message = r"settings\.batch_size was 2, but is 3; ask"
-    words = ("evaluate", "--model", "d0.onnx", "--root", "five", "--batch-size", 3)
-    assert_one_error(message, *words, "--out", "run", "--resume")
-    resumed = evaluate("--out", "run", "--resume")
+    assert_one_error(message, *BATCHES, 3, "--out", "run", "--resume")
+    resumed = effd0(*BATCHES, 2, "--out", "run", "--resume")
     assert "run: 2 of 5 images are there\n" in resumed.err
     assert "detecting: 3/3" in resumed.err
     assert outcome(Path("run")) == outcome(Path("whole"))
@@ -153,7 +140,7 @@ def test_a_run_is_stopped_and_resumed(error: Any, shown: str, neighbour: Neighbo
     ]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 12
-    assert_one_error("holds a run already; continue it with --resume", *words, "--out", "run")
+    assert_one_error("holds a run already; continue it with --resume", *BATCHES, 3, "--out", "run")
 
 
 def test_detect_draws_the_image(tmp_path: Path) -> None:
