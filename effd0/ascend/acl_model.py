@@ -48,10 +48,6 @@ class AclModel:
     gears: tuple[int, ...]
     gear_input: tuple[int, int] | None
 
-    def gear_for(self, rows: int) -> int:
-        """The smallest batch size that holds *rows* images."""
-        return next(gear for gear in self.gears if gear >= rows)
-
 
 def load_acl_model(path: Path, held: Held) -> AclModel:
     """
@@ -181,7 +177,7 @@ class Slot:
 
     def fill(self, feed: Tensors, rows: int) -> int:
         """Put *feed* into the host's memory, padded by its first image; return the batch size."""
-        gear = self.model.gear_for(rows)
+        gear = next(gear for gear in self.model.gears if gear >= rows)
         for buffer in self.inputs:
             tensor = feed[buffer.info.name]
             buffer.array[:rows] = tensor

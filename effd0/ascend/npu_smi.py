@@ -34,11 +34,6 @@ class Npu:
         """ATC's name of the chip, or what several such names begin with (A3, 950)."""
         return self.name if self.name.startswith("Ascend") else f"Ascend{self.name}"
 
-    @property
-    def well(self) -> bool:
-        """Whether npu-smi reports no fault."""
-        return self.health == "OK"
-
 
 def parse_info(text: str) -> tuple[Npu, ...]:
     """Read the chips out of what ``npu-smi info`` printed, in its order."""

@@ -29,8 +29,8 @@ from ..results.environment import environment
 from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
-from ..tensors.inputs import InputFiles, Manifest
-from ..tensors.results import Results, check_model, find_manifest, open_results
+from ..tensors.inputs import InputFiles, Manifest, find_manifest
+from ..tensors.results import Results, check_model, open_results
 from ..tensors.writer import ResultWriter
 from ..timing import Latency
 from .model import ModelChoice

@@ -94,21 +94,6 @@ class Times:
         return size / ((self.d2h_gbps if engine == "d2h" else self.h2d_gbps) * 1e6)
 
 
-@dataclass
-class Clock:
-    """The host's time in milliseconds; only work, and tests, move it."""
-
-    now: float = 0.0
-
-    def advance(self, ms: float) -> None:
-        """Let *ms* of host time pass."""
-        self.now += ms
-
-    def reach(self, moment: float) -> None:
-        """Wait for *moment*, if it is still to come."""
-        self.now = max(self.now, moment)
-
-
 @dataclass(frozen=True)
 class Profile:
     """Which host is emulated; see `tests.emulator.acl`."""
@@ -276,7 +261,8 @@ class Host:
         self.profile = profile
         self.faults = Faults()
         self.random = random.Random(profile.seed)  # noqa: S311  # reproducible, nothing secret
-        self.clock = Clock()
+        #: Its time in milliseconds; only work, and tests, move it.
+        self.now = 0.0
         self.calls: list[Call] = []
         #: What was broken so far.
         self.violations: list[Violation] = []

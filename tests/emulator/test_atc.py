@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from effd0.spec import ModelSpec
 from ..helpers import names_in
 from . import atc
 from .om import OmTensor, read_om
-from .tools import BIN, tiny_onnx
+from .tools import tiny_onnx
 
 Atc = Callable[..., tuple[int, str]]
 GOOD = {
@@ -162,16 +159,3 @@ def test_the_whole_network_is_compiled(
     heads = {tensor.name.rpartition(":")[2]: tensor.shape for tensor in om.outputs}
     assert heads == {name: (4, *sides) for name, sides in spec.head_shapes.items()}
     assert list(heads) == list(spec.output_names)
-
-
-def test_the_executable_is_the_emulator(tmp_path: Path) -> None:
-    """What lies on the PATH takes a command as it is typed, spaced values too."""
-    tiny_onnx(tmp_path / "m.onnx")
-    words = [word for key, value in GOOD.items() for word in (f"--{key}", value)]
-    environment = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    outcome = subprocess.run(
-        [BIN / "atc", *words],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (outcome.returncode, outcome.stderr) == (0, "")
-    assert read_om(tmp_path / "out.om").command[0] == "atc"

@@ -139,9 +139,7 @@ MISUSES: dict[str, dict[str, tuple[Misuse, int]]] = {
             107008,
         ),
     },
-    "host": {
-        "of-numpy": (lambda u: u.rt.memcpy(u.image, 64, ARRAY.ctypes.data, 64, H2D), 107000),
-    },
+    "host": {"of-numpy": (lambda u: u.rt.memcpy(u.image, 64, ARRAY.ctypes.data, 64, H2D), 107000)},
     "execute": {
         "data-buffer-for-dataset": (
             lambda u: u.mdl.execute(u.model, u.buffers[0], u.output_set),
@@ -178,9 +176,7 @@ MISUSES: dict[str, dict[str, tuple[Misuse, int]]] = {
             100000,
         ),
     },
-    "context": {
-        "of-nothing": (lambda u: u.rt.set_context(4096), 107002),
-    },
+    "context": {"of-nothing": (lambda u: u.rt.set_context(4096), 107002)},
     "reset": {
         "context-before-its-stream": (lambda u: u.rt.destroy_context(u.context), 0),
         "device-before-its-context": (lambda u: u.rt.reset_device(0), 0),

@@ -250,7 +250,6 @@ def swapped_edges(model: Any, node: Any) -> str:
     return str(min(one.name, other.name, key=order.index))
 
 
-#: Fault -> the operator whose nodes it is planted in.
 def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     """Give each tensor and node of *model* a new name and its outputs another order; old -> new."""
     graph = model.graph

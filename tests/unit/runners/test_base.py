@@ -174,10 +174,7 @@ def shuffled(heads: Tensors) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "outputs",
-    [
-        dict(reversed(list(HEADS.items()))),
-        shuffled(HEADS),
-    ],
+    [dict(reversed(list(HEADS.items()))), shuffled(HEADS)],
     ids=["own-names-reversed", "other-names-shuffled"],
 )
 def test_heads_come_in_the_specs_names_and_order(outputs: Tensors) -> None:

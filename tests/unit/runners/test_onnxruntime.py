@@ -197,11 +197,6 @@ def feeds(count: int, taken: list[int], rows: int = 1) -> Iterator[Tensors]:
         yield {"x": np.full((rows, 4), number, np.float32)}
 
 
-def opened(model: Path, threads: int | None) -> OrtRunner:
-    """Return a runner on the CPU."""
-    return OrtRunner(model, provider="CPUExecutionProvider", threads=threads)
-
-
 @pytest.fixture
 def at_a_time(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many runs were under way when each one began; they take long, the first the longest."""
@@ -239,7 +234,7 @@ def test_outputs_come_in_order_from_as_many_runs_as_there_are_threads(
 ) -> None:
     """Each feed gets its own outputs though the first takes longest; memory bounds the runs."""
     taken: list[int] = []
-    with opened(doubling(tmp_path, batch), threads) as runner:
+    with OrtRunner(doubling(tmp_path, batch), provider=CPU, threads=threads) as runner:
         for number, outputs in enumerate(runner.infer_stream(feeds(8, taken, rows))):
             assert outputs["y"].tolist() == [[2 * number] * 4] * rows
             assert len(taken) <= number + 1 + most
@@ -253,7 +248,7 @@ def test_threads_that_are_not_given_are_the_processors(
 ) -> None:
     """What this process may use decides, not what the machine has."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
-    with opened(doubling(tmp_path), None) as runner:
+    with OrtRunner(doubling(tmp_path), provider=CPU, threads=None) as runner:
         assert len(list(runner.infer_stream(feeds(8, [])))) == 8
     assert 2 <= max(at_a_time) <= 3
 
@@ -268,7 +263,7 @@ def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> No
 
     done: list[Tensors] = []
     with (
-        opened(doubling(tmp_path), threads) as runner,
+        OrtRunner(doubling(tmp_path), provider=CPU, threads=threads) as runner,
         pytest.raises(FeedError, match=r"x is float32 \(1, 5\), but the model takes"),
     ):
         done.extend(runner.infer_stream(broken()))
@@ -277,7 +272,7 @@ def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> No
 
 def test_a_run_that_is_left_ends_its_threads(tmp_path: Path) -> None:
     """Who stops after the first outputs leaves no work going on behind."""
-    with opened(doubling(tmp_path), 2) as runner:
+    with OrtRunner(doubling(tmp_path), provider=CPU, threads=2) as runner:
         stream = runner.infer_stream(feeds(8, []))
         next(stream)
         stream.close()

@@ -272,10 +272,7 @@ def test_a_failure_is_the_runners(
 )
 def test_only_pixels_are_taken(tensor: Any, message: str) -> None:
     """What is normalised already would be so twice."""
-    with (
-        TorchDetector(Path("d0.pth"), SMALL) as runner,
-        pytest.raises(FeedError, match=message),
-    ):
+    with TorchDetector(Path("d0.pth"), SMALL) as runner, pytest.raises(FeedError, match=message):
         next(runner.detect_stream([[ModelInput(tensor, 1.0, (128, 128))]]))
 
 

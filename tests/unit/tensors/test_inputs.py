@@ -89,14 +89,6 @@ def test_manifest_of_an_earlier_run_goes_first(dataset: Dataset, tmp_path: Path)
     assert names_in(folder) == ["1.bin", "2.bin", "3.bin"]
 
 
-@pytest.mark.parametrize("name", ["file", "file/bins"], ids=["a-file", "below-a-file"])
-def test_folder_that_cannot_be_made_is_named(name: str, dataset: Dataset, tmp_path: Path) -> None:
-    """Where a file is in the way, the message names the folder that was asked for."""
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=f"{re.escape(str(tmp_path / name))} cannot be written"):
-        list(write_inputs(dataset, tmp_path / name, SMALL))
-
-
 @pytest.fixture
 def bins(tmp_path: Path) -> Path:
     """Three inputs with their manifest, of images 1.png, 2.png and 3.png with ids 10, 20, 30."""
@@ -243,10 +235,7 @@ def test_a_foreign_folder_of_no_inputs_is_refused(make: Any, message: str, tmp_p
 
 @pytest.mark.parametrize(
     "tensor",
-    [
-        np.zeros((128, 128, 3), np.float32),
-        np.zeros(PLANES, np.float16),
-    ],
+    [np.zeros((128, 128, 3), np.float32), np.zeros(PLANES, np.float16)],
     ids=["channels-last", "half"],
 )
 def test_a_foreign_array_unlike_the_first_is_not_read(tensor: Any, tmp_path: Path) -> None:

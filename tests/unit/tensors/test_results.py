@@ -218,9 +218,7 @@ def truncate_array(folder: Path) -> None:
             id="image-missing",
         ),
         pytest.param(
-            lambda d: (d / "10_5.bin").unlink(),
-            r"1 incomplete: 10 (no box_p3); run",
-            id="missing",
+            lambda d: (d / "10_5.bin").unlink(), r"1 incomplete: 10 (no box_p3); run", id="missing"
         ),
         pytest.param(
             lambda d: shutil.copy(d / "10_5.bin", d / "10_10.bin"),
