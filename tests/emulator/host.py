@@ -249,6 +249,17 @@ class Faults:
 Kind = TypeVar("Kind", bound=Thing)
 
 
+class Part:
+    """The functions of one area of a *host*, and their state."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.begin()
+
+    def begin(self) -> None:
+        """Be as a process finds it."""
+
+
 class Host:
     """One emulated host.  Each part of it has the functions of one area; see `api`."""
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .aipp import normalized
-from .host import Fail, Thing, api
+from .host import Fail, Part, Thing, api
 from .memory import Bytes, Span
 from .om import CorruptModel, OmModel, OmTensor, read_om
-
-if TYPE_CHECKING:
-    from .host import Host
 
 Array = npt.NDArray[Any]
 Dims = dict[str, Any]
@@ -93,11 +90,8 @@ class Work:
     objects: tuple[object, ...]
 
 
-class Models:
+class Models(Part):
     """Calls on models, descriptions, data buffers and datasets."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     # Models
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .host import Fail, Thing, api
+from .host import Fail, Part, Thing, api
 from .memory import Span
-
-if TYPE_CHECKING:
-    from .host import Host
 
 
 @dataclass(eq=False)
@@ -64,11 +61,11 @@ class Event(Thing):
     op: Op | None = None
 
 
-class Streams:
+class Streams(Part):
     """Calls on streams and events, and the schedule behind them."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def begin(self) -> None:
+        """Begin with nothing."""
         #: What the host does not know to be done, and up to where it knows each stream.
         self.pending: list[Op] = []
         self.known: dict[Stream, int] = {}

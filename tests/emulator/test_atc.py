@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +13,6 @@ import pytest
 from onnx import numpy_helper
 
 from effd0.ascend.atc import UNKNOWN, failure
-from effd0.spec import ModelSpec
 
 from ..helpers import names_in
 from . import atc
@@ -141,21 +139,3 @@ def test_what_atc_refuses_has_its_code_and_our_advice(
     assert UNKNOWN not in explained
     # A misspelt option never passes for one that is left out.
     assert call(precision="fp16")[0] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [{"batch": 4}, {"gears": "1,4"}], ids=["batch", "gears"])
-def test_the_whole_network_is_compiled(
-    shape: dict[str, Any], onnx_model: Path, spec: ModelSpec, call: Atc, tmp_path: Path
-) -> None:
-    """Even unsimplified, D0 keeps its ten heads under their names."""
-    changes = {
-        "model": str(onnx_model),
-        "input_shape": f"{spec.input_name}:{shape.get('batch', -1)},3,512,512",
-        "dynamic_batch_size": shape.get("gears"),
-    }
-    assert call(**changes)[0] == 0
-    om = read_om(tmp_path / "out.om")
-    heads = {tensor.name.rpartition(":")[2]: tensor.shape for tensor in om.outputs}
-    assert heads == {name: (4, *sides) for name, sides in spec.head_shapes.items()}
-    assert list(heads) == list(spec.output_names)

@@ -264,13 +264,6 @@ def test_a_folder_that_is_not_whole_is_refused(
         open_results(folder, SMALL, STEMS)
 
 
-def test_a_long_list_is_cut(folder: Path) -> None:
-    """Ten names and a count tell as much as five thousand names."""
-    stems = [*STEMS, *(f"x{n}" for n in range(25))]
-    with pytest.raises(ResultError, match=r"25 missing: x0, (x\d, ){8}x9 and 15 more; run"):
-        open_results(folder, SMALL, stems)
-
-
 @pytest.mark.parametrize(
     ("suffix", "change", "message"),
     [
