@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, parser
+from onnx import TensorProto
 
 from effd0.errors import FeedError, MissingExtra, RunnerError
 from effd0.runners.registry import RunnerOptions, open_runner
@@ -19,7 +19,7 @@ from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Tensor, Tensors
-from tests.helpers.onnx_models import identity_model, need_own_export, pinned
+from tests.helpers.onnx_models import identity_model, need_own_export, parsed, pinned
 
 #: Runner -> its package and what messages call it.
 BACKENDS = {"ort": ("onnxruntime", "ONNX Runtime"), "openvino": ("openvino", "OpenVINO")}
@@ -136,11 +136,10 @@ def test_a_missing_file_says_how_to_make_one(opened: Open, tmp_path: Path) -> No
 def test_a_failure_while_running_is_the_runners(backend: str, opened: Open, tmp_path: Path) -> None:
     """What the backend raises during a run becomes a RunnerError with its words."""
     text = """
-        <ir_version: 6, opset_import: ["" : 11]>
         g (float[N, 2] x) => (float[M, 3] y)
         <int64[2] shape = {-1, 3}> { y = Reshape(x, shape) }
     """
-    onnx.save(parser.parse_model(text), str(tmp_path / "threes.onnx"))
+    onnx.save(parsed(text), str(tmp_path / "threes.onnx"))
     message = rf"threes\.onnx failed in {BACKENDS[backend][1]}: (.|\n)*[Rr]eshape"
     with opened(tmp_path / "threes.onnx") as runner:
         assert runner.infer({"x": np.ones((3, 2), np.float32)})["y"].shape == (2, 3)

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import parser
 
 from effd0.errors import FeedError, RunnerError
 from effd0.runners.onnxruntime import OrtRunner
@@ -134,7 +133,6 @@ def test_options_that_would_be_ignored_are_refused(
 
 #: Three nodes to be merged, in two steps: the constants at once, Relu into Conv by a fusion.
 FUSIBLE = """
-    <ir_version: 8, opset_import: ["" : 13]>
     g (float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y)
     <float[1, 1, 1, 1] half = {0.5}> {
         w = Add(half, half)
@@ -158,7 +156,7 @@ def test_graph_optimization_decides_what_runs(
 ) -> None:
     """Each level leaves the nodes that ONNX Runtime documents for it, and is in the description."""
     model = tmp_path / "fusible.onnx"
-    onnx.save(parser.parse_model(FUSIBLE), str(model))
+    onnx.save(parsed(FUSIBLE, 13), str(model))
     real = onnxruntime.SessionOptions
 
     def keeping() -> Any:

@@ -115,16 +115,11 @@ def test_inputs_come_back_as_they_were_written(dtype: str, tmp_path: Path) -> No
         assert np.array_equal(inputs.read(file), tensor.astype(dtype))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape"),
-    [("float32", PLANES), ("float16", PLANES), ("uint8", PIXELS)],
-    ids=["float32", "float16", "uint8"],
-)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("suffix", [".bin", ".npy"])
-def test_foreign_inputs_tell_what_they_are(
-    dtype: str, shape: tuple[int, int, int], suffix: str, tmp_path: Path
-) -> None:
+def test_foreign_inputs_tell_what_they_are(dtype: str, suffix: str, tmp_path: Path) -> None:
     """Without a manifest, the size of the first file says its dtype, and its shape with it."""
+    shape = PIXELS if dtype == "uint8" else PLANES
     tensor = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     for name in ("10", "9", "b"):
         write_array(tmp_path / f"{name}{suffix}", tensor[None], dtype)
