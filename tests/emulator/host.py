@@ -224,24 +224,19 @@ class Faults:
     """Which of the calls that can fail shall fail; they are counted from 1."""
 
     count: int = 0
-    at: dict[int, int | None] = field(default_factory=dict)
+    at: int | None = None
     since: int | None = None
-    next: dict[str, list[int | None]] = field(default_factory=dict)
+    next: dict[str, int | None] = field(default_factory=dict)
     #: The failures so far: the function's name and the code.
     hits: list[tuple[str, int]] = field(default_factory=list)
 
     def due(self, name: str) -> int | None:
         """Count a call of *name*; return the code with which it shall fail, or None."""
         self.count += 1
-        code: int | None = None
-        if self.since is None or self.count < self.since:
-            if self.count in self.at:
-                code = self.at[self.count]
-            elif self.next.get(name):
-                code = self.next[name].pop(0)
-            else:
-                return None
-        code = code or (500002 if name.startswith("mdl.") else 507000)
+        lost = self.since is not None and self.count >= self.since
+        if not lost and self.count != self.at and name not in self.next:
+            return None
+        code = self.next.pop(name, None) or (500002 if name.startswith("mdl.") else 507000)
         self.hits.append((name, code))
         return code
 
