@@ -27,7 +27,6 @@ class Npu:
     chip: int
     name: str
     health: str
-    bus_id: str
 
     @property
     def short_name(self) -> str:
@@ -51,7 +50,7 @@ def parse_info(text: str) -> tuple[Npu, ...]:
             named = (int(match[1]), match[2], second) if match else None
         elif match := re.fullmatch(r"(\d+)(\s+\d+)?", first):
             number, name, health = named
-            found.append(Npu(number, int(match[1]), name, health, second))
+            found.append(Npu(number, int(match[1]), name, health))
             named = None
     return tuple(found)
 
