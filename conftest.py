@@ -24,7 +24,7 @@ from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.runners.registry import open_runner
 from effd0.spec import ModelSpec, spec_for
-from effd0.tensors.results import find_manifest
+from effd0.tensors.inputs import find_manifest
 from effd0.types import Tensor, Tensors
 
 OpenRunner = Callable[[str], Runner]

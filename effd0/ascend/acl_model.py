@@ -48,10 +48,6 @@ class AclModel:
     gears: tuple[int, ...]
     gear_input: tuple[int, int] | None
 
-    def gear_for(self, rows: int) -> int:
-        """The smallest batch size that holds *rows* images."""
-        return next(gear for gear in self.gears if gear >= rows)
-
 
 def load_acl_model(path: Path, held: Held) -> AclModel:
     """
@@ -181,7 +177,7 @@ class Slot:
 
     def fill(self, feed: Tensors, rows: int) -> int:
         """Put *feed* into the host's memory, padded by its first image; return the batch size."""
-        gear = self.model.gear_for(rows)
+        gear = next(gear for gear in self.model.gears if gear >= rows)
         for buffer in self.inputs:
             tensor = feed[buffer.info.name]
             buffer.array[:rows] = tensor
@@ -253,28 +249,22 @@ class BatchStreams:
 
     def __init__(self, first: Slot, held: Held) -> None:
         more = [Slot(first.model, on_device=first.on_device, held=held) for _ in range(SLOTS - 1)]
-        self._free = deque([first, *more])
-        self._pending: deque[_Batch] = deque()
+        #: A batch has to be collected before another can be submitted where no slot is free.
+        self.free = deque([first, *more])
+        #: Batches that are under way, the oldest first.
+        self.pending: deque[_Batch] = deque()
         self._streams: list[int] = []
         for _ in range(3):
             self._streams.append(acl_call("rt.create_stream"))
             held.take_back("rt.destroy_stream", self._streams[-1])
 
-    def is_full(self) -> bool:
-        """Whether a batch has to be collected before another can be submitted."""
-        return not self._free
-
-    def is_busy(self) -> bool:
-        """Whether a batch is under way."""
-        return bool(self._pending)
-
     def submit(self, feed: Tensors, rows: int) -> None:
         """Queue *rows* images without waiting."""
-        slot = self._free.popleft()
+        slot = self.free.popleft()
         start = time.perf_counter()
         gear = slot.fill(feed, rows)
         batch = _Batch(slot, rows, time.perf_counter() - start)
-        self._pending.append(batch)
+        self.pending.append(batch)
         steps = ((slot.upload, gear), (slot.execute, gear), (slot.download, rows))
         for stream, (step, size) in zip(self._streams, steps, strict=True):
             if batch.events:
@@ -285,7 +275,7 @@ class BatchStreams:
 
     def collect(self, times: DeviceTimes) -> Tensors:
         """Wait for the oldest batch, add its times to *times* and return its outputs."""
-        batch = self._pending[0]
+        batch = self.pending[0]
         acl_call("rt.synchronize_event", batch.events[-1])
         pairs = zip(batch.events[::2], batch.events[1::2], strict=True)
         h2d, compute, d2h = [acl_call("rt.event_elapsed_time", *pair) for pair in pairs]
@@ -293,18 +283,18 @@ class BatchStreams:
         outputs = batch.slot.take(batch.rows)
         host_s = batch.host_s + time.perf_counter() - start
         times.add(h2d, compute, d2h, 1000 * host_s)
-        self._pending.popleft()
-        self._free.append(batch.slot)
+        self.pending.popleft()
+        self.free.append(batch.slot)
         batch.held.release(None)
         return outputs
 
     def drain(self) -> None:
         """Wait until nothing is under way, and drop the outputs."""
         held = Held()
-        for batch in self._pending:
-            self._free.append(batch.slot)
+        for batch in self.pending:
+            self.free.append(batch.slot)
             held.take(partial(batch.held.release, None))
-        self._pending.clear()
+        self.pending.clear()
         for stream in self._streams:
             held.take_back("rt.synchronize_stream", stream)
         held.release(None)

@@ -96,9 +96,9 @@ class AclRunner(Runner):
             for feed in feeds:
                 with self._in_context():
                     streams.submit(feed, check_feed(feed, self.inputs))
-                if streams.is_full():
+                if not streams.free:
                     yield self._collect(streams)
-            while streams.is_busy():
+            while streams.pending:
                 yield self._collect(streams)
         except BaseException as error:
             # Who stops early learns of a failure too; others learn of their own first.
@@ -116,7 +116,7 @@ class AclRunner(Runner):
             return streams.collect(self.device_times)
 
     def _check_idle(self) -> None:
-        if self._streams is not None and self._streams.is_busy():
+        if self._streams is not None and self._streams.pending:
             raise RunnerError(
                 f"{self.model} has batches under way, but runs one thing at a time; "
                 "finish or close its infer_stream first"
@@ -125,7 +125,7 @@ class AclRunner(Runner):
     def _close(self, in_flight: BaseException | None) -> None:
         held, streams, context = self._held, self._streams, self._context
         self._held, self._context, self._opened, self._streams = Held(), 0, None, None
-        if streams is not None and streams.is_busy():
+        if streams is not None and streams.pending:
             held.take(streams.drain)
         if context:
             held.take_back("rt.set_context", context)

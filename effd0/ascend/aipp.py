@@ -64,14 +64,11 @@ def largest_errors(aipp: Aipp, spec: ModelSpec) -> Triple:
     The unit is that of the network's input, one standard deviation of the training images.
     Whether AIPP rounds each step to float16 or its result only is not documented: the worse counts.
     """
-    values = np.arange(256)
-    errors = []
-    for mean, std, whole, least, factor in zip(
-        spec.mean, spec.std, aipp.mean, aipp.least, aipp.factor, strict=True
-    ):
-        exact = (values - 255 * mean) / (255 * std)
-        at_end = ((values - whole - least) * factor).astype(np.float16)
-        each = ((values - whole).astype(np.float16) - np.float16(least)) * np.float16(factor)
-        errors.append(float(max(np.abs(got - exact).max() for got in (at_end, each))))
-    red, green, blue = errors
+    values = np.arange(256)[:, None]
+    whole, least, factor = (np.array(three) for three in (aipp.mean, aipp.least, aipp.factor))
+    exact = (values - 255 * np.array(spec.mean)) / (255 * np.array(spec.std))
+    at_end = ((values - whole - least) * factor).astype(np.float16)
+    each = (values - whole).astype(np.float16) - least.astype(np.float16)
+    each = each * factor.astype(np.float16)
+    red, green, blue = np.abs([at_end - exact, each - exact]).max(axis=(0, 1)).tolist()
     return (red, green, blue)

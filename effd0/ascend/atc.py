@@ -193,14 +193,11 @@ def write_generated(command: AtcCommand) -> list[Path]:
 
     Raises `AtcError` where one of that name has another content, which may still be wanted.
     """
-    missing = []
+    missing = [(path, content) for path, content in command.generated if not path.exists()]
     for path, content in command.generated:
-        if not path.exists():
-            missing.append((path, content))
-            continue
         # White space has no meaning in these files.
         found = b"".join(path.read_bytes().split()) if path.is_file() else b""
-        if found != b"".join(content.encode().split()):
+        if path.exists() and found != b"".join(content.encode().split()):
             option = "--modify-mixlist" if path == command.mixlist else "--insert-op-conf"
             raise AtcError(
                 f"{path} holds something else than effd0 would write there; "

@@ -27,17 +27,11 @@ class Npu:
     chip: int
     name: str
     health: str
-    bus_id: str
 
     @property
     def short_name(self) -> str:
         """ATC's name of the chip, or what several such names begin with (A3, 950)."""
         return self.name if self.name.startswith("Ascend") else f"Ascend{self.name}"
-
-    @property
-    def well(self) -> bool:
-        """Whether npu-smi reports no fault."""
-        return self.health == "OK"
 
 
 def parse_info(text: str) -> tuple[Npu, ...]:
@@ -56,7 +50,7 @@ def parse_info(text: str) -> tuple[Npu, ...]:
             named = (int(match[1]), match[2], second) if match else None
         elif match := re.fullmatch(r"(\d+)(\s+\d+)?", first):
             number, name, health = named
-            found.append(Npu(number, int(match[1]), name, health, second))
+            found.append(Npu(number, int(match[1]), name, health))
             named = None
     return tuple(found)
 

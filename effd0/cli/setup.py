@@ -85,7 +85,7 @@ def _ascend() -> tuple[str, bool]:
         return str(error), False
     counts = Counter(chip.short_name for chip in chips)
     found = ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no chip"
-    ill = [f"NPU {chip.npu} chip {chip.chip}: {chip.health}" for chip in chips if not chip.well]
+    ill = [f"NPU {c.npu} chip {c.chip}: {c.health}" for c in chips if c.health != "OK"]
     acl = "pyACL found" if importlib.util.find_spec("acl") else "no pyACL: source set_env.sh"
     return "; ".join([found, *ill, acl]), bool(chips) and not ill
 

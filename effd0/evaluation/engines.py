@@ -30,8 +30,8 @@ from ..results.environment import environment
 from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
-from ..tensors.inputs import Manifest
-from ..tensors.results import check_model, find_manifest, open_results
+from ..tensors.inputs import Manifest, find_manifest
+from ..tensors.results import check_model, open_results
 from ..timing import Latency
 from .model import ModelChoice
 from .pipeline import StageTimes, noted, run_dataset

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import RunnerError
 from ..spec import ModelSpec
-from ..tensors.inputs import input_shape
-from ..tensors.results import find_manifest, open_results
+from ..tensors.inputs import find_manifest, input_shape
+from ..tensors.results import open_results
 from ..types import Tensors
 from .base import Runner, TensorInfo, head_infos
 

@@ -114,6 +114,14 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
+def find_manifest(folder: Path, bins: Path | None) -> Manifest | None:
+    """The manifest of what was fed: beside the results in *folder*, or else in *bins*."""
+    place = folder.absolute()
+    places = [place.parent / f"{place.name}_manifest.json"]
+    places += [] if bins is None else [bins / MANIFEST]
+    return next((read_manifest(path) for path in places if path.exists()), None)
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in *path*; raise `ResultError`, ending with *remedy*, if there is none."""
     try:

@@ -24,15 +24,7 @@ from ..errors import ResultError, listed
 from ..io import sha256
 from ..spec import ModelSpec
 from ..types import Floats, Tensors
-from .inputs import (
-    MANIFEST,
-    InputFiles,
-    Manifest,
-    natural_key,
-    open_inputs,
-    read_json,
-    read_manifest,
-)
+from .inputs import InputFiles, Manifest, find_manifest, natural_key, open_inputs, read_json
 
 SUFFIXES = (".bin", ".npy", ".txt")
 _NUMBERED = re.compile(r"(?:sample_id_|input)(\d+)_output_\d+")
@@ -399,14 +391,6 @@ def open_results(
         wrong = f"{folder} does not hold the results of {len(stems)} images"
         raise ResultError(f"{wrong}; {'; '.join(found)}; {remedy}")
     return results
-
-
-def find_manifest(folder: Path, bins: Path | None) -> Manifest | None:
-    """The manifest of what was fed: beside the results in *folder*, or else in *bins*."""
-    place = folder.absolute()
-    places = [place.parent / f"{place.name}_manifest.json"]
-    places += [] if bins is None else [bins / MANIFEST]
-    return next((read_manifest(path) for path in places if path.exists()), None)
 
 
 def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple[str, str]]:

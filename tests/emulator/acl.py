@@ -75,9 +75,9 @@ class Emulator(Host):
 
     # Faults
 
-    def fail_call(self, number: int, code: int | None = None) -> None:
+    def fail_call(self, number: int) -> None:
         """Let the *number*-th call that can fail (from 1) fail, undone."""
-        self.faults.at[number] = code
+        self.faults.at = number
 
     def fail_from(self, number: int) -> None:
         """Lose the device: every call that can fail does, from the *number*-th on."""
@@ -87,7 +87,7 @@ class Emulator(Host):
         """Let the next call of *name* (``rt.malloc``) fail."""
         if name not in self.api:
             raise ValueError(f"{name} is no function of this pyACL")
-        self.faults.next.setdefault(name, []).append(code)
+        self.faults.next[name] = code
 
 
 @contextmanager

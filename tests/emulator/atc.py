@@ -134,8 +134,8 @@ def _check_options(options: Options) -> str:
     assert not {"precision_mode", "precision_mode_v2"} <= options.keys()
     assert Path(options["output"]).parent.is_dir()
     if not re.fullmatch(SOC, options["soc_version"]):
-        reason = "The current value is not within the valid range."
-        raise _invalid(options["soc_version"], "--soc_version", reason)
+        text = f"Value {options['soc_version']} for parameter --soc_version is invalid. Reason:"
+        raise Refused("E10001", f"{text} The current value is not within the valid range.")
     mode = options.get("precision_mode", options.get("precision_mode_v2", "force_fp16"))
     precision = MODES[mode]
     if precision is None:
@@ -158,10 +158,6 @@ def _check_mixlist(name: str) -> None:
                 raise TypeError(f"unknown key or operator type below {key}")
     except (ValueError, TypeError, AttributeError) as error:
         raise Refused("E10032", f"Failed to parse JSON file {name}. Reason: {error}.") from error
-
-
-def _invalid(value: object, name: str, reason: str) -> Refused:
-    return Refused("E10001", f"Value {value} for parameter {name} is invalid. Reason: {reason}")
 
 
 def _aipp(options: Options, shape: tuple[int, ...]) -> dict[str, Any] | None:

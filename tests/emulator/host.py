@@ -94,21 +94,6 @@ class Times:
         return size / ((self.d2h_gbps if engine == "d2h" else self.h2d_gbps) * 1e6)
 
 
-@dataclass
-class Clock:
-    """The host's time in milliseconds; only work, and tests, move it."""
-
-    now: float = 0.0
-
-    def advance(self, ms: float) -> None:
-        """Let *ms* of host time pass."""
-        self.now += ms
-
-    def reach(self, moment: float) -> None:
-        """Wait for *moment*, if it is still to come."""
-        self.now = max(self.now, moment)
-
-
 @dataclass(frozen=True)
 class Profile:
     """Which host is emulated; see `tests.emulator.acl`."""
@@ -239,29 +224,35 @@ class Faults:
     """Which of the calls that can fail shall fail; they are counted from 1."""
 
     count: int = 0
-    at: dict[int, int | None] = field(default_factory=dict)
+    at: int | None = None
     since: int | None = None
-    next: dict[str, list[int | None]] = field(default_factory=dict)
+    next: dict[str, int | None] = field(default_factory=dict)
     #: The failures so far: the function's name and the code.
     hits: list[tuple[str, int]] = field(default_factory=list)
 
     def due(self, name: str) -> int | None:
         """Count a call of *name*; return the code with which it shall fail, or None."""
         self.count += 1
-        code: int | None = None
-        if self.since is None or self.count < self.since:
-            if self.count in self.at:
-                code = self.at[self.count]
-            elif self.next.get(name):
-                code = self.next[name].pop(0)
-            else:
-                return None
-        code = code or (500002 if name.startswith("mdl.") else 507000)
+        lost = self.since is not None and self.count >= self.since
+        if not lost and self.count != self.at and name not in self.next:
+            return None
+        code = self.next.pop(name, None) or (500002 if name.startswith("mdl.") else 507000)
         self.hits.append((name, code))
         return code
 
 
 Kind = TypeVar("Kind", bound=Thing)
+
+
+class Part:
+    """The functions of one area of a *host*, and their state."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.begin()
+
+    def begin(self) -> None:
+        """Be as a process finds it."""
 
 
 class Host:
@@ -276,7 +267,8 @@ class Host:
         self.profile = profile
         self.faults = Faults()
         self.random = random.Random(profile.seed)  # noqa: S311  # reproducible, nothing secret
-        self.clock = Clock()
+        #: Its time in milliseconds; only work, and tests, move it.
+        self.now = 0.0
         self.calls: list[Call] = []
         #: What was broken so far.
         self.violations: list[Violation] = []

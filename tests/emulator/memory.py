@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .host import UNMAPPED, Fail, Thing, api, caller
-
-if TYPE_CHECKING:
-    from .host import Host
+from .host import UNMAPPED, Fail, Part, Thing, api, caller
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -90,15 +86,15 @@ def poison(view: Bytes, word: int) -> Bytes:
     return view
 
 
-class Memory:
+class Memory(Part):
     """Calls that allocate, free and copy, and what lies at an address."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def begin(self) -> None:
+        """Begin with nothing."""
         self._starts: list[int] = []
         #: All blocks that were ever allocated, by their address.
         self.blocks: dict[int, Block] = {}
-        self._next = UNMAPPED | host.random.getrandbits(40) << 6
+        self._next = UNMAPPED | self.host.random.getrandbits(40) << 6
         self.used = 0
 
     # Allocation

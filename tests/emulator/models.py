@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .aipp import normalized
-from .host import Fail, Thing, api
+from .host import Fail, Part, Thing, api
 from .memory import Bytes, Span
 from .om import CorruptModel, OmModel, OmTensor, read_om
-
-if TYPE_CHECKING:
-    from .host import Host
 
 Array = npt.NDArray[Any]
 Dims = dict[str, Any]
@@ -26,8 +23,6 @@ GEAR_INPUT = OmTensor("ascend_mbatch_shape_data", "int64", (1,))
 DATA_TYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "uint8": 4, "int64": 9}
 #: So many bytes may be missing from a buffer before the runtime refuses it.
 TOLERATED = 64
-
-_SESSIONS: dict[str, Any] = {}
 
 
 def tensor_bytes(tensor: OmTensor, batch: int | None = None) -> int:
@@ -93,11 +88,8 @@ class Work:
     objects: tuple[object, ...]
 
 
-class Models:
+class Models(Part):
     """Calls on models, descriptions, data buffers and datasets."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
 
     # Models
 
@@ -362,7 +354,7 @@ class Models:
     def _compute(self, work: Work) -> None:
         """Compute a batch from the bytes of each input; write the outputs as they are shown."""
         om, batch = work.model.om, work.batch
-        session = _session(om)
+        session = _session(om.onnx)
         feed: dict[str, Array] = {}
         half = om.precision == "fp16"
         for span, tensor in zip(work.reads, work.model.inputs, strict=True):
@@ -398,14 +390,12 @@ def _through_half(values: Array) -> Array:
         return values.astype(np.float16).astype(np.float32)
 
 
-def _session(om: OmModel) -> Any:
-    """A session for a model, made once for its content."""
+@functools.cache
+def _session(content: bytes) -> Any:
+    """A session for a graph, made once for its *content*."""
     import onnxruntime as ort
 
-    key = hashlib.sha256(om.onnx).hexdigest()
-    if key not in _SESSIONS:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        _SESSIONS[key] = ort.InferenceSession(om.onnx, options, providers=["CPUExecutionProvider"])
-    return _SESSIONS[key]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .host import ANY_TIME, Fail, Thing, api
-
-if TYPE_CHECKING:
-    from .host import Host
+from .host import ANY_TIME, Fail, Part, Thing, api
 
 
 @dataclass(eq=False)
@@ -29,15 +25,15 @@ class Device:
     lost: bool = False
 
 
-class Process:
+class Process(Part):
     """Calls that set up and take down the process, and each thread's context."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def begin(self) -> None:
+        """Begin with nothing."""
         self.pid = os.getpid()
-        self.count = host.profile.inits
+        self.count = self.host.profile.inits
         self.finalized = self.lost = False
-        self.devices = [Device() for _ in range(host.profile.devices)]
+        self.devices = [Device() for _ in range(self.host.profile.devices)]
 
     def check_call(self, name: str) -> None:
         """Report a call from a forked child, before init or after finalize."""

@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from .host import Fail, Thing, api
+from .host import Fail, Part, Thing, api
 from .memory import Span
-
-if TYPE_CHECKING:
-    from .host import Host
-
-
-@dataclass
-class Engine:
-    """A part of a device that does one piece of work at a time."""
-
-    busy: list[tuple[float, float]] = field(default_factory=list)
-
-    def reserve(self, ready: float, duration: float, now: float) -> float:
-        """Take the first free *duration* from *ready* on; return its start."""
-        self.busy = [span for span in self.busy if span[1] > now]
-        start = ready
-        for begin, end in self.busy:
-            if start + duration <= begin:
-                break
-            start = max(start, end)
-        self.busy = sorted([*self.busy, (start, start + duration)])
-        return start
 
 
 @dataclass(eq=False)
@@ -82,15 +61,16 @@ class Event(Thing):
     op: Op | None = None
 
 
-class Streams:
+class Streams(Part):
     """Calls on streams and events, and the schedule behind them."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def begin(self) -> None:
+        """Begin with nothing."""
         #: What the host does not know to be done, and up to where it knows each stream.
         self.pending: list[Op] = []
         self.known: dict[Stream, int] = {}
-        self._engines: dict[tuple[int | None, str], Engine] = {}
+        #: When each engine of a device works: it does one thing at a time.
+        self._busy: dict[tuple[int | None, str], list[tuple[float, float]]] = {}
 
     # The schedule
 
@@ -111,7 +91,7 @@ class Streams:
         """Queue work behind all in *stream* (and *behind*); report what it may collide with."""
         before = [op for op in (stream.last, behind) if op is not None]
         after = _merged(self.known, *(op.after for op in before))
-        ready = max([self.host.clock.now, *(op.end for op in before)])
+        ready = max([self.host.now, *(op.end for op in before)])
         start = self._reserve(stream.device, engine, ready, duration)
         stream.count += 1
         after[stream] = stream.count
@@ -130,16 +110,20 @@ class Streams:
         stream.last = op
         return op
 
-    def _reserve(self, device: int | None, name: str, ready: float, duration: float) -> float:
-        """Reserve the engine *name* of *device*; the nameless one is never busy."""
-        key = (device, name)
-        engine = self._engines.setdefault(key, Engine()) if name else Engine()
-        return engine.reserve(ready, duration, self.host.clock.now)
+    def _reserve(self, device: int | None, engine: str, ready: float, duration: float) -> float:
+        """Take the first free *duration* from *ready* on; the nameless engine is never busy."""
+        every = self._busy.get((device, engine), ()) if engine else ()
+        busy, start = sorted(span for span in every if span[1] > self.host.now), ready
+        for begin, end in busy:
+            if start + duration <= begin:
+                break
+            start = max(start, end)
+        self._busy[device, engine] = [*busy, (start, start + duration)]
+        return start
 
     def spend(self, device: int, engine: str, duration: float) -> None:
         """Do work at once: the clock then stands at its end."""
-        start = self._reserve(device, engine, self.host.clock.now, duration)
-        self.host.clock.reach(start + duration)
+        self.host.now = self._reserve(device, engine, self.host.now, duration) + duration
 
     def complete(self, ops: Iterable[Op]) -> None:
         """Let everything before and including *ops* happen; the clock then stands at its end."""
@@ -155,7 +139,7 @@ class Streams:
                     op.effect()
             except Fail as error:
                 failures.append(error)
-        self.host.clock.reach(max((op.end for op in (*due, *ops)), default=0.0))
+        self.host.now = max([self.host.now, *(op.end for op in (*due, *ops))])
         if failures:
             raise failures[0]
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,12 +13,11 @@ import pytest
 from onnx import numpy_helper
 
 from effd0.ascend.atc import UNKNOWN, failure
-from effd0.spec import ModelSpec
 
 from ..helpers import names_in
 from . import atc
 from .om import OmTensor, read_om
-from .tools import BIN, tiny_onnx
+from .tools import tiny_onnx
 
 Atc = Callable[..., tuple[int, str]]
 GOOD = {
@@ -144,34 +139,3 @@ def test_what_atc_refuses_has_its_code_and_our_advice(
     assert UNKNOWN not in explained
     # A misspelt option never passes for one that is left out.
     assert call(precision="fp16")[0] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [{"batch": 4}, {"gears": "1,4"}], ids=["batch", "gears"])
-def test_the_whole_network_is_compiled(
-    shape: dict[str, Any], onnx_model: Path, spec: ModelSpec, call: Atc, tmp_path: Path
-) -> None:
-    """Even unsimplified, D0 keeps its ten heads under their names."""
-    changes = {
-        "model": str(onnx_model),
-        "input_shape": f"{spec.input_name}:{shape.get('batch', -1)},3,512,512",
-        "dynamic_batch_size": shape.get("gears"),
-    }
-    assert call(**changes)[0] == 0
-    om = read_om(tmp_path / "out.om")
-    heads = {tensor.name.rpartition(":")[2]: tensor.shape for tensor in om.outputs}
-    assert heads == {name: (4, *sides) for name, sides in spec.head_shapes.items()}
-    assert list(heads) == list(spec.output_names)
-
-
-def test_the_executable_is_the_emulator(tmp_path: Path) -> None:
-    """What lies on the PATH takes a command as it is typed, spaced values too."""
-    tiny_onnx(tmp_path / "m.onnx")
-    words = [word for key, value in GOOD.items() for word in (f"--{key}", value)]
-    environment = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    outcome = subprocess.run(
-        [BIN / "atc", *words],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (outcome.returncode, outcome.stderr) == (0, "")
-    assert read_om(tmp_path / "out.om").command[0] == "atc"

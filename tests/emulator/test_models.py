@@ -1,4 +1,4 @@
-"""The emulator of pyACL: models, gears and numbers; and of AIPP."""
+"""The emulator of pyACL: models, gears and numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effd0.ascend.aipp import normalizing_aipp
-from effd0.spec import D0
-
 from .acl import Emulator, installed
-from .aipp import InvalidAipp, read_aipp
 from .om import reference_outputs, tiny_om
 from .user import D2H, H2D, User, code, ok
 
@@ -102,22 +98,3 @@ def test_float16_models_are_rounded_on_both_sides(
     assert (mark == rounded.ravel().astype(np.float16)).all()
     assert np.abs(mark - reference_outputs(path, IMAGES[:1])[0].ravel()).max() > 1e-5
     assert np.isinf(huge).any()
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("RGB888_U8", "YUV420SP_U8", "only RGB888_U8"),
-        ("crop: false", "crop: true", "crop True is not emulated"),
-        ("mean_chn_0: ", "mean_chn_0: 9", "must be in"),
-        ("mean_chn_0", "mean_0", "mean_0 is not a field"),
-        ("aipp_op", "op", "one aipp_op"),
-    ],
-    ids=lambda text: text.strip().replace(" ", "-"),
-)
-def test_the_reading_of_the_manual_is_strict(old: str, new: str, message: str) -> None:
-    """The reader that checks the package's files refuses what ATC would refuse."""
-    text = str(normalizing_aipp(D0))
-    assert old in text
-    with pytest.raises(InvalidAipp, match=message):
-        read_aipp(text.replace(old, new, 1))

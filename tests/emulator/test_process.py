@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -143,23 +141,6 @@ def test_finalize_reports_all_that_is_left(emulator: Emulator, acl: Any, om: Pat
     for kind in [*kinds, "device memory", "host memory", "device 0 that is not reset"]:
         assert sum(f"there is {kind}" in text for text in texts) == 1, kind
     assert all("test_finalize_reports" in text for text in texts if "0x" in text)
-
-
-def test_a_fork_is_stopped(acl: Any) -> None:
-    """A forked child that calls the runtime is stopped with the rule that it broke."""
-    here, there = multiprocessing.Pipe()
-
-    def call_in_child() -> None:
-        try:
-            acl.rt.get_run_mode()
-        except AssertionError as error:
-            there.send(str(error))
-
-    child = multiprocessing.get_context("fork").Process(target=call_in_child)
-    child.start()
-    assert here.poll(30)
-    assert re.match(r"rule fork: process \d+ is a fork of \d+", here.recv())
-    child.join()
 
 
 # Contexts

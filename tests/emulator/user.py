@@ -134,9 +134,9 @@ class User:
         self.execute()
         return self.download()
 
-    def queue_upload(self, stream: int | None = None) -> None:
+    def queue_upload(self) -> None:
         """Queue the copy to the device."""
-        self.copy(self.inputs[:1], H2D, self.stream if stream is None else stream)
+        self.copy(self.inputs[:1], H2D, self.stream)
 
     def queue_execution(self, stream: int | None = None) -> None:
         """Queue the model."""

@@ -99,12 +99,11 @@ def run(model: Any, x: Array) -> list[Array]:
     return outputs
 
 
-def identity_model(path: Path, kind: int = TensorProto.FLOAT, inputs: int = 1) -> Path:
-    """Write a model that gives its (N, 2) inputs back; return *path*."""
+def identity_model(path: Path, kind: int = TensorProto.FLOAT) -> Path:
+    """Write a model that gives its (N, 2) input x0 back as y_x0; return *path*."""
     side = f"{TensorProto.DataType.Name(kind).lower()}[N,2]"
-    fed, given = (", ".join(f"{side} {end}x{n}" for n in range(inputs)) for end in ("", "y_"))
-    nodes = " ".join(f"y_x{n} = Identity(x{n})" for n in range(inputs))
-    onnx.save(parsed(f"identity ({fed}) => ({given}) {{ {nodes} }}"), str(path))
+    graph = f"identity ({side} x0) => ({side} y_x0) {{ y_x0 = Identity(x0) }}"
+    onnx.save(parsed(graph), str(path))
     return path
 
 
@@ -250,7 +249,6 @@ def swapped_edges(model: Any, node: Any) -> str:
     return str(min(one.name, other.name, key=order.index))
 
 
-#: Fault -> the operator whose nodes it is planted in.
 def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     """Give each tensor and node of *model* a new name and its outputs another order; old -> new."""
     graph = model.graph

@@ -190,14 +190,14 @@ def took(
             next(stream)
             stream.close()
         runner.device_times = DeviceTimes()
-        start = runner.emulator.clock.now
+        start = runner.emulator.now
         assert sum(1 for _ in runner.infer_stream([feed(BATCH)] * BATCHES)) == BATCHES
         if overlap:
             measured = vars(runner.device_times)
             means = [np.mean(measured[f"{step}_ms"]) for step in ("h2d", "compute", "d2h")]
             # The device's own events: exact on this clock but for the rounding of their sums.
             assert means == pytest.approx(steps, rel=1e-3)
-        return runner.emulator.clock.now - start
+        return runner.emulator.now - start
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -290,11 +290,7 @@ def test_runners_live_side_by_side(model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "session", "calls"),
-    [
-        ({"cann": "old"}, True, (1, 1, 2)),
-        ({}, False, (2, 2, 2)),
-        ({"inits": 1}, False, (2, 0, 0)),
-    ],
+    [({"cann": "old"}, True, (1, 1, 2)), ({}, False, (2, 2, 2)), ({"inits": 1}, False, (2, 0, 0))],
     ids=["old-cann-in-a-session", "each-its-own", "initialised-by-another"],
 )
 def test_acl_is_initialised_and_finalised_by_its_owner(

@@ -58,10 +58,10 @@ INFO_310 = """\
 | 1       1         | 0000:05:00.0    | 0                 2621 / 8192                              |
 """
 CHIPS = {
-    INFO_310P: [Npu(0, 0, "310P3", "OK", "0000:82:00.0"), Npu(1, 0, "310P3", "Alarm", "NA")],
-    INFO_910B: [Npu(7, 0, "910B2C", "OK", "0000:C2:00.0")],
-    INFO_A3: [Npu(0, n, "Ascend910", "OK", f"0000:9{bus}:00.0") for n, bus in enumerate("DF")],
-    INFO_310: [Npu(2, 1, "310", "OK", "0000:05:00.0")],
+    INFO_310P: [Npu(0, 0, "310P3", "OK"), Npu(1, 0, "310P3", "Alarm")],
+    INFO_910B: [Npu(7, 0, "910B2C", "OK")],
+    INFO_A3: [Npu(0, 0, "Ascend910", "OK"), Npu(0, 1, "Ascend910", "OK")],
+    INFO_310: [Npu(2, 1, "310", "OK")],
     "dcmi model initialized failed, ret is -8005\n": [],
 }
 

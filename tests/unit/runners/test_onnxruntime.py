@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import parser
 
 from effd0.errors import FeedError, RunnerError
 from effd0.runners.onnxruntime import OrtRunner
@@ -134,7 +133,6 @@ def test_options_that_would_be_ignored_are_refused(
 
 #: Three nodes to be merged, in two steps: the constants at once, Relu into Conv by a fusion.
 FUSIBLE = """
-    <ir_version: 8, opset_import: ["" : 13]>
     g (float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y)
     <float[1, 1, 1, 1] half = {0.5}> {
         w = Add(half, half)
@@ -158,7 +156,7 @@ def test_graph_optimization_decides_what_runs(
 ) -> None:
     """Each level leaves the nodes that ONNX Runtime documents for it, and is in the description."""
     model = tmp_path / "fusible.onnx"
-    onnx.save(parser.parse_model(FUSIBLE), str(model))
+    onnx.save(parsed(FUSIBLE, 13), str(model))
     real = onnxruntime.SessionOptions
 
     def keeping() -> Any:
@@ -195,11 +193,6 @@ def feeds(count: int, taken: list[int], rows: int = 1) -> Iterator[Tensors]:
     for number in range(count):
         taken.append(number)
         yield {"x": np.full((rows, 4), number, np.float32)}
-
-
-def opened(model: Path, threads: int | None) -> OrtRunner:
-    """Return a runner on the CPU."""
-    return OrtRunner(model, provider="CPUExecutionProvider", threads=threads)
 
 
 @pytest.fixture
@@ -239,7 +232,7 @@ def test_outputs_come_in_order_from_as_many_runs_as_there_are_threads(
 ) -> None:
     """Each feed gets its own outputs though the first takes longest; memory bounds the runs."""
     taken: list[int] = []
-    with opened(doubling(tmp_path, batch), threads) as runner:
+    with OrtRunner(doubling(tmp_path, batch), provider=CPU, threads=threads) as runner:
         for number, outputs in enumerate(runner.infer_stream(feeds(8, taken, rows))):
             assert outputs["y"].tolist() == [[2 * number] * 4] * rows
             assert len(taken) <= number + 1 + most
@@ -253,7 +246,7 @@ def test_threads_that_are_not_given_are_the_processors(
 ) -> None:
     """What this process may use decides, not what the machine has."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
-    with opened(doubling(tmp_path), None) as runner:
+    with OrtRunner(doubling(tmp_path), provider=CPU, threads=None) as runner:
         assert len(list(runner.infer_stream(feeds(8, [])))) == 8
     assert 2 <= max(at_a_time) <= 3
 
@@ -268,7 +261,7 @@ def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> No
 
     done: list[Tensors] = []
     with (
-        opened(doubling(tmp_path), threads) as runner,
+        OrtRunner(doubling(tmp_path), provider=CPU, threads=threads) as runner,
         pytest.raises(FeedError, match=r"x is float32 \(1, 5\), but the model takes"),
     ):
         done.extend(runner.infer_stream(broken()))
@@ -277,7 +270,7 @@ def test_a_wrong_feed_is_refused_in_its_turn(threads: int, tmp_path: Path) -> No
 
 def test_a_run_that_is_left_ends_its_threads(tmp_path: Path) -> None:
     """Who stops after the first outputs leaves no work going on behind."""
-    with opened(doubling(tmp_path), 2) as runner:
+    with OrtRunner(doubling(tmp_path), provider=CPU, threads=2) as runner:
         stream = runner.infer_stream(feeds(8, []))
         next(stream)
         stream.close()

@@ -10,25 +10,24 @@ import numpy.typing as npt
 import onnx
 import openvino
 import pytest
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import numpy_helper, parser
 
 from effd0.errors import RunnerError
 from effd0.runners.openvino import OpenVinoRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
-from tests.helpers.onnx_models import identity_model
+from tests.helpers.onnx_models import identity_model, parsed
 
 
 def test_outputs_keep_the_models_names_and_order(tmp_path: Path) -> None:
     """Outputs that are one tensor inside are still two outside, neither sorted nor renamed."""
     text = """
-        <ir_version: 6, opset_import: ["" : 11]>
         g (float[N, 2] x) => (float[N, 2] zebra, float[N, 2] ant, float[N, 2] inner)
         { inner = Relu(x)
           zebra = Identity(inner)
           ant = Neg(inner) }
     """
-    onnx.save(parser.parse_model(text), str(tmp_path / "names.onnx"))
+    onnx.save(parsed(text), str(tmp_path / "names.onnx"))
     with OpenVinoRunner(tmp_path / "names.onnx") as runner:
         assert [info.name for info in runner.outputs] == ["zebra", "ant", "inner"]
         found = runner.infer({"x": np.array([[-1, 2]], np.float32)})
@@ -42,35 +41,23 @@ def test_outputs_keep_the_models_names_and_order(tmp_path: Path) -> None:
 def test_casts_at_the_borders_leave_the_models_names(tmp_path: Path) -> None:
     """A model in float16 with float32 ends, as ``modify --edit fp16`` makes one, has its names."""
     text = """
-        <ir_version: 6, opset_import: ["" : 11]>
         g (float[N, 2] x) => (float[N, 2] y)
         { x_half = Cast <to = 10> (x)
           y_half = Neg(x_half)
           y = Cast <to = 1> (y_half) }
     """
-    onnx.save(parser.parse_model(text), str(tmp_path / "half.onnx"))
+    onnx.save(parsed(text), str(tmp_path / "half.onnx"))
     with OpenVinoRunner(tmp_path / "half.onnx") as runner:
         assert [info.name for info in (*runner.inputs, *runner.outputs)] == ["x", "y"]
         assert runner.infer({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[-1, -1]]
 
 
-def product(path: Path, x: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> Path:
-    """Write a model that multiplies its input, of the shape of *x*, by the matrix *y*."""
-    kind = TensorProto.FLOAT
-    nodes = [
-        helper.make_node("Cast", ["weights"], ["w"], to=kind),
-        helper.make_node("MatMul", ["x", "w"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "product",
-        [helper.make_tensor_value_info("x", kind, x.shape)],
-        [helper.make_tensor_value_info("y", kind, (x.shape[0], y.shape[1]))],
-        [numpy_helper.from_array(y, "weights")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, str(path))
-    return path
+#: Its weights are of whatever precision is tried.
+PRODUCT = """
+    <ir_version: 8, opset_import: ["" : 13]>
+    g (float[64, 256] x) => (float[64, 64] y) { w = Cast <to = 1> (weights)
+      y = MatMul(x, w) }
+"""
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
@@ -80,7 +67,10 @@ def test_computing_is_in_float32(dtype: type, tmp_path: Path) -> None:
     x = numbers.standard_normal((64, 256)).astype(np.float32)
     weights: npt.NDArray[Any] = numbers.standard_normal((256, 64)).astype(dtype)
     true = x.astype(np.float64) @ weights.astype(np.float64)
-    with OpenVinoRunner(product(tmp_path / "product.onnx", x, weights)) as runner:
+    model = parser.parse_model(PRODUCT)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    onnx.save(model, str(tmp_path / "product.onnx"))
+    with OpenVinoRunner(tmp_path / "product.onnx") as runner:
         y = runner.infer({"x": x})["y"]
     # Relative L2 of six seeds, measured 2026-11-23: at most 3.0e-7 in float32; at least 2.9e-4 in
     # float16 and 2.3e-3 in bfloat16, which OpenVINO takes here where nothing is asked for.

@@ -99,15 +99,11 @@ def test_without_a_manifest_nothing_is_known(folder: Path) -> None:
         RecordedRunner(folder, SMALL).__enter__()
 
 
-def digests_of(images: Tensor) -> dict[str, str]:
-    """What each input of the three is known by."""
-    return {stem: digest_of(image) for stem, image in zip(STEMS, images, strict=True)}
-
-
 def test_results_of_another_tool_are_known_by_digests(images: Tensor, tmp_path: Path) -> None:
     """Without any manifest, fingerprints that the caller took say whose row is whose."""
     folder = write_results(tmp_path / "result", STEMS, "whole-stem")
-    with RecordedRunner(folder, SMALL, digests=digests_of(images)) as runner:
+    digests = {stem: digest_of(image) for stem, image in zip(STEMS, images, strict=True)}
+    with RecordedRunner(folder, SMALL, digests=digests) as runner:
         assert runner.inputs[0].dtype == np.float32
         heads = runner.infer({SMALL.input_name: images[[2, 0]]})
     for name, head in heads.items():

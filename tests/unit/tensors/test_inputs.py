@@ -89,14 +89,6 @@ def test_manifest_of_an_earlier_run_goes_first(dataset: Dataset, tmp_path: Path)
     assert names_in(folder) == ["1.bin", "2.bin", "3.bin"]
 
 
-@pytest.mark.parametrize("name", ["file", "file/bins"], ids=["a-file", "below-a-file"])
-def test_folder_that_cannot_be_made_is_named(name: str, dataset: Dataset, tmp_path: Path) -> None:
-    """Where a file is in the way, the message names the folder that was asked for."""
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=f"{re.escape(str(tmp_path / name))} cannot be written"):
-        list(write_inputs(dataset, tmp_path / name, SMALL))
-
-
 @pytest.fixture
 def bins(tmp_path: Path) -> Path:
     """Three inputs with their manifest, of images 1.png, 2.png and 3.png with ids 10, 20, 30."""
@@ -123,16 +115,11 @@ def test_inputs_come_back_as_they_were_written(dtype: str, tmp_path: Path) -> No
         assert np.array_equal(inputs.read(file), tensor.astype(dtype))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape"),
-    [("float32", PLANES), ("float16", PLANES), ("uint8", PIXELS)],
-    ids=["float32", "float16", "uint8"],
-)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("suffix", [".bin", ".npy"])
-def test_foreign_inputs_tell_what_they_are(
-    dtype: str, shape: tuple[int, int, int], suffix: str, tmp_path: Path
-) -> None:
+def test_foreign_inputs_tell_what_they_are(dtype: str, suffix: str, tmp_path: Path) -> None:
     """Without a manifest, the size of the first file says its dtype, and its shape with it."""
+    shape = PIXELS if dtype == "uint8" else PLANES
     tensor = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     for name in ("10", "9", "b"):
         write_array(tmp_path / f"{name}{suffix}", tensor[None], dtype)
@@ -243,10 +230,7 @@ def test_a_foreign_folder_of_no_inputs_is_refused(make: Any, message: str, tmp_p
 
 @pytest.mark.parametrize(
     "tensor",
-    [
-        np.zeros((128, 128, 3), np.float32),
-        np.zeros(PLANES, np.float16),
-    ],
+    [np.zeros((128, 128, 3), np.float32), np.zeros(PLANES, np.float16)],
     ids=["channels-last", "half"],
 )
 def test_a_foreign_array_unlike_the_first_is_not_read(tensor: Any, tmp_path: Path) -> None:
