@@ -134,12 +134,15 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [f"PASS  every tested stage passed: {passed}", *untested]
 
 
-def verdict_of(checks: Sequence[Check], otherwise: str = NOTHING_TESTED) -> Verdict:
+def verdict_of(
+    checks: Sequence[Check], otherwise: str = NOTHING_TESTED, cut_off: str = ""
+) -> Verdict:
     """
     The verdict on *checks*: a failure decides, then what is undecided, then what passed.
 
     A skipped check says nothing, but what it measured is the evidence where no check decides;
-    *otherwise* is the evidence where none measured anything.
+    *otherwise* is the evidence where none measured anything.  *cut_off* says why not all checks
+    were run: then nothing passes.
     """
     tested = {check.stage for check in checks if check.status in ("passed", "failed")}
     passed = tuple(stage for stage in STAGES if stage in tested)
@@ -156,11 +159,12 @@ def verdict_of(checks: Sequence[Check], otherwise: str = NOTHING_TESTED) -> Verd
             untested,
             later=len(failed) - 1,
         )
-    evidence = first_line(reason_of(checks) or ("" if tested else otherwise))
-    found = Verdict("not gated", evidence=evidence, passed=passed, untested=untested)
-    if any(check.status == "undecided" for check in checks):
-        return msgspec.structs.replace(found, status="undecided")
-    return msgspec.structs.replace(found, status="pass") if tested else found
+    evidence = first_line(cut_off or reason_of(checks) or ("" if tested else otherwise))
+    undecided = cut_off or any(check.status == "undecided" for check in checks)
+    status: Literal["undecided", "pass", "not gated"] = "pass" if tested else "not gated"
+    return Verdict(
+        "undecided" if undecided else status, evidence=evidence, passed=passed, untested=untested
+    )
 
 
 def reason_of(checks: Sequence[Check]) -> str:
@@ -229,12 +233,11 @@ def drop(found: PairedDrop, max_drop: float, *, limited: bool) -> Check:
 
 def detected(metrics: CocoMetrics) -> Check:
     """Check that there is a detection at all: a model without one recognised nothing."""
-    status: Status = "passed" if metrics.detections else "failed"
-    reason = (
-        f"not one detection in {metrics.images} images; the model gave nothing: "
-        "look at its heads, its precision and the inputs that it was fed"
-    )
-    return Check(
-        "gate", "something is detected", status, "" if metrics.detections else reason,
-        figure=metrics.detections, tolerance=1, unit="detections",
-    )  # fmt: skip
+    name, found, evidence = "something is detected", metrics.detections, ""
+    if not found:
+        evidence = (
+            f"not one detection in {metrics.images} images; the model gave nothing: "
+            "look at its heads, its precision and the inputs that it was fed"
+        )
+    status: Status = "passed" if found else "failed"
+    return Check("gate", name, status, evidence, figure=found, tolerance=1, unit="detections")

@@ -20,9 +20,7 @@ from .check import Check, Status, Verdict
 from .run import Accuracy, Parity, Run, TimedRow
 
 NO_WORSE, WORSE, UNDECIDED = "no worse", "worse", "undecided"
-SAME, FASTER, SLOWER, UNSURE, NOT_COMPARED = (
-    "same", "faster", "slower", "undecided", "not compared",
-)  # fmt: skip
+SAME, FASTER, SLOWER, NOT_COMPARED = "same", "faster", "slower", "not compared"
 #: Share of its time that a row may lose where nothing else is said.
 MAX_SLOWDOWN = 0.05
 #: Probability that an interval holds the true ratio, were the samples independent.
@@ -115,7 +113,7 @@ class Speed:
     """
     One thing that both runs timed: images per second, and *ratio*, the time over the baseline's.
 
-    *status* is one of `SAME`, `FASTER`, `SLOWER`, `UNSURE`, `NOT_COMPARED`; *reason* says why.
+    *status* is one of `SAME`, `FASTER`, `SLOWER`, `UNDECIDED`, `NOT_COMPARED`; *reason* says why.
     """
 
     name: str
@@ -247,7 +245,7 @@ def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float)
     if baseline.accuracy and not candidate.accuracy:
         undecided.append("the baseline has an mAP, but the candidate has none")
     worse += [f"{one}; {one.reason}" for one in found.speeds if one.status == SLOWER]
-    undecided += [f"{one}; {one.reason}" for one in found.speeds if one.status == UNSURE]
+    undecided += [f"{one}; {one.reason}" for one in found.speeds if one.status == UNDECIDED]
 
 
 def _paired(
@@ -335,5 +333,5 @@ def _speed(name: str, before: TimedRow, after: TimedRow, allowed: float) -> Spee
     few = ratio.count < MIN_SAMPLES
     if few or ratio.value > 1 + allowed:
         reason = f"{ratio.count} samples, {MIN_SAMPLES} are needed" if few else "it may be the same"
-        return Speed(name, *rates, ratio, UNSURE, reason)
+        return Speed(name, *rates, ratio, UNDECIDED, reason)
     return Speed(name, *rates, ratio, FASTER if ratio.inverse().slower(allowed) else SAME)

@@ -284,11 +284,12 @@ def new_run(
     command: str | None = None,
     checks: Sequence[Check] = (),
     otherwise: str = NOTHING_TESTED,
+    cut_off: str = "",
     parity: Sequence[Parity] = (),
     accuracy: Sequence[Accuracy] = (),
     latency: Sequence[TimedRow] = (),
 ) -> Run:
-    """A run on *artefact* by this process; *otherwise* is the evidence where no check decides."""
+    """A run on *artefact* by this process; *otherwise* and *cut_off* as in `verdict_of`."""
     if command is None:
         path = Path(sys.argv[0])
         # As it is typed: ``pytest`` for ``python -m pytest`` too.
@@ -301,7 +302,7 @@ def new_run(
         commands=[command],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
-        verdict=verdict_of(checks, otherwise),
+        verdict=verdict_of(checks, otherwise, cut_off),
         checks=list(checks),
         parity=list(parity),
         accuracy=list(accuracy),
@@ -395,23 +396,17 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
 
     All checks become one verdict. Raises `RunFileError` unless all are of one artefact.
     """
-    if not runs:
-        raise RunFileError("no run is given to merge, but at least one was wanted; name its file")
-    called = [*names, *(f"run {n + 1}" for n in range(len(names), len(runs)))]
     lists = ("commands", "environment", "checks", "parity", "accuracy", "latency")
     entries: dict[str, Any] = {key: [] for key in lists}
     for run in runs:
         for key, found in entries.items():
             found += [one for one in getattr(run, key) if one not in found]
-    verdict = verdict_of(entries["checks"], runs[0].verdict.evidence)
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
-    if cut and verdict.status != "fail":
-        verdict = msgspec.structs.replace(verdict, status="undecided", evidence=cut[0])
     return Run(
         created=max(run.created for run in runs),
-        artefact=_merged_artefact(runs, called),
-        verdict=verdict,
+        artefact=_merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))]),
+        verdict=verdict_of(entries["checks"], runs[0].verdict.evidence, *cut[:1]),
         exit_status=max((run.exit_status for run in runs), key=abs),
         **entries,
     )

@@ -146,19 +146,14 @@ class SuiteRecord:
         checkpoint = given.get("--checkpoint") or fixture.checkpoint()
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
-        run = runs.new_run(
+        return runs.new_run(
             runs.artefact_of(given.get("--model"), checkpoint, self.dataset, named),
             command=command,
             exit_status=exit_status,
             checks=self.checks,
             otherwise="times have no threshold" if rows and not self.checks else NOTHING_TESTED,
+            cut_off=CUT_OFF.get(exit_status, ""),
             parity=self.parity,
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,
         )
-        if exit_status in CUT_OFF and run.verdict.status != "fail":
-            evidence = CUT_OFF[exit_status]
-            run.verdict = msgspec.structs.replace(
-                run.verdict, status="undecided", evidence=evidence
-            )
-        return run
