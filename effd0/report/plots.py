@@ -17,16 +17,8 @@ from ..errors import require
 from ..results.run import Insight, Scores, TimedRow
 
 #: Variable of the page's style sheet -> the colour, of no plot, that stands for it.
-_COLOURS = {
-    "--ink": "#010101",
-    "--muted": "#020202",
-    "--rule": "#030303",
-    "--candidate": "#040404",
-    "--reference": "#050505",
-    "--series-3": "#060606",
-    "--series-4": "#070707",
-    "--series-5": "#080808",
-}
+_NAMES = ["ink", "muted", "rule", "candidate", "reference", "series-3", "series-4", "series-5"]
+_COLOURS = {f"--{name}": f"#{n:02}{n:02}{n:02}" for n, name in enumerate(_NAMES, 1)}
 _INK, _MUTED, _RULE, *_SERIES = _COLOURS.values()
 #: What tells lines apart without colours, as matplotlib calls it.
 _DASHES = ("solid", "dashed")

@@ -100,9 +100,7 @@ class SuiteRecord:
     parity: list[runs.Parity] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     dataset: runs.DatasetUsed | None = None
-    _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Callable[[], runs.Insight]]] = (
-        field(default_factory=dict)
-    )
+    _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Draw]] = field(default_factory=dict)
 
     def keep(self, accuracy: runs.Accuracy, draw: Draw) -> None:
         """
