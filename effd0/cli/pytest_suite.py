@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import gc
 import importlib.util
-import shlex
 import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -430,7 +429,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     run = config.stash[RECORD].to_run(
         {option: config.getoption(option) for option in PATHS},
-        shlex.join(["pytest", *map(str, config.invocation_params.args)]),
         int(session.exitstatus),
         rows_of(config),
     )

@@ -52,8 +52,9 @@ class Broken(AssertionError):
         details: Sequence[str] = (),
     ) -> None:
         self.evidence, self.stage, self.details = evidence, stage, tuple(details)
-        self.diagnosis = "" if diagnosis is None else str(diagnosis)
-        named = [f"diagnosis: {self.diagnosis}"] if self.diagnosis else []
+        explained = "" if diagnosis is None else str(diagnosis)
+        self.diagnosis = first_line(explained, DIAGNOSIS_LENGTH)
+        named = [f"diagnosis: {explained}"] if explained else []
         super().__init__("\n".join([evidence, *named, *details]))
 
 
@@ -134,37 +135,27 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [f"PASS  every tested stage passed: {passed}", *untested]
 
 
-def verdict_of(
-    checks: Sequence[Check], otherwise: str = NOTHING_TESTED, cut_off: str = ""
-) -> Verdict:
+def verdict_of(checks: Sequence[Check], otherwise: str = "", cut_off: str = "") -> Verdict:
     """
     The verdict on *checks*: a failure decides, then what is undecided, then what passed.
 
     A skipped check says nothing, but what it measured is the evidence where no check decides;
-    *otherwise* is the evidence where none measured anything.  *cut_off* says why not all checks
-    were run: then nothing passes.
+    *otherwise*, or that nothing is known, is the evidence where none measured anything.
+    *cut_off* says why not all checks were run: then nothing passes.
     """
     tested = {check.stage for check in checks if check.status in ("passed", "failed")}
     passed = tuple(stage for stage in STAGES if stage in tested)
     untested = tuple(stage for stage in STAGES if stage not in tested)
     if failed := [check for check in checks if check.status == "failed"]:
         first = min(failed, key=lambda check: STAGES.index(check.stage))
-        return Verdict(
-            "fail",
-            first.stage,
-            first.name,
-            first_line(first.evidence),
-            first.diagnosis,
-            passed[: passed.index(first.stage)],
-            untested,
-            later=len(failed) - 1,
-        )
-    evidence = first_line(cut_off or reason_of(checks) or ("" if tested else otherwise))
+        said, before = first_line(first.evidence), passed[: passed.index(first.stage)]
+        broken = (first.stage, first.name, said, first.diagnosis, before, untested, len(failed) - 1)
+        return Verdict("fail", *broken)
+    said = cut_off or reason_of(checks) or ("" if tested else otherwise or NOTHING_TESTED)
     undecided = cut_off or any(check.status == "undecided" for check in checks)
     status: Literal["undecided", "pass", "not gated"] = "pass" if tested else "not gated"
-    return Verdict(
-        "undecided" if undecided else status, evidence=evidence, passed=passed, untested=untested
-    )
+    status = "undecided" if undecided else status
+    return Verdict(status, evidence=first_line(said), passed=passed, untested=untested)
 
 
 def reason_of(checks: Sequence[Check]) -> str:

@@ -23,7 +23,7 @@ from ..io import sha256, written_whole
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.summary import METRICS
 from ..timing import Latency
-from .check import NOTHING_TESTED, Check, Verdict, verdict_of
+from .check import Check, Verdict, verdict_of
 from .environment import Fingerprint, machine_record
 
 FORMAT = "effd0 run"
@@ -281,25 +281,22 @@ def new_run(
     artefact: Artefact,
     *,
     exit_status: int,
-    command: str | None = None,
     checks: Sequence[Check] = (),
-    otherwise: str = NOTHING_TESTED,
+    otherwise: str = "",
     cut_off: str = "",
     parity: Sequence[Parity] = (),
     accuracy: Sequence[Accuracy] = (),
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; *otherwise* and *cut_off* as in `verdict_of`."""
-    if command is None:
-        path = Path(sys.argv[0])
-        # As it is typed: ``pytest`` for ``python -m pytest`` too.
-        name = path.parent.name if path.name == "__main__.py" else path.name
-        command = shlex.join([name, *sys.argv[1:]])
+    path = Path(sys.argv[0])
+    # As it is typed: ``pytest`` for ``python -m pytest`` too.
+    name = path.parent.name if path.name == "__main__.py" else path.name
     # Merged runs of one machine name it once: nothing in it changes from run to run.
     machine = machine_record()
     return Run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commands=[command],
+        commands=[shlex.join([name, *sys.argv[1:]])],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
         verdict=verdict_of(checks, otherwise, cut_off),
