@@ -98,10 +98,7 @@ class AtcOptions:
         self._check_together()
 
     def _check_together(self) -> None:
-        files = {
-            "--modify-mixlist": self.modify_mixlist,
-            "--insert-op-conf": self.insert_op_conf,
-        }
+        files = {"--modify-mixlist": self.modify_mixlist, "--insert-op-conf": self.insert_op_conf}
         for name, file in files.items():
             if file is not None and not file.is_file():
                 raise AtcError(f"{name} is {file}, which is not a file; check the path")

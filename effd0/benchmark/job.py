@@ -25,13 +25,7 @@ from ..errors import BenchmarkError
 from ..evaluation.model import ModelChoice
 from ..progress import OpenProgress
 from ..results.run import Run, TimedRival, TimedRow, artefact_of, dataset_name, new_run
-from ..runners.base import (
-    DetectingRunner,
-    Runner,
-    choose_batch_size,
-    make_feed,
-    takes_pixels,
-)
+from ..runners.base import DetectingRunner, Runner, choose_batch_size, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..types import Tensors

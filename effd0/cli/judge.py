@@ -52,10 +52,7 @@ def benchmark(
         "More values of --batch-size.", "[N]...", (), positional=True
     ),
     batch_size: tuple[int, ...] = option(
-        "Images per batch, one row each: 1 4 8. Repeatable.",
-        "N...",
-        (),
-        shown="the model's, or 1",
+        "Images per batch, one row each: 1 4 8. Repeatable.", "N...", (), shown="the model's, or 1"
     ),
     loop: int = option("Timed calls of each batch size.", default=100),
     warmup: int = option("Warm-up calls, not timed.", default=3, min=0),

@@ -104,10 +104,7 @@ class DeviceSteps:
         return pixels.float().sub_(self._mean).div_(self._std).permute(0, 3, 1, 2)
 
     def packed(
-        self,
-        classes: Sequence[TorchTensor],
-        boxes: Sequence[TorchTensor],
-        geometry: TorchTensor,
+        self, classes: Sequence[TorchTensor], boxes: Sequence[TorchTensor], geometry: TorchTensor
     ) -> TorchTensor:
         """
         The detections of a batch of heads, (N, 6 * max_detections + 2) float32; see `unpack`.

@@ -158,11 +158,7 @@ class RaySource(ModelSource):
 
 
 def detect_unit(
-    spec: ModelSpec,
-    host_threads: int,
-    worker: Worker,
-    items: Sequence[Sample],
-    stages: StageTimes,
+    spec: ModelSpec, host_threads: int, worker: Worker, items: Sequence[Sample], stages: StageTimes
 ) -> list[Detections]:
     """The detections of *items* by *worker*; raise `ImageError` for all broken ones."""
     with localized(items, Path(tempfile.gettempdir())) as samples:

@@ -27,10 +27,7 @@ BACKENDS = {
         "a checkpoint in PyTorch (--device cpu, cuda or npu; --precision)",
         "effd0.runners.torch:open_torch",
     ),
-    "acl": (
-        "an .om model on an Ascend NPU (--device N)",
-        "effd0.ascend.acl_runner:AclRunner",
-    ),
+    "acl": ("an .om model on an Ascend NPU (--device N)", "effd0.ascend.acl_runner:AclRunner"),
     "recorded": (
         "outputs that were written before, as answers to the same inputs",
         "effd0.runners.recorded:RecordedRunner",
