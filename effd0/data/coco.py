@@ -163,14 +163,12 @@ def check_images(samples: Sequence[Sample], host_threads: int = 2) -> Iterator[S
             return str(error)
         return None if size == sample.size else other_size(sample, size)
 
-    problems: list[str] = []
+    problems = []
     with ThreadPoolExecutor(host_threads) as pool:
         for sample, problem in zip(samples, pool.map(problem_of, samples), strict=True):
-            if problem is not None:
-                problems.append(problem)
+            problems += [] if problem is None else [problem]
             yield sample
-    if samples:
-        _refuse(problems, str(samples[0].path.parent))
+    _refuse(problems, str(samples[0].path.parent) if samples else "")
 
 
 def other_size(sample: Sample, size: tuple[int, int]) -> str:

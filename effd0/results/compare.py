@@ -53,9 +53,7 @@ class Ratio:
     def check(self, name: str, status: Status, evidence: str, allowed: float) -> Check:
         """The check that the numerator is slower by at most *allowed* (0.05)."""
         slower, limit = 100 * (self.value - 1), 100 * allowed
-        return Check(
-            "gate", name, status, evidence, figure=slower, tolerance=limit, unit="% slower"
-        )
+        return Check("gate", name, status, evidence, "", slower, limit, "% slower")
 
 
 def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:

@@ -316,12 +316,8 @@ def artefact_of(
 ) -> Artefact:
     """The artefact of the files *model* and *checkpoint*, called by *named* or one of them."""
     file = named or model or checkpoint
-    return Artefact(
-        name="" if file is None else file.name,
-        model_sha256=None if model is None else sha256(model),
-        checkpoint_sha256=None if checkpoint is None else sha256(checkpoint),
-        dataset=dataset,
-    )
+    weights, graph = (None if path is None else sha256(path) for path in (checkpoint, model))
+    return Artefact("" if file is None else file.name, graph, weights, dataset)
 
 
 def dataset_name(root: Path | None, split: str) -> str:

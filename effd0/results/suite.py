@@ -93,10 +93,8 @@ class SuiteRecord:
 
     def note_dataset(self, dataset: Dataset, root: Path | None, split: str) -> None:
         """Keep what the images under test are."""
-        digest = sha256(dataset.annotation_file)
-        self.dataset = runs.DatasetUsed(
-            runs.dataset_name(root, split), len(dataset.samples), digest
-        )
+        name, digest = runs.dataset_name(root, split), sha256(dataset.annotation_file)
+        self.dataset = runs.DatasetUsed(name, len(dataset.samples), digest)
 
     def sections(self, *, asked: bool) -> dict[str, list[str]]:
         """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
