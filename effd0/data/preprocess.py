@@ -98,8 +98,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _reason(path: Path, error: Exception) -> str:
     """Why *path* cannot be decoded, in words that lead to the remedy."""
     try:
-        if path.is_dir():
-            return "it is a directory"
         with path.open("rb") as file:
             start = file.read(len(LFS_MAGIC))
     except OSError:  # not even to be opened; the first error says why
@@ -115,8 +113,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 def input_scale(size: tuple[int, int], spec: ModelSpec) -> float:
     """Factor from pixels of an image of *size* (width, height) to those of the input."""
-    width, height = size
-    return min(spec.image_size / height, spec.image_size / width)
+    return min(spec.image_size / side for side in size)
 
 
 def letterbox(image: Image.Image, spec: ModelSpec, of: str = "") -> tuple[Pixels, float]:

@@ -69,7 +69,6 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         baseline=baseline,
         found=found,
         not_comparable=reason,
-        style=(_TEMPLATES / "page.css").read_text(),
         script=script,
         # Nothing but this very script may run, whatever a name in the run contains.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -87,7 +86,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    used = (percent, change, points, figure, milliseconds, with_unit, counted, head_cell)
+    used = (percent, change, figure, milliseconds, with_unit, counted, head_cell)
     environment.filters |= {function.__name__: function for function in used}
     environment.globals |= {"plots": plots, "error_rows": error_rows}
     return environment
@@ -222,11 +221,6 @@ def change(points: float | None, digits: int = 2) -> str:
         return NONE
     shown = f"{points:+.{digits}f}"
     return shown[1:] if float(shown) == 0 else shown.replace("-", "\N{MINUS SIGN}")
-
-
-def points(value: float | None) -> str:
-    """A number of points, with a sign only below nothing."""
-    return change(value).removeprefix("+")
 
 
 def figure(value: float | None, significant: int = 4) -> str:

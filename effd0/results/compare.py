@@ -101,9 +101,7 @@ class Pair:
     @property
     def change(self) -> float | None:
         """The candidate's less the baseline's."""
-        if self.before is None or self.after is None:
-            return None
-        return self.after - self.before
+        return None if self.before is None or self.after is None else self.after - self.before
 
 
 @dataclass(frozen=True)
