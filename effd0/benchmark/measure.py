@@ -111,14 +111,12 @@ def timed_row(
     """
     about: dict[str, Any] = {"runner": "", "precision": "", "model_sha256": None, "batch": None}
     about |= {"fingerprint": fingerprint(on)} if isinstance(on, str) else on.about
+    about |= {name: getattr(samples, name) for name in ("p50_ms", "p90_ms", "p99_ms")}
     return TimedRow(
         name=name,
         timed=timed,
         images=images,
         images_per_second=1000 * images / samples.p50_ms,
-        p50_ms=samples.p50_ms,
-        p90_ms=samples.p90_ms,
-        p99_ms=samples.p99_ms,
         samples_ms=list(samples.samples_ms),
         **{**about, **more, "notes": [*about.get("notes", []), *more.get("notes", [])]},
     )

@@ -217,9 +217,8 @@ def drop(found: PairedDrop, max_drop: float, *, limited: bool) -> Check:
         said = f"but fewer than {MIN_IMAGES} images decide nothing; run on more images"
     else:
         said = f"but the {allowed} allowed lie within the interval; run on more images"
-    name = "mAP does not drop against --reference"
-    evidence, unit = f"{found}, {said}", "points"
-    return Check("gate", name, status, evidence, figure=found.points, tolerance=max_drop, unit=unit)
+    name, evidence = "mAP does not drop against --reference", f"{found}, {said}"
+    return Check("gate", name, status, evidence, "", found.points, max_drop, "points")
 
 
 def detected(metrics: CocoMetrics) -> Check:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RunFileError
-from ..metrics.summary import METRICS
 from ..tolerances import AP_ARITHMETIC, MAX_DROP
 from ..types import Fractions
 from .check import Check, Status, Verdict
@@ -167,23 +166,21 @@ def compare_runs(
     images = {(one.images, one.sha256) for one in (before, after) if one is not None}
     if sides and len(images) > 1:
         raise RunFileError(
-            f"the candidate was measured on {after}, but the baseline on "
-            f"{before}; mAP can be compared on the same images only: evaluate "
-            "both on them"
+            f"the candidate was measured on {after}, but the baseline on {before}; "
+            "mAP can be compared on the same images only: evaluate both on them"
         )
-    classes = [
-        _points(of, name, then.per_class.get(name), ap)
-        for of, then, now in sides
-        for name, ap in now.per_class.items()
-    ]
+    metrics, classes = (
+        [
+            _points(of, name, getattr(then, figures).get(name), value)
+            for of, then, now in sides
+            for name, value in getattr(now, figures).items()
+        ]
+        for figures in ("metrics", "per_class")
+    )
     heads = _parities(baseline)
     found = RunComparison(
         verdicts=(baseline.verdict, candidate.verdict),
-        metrics=[
-            _points(of, name, then.metrics[name], now.metrics[name])
-            for of, then, now in sides
-            for name in METRICS
-        ],
+        metrics=metrics,
         classes=sorted(classes, key=lambda pair: -abs(pair.change or 0)),
         parity=[
             Pair(title, figure, _largest(heads[title], figure), _largest(one, figure))
@@ -227,11 +224,8 @@ def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float)
         undecided.append(f"the candidate fails{where}, and the baseline was {before.status}")
     elif before.status == "pass" != after.status:
         undecided.append(f"the baseline passed, but the candidate is {after.status}")
-    worse += [
-        f"{one.name} failed, but passed in the baseline: {one.evidence}"
-        for one in common
-        if (decided[one.name].status, one.status) == ("passed", "failed")
-    ]
+    lost = [one for one in common if decided[one.name].status == "passed" != one.status]
+    worse += [f"{one.name} failed, but passed in the baseline: {one.evidence}" for one in lost]
     for pair in found.metrics:
         if pair.name == "AP" and pair.change is None:
             undecided.append(f"mAP of {pair.of} is undefined on one side")
@@ -311,12 +305,9 @@ def compare_rows(
     baseline: Sequence[TimedRow], candidate: Sequence[TimedRow], max_slowdown: float
 ) -> list[Speed]:
     """Each row of *candidate* that *baseline* has too; *max_slowdown* is a share (0.05)."""
-    before = _timed(baseline)
-    return [
-        _speed(key[0], before[key], row, max_slowdown)
-        for key, row in _timed(candidate).items()
-        if key in before
-    ]
+    before, after = _timed(baseline), _timed(candidate)
+    common = [key for key in after if key in before]
+    return [_speed(key[0], before[key], after[key], max_slowdown) for key in common]
 
 
 def _speed(name: str, before: TimedRow, after: TimedRow, allowed: float) -> Speed:
