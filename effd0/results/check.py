@@ -117,9 +117,8 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         untested = [f"not tested: {', '.join(self.untested)}"] if self.untested else []
         passed = ", ".join(self.passed)
         if self.status == "fail":
-            others = "no other check failed"
-            if self.later:
-                others = f"{self.later} more failed, which may follow from it"
+            more = f"{self.later} more failed, which may follow from it"
+            others = more if self.later else "no other check failed"
             return [
                 f"FAIL  the first broken stage is {self.stage}",
                 f"check     {self.check}",
