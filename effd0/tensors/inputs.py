@@ -27,7 +27,14 @@ from ..data.preprocess import preprocess
 from ..errors import OutputError, ResultError
 from ..io import sha256, write_json, writing_to, written_whole
 from ..spec import ModelSpec
-from .manifest import DTYPES, MANIFEST, Manifest, ManifestImage, listed, read_manifest
+from .manifest import (
+    DTYPES,
+    MANIFEST,
+    Manifest,
+    ManifestImage,
+    listed,
+    read_manifest,
+)
 
 SUFFIXES = (".bin", ".npy")
 
