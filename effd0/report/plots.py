@@ -69,10 +69,8 @@ def precision_recall(insight: Insight, iou: str) -> Any:
             axes.plot(insight.recall, holes, color=color, linestyle=dash)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
 
-    means = []
-    for values in sides:
-        known = [value for value in values if value is not None]
-        means.append(f"{sum(known) / len(known):.3f}" if known else "undefined")
+    known = [[value for value in side if value is not None] for side in sides]
+    means = [f"{sum(one) / len(one):.3f}" if one else "undefined" for one in known]
     told = f"Mean precision over recall: {_named(means)}"
     return _drawn(draw, f"Precision against recall at IoU {iou}", told, _SMALL)
 
