@@ -95,16 +95,10 @@ def _environment() -> Any:
 def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str, str]:
     """The state of a stage, the figure of *every* check that decides or nearly does, its limit."""
     checks = [check for check in every if check.stage == stage]
-    statuses = {check.status for check in checks}
-    state = "untested"
-    if stage == verdict.stage:
-        state = "broken"
-    elif "failed" in statuses:
-        state = "later"
-    elif "undecided" in statuses:
-        state = "undecided"
-    elif "passed" in statuses or stage in verdict.passed:
-        state = "passed"
+    statuses: set[str] = {check.status for check in checks}
+    statuses |= {"passed"} if stage in verdict.passed else set()
+    worst = next((one for one in ("failed", "undecided", "passed") if one in statuses), "untested")
+    state = "broken" if stage == verdict.stage else "later" if worst == "failed" else worst
     mark = {"stage": stage, "state": state, "figure": "", "limit": ""}
 
     def closeness(check: Check) -> tuple[bool, float]:
