@@ -26,13 +26,7 @@ from ..evaluation.model import ModelChoice
 from ..progress import OpenProgress
 from ..results.compare import MAX_SLOWDOWN
 from ..results.run import Run, TimedRival, TimedRow, artefact_of, dataset_name, new_run
-from ..runners.base import (
-    DetectingRunner,
-    Runner,
-    choose_batch_size,
-    make_feed,
-    takes_pixels,
-)
+from ..runners.base import DetectingRunner, Runner, choose_batch_size, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..types import Tensors, option
@@ -152,7 +146,7 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
     """
     Time what *job* says; each row that was timed in turn with another is a check if it is gated.
 
-    Raises `BenchmarkError`, before anything is timed, where options contradict each other or the
+    Raises `BenchmarkError`, before a model is opened, where options contradict each other or the
     accuracy report is of another model.
     """
     job.check()
@@ -162,11 +156,9 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
     dataset = load_coco(root, job.split, max(8, *job.batch_sizes, 1))
     with contextlib.ExitStack() as stack:
         with open_progress("opening the model", 1) as advance:
-            subject = stack.enter_context(measure.open_subject(job.choice))
+            opening = measure.open_subject(job.choice, job.accuracy_report)
+            subject = stack.enter_context(opening)
             advance(1)
-        if job.accuracy_report is not None:
-            digest = subject.about["model_sha256"]
-            subject = subject.with_accuracy(measure.read_accuracy(job.accuracy_report, digest))
         rival = None
         if job.against is not None:
             choice = replace(job.choice, model=job.against, checkpoint=None)

@@ -19,6 +19,7 @@ from ..results.compare import Ratio, paired_ratio
 from ..results.environment import chip_kind, fingerprint
 from ..results.run import TimedRival, TimedRow
 from ..runners.base import Runner
+from ..runners.registry import open_runner
 from ..timing import Latency
 
 #: What the published tables time: from the network's input to its heads.
@@ -81,20 +82,23 @@ class Subject:
 
 
 @contextlib.contextmanager
-def open_subject(choice: ModelChoice) -> Iterator[Subject]:
-    """Open the model of *choice* for timing."""
-    with choice.opened() as (runner, path):
-        name, options = choice.checked_runner(), choice.options
-        threads = "" if options.threads is None else f", {options.threads} threads"
-        # The file of a compiled model does not say, and torch computes in what it is asked for.
-        known = {"torch": options.precision, "acl": "as compiled"}
-        about = {
-            "runner": name,
-            "precision": known[name] if name in known else precision_of(load_graph(path)),
-            "model_sha256": sha256(path),
-            "fingerprint": fingerprint(runner.description + threads, chip_kind(name, options)),
-        }
-        yield Subject(runner, about)
+def open_subject(choice: ModelChoice, accuracy_report: Path | None = None) -> Iterator[Subject]:
+    """Open the model of *choice* for timing, with the mAP of a report that is of its file."""
+    name, options = choice.checked_runner(), choice.options
+    with choice.file() as path:
+        digest = sha256(path)
+        report = None if accuracy_report is None else read_accuracy(accuracy_report, digest)
+        with open_runner(name, path, choice.spec, options) as runner:
+            threads = "" if options.threads is None else f", {options.threads} threads"
+            # A compiled model's file does not say, and torch computes in what it is asked for.
+            known = {"torch": options.precision, "acl": "as compiled"}
+            about = {
+                "runner": name,
+                "precision": known[name] if name in known else precision_of(load_graph(path)),
+                "model_sha256": digest,
+                "fingerprint": fingerprint(runner.description + threads, chip_kind(name, options)),
+            }
+            yield Subject(runner, about).with_accuracy(report)
 
 
 def timed_row(
@@ -107,14 +111,12 @@ def timed_row(
     """
     about: dict[str, Any] = {"runner": "", "precision": "", "model_sha256": None, "batch": None}
     about |= {"fingerprint": fingerprint(on)} if isinstance(on, str) else on.about
+    about |= {name: getattr(samples, name) for name in ("p50_ms", "p90_ms", "p99_ms")}
     return TimedRow(
         name=name,
         timed=timed,
         images=images,
         images_per_second=1000 * images / samples.p50_ms,
-        p50_ms=samples.p50_ms,
-        p90_ms=samples.p90_ms,
-        p99_ms=samples.p99_ms,
         samples_ms=list(samples.samples_ms),
         **{**about, **more, "notes": [*about.get("notes", []), *more.get("notes", [])]},
     )

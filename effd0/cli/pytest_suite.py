@@ -10,7 +10,6 @@ import argparse
 import functools
 import gc
 import importlib.util
-import shlex
 import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -449,6 +448,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path: Path | None = config.getoption("--report-json")
     if path is not None:
         artefact = {option: config.getoption(option) for option in PATHS}
-        command_line = shlex.join(["pytest", *map(str, config.invocation_params.args)])
         status, rows = int(session.exitstatus), rows_of(config)
-        run.write_run(path, config.stash[RECORD].to_run(artefact, command_line, status, rows))
+        run.write_run(path, config.stash[RECORD].to_run(artefact, status, rows))

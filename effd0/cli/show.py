@@ -84,7 +84,7 @@ def show_status(status: str, reason: str, stage: str | None = None) -> None:
 
 
 def _label(metric: str) -> str:
-    """How COCO's own summary names a metric: IoU, size of the object, detections an image."""
+    """How COCO's own summary names a metric: IoU, size of the object, detections per image."""
     kind, rest = metric[:2], metric[2:]
     iou = f".{rest}" if kind == "AP" and rest.isdecimal() else ".50:.95"
     size = {"s": "small", "m": "medium", "l": "large"}.get(rest, "all")
@@ -106,7 +106,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         (name, _label(name), metrics.undefined[name] if value is None else 100 * value)
         for name, value in metrics.values.items()
     ]
-    show_table("COCO", ("metric", "IoU, size, detections an image", ">%"), numbers)
+    show_table("COCO", ("metric", "IoU, size, detections per image", ">%"), numbers)
     times = []
     for stage, one in accuracy.stages_ms.items():
         unit = "image" if stage in PER_IMAGE else f"batch of {settings['batch_size']}"

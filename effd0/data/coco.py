@@ -130,21 +130,16 @@ def load_coco(
     missing = [Path(i["file_name"]).name for i in chosen if i["file_name"] not in names]
     _refuse([f"{name} is missing" for name in missing], files.shown(folder))
     ids, extra = {image["id"] for image in chosen}, names - {i["file_name"] for i in images}
+    samples = [Sample(i["id"], folder / i["file_name"], (i["width"], i["height"])) for i in chosen]
+    others = (a for a in content["annotations"] if a["image_id"] not in ids)
     return Dataset(
         annotation_file=annotation_file,
-        samples=tuple(
-            Sample(image["id"], folder / image["file_name"], (image["width"], image["height"]))
-            for image in chosen
-        ),
+        samples=tuple(samples),
         annotations=tuple(a for a in content["annotations"] if a["image_id"] in ids),
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(images),
         extra_files=tuple(sorted(n for n in extra if PICTURE.fullmatch(n))),
-        left_out=Counter(
-            a["category_id"]
-            for a in content["annotations"]
-            if a["image_id"] not in ids and not a.get("iscrowd")
-        ),
+        left_out=Counter(a["category_id"] for a in others if not a.get("iscrowd")),
     )
 
 
@@ -163,14 +158,12 @@ def check_images(samples: Sequence[Sample], host_threads: int = 2) -> Iterator[S
             return str(error)
         return None if size == sample.size else other_size(sample, size)
 
-    problems: list[str] = []
+    problems = []
     with ThreadPoolExecutor(host_threads) as pool:
         for sample, problem in zip(samples, pool.map(problem_of, samples), strict=True):
-            if problem is not None:
-                problems.append(problem)
+            problems += [] if problem is None else [problem]
             yield sample
-    if samples:
-        _refuse(problems, str(samples[0].path.parent))
+    _refuse(problems, str(samples[0].path.parent) if samples else "")
 
 
 def other_size(sample: Sample, size: tuple[int, int]) -> str:

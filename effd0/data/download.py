@@ -8,7 +8,6 @@ that torch's file names carry, so this stands on requests.)
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -146,15 +145,13 @@ def unzip(archive: Path, member: str, target: Path) -> None:
     *target* appears when all of it is there.  Raises `FetchError` for a broken archive.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".unzip.", dir=target.parent))
+    place = tempfile.TemporaryDirectory(prefix=".unzip.", dir=target.parent)
     try:
-        with zipfile.ZipFile(archive) as file:
+        with place as scratch, zipfile.ZipFile(archive) as file:
             names = [name for name in file.namelist() if name.startswith(member)]
             if not names:
                 raise FetchError(f"{archive} has no {member}; remove it and try again")
             file.extractall(scratch, names)
-        (scratch / member).replace(target)
+            Path(scratch, member).replace(target)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise FetchError(f"{archive} is a broken zip file: {error}; remove it") from error
-    finally:
-        shutil.rmtree(scratch)

@@ -51,9 +51,9 @@ def preprocess(
     memory costs more than normalising does.  Raises `ImageError` if *path* cannot be read.
     """
     image = read_image(path)
-    picture, image_scale = _resized(image, spec, f"{path}: ")
     if not normalized:
-        return ModelInput(_on_canvas(picture, spec), image_scale, image.size)
+        return ModelInput(*letterbox(image, spec, f"{path}: "), image.size)
+    picture, image_scale = _resized(image, spec, f"{path}: ")
     tensor = np.empty(spec.input_shape, np.float32) if out is None else out
     _write_normalized(picture, spec, tensor)
     return ModelInput(tensor, image_scale, image.size)
@@ -98,8 +98,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _reason(path: Path, error: Exception) -> str:
     """Why *path* cannot be decoded, in words that lead to the remedy."""
     try:
-        if path.is_dir():
-            return "it is a directory"
         with path.open("rb") as file:
             start = file.read(len(LFS_MAGIC))
     except OSError:  # not even to be opened; the first error says why
@@ -115,19 +113,21 @@ def _reason(path: Path, error: Exception) -> str:
 
 def input_scale(size: tuple[int, int], spec: ModelSpec) -> float:
     """Factor from pixels of an image of *size* (width, height) to those of the input."""
-    width, height = size
-    return min(spec.image_size / height, spec.image_size / width)
+    return min(spec.image_size / side for side in size)
 
 
-def letterbox(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
+def letterbox(image: Image.Image, spec: ModelSpec, of: str = "") -> tuple[Pixels, float]:
     """
     Fit an RGB *image* into the square input, keeping its aspect.
 
-    Returns the (size, size, 3) uint8 canvas and the factor from input back to image pixels.
-    Raises `ImageError` for an image so thin that nothing of its short side would be left.
+    Returns the (size, size, 3) uint8 canvas, the picture at its top left, and the factor from
+    input back to image pixels.  Raises `ImageError`, which *of* begins, for an image so thin that
+    nothing of its short side would be left.
     """
-    picture, image_scale = _resized(image, spec)
-    return _on_canvas(picture, spec), image_scale
+    picture, image_scale = _resized(image, spec, of)
+    canvas = Image.new("RGB", (spec.image_size, spec.image_size), spec.fill)
+    canvas.paste(picture)
+    return np.asarray(canvas), image_scale
 
 
 def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
@@ -138,7 +138,7 @@ def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
     return tensor
 
 
-def _resized(image: Image.Image, spec: ModelSpec, of: str = "") -> tuple[Image.Image, float]:
+def _resized(image: Image.Image, spec: ModelSpec, of: str) -> tuple[Image.Image, float]:
     """The picture in the input's pixels, and the factor from those back to the image's."""
     width, height = image.size
     scale = input_scale(image.size, spec)
@@ -152,15 +152,8 @@ def _resized(image: Image.Image, spec: ModelSpec, of: str = "") -> tuple[Image.I
     return image.resize(scaled, Image.Resampling.BILINEAR), 1.0 / scale
 
 
-def _on_canvas(picture: Image.Image, spec: ModelSpec) -> Pixels:
-    """The letterboxed pixels: *picture* at the top left, the rest filled."""
-    canvas = Image.new("RGB", (spec.image_size, spec.image_size), spec.fill)
-    canvas.paste(picture)
-    return np.asarray(canvas)
-
-
 def _write_normalized(picture: Image.Image, spec: ModelSpec, tensor: Tensor) -> None:
-    """Write `normalize` of `_on_canvas` to *tensor*, without making the canvas."""
+    """Write `normalize` of the letterboxed *picture* to *tensor*, without making the canvas."""
     width, height = picture.size
     filler = normalize(np.array([[spec.fill]], np.uint8), spec)
     tensor[:, :height, width:], tensor[:, height:] = filler, filler

@@ -104,29 +104,19 @@ def gallery(
         rows = rows[rows[:, 5] >= SHOWN]
         rows = rows[np.argsort(-rows[:, 5], kind="stable")][:BOXES]
         return [
-            Detection(
-                _rounded(row[1:5]),
-                # A model may know more categories than its dataset, and than COCO.
-                names.get(int(row[6]), f"category {int(row[6])}"),
-                round(float(row[5]), 4),
-            )
-            for row in rows
+            # A model may know more categories than its dataset, and than COCO.
+            Detection(_rounded(box), names.get(int(of), f"category {int(of)}"), round(score, 4))
+            for _, *box, score, of in rows.tolist()
         ]
 
-    return [
-        Picture(
-            image_id=(id_ := sample.image_id),
-            file_name=sample.path.name,
-            width=sample.size[0],
-            height=sample.size[1],
-            jpeg=thumbnail(sample.path),
-            difference=differences[id_],
-            truth=truth[id_],
-            candidate=shown(candidate, id_),
-            reference=None if reference is None else shown(reference, id_),
-        )
-        for sample in chosen
-    ]
+    pictures = []
+    for sample in chosen:
+        id_, path = sample.image_id, sample.path
+        theirs = None if reference is None else shown(reference, id_)
+        boxes = (truth[id_], shown(candidate, id_), theirs)
+        of = (id_, path.name, *sample.size, thumbnail(path), differences[id_])
+        pictures.append(Picture(*of, *boxes))
+    return pictures
 
 
 def difference(reference: Detections, candidate: Detections) -> float:

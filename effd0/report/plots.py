@@ -17,16 +17,8 @@ from ..errors import require
 from ..results.run import Insight, Scores, TimedRow
 
 #: Variable of the page's style sheet -> the colour, of no plot, that stands for it.
-_COLOURS = {
-    "--ink": "#010101",
-    "--muted": "#020202",
-    "--rule": "#030303",
-    "--candidate": "#040404",
-    "--reference": "#050505",
-    "--series-3": "#060606",
-    "--series-4": "#070707",
-    "--series-5": "#080808",
-}
+_NAMES = ["ink", "muted", "rule", "candidate", "reference", "series-3", "series-4", "series-5"]
+_COLOURS = {f"--{name}": f"#{n:02}{n:02}{n:02}" for n, name in enumerate(_NAMES, 1)}
 _INK, _MUTED, _RULE, *_SERIES = _COLOURS.values()
 #: What tells lines apart without colours, as matplotlib calls it.
 _DASHES = ("solid", "dashed")
@@ -77,10 +69,8 @@ def precision_recall(insight: Insight, iou: str) -> Any:
             axes.plot(insight.recall, holes, color=color, linestyle=dash)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
 
-    means = []
-    for values in sides:
-        known = [value for value in values if value is not None]
-        means.append(f"{sum(known) / len(known):.3f}" if known else "undefined")
+    known = [[value for value in side if value is not None] for side in sides]
+    means = [f"{sum(one) / len(one):.3f}" if one else "undefined" for one in known]
     told = f"Mean precision over recall: {_named(means)}"
     return _drawn(draw, f"Precision against recall at IoU {iou}", told, _SMALL)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..benchmark.published import Published, published_accuracies, published_figures
+from ..benchmark.published import published_accuracies, published_figures
 from ..errors import RunFileError, require
 from ..io import written_whole
 from ..metrics.summary import METRICS
@@ -65,11 +65,10 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
             key=lambda one: -max(_share(head) or 0.0 for head in one.heads),
         ),
         curves=batch_curves(run.latency),
-        board=published_curve(),
+        board=[one for one in published_figures() if (one.chip, one.timed) == BOARD],
         baseline=baseline,
         found=found,
         not_comparable=reason,
-        style=(_TEMPLATES / "page.css").read_text(),
         script=script,
         # Nothing but this very script may run, whatever a name in the run contains.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -87,7 +86,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    used = (percent, change, points, figure, milliseconds, with_unit, counted, head_cell)
+    used = (percent, change, figure, milliseconds, with_unit, counted, head_cell)
     environment.filters |= {function.__name__: function for function in used}
     environment.globals |= {"plots": plots, "error_rows": error_rows}
     return environment
@@ -96,18 +95,11 @@ def _environment() -> Any:
 def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str, str]:
     """The state of a stage, the figure of *every* check that decides or nearly does, its limit."""
     checks = [check for check in every if check.stage == stage]
-    statuses = {check.status for check in checks}
-    state = "untested"
-    if stage == verdict.stage:
-        state = "broken"
-    elif "failed" in statuses:
-        state = "later"
-    elif "undecided" in statuses:
-        state = "undecided"
-    elif "passed" in statuses or stage in verdict.passed:
-        state = "passed"
-    word = {"later": "fails too", "untested": "not tested"}.get(state, state)
-    mark = {"stage": stage, "state": state, "word": word, "figure": "", "limit": ""}
+    statuses: set[str] = {check.status for check in checks}
+    statuses |= {"passed"} if stage in verdict.passed else set()
+    worst = next((one for one in ("failed", "undecided", "passed") if one in statuses), "untested")
+    state = "broken" if stage == verdict.stage else "later" if worst == "failed" else worst
+    mark = {"stage": stage, "state": state, "figure": "", "limit": ""}
 
     def closeness(check: Check) -> tuple[bool, float]:
         """How much a figure tells: one that failed, else the closest to its limit."""
@@ -186,7 +178,7 @@ def _share(head: Head) -> float | None:
 
 
 def head_cell(head: Head) -> dict[str, Any]:
-    """A cell of the heat map: the error, its step of the scale, the share in words, all figures."""
+    """A cell of the heat map: the error, its step of the scale, the share in words."""
     error, share = getattr(head, head.measure), _share(head)
     step, shown = None, "no limit"
     if share is not None and share > 1:
@@ -196,19 +188,8 @@ def head_cell(head: Head) -> dict[str, Any]:
         # Two digits, but no power of ten where the head uses up all of it.
         percent = 100 * share
         shown = f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"  # noqa: PLR2004
-    figures = {
-        "largest difference": head.max_abs,
-        "99.9 % within": head.q999,
-        "relative L2": head.relative_l2,
-        "cosine": head.cosine,
-        "needs a tolerance of": head.required,
-    }
-    return {
-        "error": "not finite" if error is None else figure(error, 2),
-        "shown": shown,
-        "step": step,
-        "details": ", ".join(f"{name} {figure(value)}" for name, value in figures.items()),
-    }
+    figured = "not finite" if error is None else figure(error, 2)
+    return {"error": figured, "shown": shown, "step": step}
 
 
 def batch_curves(rows: Sequence[TimedRow]) -> dict[str, list[TimedRow]]:
@@ -223,11 +204,6 @@ def batch_curves(rows: Sequence[TimedRow]) -> dict[str, list[TimedRow]]:
     return {name: [points[n] for n in sorted(points)] for name, points in found.items()}
 
 
-def published_curve() -> list[Published]:
-    """The published throughput of the board, from input to heads."""
-    return [one for one in published_figures() if (one.chip, one.timed) == BOARD]
-
-
 def percent(fraction: float | None, digits: int = 2) -> str:
     """A *fraction* in percent, without the sign."""
     return NONE if fraction is None else f"{100 * fraction:.{digits}f}"
@@ -239,11 +215,6 @@ def change(points: float | None, digits: int = 2) -> str:
         return NONE
     shown = f"{points:+.{digits}f}"
     return shown[1:] if float(shown) == 0 else shown.replace("-", "\N{MINUS SIGN}")
-
-
-def points(value: float | None) -> str:
-    """A number of points, with a sign only below nothing."""
-    return change(value).removeprefix("+")
 
 
 def figure(value: float | None, significant: int = 4) -> str:

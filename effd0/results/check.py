@@ -52,8 +52,9 @@ class Broken(AssertionError):
         details: Sequence[str] = (),
     ) -> None:
         self.evidence, self.stage, self.details = evidence, stage, tuple(details)
-        self.diagnosis = "" if diagnosis is None else str(diagnosis)
-        named = [f"diagnosis: {self.diagnosis}"] if self.diagnosis else []
+        explained = "" if diagnosis is None else str(diagnosis)
+        self.diagnosis = first_line(explained, DIAGNOSIS_LENGTH)
+        named = [f"diagnosis: {explained}"] if explained else []
         super().__init__("\n".join([evidence, *named, *details]))
 
 
@@ -116,9 +117,8 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         untested = [f"not tested: {', '.join(self.untested)}"] if self.untested else []
         passed = ", ".join(self.passed)
         if self.status == "fail":
-            others = "no other check failed"
-            if self.later:
-                others = f"{self.later} more failed, which may follow from it"
+            more = f"{self.later} more failed, which may follow from it"
+            others = more if self.later else "no other check failed"
             return [
                 f"FAIL  the first broken stage is {self.stage}",
                 f"check     {self.check}",
@@ -134,33 +134,27 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [f"PASS  every tested stage passed: {passed}", *untested]
 
 
-def verdict_of(checks: Sequence[Check], otherwise: str = NOTHING_TESTED) -> Verdict:
+def verdict_of(checks: Sequence[Check], otherwise: str = "", cut_off: str = "") -> Verdict:
     """
     The verdict on *checks*: a failure decides, then what is undecided, then what passed.
 
     A skipped check says nothing, but what it measured is the evidence where no check decides;
-    *otherwise* is the evidence where none measured anything.
+    *otherwise*, or that nothing is known, is the evidence where none measured anything.
+    *cut_off* says why not all checks were run: then nothing passes.
     """
     tested = {check.stage for check in checks if check.status in ("passed", "failed")}
     passed = tuple(stage for stage in STAGES if stage in tested)
     untested = tuple(stage for stage in STAGES if stage not in tested)
     if failed := [check for check in checks if check.status == "failed"]:
         first = min(failed, key=lambda check: STAGES.index(check.stage))
-        return Verdict(
-            "fail",
-            first.stage,
-            first.name,
-            first_line(first.evidence),
-            first.diagnosis,
-            passed[: passed.index(first.stage)],
-            untested,
-            later=len(failed) - 1,
-        )
-    evidence = first_line(reason_of(checks) or ("" if tested else otherwise))
-    found = Verdict("not gated", evidence=evidence, passed=passed, untested=untested)
-    if any(check.status == "undecided" for check in checks):
-        return msgspec.structs.replace(found, status="undecided")
-    return msgspec.structs.replace(found, status="pass") if tested else found
+        said, before = first_line(first.evidence), passed[: passed.index(first.stage)]
+        broken = (first.stage, first.name, said, first.diagnosis, before, untested, len(failed) - 1)
+        return Verdict("fail", *broken)
+    said = cut_off or reason_of(checks) or ("" if tested else otherwise or NOTHING_TESTED)
+    undecided = cut_off or any(check.status == "undecided" for check in checks)
+    status: Literal["undecided", "pass", "not gated"] = "pass" if tested else "not gated"
+    status = "undecided" if undecided else status
+    return Verdict(status, evidence=first_line(said), passed=passed, untested=untested)
 
 
 def reason_of(checks: Sequence[Check]) -> str:
@@ -222,19 +216,17 @@ def drop(found: PairedDrop, max_drop: float, *, limited: bool) -> Check:
         said = f"but fewer than {MIN_IMAGES} images decide nothing; run on more images"
     else:
         said = f"but the {allowed} allowed lie within the interval; run on more images"
-    name = "mAP does not drop against --reference"
-    evidence, unit = f"{found}, {said}", "points"
-    return Check("gate", name, status, evidence, figure=found.points, tolerance=max_drop, unit=unit)
+    name, evidence = "mAP does not drop against --reference", f"{found}, {said}"
+    return Check("gate", name, status, evidence, "", found.points, max_drop, "points")
 
 
 def detected(metrics: CocoMetrics) -> Check:
     """Check that there is a detection at all: a model without one recognised nothing."""
-    status: Status = "passed" if metrics.detections else "failed"
-    reason = (
-        f"not one detection in {metrics.images} images; the model gave nothing: "
-        "look at its heads, its precision and the inputs that it was fed"
-    )
-    return Check(
-        "gate", "something is detected", status, "" if metrics.detections else reason,
-        figure=metrics.detections, tolerance=1, unit="detections",
-    )  # fmt: skip
+    name, found, evidence = "something is detected", metrics.detections, ""
+    if not found:
+        evidence = (
+            f"not one detection in {metrics.images} images; the model gave nothing: "
+            "look at its heads, its precision and the inputs that it was fed"
+        )
+    status: Status = "passed" if found else "failed"
+    return Check("gate", name, status, evidence, figure=found, tolerance=1, unit="detections")

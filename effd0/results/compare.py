@@ -13,16 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RunFileError
-from ..metrics.summary import METRICS
 from ..tolerances import AP_ARITHMETIC, MAX_DROP
 from ..types import Fractions
 from .check import Check, Status, Verdict
 from .run import Accuracy, Parity, Run, TimedRow
 
 NO_WORSE, WORSE, UNDECIDED = "no worse", "worse", "undecided"
-SAME, FASTER, SLOWER, UNSURE, NOT_COMPARED = (
-    "same", "faster", "slower", "undecided", "not compared",
-)  # fmt: skip
+SAME, FASTER, SLOWER, NOT_COMPARED = "same", "faster", "slower", "not compared"
 #: Share of its time that a row may lose where nothing else is said.
 MAX_SLOWDOWN = 0.05
 #: Probability that an interval holds the true ratio, were the samples independent.
@@ -55,9 +52,7 @@ class Ratio:
     def check(self, name: str, status: Status, evidence: str, allowed: float) -> Check:
         """The check that the numerator is slower by at most *allowed* (0.05)."""
         slower, limit = 100 * (self.value - 1), 100 * allowed
-        return Check(
-            "gate", name, status, evidence, figure=slower, tolerance=limit, unit="% slower"
-        )
+        return Check("gate", name, status, evidence, "", slower, limit, "% slower")
 
 
 def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
@@ -105,9 +100,7 @@ class Pair:
     @property
     def change(self) -> float | None:
         """The candidate's less the baseline's."""
-        if self.before is None or self.after is None:
-            return None
-        return self.after - self.before
+        return None if self.before is None or self.after is None else self.after - self.before
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,7 @@ class Speed:
     """
     One thing that both runs timed: images per second, and *ratio*, the time over the baseline's.
 
-    *status* is one of `SAME`, `FASTER`, `SLOWER`, `UNSURE`, `NOT_COMPARED`; *reason* says why.
+    *status* is one of `SAME`, `FASTER`, `SLOWER`, `UNDECIDED`, `NOT_COMPARED`; *reason* says why.
     """
 
     name: str
@@ -173,23 +166,21 @@ def compare_runs(
     images = {(one.images, one.sha256) for one in (before, after) if one is not None}
     if sides and len(images) > 1:
         raise RunFileError(
-            f"the candidate was measured on {after}, but the baseline on "
-            f"{before}; mAP can be compared on the same images only: evaluate "
-            "both on them"
+            f"the candidate was measured on {after}, but the baseline on {before}; "
+            "mAP can be compared on the same images only: evaluate both on them"
         )
-    classes = [
-        _points(of, name, then.per_class.get(name), ap)
-        for of, then, now in sides
-        for name, ap in now.per_class.items()
-    ]
+    metrics, classes = (
+        [
+            _points(of, name, getattr(then, figures).get(name), value)
+            for of, then, now in sides
+            for name, value in getattr(now, figures).items()
+        ]
+        for figures in ("metrics", "per_class")
+    )
     heads = _parities(baseline)
     found = RunComparison(
         verdicts=(baseline.verdict, candidate.verdict),
-        metrics=[
-            _points(of, name, then.metrics[name], now.metrics[name])
-            for of, then, now in sides
-            for name in METRICS
-        ],
+        metrics=metrics,
         classes=sorted(classes, key=lambda pair: -abs(pair.change or 0)),
         parity=[
             Pair(title, figure, _largest(heads[title], figure), _largest(one, figure))
@@ -233,11 +224,8 @@ def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float)
         undecided.append(f"the candidate fails{where}, and the baseline was {before.status}")
     elif before.status == "pass" != after.status:
         undecided.append(f"the baseline passed, but the candidate is {after.status}")
-    worse += [
-        f"{one.name} failed, but passed in the baseline: {one.evidence}"
-        for one in common
-        if (decided[one.name].status, one.status) == ("passed", "failed")
-    ]
+    lost = [one for one in common if decided[one.name].status == "passed" != one.status]
+    worse += [f"{one.name} failed, but passed in the baseline: {one.evidence}" for one in lost]
     for pair in found.metrics:
         if pair.name == "AP" and pair.change is None:
             undecided.append(f"mAP of {pair.of} is undefined on one side")
@@ -247,7 +235,7 @@ def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float)
     if baseline.accuracy and not candidate.accuracy:
         undecided.append("the baseline has an mAP, but the candidate has none")
     worse += [f"{one}; {one.reason}" for one in found.speeds if one.status == SLOWER]
-    undecided += [f"{one}; {one.reason}" for one in found.speeds if one.status == UNSURE]
+    undecided += [f"{one}; {one.reason}" for one in found.speeds if one.status == UNDECIDED]
 
 
 def _paired(
@@ -317,12 +305,9 @@ def compare_rows(
     baseline: Sequence[TimedRow], candidate: Sequence[TimedRow], max_slowdown: float
 ) -> list[Speed]:
     """Each row of *candidate* that *baseline* has too; *max_slowdown* is a share (0.05)."""
-    before = _timed(baseline)
-    return [
-        _speed(key[0], before[key], row, max_slowdown)
-        for key, row in _timed(candidate).items()
-        if key in before
-    ]
+    before, after = _timed(baseline), _timed(candidate)
+    common = [key for key in after if key in before]
+    return [_speed(key[0], before[key], after[key], max_slowdown) for key in common]
 
 
 def _speed(name: str, before: TimedRow, after: TimedRow, allowed: float) -> Speed:
@@ -335,5 +320,5 @@ def _speed(name: str, before: TimedRow, after: TimedRow, allowed: float) -> Spee
     few = ratio.count < MIN_SAMPLES
     if few or ratio.value > 1 + allowed:
         reason = f"{ratio.count} samples, {MIN_SAMPLES} are needed" if few else "it may be the same"
-        return Speed(name, *rates, ratio, UNSURE, reason)
+        return Speed(name, *rates, ratio, UNDECIDED, reason)
     return Speed(name, *rates, ratio, FASTER if ratio.inverse().slower(allowed) else SAME)

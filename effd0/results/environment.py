@@ -26,13 +26,8 @@ PACKAGES = (
     "effd0", "numpy", "pillow", "pycocotools", "torch", "torchvision", "timm",
     "effdet", "onnx", "onnxruntime", "onnxsim", "onnxscript", "openvino",
 )  # fmt: skip
-#: ONNX Runtime's provider -> the kind of chip that it runs on.
-_PROVIDERS = {
-    "CPUExecutionProvider": "cpu",
-    "CUDAExecutionProvider": "cuda",
-    "TensorrtExecutionProvider": "cuda",
-    "CANNExecutionProvider": "npu",
-}
+#: ONNX Runtime's execution provider -> the kind of chip that it runs on.
+_PROVIDERS = {"CPU": "cpu", "CUDA": "cuda", "Tensorrt": "cuda", "CANN": "npu"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,8 @@ def chip_kind(runner: str, options: RunnerOptions) -> str:
         return "npu"
     if runner == "torch":
         return "cpu" if options.device is None else options.device.partition(":")[0]
-    return _PROVIDERS.get(options.provider, options.provider) if runner == "ort" else "cpu"
+    provider = options.provider.removesuffix("ExecutionProvider")
+    return _PROVIDERS.get(provider, provider) if runner == "ort" else "cpu"
 
 
 def environment() -> dict[str, Any]:
@@ -124,9 +120,8 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 0
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 0
 
 
 @functools.cache

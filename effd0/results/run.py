@@ -23,7 +23,7 @@ from ..io import sha256, written_whole
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.summary import METRICS
 from ..timing import Latency
-from .check import NOTHING_TESTED, Check, Verdict, verdict_of
+from .check import Check, Verdict, verdict_of
 from .environment import Fingerprint, machine_record
 
 FORMAT = "effd0 run"
@@ -281,27 +281,25 @@ def new_run(
     artefact: Artefact,
     *,
     exit_status: int,
-    command: str | None = None,
     checks: Sequence[Check] = (),
-    otherwise: str = NOTHING_TESTED,
+    otherwise: str = "",
+    cut_off: str = "",
     parity: Sequence[Parity] = (),
     accuracy: Sequence[Accuracy] = (),
     latency: Sequence[TimedRow] = (),
 ) -> Run:
-    """A run on *artefact* by this process; *otherwise* is the evidence where no check decides."""
-    if command is None:
-        path = Path(sys.argv[0])
-        # As it is typed: ``pytest`` for ``python -m pytest`` too.
-        name = path.parent.name if path.name == "__main__.py" else path.name
-        command = shlex.join([name, *sys.argv[1:]])
+    """A run on *artefact* by this process; *otherwise* and *cut_off* as in `verdict_of`."""
+    path = Path(sys.argv[0])
+    # As it is typed: ``pytest`` for ``python -m pytest`` too.
+    name = path.parent.name if path.name == "__main__.py" else path.name
     # Merged runs of one machine name it once: nothing in it changes from run to run.
     machine = machine_record()
     return Run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commands=[command],
+        commands=[shlex.join([name, *sys.argv[1:]])],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
-        verdict=verdict_of(checks, otherwise),
+        verdict=verdict_of(checks, otherwise, cut_off),
         checks=list(checks),
         parity=list(parity),
         accuracy=list(accuracy),
@@ -318,12 +316,8 @@ def artefact_of(
 ) -> Artefact:
     """The artefact of the files *model* and *checkpoint*, called by *named* or one of them."""
     file = named or model or checkpoint
-    return Artefact(
-        name="" if file is None else file.name,
-        model_sha256=None if model is None else sha256(model),
-        checkpoint_sha256=None if checkpoint is None else sha256(checkpoint),
-        dataset=dataset,
-    )
+    weights, graph = (None if path is None else sha256(path) for path in (checkpoint, model))
+    return Artefact("" if file is None else file.name, graph, weights, dataset)
 
 
 def dataset_name(root: Path | None, split: str) -> str:
@@ -395,23 +389,17 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
 
     All checks become one verdict. Raises `RunFileError` unless all are of one artefact.
     """
-    if not runs:
-        raise RunFileError("no run is given to merge, but at least one was wanted; name its file")
-    called = [*names, *(f"run {n + 1}" for n in range(len(names), len(runs)))]
     lists = ("commands", "environment", "checks", "parity", "accuracy", "latency")
     entries: dict[str, Any] = {key: [] for key in lists}
     for run in runs:
         for key, found in entries.items():
             found += [one for one in getattr(run, key) if one not in found]
-    verdict = verdict_of(entries["checks"], runs[0].verdict.evidence)
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
-    if cut and verdict.status != "fail":
-        verdict = msgspec.structs.replace(verdict, status="undecided", evidence=cut[0])
     return Run(
         created=max(run.created for run in runs),
-        artefact=_merged_artefact(runs, called),
-        verdict=verdict,
+        artefact=_merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))]),
+        verdict=verdict_of(entries["checks"], runs[0].verdict.evidence, *cut[:1]),
         exit_status=max((run.exit_status for run in runs), key=abs),
         **entries,
     )

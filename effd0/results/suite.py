@@ -14,18 +14,7 @@ from ..data.coco import Dataset
 from ..errors import Effd0Error
 from ..io import sha256
 from . import run as runs
-from .check import (
-    DIAGNOSIS_LENGTH,
-    NOTHING_TESTED,
-    UNDECIDED,
-    Broken,
-    Check,
-    Stage,
-    Status,
-    finite,
-    first_line,
-    verdict_of,
-)
+from .check import UNDECIDED, Broken, Check, Stage, Status, finite, first_line, verdict_of
 
 if TYPE_CHECKING:
     import pytest
@@ -60,8 +49,8 @@ def check_of(
         status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
         evidence = reason.removeprefix(UNDECIDED)
     elif isinstance(error, Broken):
-        evidence, stage = error.evidence, cast(Stage, error.stage or stage)
-        diagnosis = first_line(error.diagnosis, DIAGNOSIS_LENGTH)
+        evidence, diagnosis = error.evidence, error.diagnosis
+        stage = cast(Stage, error.stage or stage)
     elif isinstance(error, Effd0Error):
         # Its message names one fault, over as many lines as that takes.
         evidence = " ".join(str(error).split())
@@ -70,17 +59,9 @@ def check_of(
         message = report.longreprtext if crash is None else crash.message
         evidence = message.removeprefix("Failed: ")
     figures: dict[str, Any] = {key: value for key, value in properties if key in FIGURES}
-    return Check(
-        stage,
-        name,
-        status,
-        first_line(evidence),
-        diagnosis,
-        figure=finite(figures.get("figure")),
-        tolerance=finite(figures.get("tolerance")),
-        unit=figures.get("unit", ""),
-        seconds=round(report.duration, 6),
-    )
+    figure, tolerance = finite(figures.get("figure")), finite(figures.get("tolerance"))
+    measured = (figure, tolerance, figures.get("unit", ""), round(report.duration, 6))
+    return Check(stage, name, status, first_line(evidence), diagnosis, *measured)
 
 
 def properties_of(check: Check) -> list[tuple[str, object]]:
@@ -100,9 +81,7 @@ class SuiteRecord:
     parity: list[runs.Parity] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     dataset: runs.DatasetUsed | None = None
-    _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Callable[[], runs.Insight]]] = (
-        field(default_factory=dict)
-    )
+    _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Draw]] = field(default_factory=dict)
 
     def keep(self, accuracy: runs.Accuracy, draw: Draw) -> None:
         """
@@ -114,10 +93,8 @@ class SuiteRecord:
 
     def note_dataset(self, dataset: Dataset, root: Path | None, split: str) -> None:
         """Keep what the images under test are."""
-        digest = sha256(dataset.annotation_file)
-        self.dataset = runs.DatasetUsed(
-            runs.dataset_name(root, split), len(dataset.samples), digest
-        )
+        name, digest = runs.dataset_name(root, split), sha256(dataset.annotation_file)
+        self.dataset = runs.DatasetUsed(name, len(dataset.samples), digest)
 
     def sections(self, *, asked: bool) -> dict[str, list[str]]:
         """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
@@ -135,30 +112,20 @@ class SuiteRecord:
         return {"parity": heads, "accuracy": self.lines, "verdict": verdict}
 
     def to_run(
-        self,
-        given: Mapping[str, Path | None],
-        command: str,
-        exit_status: int,
-        rows: Sequence[runs.TimedRow] = (),
+        self, given: Mapping[str, Path | None], exit_status: int, rows: Sequence[runs.TimedRow] = ()
     ) -> runs.Run:
         """The session as a run; *given* are the paths by option, *rows* those of benchmarks."""
         named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
         checkpoint = given.get("--checkpoint") or fixture.checkpoint()
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
-        run = runs.new_run(
+        return runs.new_run(
             runs.artefact_of(given.get("--model"), checkpoint, self.dataset, named),
-            command=command,
             exit_status=exit_status,
             checks=self.checks,
-            otherwise="times have no threshold" if rows and not self.checks else NOTHING_TESTED,
+            otherwise="times have no threshold" if rows and not self.checks else "",
+            cut_off=CUT_OFF.get(exit_status, ""),
             parity=self.parity,
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,
         )
-        if exit_status in CUT_OFF and run.verdict.status != "fail":
-            evidence = CUT_OFF[exit_status]
-            run.verdict = msgspec.structs.replace(
-                run.verdict, status="undecided", evidence=evidence
-            )
-        return run

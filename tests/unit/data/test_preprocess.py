@@ -186,7 +186,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345
     ("content", "reason"),
     [
         pytest.param(None, "does not exist; check the path or the dataset's root", id="missing"),
-        pytest.param("folder", "is not a readable image: it is a directory", id="folder"),
+        pytest.param("folder", "is not a readable image: .* Is a directory", id="folder"),
         pytest.param(b"", "the file is empty; copy or download it again", id="empty"),
         pytest.param(b"id,name\n1,a", r"\(it begins with b'id,name\\n'\)$", id="text"),
         pytest.param(POINTER, "it is a Git LFS pointer, .*'git lfs pull'", id="lfs-pointer"),

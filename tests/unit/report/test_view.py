@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from effd0.benchmark.published import published_figures
 from effd0.metrics.tide import KINDS
 from effd0.report import plots, view
 from effd0.results.run import Accuracy, ErrorKind, Head, Insight, Run, Sides
@@ -156,7 +157,7 @@ def test_plots_take_the_colours_of_the_page() -> None:
     drawn = [
         plots.precision_recall(insight, "0.50"),
         plots.histogram(insight.scores),
-        plots.throughput(one, view.published_curve()),
+        plots.throughput(one, published_figures()[:2]),
         plots.latency(one),
     ]
     for svg in drawn:

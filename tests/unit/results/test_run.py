@@ -218,7 +218,6 @@ def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
             [{"model_sha256": None}, {"model_sha256": None, "checkpoint_sha256": None}],
             r"a and b name no model and no checkpoint that all were run on", id="unknown",
         ),
-        pytest.param([], "no run is given to merge", id="none"),
     ],
 )  # fmt: skip
 def test_another_artefact_is_refused_with_both_values(artefacts: Any, message: str) -> None:

@@ -112,12 +112,12 @@ def session() -> SuiteRecord:
 
 def test_a_session_is_a_run() -> None:
     """Checks with what was skipped, parity, each runner's accuracy once, and the verdict."""
-    found = session().to_run(GIVEN, "pytest -q", 0, [ROW])
+    found = session().to_run(GIVEN, 0, [ROW])
     assert [check.status for check in found.checks] == ["passed", "skipped"]
     # What is compared with a reference comes first, and pictures are made of what is written.
     assert [one.runner for one in found.accuracy] == ["ort", "torch"]
     assert [one.insight for one in found.accuracy] == [no_pictures()] * 2
-    assert (found.parity, found.latency, found.commands) == ([HEADS], [ROW], ["pytest -q"])
+    assert (found.parity, found.latency) == ([HEADS], [ROW])
     assert found.verdict.status == "pass"
     scenes, dataset = load_coco(fixture.coco_root()), found.artefact.dataset
     assert dataset is not None
@@ -142,7 +142,7 @@ def test_a_session_is_called_by_what_is_under_test(
     for option in options:
         given[option] = path = tmp_path / f"{option[2:]}.onnx"
         path.write_bytes(option.encode())
-    artefact = SuiteRecord().to_run(given, "pytest", 0).artefact
+    artefact = SuiteRecord().to_run(given, 0).artefact
     model, weights = given["--model"], given["--checkpoint"] or fixture.checkpoint()
     assert artefact.name == name
     assert artefact.model_sha256 == (None if model is None else sha256(model))
@@ -157,17 +157,17 @@ def test_a_session_is_called_by_what_is_under_test(
 def test_a_session_that_was_cut_off_passes_nothing(status: int, wanted: str) -> None:
     """What passed so far is kept, a failed check stays one; a failed test of effd0 is no check."""
     record = session()
-    found = record.to_run(GIVEN, "pytest", status).verdict
+    found = record.to_run(GIVEN, status).verdict
     assert (found.status, found.passed) == (wanted, ("gate",))
     assert ("not all checks were run" in found.evidence) == (wanted == "undecided")
     record.checks.append(Check("runner", "t", "failed", "0.3 off"))
-    failed = record.to_run(GIVEN, "pytest", status).verdict
+    failed = record.to_run(GIVEN, status).verdict
     assert (failed.status, failed.evidence) == ("fail", "0.3 off")
 
 
 def test_a_session_of_benchmarks_is_not_gated() -> None:
     """Times without a baseline pass nothing, and say so."""
-    found = SuiteRecord().to_run(GIVEN, "pytest benchmarks", 0, [ROW])
+    found = SuiteRecord().to_run(GIVEN, 0, [ROW])
     assert (found.verdict.status, found.artefact.dataset) == ("not gated", None)
     assert found.verdict.evidence == "times have no threshold"
 
