@@ -247,7 +247,7 @@ FAULTS = (
           _folder(_stale, runs=False)),
     Fault("results-of-bgr-inputs", "preprocess", "peers F1", "BGR", _of_inputs(lambda t: t[::-1])),
     Fault("results-of-unnormalised-inputs", "preprocess", "peers F2", "divided by 255|normalised",
-          _of_inputs(lambda t: (t.T * STD + MEAN).T)),
+          _of_inputs(lambda t: (t.T * STD + MEAN).T.astype(np.float32))),
     Fault("quietly-bf16", "runner", "peers F40: OpenVINO on CPUs with AMX", "bf16|bfloat16",
           _by_torch("bf16")),
     Fault("weights-in-int8", "runner", "peers 2: int8 loses 4.2 points", "int8",
