@@ -16,6 +16,7 @@ Every failure this package knows, and who has to act on it.
     |- ExportError              an ONNX file that does not compute what the checkpoint does
     |- GraphError               an ONNX graph that is broken or that an edit cannot take
     |- AtcError                 a compilation to .om that cannot be asked for or that failed
+    |- OptionError              a value that its option does not take
     |- EvaluationError          detections that cannot be scored
     |- BenchmarkError           times, figures or baselines that cannot be compared
     |- FetchError               a download that failed or is not what it should be
@@ -90,6 +91,10 @@ class GraphError(Effd0Error):
 
 class AtcError(Effd0Error):
     """A compilation to .om cannot be asked for, or ATC failed."""
+
+
+class OptionError(Effd0Error):
+    """A value is not what its option takes."""
 
 
 class EvaluationError(Effd0Error):

@@ -56,7 +56,9 @@ class BenchmarkJob:
     )
     root: Path | None = None
     split: str = "val2017"
-    against: Path | None = option("Model that is timed in turn with --model, A B A B.")
+    against: Path | None = option(
+        "Model that is timed in turn with --model, A B A B.", takes="model"
+    )
     max_slowdown: float | None = option(
         "Threshold: exit 1 if slower than --against by more, with 95 % confidence; "
         f"{100 * MAX_SLOWDOWN:g} is a good start.",

@@ -23,7 +23,9 @@ from .show import show_built, show_edits
 @command()
 def export(
     out: Path = ONNX_OUT,
-    checkpoint: Path | None = option("Weights, .pth or .safetensors.", shown="embedded checkpoint"),
+    checkpoint: Path | None = option(
+        "Weights, .pth or .safetensors.", shown="embedded checkpoint", takes="weights"
+    ),
     batch_size: int = option("Fixed batch size.", default=1),
     dynamic_batch: bool = option("Leave the batch size free.", default=False),
     opset: int | None = option("ONNX opset.", shown="11; 18 for dynamo"),

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Container, Iterator
+import itertools
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
+from ..errors import OptionError, OutputError
 from ..io import check_writable
 from ..results.compare import MAX_SLOWDOWN
 from ..spec import D0, SPECS
+from ..tensors.results import SUFFIXES
 from ..types import option
 
 Command = Callable[..., None]
@@ -33,7 +37,8 @@ class Option:
     An option with the type of one value; *many* values may be given where it repeats.
 
     *shown* is the default in words, where the value says nothing.  A number is at least *min*, for
-    a whole one 1 unless said otherwise, and at most *max*.  *stop* is called before all others are
+    a whole one 1 unless said otherwise, and at most *max*.  *takes* is ``percent``, one of `KINDS`,
+    or for what is written ``new file`` or ``new folder``.  *stop* is called before all others are
     read; it ends the command where the option is given.
     """
 
@@ -48,6 +53,7 @@ class Option:
     max: float | None = None
     choices: tuple[str, ...] = ()
     positional: bool = False
+    takes: str | None = None
     stop: Callable[[bool], None] | None = None
 
     @property
@@ -93,6 +99,7 @@ def command(*left_out: str) -> Callable[[Command], Command]:
             for one in options:
                 if one.many:
                     given[one.name] = tuple(given[one.name] or one.default)
+            check_values(options, given)
             for name, kind in hints.items():
                 if is_dataclass(kind):
                     own = [one.name for one in declared(kind, left_out)]
@@ -132,6 +139,90 @@ def _typer_parameter(one: Option) -> inspect.Parameter:
     )
 
 
+class Kind(NamedTuple):
+    """What a path can be: its name, the suffixes of a file (none of a folder), where to get one."""
+
+    called: str
+    suffixes: tuple[str, ...]
+    remedy: str
+
+
+_WEIGHTS = (".pth", ".safetensors", ".pt", ".ckpt", ".tar", ".bin")
+_EXPORT, _FETCH = "make one with 'effd0 export'", "'effd0 fetch checkpoint' gets them"
+#: Word of `Option.takes` -> the files or folders that are meant.
+KINDS = {
+    "model": Kind("an .onnx or .om file", (".onnx", ".om"), _EXPORT),
+    "onnx": Kind("an .onnx file", (".onnx",), _EXPORT),
+    "weights": Kind("a file of weights (.pth, .safetensors)", _WEIGHTS, _FETCH),
+    "source": Kind("an .onnx file or weights (.pth, .safetensors)", (".onnx", *_WEIGHTS), _FETCH),
+    "image": Kind(
+        "an image file",
+        (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"),
+        "give a photograph",
+    ),
+    "json": Kind("a .json file", (".json",), "check the path"),
+    "images": Kind("a folder with annotations/ and images", (), "'effd0 fetch coco' gets COCO's"),
+    "inputs": Kind("a folder of inputs", (), "make one with 'effd0 preprocess --bin-save'"),
+    "results": Kind("a folder of results", (), "make one with 'effd0 infer --output'"),
+}
+
+
+def check_values(options: Iterable[Option], given: Mapping[str, Any]) -> None:
+    """
+    Raise `OptionError` for a value of *given*, by name, that its option cannot mean.
+
+    What is to be written comes last, as `OutputError`.
+    """
+    for one in sorted(options, key=lambda one: str(one.takes).startswith("new")):
+        value = given[one.name]
+        for each in (value or ()) if one.many else (value,):
+            if each is not None and (wrong := _mistake(one, each, options)):
+                called = one.value if one.positional else one.flag
+                raise OptionError(f"{called} is {each}, {wrong}")
+
+
+def _mistake(one: Option, value: Any, options: Iterable[Option]) -> str:
+    """What is wrong with *value*, and what to do; empty if nothing is."""
+    if one.kind is float and not math.isfinite(value):
+        return "but a number is wanted"
+    if one.takes == "percent" and 0 < value < 1:
+        return f"but it is in percent; {100 * value:g} was probably meant"
+    if one.takes == "new file":
+        try:
+            check_writable(value)
+        except OutputError as error:
+            raise OutputError(f"{one.flag}: {error}") from error
+    if one.takes == "new folder" and value.exists() and not value.is_dir():
+        return "which is a file, but a folder is to be written; choose another place"
+    return _wrong_path(one, value, options) if one.takes in KINDS else ""
+
+
+def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
+    """Why *path* cannot be what *one* takes, and which other option takes it; empty if it can."""
+    kind = KINDS[str(one.takes)]
+    if not path.exists():
+        return f"which does not exist; {kind.remedy}"
+    found = _kinds_of(path)
+    if one.takes in found:
+        return ""
+    remedy = next((f"give it as {other.flag}" for other in options if other.takes in found), None)
+    folder = "a folder, " if path.is_dir() and kind.suffixes else ""
+    return f"{folder}but {kind.called} is wanted; {remedy or kind.remedy}"
+
+
+def _kinds_of(path: Path) -> set[str]:
+    """All that *path* can be, by its suffix, or by what lies in the folder."""
+    if not path.is_dir():
+        return {name for name, kind in KINDS.items() if path.suffix.lower() in kind.suffixes}
+    if (path / "annotations").is_dir():
+        return {"images"}
+    tensors = (file for file in path.iterdir() if file.suffix in SUFFIXES)
+    sizes = {file.stat().st_size for file in itertools.islice(tensors, 100)}
+    # Inputs are all of one size, but for one that is cut off; the heads of an image have ten.
+    sure = {0: {"inputs", "results"}, 1: {"inputs"}, 2: {"inputs"}}
+    return sure.get(len(sizes), {"results"})
+
+
 #: What a threshold is given in.
 PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100}
 POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
@@ -139,15 +230,17 @@ POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
 ARGUMENT: dict[str, Any] = {"default": REQUIRED, "positional": True}
 ARCH = option(f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch)
 BATCH_SIZE = option("Images per batch.", shown="the model's, or 1")
-ONNX_FILE = option("ONNX file to read.", default=REQUIRED)
-ONNX_OUT = option("ONNX file to write.", default=REQUIRED)
-ACCURACY_REPORT = option("'effd0 evaluate --json' of the same model; its mAP is shown.")
+ONNX_FILE = option("ONNX file to read.", default=REQUIRED, takes="onnx")
+ONNX_OUT = option("ONNX file to write.", default=REQUIRED, takes="new file")
+ACCURACY_REPORT = option(
+    "'effd0 evaluate --json' of the same model; its mAP is shown.", takes="json"
+)
 
 
 def least_map(shown: str) -> Any:
     """The threshold of mAP; *shown* says what it is by default."""
     text = "Threshold: exit 1 below this mAP, in percent; 33.4 for D0 on COCO val2017."
-    return option(text, shown=shown, **PERCENT)
+    return option(text, shown=shown, takes="percent", **PERCENT)
 
 
 def max_slowdown(where: str) -> Any:
@@ -160,11 +253,7 @@ def max_slowdown(where: str) -> Any:
 class ReportOptions:
     """Files that a command writes about itself."""
 
-    json: Path | None = option("Write the figures as JSON.")
-    report_json: Path | None = option("Run file, for 'effd0 merge', 'compare', 'report'.")
-
-    def check(self) -> None:
-        """Raise `OutputError` now for a file that could not be written later."""
-        for path in (self.json, self.report_json):
-            if path is not None:
-                check_writable(path)
+    json: Path | None = option("Write the figures as JSON.", takes="new file")
+    report_json: Path | None = option(
+        "Run file, for 'effd0 merge', 'compare', 'report'.", takes="new file"
+    )

@@ -12,7 +12,7 @@ from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
 from ..evaluation.evaluate import ImageOptions
 from ..evaluation.model import ModelChoice
-from ..io import check_writable, write_json
+from ..io import write_json
 from ..progress import STDERR, progress
 from ..report.view import write_page
 from ..results.compare import NO_WORSE, compare_runs
@@ -29,15 +29,13 @@ from .show import show_bisection, show_comparison, show_lines, show_status
 def bisect(
     model: Path = cli.ONNX_FILE,
     reference: Path = option(
-        "Model that is right: an ONNX file, or weights.", default=cli.REQUIRED
+        "Model that is right: an ONNX file, or weights.", default=cli.REQUIRED, takes="source"
     ),
-    image: Path | None = option("Image to run.", shown="an embedded scene"),
-    json: Path | None = option("Write the finding as JSON."),
+    image: Path | None = option("Image to run.", shown="an embedded scene", takes="image"),
+    json: Path | None = option("Write the finding as JSON.", takes="new file"),
     arch: str = cli.ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
-    if json is not None:
-        check_writable(json)
     with STDERR.status(f"comparing all tensors of {model.name} with {reference.name}"):
         finding = bisection.bisect(model, reference, spec_for(arch), image)
     show_bisection(finding)
@@ -74,7 +72,6 @@ def benchmark(
         host_threads=images.host_threads,
         accuracy_report=accuracy_report,
     )
-    reports.check()
     run = run_benchmark(job, progress)
     print_report(run.latency)
     for path in (reports.json, reports.report_json):
@@ -87,10 +84,9 @@ def benchmark(
 @cli.command()
 def merge(
     runs: tuple[Path, ...] = option("Run files.", "RUN.json...", **cli.ARGUMENT),
-    out: Path = option("File to write.", default=cli.REQUIRED),
+    out: Path = option("File to write.", default=cli.REQUIRED, takes="new file"),
 ) -> None:
     """Merge the accuracy, parity and benchmark runs of one artefact into one file."""
-    check_writable(out)
     merged = merge_runs([read_run(path) for path in runs], [str(path) for path in runs])
     write_run(out, merged)
     parts = ("checks", "parity", "accuracy", "latency")
@@ -120,11 +116,12 @@ def compare(
 @cli.command()
 def report(
     run: Path = option("Run file to show.", "RUN.json", **cli.ARGUMENT),
-    html: Path = option("File to write.", default=cli.REQUIRED),
-    baseline: Path | None = option("Run file whose figures are shown beside.", "OLD.json"),
+    html: Path = option("File to write.", default=cli.REQUIRED, takes="new file"),
+    baseline: Path | None = option(
+        "Run file whose figures are shown beside.", "OLD.json", takes="json"
+    ),
 ) -> None:
     """Write a run as one HTML page, which opens from disk; the exit code ignores the verdict."""
-    check_writable(html)
     shown = read_run(run)
     write_page(html, shown, None if baseline is None else read_run(baseline))
     verdict = shown.verdict

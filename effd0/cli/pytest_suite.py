@@ -73,17 +73,21 @@ class SuiteOptions:
     runner: tuple[str, ...] = option(
         f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME", ()
     )
-    results: Path | None = option("Recorded head outputs; implies --runner=recorded.", "DIR")
-    bins: Path | None = option("Recorded inputs; those of --results.", "DIR")
-    detections: Path | None = option("Recorded detections, as COCO's JSON.")
-    coco: Path | None = option("Folder in COCO's layout.", "ROOT", shown="embedded scenes")
+    results: Path | None = option(
+        "Recorded head outputs; implies --runner=recorded.", "DIR", takes="results"
+    )
+    bins: Path | None = option("Recorded inputs; those of --results.", "DIR", takes="inputs")
+    detections: Path | None = option("Recorded detections, as COCO's JSON.", takes="json")
+    coco: Path | None = option(
+        "Folder in COCO's layout.", "ROOT", shown="embedded scenes", takes="images"
+    )
     slow: bool = option("Run the slow tests too.", default=False)
     device_id: int = option("The NPU of --runner acl.", default=0, min=0)
     batch_size: tuple[int, ...] = option(
         "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
     )
     min_map: float = option(
-        "Threshold of mAP on --coco, in percent.", default=33.4, **command.PERCENT
+        "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
     )
     max_drop: float = option(
         "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
@@ -91,7 +95,7 @@ class SuiteOptions:
         **command.POINTS,
     )
     require: tuple[str, ...] = option(
-        "Fail, not skip, where this is absent. Repeatable.",
+        "End at once where this is absent, in place of skips. Repeatable.",
         default=(),
         choices=("browser", "coco", *HARDWARE),
     )
@@ -102,7 +106,9 @@ class BenchmarkOptions:
     """What the pytest benchmarks take."""
 
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
-    baseline: Path | None = option("Run file of an earlier session to compare times with.")
+    baseline: Path | None = option(
+        "Run file of an earlier session to compare times with.", takes="json"
+    )
     max_slowdown: float = command.max_slowdown("against --baseline")
     accuracy_report: Path | None = command.ACCURACY_REPORT
 
@@ -191,16 +197,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         "--runner=recorded and --results=DIR go together, but one is given without the other": (
             recorded_alone
         ),
-        "--coco is given without --checkpoint, but the embedded checkpoint knows drawn scenes "
-        "only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)": (
-            coco and not given.checkpoint
-        ),
         "--image-limit is given, but it limits --coco, which is not": given.image_limit
         and not coco,
-        **{
-            f"{flag} is {path}, which does not exist": flag in PATHS and path and not path.exists()
-            for flag, path in files.items()
-        },
         "--results is given with --workers or --devices, but what was recorded is not run; "
         "leave one out": parallel and results,
         f"--device-id is {given.device_id}, but each worker has a device of its own; name them "
@@ -212,6 +210,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         if found:
             raise pytest.UsageError(message)
     try:
+        ModelChoice(None, given.checkpoint).check_photographs("--coco", coco)
+        command.check_values(OPTIONS, vars(given))
         spec_for(given.arch)
         if results is not None and given.model is not None:
             check_model(results, given.model)
@@ -219,6 +219,9 @@ def refuse_contradictions(config: pytest.Config) -> None:
             check_pool(pool, {name: runner_options(config, name) for name in runners_here(config)})
     except Effd0Error as error:
         raise pytest.UsageError(str(error)) from error
+    for name in given.require:
+        if reason := absent(name, config):
+            raise pytest.UsageError(f"{name} is required (--require {name}), but {reason}")
 
 
 def pool_asked(config: pytest.Config) -> Pool | None:
@@ -326,7 +329,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     Put the checks of an artefact in the order of their stages; if one is given, only these run.
 
-    Skip what needs something absent, with the reason; --require turns that into an error.
+    Skip what needs something absent, with the reason.
     """
 
     def place(item: pytest.Item) -> int:
@@ -340,25 +343,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
         others = []
     items[:] = sorted(checks, key=place) + others
-    required = config.getoption("--require")
-    reasons = {name: absent(name, config) for name in MARKERS if name not in required}
+    reasons = {name: absent(name, config) for name in MARKERS}
     for item in items:
         for name, reason in reasons.items():
             if reason and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}: {reason}"))
-
-
-# A hook, and the first: a fixture that is asked for after collection is never made.
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test whose resource was demanded by --require and is not there."""
-    reasons = [
-        f"{name} is required (--require {name}), but {reason}"
-        for name in item.config.getoption("--require")
-        if item.get_closest_marker(name) and (reason := absent(name, item.config))
-    ]
-    if reasons:
-        pytest.fail("; ".join(reasons), pytrace=False)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

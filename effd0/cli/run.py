@@ -40,7 +40,7 @@ def evaluate(
     batch_size: int | None = BATCH_SIZE,
     min_map: float | None = least_map("none; for the embedded default its own record"),
     reference: Path | None = option(
-        "ONNX model or weights that run on the same images, for --max-drop."
+        "ONNX model or weights that run on the same images, for --max-drop.", takes="source"
     ),
     max_drop: float | None = option(
         "Threshold: exit 1 unless the 95 % interval of the mAP drop against --reference ends at or "
@@ -54,6 +54,7 @@ def evaluate(
     pool: PoolOptions,
 ) -> None:
     """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
+    model.check_photographs("--root", images.root)
     if max_drop is not None and reference is None:
         raise EvaluationError(
             f"--max-drop is {max_drop}, but no --reference is given; name what to compare with"
@@ -67,7 +68,6 @@ def evaluate(
     if (workers := pool.pool()) is not None:
         engine = RayEngine(choice, workers, batch_size)
         beside = None if other is None else RayEngine(other, replace(workers, devices=()))
-    reports.check()
     evaluation = run_evaluation(job, engine, beside, open_progress=progress, say=say)
     _report(evaluation, engine, reports)
 
@@ -86,14 +86,15 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptio
 @command("overlap", "postprocess", "launch")
 def detect(
     *,
-    image: Path = option("Image to detect in.", "IMAGE", **ARGUMENT),
-    out: Path = option("Image to write.", default=REQUIRED),
-    min_score: float = option("Leave out detections below this score.", default=0.3),
+    image: Path = option("Image to detect in.", "IMAGE", takes="image", **ARGUMENT),
+    out: Path = option("Image to write.", default=REQUIRED, takes="new file"),
+    min_score: float = option("Leave out detections below this score.", default=0.3, min=0, max=1),
     model: ModelChoice,
     arch: str = ARCH,
     compute: RunnerOptions,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
+    model.check_photographs("IMAGE", image)
     if model.runner is None and model.model is None:
         model = replace(model, runner="torch")  # nothing to export for one image
     choice = replace(model, spec=spec_for(arch), options=compute)
@@ -106,7 +107,7 @@ def detect(
 @command()
 def preprocess(
     *,
-    bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED),
+    bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED, takes="new folder"),
     images: ImageOptions,
     arch: str = ARCH,
     dtype: str = option(
@@ -139,8 +140,11 @@ def infer(
         "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
         "DIR",
         shown="zeros, to measure throughput",
+        takes="inputs",
     ),
-    output: Path | None = option("Where the result folder goes.", "DIR", shown="nowhere"),
+    output: Path | None = option(
+        "Where the result folder goes.", "DIR", shown="nowhere", takes="new folder"
+    ),
     output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
     job: InferJob,
     images: ImageOptions,
@@ -175,10 +179,14 @@ def infer(
 @command()
 def postprocess(
     *,
-    omfile: Path = option("Folder of results, by effd0 or ais_bench.", "DIR", REQUIRED),
+    omfile: Path = option(
+        "Folder of results, by effd0 or ais_bench.", "DIR", REQUIRED, takes="results"
+    ),
     images: ImageOptions,
-    bins: Path | None = option("Folder of the inputs, where results have no manifest.", "DIR"),
-    model: Path | None = option("Model that the results must be of.", shown="any"),
+    bins: Path | None = option(
+        "Folder of the inputs, where results have no manifest.", "DIR", takes="inputs"
+    ),
+    model: Path | None = option("Model that the results must be of.", shown="any", takes="model"),
     arch: str = ARCH,
     min_map: float | None = least_map("none"),
     reports: ReportOptions,
@@ -186,5 +194,4 @@ def postprocess(
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
     engine = engines.RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
-    reports.check()
     _report(run_evaluation(job, engine, open_progress=progress), engine, reports)

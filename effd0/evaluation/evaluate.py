@@ -52,7 +52,9 @@ class DirectoryOptions:
     """The run directory *out*, which *resume* continues; see `run_directory`."""
 
     out: Path | None = option(
-        "Run directory: detections as they come, then detections.json, evaluation.json.", "RUN_DIR"
+        "Run directory: detections as they come, then detections.json, evaluation.json.",
+        "RUN_DIR",
+        takes="new folder",
     )
     resume: bool = option("Continue the run in --out, to the same result.", default=False)
 

@@ -26,8 +26,10 @@ from ..types import option
 class ModelChoice:
     """What is to be run: an ONNX model, or a checkpoint (the embedded one if neither is given)."""
 
-    model: Path | None = option("Model file, .onnx or .om.")
-    checkpoint: Path | None = option("Weights, .pth or .safetensors.", shown="embedded checkpoint")
+    model: Path | None = option("Model file, .onnx or .om.", takes="model")
+    checkpoint: Path | None = option(
+        "Weights, .pth or .safetensors.", shown="embedded checkpoint", takes="weights"
+    )
     runner: str | None = option(
         # Recorded outputs are scored by a command of their own, postprocess.
         "; ".join(f"{n}: {what}" for n, what in RUNNERS.items() if n != "recorded") + ".",
@@ -75,6 +77,15 @@ class ModelChoice:
     def weights(self) -> Path | None:
         """The checkpoint that runs; None where a model is given that holds its own weights."""
         return None if self.model is not None else self.checkpoint or embedded.checkpoint()
+
+    def check_photographs(self, flag: str, place: Path | None) -> None:
+        """Raise `CheckpointError` where the embedded checkpoint would run on photographs."""
+        drawn = place is None or place.resolve().is_relative_to(embedded.folder().resolve())
+        if not drawn and self.model is None and self.checkpoint is None:
+            raise CheckpointError(
+                f"{flag} is given without --checkpoint, but the embedded checkpoint knows drawn "
+                "scenes only; give --checkpoint=d0.pth ('effd0 fetch checkpoint' gets one)"
+            )
 
     @contextlib.contextmanager
     def file(self, batch_size: int | None = None) -> Iterator[Path]:

@@ -33,6 +33,12 @@ def test_help_shows_what_is_declared(command: str) -> None:
     assert [text for text in first if " ".join(text.split()) not in words] == []
 
 
+def test_every_number_has_a_bound() -> None:
+    """A number that cannot be meant is refused where it is typed, not after hours of work."""
+    every = [one for command in COMMANDS for one in options_of(command)] + OPTIONS
+    assert {one.flag for one in every if one.kind in (int, float) and one.min is None} == set()
+
+
 def test_pytest_knows_what_is_declared(pytestconfig: pytest.Config) -> None:
     """Each option of the suite is one of this very run, described, with its default's type."""
     for one in OPTIONS:

@@ -149,7 +149,7 @@ def test_the_map_is_that_of_the_same_model(runners: Runners) -> None:
         ),
         (["--scenario", "offline", "--against", "old.onnx"], r"--against is old.onnx, but it is"),
         (["--max-slowdown", 5], r"--max-slowdown is 5, but no --against is given"),
-        (["--against", "none.onnx"], r"none.onnx does not exist"),
+        (["--against", "none.onnx"], r"none.onnx, which does not exist"),
     ],
     ids=["scenario", "single-stream-of-four", "scenario-against", "slowdown-alone", "no-rival"],
 )

@@ -167,6 +167,8 @@ def test_aipp_states_its_cost(here: Path) -> None:
 def test_a_failure_of_atc_is_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Translation, next step and ATC's own last lines are shown; no .om is left."""
     assert_one_error("is fixed to 1, but", *compile_("--dynamic-batch-size", "1,4", "--dry-run"))
+    assert_one_error("write them as 1,4,8", *compile_("--dynamic-batch-size", "1,x"))
+    assert_one_error("^AtcError: --log is 'loud', but ATC knows", *compile_("--log", "loud"))
     assert names_in(here) == ["free.onnx", "m.onnx"]
     script = "echo 'E19010: No parser is registered for Op [[bold]Resize].'; exit 255"
     use_tool("atc", script, here / "bin", monkeypatch)

@@ -52,6 +52,7 @@ def test_a_process_ends_with_its_exit_code(code: str, status: int, shown: str) -
         ("evaluate --batch 3", "No such option"),
         ("evaluate --batch-size 0", "Invalid value for '--batch-size'"),
         ("evaluate --min-map 101", "Invalid value for '--min-map'"),
+        ("detect a.jpg --out b.jpg --min-score 30", "Invalid value for '--min-score'"),
         ("evaluate --postprocess gpu", "'gpu' is not one of 'auto', 'host', 'device'"),
         ("detect a.jpg", "Missing option '--out'"),
         ("detect --out b.jpg", "Missing argument 'IMAGE'"),
@@ -68,10 +69,15 @@ def test_what_cannot_be_parsed_is_bad_input(words: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("evaluate --root nowhere", r"^DatasetError: nowhere.*2017\.json does not exist; give --"),
+        (
+            "preprocess --bin-save bins --root nowhere",
+            r"^DatasetError: nowhere.*2017\.json does not exist; give --",
+        ),
         ("evaluate --split train", r"^DatasetError: .*instances_train\.json .* --split its name"),
-        ("evaluate --model [red]a[1].onnx", r"^RunnerError: \[red\]a\[1\]\.onnx does not exist; m"),
-        ("evaluate --checkpoint no.pth", r"^CheckpointError: no\.pth does not exist; get one with"),
+        (
+            "evaluate --model [red]a[1].onnx",
+            r"^OptionError: --model is \[red\]a\[1\]\.onnx, which d",
+        ),
         ("evaluate --arch d1", r"^SpecError: --arch is 'd1', but effd0 knows tf_efficientdet_d0"),
         ("evaluate --precision fp16", r"--precision is fp16, but --runner ort does not know it"),
         ("evaluate --graph-optimization o2", r"^RunnerError: --graph-optimization is 'o2', but "),
@@ -80,12 +86,13 @@ def test_what_cannot_be_parsed_is_bad_input(words: str, message: str) -> None:
         ("evaluate --resume", r"^OutputError: --resume is given, but no --out"),
         ("evaluate --devices 0,1", r"^RunnerError: --devices names 2, but .* computes on the CPU"),
         ("infer --output-dirname run1", r"^OutputError: --output-dirname is run1, but no --output"),
-        ("detect no.jpg --out out.jpg", r"^ImageError: .*no\.jpg"),
-        ("simplify --model no.onnx --out out.onnx", r"^GraphError: no\.onnx does not exist"),
-        ("export --checkpoint no.pth --out out.onnx", r"^CheckpointError: no\.pth does not exist"),
+        ("detect no.jpg --out out.jpg", r"^OptionError: IMAGE is no\.jpg, which does not exist; g"),
+        (
+            "simplify --model no.onnx --out out.onnx",
+            r"^OptionError: --model is no\.onnx, which does",
+        ),
+        ("export --checkpoint no.pth --out out.onnx", r"^OptionError: .*'effd0 fetch checkpoint'"),
         ("export --opset 10 --out out.onnx", r"^ExportError: --opset is 10, but the torchscript"),
-        ("compile --model m --output d0 --log loud", r"^AtcError: --log is 'loud', but ATC knows"),
-        ("compile --model m --output d0 --dynamic-batch-size 1,x", "write them as 1,4,8"),
     ],
 )
 def test_what_cannot_be_meant_is_one_message(
@@ -125,7 +132,7 @@ def test_a_truncated_image_stops_the_run(tmp_path: Path) -> None:
     cut = root / "val2017" / "cut.jpg"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     message = r"ImageError: 1 of the images in .*:\n.*cut\.jpg.*truncated"
-    assert_one_error(message, "evaluate", "--root", root)
+    assert_one_error(message, "preprocess", "--bin-save", tmp_path / "bins", "--root", root)
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,10 @@ def test_checks_run_in_the_order_of_their_stages(
 
 @pytest.mark.parametrize(
     ("options", "skipped"),
-    [({}, ["slow", "coco"]), ({"slow": True}, ["coco"]), ({"require": ["coco"]}, ["slow"])],
-    ids=["by-default", "slow", "required"],
+    [({}, ["slow", "coco"]), ({"slow": True}, ["coco"])],
+    ids=["by-default", "slow"],
 )
-def test_what_is_absent_is_skipped_unless_required(
-    options: dict[str, Any], skipped: list[str]
-) -> None:
+def test_what_is_absent_is_skipped(options: dict[str, Any], skipped: list[str]) -> None:
     """The reason names what would lift it."""
     items = [Item("slow", None, "slow"), Item("coco", None, "coco"), Item("other")]
     selected(items, **options)
@@ -155,16 +153,3 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     words = ("stage", "evidence", "diagnosis", "unit")
     written = [{key: case[key] for key in words if key in case} for case in cases]
     assert written == [{key: one[key] for key in words if one[key]} for one in content["checks"]]
-
-
-@pytest.mark.slow
-def test_what_is_required_and_absent_fails(tmp_path: Path) -> None:
-    """Nothing is run on something else in its place: each test fails with the reason."""
-    report = tmp_path / "report.json"
-    given = ("-m", "npu", "--require=npu", f"--report-json={report}")
-    done = run_pytest(*given, "tests/suite/test_runner.py")
-    checks = content_of(report)["checks"]
-    assert {check["status"] for check in checks} == {"failed"}
-    wanted = "npu is required (--require npu), but "
-    assert [check["evidence"] for check in checks if not check["evidence"].startswith(wanted)] == []
-    assert f"evidence  {wanted}" in done.stdout

@@ -215,10 +215,16 @@ def test_an_existing_result_is_refused_first(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("infer --model d0.onnx --input no", "ResultError: no is not a folder; .*effd0 preprocess"),
+        (
+            "infer --model d0.onnx --input no",
+            "--input is no, which does not exist; .*effd0 preprocess",
+        ),
         ("infer --model d0.onnx --batch-size 3", "FeedError: --batch-size is 3, but the model tak"),
-        ("postprocess --root coco --omfile no", "ResultError: no is not a folder; .*effd0 infer"),
-        ("postprocess --root coco --omfile bins", r"bins does not hold the results of 3 images; 3"),
+        (
+            "postprocess --root coco --omfile no",
+            "--omfile is no, which does not exist; .*effd0 infer",
+        ),
+        ("postprocess --root coco --omfile coco/val2017", "val2017 holds no result file .*; give"),
     ],
 )
 @pytest.mark.usefixtures("place")
