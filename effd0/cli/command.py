@@ -147,6 +147,8 @@ class Kind(NamedTuple):
     remedy: str
 
 
+#: Inputs are of one size, unless some are cut off; the ten heads of an image are of ten.
+_SIZES_OF_HEADS = 5
 _WEIGHTS = (".pth", ".safetensors", ".pt", ".ckpt", ".tar", ".bin")
 _EXPORT, _FETCH = "make one with 'effd0 export'", "'effd0 fetch checkpoint' gets them"
 #: Word of `Option.takes` -> the files or folders that are meant.
@@ -218,9 +220,9 @@ def _kinds_of(path: Path) -> set[str]:
         return {"images"}
     tensors = (file for file in path.iterdir() if file.suffix in SUFFIXES)
     sizes = {file.stat().st_size for file in itertools.islice(tensors, 100)}
-    # Inputs are all of one size, but for one that is cut off; the heads of an image have ten.
-    sure = {0: {"inputs", "results"}, 1: {"inputs"}, 2: {"inputs"}}
-    return sure.get(len(sizes), {"results"})
+    if len(sizes) >= _SIZES_OF_HEADS:
+        return {"results"}
+    return {"inputs"} if len(sizes) == 1 else {"inputs", "results"}
 
 
 #: What a threshold is given in.

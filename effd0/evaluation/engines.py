@@ -23,7 +23,7 @@ from ..data.coco import Dataset, Sample, check_images, load_coco
 from ..data.preprocess import input_scale
 from ..detection.heads import split_heads
 from ..detection.postprocess import Detections, postprocess
-from ..errors import Effd0Error, ResultError, RunnerError
+from ..errors import Effd0Error, ResultError
 from ..io import sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
@@ -41,7 +41,6 @@ from .run_dir import IMAGES, backend
 UNKNOWN_MODEL = "unknown"
 #: Settings that say where files lie: they decide nothing.
 PATHS = ("model", "checkpoint", "pool")
-WEIGHTS = (".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -199,15 +198,10 @@ def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
     """
     The choice that runs *file* in float32 on the CPU: .onnx in ONNX Runtime, weights in torch.
 
-    It has the architecture of *candidate*.  Raises `RunnerError` for a file of another kind.
+    It has the architecture of *candidate*.
     """
-    suffix, options = file.suffix.lower(), RunnerOptions(threads=candidate.options.threads)
-    if suffix not in (".onnx", *WEIGHTS):
-        raise RunnerError(
-            f"--reference is {file}, but an .onnx file or weights ({', '.join(WEIGHTS)}) were "
-            "wanted; give what the model under test was made of"
-        )
-    if suffix == ".onnx":
+    options = RunnerOptions(threads=candidate.options.threads)
+    if file.suffix.lower() == ".onnx":
         return ModelChoice(file, None, "ort", candidate.spec, options)
     return ModelChoice(None, file, "torch", candidate.spec, options)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from effd0.cli.command import KINDS
 from effd0.cli.main import COMMANDS
 from effd0.cli.pytest_suite import OPTIONS
 from tests.helpers import effd0
@@ -33,10 +35,18 @@ def test_help_shows_what_is_declared(command: str) -> None:
     assert [text for text in first if " ".join(text.split()) not in words] == []
 
 
-def test_every_number_has_a_bound() -> None:
-    """A number that cannot be meant is refused where it is typed, not after hours of work."""
+def test_every_value_is_checked() -> None:
+    """A number or path that cannot be meant is refused where it is typed, not after the work."""
     every = [one for command in COMMANDS for one in options_of(command)] + OPTIONS
     assert {one.flag for one in every if one.kind in (int, float) and one.min is None} == set()
+    words = {None, "percent", "new file", "new folder", *KINDS}
+    assert {one.flag for one in every if one.takes not in words} == set()
+    # Those are checked where they are read, before anything runs.
+    paths = {one.flag for one in every if one.kind is Path and one.takes is None}
+    assert paths == {
+        "--root", "--runs", "--baseline", "--candidate", "--run", "--modify-mixlist",
+        "--insert-op-conf", "--output", "--out",
+    }  # fmt: skip
 
 
 def test_pytest_knows_what_is_declared(pytestconfig: pytest.Config) -> None:

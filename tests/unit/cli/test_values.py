@@ -55,7 +55,7 @@ REFUSED = {
     ),
     "detections-are-a-folder": (None, "--detections=out", "--detections is out, a folder, but "),
     "reference-is-no-model": (
-        "evaluate --reference d0.txt", None, "--reference is d0.txt, but an .onnx file or weights",
+        "evaluate --reference d0.om", None, "--reference is d0.om, but an .onnx file or weights",
     ),
     "bisect-weights": (
         "bisect --model d0.pth --reference d0.onnx", None, f"{WANTED} --reference",
@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("given")
     root = write_coco(here / "coco")
     shutil.copy(next((root / "val2017").iterdir()), here / "a.jpg")
-    for name in ("d0.onnx", "d0.pth", "d0.txt"):
+    for name in ("d0.om", "d0.onnx", "d0.pth", "d0.txt"):
         (here / name).write_bytes(b"any")
     for name, sizes in (("bins", [64] * 10), ("out", range(64, 74))):
         (here / name).mkdir()

@@ -181,7 +181,7 @@ def test_without_ray_it_is_said_before_anything_is_done(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(choice.ModelChoice, "file", lambda *_: pytest.fail("exported"))
     message = r"ray is not installed, .*pip install 'effd0\[ray\]'"
-    assert_one_error(message, "evaluate", "--root", "coco", "--workers", 2)
+    assert_one_error(message, "evaluate", "--workers", 2)
 
 
 @pytest.mark.parametrize("outfmt", ["BIN", "NPY"])

@@ -216,13 +216,6 @@ def test_the_reference_runs_on_the_same_images(
     assert evaluation.accuracy.settings["reference"] == str(reference)
 
 
-def test_another_kind_of_file_is_no_reference() -> None:
-    """A compiled model cannot be what a candidate is compared with on the CPU."""
-    message = r"--reference is a\.om, but an \.onnx file or weights \(\.pth"
-    with pytest.raises(RunnerError, match=message):
-        reference_choice(Path("a.om"), ModelChoice())
-
-
 def test_the_record_is_the_threshold_of_the_bundled_default_alone() -> None:
     """The drawn scenes have a threshold of their own; anything else has the one given, or none."""
     bundled, own = LocalEngine(ModelChoice()), LocalEngine(ModelChoice(Path("d0.onnx")))
