@@ -106,9 +106,8 @@ class BenchmarkOptions:
     """What the pytest benchmarks take."""
 
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
-    baseline: Path | None = option(
-        "Run file of an earlier session to compare times with.", takes="json"
-    )
+    # The first run of a board has none yet: that is said, and is no error.
+    baseline: Path | None = option("Run file of an earlier session to compare times with.")
     max_slowdown: float = command.max_slowdown("against --baseline")
     accuracy_report: Path | None = command.ACCURACY_REPORT
 
