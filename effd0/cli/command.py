@@ -7,8 +7,10 @@ parameter of a command; docs/options.md is made of it too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Container, Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from ..io import check_writable
+from ..io import check_writable, is_stdout
 from ..results.compare import MAX_SLOWDOWN
 from ..spec import D0, SPECS
 from ..types import option
@@ -93,11 +95,15 @@ def command(*left_out: str) -> Callable[[Command], Command]:
             for one in options:
                 if one.many:
                     given[one.name] = tuple(given[one.name] or one.default)
+            paths = [value for value in given.values() if isinstance(value, Path)]
             for name, kind in hints.items():
                 if is_dataclass(kind):
                     own = [one.name for one in declared(kind, left_out)]
                     given[name] = kind(**{key: given.pop(key) for key in own})  # type: ignore[operator]  # a class
-            function(**given)
+            # Whoever pipes a file into another program gets nothing else there.
+            piped = any(map(is_stdout, paths))
+            with contextlib.redirect_stdout(sys.stderr if piped else sys.stdout):
+                function(**given)
 
         parameters = [_typer_parameter(one) for one in options]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -160,8 +166,10 @@ def max_slowdown(where: str) -> Any:
 class ReportOptions:
     """Files that a command writes about itself."""
 
-    json: Path | None = option("Write the figures as JSON.")
-    report_json: Path | None = option("Run file, for 'effd0 merge', 'compare', 'report'.")
+    json: Path | None = option("Write the figures as JSON; - is the standard output.")
+    report_json: Path | None = option(
+        "Run file, for 'effd0 merge', 'compare', 'report'; as --json."
+    )
 
     def check(self) -> None:
         """Raise `OutputError` now for a file that could not be written later."""

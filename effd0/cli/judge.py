@@ -32,7 +32,7 @@ def bisect(
         "Model that is right: an ONNX file, or weights.", default=cli.REQUIRED
     ),
     image: Path | None = option("Image to run.", shown="an embedded scene"),
-    json: Path | None = option("Write the finding as JSON."),
+    json: Path | None = option("Write the finding as JSON; - is the standard output."),
     arch: str = cli.ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
