@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,23 +32,50 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     Yield a temporary name beside *path*; rename it to *path* once the block has succeeded.
 
-    A reader sees the old file or the whole new one.  Raises `OutputError` if it cannot be written.
+    A reader sees the old file or the whole new one.  The standard output, and a *path* that is no
+    regular file, such as a pipe, a device or a link, gets the content once it is whole: a rename
+    would put a file in its place.  Raises `OutputError` if it cannot be written.
     """
+    in_place = _in_place(path)
     with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not in_place:
+            path.parent.mkdir(parents=True, exist_ok=True)
         # A folder of its own: an ONNX file may come with a data file beside it.
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside = None if in_place else path.parent
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=beside))
         try:
             temporary = folder / path.name
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             for part in sorted(folder.iterdir(), key=lambda part: part == temporary):
-                part.replace(path.parent / part.name)
+                place = path.parent / part.name
+                if not in_place:
+                    part.replace(place)
+                    continue
+                printed = part == temporary and is_stdout(path)
+                with open(1 if printed else place, "wb", closefd=not printed) as target:
+                    target.write(part.read_bytes())
         finally:
             for left in folder.iterdir():
                 left.unlink()
             folder.rmdir()
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether *path* is ``-``, or another name of what the process writes its lines to."""
+    try:
+        return str(path) == "-" or os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+def _in_place(path: Path) -> bool:
+    """Whether *path* is the standard output, or is there and no regular file."""
+    try:
+        return is_stdout(path) or not stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
@@ -58,12 +86,14 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise `OutputError` now if *path* could not be written after hours of work."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, but a file is to be written; give a file's name")
+    if _in_place(path):
+        return
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder, but a file is to be written; give a file's name")
 
 
 def sha256(path: Path) -> str:

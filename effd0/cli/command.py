@@ -7,10 +7,12 @@ parameter of a command; docs/options.md is made of it too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
 import math
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import typer
 
 from ..errors import OptionError, OutputError
-from ..io import check_writable
+from ..io import check_writable, is_stdout
 from ..results.compare import MAX_SLOWDOWN
 from ..spec import D0, SPECS
 from ..tensors.results import SUFFIXES
@@ -100,11 +102,15 @@ def command(*left_out: str) -> Callable[[Command], Command]:
                 if one.many:
                     given[one.name] = tuple(given[one.name] or one.default)
             check_values(options, given)
+            paths = [value for value in given.values() if isinstance(value, Path)]
             for name, kind in hints.items():
                 if is_dataclass(kind):
                     own = [one.name for one in declared(kind, left_out)]
                     given[name] = kind(**{key: given.pop(key) for key in own})  # type: ignore[operator]  # a class
-            function(**given)
+            # Whoever pipes a file into another program gets nothing else there.
+            piped = any(map(is_stdout, paths))
+            with contextlib.redirect_stdout(sys.stderr if piped else sys.stdout):
+                function(**given)
 
         parameters = [_typer_parameter(one) for one in options]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -255,7 +261,9 @@ def max_slowdown(where: str) -> Any:
 class ReportOptions:
     """Files that a command writes about itself."""
 
-    json: Path | None = option("Write the figures as JSON.", takes="new file")
+    json: Path | None = option(
+        "Write the figures as JSON; - is the standard output.", takes="new file"
+    )
     report_json: Path | None = option(
-        "Run file, for 'effd0 merge', 'compare', 'report'.", takes="new file"
+        "Run file, for 'effd0 merge', 'compare', 'report'; as --json.", takes="new file"
     )

@@ -32,7 +32,9 @@ def bisect(
         "Model that is right: an ONNX file, or weights.", default=cli.REQUIRED, takes="source"
     ),
     image: Path | None = option("Image to run.", shown="an embedded scene", takes="image"),
-    json: Path | None = option("Write the finding as JSON.", takes="new file"),
+    json: Path | None = option(
+        "Write the finding as JSON; - is the standard output.", takes="new file"
+    ),
     arch: str = cli.ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""

@@ -19,8 +19,8 @@ from . import build, judge, run, setup
 #: Panel of the help -> its commands.
 PANELS = {
     "Run": (
-        run.evaluate, run.detect, run.preprocess, run.infer, run.postprocess, judge.bisect,
-        judge.benchmark,
+        run.evaluate, run.detect, run.preprocess, run.infer, run.postprocess, run.score,
+        judge.bisect, judge.benchmark,
     ),
     "Judge": (judge.merge, judge.compare, judge.report),
     "Build": (build.export, build.simplify, build.modify, build.compile),

@@ -11,6 +11,7 @@ import functools
 import gc
 import importlib.util
 import shutil
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
-from ..io import sha256
+from ..io import is_stdout, sha256
 from ..results import check, run, suite
 from ..results.environment import installed_version
 from ..runners.registry import RUNNERS, RunnerOptions
@@ -158,6 +159,8 @@ def _value_of(one: command.Option, text: str) -> Any:
     return value
 
 
+# Behind that of the terminal, which makes its reporter.
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and check the options."""
     # torch and the tests are a million objects that live to the end: looking through them as
@@ -171,6 +174,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     refuse_contradictions(config)
+    path, reporter = config.getoption("--report-json"), "terminalreporter"
+    if path is not None and is_stdout(path):
+        config.pluginmanager.unregister(name=reporter)
+        config.pluginmanager.register(pytest.TerminalReporter(config, sys.stderr), reporter)
 
 
 def refuse_contradictions(config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ from ..errors import EvaluationError, OutputError
 from ..evaluation import engines, pipeline
 from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
+from ..evaluation.evaluate import score as run_score
 from ..evaluation.infer import InferJob, run_infer_job
 from ..evaluation.model import ModelChoice
 from ..io import write_json
@@ -78,7 +79,8 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptio
     if reports.json is not None:
         write_json(flat(run_of(evaluation, engine)), reports.json)
     if reports.report_json is not None:
-        write_run(reports.report_json, run_of(evaluation, engine, insight_of(evaluation)))
+        insight = insight_of(evaluation) if evaluation.found else None
+        write_run(reports.report_json, run_of(evaluation, engine, insight))
     if not evaluation.verdict.ok:
         raise typer.Exit(1)
 
@@ -195,3 +197,20 @@ def postprocess(
     job = EvaluationJob(**vars(images), min_map=min_map)
     engine = engines.RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
     _report(run_evaluation(job, engine, open_progress=progress), engine, reports)
+
+
+@command()
+def score(
+    *,
+    results: Path = option(
+        "COCO results file, by any tool.", "RESULTS.json", takes="json", **ARGUMENT
+    ),
+    annotations: Path = option(
+        "COCO annotation file of the same images.", default=REQUIRED, takes="json"
+    ),
+    min_map: float | None = least_map("none"),
+    reports: ReportOptions,
+) -> None:
+    """Score detections of any tool: COCO's twelve numbers and a verdict, without the images."""
+    evaluation = run_score(results, annotations, min_map, say=say)
+    _report(evaluation, engines.RecordedEngine(results), reports)

@@ -112,13 +112,13 @@ def show_evaluation(evaluation: Evaluation) -> None:
         unit = "image" if stage in PER_IMAGE else f"batch of {settings['batch_size']}"
         times.append((stage, one.mean, one.p50, one.p90, one.p99, unit))
     show_table("time", ("stage", ">mean ms", ">p50", ">p90", ">p99", "per"), times)
-    speed = "nothing was run: all images were in the run directory"
     if times:
-        speed = (
+        show_lines(
             f"{accuracy.images_per_second:.2f} images/s from file to detections (stages "
             f"overlap), peak memory {accuracy.peak_rss_mb:.0f} MB"
         )
-    show_lines(speed)
+    elif accuracy.images_per_second is not None:
+        show_lines("nothing was run: all images were in the run directory")
     if (pool := settings.get("pool")) is not None:
         show_pool(pool)
     if (against := accuracy.against) is not None:

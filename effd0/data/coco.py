@@ -116,10 +116,7 @@ def load_coco(
             f"{called} does not exist; give --root the folder that holds annotations/ "
             "and the images' folder, and --split its name"
         )
-    try:
-        content = parse_annotations(annotation_file.read_bytes(), called)
-    except OSError as error:
-        raise DatasetError(f"{called} cannot be read: {error}; make it readable") from error
+    content = _content(annotation_file, called)
     images = sorted(content["images"], key=lambda image: image["id"])
     chosen = images[:image_limit]
     names = files.names(folder, [image["file_name"] for image in chosen])
@@ -130,16 +127,43 @@ def load_coco(
     missing = [Path(i["file_name"]).name for i in chosen if i["file_name"] not in names]
     _refuse([f"{name} is missing" for name in missing], files.shown(folder))
     ids, extra = {image["id"] for image in chosen}, names - {i["file_name"] for i in images}
-    samples = [Sample(i["id"], folder / i["file_name"], (i["width"], i["height"])) for i in chosen]
     others = (a for a in content["annotations"] if a["image_id"] not in ids)
     return Dataset(
         annotation_file=annotation_file,
-        samples=tuple(samples),
+        samples=_samples(chosen, folder),
         annotations=tuple(a for a in content["annotations"] if a["image_id"] in ids),
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(images),
         extra_files=tuple(sorted(n for n in extra if PICTURE.fullmatch(n))),
         left_out=Counter(a["category_id"] for a in others if not a.get("iscrowd")),
+    )
+
+
+def load_annotations(path: Path) -> Dataset:
+    """The data set of the annotation file *path*; its image files need not be there."""
+    content = _content(path, str(path))
+    return Dataset(
+        annotation_file=path,
+        samples=_samples(sorted(content["images"], key=lambda image: image["id"]), path.parent),
+        annotations=tuple(content["annotations"]),
+        categories={c["id"]: c["name"] for c in content["categories"]},
+        total=len(content["images"]),
+        extra_files=(),
+    )
+
+
+def _content(path: Path, called: str) -> dict[str, Any]:
+    """What is in the annotation file *path*, which errors name as *called*."""
+    try:
+        return parse_annotations(path.read_bytes(), called)
+    except OSError as error:
+        raise DatasetError(f"{called} cannot be read: {error}; make it readable") from error
+
+
+def _samples(images: Sequence[dict[str, Any]], folder: Path) -> tuple[Sample, ...]:
+    """The *images* of an annotation file, whose files lie in *folder*."""
+    return tuple(
+        Sample(i["id"], folder / i["file_name"], (i["width"], i["height"])) for i in images
     )
 
 

@@ -7,19 +7,16 @@ detections, the fault is named.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
-import msgspec
 import numpy as np
 
 from ..data.coco import NAMES, Dataset
 from ..detection.postprocess import Detections
-from ..errors import ResultError, listed
-from ..metrics.coco import to_coco_results
+from ..errors import listed
+from ..metrics.coco import CocoResults, to_coco_results
 from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken
 from ..spec import ModelSpec
@@ -28,10 +25,6 @@ from . import detection_hypotheses as catalogue
 from .detection_hypotheses import EXACT, FIELDS, NEAR, Trial, same_rows, share_different
 from .hypothesis import Diagnosis, Hypothesis, best
 
-#: An image id that was written as text: its digits, or the name of COCO's file.
-_TEXT_ID = re.compile(r"\d+(?=(\.\w+)?$)", re.ASCII)
-_WANTED = "but a COCO results file is one list of {image_id, category_id, bbox, score}"
-_AGAIN = "write the file again"
 #: Rows of one image that may differ, where they are not most of them: where scores or overlaps are
 #: nearly equal, none did in float32 and 2 of 200 with noise of 2e-5, measured 2026-11-25.
 STRAYS, MOST = 2, 0.5
@@ -62,56 +55,6 @@ AMONG = 0.9
 
 #: Image id -> its detections, a table of `FIELDS` by falling score.
 ByImage: TypeAlias = Mapping[int, Fractions]
-
-
-class CocoResults(NamedTuple):
-    """
-    The detections in the file *path* by image id; *text_ids* counts ids that are text there.
-
-    Images or categories that do not exist and boxes without size stay as they are: they tell of
-    the fault that made them.
-    """
-
-    path: Path
-    images: dict[int, Fractions]
-    text_ids: int
-
-
-class _Entry(msgspec.Struct):
-    image_id: int | float | str
-    category_id: int | float
-    bbox: tuple[float, float, float, float]
-    score: float
-
-
-def read_results(path: Path) -> CocoResults:
-    """Read the COCO results file *path*; raise `ResultError` unless it has their form."""
-
-    def whole(value: int | float | str) -> int:
-        """The number of an id; text may be the number or the name of COCO's image file."""
-        if isinstance(value, str) and (digits := _TEXT_ID.search(value)):
-            return int(digits[0])
-        if isinstance(value, str) or value != int(value):
-            raise ValueError(f"{value!r} is no id, which is a whole number")
-        return int(value)
-
-    try:
-        entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
-        ids = np.array([whole(e.image_id) for e in entries], np.int64)
-        table = np.array([(*e.bbox, e.score, whole(e.category_id)) for e in entries], np.float64)
-    except OSError as error:
-        raise ResultError(
-            f"{path} cannot be read: {error.strerror}; give a COCO results file"
-        ) from error
-    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError) as error:
-        raise ResultError(f"{path}: {error}, {_WANTED}; {_AGAIN}") from error
-    if not entries:
-        raise ResultError(f"{path} holds no detection, {_WANTED}; {_AGAIN}")
-    order = np.lexsort((-table[:, 4], ids))
-    found, starts = np.unique(ids[order], return_index=True)
-    parts = np.split(table[order], starts[1:])
-    text_ids = sum(isinstance(entry.image_id, str) for entry in entries)
-    return CocoResults(path, dict(zip(found.tolist(), parts, strict=True)), text_ids)
 
 
 def faults_of_detections(

@@ -14,21 +14,23 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from ..data import fixture
-from ..data.coco import Dataset, annotation_path, load_coco
+from ..data.coco import Dataset, annotation_path, load_annotations, load_coco
 from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
-from ..errors import DatasetError, OutputError
+from ..errors import DatasetError, EvaluationError, OutputError, ResultError, listed
 from ..io import sha256
 from ..metrics import bootstrap, coco, detection_diff, summary
 from ..progress import OpenProgress, silent
 from ..results import run as record
 from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
-from ..spec import ModelSpec
-from ..timing import peak_rss_mb
+from ..spec import D0, ModelSpec
+from ..timing import Latency, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
 from ..types import option
 from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
@@ -208,18 +210,33 @@ def _measured(
         found = {image_id: found[image_id] for image_id in dataset.image_ids if image_id in found}
         matches = coco.match_table(dataset, found, source.spec)
         detection_diff.check_repeats(dataset, found, source.spec)
-        metrics = summary.summarize(matches)
-        least = job.threshold(engine)
-        limited = dataset.limited and least is not None
-        reachable = bootstrap.reachable_ap(matches) if limited else None
-        checks = [check for check in [detected(metrics)] if check.status == "failed"]
-        checks.append(threshold(metrics, dataset.total, least, reachable))
+        job = replace(job, min_map=job.threshold(engine))
+        of = source.spec, source.description, source.settings
+        evaluation = _scored(job, matches, *of, len(samples) / seconds, source.stages())
         advance(1)
+    return evaluation
+
+
+def _scored(
+    job: EvaluationJob,
+    matches: coco.MatchTable,
+    spec: ModelSpec,
+    backend: str,
+    settings: Mapping[str, Any],
+    speed: float | None,
+    stages: Mapping[str, Latency],
+) -> Evaluation:
+    """The evaluation of *matches*, of what *backend* found at *speed* images a second."""
+    dataset, metrics, least = matches.dataset, summary.summarize(matches), job.min_map
+    limited = dataset.limited and least is not None
+    reachable = bootstrap.reachable_ap(matches) if limited else None
+    checks = [check for check in [detected(metrics)] if check.status == "failed"]
+    checks.append(threshold(metrics, dataset.total, least, reachable))
     url = url_of(annotation_path(job.folder, job.split))
     accuracy = record.Accuracy(
-        runner=source.settings["runner"],
-        backend=source.description,
-        batch=source.settings["batch_size"],
+        runner=settings["runner"],
+        backend=backend,
+        batch=settings["batch_size"],
         images=metrics.images,
         images_total=dataset.total,
         detections=metrics.detections,
@@ -228,20 +245,89 @@ def _measured(
         per_class=metrics.per_class,
         min_map=least,
         against=None,
-        images_per_second=len(samples) / seconds,
+        images_per_second=speed,
         peak_rss_mb=peak_rss_mb(),
-        stages_ms={name: record.Times.of(latency) for name, latency in source.stages().items()},
-        model_sha256=source.settings["model_sha256"],
+        stages_ms={name: record.Times.of(latency) for name, latency in stages.items()},
+        model_sha256=settings["model_sha256"],
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
             "annotations_sha256": sha256(dataset.annotation_file),
             "extra_files": len(dataset.extra_files),
             "min_map": least,
             "image_limit": job.image_limit,
-            **source.settings,
+            **settings,
         },
     )
-    return Evaluation(job, source.spec, matches, metrics, tuple(checks), accuracy)
+    return Evaluation(job, spec, matches, metrics, tuple(checks), accuracy)
+
+
+def score(
+    results: Path, annotations: Path, min_map: float | None = None, *, say: Say = lambda _line: None
+) -> Evaluation:
+    """
+    Score the COCO results file *results*, of any tool, on all images of the file *annotations*.
+
+    *say* prints what counts for nothing.  Raises `ResultError` and `EvaluationError` for ids that
+    are not those of the annotations.
+    """
+    dataset, given = load_annotations(annotations), coco.read_results(results)
+    if given.text_ids:
+        raise ResultError(
+            f"{given.text_ids} image ids in {results} are text, but COCO's are whole numbers: "
+            "pycocotools would find no image of these; write them as numbers"
+        )
+    if foreign := sorted(given.images.keys() - {*dataset.image_ids}):
+        raise EvaluationError(
+            f"{len(foreign)} of {len(given.images)} image ids in {results} are of no image of "
+            f"{annotations}: {listed(foreign)}; give the annotations of the same images"
+        )
+    matches = coco.match_results(dataset, given)
+    _refuse_places(matches, given, annotations)
+    kinds = np.concatenate([rows[:, 5] for rows in given.images.values()]).astype(np.int64)
+    if unknown := sorted(set(kinds.tolist()) - dataset.categories.keys()):
+        count = np.isin(kinds, unknown).sum()
+        say(f"{count} detections are of categories unknown to {annotations}: {listed(unknown)}")
+    if missing := [id_ for id_ in dataset.image_ids if id_ not in given.images]:
+        text = f"{len(missing)} of {dataset.total} images have no detection"
+        say(f"{text}, so all of their objects are missed: {listed(missing)}")
+    folder = annotations.absolute().parent
+    root = folder.parent if folder.name == "annotations" else folder
+    job = EvaluationJob(root, annotations.stem.removeprefix("instances_"), min_map=min_map)
+    digest = sha256(results)
+    settings = {
+        "results": str(results),
+        "results_sha256": digest,
+        "model_sha256": UNKNOWN_MODEL,
+        "batch_size": None,
+        "runner": "recorded",
+    }
+    return _scored(job, matches, D0, f"{results.name} ({digest[:12]})", settings, None, {})
+
+
+def _refuse_places(matches: coco.MatchTable, given: coco.CocoResults, annotations: Path) -> None:
+    """Raise `EvaluationError` where category ids are places in the list, as most networks count."""
+    ap, kinds = summary.summarize(matches).ap or 0, np.array(sorted(matches.dataset.categories))
+    ids = np.concatenate([rows[:, 5] for rows in given.images.values()])
+    for first in (0, 1):
+        if (
+            ids.min() < first
+            or ids.max() >= first + kinds.size
+            or kinds[-1] == kinds.size - 1 + first
+        ):
+            continue
+        images = {
+            id_: np.column_stack([rows[:, :5], kinds[rows[:, 5].astype(np.int64) - first]])
+            for id_, rows in given.images.items()
+        }
+        read = summary.summarize(coco.match_results(matches.dataset, given._replace(images=images)))
+        # By chance, other classes score a little where a detector finds next to nothing.
+        if (read.ap or 0) > 1.5 * ap:
+            raise EvaluationError(
+                f"category ids in {given.path} are places in the list of categories, counted from "
+                f"{first}: read so, mAP is {100 * (read.ap or 0):.2f} %, but {100 * ap:.2f} % as "
+                f"the ids of {annotations}, which are wanted; write id {kinds[0]} for {first}, and "
+                "so on"
+            )
 
 
 def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:

@@ -8,16 +8,19 @@ ranges of object areas.  Metrics, bootstrap, bounds and kinds of errors all read
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ..data.coco import Dataset
 from ..detection.postprocess import Detections
-from ..errors import EvaluationError
+from ..errors import EvaluationError, ResultError
 from ..spec import ModelSpec
 from ..types import Fractions, Indices
 
@@ -51,6 +54,61 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 #: Detections that are matched at a time, and pairs of boxes whose IoU is computed at a time.
 _MATCHED_TOGETHER, _PAIRS_TOGETHER = 100_000, 250_000
 
+#: An image id that was written as text: its digits, or the name of COCO's file.
+_TEXT_ID = re.compile(r"\d+(?=(\.\w+)?$)", re.ASCII)
+_WANTED = "but a COCO results file is one list of {image_id, category_id, bbox, score}"
+_AGAIN = "write the file again"
+
+
+class CocoResults(NamedTuple):
+    """
+    The detections in the file *path* by image id; *text_ids* counts ids that are text there.
+
+    Images or categories that do not exist and boxes without size stay as they are: they tell of
+    the fault that made them.
+    """
+
+    path: Path
+    images: dict[int, Fractions]
+    text_ids: int
+
+
+class _Entry(msgspec.Struct):
+    image_id: int | float | str
+    category_id: int | float
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+def read_results(path: Path) -> CocoResults:
+    """Read the COCO results file *path*; raise `ResultError` unless it has their form."""
+
+    def whole(value: int | float | str) -> int:
+        """The number of an id; text may be the number or the name of COCO's image file."""
+        if isinstance(value, str) and (digits := _TEXT_ID.search(value)):
+            return int(digits[0])
+        if isinstance(value, str) or value != int(value):
+            raise ValueError(f"{value!r} is no id, which is a whole number")
+        return int(value)
+
+    try:
+        entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
+        ids = np.array([whole(e.image_id) for e in entries], np.int64)
+        table = np.array([(*e.bbox, e.score, whole(e.category_id)) for e in entries], np.float64)
+    except OSError as error:
+        raise ResultError(
+            f"{path} cannot be read: {error.strerror}; give a COCO results file"
+        ) from error
+    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError) as error:
+        raise ResultError(f"{path}: {error}, {_WANTED}; {_AGAIN}") from error
+    if not entries:
+        raise ResultError(f"{path} holds no detection, {_WANTED}; {_AGAIN}")
+    order = np.lexsort((-table[:, 4], ids))
+    found, starts = np.unique(ids[order], return_index=True)
+    parts = np.split(table[order], starts[1:])
+    text_ids = sum(isinstance(entry.image_id, str) for entry in entries)
+    return CocoResults(path, dict(zip(found.tolist(), parts, strict=True)), text_ids)
+
 
 @dataclass(frozen=True)
 class MatchTable:
@@ -59,7 +117,7 @@ class MatchTable:
 
     *truths* are rows of `TRUTH` by image; *parts* are rows of `MATCH`, each part of some images
     that follow those of the part before, by category, image and falling score.  *count* is how
-    many detections reach the score threshold.
+    many detections reach the score threshold.  What a file holds has no *detections*.
     """
 
     dataset: Dataset
@@ -112,6 +170,20 @@ def match_table(
         parts.append(_match(dataset, truths, results))
         count += len(results)
     return MatchTable(dataset, detections, truths, tuple(parts), count)
+
+
+def match_results(dataset: Dataset, results: CocoResults) -> MatchTable:
+    """
+    Match *results* with the objects of *dataset*, boxes as they are in the file.
+
+    In other numbers, or as corners, IoUs that lie on a threshold would fall on its other side.
+    """
+    table = np.vstack([np.insert(rows, 0, id_, axis=1) for id_, rows in results.images.items()])
+    starts = np.flatnonzero(np.diff(table[:, 0], prepend=np.nan))
+    cuts = starts[np.flatnonzero(np.diff(starts // _MATCHED_TOGETHER)) + 1]
+    truths = truth_table(dataset)
+    parts = tuple(_match(dataset, truths, part) for part in np.split(table, cuts))
+    return MatchTable(dataset, {}, truths, parts, len(table))
 
 
 def check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> None:

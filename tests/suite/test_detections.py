@@ -11,10 +11,11 @@ from effd0.data.coco import Dataset
 from effd0.data.preprocess import preprocess
 from effd0.detection.heads import split_heads
 from effd0.diagnosis.detection_hypotheses import ImageCandidates, image_candidates
-from effd0.diagnosis.detections import faults_of_detections, read_results
+from effd0.diagnosis.detections import faults_of_detections
 from effd0.diagnosis.hypothesis import one_of
 from effd0.errors import ResultError
 from effd0.evaluation.pipeline import run_dataset
+from effd0.metrics.coco import read_results
 from effd0.results.check import Broken
 from effd0.runners.base import Runner, choose_batch_size, make_feed, takes_pixels
 from effd0.spec import ModelSpec

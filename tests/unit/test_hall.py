@@ -70,6 +70,22 @@ def test_place_that_cannot_be_written_is_named(name: str, reason: str, tmp_path:
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_regular_file_stays_what_it_is(kind: str, tmp_path: Path) -> None:
+    """A reader of the pipe gets the whole content, and so does the file that a link leads to."""
+    path, file = tmp_path / kind, tmp_path / "file"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(file)
+    before = path.lstat().st_ino
+    reader = subprocess.Popen(["/bin/cat", path if kind == "pipe" else "/dev/null"], stdout=-1)
+    check_writable(path)
+    with written_whole(path) as temporary:
+        temporary.write_text("whole")
+    read, _ = reader.communicate(timeout=60)
+    assert (read.decode() if kind == "pipe" else file.read_text()) == "whole"
+    assert path.lstat().st_ino == before
+    assert set(names_in(tmp_path)) <= {kind, "file"}
+
+
 def test_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     """A promise of a file that was not kept does not pass as success."""
     message = r"out\.txt cannot be written: .*choose another place"

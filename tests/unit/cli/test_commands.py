@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from effd0.cli.main import COMMANDS, main
 from effd0.runners.checkpoint import build_model, read_weights
 from effd0.spec import ModelSpec
-from tests.helpers import assert_one_error, coco_content, effd0, write_coco
+from tests.helpers import ROOT, assert_one_error, coco_content, effd0, write_coco
 from tests.helpers.onnx_models import need_own_export, perturbed, with_swapped_outputs
 
 
@@ -44,6 +45,27 @@ def test_a_process_ends_with_its_exit_code(code: str, status: int, shown: str) -
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == status
     assert shown in done.stderr
+
+
+@pytest.mark.parametrize("place", ["-", "/dev/stdout"])
+@pytest.mark.parametrize("program", ["effd0", "pytest"])
+def test_a_file_to_standard_output_is_alone_there(program: str, place: str, tmp_path: Path) -> None:
+    """Another program can read it from a pipe; lines for people go to stderr."""
+    root = write_coco(tmp_path / "coco")
+    found = [{"image_id": 10, "category_id": 2, "bbox": [2, 3, 10, 8], "score": 0.5}]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    annotations = root / "annotations" / "instances_val2017.json"
+    command = ["effd0", "score", tmp_path / "found.json", "--annotations", annotations]
+    if program == "pytest":
+        command = ["pytest", "-q", "-p", "no:cacheprovider", "tests/suite/test_dataset.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command), f"--report-json={place}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["format"] == "effd0 run", done.stderr
+    assert done.returncode == 0
+    assert ("PASS" if program == "pytest" else "NOT GATED") in done.stderr
+    assert not (ROOT / "-").exists()
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from effd0.diagnosis.detection_hypotheses import (
     make_detections,
     same_rows,
 )
-from effd0.diagnosis.detections import TRIED, faults_of_detections, read_results
+from effd0.diagnosis.detections import TRIED, faults_of_detections
 from effd0.errors import ResultError
+from effd0.metrics.coco import read_results
 from effd0.metrics.detection_diff import detection_parity
 from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken
 from effd0.spec import D0
