@@ -162,7 +162,7 @@ def reason_of(checks: Sequence[Check]) -> str:
     order: tuple[Status, ...] = ("failed", "undecided", "passed", "skipped")
     telling = [check for check in checks if check.status != "skipped" or check.figure is not None]
     telling.sort(key=lambda check: order.index(check.status))
-    return "; ".join(check.evidence for check in telling if check.evidence)
+    return "; ".join(dict.fromkeys(check.evidence for check in telling if check.evidence))
 
 
 def threshold(
