@@ -29,6 +29,8 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Status: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
 #: How a test that is skipped says that its check is undecided.
 UNDECIDED = "undecided: "
+#: How a diagnosis begins that names a precision, which is no fault in itself.
+COMPUTED_IN = "computed in "
 EVIDENCE_LENGTH = 300
 #: A diagnosis may name a node of a graph, whose name is a path.
 DIAGNOSIS_LENGTH = 600

@@ -14,7 +14,18 @@ from ..data.coco import Dataset
 from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OutputError
 from ..io import sha256
 from . import run as runs
-from .check import UNDECIDED, Broken, Check, Stage, Status, finite, first_line, verdict_of
+from .check import (
+    COMPUTED_IN,
+    STAGES,
+    UNDECIDED,
+    Broken,
+    Check,
+    Stage,
+    Status,
+    finite,
+    first_line,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -121,6 +132,16 @@ class SuiteRecord:
         undecided = verdict_of(self.checks).status == "undecided"
         return undecided and any(one.evidence.startswith(COULD_NOT_RUN) for one in self.checks)
 
+    @property
+    def explained(self) -> bool:
+        """Whether a fault, up to the runners, explains heads that are off: no precision does."""
+        failed = [one for one in self.checks if one.status == "failed"]
+        named = (one.diagnosis for one in failed if one.stage == "runner" and one.diagnosis)
+        upstream = STAGES[1 : STAGES.index("runner")]  # whatever the images are, heads are of them
+        return any(one.stage in upstream for one in failed) or not all(
+            diagnosis.startswith(COMPUTED_IN) for diagnosis in named
+        )
+
     def sections(self, *, asked: bool) -> dict[str, list[str]]:
         """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
         shown = asked or any(check.status != "skipped" for check in self.checks)
@@ -129,9 +150,10 @@ class SuiteRecord:
             worst, far = one.heads[0], "infinitely"
             if worst.max_abs is not None:
                 far = f"by {worst.max_abs:.2g} (relative L2 {worst.relative_l2:.2g})"
+            like = "" if self.explained else f"; computes like {one.precision or 'none known'}"
             heads.append(
                 f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most from "
-                f"{one.reference}, {far}; computes like {one.precision or 'none that is known'}"
+                f"{one.reference}, {far}{like}"
             )
         verdict = verdict_of(self.checks).lines() if shown else []
         return {"parity": heads, "accuracy": self.lines, "verdict": verdict}
@@ -150,7 +172,10 @@ class SuiteRecord:
             checks=self.checks,
             otherwise="times have no threshold" if rows and not self.checks else "",
             cut_off="" if self.could_not_run else CUT_OFF.get(exit_status, ""),
-            parity=self.parity,
+            parity=[
+                msgspec.structs.replace(one, precision=None) if self.explained else one
+                for one in self.parity
+            ],
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,
         )

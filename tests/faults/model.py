@@ -106,6 +106,11 @@ def _kernels_transposed(model: Any, node: Any) -> None:
     change_weight(model, node, 1, lambda w: w.swapaxes(2, 3))
 
 
+def _bgr_weights(model: Any) -> None:
+    """The first convolution's weights are those of a network that was trained on BGR."""
+    change_weight(model, nodes_of(model, "Conv")[0], 1, lambda weight: weight[:, ::-1])
+
+
 def _without_biases(model: Any) -> None:
     """The biases of the class head's last convolution are lost."""
     for node in nodes_of(model, "Conv"):
@@ -272,6 +277,8 @@ FAULTS = (
     Fault("one-layer-in-int8", "export", "peers F40", "weight", _node("Conv", 0.02, _as_int8)),
     Fault("kernels-transposed", "export", "HWIO read as WHIO", "weight",
           _node("Conv", 0.0, _kernels_transposed)),
+    Fault("bgr-in-the-weights", "export", "weights of a network for BGR", "^the model expects BGR",
+          _graph(_bgr_weights)),
     Fault("class-biases-lost", "export", "peers 3.22: wrong bias", "weight",
           _graph(_without_biases)),
     Fault("names-swapped-over-shapes", "export", "peers F23", "",

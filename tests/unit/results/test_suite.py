@@ -14,7 +14,7 @@ from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.errors import AtcError, DatasetError
 from effd0.io import sha256
-from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check
+from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check, Stage
 from effd0.results.run import Accuracy, Insight, Parity, TimedRow
 from effd0.results.suite import COULD_NOT_RUN, SuiteRecord, check_of, properties_of
 from tests.helpers.runs import accuracy, against, insight, latency, parity
@@ -201,6 +201,28 @@ def test_an_error_of_the_suite_is_no_broken_stage() -> None:
     record.checks.append(Check("decode", "t", "failed", "0.3 off"))
     assert [record.could_not_run] == [False]
     assert record.to_run(GIVEN, 1).verdict.stage == "decode"
+
+
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [
+        pytest.param([], True, id="nothing-failed"),
+        pytest.param([("runner", "")], True, id="not-named"),
+        pytest.param([("runner", "computed in bf16, not in fp32")], True, id="precision"),
+        pytest.param([("gate", "mAP is 3")], True, id="behind-the-heads"),
+        pytest.param([("export", "")], False, id="weights"),
+        pytest.param([("runner", "heads depend on the batch")], False, id="fault-of-the-runner"),
+    ],
+)
+def test_a_precision_is_told_where_no_fault_explains_the_heads(
+    failed: list[tuple[Stage, str]], told: bool
+) -> None:
+    """Wrong weights may look like int8: neither the summary nor the run file says so then."""
+    record = session()
+    record.checks += [Check(stage, "t", "failed", "off", cause) for stage, cause in failed]
+    (line,) = record.sections(asked=True)["parity"]
+    assert line.endswith("; computes like fp32") == told
+    assert record.to_run(GIVEN, 1).parity[0].precision == ("fp32" if told else None)
 
 
 def test_a_session_of_benchmarks_is_not_gated() -> None:
