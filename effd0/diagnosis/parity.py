@@ -249,12 +249,15 @@ def compare_plain(
             first, explanation = None, ""  # the heads alone explain what cannot be bisected
         # That a fault is confined to some heads says less than the node does.
         named = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
-        if first is None or any(s[1:] == spec.input_shape for s in first.input_shapes):
-            # The graph may do to its input what preprocessing has done already.
+        stage = "graph" if first is None else first.stage
+        if first is None or any(s[1:2] == spec.input_shape[:1] for s in first.input_shapes):
+            # The graph may do to its input, padded or not, what preprocessing has done already.
             cause = diagnose_input(heads)
             named.append("" if cause is None else model_expects(cause))
+            # Weights for such an input differ beside padding that is another cut of the graph.
+            if cause and first and any(text.startswith("weight ") for text in first.differences):
+                stage = "export"
         diagnosis = "; ".join(filter(None, [*named, explanation]))
-        stage = "graph" if first is None else first.stage
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure
 
