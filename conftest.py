@@ -20,6 +20,7 @@ from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.export import verify as build
 from effd0.export.to_onnx import ExportSettings, write_simplified
+from effd0.graph.onnx_info import read_model
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.runners.registry import open_runner
@@ -63,13 +64,16 @@ def onnx_model(
 
 
 @pytest.fixture(scope="session")
-def emulated_model(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ONNX model under test, compiled in float32 by the emulated ATC, with four gears."""
+def emulated_model(
+    onnx_model: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The model under test, compiled in float32 by the emulated ATC; a free batch has gears."""
     from tests.emulator.tools import compile_emulated
 
     folder = tmp_path_factory.mktemp("compiled")
     write_simplified(onnx_model, folder / "sim.onnx")
-    return compile_emulated(folder / "sim.onnx", folder / "d0.om", gears=(1, 2, 5, 7))
+    gears = (1, 2, 5, 7) if read_model(onnx_model, spec).batch is None else ()
+    return compile_emulated(folder / "sim.onnx", folder / "d0.om", gears=gears)
 
 
 @pytest.fixture(scope="session")

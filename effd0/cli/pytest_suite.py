@@ -438,8 +438,11 @@ def pytest_terminal_summary(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the session as a run to --report-json."""
+    """Exit with 2 where the suite's own errors decide; write the session to --report-json."""
     config = session.config
+    failed = session.exitstatus == pytest.ExitCode.TESTS_FAILED
+    if failed and config.stash[RECORD].could_not_run:
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
     path: Path | None = config.getoption("--report-json")
     if path is not None:
         artefact = {option: config.getoption(option) for option in PATHS}

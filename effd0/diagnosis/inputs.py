@@ -165,6 +165,13 @@ def diagnose_input_of(
     return _diagnosis(found, before, "input ")
 
 
+def model_expects(cause: Diagnosis) -> str:
+    """Say what a model expects whose heads *cause* explains, though its input was right."""
+    expected = EXPECTED.get(cause.name.removeprefix("input "))
+    lead = f"the model expects {expected}" if expected else "the model changes a right input"
+    return f"{lead}: {cause}"
+
+
 def diagnose_order(
     samples: Sequence[Sample], thumbnails: Sequence[Floats], spec: ModelSpec
 ) -> Diagnosis | None:
@@ -331,6 +338,13 @@ def input_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
         yield Hypothesis(name, inverse, remade, "preprocess")
 
 
+#: Fault of an input -> what a model expects that makes it of a right one.
+EXPECTED = {
+    "RGB/BGR swapped": "BGR",
+    "RGB/BGR swapped before normalising": "BGR",
+    "normalised twice": "inputs that are not normalised",
+    "rows and columns transposed": "rows and columns exchanged",
+}
 _FILLS = {
     "black fill": (0, 0, 0),
     "grey fill of 114": (114, 114, 114),

@@ -19,7 +19,7 @@ from ..errors import Effd0Error
 from ..export.to_onnx import ExportSettings, write_onnx, write_simplified
 from ..graph.onnx_info import ModelFile, load_graph
 from ..io import sha256
-from ..results.check import Broken, finite
+from ..results.check import COMPUTED_IN, Broken, finite
 from ..results.run import Head, Parity
 from ..runners.base import NamedRunner
 from ..runners.registry import RunnerOptions, open_runner
@@ -31,6 +31,7 @@ from .bisect import bisect_networks
 from .graph_pairing import Network
 from .heads import ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
+from .inputs import model_expects
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {
@@ -190,7 +191,7 @@ def diagnose_precision(reference: Tensors, got: Tensors, precision: str) -> str 
     found = estimate(reference, got)
     if found.name in ("unclear", precision) or not found.error <= INT8_WEIGHTS:
         return None
-    return f"computed in {found.name}, not in {precision}: {found}"
+    return f"{COMPUTED_IN}{found.name}, not in {precision}: {found}"
 
 
 def diagnose_architecture(
@@ -248,11 +249,15 @@ def compare_plain(
             first, explanation = None, ""  # the heads alone explain what cannot be bisected
         # That a fault is confined to some heads says less than the node does.
         named = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
-        if first is None or any(s[1:] == spec.input_shape for s in first.input_shapes):
-            # The graph may do to its input what preprocessing has done already.
-            named.append(str(diagnose_input(heads) or ""))
-        diagnosis = "; ".join(filter(None, [*named, explanation]))
         stage = "graph" if first is None else first.stage
+        if first is None or any(s[1:2] == spec.input_shape[:1] for s in first.input_shapes):
+            # The graph may do to its input, padded or not, what preprocessing has done already.
+            cause = diagnose_input(heads)
+            named.append("" if cause is None else model_expects(cause))
+            # Weights for such an input differ beside padding that is another cut of the graph.
+            if cause and first and any(text.startswith("weight ") for text in first.differences):
+                stage = "export"
+        diagnosis = "; ".join(filter(None, [*named, explanation]))
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure
 
@@ -270,14 +275,18 @@ def diagnose_runner(
     spec: ModelSpec,
     precision: str,
     diagnose_input: DiagnoseInput,
+    *,
+    recorded: bool,
+    explained: bool,
 ) -> Broken:
     """
     Explain a runner's wrong heads *got*, of which `check_heads` said *broken*, further.
 
     *alone* are its heads of the same images one by one, *reference* torch's.  Asked in turn:
     whether images alone are right, so that the batch is at fault; whether they have each other's
-    heads; whether these are right for a wrongly prepared input; whether they were computed in
-    another *precision*.
+    heads; whether these are right for a wrongly prepared input, which only *recorded* heads can be
+    of: effd0 feeds the others, so the model expects another; whether they were computed in another
+    *precision*, where no fault has *explained* them already.
     """
     named, stage, several = broken.diagnosis, None, len(next(iter(alone.values()))) > 1
     measure, limit = _limit(precision)
@@ -290,7 +299,9 @@ def diagnose_runner(
             named = str(order).replace("batch rows", "images")
         elif (wrong_input := diagnose_input(got)) is not None:
             named, stage = str(wrong_input), "preprocess"
-        elif not named:
+            if not recorded:
+                named, stage = model_expects(wrong_input), "export"
+        elif not named and not explained:
             wanted = {name: head[: len(got[name])] for name, head in reference.items()}
             named = diagnose_precision(wanted, got, precision) or ""
     return Broken(broken.evidence, named, stage, broken.details)

@@ -29,6 +29,8 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Status: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
 #: How a test that is skipped says that its check is undecided.
 UNDECIDED = "undecided: "
+#: How a diagnosis begins that names a precision, which is no fault in itself.
+COMPUTED_IN = "computed in "
 EVIDENCE_LENGTH = 300
 #: A diagnosis may name a node of a graph, whose name is a path.
 DIAGNOSIS_LENGTH = 600
@@ -162,7 +164,7 @@ def reason_of(checks: Sequence[Check]) -> str:
     order: tuple[Status, ...] = ("failed", "undecided", "passed", "skipped")
     telling = [check for check in checks if check.status != "skipped" or check.figure is not None]
     telling.sort(key=lambda check: order.index(check.status))
-    return "; ".join(check.evidence for check in telling if check.evidence)
+    return "; ".join(dict.fromkeys(check.evidence for check in telling if check.evidence))
 
 
 def threshold(

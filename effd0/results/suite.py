@@ -11,10 +11,21 @@ import msgspec
 
 from ..data import fixture
 from ..data.coco import Dataset
-from ..errors import Effd0Error
+from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OutputError
 from ..io import sha256
 from . import run as runs
-from .check import UNDECIDED, Broken, Check, Stage, Status, finite, first_line, verdict_of
+from .check import (
+    COMPUTED_IN,
+    STAGES,
+    UNDECIDED,
+    Broken,
+    Check,
+    Stage,
+    Status,
+    finite,
+    first_line,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -23,6 +34,10 @@ if TYPE_CHECKING:
 Draw: TypeAlias = Callable[[], runs.Insight]
 #: Names of a test's properties that its check has too.
 FIGURES = ("figure", "tolerance", "unit")
+#: How the evidence begins of a check that the suite's own error kept from being made.
+COULD_NOT_RUN = "the suite could not run: "
+#: Errors of what the suite makes or needs for itself: no artefact is at fault.
+OF_THE_SUITE = (AtcError, FetchError, MissingExtra, OutputError)
 #: Options that name an artefact, the one that a run is called by first.
 NAMING = ("--model", "--detections", "--results", "--bins", "--checkpoint")
 #: Exit statuses of pytest after which nobody knows what the checks that did not run would say.
@@ -40,7 +55,11 @@ def check_of(
     report: pytest.TestReport,
     properties: Iterable[tuple[str, object]] = (),
 ) -> Check:
-    """The check that a test of *stage* is, with the last figures among its *properties*."""
+    """
+    The check that a test of *stage* is, with the last figures among its *properties*.
+
+    An error of the suite itself leaves it undecided: no stage is broken by that.
+    """
     status: Status = "passed" if report.passed else "failed"
     evidence = diagnosis = ""
     if report.skipped:
@@ -48,6 +67,9 @@ def check_of(
         reason = str(reason).removeprefix("Skipped: ")
         status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
         evidence = reason.removeprefix(UNDECIDED)
+    elif _is_of_the_suite(error, report.when):
+        status = "undecided"
+        evidence = f"{COULD_NOT_RUN}{type(error).__name__}: {' '.join(str(error).split())}"
     elif isinstance(error, Broken):
         evidence, diagnosis = error.evidence, error.diagnosis
         stage = cast(Stage, error.stage or stage)
@@ -62,6 +84,14 @@ def check_of(
     figure, tolerance = finite(figures.get("figure")), finite(figures.get("tolerance"))
     measured = (figure, tolerance, figures.get("unit", ""), round(report.duration, 6))
     return Check(stage, name, status, first_line(evidence), diagnosis, *measured)
+
+
+def _is_of_the_suite(error: BaseException | None, when: str | None) -> bool:
+    """Whether *error*, raised *when*, says nothing of the artefact; an assertion does in a call."""
+    judging = (Broken, Effd0Error, AssertionError) if when == "call" else (Broken, Effd0Error)
+    # What pytest.fail raises is no `Exception`, and was meant.
+    unforeseen = isinstance(error, Exception) and not isinstance(error, judging)
+    return unforeseen or isinstance(error, OF_THE_SUITE)
 
 
 def properties_of(check: Check) -> list[tuple[str, object]]:
@@ -96,6 +126,22 @@ class SuiteRecord:
         name, digest = runs.dataset_name(root, split), sha256(dataset.annotation_file)
         self.dataset = runs.DatasetUsed(name, len(dataset.samples), digest)
 
+    @property
+    def could_not_run(self) -> bool:
+        """Whether no check failed, but the suite's own errors kept some from being made."""
+        undecided = verdict_of(self.checks).status == "undecided"
+        return undecided and any(one.evidence.startswith(COULD_NOT_RUN) for one in self.checks)
+
+    @property
+    def explained(self) -> bool:
+        """Whether a fault, up to the runners, explains heads that are off: no precision does."""
+        failed = [one for one in self.checks if one.status == "failed"]
+        named = (one.diagnosis for one in failed if one.stage == "runner" and one.diagnosis)
+        upstream = STAGES[1 : STAGES.index("runner")]  # whatever the images are, heads are of them
+        return any(one.stage in upstream for one in failed) or not all(
+            diagnosis.startswith(COMPUTED_IN) for diagnosis in named
+        )
+
     def sections(self, *, asked: bool) -> dict[str, list[str]]:
         """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
         shown = asked or any(check.status != "skipped" for check in self.checks)
@@ -104,9 +150,10 @@ class SuiteRecord:
             worst, far = one.heads[0], "infinitely"
             if worst.max_abs is not None:
                 far = f"by {worst.max_abs:.2g} (relative L2 {worst.relative_l2:.2g})"
+            like = "" if self.explained else f"; computes like {one.precision or 'none known'}"
             heads.append(
                 f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most from "
-                f"{one.reference}, {far}; computes like {one.precision or 'none that is known'}"
+                f"{one.reference}, {far}{like}"
             )
         verdict = verdict_of(self.checks).lines() if shown else []
         return {"parity": heads, "accuracy": self.lines, "verdict": verdict}
@@ -124,8 +171,11 @@ class SuiteRecord:
             exit_status=exit_status,
             checks=self.checks,
             otherwise="times have no threshold" if rows and not self.checks else "",
-            cut_off=CUT_OFF.get(exit_status, ""),
-            parity=self.parity,
+            cut_off="" if self.could_not_run else CUT_OFF.get(exit_status, ""),
+            parity=[
+                msgspec.structs.replace(one, precision=None) if self.explained else one
+                for one in self.parity
+            ],
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,
         )

@@ -28,25 +28,34 @@ from .run import Good, base_options, copy_scenes
 Make = Callable[[Good, Path], Sequence[str]]
 
 
-def _model(write: Callable[[Good, Path], object], *more: str) -> Make:
+def _model(write: Callable[[Good, Path], object], *options: str) -> Make:
     """The ONNX file that *write* puts at the path it is given."""
 
     def make(good: Good, folder: Path) -> Sequence[str]:
         path = folder / "d0.onnx"
         write(good, path)
-        return (*base_options(good), f"--model={path}", "--runner=ort", *more)
+        return (*base_options(good), f"--model={path}", *(options or ("--runner=ort",)))
 
     return make
 
 
-def _export(settings: ExportSettings, *, simplified: bool = False) -> Make:
+def _export(
+    settings: ExportSettings,
+    *options: str,
+    simplified: bool = False,
+    edits: Sequence[str] = (),
+) -> Make:
     def write(good: Good, path: Path) -> None:
         raw = path.with_name("raw.onnx") if simplified else path
         write_onnx(good.checkpoint, raw, D0, settings)
         if simplified:
             write_simplified(raw, path)
+        if edits:
+            graph = load_graph(path)
+            apply_edits(graph, edits)
+            save_graph(graph, path)
 
-    return _model(write)
+    return _model(write, *options)
 
 
 def _edited(*edits: str, then: Callable[[Any], object] = lambda _: None) -> Make:
@@ -166,6 +175,13 @@ CLEAN: dict[str, Make] = {
     "export-opset-17-batch-1-simplified": _export(ExportSettings(1, 17), simplified=True),
     "export-opset-11-batch-16": _export(ExportSettings(16, 11)),
     "export-dynamo-opset-18": _export(ExportSettings(None, 18, "dynamo")),
+    # All runners, the emulated board among them, which has to be told what batch there is.
+    "slow-batch-1": _export(ExportSettings(1), "--slow"),
+    # Of eight rows that are computed, most are padding: all runners would take two minutes.
+    "slow-batch-8-emulated": _export(ExportSettings(8), "--slow", "--runner=emulated"),
+    "slow-batch-1-simplified": _export(ExportSettings(1), "--slow", simplified=True),
+    "slow-batch-1-modified": _export(
+        ExportSettings(1), "--slow", simplified=True, edits=DEFAULT_EDITS),
     "batch-fixed-to-4": _model(lambda good, path: pinned(good.model, path, 4)),
     "edited-by-default": _edited(*DEFAULT_EDITS),
     "edited-mean-pool": _edited(*DEFAULT_EDITS, "mean-pool"),

@@ -106,6 +106,21 @@ def _kernels_transposed(model: Any, node: Any) -> None:
     change_weight(model, node, 1, lambda w: w.swapaxes(2, 3))
 
 
+def _bgr_as_exported(good: Good, folder: Path) -> Planted:
+    """The same in a file that was not simplified: its padding is a node of its own."""
+    path = folder / "d0.onnx"
+    write_onnx(good.checkpoint, path, good.spec, ExportSettings())
+    model = onnx.load(str(path))
+    _bgr_weights(model)
+    onnx.save(model, str(path))
+    return with_model(good, path)
+
+
+def _bgr_weights(model: Any) -> None:
+    """The first convolution's weights are those of a network that was trained on BGR."""
+    change_weight(model, nodes_of(model, "Conv")[0], 1, lambda weight: weight[:, ::-1])
+
+
 def _without_biases(model: Any) -> None:
     """The biases of the class head's last convolution are lost."""
     for node in nodes_of(model, "Conv"):
@@ -272,6 +287,10 @@ FAULTS = (
     Fault("one-layer-in-int8", "export", "peers F40", "weight", _node("Conv", 0.02, _as_int8)),
     Fault("kernels-transposed", "export", "HWIO read as WHIO", "weight",
           _node("Conv", 0.0, _kernels_transposed)),
+    Fault("bgr-in-the-weights", "export", "weights of a network for BGR", "^the model expects BGR",
+          _graph(_bgr_weights)),
+    Fault("bgr-in-the-weights-as-exported", "export", "weights of a network for BGR",
+          "^the model expects BGR", _bgr_as_exported),
     Fault("class-biases-lost", "export", "peers 3.22: wrong bias", "weight",
           _graph(_without_biases)),
     Fault("names-swapped-over-shapes", "export", "peers F23", "",

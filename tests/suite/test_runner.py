@@ -117,7 +117,15 @@ def test_heads_are_those_of_torch(
         alone = {name: np.concatenate([one[name] for one in one_by_one]) for name in got}
         precision = precision_of(runner_name)
         raise diagnose_runner(
-            broken, got, alone, torch_heads, spec, precision, diagnose_first_input
+            broken,
+            got,
+            alone,
+            torch_heads,
+            spec,
+            precision,
+            diagnose_first_input,
+            recorded=runner_name == "recorded",
+            explained=session_record.explained,
         ) from broken
 
 

@@ -21,7 +21,7 @@ from effd0.tensor_diff import TensorDiff
 from tests.emulator.om import read_om
 from tests.emulator.tools import tiny_onnx, use_emulated_tools, use_tool
 from tests.helpers import assert_one_error, effd0, names_in
-from tests.helpers.onnx_models import need_own_export, pinned
+from tests.helpers.onnx_models import head_model, need_own_export, pinned
 
 CHIP = ("--soc-version", "Ascend310P3")
 
@@ -69,6 +69,49 @@ def test_simplify_and_modify_follow_each_other(
     assert re.search(r"fuse-sums: 24 matches, heads moved by at most \d\.\d\de[-+]\d\d", second.out)
     nodes = [len(onnx.load(str(path)).graph.node) for path in (one, simplified, modified)]
     assert nodes[0] > nodes[1] > nodes[2] > 0
+
+
+#: What an export says that it is of.
+ORIGIN = {"arch": D0.arch, "checkpoint_sha256": "5" * 64}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Command -> the file that it made of a little model with a D0's heads."""
+    folder = tmp_path_factory.mktemp("built")
+    model = head_model(D0.head_shapes, D0.image_size, batch=1)
+    onnx.helper.set_model_props(model, ORIGIN)
+    onnx.save(model, str(folder / "export.onnx"))
+    for command in ("simplify", "modify"):
+        source, out = folder / "export.onnx", folder / f"{command}.onnx"
+        assert effd0(command, "--model", source, "--out", out).code == 0
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made_by", ["export", "simplify", "modify"])
+@pytest.mark.parametrize("command", ["simplify", "modify", "compile"])
+def test_every_command_takes_what_the_others_made(
+    command: str,
+    made_by: str,
+    built: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own output too; the file still says once what it is of."""
+    monkeypatch.chdir(tmp_path)
+    use_emulated_tools(monkeypatch)
+    model = ("--model", built[made_by])
+    if command == "compile":
+        assert effd0(command, *model, "--output", "d0", *CHIP).code == 0
+        content = onnx.load_from_string(read_om(tmp_path / "d0.om").onnx)
+    else:
+        outcome = effd0(command, *model, "--out", "d0.onnx")
+        assert (outcome.code, outcome.errors) == (0, [])
+        content = onnx.load("d0.onnx")
+    told = [(entry.key, entry.value) for entry in content.metadata_props]
+    assert len(told) == len(dict(told))
+    assert dict(told).items() >= ORIGIN.items()
 
 
 def test_modify_explains_its_edits() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -153,3 +155,22 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     words = ("stage", "evidence", "diagnosis", "unit")
     written = [{key: case[key] for key in words if key in case} for case in cases]
     assert written == [{key: one[key] for key in words if one[key]} for one in content["checks"]]
+
+
+def test_an_error_of_the_suite_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fixture that breaks is no broken stage: the verdict and the exit code say so."""
+    report = tmp_path / "report.json"
+    (tmp_path / "full_disc.py").write_text(
+        "def pytest_fixture_setup(fixturedef): raise OSError('no space left')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    given = ("-p", "full_disc", f"--report-json={report}")
+    done = run_pytest(*given, "tests/suite/test_dataset.py::test_boxes_lie_in_their_images")
+    content = content_of(report)
+    said = "the suite could not run: OSError: no space left"
+    assert done.returncode == content["exit_status"] == pytest.ExitCode.INTERRUPTED
+    assert (content["verdict"]["status"], content["verdict"]["evidence"]) == ("undecided", said)
+    assert f"UNDECIDED  {said}" in done.stdout

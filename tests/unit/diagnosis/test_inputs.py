@@ -144,6 +144,11 @@ def test_the_fault_before_the_model_is_named(name: str, picture: inputs.ImageFil
         assert found.error_after <= left < 1e-2 < found.error_before
 
 
+def test_what_a_model_expects_is_of_a_fault_that_is_known() -> None:
+    """Each fault that is named from the model's side is in the catalogue under that name."""
+    assert inputs.EXPECTED.keys() <= {one.name for one in inputs.input_hypotheses(D0)}
+
+
 def test_other_heads_are_no_fault_of_the_input(picture: inputs.ImageFile) -> None:
     """Right heads, heads that no fault explains, and one wrong head among right ones."""
     right, swapped = infer(picture.tensor[None]), infer(picture.tensor[None, ::-1])

@@ -12,7 +12,15 @@ import pytest
 from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.data.preprocess import preprocess
-from effd0.diagnosis.parity import RELATIVE_L2, check_heads, diagnose_precision, estimate, record
+from effd0.diagnosis.hypothesis import Diagnosis
+from effd0.diagnosis.parity import (
+    RELATIVE_L2,
+    check_heads,
+    diagnose_precision,
+    diagnose_runner,
+    estimate,
+    record,
+)
 from effd0.results.check import Broken
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
@@ -105,6 +113,33 @@ def test_another_precision_is_named(
     found = diagnose_precision(HEADS, got, claimed)
     assert (found is None) == (diagnosis is None)
     assert (found or "").startswith(diagnosis or "")
+
+
+@pytest.mark.parametrize(
+    ("cause", "recorded", "explained", "wanted"),
+    [
+        ("RGB/BGR swapped", True, False, ("input RGB/BGR swapped: ", "preprocess")),
+        ("RGB/BGR swapped", False, False, ("the model expects BGR: input RGB/BGR sw", "export")),
+        ("normalised twice", False, False,
+         ("the model expects inputs that are not normalised: input normalised twice", "export")),
+        ("mirrored", False, False, ("the model changes a right input: input mirrored", "export")),
+        (None, False, False, ("computed in bf16, not in fp32", None)),
+        (None, False, True, ("", None)),
+    ],
+    ids=["recorded", "fed-by-effd0", "normalises", "mirrors", "precision", "explained-before"],
+)  # fmt: skip
+def test_an_input_is_blamed_only_where_it_came_from_outside(
+    cause: str | None, recorded: bool, explained: bool, wanted: tuple[str, str | None]
+) -> None:
+    """What effd0 fed was right: the model is wrong, and a precision is the last thing named."""
+    named = None if cause is None else Diagnosis(f"input {cause}", "it is not", 0.5, 0.0)
+    got = noisy(HEADS, 6e-3)
+    found = diagnose_runner(
+        Broken("off"), got, got, HEADS, SMALL, "fp32", lambda _heads: named,
+        recorded=recorded, explained=explained,
+    )  # fmt: skip
+    assert found.diagnosis.startswith(wanted[0])
+    assert (bool(found.diagnosis), found.stage) == (bool(wanted[0]), wanted[1])
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 
 from effd0.data import fixture
 from effd0.data.coco import load_coco
-from effd0.errors import DatasetError
+from effd0.errors import AtcError, DatasetError
 from effd0.io import sha256
-from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check
+from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check, Stage
 from effd0.results.run import Accuracy, Insight, Parity, TimedRow
-from effd0.results.suite import SuiteRecord, check_of, properties_of
+from effd0.results.suite import COULD_NOT_RUN, SuiteRecord, check_of, properties_of
 from tests.helpers.runs import accuracy, against, insight, latency, parity
 
 LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, DIAGNOSIS_LENGTH))
@@ -31,6 +31,7 @@ class _Report:
     longreprtext: str = "in full"
     skipped: bool = False
     duration: float = 0.25
+    when: str = "call"
 
 
 def skipped(reason: str) -> _Report:
@@ -58,6 +59,29 @@ def skipped(reason: str) -> _Report:
             AssertionError("0.3 off"),
             _Report(False, mock.Mock(reprcrash=mock.Mock(message="AssertionError: 0.3 off\n<"))),
             ("runner", "failed", "0.3 off"), id="assert",
+        ),
+        pytest.param(
+            AssertionError("0.3 off"), _Report(False, when="setup"),
+            ("runner", "undecided", "the suite could not run: AssertionError: 0.3 off"),
+            id="assert-in-a-fixture",
+        ),
+        pytest.param(
+            DatasetError("a.json is cut off"), _Report(False, when="setup"),
+            ("runner", "failed", "a.json is cut off"), id="error-about-the-artefact-in-a-fixture",
+        ),
+        pytest.param(
+            AtcError("batch is\n fixed"), _Report(False),
+            ("runner", "undecided", "the suite could not run: AtcError: batch is fixed"),
+            id="error-of-what-the-suite-compiles",
+        ),
+        pytest.param(
+            TypeError("no such argument"), _Report(False),
+            ("runner", "undecided", "the suite could not run: TypeError: no such argument"),
+            id="unforeseen",
+        ),
+        pytest.param(
+            pytest.fail.Exception("npu is required"), _Report(False, "npu is required"),
+            ("runner", "failed", "in full"), id="failed-on-purpose",
         ),
         pytest.param(None, _Report(False, "text"), ("runner", "failed", "in full"), id="no-crash"),
         pytest.param(
@@ -163,6 +187,42 @@ def test_a_session_that_was_cut_off_passes_nothing(status: int, wanted: str) -> 
     record.checks.append(Check("runner", "t", "failed", "0.3 off"))
     failed = record.to_run(GIVEN, status).verdict
     assert (failed.status, failed.evidence) == ("fail", "0.3 off")
+
+
+def test_an_error_of_the_suite_is_no_broken_stage() -> None:
+    """It leaves the session undecided in its own words, once, unless a check failed besides."""
+    record = session()
+    said = f"{COULD_NOT_RUN}AtcError: batch is fixed"
+    record.checks += [Check("runner", name, "undecided", said) for name in "ab"]
+    assert [record.could_not_run] == [True]
+    assert record.sections(asked=True)["verdict"][0] == f"UNDECIDED  {said}"
+    found = record.to_run(GIVEN, 2).verdict
+    assert (found.status, found.evidence) == ("undecided", said)
+    record.checks.append(Check("decode", "t", "failed", "0.3 off"))
+    assert [record.could_not_run] == [False]
+    assert record.to_run(GIVEN, 1).verdict.stage == "decode"
+
+
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [
+        pytest.param([], True, id="nothing-failed"),
+        pytest.param([("runner", "")], True, id="not-named"),
+        pytest.param([("runner", "computed in bf16, not in fp32")], True, id="precision"),
+        pytest.param([("gate", "mAP is 3")], True, id="behind-the-heads"),
+        pytest.param([("export", "")], False, id="weights"),
+        pytest.param([("runner", "heads depend on the batch")], False, id="fault-of-the-runner"),
+    ],
+)
+def test_a_precision_is_told_where_no_fault_explains_the_heads(
+    failed: list[tuple[Stage, str]], told: bool
+) -> None:
+    """Wrong weights may look like int8: neither the summary nor the run file says so then."""
+    record = session()
+    record.checks += [Check(stage, "t", "failed", "off", cause) for stage, cause in failed]
+    (line,) = record.sections(asked=True)["parity"]
+    assert line.endswith("; computes like fp32") == told
+    assert record.to_run(GIVEN, 1).parity[0].precision == ("fp32" if told else None)
 
 
 def test_a_session_of_benchmarks_is_not_gated() -> None:
