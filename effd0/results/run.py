@@ -397,7 +397,7 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
             found += [one for one in getattr(run, key) if one not in found]
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
-    verdict = verdict_of(entries["checks"], runs[0].verdict.evidence, *cut[:1])
+    verdict = verdict_of(entries["checks"], runs[0].verdict.evidence, "".join(cut[:1]))
     same = (run.verdict for run in runs if run.verdict.evidence == verdict.evidence)
     step = next((one.next_step for one in same), "")
     return Run(
