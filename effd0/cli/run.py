@@ -80,6 +80,7 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptio
     if reports.report_json is not None:
         write_run(reports.report_json, run_of(evaluation, engine, insight_of(evaluation)))
     if not evaluation.verdict.ok:
+        show_lines(f"next step {run_of(evaluation, engine).verdict.next_step}")
         raise typer.Exit(1)
 
 

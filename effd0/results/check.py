@@ -173,12 +173,15 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
     *given* are the files under test by option.
     """
     paths = {option: shlex.quote(str(path)) for option, path in given.items() if path is not None}
-    larger = {"--checkpoint": USUAL["--checkpoint"]} | paths | {"--coco": USUAL["--coco"]}
+    # pytest takes --coco with a checkpoint only.
+    weights = {"--checkpoint": USUAL["--checkpoint"]}
+    again = (weights if "--coco" in paths else {}) | paths
+    larger = weights | paths | {"--coco": USUAL["--coco"]}
     model = given.get("--model")
     has = {"", *paths, "" if model is None else model.suffix}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
     return command.format(
-        given="".join(f" {option}={path}" for option, path in paths.items()),
+        given="".join(f" {option}={path}" for option, path in again.items()),
         larger="".join(f" {option}={path}" for option, path in larger.items()),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
         page="--report-json gate.json && effd0 report gate.json --html gate.html",

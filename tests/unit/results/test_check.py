@@ -109,8 +109,8 @@ def test_the_verdict_in_words() -> None:
             id="too-few-images",
         ),
         pytest.param(
-            "cut-off", {"model": "m.onnx", "coco": "c"}, "pytest --model=m.onnx --coco=c",
-            id="cut-off",
+            "cut-off", {"model": "m.onnx", "coco": "c"},
+            "pytest --checkpoint=d0.pth --model=m.onnx --coco=c", id="cut-off",
         ),
     ],
 )  # fmt: skip
