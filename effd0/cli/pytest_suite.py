@@ -389,23 +389,54 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note what each check of a stage found, for the verdict at the end and for JUnit's XML."""
     report = yield
-    marker = item.get_closest_marker("stage")
+    marker, config = item.get_closest_marker("stage"), item.config
     if marker is not None and (report.when == "call" or not report.passed):
         error = None if call.excinfo is None else call.excinfo.value
         found = suite.check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
         # As it travels from a worker of xdist.
         setattr(report, CHECK, msgspec.to_builtins(found))
         item.user_properties += suite.properties_of(found)
+        told = isinstance(error, (AssertionError, Effd0Error)) and str(error)
+        quiet = config.option.tbstyle == "auto" and config.option.verbose <= 1
+        # Whose artefact fails wants to know what is wrong with it, not how it was looked for.
+        if report.failed and told and quiet and item.get_closest_marker("artefact"):
+            assert call.excinfo is not None
+            shown = call.excinfo.getrepr(style="value", chain=False)
+            # The short summary has its message from there.
+            shown.reprcrash = getattr(report.longrepr, "reprcrash", None)
+            report.longrepr = shown
     return report
 
 
 class SessionRecord(suite.SuiteRecord):
-    """Collects the checks of a session, whichever process made them."""
+    """Collects the checks of a session, whichever process made them, and says the verdict."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the check that a report brings."""
         if (found := getattr(report, CHECK, None)) is not None:
             self.checks.append(msgspec.convert(found, check.Check))
+
+    # Around pytest's own, which ends with the count of tests: the verdict is the last that is said.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
+        """End with one line of what was skipped, and the verdict where there is one."""
+        yield
+        config = session.config
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or terminal.no_summary:
+            return
+        if reports := terminal.stats.get("skipped"):
+            reasons = [one.longrepr[2] for one in reports if isinstance(one.longrepr, tuple)]
+            terminal.write_line(suite.skipped_line(reasons))
+        if _only_artefact(config) or any(one.status != "skipped" for one in self.checks):
+            terminal.section("verdict")
+            for line in self.verdict(paths_given(config), int(session.exitstatus)).lines():
+                terminal.write_line(line)
+
+
+def paths_given(config: pytest.Config) -> dict[str, Path | None]:
+    """Option -> the file under test that it names."""
+    return {option: config.getoption(option) for option in PATHS}
 
 
 @pytest.fixture(scope="session")
@@ -429,8 +460,8 @@ def note_figure(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """End with the figures that the accuracy tests measured, and the first broken stage."""
-    for title, lines in config.stash[RECORD].sections(asked=_only_artefact(config)).items():
+    """Show how far heads were from torch's, and the figures that the accuracy tests measured."""
+    for title, lines in config.stash[RECORD].sections().items():
         if lines:
             terminalreporter.section(title)
             for line in lines:
@@ -445,6 +476,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.INTERRUPTED
     path: Path | None = config.getoption("--report-json")
     if path is not None:
-        artefact = {option: config.getoption(option) for option in PATHS}
         status, rows = int(session.exitstatus), rows_of(config)
-        run.write_run(path, config.stash[RECORD].to_run(artefact, status, rows))
+        run.write_run(path, config.stash[RECORD].to_run(paths_given(config), status, rows))

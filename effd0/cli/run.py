@@ -82,6 +82,7 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptio
         insight = insight_of(evaluation) if evaluation.found else None
         write_run(reports.report_json, run_of(evaluation, engine, insight))
     if not evaluation.verdict.ok:
+        show_lines(f"next step {run_of(evaluation, engine).verdict.next_step}")
         raise typer.Exit(1)
 
 

@@ -360,10 +360,13 @@ def run_of(
     job, accuracy = evaluation.job, evaluation.accuracy
     digest = accuracy.settings["annotations_sha256"]
     dataset = record.DatasetUsed(record.dataset_name(job.root, job.split), accuracy.images, digest)
+    given = {"--coco": job.root}
     if isinstance(engine, ModelEngine):
+        given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}
         artefact = record.artefact_of(engine.choice.model, engine.choice.weights(), dataset)
     else:
         assert isinstance(engine, RecordedEngine)
+        given |= {"--model": engine.model, "--results": engine.results, "--bins": engine.bins}
         name = (engine.results if engine.model is None else engine.model).name
         known = None if accuracy.model_sha256 == UNKNOWN_MODEL else accuracy.model_sha256
         artefact = record.Artefact(name, known, None, dataset)
@@ -371,5 +374,6 @@ def run_of(
         artefact,
         exit_status=0 if evaluation.verdict.ok else 1,
         checks=evaluation.checks,
+        given=given,
         accuracy=[msgspec.structs.replace(accuracy, insight=insight)],
     )

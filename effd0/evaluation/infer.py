@@ -35,7 +35,7 @@ _STATISTICS: dict[str, Callable[[Sequence[float]], Any]] = {
 @dataclass(frozen=True)
 class Performance:
     """
-    One run after its warm-up, in milliseconds a batch and seconds in all.
+    One run after its warm-up, in milliseconds per batch and seconds in all.
 
     *rows* are the rows of each batch with its padding, *images* the real images, both once for
     each loop.  *compute_ms* is the device's own time if the runner measures it, else the wall
@@ -60,12 +60,12 @@ class Performance:
 
     @property
     def images_per_second(self) -> float:
-        """Real images a second of ``infer``, copies to and from the device included."""
+        """Real images per second of ``infer``, copies to and from the device included."""
         return self.images / self.infer_s
 
     @property
     def images_per_second_with_files(self) -> float:
-        """Real images a second, files read and written."""
+        """Real images per second, files read and written."""
         return self.images / self.total_s
 
     def lines(self) -> list[str]:

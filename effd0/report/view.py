@@ -102,12 +102,12 @@ def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str
     mark = {"stage": stage, "state": state, "figure": "", "limit": ""}
 
     def closeness(check: Check) -> tuple[bool, float]:
-        """How much a figure tells: one that failed, else the closest to its limit."""
-        failed = check.status == "failed"
+        """How much a figure tells: one that made the state, else the closest to its limit."""
+        decides = check.status == worst
         if check.tolerance is None:
-            return failed, -1.0
+            return decides, -1.0
         small, large = sorted((abs(check.figure or 0.0), abs(check.tolerance)))
-        return failed, small / large if large else 1.0
+        return decides, small / large if large else 1.0
 
     measured = [check for check in checks if check.figure is not None and state != "untested"]
     ran = sum(check.status in ("passed", "failed") for check in checks)

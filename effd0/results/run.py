@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
@@ -284,11 +284,12 @@ def new_run(
     checks: Sequence[Check] = (),
     otherwise: str = "",
     cut_off: str = "",
+    given: Mapping[str, Path | None] | None = None,
     parity: Sequence[Parity] = (),
     accuracy: Sequence[Accuracy] = (),
     latency: Sequence[TimedRow] = (),
 ) -> Run:
-    """A run on *artefact* by this process; *otherwise* and *cut_off* as in `verdict_of`."""
+    """A run on *artefact* by this process; the texts and *given* as in `verdict_of`."""
     path = Path(sys.argv[0])
     # As it is typed: ``pytest`` for ``python -m pytest`` too.
     name = path.parent.name if path.name == "__main__.py" else path.name
@@ -299,7 +300,7 @@ def new_run(
         commands=[shlex.join([name, *sys.argv[1:]])],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
-        verdict=verdict_of(checks, otherwise, cut_off),
+        verdict=verdict_of(checks, otherwise, cut_off, given),
         checks=list(checks),
         parity=list(parity),
         accuracy=list(accuracy),
@@ -396,10 +397,13 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
             found += [one for one in getattr(run, key) if one not in found]
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
+    verdict = verdict_of(entries["checks"], runs[0].verdict.evidence, "".join(cut[:1]))
+    same = (run.verdict for run in runs if run.verdict.evidence == verdict.evidence)
+    step = next((one.next_step for one in same), "")
     return Run(
         created=max(run.created for run in runs),
         artefact=_merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))]),
-        verdict=verdict_of(entries["checks"], runs[0].verdict.evidence, *cut[:1]),
+        verdict=msgspec.structs.replace(verdict, next_step=step),
         exit_status=max((run.exit_status for run in runs), key=abs),
         **entries,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from .check import (
     Check,
     Stage,
     Status,
+    Verdict,
     finite,
     first_line,
     verdict_of,
@@ -40,6 +43,13 @@ COULD_NOT_RUN = "the suite could not run: "
 OF_THE_SUITE = (AtcError, FetchError, MissingExtra, OutputError)
 #: Options that name an artefact, the one that a run is called by first.
 NAMING = ("--model", "--detections", "--results", "--bins", "--checkpoint")
+#: What a skipped test needs, where its reason has the name of a marker -> in words.
+LIFTED_BY = {
+    "slow": "--slow", "coco": "--coco", "npu": "an NPU", "torch_npu": "an NPU in torch",
+    "gpu": "a GPU", "browser": "a browser",
+}  # fmt: skip
+#: Groups of skipped tests that are named.
+GROUPS = 5
 #: Exit statuses of pytest after which nobody knows what the checks that did not run would say.
 CUT_OFF = {
     2: "the run was interrupted, or files could not be collected: not all checks were run",
@@ -99,6 +109,17 @@ def properties_of(check: Check) -> list[tuple[str, object]]:
     return [(k, v) for k in ("stage", "evidence", "diagnosis") if (v := getattr(check, k))]
 
 
+def skipped_line(reasons: Sequence[str]) -> str:
+    """One line of how many tests were skipped for these *reasons*, by what would lift them."""
+    found = [re.match(r"(?:Skipped: )?needs ([^:]+):", reason) for reason in reasons]
+    needs = Counter(LIFTED_BY.get(one[1], one[1]) for one in found if one).most_common(GROUPS)
+    parts = [f"{count} {what}" for what, count in needs]
+    parts[:1] = [part.replace(" ", " need ", 1) for part in parts[:1]]
+    if others := len(reasons) - sum(count for _, count in needs):
+        parts.append(f"{others} for other reasons")
+    return f"{len(reasons)} skipped: {', '.join(parts)} (-rs lists them)"
+
+
 @dataclass(eq=False)
 class SuiteRecord:
     """
@@ -142,9 +163,8 @@ class SuiteRecord:
             diagnosis.startswith(COMPUTED_IN) for diagnosis in named
         )
 
-    def sections(self, *, asked: bool) -> dict[str, list[str]]:
-        """Title -> lines of the summary; the verdict where checks were run, or *asked* for."""
-        shown = asked or any(check.status != "skipped" for check in self.checks)
+    def sections(self) -> dict[str, list[str]]:
+        """Title -> lines of the summary."""
         heads = []
         for one in self.parity:
             worst, far = one.heads[0], "infinitely"
@@ -155,8 +175,14 @@ class SuiteRecord:
                 f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most from "
                 f"{one.reference}, {far}{like}"
             )
-        verdict = verdict_of(self.checks).lines() if shown else []
-        return {"parity": heads, "accuracy": self.lines, "verdict": verdict}
+        return {"parity": heads, "accuracy": self.lines}
+
+    def verdict(self, given: Mapping[str, Path | None], exit_status: int) -> Verdict:
+        """The verdict of a session that ended so; *given* are the paths by option."""
+        return verdict_of(self.checks, cut_off=self._cut_off(exit_status), given=given)
+
+    def _cut_off(self, exit_status: int) -> str:
+        return "" if self.could_not_run else CUT_OFF.get(exit_status, "")
 
     def to_run(
         self, given: Mapping[str, Path | None], exit_status: int, rows: Sequence[runs.TimedRow] = ()
@@ -171,7 +197,8 @@ class SuiteRecord:
             exit_status=exit_status,
             checks=self.checks,
             otherwise="times have no threshold" if rows and not self.checks else "",
-            cut_off="" if self.could_not_run else CUT_OFF.get(exit_status, ""),
+            cut_off=self._cut_off(exit_status),
+            given=given,
             parity=[
                 msgspec.structs.replace(one, precision=None) if self.explained else one
                 for one in self.parity

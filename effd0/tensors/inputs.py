@@ -1,5 +1,5 @@
 """
-Network inputs on disk: one ``<stem>.bin`` an image, as the recipe's runners read them.
+Network inputs on disk: one ``<stem>.bin`` per image, as the recipe's runners read them.
 
 A manifest beside them says what they are, by image id; it is written last, so that a folder
 with a manifest is complete.  A folder of another tool, without one, is read in natural order.
@@ -192,7 +192,7 @@ def write_inputs(
 @dataclass(frozen=True)
 class InputFiles:
     """
-    A folder of network inputs, one *file* an image, each of *shape* and *dtype*.
+    A folder of network inputs, one *file* per image, each of *shape* and *dtype*.
 
     *manifest* is None where another tool wrote them; the files are then in natural order.
     """

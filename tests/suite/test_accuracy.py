@@ -253,7 +253,7 @@ def check_drop(
         backend = evaluation.accuracy.backend
         session_record.lines.append(f"{backend}: {against.drop}; {against.parity}")
         note_evaluation(evaluation)
-        note_figure(against.drop.points, max_drop, "points")
+        note_figure(against.drop.high, max_drop, "points")
         drop = evaluation.checks[-1]
         said = msgspec.structs.replace(drop, evidence=f"{drop.evidence}; {against.parity}")
         settle((said,), required=_required(pytestconfig))

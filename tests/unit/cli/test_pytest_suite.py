@@ -148,6 +148,10 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
     assert (verdict["evidence"], verdict["diagnosis"]) == (failed["evidence"], failed["diagnosis"])
     assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in done.stdout
+    # The verdict is the last that is said, and a user reads what is wrong, not how it was found.
+    assert done.stdout.endswith(f"next step {verdict['next_step']}\n")
+    assert f"\n{failed['evidence']}\ndiagnosis: {failed['diagnosis']}\n" in done.stdout
+    assert "    def test_categories" not in done.stdout
     cases = [
         {found.attrib["name"]: found.attrib["value"] for found in case.iter("property")}
         for case in ET.parse(junit).iter("testcase")  # noqa: S314  # our own file
@@ -155,6 +159,14 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     words = ("stage", "evidence", "diagnosis", "unit")
     written = [{key: case[key] for key in words if key in case} for case in cases]
     assert written == [{key: one[key] for key in words if one[key]} for one in content["checks"]]
+
+
+@pytest.mark.slow
+def test_twice_verbose_shows_the_code_of_a_failed_check(tmp_path: Path) -> None:
+    """Who doubts a check can read it."""
+    tests = "tests/suite/test_dataset.py::test_categories_have_cocos_ids"
+    done = run_pytest("-vvv", WEIGHTS, f"--coco={shifted_scenes(tmp_path)}", tests)
+    assert "def test_categories_have_cocos_ids" in done.stdout
 
 
 def test_an_error_of_the_suite_exits_with_2(

@@ -69,6 +69,8 @@ def test_a_limited_run_is_undecided(onnx_model: Path, tmp_path: Path) -> None:
     assert (check.status, check.tolerance) == ("undecided", 1)
     assert check.figure == pytest.approx(100 * flat["metrics"]["AP"])
     assert (run.verdict.status, run.exit_status) == ("undecided", 1)
+    assert run.verdict.next_step == f"pytest --model={onnx_model}"
+    assert done.out.endswith(f"next step {run.verdict.next_step}\n")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,10 @@ def test_the_threshold_decides_the_exit_code(
     assert [run.exit_status for run in runs] == [code, code]
     assert runs[0].verdict.status == runs[1].verdict.status
     assert runs[0].accuracy[0].insight == runs[1].accuracy[0].insight
-    assert len(merge_runs(runs).accuracy) == 2
+    merged = merge_runs(runs)
+    assert len(merged.accuracy) == 2
+    assert merged.verdict.next_step == runs[0].verdict.next_step
+    assert (merged.verdict.next_step != "") == (code == 1)
 
 
 @pytest.fixture

@@ -93,6 +93,13 @@ def test_a_failure_names_stage_evidence_and_diagnosis(compared: str) -> None:
     assert verdict["diagnosis"] in text
 
 
+def test_the_next_step_is_on_the_page() -> None:
+    """The command is there to be copied where one helps; a run file of before has none."""
+    told = runs.verdict("undecided", next_step="effd0 fetch coco --root coco_data")
+    assert "Next step effd0 fetch coco --root coco_data" in page_of(verdict=told).text
+    assert "Next step" not in page_of(verdict=runs.verdict("fail", "nms")).text
+
+
 def test_all_sections_are_there(good: str) -> None:
     """A whole run has every section, and none of them says that something is missing."""
     page = Parsed(good)

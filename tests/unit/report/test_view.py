@@ -41,17 +41,19 @@ def test_state_of_a_stage(statuses: list[str], broken: str | None, state: str) -
     assert [mark_of(one, run)["state"] for one in ("gate", "runner")] == ["passed", "untested"]
 
 
-def test_figure_of_a_stage_is_the_failed_one_or_the_closest_to_its_limit() -> None:
+def test_figure_of_a_stage_is_what_decides_or_the_closest_to_its_limit() -> None:
     """What a stage shows is what decided, or what nearly did; without figures, how many ran."""
     wide = runs.check("gate", figure=1.0, tolerance=10.0, unit="px")
     close = runs.check("gate", figure=9.0, tolerance=10.0, unit="px")
     failed = runs.check("gate", "failed", figure=99.0, tolerance=1.0, unit="ms")
+    undecided = runs.check("gate", "undecided", figure=50.0, tolerance=0.2, unit="points")
     bare = runs.check("gate", figure=5.0, tolerance=None, unit="s")
     none = [runs.check("gate", status, figure=None) for status in ("passed", "skipped", "passed")]
     for checks, wanted in (
         ([bare, wide, close], ("9 px", "limit 10")),
         ([wide, failed, close], ("99 ms", "limit 1")),
         ([bare], ("5 s", "")),
+        ([close, undecided], ("50 points", "limit 0.2")),
         (none, ("2 checks", "")),
     ):
         mark = mark_of("gate", runs.run(checks=checks))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +21,7 @@ from effd0.results.check import (
     detected,
     drop,
     first_line,
+    next_step,
     threshold,
     verdict_of,
 )
@@ -73,6 +78,78 @@ def test_the_verdict_in_words() -> None:
     assert verdict_of([SKIPPED]).lines() == [
         "NONE  nothing was tested, so nothing is known: no check of a stage was run"
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "options", "command"),
+    [
+        pytest.param(
+            "graph", {"model": "my model.onnx", "checkpoint": "a.pth"},
+            "effd0 bisect --model 'my model.onnx' --reference a.pth", id="graph",
+        ),
+        pytest.param(
+            "export", {"model": "m.onnx"}, "effd0 bisect --model m.onnx --reference d0.pth",
+            id="no-checkpoint",
+        ),
+        pytest.param(
+            "preprocess", {"bins": "in", "coco": "c"},
+            "effd0 preprocess --root c --bin-save inputs", id="inputs",
+        ),
+        pytest.param(
+            "runner", {"model": "m.om"}, "pytest --model=model.onnx --checkpoint=d0.pth", id="board"
+        ),
+        pytest.param(
+            "gate", {"detections": "d.json", "checkpoint": "a.pth"},
+            "effd0 evaluate --checkpoint a.pth", id="detections",
+        ),
+        pytest.param(
+            "undecided", {"model": "m.onnx"},
+            "effd0 fetch coco --root coco_data && "
+            "pytest --checkpoint=d0.pth --model=m.onnx --coco=coco_data",
+            id="too-few-images",
+        ),
+        pytest.param(
+            "cut-off", {"model": "m.onnx", "coco": "c"},
+            "pytest --checkpoint=d0.pth --model=m.onnx --coco=c", id="cut-off",
+        ),
+    ],
+)  # fmt: skip
+def test_the_next_step_is_made_of_what_was_given(
+    wrong: str, options: dict[str, str], command: str
+) -> None:
+    """It is a command to be pasted, with the files of the session in it, spaces and all."""
+    assert next_step(wrong, {f"--{name}": Path(path) for name, path in options.items()}) == command
+
+
+@pytest.mark.parametrize("wrong", [*STAGES, "undecided", "cut-off"])
+def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
+    """Whatever was given, a stage has a next step, of known commands and options alone."""
+    options = ("--model", "--checkpoint", "--coco", "--results", "--bins", "--detections")
+    choices: list[dict[str, Path | None]] = [{}, {"--model": Path("m.om")}]
+    choices += [{option: Path("x")} for option in options]
+    page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
+    for choice in choices:
+        for command in next_step(wrong, choice).split(" && "):
+            program, *words = shlex.split(command)
+            title = "pytest, what is under test" if program == "pytest" else f"effd0 {words[0]}"
+            section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+            known = re.findall(r"--[a-z-]+", section)
+            used = [word.partition("=")[0] for word in words if word.startswith("--")]
+            assert known
+            assert [option for option in used if option not in known] == []
+
+
+def test_the_verdict_has_a_next_step_where_something_is_to_be_done() -> None:
+    """It is the last line of a failure and of what is undecided; what passed needs none."""
+    model: dict[str, Path | None] = {"--model": Path("m.onnx")}
+    failed = verdict_of([FAILED], given=model)
+    assert failed.lines()[-1] == "next step pytest tests/unit/detection"
+    few = verdict_of([PASSED, OPEN], given=model)
+    assert few.lines()[-1].startswith("next step effd0 fetch coco")
+    limited = drop(PairedDrop(0.0, 0.0, 0.1, 500, 0.3, 0.3), 0.2, limited=True)
+    assert verdict_of([limited], given=model).next_step == "pytest --model=m.onnx"
+    assert verdict_of([PASSED], cut_off="stopped", given=model).next_step == "pytest --model=m.onnx"
+    assert verdict_of([PASSED], given=model).next_step == verdict_of([FAILED]).next_step == ""
 
 
 @given(st.lists(st.tuples(st.sampled_from(STAGES), st.booleans()), min_size=1, max_size=30))
@@ -157,10 +234,10 @@ def test_map_is_compared_with_its_threshold(
 def test_the_whole_interval_of_a_drop_decides(
     low: float, high: float, images: int, limited: bool, status: str, evidence: str
 ) -> None:
-    """A part of the images can show that too much is lost, and not that all is well."""
+    """A part of the images can show too much is lost, not that all is well; its end is shown."""
     found = PairedDrop((low + high) / 2, low, high, images, 0.34, 0.335)
     check = drop(found, 0.2, limited=limited)
-    assert (check.status, check.figure, check.tolerance) == (status, found.points, 0.2)
+    assert (check.status, check.figure, check.tolerance) == (status, high, 0.2)
     assert evidence in check.evidence
     assert "points against the reference" in check.evidence
 

@@ -16,7 +16,13 @@ from effd0.errors import AtcError, DatasetError
 from effd0.io import sha256
 from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check, Stage
 from effd0.results.run import Accuracy, Insight, Parity, TimedRow
-from effd0.results.suite import COULD_NOT_RUN, SuiteRecord, check_of, properties_of
+from effd0.results.suite import (
+    COULD_NOT_RUN,
+    SuiteRecord,
+    check_of,
+    properties_of,
+    skipped_line,
+)
 from tests.helpers.runs import accuracy, against, insight, latency, parity
 
 LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, DIAGNOSIS_LENGTH))
@@ -195,7 +201,7 @@ def test_an_error_of_the_suite_is_no_broken_stage() -> None:
     said = f"{COULD_NOT_RUN}AtcError: batch is fixed"
     record.checks += [Check("runner", name, "undecided", said) for name in "ab"]
     assert [record.could_not_run] == [True]
-    assert record.sections(asked=True)["verdict"][0] == f"UNDECIDED  {said}"
+    assert record.verdict(GIVEN, 2).lines()[0] == f"UNDECIDED  {said}"
     found = record.to_run(GIVEN, 2).verdict
     assert (found.status, found.evidence) == ("undecided", said)
     record.checks.append(Check("decode", "t", "failed", "0.3 off"))
@@ -220,7 +226,7 @@ def test_a_precision_is_told_where_no_fault_explains_the_heads(
     """Wrong weights may look like int8: neither the summary nor the run file says so then."""
     record = session()
     record.checks += [Check(stage, "t", "failed", "off", cause) for stage, cause in failed]
-    (line,) = record.sections(asked=True)["parity"]
+    (line,) = record.sections()["parity"]
     assert line.endswith("; computes like fp32") == told
     assert record.to_run(GIVEN, 1).parity[0].precision == ("fp32" if told else None)
 
@@ -232,18 +238,33 @@ def test_a_session_of_benchmarks_is_not_gated() -> None:
     assert found.verdict.evidence == "times have no threshold"
 
 
-def test_the_summary_has_heads_accuracy_and_verdict() -> None:
-    """Skipped checks alone ask for no verdict, but an artefact that was given does."""
+def test_the_summary_has_heads_and_accuracy() -> None:
+    """Each runner's worst head, also one that is infinitely far, and what accuracy tests said."""
     infinite = msgspec.convert(parity("acl", None), Parity)
-    record = SuiteRecord(parity=[HEADS, infinite], lines=["AP 61.5"])
-    sections = record.sections(asked=True)
+    sections = SuiteRecord(parity=[HEADS, infinite], lines=["AP 61.5"]).sections()
     assert sections["parity"] == [
         f"{runner}, 1 images: class P3 differs most from torch, {far}; computes like fp32"
         for runner, far in (("ort", "by 1e-05 (relative L2 1e-06)"), ("acl", "infinitely"))
     ]
     assert sections["accuracy"] == ["AP 61.5"]
-    assert sections["verdict"][0].startswith("NONE")
-    record.checks.append(Check("gate", "t", "skipped", "needs coco"))
-    assert record.sections(asked=False)["verdict"] == []
-    record.checks.append(Check("gate", "t", "passed"))
-    assert record.sections(asked=False)["verdict"][0].startswith("PASS")
+
+
+def test_terminal_and_run_file_have_one_verdict() -> None:
+    """Also where the session was cut off, and with the same next step."""
+    record, given = session(), GIVEN | {"--model": fixture.checkpoint()}
+    assert record.verdict(given, 2) == record.to_run(given, 2).verdict
+    assert record.verdict(given, 2).next_step == f"pytest --model={fixture.checkpoint()}"
+
+
+def test_skips_are_one_line_grouped_by_what_would_lift_them() -> None:
+    """The largest group comes first, and a reason that names no need is counted with the others."""
+    reasons = [
+        "Skipped: needs npu: pyACL cannot be imported", "Skipped: needs slow: no --slow was given",
+        "needs slow: no --slow was given", "needs a model of your own: no --model was given",
+        "the record is the embedded default's: leave out --coco",
+    ]  # fmt: skip
+    assert skipped_line(reasons) == (
+        "5 skipped: 2 need --slow, 1 an NPU, 1 a model of your own, 1 for other reasons "
+        "(-rs lists them)"
+    )
+    assert skipped_line(reasons[4:]) == "1 skipped: 1 for other reasons (-rs lists them)"
