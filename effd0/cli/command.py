@@ -214,6 +214,8 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     if one.takes in found:
         return ""
     remedy = next((f"give it as {other.flag}" for other in options if other.takes in found), None)
+    if one.takes == "results" and "json" in found:
+        remedy = f"score a list of detections with 'effd0 score {path} --annotations FILE'"
     folder = "a folder, " if path.is_dir() and kind.suffixes else ""
     return f"{folder}but {kind.called} is wanted; {remedy or kind.remedy}"
 

@@ -367,6 +367,8 @@ def run_of(
     else:
         assert isinstance(engine, RecordedEngine)
         given |= {"--model": engine.model, "--results": engine.results, "--bins": engine.bins}
+        if engine.results.is_file():  # what `score` has scored
+            given = {"--score": engine.results}
         name = (engine.results if engine.model is None else engine.model).name
         known = None if accuracy.model_sha256 == UNKNOWN_MODEL else accuracy.model_sha256
         artefact = record.Artefact(name, known, None, dataset)

@@ -56,6 +56,7 @@ NEXT_STEPS = (
     ("runner", ".om", "pytest --model=model.onnx --checkpoint={checkpoint}"),
     ("runner", "", "pytest{given} --runner=ort --graph-optimization=disable"),
     ("decode nms evaluate gate", "--detections", "effd0 evaluate --checkpoint {checkpoint}{root}"),
+    ("gate", "--score", "pytest --detections={score} --checkpoint={checkpoint} --coco={coco}"),
     ("decode nms", "", "pytest tests/unit/detection"),
     ("evaluate", "", "pytest tests/unit/metrics"),
     ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),

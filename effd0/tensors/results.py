@@ -364,11 +364,6 @@ def open_results(
         fed = list(manifest.digests)
     elif inputs is not None:
         fed = [file.stem for file in inputs.files]
-    if folder.is_file():
-        raise ResultError(
-            f"{folder} is a file, but a folder of results was wanted; score detections, a COCO "
-            f"results file, with: effd0 score {folder} --annotations FILE"
-        )
     if not folder.is_dir():
         raise ResultError(f"{folder} is not a folder; make one with 'effd0 infer --output'")
     summary = read_summary(folder)

@@ -135,4 +135,4 @@ def test_postprocess_points_to_it() -> None:
     """A results file in place of a folder of results is told which command scores it."""
     command = r"effd0 score found\.json --annotations FILE"
     assert_one_error(command, "postprocess", "--omfile", "found.json")
-    assert_one_error(r"cannot be read: .*; make it readable", *SCORE[:3], "no.json")
+    assert_one_error(r"no\.json, which does not exist; check the path", *SCORE[:3], "no.json")
