@@ -169,7 +169,9 @@ ROOT = Path(__file__).parents[2]
 def run_pytest(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run pytest with *words* in *cwd* to its end."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    # In a worker of pytest-xdist, pytest-benchmark would measure nothing.
+    env = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
