@@ -82,7 +82,7 @@ def test_a_new_board_becomes_its_own_baseline() -> None:
     """Without one the gate stops behind run.json; with that it passes, and the page is there."""
     *_, stopped = gate()
     assert stopped.code == 2
-    assert f"{BASELINE} cannot be read" in stopped.err
+    assert f"--baseline is {BASELINE}, which does not exist" in stopped.err
     shutil.copy("run.json", BASELINE)
     assert [outcome.code for outcome in gate()] == [0, 0, 0]
     for line in commands_of("report"):
