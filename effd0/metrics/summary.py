@@ -90,11 +90,12 @@ def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
         hits, ignored = coco.flags(own, "hit"), coco.flags(own, "ignored")
         for area in np.flatnonzero(wanted):
             for n in range(len(coco.THRESHOLDS)):
-                hit = np.flatnonzero(hits[:, area, n])
-                shown = np.cumsum(~ignored[:, area, n], dtype=np.int64)[hit]
+                (hit,) = hits[:, area, n].nonzero()
+                shown = (~ignored[:, area, n]).cumsum(dtype=np.int64)[hit]
                 precision[n, :, k, area] = precision_at_recalls(shown, wanted[area])
                 ranks = own["rank"][hit]
-                recall[n, k, area] = [np.sum(ranks < m) / wanted[area] for m in coco.MAX_DETECTIONS]
+                first = [np.count_nonzero(ranks < most) for most in coco.MAX_DETECTIONS]
+                recall[n, k, area] = first / wanted[area]
     return precision, recall
 
 
@@ -105,10 +106,11 @@ def precision_at_recalls(shown: Indices, wanted: int) -> Fractions:
     *shown* counts the detections down to each hit.  Only hits matter: after one precision falls,
     and recall stands still, until the next.
     """
-    hits = np.arange(1, shown.size + 1)
+    hits, highest = np.arange(1, shown.size + 1), np.zeros(shown.size + 1)
     # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
-    highest = np.maximum.accumulate((hits / (shown + np.spacing(1)))[::-1])[::-1]
-    return np.append(highest, 0.0)[np.searchsorted(hits / wanted, RECALLS)]
+    np.divide(hits, shown + np.spacing(1), out=highest[:-1])
+    highest = np.maximum.accumulate(highest[::-1])[::-1]
+    return highest[(hits / wanted).searchsorted(RECALLS)]
 
 
 def pycocotools_metrics(

@@ -48,7 +48,7 @@ def test_a_process_ends_with_its_exit_code(code: str, status: int, shown: str) -
 
 
 @pytest.mark.parametrize("place", ["-", "/dev/stdout"])
-@pytest.mark.parametrize("program", ["effd0", "pytest"])
+@pytest.mark.parametrize("program", ["effd0", pytest.param("pytest", marks=pytest.mark.slow)])
 def test_a_file_to_standard_output_is_alone_there(program: str, place: str, tmp_path: Path) -> None:
     """Another program can read it from a pipe; lines for people go to stderr."""
     root = write_coco(tmp_path / "coco")

@@ -169,6 +169,7 @@ def test_twice_verbose_shows_the_code_of_a_failed_check(tmp_path: Path) -> None:
     assert "def test_categories_have_cocos_ids" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_error_of_the_suite_exits_with_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ except CheckpointError as error:
             "Path('d0.pth').write_bytes(b'not weights')",
             "CheckpointError: d0.pth is not a file of plain tensors, ",
             id="not-a-checkpoint",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "from effd0.data import fixture\nPath('d0.pth').symlink_to(fixture.checkpoint())",
