@@ -76,13 +76,16 @@ def evaluate(
 def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     show_evaluation(evaluation)
+    if evaluation.verdict.ok and not any(vars(reports).values()):
+        return
+    pictures = reports.report_json is not None and evaluation.found
+    run = run_of(evaluation, engine, insight_of(evaluation) if pictures else None)
     if reports.json is not None:
-        write_json(flat(run_of(evaluation, engine)), reports.json)
+        write_json(flat(run), reports.json)
     if reports.report_json is not None:
-        insight = insight_of(evaluation) if evaluation.found else None
-        write_run(reports.report_json, run_of(evaluation, engine, insight))
+        write_run(reports.report_json, run)
     if not evaluation.verdict.ok:
-        show_lines(f"next step {run_of(evaluation, engine).verdict.next_step}")
+        show_lines(f"next step {run.verdict.next_step}")
         raise typer.Exit(1)
 
 

@@ -306,15 +306,13 @@ def score(
 
 def _refuse_places(matches: coco.MatchTable, given: coco.CocoResults, annotations: Path) -> None:
     """Raise `EvaluationError` where category ids are places in the list, as most networks count."""
-    ap, kinds = summary.summarize(matches).ap or 0, np.array(sorted(matches.dataset.categories))
+    kinds = np.array(sorted(matches.dataset.categories))
     ids = np.concatenate([rows[:, 5] for rows in given.images.values()])
     for first in (0, 1):
-        if (
-            ids.min() < first
-            or ids.max() >= first + kinds.size
-            or kinds[-1] == kinds.size - 1 + first
-        ):
-            continue
+        last = first + kinds.size - 1
+        if ids.min() < first or ids.max() > last or kinds[-1] == last:
+            continue  # these cannot be places, or places are the ids
+        ap = summary.summarize(matches).ap or 0
         images = {
             id_: np.column_stack([rows[:, :5], kinds[rows[:, 5].astype(np.int64) - first]])
             for id_, rows in given.images.items()

@@ -165,12 +165,12 @@ class SuiteRecord:
 
     def sections(self) -> dict[str, list[str]]:
         """Title -> lines of the summary."""
-        heads = []
+        heads, explained = [], self.explained
         for one in self.parity:
             worst, far = one.heads[0], "infinitely"
             if worst.max_abs is not None:
                 far = f"by {worst.max_abs:.2g} (relative L2 {worst.relative_l2:.2g})"
-            like = "" if self.explained else f"; computes like {one.precision or 'none known'}"
+            like = "" if explained else f"; computes like {one.precision or 'none known'}"
             heads.append(
                 f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most from "
                 f"{one.reference}, {far}{like}"
@@ -192,6 +192,9 @@ class SuiteRecord:
         checkpoint = given.get("--checkpoint") or fixture.checkpoint()
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
+        parity = self.parity
+        if self.explained:
+            parity = [msgspec.structs.replace(one, precision=None) for one in parity]
         return runs.new_run(
             runs.artefact_of(given.get("--model"), checkpoint, self.dataset, named),
             exit_status=exit_status,
@@ -199,10 +202,7 @@ class SuiteRecord:
             otherwise="times have no threshold" if rows and not self.checks else "",
             cut_off=self._cut_off(exit_status),
             given=given,
-            parity=[
-                msgspec.structs.replace(one, precision=None) if self.explained else one
-                for one in self.parity
-            ],
+            parity=parity,
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,
         )

@@ -17,14 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
 from effd0.cli import main as cli
+from effd0.cli import pytest_suite
 from effd0.detection.heads import HeadOutputs
 from effd0.spec import D0, ModelSpec
 from effd0.types import Floats
@@ -164,6 +167,20 @@ def assert_one_error(message: str, *arguments: object) -> None:
 
 
 ROOT = Path(__file__).parents[2]
+
+
+def session_config(words: str) -> pytest.Config:
+    """What pytest's hooks are given in a session of the suite in the clone with *words*."""
+    parser = pytest.Parser(_ispytest=True)
+    pytest_suite.pytest_addoption(parser)
+    given = parser.parse_known_args(words.split())
+    config = SimpleNamespace(
+        getoption=lambda flag: getattr(given, flag[2:].replace("-", "_")),
+        option=given,
+        inipath=ROOT / "pyproject.toml",
+        rootpath=ROOT,
+    )
+    return cast(pytest.Config, config)
 
 
 def run_pytest(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

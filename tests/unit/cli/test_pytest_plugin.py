@@ -10,7 +10,7 @@ import pytest
 
 from effd0.cli import pytest_plugin, pytest_suite
 from effd0.data import fixture as embedded
-from tests.helpers import ROOT, run_pytest
+from tests.helpers import ROOT, run_pytest, session_config
 
 #: A project with an option and a fixture of its own, of the names that the suite has too.
 FOREIGN = {
@@ -78,14 +78,6 @@ def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
     assert run_pytest("--markers", f"--checkpoint={path}").returncode == 0
 
 
-@pytest.fixture
-def parser() -> pytest.Parser:
-    """A parser that has the suite's options."""
-    made = pytest.Parser(_ispytest=True)
-    pytest_suite.pytest_addoption(made)
-    return made
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -103,17 +95,10 @@ def parser() -> pytest.Parser:
         ("--workers=2 --runner=emulated", "workers run ort, openvino, torch, acl"),
     ],
 )
-def test_contradictory_options_are_refused(words: str, message: str, parser: pytest.Parser) -> None:
+def test_contradictory_options_are_refused(words: str, message: str) -> None:
     """What cannot be meant is a usage error, not a choice among readings."""
-    given = parser.parse_known_args(words.split())
-    config = SimpleNamespace(
-        getoption=lambda flag: getattr(given, flag[2:].replace("-", "_")),
-        option=given,
-        inipath=ROOT / "pyproject.toml",
-        rootpath=ROOT,
-    )
     with pytest.raises(pytest.UsageError, match=message):
-        pytest_suite.refuse_contradictions(cast(pytest.Config, config))
+        pytest_suite.refuse_contradictions(session_config(words))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +110,7 @@ def test_contradictory_options_are_refused(words: str, message: str, parser: pyt
         ("--require=luck", "argument --require: invalid choice: 'luck'"),
     ],
 )
-def test_a_value_out_of_range_is_refused(
-    argument: str, message: str, parser: pytest.Parser
-) -> None:
+def test_a_value_out_of_range_is_refused(argument: str, message: str) -> None:
     """A number is checked where it is read, as the command line does it."""
     with pytest.raises(pytest.UsageError, match=message):
-        parser.parse([argument])
+        session_config(argument)

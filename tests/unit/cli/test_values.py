@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from effd0.cli import pytest_suite
 from effd0.data import fixture
 from effd0.evaluation.model import ModelChoice
-from tests.helpers import ROOT, assert_one_error, run_pytest, write_coco
+from tests.helpers import assert_one_error, run_pytest, session_config, write_coco
 
 WANTED = "is wanted; give it as"
 DRAWN = "is given without --checkpoint, but the embedded checkpoint knows drawn scenes only"
@@ -115,17 +113,8 @@ def test_what_an_option_cannot_mean_names_it(
     if words is not None:
         assert_one_error(message, *words.split())
     if given is not None:
-        parser = pytest.Parser(_ispytest=True)
-        pytest_suite.pytest_addoption(parser)
-        option = parser.parse_known_args(given.split())
-        config = SimpleNamespace(
-            getoption=lambda flag: getattr(option, flag[2:].replace("-", "_")),
-            option=option,
-            inipath=ROOT / "pyproject.toml",
-            rootpath=ROOT,
-        )
         with pytest.raises(pytest.UsageError, match=message):
-            pytest_suite.refuse_contradictions(cast(pytest.Config, config))
+            pytest_suite.refuse_contradictions(session_config(given))
     assert sorted(folder.iterdir()) == before
 
 
