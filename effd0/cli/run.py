@@ -75,16 +75,14 @@ def evaluate(
 
 def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
-    show_evaluation(evaluation)
-    if evaluation.verdict.ok and not any(vars(reports).values()):
-        return
     pictures = reports.report_json is not None and evaluation.found
     run = run_of(evaluation, engine, insight_of(evaluation) if pictures else None)
+    show_evaluation(evaluation, run.verdict)
     if reports.json is not None:
         write_json(flat(run), reports.json)
     if reports.report_json is not None:
         write_run(reports.report_json, run)
-    if not evaluation.verdict.ok:
+    if not run.verdict.ok:
         show_lines(f"next step {run.verdict.next_step}")
         raise typer.Exit(1)
 

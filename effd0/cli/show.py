@@ -18,14 +18,15 @@ from ..diagnosis.bisect import STATUSES, Finding
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
+from ..results.check import Verdict
 from ..results.compare import RunComparison
 
 #: Color -> the words of verdicts that have it.
 COLORS = {
     "green": ("pass", "no worse", "faster", "same"),
     "red": ("fail", "worse", "slower", "differs", "inputs differ"),
-    "yellow": ("undecided", "hidden"),
-    "cyan": ("not gated",),
+    "yellow": ("undecided", "hidden", "incomplete"),
+    "cyan": ("not gated", "demo"),
 }
 #: Stages whose times are per image; those of others are per batch.
 PER_IMAGE = ("preprocess", "read results", "postprocess")
@@ -92,8 +93,8 @@ def _label(metric: str) -> str:
     return f"{kind}   IoU {iou:<8} {size:<7} {most:>3}"
 
 
-def show_evaluation(evaluation: Evaluation) -> None:
-    """Print the metrics, the times and the verdict."""
+def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
+    """Print the metrics, the times and the *verdict*."""
     metrics, accuracy = evaluation.metrics, evaluation.accuracy
     settings = accuracy.settings
     images = f"{metrics.images} images"
@@ -124,7 +125,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
     if (against := accuracy.against) is not None:
         name = f"{against.runner}, model {against.model_sha256[:12]}"
         show_lines(f"reference: {name}", str(against.parity))
-    show_status(evaluation.verdict.status, evaluation.reason)
+    show_status(verdict.status, evaluation.reason)
 
 
 def show_pool(pool: Mapping[str, Any]) -> None:

@@ -13,19 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..data import fixture
-from ..data.coco import NAMES, Dataset, load_coco
+from ..data.coco import NAMES, VAL2017, Dataset, load_coco
 from ..errors import DatasetError, listed
 from ..io import sha256
 from ..results.check import Broken
 
 Annotation = dict[str, Any]
-#: val2017: 5,000 images, 48 of them without an object, 36,781 annotations of which 446 are crowds.
-#: Source: instances_val2017.json as counted in public logs of detectron2 (36,335 boxes without
-#: crowds) and COCO's own loader.
-VAL2017_IMAGES, VAL2017_EMPTY, VAL2017_ANNOTATIONS, VAL2017_CROWDS = 5000, 48, 36_781, 446
 #: A set of so many images under COCO's file names is taken for val2017, whole or filtered; smaller
 #: ones are a part of it, larger ones are train2017 or no set of COCO's.
-_NEARLY_VAL2017 = range(4000, VAL2017_IMAGES + 1)
+_NEARLY_VAL2017 = range(4000, VAL2017[0] + 1)
+#: Images of val2017 without an object.
+VAL2017_EMPTY = 48
 #: Annotated boxes may leave their image by this, in pixels: COCO's own end up to 0.5 outside.
 OVERHANG = 1.0
 #: Part of the boxes that has to leave its image before the whole file is doubted.
@@ -111,18 +109,14 @@ def check_contents(dataset: Dataset) -> None:
             f"{dataset.annotation_file.name}: {listed(dataset.extra_files)}",
             "images filtered out of the annotation file: the folder still has them",
         )
-    crowds = sum(bool(a.get("iscrowd", 0)) for a in dataset.annotations)
-    found = (dataset.total, len(dataset.annotations), crowds)
-    wanted = (VAL2017_IMAGES, VAL2017_ANNOTATIONS, VAL2017_CROWDS)
-    named = all(s.path.name == f"{s.image_id:012}.jpg" for s in dataset.samples)
-    is_val2017 = named and dataset.total in _NEARLY_VAL2017 and not dataset.limited
-    if is_val2017 and found != wanted:
-        cause = None
-        if dataset.total == VAL2017_IMAGES - VAL2017_EMPTY:
+    nearly = dataset.has_cocos_names and dataset.total in _NEARLY_VAL2017 and not dataset.limited
+    if nearly and not dataset.is_val2017:
+        found, cause = dataset.counts, None
+        if found[0] == VAL2017[0] - VAL2017_EMPTY:
             cause = "images without an object were filtered out: so many are missing"
-        elif found == (VAL2017_IMAGES, VAL2017_ANNOTATIONS, 0):
+        elif found == (*VAL2017[:2], 0):
             cause = "crowd flags lost: every other number is right"
-        raise Broken(f"images, annotations and crowds are {found}, but {wanted} in val2017", cause)
+        raise Broken(f"images, annotations and crowds are {found}, but {VAL2017} in val2017", cause)
     # An installed effd0 without its data has nothing to compare with.
     with contextlib.suppress(DatasetError):
         _check_embedded(dataset, load_coco(fixture.coco_root()))

@@ -116,7 +116,7 @@ class Evaluation:
 
     @property
     def verdict(self) -> Verdict:
-        """What the checks say together."""
+        """What the checks say together; one accuracy alone decides no release."""
         return verdict_of(self.checks)
 
     @property
@@ -357,7 +357,9 @@ def run_of(
     """
     job, accuracy = evaluation.job, evaluation.accuracy
     digest = accuracy.settings["annotations_sha256"]
-    dataset = record.DatasetUsed(record.dataset_name(job.root, job.split), accuracy.images, digest)
+    name = record.dataset_name(job.root, job.split)
+    release_set = evaluation.dataset.is_val2017
+    dataset = record.DatasetUsed(name, accuracy.images, digest, release_set)
     given = {"--coco": job.root}
     if isinstance(engine, ModelEngine):
         given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}

@@ -44,27 +44,38 @@ LIMITED = "run without --image-limit"
 USUAL = {
     "--model": "model.onnx", "--checkpoint": "d0.pth", "--coco": "coco_data", "--bins": "inputs",
 }  # fmt: skip
-#: Broken stages, or why nothing is decided; the option, or suffix of --model, that a row is for;
-#: the command that helps: ``given`` are all options given, ``root`` is --coco where it is.
+#: Broken stages, or what the verdict is; the option, or suffix of --model, that a row is for; the
+#: command that helps: ``given`` are all files given, ``whole`` with those that a release takes,
+#: ``root`` is --coco where it is given.
 NEXT_STEPS = (
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
-    ("preprocess", "", "pytest tests/unit/data tests/unit/tensors"),
     ("checkpoint", "", "effd0 fetch checkpoint --out published.pth"),
-    ("export graph", "", "effd0 bisect --model {model} --reference {checkpoint}"),
+    ("export graph", "", "effd0 bisect --model {onnx} --reference {checkpoint}"),
     ("runner", "--results", "effd0 infer --model {model} --input {bins} --output again"),
-    ("runner", ".om", "pytest --model=model.onnx --checkpoint={checkpoint}"),
-    ("runner", "", "pytest{given} --runner=ort --graph-optimization=disable"),
+    ("runner", ".om", "effd0 check model.onnx --checkpoint {checkpoint}"),
+    ("runner", "", "effd0 check{given} --runner ort --graph-optimization disable"),
     ("decode nms evaluate gate", "--detections", "effd0 evaluate --checkpoint {checkpoint}{root}"),
-    ("gate", "--score", "pytest --detections={score} --checkpoint={checkpoint} --coco={coco}"),
-    ("decode nms", "", "pytest tests/unit/detection"),
-    ("evaluate", "", "pytest tests/unit/metrics"),
+    ("gate", "--score", "effd0 check --detections {score} --checkpoint {checkpoint} --coco {coco}"),
+    # Where these break without an artefact, effd0 itself is broken on this host.
+    ("preprocess decode nms evaluate", "", "effd0 check"),
     ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),
     ("gate", "--model", "effd0 evaluate --model {model} --reference {checkpoint}{root} {page}"),
     ("gate", "", "effd0 evaluate --checkpoint {checkpoint}{root} --runner torch"),
-    ("cut-off", "", "pytest{given}"),
-    ("undecided", "", "effd0 fetch coco --root coco_data && pytest{larger}"),
+    ("cut-off", "", "effd0 check{given} --resume"),
+    ("limited", "", "effd0 check{given}"),
+    ("incomplete", "--coco", "effd0 check{whole} --release-set"),
+    ("undecided incomplete demo", "", "effd0 fetch coco --root coco_data && effd0 check{whole}"),
 )  # fmt: skip
+#: State of a verdict -> what it says of a release, and why.
+MEANINGS = {
+    "pass": ("MAY SHIP", "Every stage passed, on the release set."),
+    "fail": ("MUST NOT SHIP", "The first broken stage is {stage}."),
+    "undecided": ("UNDECIDED", "No check failed, but what was measured does not decide."),
+    "incomplete": ("INCOMPLETE", "What was tested passed, but not all was that a release needs."),
+    "demo": ("DEMO", "The bundled model passed; none of yours was tested."),
+    "not gated": ("NOT GATED", "No threshold was set; this run does not decide a release."),
+}
 
 
 class Broken(AssertionError):
@@ -126,10 +137,11 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     *evidence* and *diagnosis* are those of that failure; without one, *evidence* joins what the
     decisive checks say. *passed* are the stages before the broken one whose checks passed;
-    *later* counts the other failures. *next_step* is the command that helps, where one is known.
+    *later* counts the other failures. *lacks* is what a release needs beside all stages and is not
+    there. *next_step* is the command that helps, where one is known.
     """
 
-    status: Literal["fail", "undecided", "pass", "not gated"]
+    status: Literal["fail", "undecided", "incomplete", "demo", "pass", "not gated"]
     stage: Stage | None = None
     check: str = ""
     evidence: str = ""
@@ -137,36 +149,47 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     passed: tuple[Stage, ...] = ()
     untested: tuple[Stage, ...] = ()
     later: int = 0
+    lacks: tuple[str, ...] = ()
     next_step: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was asked for passed."""
-        return self.status in ("pass", "not gated")
+        """Whether everything that was tested passed."""
+        return self.status not in ("fail", "undecided")
+
+    @property
+    def headline(self) -> str:
+        """What it says of a release, in capitals."""
+        return MEANINGS[self.status][0]
+
+    @property
+    def meaning(self) -> str:
+        """Why it says so, in one sentence."""
+        return MEANINGS[self.status][1].format(stage=self.stage)
 
     def lines(self) -> list[str]:
-        """The verdict in words."""
-        untested = [f"not tested: {', '.join(self.untested)}"] if self.untested else []
-        passed = ", ".join(self.passed)
-        then = [f"next step {self.next_step}"] if self.next_step else []
-        if self.status == "fail":
-            more = f"{self.later} more failed, which may follow from it"
-            others = more if self.later else "no other check failed"
-            return [
-                f"FAIL  the first broken stage is {self.stage}",
-                f"check     {self.check}",
-                f"evidence  {self.evidence}",
-                *([f"diagnosis {self.diagnosis}"] if self.diagnosis else []),
-                f"before it {passed or 'nothing'} passed; {others}",
-                *untested,
-                *then,
-            ]
-        if self.status == "undecided":
-            known = f"passed: {passed or 'nothing'}"
-            return [f"UNDECIDED  {self.evidence}", known, *untested, *then]
-        if not self.passed:
+        """The verdict in words; what is empty has no line."""
+        passed = ", ".join(self.passed) or "nothing"
+        if self.status == "not gated":
             return ["NONE  nothing was tested, so nothing is known: no check of a stage was run"]
-        return [f"PASS  every tested stage passed: {passed}", *untested]
+        first = {
+            "fail": f"FAIL  {self.headline}: the first broken stage is {self.stage}",
+            "pass": f"PASS  {self.headline}: every stage passed, on the release set",
+            "undecided": f"UNDECIDED  {self.evidence}",
+        }.get(self.status, f"{self.headline}  {self.meaning}")
+        more = f"{self.later} more failed, which may follow from it"
+        named = {
+            "check": self.check,
+            "evidence": "" if self.status == "undecided" else self.evidence,
+            "diagnosis": self.diagnosis,
+            "passed": "" if self.status in ("fail", "pass") else passed,
+            "before it": self.status == "fail"
+            and f"{passed} passed; {more if self.later else 'no other check failed'}",
+            "not tested": ", ".join(self.untested),
+            "lacks": "; ".join(self.lacks),
+            "next step": self.next_step,
+        }
+        return [first, *(f"{name:<10} {said}" for name, said in named.items() if said)]
 
 
 def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
@@ -176,19 +199,36 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
     *given* are the files under test by option.
     """
     paths = {option: shlex.quote(str(path)) for option, path in given.items() if path is not None}
-    # pytest takes --coco with a checkpoint only.
+    model = given.get("--model")
+    suffix = "" if model is None else model.suffix
+    # --coco is taken with a checkpoint only.
     weights = {"--checkpoint": USUAL["--checkpoint"]}
     again = (weights if "--coco" in paths else {}) | paths
-    larger = weights | paths | {"--coco": USUAL["--coco"]}
-    model = given.get("--model")
-    has = {"", *paths, "" if model is None else model.suffix}
+    whole = (
+        {"--model": USUAL["--model"]}
+        | weights
+        | paths
+        | {"--coco": paths.get("--coco", "coco_data")}
+    )
+    if suffix == ".om":
+        whole = whole | {"--onnx": paths.get("--onnx", USUAL["--model"])}
+    has = {"", *paths, suffix}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
+    files = USUAL | paths
     return command.format(
-        given="".join(f" {option}={path}" for option, path in again.items()),
-        larger="".join(f" {option}={path}" for option, path in larger.items()),
+        given=_typed(again),
+        whole=_typed(whole),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
         page="--report-json gate.json && effd0 report gate.json --html gate.html",
-        **{option[2:]: path for option, path in (USUAL | paths).items()},
+        onnx=paths.get("--onnx", files["--model"]),
+        **{option[2:]: path for option, path in files.items() if option != "--onnx"},
+    )
+
+
+def _typed(files: Mapping[str, str]) -> str:
+    """The *files* as they are typed behind ``effd0 check``, the model without its option."""
+    return "".join(
+        f" {path}" if option == "--model" else f" {option} {path}" for option, path in files.items()
     )
 
 
@@ -197,6 +237,9 @@ def verdict_of(
     otherwise: str = "",
     cut_off: str = "",
     given: Mapping[str, Path | None] | None = None,
+    *,
+    demo: bool = False,
+    lacks: Sequence[str] = (),
 ) -> Verdict:
     """
     The verdict on *checks*: a failure decides, then what is undecided, then what passed.
@@ -204,27 +247,38 @@ def verdict_of(
     A skipped check says nothing, but what it measured is the evidence where no check decides;
     *otherwise*, or that nothing is known, is the evidence where none measured anything.
     *cut_off* says why not all checks were run: then nothing passes. The next step is made of the
-    files *given*.
+    files *given*. Where all was of the bundled *demo*, or a stage was not tested, or anything
+    *lacks* that a release needs, no build may ship.
     """
+    open_ = {check.stage for check in checks if check.status == "undecided"}
     tested = {check.stage for check in checks if check.status in ("passed", "failed")}
-    passed = tuple(stage for stage in STAGES if stage in tested)
-    untested = tuple(stage for stage in STAGES if stage not in tested)
+    passed = tuple(stage for stage in STAGES if stage in tested - open_)
+    untested = tuple(stage for stage in STAGES if stage not in tested | open_)
     if failed := [check for check in checks if check.status == "failed"]:
         first = min(failed, key=lambda check: STAGES.index(check.stage))
-        said, before = first_line(first.evidence), passed[: passed.index(first.stage)]
+        said, limit = first_line(first.evidence), STAGES.index(first.stage)
+        before = tuple(stage for stage in passed if STAGES.index(stage) < limit)
         broken = (first.stage, first.name, said, first.diagnosis, before, untested, len(failed) - 1)
         step = "" if given is None else next_step(first.stage, given)
         return Verdict("fail", *broken, next_step=step)
     said = cut_off or reason_of(checks) or ("" if tested else otherwise or NOTHING_TESTED)
-    undecided = cut_off or any(check.status == "undecided" for check in checks)
-    status: Literal["undecided", "pass", "not gated"] = "pass" if tested else "not gated"
-    step = ""
-    if undecided:
+    status: Literal["undecided", "incomplete", "demo", "pass", "not gated"] = "not gated"
+    wrong = ""
+    if cut_off or open_:
         status = "undecided"
-        if given is not None:
-            step = next_step("cut-off" if cut_off or LIMITED in said else status, given)
-    said = first_line(said)
-    return Verdict(status, evidence=said, passed=passed, untested=untested, next_step=step)
+        wrong = "cut-off" if cut_off else "limited" if LIMITED in said else status
+    elif tested:
+        status = "demo" if demo else "incomplete" if untested or lacks else "pass"
+        wrong = "" if status == "pass" else status
+    step = next_step(wrong, given) if wrong and given is not None else ""
+    return Verdict(
+        status,
+        evidence=first_line(said),
+        passed=passed,
+        untested=untested,
+        lacks=tuple(lacks) if status == "incomplete" else (),
+        next_step=step,
+    )
 
 
 def reason_of(checks: Sequence[Check]) -> str:

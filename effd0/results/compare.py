@@ -218,11 +218,12 @@ def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float)
         )
     before, after = found.verdicts
     where = f" in {after.stage}" if after.stage else ""
-    if (before.status, after.status) == ("pass", "fail"):
+    passed = ("pass", "incomplete", "demo")
+    if before.status in passed and after.status == "fail":
         worse.append(f"the candidate fails{where}, but the baseline passed: {after.evidence}")
     elif after.status == "fail" != before.status:
         undecided.append(f"the candidate fails{where}, and the baseline was {before.status}")
-    elif before.status == "pass" != after.status:
+    elif before.status in passed and after.status not in (before.status, "pass"):
         undecided.append(f"the baseline passed, but the candidate is {after.status}")
     lost = [one for one in common if decided[one.name].status == "passed" != one.status]
     worse += [f"{one.name} failed, but passed in the baseline: {one.evidence}" for one in lost]

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from ..data import fixture
 from ..errors import RunFileError
 from ..io import sha256, written_whole
 from ..metrics.bootstrap import ReferenceComparison
@@ -49,11 +50,16 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DatasetUsed(Part):
-    """The images that accuracy was measured on, and the hash of their annotations."""
+    """
+    The images that accuracy was measured on, and the hash of their annotations.
+
+    A *release_set* decides releases: it is val2017, or the user said so.
+    """
 
     name: str
     images: Count
     sha256: Sha256 | None
+    release_set: bool = False
 
     def __str__(self) -> str:
         digest = "unknown" if self.sha256 is None else self.sha256[:12]
@@ -290,7 +296,7 @@ def new_run(
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; the texts and *given* as in `verdict_of`."""
-    path = Path(sys.argv[0])
+    path, of = Path(sys.argv[0]), standing(artefact)
     # As it is typed: ``pytest`` for ``python -m pytest`` too.
     name = path.parent.name if path.name == "__main__.py" else path.name
     # Merged runs of one machine name it once: nothing in it changes from run to run.
@@ -300,7 +306,7 @@ def new_run(
         commands=[shlex.join([name, *sys.argv[1:]])],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
-        verdict=verdict_of(checks, otherwise, cut_off, given),
+        verdict=verdict_of(checks, otherwise, cut_off, given, demo=of.demo, lacks=of.lacks),
         checks=list(checks),
         parity=list(parity),
         accuracy=list(accuracy),
@@ -319,6 +325,25 @@ def artefact_of(
     file = named or model or checkpoint
     weights, graph = (None if path is None else sha256(path) for path in (checkpoint, model))
     return Artefact("" if file is None else file.name, graph, weights, dataset)
+
+
+class Standing(NamedTuple):
+    """Whether all is of the bundled *demo*, and what *lacks* that a release needs beside stages."""
+
+    demo: bool
+    lacks: tuple[str, ...]
+
+
+def standing(artefact: Artefact) -> Standing:
+    """What *artefact* can decide."""
+    bundled = artefact.checkpoint_sha256 == sha256(fixture.checkpoint())
+    dataset = artefact.dataset
+    if dataset is None or dataset.release_set:
+        return Standing(bundled and artefact.model_sha256 is None, ())
+    said = "the bundled scenes decide no release; name images with --coco"
+    if dataset.name != EMBEDDED:
+        said = f"{dataset.images} images of {dataset.name} are not val2017; is it the release set?"
+    return Standing(bundled and artefact.model_sha256 is None, (said,))
 
 
 def dataset_name(root: Path | None, split: str) -> str:
@@ -397,12 +422,20 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
             found += [one for one in getattr(run, key) if one not in found]
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
-    verdict = verdict_of(entries["checks"], runs[0].verdict.evidence, "".join(cut[:1]))
+    artefact = _merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))])
+    of = standing(artefact)
+    verdict = verdict_of(
+        entries["checks"],
+        runs[0].verdict.evidence,
+        "".join(cut[:1]),
+        demo=of.demo,
+        lacks=of.lacks,
+    )
     same = (run.verdict for run in runs if run.verdict.evidence == verdict.evidence)
     step = next((one.next_step for one in same), "")
     return Run(
         created=max(run.created for run in runs),
-        artefact=_merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))]),
+        artefact=artefact,
         verdict=msgspec.structs.replace(verdict, next_step=step),
         exit_status=max((run.exit_status for run in runs), key=abs),
         **entries,
@@ -412,9 +445,17 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
 def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
     """All that *runs* say of their artefact; raise `RunFileError` where that differs."""
     known: dict[str, Any] = {}
+    artefacts = [run.artefact for run in runs]
+    # Whoever calls images the release set need not say so in every run.
+    if any(one.dataset is not None and one.dataset.release_set for one in artefacts):
+        replaced = msgspec.structs.replace
+        artefacts = [
+            replaced(one, dataset=one.dataset and replaced(one.dataset, release_set=True))
+            for one in artefacts
+        ]
     for what in ("model", "checkpoint", "dataset"):
         kind = what if what == "dataset" else f"{what}_sha256"
-        said = [(getattr(run.artefact, kind), name) for run, name in zip(runs, names, strict=True)]
+        said = [(getattr(one, kind), name) for one, name in zip(artefacts, names, strict=True)]
         # Weights may be inside the model, and times need no data set: then nothing is said.
         said = [one for one in said if one[0] is not None or what == "model"]
         known[kind], first = said[0] if said else (None, "")
