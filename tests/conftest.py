@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -31,6 +32,15 @@ CHECKED_BY = {
     "evaluate": ("metrics",),
     "gate": ("suite/test_accuracy", "tests/test_ascend_chain"),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _github_hears_the_session_alone() -> Iterator[None]:
+    """Commands that tests run add nothing to the summary of the job that runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

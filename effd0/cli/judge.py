@@ -10,10 +10,12 @@ import typer
 from ..benchmark.job import BenchmarkJob, run_benchmark
 from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
+from ..errors import OptionError
 from ..evaluation.evaluate import ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress
+from ..report.markdown import add_to_summary, comparison, write_markdown
 from ..report.view import write_page
 from ..results.compare import NO_WORSE, compare_runs
 from ..results.run import merge_runs, read_run, write_run
@@ -111,6 +113,7 @@ def compare(
     runs = read_run(baseline), read_run(candidate)
     found = compare_runs(*runs, max_drop=max_drop, max_slowdown=max_slowdown / 100)
     show_comparison(found)
+    add_to_summary(comparison(found))
     if found.status != NO_WORSE:
         raise typer.Exit(1)
 
@@ -118,14 +121,23 @@ def compare(
 @cli.command()
 def report(
     run: Path = option("Run file to show.", "RUN.json", **cli.ARGUMENT),
-    html: Path = option("File to write.", default=cli.REQUIRED, takes="new file"),
+    html: Path | None = option("Page to write.", takes="new file"),
+    markdown: Path | None = option(
+        "Summary to write, for GitHub; - is the standard output.", takes="new file"
+    ),
     baseline: Path | None = option(
         "Run file whose figures are shown beside.", "OLD.json", takes="json"
     ),
 ) -> None:
-    """Write a run as one HTML page, which opens from disk; the exit code ignores the verdict."""
-    shown = read_run(run)
-    write_page(html, shown, None if baseline is None else read_run(baseline))
+    """Write a run as a page that opens from disk, or as Markdown; the verdict is no exit code."""
+    if html is None and markdown is None:
+        raise OptionError("neither --html nor --markdown is given; name a file to write")
+    shown, older = read_run(run), None if baseline is None else read_run(baseline)
+    if html is not None:
+        write_page(html, shown, older)
+    if markdown is not None:
+        write_markdown(markdown, shown, older)
     verdict = shown.verdict
     where = f" in {verdict.stage}" if verdict.stage else ""
-    show_lines(f"wrote {html}: {verdict.status.upper()}{where}")
+    written = " and ".join(str(path) for path in (html, markdown) if path is not None)
+    show_lines(f"wrote {written}: {verdict.status.upper()}{where}")

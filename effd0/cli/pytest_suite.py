@@ -10,6 +10,7 @@ import argparse
 import functools
 import gc
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable, Generator
@@ -27,6 +28,7 @@ from ..errors import Effd0Error
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import is_stdout, sha256
+from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
 from ..runners.registry import RUNNERS, RunnerOptions
@@ -469,12 +471,22 @@ def pytest_terminal_summary(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Exit with 2 where the suite's own errors decide; write the session to --report-json."""
+    """
+    Exit with 2 where the suite's own errors decide; write the session to --report-json.
+
+    A job on GitHub gets the verdict in its summary.
+    """
     config = session.config
     failed = session.exitstatus == pytest.ExitCode.TESTS_FAILED
     if failed and config.stash[RECORD].could_not_run:
         session.exitstatus = pytest.ExitCode.INTERRUPTED
     path: Path | None = config.getoption("--report-json")
-    if path is not None:
+    # A worker of xdist has a part of the checks only.
+    on_github = "GITHUB_STEP_SUMMARY" in os.environ and not hasattr(config, "workerinput")
+    if path is not None or on_github:
         status, rows = int(session.exitstatus), rows_of(config)
-        run.write_run(path, config.stash[RECORD].to_run(paths_given(config), status, rows))
+        made = config.stash[RECORD].to_run(paths_given(config), status, rows)
+        if path is not None:
+            run.write_run(path, made)
+        if on_github:
+            tell_github(made)

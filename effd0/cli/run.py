@@ -22,6 +22,7 @@ from ..evaluation.model import ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
+from ..report.markdown import tell_github
 from ..results.run import flat, write_run
 from ..runners.registry import RunnerOptions
 from ..spec import spec_for
@@ -82,6 +83,7 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptio
         write_json(flat(run), reports.json)
     if reports.report_json is not None:
         write_run(reports.report_json, run)
+    tell_github(run)
     if not run.verdict.ok:
         show_lines(f"next step {run.verdict.next_step}")
         raise typer.Exit(1)

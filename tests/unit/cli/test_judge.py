@@ -166,3 +166,18 @@ def test_names_are_shown_as_they_are() -> None:
     out = effd0("compare", "old.json", "new.json").out
     assert "[red]person[/]" in out
     assert "[bold]fine[/bold]" in out
+
+
+def test_a_report_needs_a_place() -> None:
+    """Without a page and without Markdown there is nothing to write."""
+    assert_one_error("neither --html nor --markdown is given; name a file", "report", "base.json")
+
+
+def test_a_report_is_written_in_both_forms() -> None:
+    """Page and Markdown are of the same run, beside the same baseline."""
+    given = ("--html", "a.html", "--markdown", "a.md", "--baseline", "base.json")
+    outcome = effd0("report", "base.json", *given)
+    assert outcome.code == 0, outcome.err
+    assert "wrote a.html and a.md: PASS" in outcome.out
+    assert "### Candidate against baseline: NO WORSE" in Path("a.md").read_text()
+    assert "<h1" in Path("a.html").read_text()

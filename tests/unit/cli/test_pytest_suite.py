@@ -187,3 +187,18 @@ def test_an_error_of_the_suite_exits_with_2(
     assert done.returncode == content["exit_status"] == pytest.ExitCode.INTERRUPTED
     assert (content["verdict"]["status"], content["verdict"]["evidence"]) == ("undecided", said)
     assert f"UNDECIDED  {said}" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_job_on_github_gets_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its summary has the verdict once, the log one annotation, beside a run file on stdout."""
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    scenes = f"--coco={shifted_scenes(tmp_path)}"
+    done = run_pytest(WEIGHTS, scenes, "--report-json=-", "tests/suite/test_dataset.py")
+    assert json.loads(done.stdout)["verdict"]["stage"] == "dataset"
+    assert summary.read_text().count("MUST NOT SHIP") == 1
+    marked = [line for line in done.stderr.splitlines() if line.startswith("::")]
+    assert len(marked) == 1
+    assert marked[0].startswith("::error title=effd0 MUST NOT SHIP::FAIL  ")
