@@ -82,8 +82,9 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptio
         write_json(flat(run), reports.json)
     if reports.report_json is not None:
         write_run(reports.report_json, run)
-    if not run.verdict.ok:
+    if run.verdict.next_step:
         show_lines(f"next step {run.verdict.next_step}")
+    if not run.verdict.ok:
         raise typer.Exit(1)
 
 
