@@ -17,7 +17,7 @@ from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import DEVICES, ROUNDED, TO_RECORD
 from effd0.types import Tensor, Tensors
-from tests.helpers.reference import Geometry
+from tests.suite.reference import Geometry
 
 from .helpers import synthetic_heads
 from .unit.detection.test_torch_ops import assert_same, tensors

@@ -123,14 +123,14 @@ def command(*left_out: str) -> Callable[[Command], Command]:
 
 def _typer_parameter(one: Option) -> inspect.Parameter:
     """The parameter that Typer reads."""
-    kind: Any = Literal[one.choices] if one.choices else one.kind
-    kind = list[kind] if one.many else kind
+    # A list of choices is more than Typer knows: `check_values` reads those.
+    kind: Any = list[one.kind] if one.many else Literal[one.choices] if one.choices else one.kind  # type: ignore[name-defined]
     default = inspect.Parameter.empty if one.default is REQUIRED else one.default
     if default is None or default == ():
         kind, default = kind | None, None
     described: dict[str, Any] = {
         "help": one.help,
-        "metavar": None if one.choices else one.value or None,
+        "metavar": None if one.choices and not one.many else one.value or None,
         "show_default": one.shown or not any(default is no for no in (None, False, REQUIRED)),
         "min": one.min,
         "max": one.max,
@@ -191,6 +191,8 @@ def check_values(options: Iterable[Option], given: Mapping[str, Any]) -> None:
 
 def _mistake(one: Option, value: Any, options: Iterable[Option]) -> str:
     """What is wrong with *value*, and what to do; empty if nothing is."""
+    if one.choices and value not in one.choices:
+        return f"but one of {', '.join(one.choices)} is wanted"
     if one.kind is float and not math.isfinite(value):
         return "but a number is wanted"
     if one.takes == "percent" and 0 < value < 1:

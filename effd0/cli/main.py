@@ -15,9 +15,11 @@ from ..errors import Effd0Error
 from ..progress import STDERR
 from ..timing import let_threads_sleep
 from . import build, judge, run, setup
+from .check import check
 
 #: Panel of the help -> its commands.
 PANELS = {
+    "Decide": (check,),
     "Run": (
         run.evaluate, run.detect, run.preprocess, run.infer, run.postprocess, run.score,
         judge.bisect, judge.benchmark,

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+#: The suite in an installed effd0.
+INSTALLED = "effd0.suite"
 #: Options that name an artefact under test.
-PATHS = ("--coco", "--checkpoint", "--model", "--results", "--bins", "--detections")
+PATHS = ("--model", "--onnx", "--results", "--bins", "--detections", "--checkpoint", "--coco")
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -26,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     config: pytest.Config | None = pluginmanager.get_plugin("pytestconfig")
     if config is not None and is_about_effd0(config):
         pluginmanager.import_plugin("effd0.cli.pytest_suite")
+        if runs_installed_suite(config):
+            pluginmanager.import_plugin(f"{INSTALLED}.fixtures")
 
 
 def is_about_effd0(config: pytest.Config) -> bool:
@@ -40,13 +44,18 @@ def is_about_effd0(config: pytest.Config) -> bool:
     plugins = {word[2:] for word in words if word.startswith("-p")}
     plugins |= {word for before, word in itertools.pairwise(words) if before == "-p"}
     by_name = config.pluginmanager.has_plugin(__name__) or plugins & {"effd0", __name__}
-    by_module = "--pyargs" in words and any(w.partition(".")[0] == "effd0" for w in words)
-    if by_name or by_module:
+    if by_name or runs_installed_suite(config):
         return True
     if config.inipath is not None and has_suite(config.inipath.parent):
         return True
     ours = any(word.partition("=")[0] in PATHS for word in words)
     return (config.inipath is None or ours) and _inside_suite(config.invocation_params.dir)
+
+
+def runs_installed_suite(config: pytest.Config) -> bool:
+    """Whether ``--pyargs`` names the suite that an installed effd0 has."""
+    words = [str(word) for word in config.invocation_params.args]
+    return "--pyargs" in words and any(word.partition("::")[0] == INSTALLED for word in words)
 
 
 def is_led_away(config: pytest.Config) -> bool:

@@ -7,13 +7,14 @@ A session of the suite: options, markers, header, which tests run, the verdict a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ..errors import Effd0Error
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import is_stdout, sha256
+from ..progress import progress, silent
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
@@ -41,7 +43,7 @@ from . import command
 from .pytest_plugin import PATHS, is_led_away
 
 #: Where a session keeps what it found.
-RECORD: pytest.StashKey[suite.SuiteRecord] = pytest.StashKey()
+RECORD: pytest.StashKey[SessionRecord] = pytest.StashKey()
 #: Attribute of a report that carries the check of its test.
 CHECK = "effd0_check"
 #: Marker -> the kind of torch device that it needs.
@@ -53,6 +55,8 @@ TEST_RUNNERS = (*RUNNERS, "emulated")
 SLOW_RUNNERS = {"openvino", "emulated"}
 #: Runners that workers run; the others stay in the session's process.
 WITH_WORKERS = ("ort", "openvino", "torch", "acl")
+#: Images from which a run shows its progress.
+LONG = 200
 #: Runner -> what it takes of the session's options beside --threads.
 KNOWN = {"ort": ("provider", "provider_option", "graph_optimization"), "torch": ("postprocess",)}
 MARKERS = {
@@ -81,8 +85,12 @@ class SuiteOptions:
     )
     bins: Path | None = option("Recorded inputs; those of --results.", "DIR", takes="inputs")
     detections: Path | None = option("Recorded detections, as COCO's JSON.", takes="json")
+    onnx: Path | None = option("ONNX file that a compiled --model was made of.", takes="onnx")
     coco: Path | None = option(
         "Folder in COCO's layout.", "ROOT", shown="embedded scenes", takes="images"
+    )
+    release_set: bool = option(
+        "--coco is the set that decides a release, as val2017 is.", default=False
     )
     slow: bool = option("Run the slow tests too.", default=False)
     device_id: int = option("The NPU of --runner acl.", default=0, min=0)
@@ -98,10 +106,12 @@ class SuiteOptions:
         **command.POINTS,
     )
     require: tuple[str, ...] = option(
-        "End at once where this is absent, in place of skips. Repeatable.",
+        "End at once where this is absent, in place of skips; with complete, exit 1 where a stage "
+        "was not tested. Repeatable.",
         default=(),
-        choices=("browser", "coco", *HARDWARE),
+        choices=("complete", "browser", "coco", *HARDWARE),
     )
+    keep_going: bool = option("Go on behind the first broken stage.", default=False)
 
 
 @dataclass(frozen=True)
@@ -196,8 +206,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         f"value for a place of tests; write the value after '=': {typed}": (
             typed and is_led_away(config)
         ),
-        "--resume is given, but no --out; name the folder to resume": given.resume
-        and not given.out,
+        "--resume is given, but no --out, and nothing is kept without pytest's cache; name the "
+        "folder to resume": given.resume and run_directory(config) is None,
         "--report-json is given with -n, but a run file is written by one process; leave -n out": (
             given.report_json and getattr(given, "numprocesses", None)
         ),
@@ -218,7 +228,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         if found:
             raise pytest.UsageError(message)
     try:
-        ModelChoice(None, given.checkpoint).check_photographs("--coco", coco)
+        own = given.model or results or given.detections
+        ModelChoice(own, given.checkpoint).check_photographs("--coco", coco)
         command.check_values(OPTIONS, vars(given))
         spec_for(given.arch)
         if results is not None and given.model is not None:
@@ -230,6 +241,26 @@ def refuse_contradictions(config: pytest.Config) -> None:
     for name in given.require:
         if reason := absent(name, config):
             raise pytest.UsageError(f"{name} is required (--require {name}), but {reason}")
+
+
+def run_directory(config: pytest.Config) -> Path | None:
+    """Where the gate keeps detections: --out; those of --coco below pytest's cache, if it is on."""
+    given: Path | None = config.getoption("--out")
+    off = not hasattr(config, "cache") or hasattr(config, "workerinput")
+    if given is not None or off or config.getoption("--coco") is None:
+        return given
+    assert config.cache is not None
+    return config.cache.mkdir("effd0")
+
+
+@contextlib.contextmanager
+def shown_progress(config: pytest.Config, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on the terminal, or in a log, how far a long run is, whatever pytest captures."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    shown = progress if total >= LONG else silent
+    free = contextlib.nullcontext if capture is None else capture.global_and_fixture_disabled
+    with free(), shown(what, total) as advance:
+        yield advance
 
 
 def pool_asked(config: pytest.Config) -> Pool | None:
@@ -325,10 +356,14 @@ def _has_device(kind: str) -> bool:
     return bool(getattr(importlib.import_module("torch"), kind).is_available())
 
 
+def is_given(config: pytest.Config) -> bool:
+    """Whether an artefact is given."""
+    return any(config.getoption(option) is not None for option in PATHS)
+
+
 def _only_artefact(config: pytest.Config) -> bool:
     """Whether the run is about an artefact that was given, and not about effd0 itself."""
-    named = config.args_source is pytest.Config.ArgsSource.ARGS
-    return not named and any(config.getoption(option) is not None for option in PATHS)
+    return is_given(config) and config.args_source is not pytest.Config.ArgsSource.ARGS
 
 
 # Marks by the conftest of tests/ come first.
@@ -350,6 +385,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if _only_artefact(config):
         config.hook.pytest_deselected(items=others)
         others = []
+    stops = is_given(config) and not others and not config.getoption("--keep-going")
+    config.stash[RECORD].stops = stops
+    if config.pluginmanager.has_plugin("timeout"):
+        # All images of a data set take as long as they take.
+        for item in checks:
+            item.add_marker(pytest.mark.timeout(0))
     items[:] = sorted(checks, key=place) + others
     reasons = {name: absent(name, config) for name in MARKERS}
     for item in items:
@@ -413,6 +454,19 @@ def pytest_runtest_makereport(
 class SessionRecord(suite.SuiteRecord):
     """Collects the checks of a session, whichever process made them, and says the verdict."""
 
+    #: Whether what comes behind the first broken stage is skipped.
+    stops = False
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip what is behind the first broken stage, whose faults it can only repeat."""
+        marker = item.get_closest_marker("stage")
+        failed = [check.STAGES.index(c.stage) for c in self.checks if c.status == "failed"]
+        if self.stops and marker is not None and failed:
+            first = check.STAGES[min(failed)]
+            if marker.args[0] in check.STAGES[min(failed) + 1 :]:
+                pytest.skip(f"needs --keep-going: it is behind the broken stage {first}")
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the check that a report brings."""
         if (found := getattr(report, CHECK, None)) is not None:
@@ -472,20 +526,25 @@ def pytest_terminal_summary(
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """
-    Exit with 2 where the suite's own errors decide; write the session to --report-json.
+    Set the exit code, write the session to --report-json, and in a job on GitHub its summary.
 
-    A job on GitHub gets the verdict in its summary.
+    It is 2 where the suite's own errors decide, and 1 where the verdict on an artefact is
+    undecided, or with --require=complete not that all stages were tested.
     """
-    config = session.config
-    failed = session.exitstatus == pytest.ExitCode.TESTS_FAILED
-    if failed and config.stash[RECORD].could_not_run:
+    config, record = session.config, session.config.stash[RECORD]
+    if session.exitstatus == pytest.ExitCode.TESTS_FAILED and record.could_not_run:
         session.exitstatus = pytest.ExitCode.INTERRUPTED
+    elif session.exitstatus == pytest.ExitCode.OK and is_given(config):
+        verdict = record.verdict(paths_given(config), 0)
+        complete = verdict.status == "pass" or "complete" not in config.getoption("--require")
+        if verdict.status == "undecided" or not complete:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
     path: Path | None = config.getoption("--report-json")
     # A worker of xdist has a part of the checks only.
     on_github = "GITHUB_STEP_SUMMARY" in os.environ and not hasattr(config, "workerinput")
     if path is not None or on_github:
         status, rows = int(session.exitstatus), rows_of(config)
-        made = config.stash[RECORD].to_run(paths_given(config), status, rows)
+        made = record.to_run(paths_given(config), status, rows)
         if path is not None:
             run.write_run(path, made)
         if on_github:

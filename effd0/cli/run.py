@@ -84,8 +84,9 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptio
     if reports.report_json is not None:
         write_run(reports.report_json, run)
     tell_github(run)
-    if not run.verdict.ok:
+    if run.verdict.next_step:
         show_lines(f"next step {run.verdict.next_step}")
+    if not run.verdict.ok:
         raise typer.Exit(1)
 
 

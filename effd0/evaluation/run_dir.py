@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.postprocess import Detections
-from ..errors import OutputError, ResultError
+from ..errors import OutputError
 from ..io import written_whole
 from ..tensors.inputs import read_json
 
@@ -112,7 +112,7 @@ class RunDirectory:
         Record *manifest*; return the detections, by image id, that an earlier run left.
 
         They are of whole batches: an image may come out otherwise beside other images.  What
-        follows the last of them is cut off.  Raises `ResultError` where the directory was
+        follows the last of them is cut off.  Raises `OutputError` where the directory was
         begun with another manifest.
         """
         text = json.dumps(manifest, indent=1, allow_nan=False)
@@ -123,7 +123,7 @@ class RunDirectory:
             if None in (recorded.get(IMAGES, ""), asked.get(IMAGES, "")):  # one does not know
                 asked[IMAGES] = recorded.get(IMAGES)
             if found := manifest_differences(recorded, asked):
-                raise ResultError(
+                raise OutputError(
                     f"{self.folder} is of another run, whose {'; '.join(found)}; "
                     "ask for what it was begun with, or give another --out"
                 )

@@ -46,7 +46,7 @@ USUAL = {
 }  # fmt: skip
 #: Broken stages, or what the verdict is; the option, or suffix of --model, that a row is for; the
 #: command that helps: ``given`` are all files given, ``whole`` with those that a release takes,
-#: ``root`` is --coco where it is given.
+#: ``larger`` with COCO's images; ``root`` is --coco where it is given.
 NEXT_STEPS = (
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
@@ -65,7 +65,7 @@ NEXT_STEPS = (
     ("cut-off", "", "effd0 check{given} --resume"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
-    ("undecided incomplete demo", "", "effd0 fetch coco --root coco_data && effd0 check{whole}"),
+    ("undecided incomplete demo", "", "effd0 fetch coco --root coco_data && effd0 check{larger}"),
 )  # fmt: skip
 #: State of a verdict -> what it says of a release, and why.
 MEANINGS = {
@@ -204,20 +204,16 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
     # --coco is taken with a checkpoint only.
     weights = {"--checkpoint": USUAL["--checkpoint"]}
     again = (weights if "--coco" in paths else {}) | paths
-    whole = (
-        {"--model": USUAL["--model"]}
-        | weights
-        | paths
-        | {"--coco": paths.get("--coco", "coco_data")}
-    )
+    whole = {option: USUAL[option] for option in ("--model", "--checkpoint", "--coco")} | paths
     if suffix == ".om":
-        whole = whole | {"--onnx": paths.get("--onnx", USUAL["--model"])}
+        whole = {**whole, "--onnx": paths.get("--onnx", USUAL["--model"])}
     has = {"", *paths, suffix}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
     files = USUAL | paths
     return command.format(
         given=_typed(again),
         whole=_typed(whole),
+        larger=_typed({**whole, "--coco": USUAL["--coco"]}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
         page="--report-json gate.json && effd0 report gate.json --html gate.html",
         onnx=paths.get("--onnx", files["--model"]),
@@ -226,10 +222,10 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
 
 
 def _typed(files: Mapping[str, str]) -> str:
-    """The *files* as they are typed behind ``effd0 check``, the model without its option."""
-    return "".join(
-        f" {path}" if option == "--model" else f" {option} {path}" for option, path in files.items()
-    )
+    """The *files* as they are typed behind ``effd0 check``: the model comes first, by itself."""
+    words = [files["--model"]] if "--model" in files else []
+    words += [f"{option} {path}" for option, path in files.items() if option != "--model"]
+    return "".join(f" {word}" for word in words)
 
 
 def verdict_of(

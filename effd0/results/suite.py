@@ -41,6 +41,8 @@ FIGURES = ("figure", "tolerance", "unit")
 COULD_NOT_RUN = "the suite could not run: "
 #: Errors of what the suite makes or needs for itself: no artefact is at fault.
 OF_THE_SUITE = (AtcError, FetchError, MissingExtra, OutputError)
+#: How pytest-timeout says that it stopped a test.
+TIMED_OUT = "Timeout "
 #: Options that name an artefact, the one that a run is called by first.
 NAMING = ("--model", "--detections", "--results", "--bins", "--checkpoint")
 #: What a skipped test needs, where its reason has the name of a marker -> in words.
@@ -77,6 +79,8 @@ def check_of(
         reason = str(reason).removeprefix("Skipped: ")
         status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
         evidence = reason.removeprefix(UNDECIDED)
+    elif (told := str(error)).startswith(TIMED_OUT):
+        status, evidence = "undecided", f"the test ran out of its time, {told}"
     elif _is_of_the_suite(error, report.when):
         status = "undecided"
         evidence = f"{COULD_NOT_RUN}{type(error).__name__}: {' '.join(str(error).split())}"
@@ -142,10 +146,12 @@ class SuiteRecord:
         """
         self._evaluations[accuracy.backend, accuracy.batch] = accuracy, draw
 
-    def note_dataset(self, dataset: Dataset, root: Path | None, split: str) -> None:
+    def note_dataset(
+        self, dataset: Dataset, root: Path | None, split: str, *, release_set: bool
+    ) -> None:
         """Keep what the images under test are."""
         name, digest = runs.dataset_name(root, split), sha256(dataset.annotation_file)
-        self.dataset = runs.DatasetUsed(name, len(dataset.samples), digest)
+        self.dataset = runs.DatasetUsed(name, len(dataset.samples), digest, release_set)
 
     @property
     def could_not_run(self) -> bool:
@@ -179,7 +185,14 @@ class SuiteRecord:
 
     def verdict(self, given: Mapping[str, Path | None], exit_status: int) -> Verdict:
         """The verdict of a session that ended so; *given* are the paths by option."""
-        return verdict_of(self.checks, cut_off=self._cut_off(exit_status), given=given)
+        of, cut_off = runs.standing(self.artefact(given)), self._cut_off(exit_status)
+        return verdict_of(self.checks, "", cut_off, given, demo=of.demo, lacks=of.lacks)
+
+    def artefact(self, given: Mapping[str, Path | None]) -> runs.Artefact:
+        """What was under test; *given* are the paths by option."""
+        named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
+        weights = given.get("--checkpoint") or (None if named else fixture.checkpoint())
+        return runs.artefact_of(given.get("--model"), weights, self.dataset, named)
 
     def _cut_off(self, exit_status: int) -> str:
         return "" if self.could_not_run else CUT_OFF.get(exit_status, "")
@@ -188,15 +201,13 @@ class SuiteRecord:
         self, given: Mapping[str, Path | None], exit_status: int, rows: Sequence[runs.TimedRow] = ()
     ) -> runs.Run:
         """The session as a run; *given* are the paths by option, *rows* those of benchmarks."""
-        named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
-        checkpoint = given.get("--checkpoint") or fixture.checkpoint()
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
         parity = self.parity
         if self.explained:
             parity = [msgspec.structs.replace(one, precision=None) for one in parity]
         return runs.new_run(
-            runs.artefact_of(given.get("--model"), checkpoint, self.dataset, named),
+            self.artefact(given),
             exit_status=exit_status,
             checks=self.checks,
             otherwise="times have no threshold" if rows and not self.checks else "",

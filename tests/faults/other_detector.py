@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms, nms
 
 from effd0.detection.heads import HeadOutputs
 from effd0.spec import D0
-from tests.helpers.reference import effdet_anchors
+from tests.suite.reference import effdet_anchors
 
 Entry = dict[str, Any]
 Entries = list[Entry]

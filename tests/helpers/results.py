@@ -16,6 +16,7 @@ from effd0.spec import ModelSpec
 from effd0.tensors.inputs import write_inputs
 from effd0.types import Floats, Tensors
 from tests.helpers import SMALL, coco_content, synthetic_heads, write_coco
+from tests.suite.truth import Found, made
 
 #: Naming -> name of a file without its ending, by sample number, input's stem and output number.
 NAMINGS: dict[str, Callable[[int, str, int], str]] = {
@@ -115,38 +116,6 @@ def write_bins(folder: Path, dataset: Dataset, **options: Any) -> Path:
     """Write the network inputs of *dataset*, with their manifest; return *folder*."""
     list(write_inputs(dataset, folder, SMALL, **options))
     return folder
-
-
-Found = dict[int, Detections]
-
-
-def truth_of(dataset: Dataset, image_id: int) -> list[dict[str, Any]]:
-    """Return the annotations of an image that are not crowd."""
-    return [
-        annotation
-        for annotation in dataset.annotations
-        if annotation["image_id"] == image_id and not annotation.get("iscrowd")
-    ]
-
-
-def made(rows: npt.ArrayLike) -> Detections:
-    """Return detections from rows x1, y1, x2, y2, score, category, put by falling score."""
-    table = np.asarray(rows, np.float32).reshape(-1, 6)
-    table = table[np.argsort(-table[:, 4], kind="stable")]
-    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64))
-
-
-NOTHING = made([])
-
-
-def perfect(dataset: Dataset) -> Found:
-    """Return every annotation as a detection of score 1."""
-    found = {}
-    for image_id in dataset.image_ids:
-        truth = truth_of(dataset, image_id)
-        boxes = [(a["bbox"], a["category_id"]) for a in truth]
-        found[image_id] = made([(x, y, x + w, y + h, 1, c) for (x, y, w, h), c in boxes])
-    return found
 
 
 def jittered(dataset: Dataset, seed: int) -> Found:

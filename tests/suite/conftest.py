@@ -17,6 +17,8 @@ from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import ModelSpec
 from effd0.types import Tensor, Tensors
 
+from .fixtures import onnx_given
+
 OpenRunner = Callable[[str], Runner]
 HeadsOf = Callable[[str, int], Tensors]
 NoteFigure = Callable[[float | None, float | None, str], None]
@@ -33,15 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def onnx_under_test(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
-    """The ONNX file under test: --model; else, where nothing else is tested, the export."""
-    model: Path | None = pytestconfig.getoption("--model")
-    if model is not None and model.suffix == ".om":
-        pytest.skip("needs an ONNX file, but --model is compiled: give the .onnx it was made of")
-    others = [
-        o for o in ("--results", "--bins", "--detections") if pytestconfig.getoption(o) is not None
-    ]
-    if model is None and others:
-        pytest.skip(f"needs an ONNX file: {others[0]} was given without --model=FILE.onnx")
+    """The ONNX file under test: as given; else, where nothing else is tested, the export."""
+    if onnx_given(pytestconfig) is None:
+        others = ("--model", "--results", "--bins", "--detections")
+        for one in others:
+            if pytestconfig.getoption(one) is not None:
+                pytest.skip(f"needs the ONNX file that {one} was made of: give it as --onnx")
     path: Path = request.getfixturevalue("onnx_model")
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import msgspec
 import pytest
 
 from effd0.cli.pytest_plugin import PATHS
-from effd0.cli.pytest_suite import WITH_WORKERS, pool_asked, runner_options, runners_here
+from effd0.cli.pytest_suite import (
+    WITH_WORKERS,
+    pool_asked,
+    run_directory,
+    runner_options,
+    runners_here,
+    shown_progress,
+)
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
 from effd0.diagnosis.parity import diagnose_architecture
@@ -29,9 +37,9 @@ from effd0.results.suite import SuiteRecord
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 
-from ..gate import Gate, points, points_in, settle
+from .gate import Gate, points, points_in, settle
 
-pytestmark = [pytest.mark.accuracy, pytest.mark.artefact]
+pytestmark = [pytest.mark.accuracy, pytest.mark.artefact, pytest.mark.stage("gate")]
 
 Measure = Callable[[str, int | None], Evaluation]
 CheckDrop = Callable[[Measure, str, int | None], None]
@@ -52,7 +60,7 @@ def ray_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def engine_of(
-    spec: ModelSpec, checkpoint: Path, request: pytest.FixtureRequest
+    spec: ModelSpec, request: pytest.FixtureRequest
 ) -> Callable[[str, int | None], Engine]:
     """Return what runs a runner of a name, with the artefact under test, at a batch size."""
     option, fixture_value = request.config.getoption, request.getfixturevalue
@@ -66,14 +74,15 @@ def engine_of(
             pytest.skip(f"needs {name} to compare with: pip install 'effd0[torch,onnx,openvino]'")
         options, runner = runner_options(request.config, name), None
         if name == "torch":
-            choice = ModelChoice(checkpoint=checkpoint, runner=name, spec=spec, options=options)
+            weights = fixture_value("checkpoint")
+            choice = ModelChoice(checkpoint=weights, runner=name, spec=spec, options=options)
         else:
             if name == "acl":
                 fixture_value("acl_kept_open")
             model = option("--model") if name == "acl" else fixture_value("onnx_model")
             choice = ModelChoice(model, runner=name, spec=spec, options=options)
         if name == "emulated":
-            from ..emulator.tools import EmulatedRunner
+            from tests.emulator.tools import EmulatedRunner
 
             # The emulated compiler's files differ from session to session: its source does not.
             runner = EmulatedRunner(fixture_value("emulated_model"))
@@ -98,9 +107,16 @@ def gate(
     pytestconfig: pytest.Config,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
-    option = pytestconfig.getoption
+    option, place = pytestconfig.getoption, run_directory(pytestconfig)
+    if place is not None and option("--out") is None and not option("--resume"):
+        shutil.rmtree(place)
     return Gate(
-        engine_of, option("--out"), option("--resume"), session_record.lines.append, note_evaluation
+        engine_of,
+        place,
+        option("--resume"),
+        session_record.lines.append,
+        note_evaluation,
+        functools.partial(shown_progress, pytestconfig),
     )
 
 
@@ -209,22 +225,24 @@ def test_embedded_map_does_not_depend_on_the_batch(
 def test_coco_map_reaches_the_gate(
     measure_coco: Measure,
     dataset_under_test: Dataset,
-    checkpoint: Path,
     spec: ModelSpec,
     runner_name: str,
     given_batch: int | None,
     note_figure: NoteFigure,
-    pytestconfig: pytest.Config,
+    request: pytest.FixtureRequest,
 ) -> None:
     """On all images of --coco, mAP is at least --min-map."""
-    measured = measure_coco(runner_name, given_batch)
+    measured, config = measure_coco(runner_name, given_batch), request.config
     ap = measured.metrics.ap
-    note_figure(None if ap is None else 100 * ap, pytestconfig.getoption("--min-map"), "%")
-    settle(
-        measured.checks,
-        required=_required(pytestconfig),
-        diagnose=lambda: diagnose_architecture(points_in(dataset_under_test, checkpoint), spec),
-    )
+    note_figure(None if ap is None else 100 * ap, config.getoption("--min-map"), "%")
+
+    def diagnose() -> str | None:
+        weights: Path | None = config.getoption("--checkpoint")
+        if weights is None:
+            return None
+        return diagnose_architecture(points_in(dataset_under_test, weights), spec)
+
+    settle(measured.checks, required=_required(config), diagnose=diagnose)
 
 
 @pytest.mark.coco

@@ -26,7 +26,7 @@ def test_own_inputs_are_effdets(
 ) -> None:
     """What effd0 makes of these images is what effdet makes of them, bit for bit."""
     pytest.importorskip("effdet", reason="needs effdet: pip install 'effd0[torch]'")
-    from tests.helpers.reference import effdet_input
+    from .reference import effdet_input
 
     for sample in dataset_under_test.samples[:COMPARED]:
         wanted, scale = effdet_input(sample.path, spec)

@@ -17,9 +17,9 @@ from effd0.results.check import Broken
 from effd0.spec import ModelSpec
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Floats, Tensors
-from tests.helpers.results import NOTHING, perfect, truth_of
 
 from .conftest import NoteFigure
+from .truth import NOTHING, perfect, truth_of
 
 #: Images whose detections are compared with effdet's.
 COMPARED = 3
@@ -40,7 +40,7 @@ def test_own_candidates_are_effdets(
     heads: list[tuple[Sample, HeadOutputs]], spec: ModelSpec, note_figure: NoteFigure
 ) -> None:
     """Without suppression, the best hundred candidates are those that effdet decodes."""
-    from tests.helpers.reference import Geometry, effdet_candidates
+    from .reference import Geometry, effdet_candidates
 
     unsuppressed = replace(spec, nms_iou=1.0)
     for sample, head in heads:
@@ -55,7 +55,7 @@ def test_own_detections_are_effdets(
     heads: list[tuple[Sample, HeadOutputs]], spec: ModelSpec, note_figure: NoteFigure
 ) -> None:
     """Number, order, classes, boxes and scores are those of effdet's bench."""
-    from tests.helpers.reference import Geometry, effdet_detections
+    from .reference import Geometry, effdet_detections
 
     for sample, head in heads:
         image = Geometry.of(sample.size, spec)

@@ -46,11 +46,14 @@ class Item:
 def selected(items: list[Item], source: str = "TESTPATHS", **options: object) -> list[str]:
     """Select *items* in a session with these *options*; return the names of those left out."""
     left_out: list[Item] = []
-    values = dict.fromkeys((*PATHS, "--slow")) | {"--require": []}
+    record = pytest_suite.SessionRecord()
+    values = dict.fromkeys((*PATHS, "--slow", "--keep-going")) | {"--require": []}
     values |= {f"--{name}": value for name, value in options.items()}
     config = SimpleNamespace(
         getoption=values.__getitem__,
         args_source=pytest.Config.ArgsSource[source],
+        stash={pytest_suite.RECORD: record},
+        pluginmanager=SimpleNamespace(has_plugin=lambda name: name == "timeout"),
         hook=SimpleNamespace(pytest_deselected=lambda *, items: left_out.extend(items)),
     )
     pytest_suite.pytest_collection_modifyitems(
@@ -140,16 +143,16 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     assert artefact["checkpoint_sha256"] == sha256(embedded.checkpoint())
     assert artefact["dataset"] == {
         "name": "coco val2017", "images": len(scenes.samples),
-        "sha256": sha256(scenes.annotation_file),
+        "sha256": sha256(scenes.annotation_file), "release_set": False,
     }  # fmt: skip
     assert failed["name"].endswith("test_dataset.py::test_categories_have_cocos_ids")
     assert failed["evidence"].startswith("category person has id 0, but 1 in COCO, as have 2 of 2")
     assert failed["diagnosis"].startswith("80 categories numbered 0 to 79: every id")
     assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
     assert (verdict["evidence"], verdict["diagnosis"]) == (failed["evidence"], failed["diagnosis"])
-    assert f"evidence  {failed['evidence']}\ndiagnosis {failed['diagnosis']}\n" in done.stdout
+    assert f"evidence   {failed['evidence']}\ndiagnosis  {failed['diagnosis']}\n" in done.stdout
     # The verdict is the last that is said, and a user reads what is wrong, not how it was found.
-    assert done.stdout.endswith(f"next step {verdict['next_step']}\n")
+    assert done.stdout.endswith(f"next step  {verdict['next_step']}\n")
     assert f"\n{failed['evidence']}\ndiagnosis: {failed['diagnosis']}\n" in done.stdout
     assert "    def test_categories" not in done.stdout
     cases = [

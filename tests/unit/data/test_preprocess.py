@@ -18,7 +18,7 @@ from effd0.data.preprocess import letterbox, normalize, preprocess, probe_image,
 from effd0.errors import ImageError
 from effd0.spec import D0, SPECS, ModelSpec
 from tests.helpers import encoded, noise
-from tests.helpers.reference import effdet_input
+from tests.suite.reference import effdet_input
 
 SIZE = (90, 61)
 PHOTO = Image.fromarray(noise(SIZE))

@@ -14,7 +14,7 @@ from effd0.detection.boxes import anchor_boxes, clip_boxes, decode_boxes, nms
 from effd0.spec import D0, ModelSpec
 from effd0.types import Boxes, Indices
 from tests.helpers import SMALL, TINY
-from tests.helpers.reference import effdet_anchors
+from tests.suite.reference import effdet_anchors
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from effd0.detection.draw import draw_detections
 from effd0.detection.postprocess import Detections
 from effd0.errors import ImageError, OutputError
-from tests.helpers.results import made
+from tests.suite.truth import made
 
 GRAY = 119
 WIDTH, HEIGHT = 320, 200

@@ -21,7 +21,7 @@ from effd0.spec import D0, ModelSpec
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Tensors
 from tests.helpers import SMALL, TINY, synthetic_heads
-from tests.helpers.reference import Geometry, effdet_detections
+from tests.suite.reference import Geometry, effdet_detections
 
 
 def _assert_as_effdet(heads: HeadOutputs, image: Geometry, spec: ModelSpec) -> int:

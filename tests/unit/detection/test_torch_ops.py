@@ -24,7 +24,7 @@ from effd0.spec import D0, SPECS, ModelSpec
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Pixels, Tensors
 from tests.helpers import SMALL, TINY, noise, synthetic_heads
-from tests.helpers.reference import Geometry
+from tests.suite.reference import Geometry
 
 SIZES = [(640, 480), (333, 517), (32, 20)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from effd0.data import fixture
-from effd0.data.coco import NAMES, Dataset, Sample, load_coco
+from effd0.data.coco import NAMES, VAL2017, Dataset, Sample, load_coco
 from effd0.diagnosis import dataset as checks
 from effd0.diagnosis.dataset import check_boxes, check_categories, check_contents
 from effd0.errors import DatasetError
@@ -136,9 +136,9 @@ def test_another_meaning_of_boxes_is_named(
 
 
 def val2017(
-    images: int = checks.VAL2017_IMAGES,
-    annotations: int = checks.VAL2017_ANNOTATIONS,
-    crowds: int = checks.VAL2017_CROWDS,
+    images: int = VAL2017[0],
+    annotations: int = VAL2017[1],
+    crowds: int = VAL2017[2],
     **more: Any,
 ) -> Dataset:
     """A set of as many images, annotations and crowds."""
@@ -159,7 +159,7 @@ def test_whole_and_unknown_sets_are_left_alone() -> None:
     ("dataset", "diagnosis"),
     [
         (
-            val2017(checks.VAL2017_IMAGES - checks.VAL2017_EMPTY),
+            val2017(VAL2017[0] - checks.VAL2017_EMPTY),
             "images without an object were filtered out",
         ),
         (val2017(crowds=0), "crowd flags lost"),

@@ -13,7 +13,7 @@ import pytest
 
 from effd0.data import fixture
 from effd0.data.coco import load_coco
-from effd0.errors import DatasetError, ImageError, ResultError, RunnerError
+from effd0.errors import DatasetError, ImageError, OutputError, RunnerError
 from effd0.evaluation import engines
 from effd0.evaluation import model as choice
 from effd0.evaluation.engines import LocalEngine, reference_choice
@@ -177,13 +177,13 @@ def test_another_run_is_not_resumed(
     runner.fed.clear()
     with (tmp_path / file).open("ab") as changed:
         changed.write(b"\n")
-    with pytest.raises(ResultError, match=rf"{key} was \w{{64}}, but is \w{{64}}; ask for what"):
+    with pytest.raises(OutputError, match=rf"{key} was \w{{64}}, but is \w{{64}}; ask for what"):
         run(job, engine, resume=True)
     assert runner.fed == []
 
 
 @pytest.mark.parametrize(
-    ("images", "status"), [(30, "pass"), (29, "undecided")], ids=["enough", "too-few"]
+    ("images", "status"), [(30, "incomplete"), (29, "undecided")], ids=["enough", "too-few"]
 )
 def test_the_reference_runs_on_the_same_images(
     images: int, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

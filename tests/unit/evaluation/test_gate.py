@@ -15,9 +15,9 @@ from effd0.evaluation.engines import LocalEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob
 from effd0.evaluation.run_dir import RECORDS
 from effd0.results.check import Broken, Check, Status
-from tests.gate import Gate, settle
 from tests.helpers import coco_content, names_in, write_coco
 from tests.helpers.runners import NeighbourRunner, small_engine
+from tests.suite.gate import Gate, settle
 
 IMAGES = 5
 PLACE = "coco-ort-batch2"

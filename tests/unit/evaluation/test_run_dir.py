@@ -197,11 +197,11 @@ def test_another_run_is_refused_with_the_difference(whole: Path) -> None:
         r"model_sha256 was ab12, but is not known; spec\.nms_iou was 0\.5, but is 0\.6; "
         r"spec\.levels was \[3, 4\], but is \[3\]; seed was not recorded, but is 1; ask"
     )
-    with pytest.raises(ResultError, match=message):
+    with pytest.raises(OutputError, match=message):
         continued(whole, manifest={"spec": {"nms_iou": 0.6, "levels": [3]}, "seed": 1})
     assert files(whole) == expected
     (whole / MANIFEST).write_text("{")
-    with pytest.raises(ResultError, match=r"cannot be continued; give another --out"):
+    with pytest.raises(OutputError, match=r"cannot be continued; give another --out"):
         continued(whole)
 
 

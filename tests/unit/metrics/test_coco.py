@@ -18,7 +18,8 @@ from effd0.metrics import coco
 from effd0.metrics.coco import match_table, to_coco_results
 from effd0.metrics.summary import METRICS, accumulate, coco_metrics, summarize
 from effd0.spec import D0
-from tests.helpers.results import NOTHING, Found, drawn_scenes, jittered, made, perfect, scene
+from tests.helpers.results import drawn_scenes, jittered, scene
+from tests.suite.truth import NOTHING, Found, made, perfect
 
 #: Corners and sides of drawn boxes.  Few, so that boxes, scores and IoUs are often equal, and of
 #: areas on both sides of COCO's 32² and 96², and on them.

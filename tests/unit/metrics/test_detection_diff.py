@@ -21,7 +21,7 @@ from effd0.metrics.detection_diff import (
     match_detections,
 )
 from tests.helpers import SMALL, write_coco
-from tests.helpers.results import NOTHING, made
+from tests.suite.truth import NOTHING, made
 
 SQUARE = (0, 0, 10, 10)
 #: SQUARE shifted by 1, 2 and 4 pixels: IoU 9/11, 8/12, 6/14.

@@ -16,7 +16,8 @@ from effd0.data.coco import Dataset
 from effd0.errors import EvaluationError
 from effd0.metrics.summary import METRICS, CocoMetrics, coco_metrics, pycocotools_metrics
 from effd0.spec import D0, ModelSpec
-from tests.helpers.results import NOTHING, Found, as_dicts, jittered
+from tests.helpers.results import as_dicts, jittered
+from tests.suite.truth import NOTHING, Found
 
 Score = Callable[[Dataset, Found, ModelSpec], CocoMetrics]
 #: What confirms the metrics has to read the dataset as they do.

@@ -14,7 +14,8 @@ from effd0.metrics.detection_diff import box_iou
 from effd0.metrics.summary import coco_metrics
 from effd0.metrics.tide import KINDS, Errors, find_errors
 from effd0.spec import D0
-from tests.helpers.results import NOTHING, Row, drawn_scenes, jittered, made, scene, truth_of
+from tests.helpers.results import Row, drawn_scenes, jittered, scene
+from tests.suite.truth import NOTHING, made, truth_of
 
 #: x, y, width, height, category and whether it is crowd: far apart, three of each category.
 OBJECTS = [(100 * n, 100 * row, 10, 10, 1 + row, 0) for row in (0, 1) for n in (0, 1, 2)]

@@ -34,7 +34,8 @@ from effd0.report.insight import (
 from effd0.results.run import Insight
 from effd0.spec import D0
 from tests.helpers import coco_content, noise, write_coco
-from tests.helpers.results import NOTHING, drawn_scenes, jittered, made
+from tests.helpers.results import drawn_scenes, jittered
+from tests.suite.truth import NOTHING, made
 
 #: The same fractions in another order of sums; measured 2026-11-25 over 300 sets: 3.9e-16.
 SAME = 1e-12

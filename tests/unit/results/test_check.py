@@ -37,7 +37,7 @@ MEASURED = Check("gate", "m", "skipped", "mAP is 34 %", figure=34.0)
 @pytest.mark.parametrize(
     ("checks", "status", "stage", "evidence"),
     [
-        pytest.param([PASSED, SKIPPED], "pass", None, "", id="pass"),
+        pytest.param([PASSED, SKIPPED], "incomplete", None, "", id="incomplete"),
         pytest.param([PASSED, LATER, FAILED, OPEN], "fail", "decode", "0.3 off", id="fail"),
         pytest.param(
             [GOOD, OPEN], "undecided", None, "5 of 48 images; mAP is 34 %", id="undecided"
@@ -52,10 +52,37 @@ def test_checks_become_a_verdict(
 ) -> None:
     """A failure decides, then what is open; what was skipped passes nothing."""
     found = verdict_of(checks, "times have no threshold")
-    assert (found.status, found.stage, found.ok) == (status, stage, status in ("pass", "not gated"))
+    ok = status in ("incomplete", "not gated")
+    assert (found.status, found.stage, found.ok) == (status, stage, ok)
     assert found.evidence.startswith(evidence)
     assert (found.diagnosis, found.later) == (("BGR", 1) if stage else ("", 0))
-    assert found.passed == tuple(one.stage for one in (PASSED, GOOD) if one in checks)
+    # A stage that an undecided check is of did not pass.
+    before = (PASSED, *(() if OPEN in checks else (GOOD,)))
+    assert found.passed == tuple(one.stage for one in before if one in checks)
+
+
+EVERY = [Check(stage, "t", "passed") for stage in STAGES]
+
+
+@pytest.mark.parametrize(
+    ("checks", "demo", "lacks", "status"),
+    [
+        pytest.param(EVERY, False, (), "pass", id="all-of-a-release"),
+        pytest.param(EVERY, False, ("a release set",), "incomplete", id="other-images"),
+        pytest.param(EVERY[:-1], False, (), "incomplete", id="no-gate"),
+        pytest.param(EVERY, True, (), "demo", id="bundled"),
+        pytest.param([*EVERY, OPEN], True, (), "undecided", id="bundled-undecided"),
+        pytest.param([*EVERY, FAILED], True, (), "fail", id="bundled-failed"),
+        pytest.param([SKIPPED], True, (), "not gated", id="bundled-untested"),
+    ],
+)
+def test_only_a_whole_release_may_ship(
+    checks: list[Check], demo: bool, lacks: tuple[str, ...], status: str
+) -> None:
+    """A build may ship where each stage passed, on a release set, and not of the bundled model."""
+    found = verdict_of(checks, demo=demo, lacks=lacks)
+    assert (found.status, found.headline == "MAY SHIP") == (status, status == "pass")
+    assert found.lacks == (lacks if status == "incomplete" else ())
 
 
 def test_the_verdict_in_words() -> None:
@@ -64,16 +91,21 @@ def test_the_verdict_in_words() -> None:
     first = Check("export", "test_weights", "failed", "0.3 off", "weight w: scaled by 1.02")
     dataset = Check("dataset", "d", "passed")
     assert verdict_of([later, first, dataset]).lines() == [
-        "FAIL  the first broken stage is export",
-        "check     test_weights",
-        "evidence  0.3 off",
-        "diagnosis weight w: scaled by 1.02",
-        "before it dataset passed; 1 more failed, which may follow from it",
-        "not tested: preprocess, checkpoint, graph, decode, nms, evaluate, gate",
+        "FAIL  MUST NOT SHIP: the first broken stage is export",
+        "check      test_weights",
+        "evidence   0.3 off",
+        "diagnosis  weight w: scaled by 1.02",
+        "before it  dataset passed; 1 more failed, which may follow from it",
+        "not tested preprocess, checkpoint, graph, decode, nms, evaluate, gate",
     ]
-    assert verdict_of([LATER]).lines()[3] == "before it nothing passed; no other check failed"
-    passed = verdict_of([PASSED, dataset]).lines()[0]
-    assert passed == "PASS  every tested stage passed: dataset, runner"
+    assert verdict_of([LATER]).lines()[3] == "before it  nothing passed; no other check failed"
+    assert verdict_of([PASSED, dataset], lacks=["a release set"]).lines() == [
+        "INCOMPLETE  What was tested passed, but not all was that a release needs.",
+        "passed     dataset, runner",
+        "not tested preprocess, checkpoint, export, graph, decode, nms, evaluate, gate",
+        "lacks      a release set",
+    ]
+    assert verdict_of(EVERY).lines() == ["PASS  MAY SHIP: every stage passed, on the release set"]
     assert verdict_of([PASSED, OPEN]).lines()[0] == "UNDECIDED  5 of 48 images"
     assert verdict_of([SKIPPED]).lines() == [
         "NONE  nothing was tested, so nothing is known: no check of a stage was run"
@@ -96,7 +128,7 @@ def test_the_verdict_in_words() -> None:
             "effd0 preprocess --root c --bin-save inputs", id="inputs",
         ),
         pytest.param(
-            "runner", {"model": "m.om"}, "pytest --model=model.onnx --checkpoint=d0.pth", id="board"
+            "runner", {"model": "m.om"}, "effd0 check model.onnx --checkpoint d0.pth", id="board"
         ),
         pytest.param(
             "gate", {"detections": "d.json", "checkpoint": "a.pth"},
@@ -105,12 +137,17 @@ def test_the_verdict_in_words() -> None:
         pytest.param(
             "undecided", {"model": "m.onnx"},
             "effd0 fetch coco --root coco_data && "
-            "pytest --checkpoint=d0.pth --model=m.onnx --coco=coco_data",
+            "effd0 check m.onnx --checkpoint d0.pth --coco coco_data",
             id="too-few-images",
         ),
         pytest.param(
             "cut-off", {"model": "m.onnx", "coco": "c"},
-            "pytest --checkpoint=d0.pth --model=m.onnx --coco=c", id="cut-off",
+            "effd0 check m.onnx --checkpoint d0.pth --coco c --resume", id="cut-off",
+        ),
+        pytest.param(
+            "incomplete", {"model": "m.om", "coco": "c"},
+            "effd0 check m.om --checkpoint d0.pth --coco c --onnx model.onnx --release-set",
+            id="incomplete-board",
         ),
     ],
 )  # fmt: skip
@@ -121,17 +158,20 @@ def test_the_next_step_is_made_of_what_was_given(
     assert next_step(wrong, {f"--{name}": Path(path) for name, path in options.items()}) == command
 
 
-@pytest.mark.parametrize("wrong", [*STAGES, "undecided", "cut-off"])
+@pytest.mark.parametrize(
+    "wrong", [*STAGES, "undecided", "cut-off", "limited", "incomplete", "demo"]
+)
 def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     """Whatever was given, a stage has a next step, of known commands and options alone."""
-    options = ("--model", "--checkpoint", "--coco", "--results", "--bins", "--detections")
+    options = ("--model", "--onnx", "--checkpoint", "--coco", "--results", "--bins", "--detections")
     choices: list[dict[str, Path | None]] = [{}, {"--model": Path("m.om")}]
     choices += [{option: Path("x")} for option in options]
     page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
     for choice in choices:
         for command in next_step(wrong, choice).split(" && "):
             program, *words = shlex.split(command)
-            title = "pytest, what is under test" if program == "pytest" else f"effd0 {words[0]}"
+            assert program == "effd0"
+            title = f"effd0 {words[0]}"
             section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
             known = re.findall(r"--[a-z-]+", section)
             used = [word.partition("=")[0] for word in words if word.startswith("--")]
@@ -143,13 +183,14 @@ def test_the_verdict_has_a_next_step_where_something_is_to_be_done() -> None:
     """It is the last line of a failure and of what is undecided; what passed needs none."""
     model: dict[str, Path | None] = {"--model": Path("m.onnx")}
     failed = verdict_of([FAILED], given=model)
-    assert failed.lines()[-1] == "next step pytest tests/unit/detection"
+    assert failed.lines()[-1] == "next step  effd0 check"
     few = verdict_of([PASSED, OPEN], given=model)
-    assert few.lines()[-1].startswith("next step effd0 fetch coco")
+    assert few.lines()[-1].startswith("next step  effd0 fetch coco")
     limited = drop(PairedDrop(0.0, 0.0, 0.1, 500, 0.3, 0.3), 0.2, limited=True)
-    assert verdict_of([limited], given=model).next_step == "pytest --model=m.onnx"
-    assert verdict_of([PASSED], cut_off="stopped", given=model).next_step == "pytest --model=m.onnx"
-    assert verdict_of([PASSED], given=model).next_step == verdict_of([FAILED]).next_step == ""
+    assert verdict_of([limited], given=model).next_step == "effd0 check m.onnx"
+    cut = verdict_of([PASSED], cut_off="stopped", given=model)
+    assert cut.next_step == "effd0 check m.onnx --resume"
+    assert verdict_of(EVERY, given=model).next_step == verdict_of([FAILED]).next_step == ""
 
 
 @given(st.lists(st.tuples(st.sampled_from(STAGES), st.booleans()), min_size=1, max_size=30))

@@ -81,6 +81,14 @@ def skipped(reason: str) -> _Report:
             id="error-of-what-the-suite-compiles",
         ),
         pytest.param(
+            pytest.fail.Exception("Timeout (>600.0s) from pytest-timeout."), _Report(False),
+            (
+                "runner", "undecided",
+                "the test ran out of its time, Timeout (>600.0s) from pytest-timeout.",
+            ),
+            id="out-of-time",
+        ),
+        pytest.param(
             TypeError("no such argument"), _Report(False),
             ("runner", "undecided", "the suite could not run: TypeError: no such argument"),
             id="unforeseen",
@@ -133,7 +141,7 @@ def session() -> SuiteRecord:
     """What a session found that ran two checks, two runners and the bundled scenes."""
     record = SuiteRecord([Check("gate", "t", "passed"), Check("nms", "s", "skipped", "no coco")])
     record.parity.append(HEADS)
-    record.note_dataset(load_coco(fixture.coco_root()), None, "")
+    record.note_dataset(load_coco(fixture.coco_root()), None, "", release_set=False)
     record.keep(measured("torch"), no_pictures)
     record.keep(measured(), mock.Mock(side_effect=AssertionError("is never looked at")))
     record.keep(measured(against=against(0.0, 0.1)), no_pictures)
@@ -148,7 +156,7 @@ def test_a_session_is_a_run() -> None:
     assert [one.runner for one in found.accuracy] == ["ort", "torch"]
     assert [one.insight for one in found.accuracy] == [no_pictures()] * 2
     assert (found.parity, found.latency) == ([HEADS], [ROW])
-    assert found.verdict.status == "pass"
+    assert found.verdict.status == "demo"
     scenes, dataset = load_coco(fixture.coco_root()), found.artefact.dataset
     assert dataset is not None
     assert (dataset.name, dataset.images) == ("embedded", len(scenes.samples))
@@ -160,6 +168,7 @@ def test_a_session_is_a_run() -> None:
     [
         pytest.param(["--model", "--checkpoint"], "model.onnx", id="model"),
         pytest.param(["--checkpoint"], "checkpoint.onnx", id="checkpoint"),
+        pytest.param(["--results"], "results.onnx", id="results-of-unknown-weights"),
         pytest.param(["--checkpoint", "--results"], "results.onnx", id="results"),
         pytest.param([], fixture.checkpoint().name, id="bundled"),
     ],
@@ -173,15 +182,17 @@ def test_a_session_is_called_by_what_is_under_test(
         given[option] = path = tmp_path / f"{option[2:]}.onnx"
         path.write_bytes(option.encode())
     artefact = SuiteRecord().to_run(given, 0).artefact
-    model, weights = given["--model"], given["--checkpoint"] or fixture.checkpoint()
+    model, weights = given["--model"], given["--checkpoint"]
+    if not options:
+        weights = fixture.checkpoint()
     assert artefact.name == name
     assert artefact.model_sha256 == (None if model is None else sha256(model))
-    assert artefact.checkpoint_sha256 == sha256(weights)
+    assert artefact.checkpoint_sha256 == (None if weights is None else sha256(weights))
 
 
 @pytest.mark.parametrize(
     ("status", "wanted"),
-    [(0, "pass"), (1, "pass"), (5, "pass"), (2, "undecided"), (3, "undecided"), (4, "undecided")],
+    [(0, "demo"), (1, "demo"), (5, "demo"), (2, "undecided"), (3, "undecided"), (4, "undecided")],
     ids=["passed", "failed", "nothing-collected", "interrupted", "internal-error", "usage"],
 )
 def test_a_session_that_was_cut_off_passes_nothing(status: int, wanted: str) -> None:
@@ -253,7 +264,7 @@ def test_terminal_and_run_file_have_one_verdict() -> None:
     """Also where the session was cut off, and with the same next step."""
     record, given = session(), GIVEN | {"--model": fixture.checkpoint()}
     assert record.verdict(given, 2) == record.to_run(given, 2).verdict
-    assert record.verdict(given, 2).next_step == f"pytest --model={fixture.checkpoint()}"
+    assert record.verdict(given, 2).next_step == f"effd0 check {fixture.checkpoint()} --resume"
 
 
 def test_skips_are_one_line_grouped_by_what_would_lift_them() -> None:

@@ -1,0 +1,147 @@
+"""The command check: the suite on a build, its verdict, and what it writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from ..distributed.pool import PoolOptions
+from ..errors import MissingExtra
+from ..evaluation.evaluate import ImageOptions
+from ..report.view import write_page
+from ..results.run import read_run
+from ..runners.registry import RunnerOptions
+from ..types import option
+from . import command as cli
+from .pytest_plugin import INSTALLED
+from .pytest_suite import CHECK, OPTIONS, SuiteOptions
+from .show import show_lines
+
+#: What `check` writes into --out.
+RUN, PAGE, DETECTIONS = "run.json", "report.html", "detections"
+#: Status of a check, the gravest first -> that of its stage, in words and color.
+SHOWN = {
+    "failed": ("FAILED", "red"),
+    "undecided": ("undecided", "yellow"),
+    "passed": ("passed", "green"),
+    "skipped": ("not tested", "light"),
+}
+
+
+@cli.command("root", "host_threads", "device", "precision", "overlap", "launch", "verbose")
+def check(
+    *,
+    model: Path | None = option(
+        "ONNX or .om file.", "[MODEL]", None, shown="the bundled D0", takes="model", positional=True
+    ),
+    checkpoint: Path | None = option("Weights that it was made of.", takes="weights"),
+    suite: SuiteOptions,
+    images: ImageOptions,
+    out: Path | None = option(
+        f"Folder for {RUN}, {PAGE} and the detections.", "DIR", takes="new folder"
+    ),
+    resume: bool = option("Continue a run that was stopped.", default=False),
+    compute: RunnerOptions,
+    pool: PoolOptions,
+) -> None:
+    """Check a build stage by stage, from the images to the gate, and end with the verdict."""
+    given = {"model": model, "checkpoint": checkpoint, "resume": resume}
+    given |= {**vars(suite), **vars(images), **vars(compute), **vars(pool)}
+    words = list(_typed(given))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        words += [f"--report-json={out / RUN}", f"--out={out / DETECTIONS}"]
+    # Whoever ends a job ends it as Ctrl-C does: with the verdict so far.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = pytest.main([*_suite(), *words], plugins=[StageLines()])
+    if out is not None and (out / RUN).exists():
+        run, written = read_run(out / RUN), [RUN]
+        try:
+            write_page(out / PAGE, run)
+            written.append(PAGE)
+        except MissingExtra as error:
+            show_lines(f"no {PAGE}: {error}")
+        show_lines(f"wrote {', '.join(written)} to {out}")
+    # Whatever pytest could not do is no verdict.
+    if code:
+        raise typer.Exit(1 if code == pytest.ExitCode.TESTS_FAILED else 2)
+
+
+def _typed(given: Mapping[str, Any]) -> Iterator[str]:
+    """The values *given* by name as options of pytest."""
+    for one in OPTIONS:
+        value = given.get(one.name)
+        if one.kind is bool and value:
+            yield one.flag
+        elif one.kind is not bool and value not in (None, one.default):
+            yield from (f"{one.flag}={each}" for each in (value if one.many else (value,)))
+
+
+def _suite() -> list[str]:
+    """Where the suite is, in an installed effd0 or in the clone, and how pytest runs it."""
+    # Nothing of the folder that the command is typed in decides how the checks are made.
+    words = ["-c", os.devnull, "-o", f"cache_dir={Path.cwd() / '.pytest_cache'}", "-q", "-rN",
+             "--no-header", "--disable-warnings", "--import-mode=importlib"]  # fmt: skip
+    name = INSTALLED if importlib.util.find_spec(INSTALLED) else "tests.suite"
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    words += [f"--rootdir={Path(spec.origin).parent}", "-p", "effd0"]
+    return [*words, "-p", f"{name}.fixtures", "--pyargs", name]
+
+
+class StageLines:
+    """Prints a line for each stage in place of a character for each test."""
+
+    def __init__(self) -> None:
+        self._stage, self._seconds = "", 0.0
+        self._counts: Counter[str] = Counter()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
+        """Count a test, without a character on the terminal."""
+        counts = report.when == "call" or not report.passed
+        return report.outcome if counts else "", "", ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Print the line of a stage once all its checks were made; they come in that order."""
+        stage = item.get_closest_marker("stage").args[0]  # type: ignore[union-attr]  # all have one
+        if stage != self._stage:
+            self._print(item.config)
+            self._stage = stage
+        start = time.perf_counter()
+        done = yield
+        self._seconds += time.perf_counter() - start
+        return done
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count the check that a report brings."""
+        if (found := getattr(report, CHECK, None)) is not None:
+            self._counts[found["status"]] += 1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Print the line of the last stage."""
+        self._print(session.config)
+
+    def _print(self, config: pytest.Config) -> None:
+        terminal: pytest.TerminalReporter = config.pluginmanager.getplugin("terminalreporter")
+        found, seconds, self._counts, self._seconds = self._counts, self._seconds, Counter(), 0.0
+        if not self._stage:
+            return
+        state = next((one for one in SHOWN if found[one]), "skipped")
+        word, color = SHOWN[state]
+        parts = [f"{found[one]} {one}" for one in SHOWN if found[one]]
+        terminal.write(f"{self._stage:<11} ")
+        terminal.write(f"{word:<11}", **{color: True})
+        terminal.write_line(f" {', '.join(parts):<36} {seconds:6.1f} s")

@@ -1,0 +1,1 @@
+"""The suite that checks artefacts, and the tests of effd0 itself."""
