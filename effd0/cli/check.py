@@ -17,6 +17,7 @@ import typer
 from ..distributed.pool import PoolOptions
 from ..errors import MissingExtra
 from ..evaluation.evaluate import ImageOptions
+from ..report.markdown import write_markdown
 from ..report.view import write_page
 from ..results.run import read_run
 from ..runners.registry import RunnerOptions
@@ -27,7 +28,7 @@ from .pytest_suite import CHECK, OPTIONS, SuiteOptions
 from .show import show_lines
 
 #: What `check` writes into --out.
-RUN, PAGE, DETECTIONS = "run.json", "report.html", "detections"
+RUN, SUMMARY, PAGE, DETECTIONS = "run.json", "summary.md", "report.html", "detections"
 #: Status of a check, the gravest first -> that of its stage, in words and color.
 SHOWN = {
     "failed": ("FAILED", "red"),
@@ -47,7 +48,7 @@ def check(
     suite: SuiteOptions,
     images: ImageOptions,
     out: Path | None = option(
-        f"Folder for {RUN}, {PAGE} and the detections.", "DIR", takes="new folder"
+        f"Folder for {RUN}, {PAGE}, {SUMMARY} and the detections.", "DIR", takes="new folder"
     ),
     resume: bool = option("Continue a run that was stopped.", default=False),
     compute: RunnerOptions,
@@ -64,7 +65,8 @@ def check(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = pytest.main([*_suite(), *words], plugins=[StageLines()])
     if out is not None and (out / RUN).exists():
-        run, written = read_run(out / RUN), [RUN]
+        run, written = read_run(out / RUN), [RUN, SUMMARY]
+        write_markdown(out / SUMMARY, run)
         try:
             write_page(out / PAGE, run)
             written.append(PAGE)

@@ -15,7 +15,7 @@ from ..evaluation.evaluate import ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress
-from ..report.markdown import add_to_summary, comparison, write_markdown
+from ..report.markdown import add_to_summary, comparison, tell_github, write_markdown
 from ..report.view import write_page
 from ..results.compare import NO_WORSE, compare_runs
 from ..results.run import merge_runs, read_run, write_run
@@ -81,6 +81,7 @@ def benchmark(
     for path in (reports.json, reports.report_json):
         if path is not None:
             write_run(path, run)
+    tell_github(run)
     if run.exit_status:
         raise typer.Exit(1)
 
