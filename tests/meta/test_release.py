@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 
 from effd0.data import fixture as embedded
 from effd0.results.compare import MIN_SAMPLES
+from effd0.results.run import read_run
 from tests.helpers import ROOT, Outcome, effd0
 
 from .tox_commands import commands_of
@@ -22,6 +24,7 @@ WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["b
 #: In the clone -> in the wheel.
 INCLUDED: dict[str, str] = WHEEL["wheel"]["force-include"]
 BASELINE = "baselines/board.json"
+BASELINES = sorted((ROOT / "baselines").glob("*.json"))
 Change: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -88,6 +91,7 @@ def test_a_new_board_becomes_its_own_baseline() -> None:
     for line in commands_of("report"):
         assert run(line).code == 0, line
     assert "<h1" in Path("report.html").read_text()
+    assert Path("summary.md").read_text().startswith("## ")
 
 
 @pytest.mark.slow
@@ -117,6 +121,16 @@ def test_a_worse_candidate_is_red(file: str, fault: Change, reason: str) -> None
     assert [outcome.code for outcome in outcomes] == [0, 0, 1]
     verdict = next(line for line in outcomes[-1].out.splitlines() if line.startswith("WORSE"))
     assert reason in verdict
+
+
+@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.stem)
+def test_a_baseline_is_read_and_small(path: Path) -> None:
+    """This version compares with it; it has no pictures and no paths of the machine."""
+    outcome = effd0("compare", path, path)
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert path.stat().st_size < 100_000
+    assert not re.search(r'"[^"]*: ?"/', path.read_text())
+    assert all(one.insight is None for one in read_run(path).accuracy)
 
 
 def test_the_embedded_default_is_in_the_wheel() -> None:
