@@ -54,7 +54,7 @@ def markdown(run: Run, baseline: Run | None = None) -> str:
     under_test = [
         *((f"{file}, SHA-256", f"`{digest}`") for file, digest in hashes.items() if digest),
         ("data set", _text(str(artefact.dataset or "none was used"))),
-        ("date", run.created),
+        ("date", _text(run.created)),
     ]
     blocks = [
         f"## {sign} {verdict.headline}{': ' if artefact.name else ''}{_text(artefact.name)}",

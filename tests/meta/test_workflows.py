@@ -131,8 +131,8 @@ def test_a_pull_request_has_one_comment(there: str, done: str, tmp_path: Path) -
     gh.chmod(0o755)
     summary.write_text("## \u2717 MUST NOT SHIP\n")
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GH_REPO": "o/r", "HEAD_SHA": "c0ffee"}
-    script = ["bash", ROOT / ".github" / "comment.sh"]
-    subprocess.run([*script, summary], env=env, check=True)
+    script = ["bash", str(ROOT / ".github" / "comment.sh")]
+    subprocess.run([*script, str(summary)], env=env, check=True)
     listed, asked, last = (tmp_path / "calls").read_text().splitlines()
     assert '.headRefOid == "c0ffee"' in listed
     marker, _, rest = (tmp_path / "body").read_text().partition("\n")
@@ -140,7 +140,7 @@ def test_a_pull_request_has_one_comment(there: str, done: str, tmp_path: Path) -
     assert marker in asked
     assert re.sub(r"/\S*/tmp\.\w+", "BODY", last) == done
     # A run that was cut off says nothing.
-    subprocess.run([*script, tmp_path / "none.md"], env=env, check=True)
+    subprocess.run([*script, str(tmp_path / "none.md")], env=env, check=True)
     assert len((tmp_path / "calls").read_text().splitlines()) == 3
 
 
