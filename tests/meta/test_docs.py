@@ -58,13 +58,15 @@ def links(page: str) -> set[Path]:
 
 @pytest.mark.parametrize("page", EVERY_PAGE)
 def test_what_a_page_names_is_there(page: str) -> None:
-    """No link is dead, and a path of the repository in backticks, or of the package, exists."""
+    """No link is dead, a page is named by a link alone, and each path or module of effd0 exists."""
+    text = (ROOT / page).read_text()
     assert [str(one) for one in links(page) if not one.exists()] == []
-    named = set(re.findall(r"`([\w.][\w.-]*/[\w./*-]*)`", (ROOT / page).read_text())) - NOT_HERE
+    assert re.findall(r"`(?:docs/)?[a-z-]+\.md`", text) == []
+    modules = re.findall(r"python -m ((?:benchmarks|tests)[\w.]+)", text)
+    named = set(re.findall(r"`([\w.][\w.-]*/[\w./*-]*)", text)) - NOT_HERE
+    named |= {one.replace(".", "/") + "*" for one in modules}
     places = (ROOT, ROOT / "effd0")
     assert [one for one in named if not any(any(place.glob(one)) for place in places)] == []
-    # What is written so is a link on no page.
-    assert re.findall(r"`(?:docs/)?([a-z-]+\.md)`", (ROOT / page).read_text()) == []
 
 
 def test_readme_leads_to_everything() -> None:
