@@ -340,9 +340,10 @@ def standing(artefact: Artefact) -> Standing:
     dataset = artefact.dataset
     if dataset is None or dataset.release_set:
         return Standing(bundled and artefact.model_sha256 is None, ())
-    said = "the bundled scenes decide no release; name images with --coco"
+    said = "the bundled scenes are none"
     if dataset.name != EMBEDDED:
-        said = f"{dataset.images} images of {dataset.name} are not val2017; is it the release set?"
+        said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
+    said = f"a release set: {said}"
     return Standing(bundled and artefact.model_sha256 is None, (said,))
 
 

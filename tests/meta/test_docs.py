@@ -27,7 +27,7 @@ EVERY_PAGE = [*PAGES, "CHANGELOG.md"] + [
     str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/decisions/*.md"))
 ]
 #: Made where there is a board.
-NOT_HERE = {"baselines/"}
+NOT_HERE = {"baselines/", "build/site"}
 #: Each command that a page shows, by its place.
 SHOWN = {
     f"{name}:{number}": line.strip()
