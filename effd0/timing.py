@@ -48,6 +48,11 @@ class Latency:
         return float(np.percentile(self.samples_ms, q)) if self.samples_ms else 0.0
 
 
+def children_peak_rss_mb() -> float:
+    """The largest resident memory of a process that this one started and waited for, in MB."""
+    return _mb(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+
 def peak_rss_mb() -> float:
     """The largest resident memory this process has had so far, in MB (10^6 bytes)."""
     # getrusage's peak is inherited from whoever started the process, and may be all of it.
@@ -55,9 +60,12 @@ def peak_rss_mb() -> float:
     peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.is_file() else "")
     if peak is not None:
         return int(peak[1]) * 1024 / 1e6
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _mb(peak: int) -> float:
     # Linux counts in KiB, macOS in bytes.
-    return peak_kib * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def let_threads_sleep() -> None:

@@ -43,10 +43,15 @@ class AccuracyReport(msgspec.Struct):
     metrics: _Metrics
     images: int
     images_total: int
+    settings: dict[str, Any] = {}
 
 
-def read_accuracy(path: Path, *models: str) -> AccuracyReport:
-    """Read the report of one of *models* (SHA-256); raise `BenchmarkError` for another file."""
+def read_accuracy(path: Path, *models: str, weights: bool = False) -> AccuracyReport:
+    """
+    Read the report of one of *models*, SHA-256, or, with *weights*, of what was exported of one.
+
+    Raises `BenchmarkError` for another file.
+    """
     try:
         report = msgspec.json.decode(path.read_bytes(), type=AccuracyReport)
     except (OSError, msgspec.DecodeError) as error:
@@ -54,7 +59,8 @@ def read_accuracy(path: Path, *models: str) -> AccuracyReport:
             f"{path} is not an accuracy report ({type(error).__name__}: {error}), but one was "
             "wanted; write it with 'effd0 evaluate --json FILE'"
         ) from error
-    if report.model_sha256 not in models:
+    checkpoint = report.settings.get("checkpoint_sha256") if weights else None
+    if not {report.model_sha256, checkpoint} & {*models}:
         raise BenchmarkError(
             f"the accuracy report is of model {report.model_sha256[:12]}, but "
             f"{', '.join(one[:12] for one in models)} is timed; evaluate the same file: "
@@ -85,6 +91,9 @@ class Subject:
 def open_subject(choice: ModelChoice, accuracy_report: Path | None = None) -> Iterator[Subject]:
     """Open the model of *choice* for timing, with the mAP of a report that is of its file."""
     name, options = choice.checked_runner(), choice.options
+    if accuracy_report is not None and (given := choice.weights()) is not None:
+        # An export takes long, and only after it the model's own hash is known.
+        read_accuracy(accuracy_report, sha256(given), weights=True)
     with choice.file() as path:
         digest = sha256(path)
         report = None if accuracy_report is None else read_accuracy(accuracy_report, digest)

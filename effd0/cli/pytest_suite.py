@@ -438,11 +438,12 @@ def pytest_runtest_makereport(
         found = suite.check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
         # As it travels from a worker of xdist.
         setattr(report, CHECK, msgspec.to_builtins(found))
-        item.user_properties += suite.properties_of(found)
-        told = isinstance(error, (AssertionError, Effd0Error)) and str(error)
+        told = suite.properties_of(found)
+        item.user_properties += [one for one in told if one not in item.user_properties]
+        judged = isinstance(error, (AssertionError, Effd0Error)) and str(error)
         quiet = config.option.tbstyle == "auto" and config.option.verbose <= 1
         # Whose artefact fails wants to know what is wrong with it, not how it was looked for.
-        if report.failed and told and quiet and item.get_closest_marker("artefact"):
+        if report.failed and judged and quiet and item.get_closest_marker("artefact"):
             assert call.excinfo is not None
             shown = call.excinfo.getrepr(style="value", chain=False)
             # The short summary has its message from there.

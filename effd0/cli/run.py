@@ -176,7 +176,7 @@ def infer(
     here = engines.LocalEngine(choice, job.batch_size)
     engine = here if workers is None else RayEngine(choice, workers, job.batch_size)
     performance, source = run_infer_job(job, engine, progress)
-    show_lines(*performance.lines())
+    show_lines(source.description, *performance.lines())
     if "pool" in source.settings:
         show_pool(source.settings["pool"])
     if job.results is not None:

@@ -116,7 +116,7 @@ def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
     if times:
         show_lines(
             f"{accuracy.images_per_second:.2f} images/s from file to detections (stages "
-            f"overlap), peak memory {accuracy.peak_rss_mb:.0f} MB"
+            f"overlap), {accuracy.peak_memory}"
         )
     elif accuracy.images_per_second is not None:
         show_lines("nothing was run: all images were in the run directory")

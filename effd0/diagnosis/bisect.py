@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ JUMP = 10.0
 #: An error that falls below the noise fades if the next tensor keeps this much of it, else heals:
 #: a residual branch may be a hundredth of its trunk, while a false pair is off by nearly all.
 KEPT = 1e-3
+#: Operator that pads what it reads -> with what.
+PADDING = {"Conv": 0.0, "MaxPool": -np.inf}
 #: Values of a small tensor that are shown.
 _FEW = 8
 #: A ratio is reported only where it explains the difference to this part of it.
@@ -286,7 +288,7 @@ def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
     if partner is None:
         yield "has no partner in the reference"
         return
-
+    node, partner = _with_own_padding(node, pairs.bad), _with_own_padding(partner, pairs.good)
     settings = {"is": (node.op, partner.op)} | {
         f"attribute {name} is": (node.attributes.get(name), partner.attributes.get(name))
         for name in sorted(node.attributes.keys() | partner.attributes.keys())
@@ -302,6 +304,24 @@ def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
         elif values := _weights_differ(pairs.bad.values[mine], pairs.good.values[theirs]):
             yield f"weight {mine} differs: {values}"
     yield from _edges(node, partner, pairs)
+
+
+def _with_own_padding(node: Node, network: Network) -> Node:
+    """*node* as it is where the Pad in front of it is folded into it, as onnxsim does."""
+    pad = network.producer.get(node.data[0])
+    if node.op not in PADDING or pad is None or pad.op != "Pad" or set(pad.constants) != {1, 2}:
+        return node
+    ring, filler = (network.values[pad.constants[position]] for position in (1, 2))
+    before, after = np.split(ring, 2)
+    modes = (pad.attributes.get("mode", b"constant"), node.attributes.get("auto_pad", b"NOTSET"))
+    outside = [*before[:2], *after[:2]]
+    if modes != (b"constant", b"NOTSET") or filler != PADDING[node.op] or any(outside):
+        return node
+    more = np.append(before[2:], after[2:])
+    pads = (more + node.attributes.get("pads", 0)).tolist()
+    return replace(
+        node, data=(*pad.data, *node.data[1:]), attributes={**node.attributes, "pads": pads}
+    )
 
 
 def _text(value: Any) -> str:

@@ -254,9 +254,6 @@ def compare_plain(
             # The graph may do to its input, padded or not, what preprocessing has done already.
             cause = diagnose_input(heads)
             named.append("" if cause is None else model_expects(cause))
-            # Weights for such an input differ beside padding that is another cut of the graph.
-            if cause and first and any(text.startswith("weight ") for text in first.differences):
-                stage = "export"
         diagnosis = "; ".join(filter(None, [*named, explanation]))
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure

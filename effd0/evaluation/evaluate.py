@@ -30,7 +30,7 @@ from ..progress import OpenProgress, silent
 from ..results import run as record
 from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import D0, ModelSpec
-from ..timing import Latency, peak_rss_mb
+from ..timing import Latency, children_peak_rss_mb, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
 from ..types import option
 from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
@@ -233,6 +233,7 @@ def _scored(
     checks = [check for check in [detected(metrics)] if check.status == "failed"]
     checks.append(threshold(metrics, dataset.total, least, reachable))
     url = url_of(annotation_path(job.folder, job.split))
+    converted = settings["runner"] in ("ort", "openvino") and settings["model"] is None
     accuracy = record.Accuracy(
         runner=settings["runner"],
         backend=backend,
@@ -247,6 +248,7 @@ def _scored(
         against=None,
         images_per_second=speed,
         peak_rss_mb=peak_rss_mb(),
+        converting_rss_mb=children_peak_rss_mb() if converted else None,
         stages_ms={name: record.Times.of(latency) for name, latency in stages.items()},
         model_sha256=settings["model_sha256"],
         settings={

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.postprocess import Detections
-from ..errors import OutputError
+from ..errors import OutputError, ResultError
 from ..io import written_whole
 from ..tensors.inputs import read_json
 
@@ -118,7 +118,10 @@ class RunDirectory:
         text = json.dumps(manifest, indent=1, allow_nan=False)
         path = self.folder / MANIFEST
         if path.exists():
-            recorded = read_json(path, "it cannot be continued; give another --out")
+            try:
+                recorded = read_json(path, "it cannot be continued; give another --out")
+            except ResultError as error:  # it is no result that is wrong
+                raise OutputError(str(error)) from error
             asked = json.loads(text)
             if None in (recorded.get(IMAGES, ""), asked.get(IMAGES, "")):  # one does not know
                 asked[IMAGES] = recorded.get(IMAGES)

@@ -240,6 +240,24 @@ def _pad_with(graph: Any, value: float) -> int:
     return count
 
 
+def _zero_pad(graph: Any) -> int:
+    """Pad max-pools with 0 where a Pad in front of them, or their own padding, stands for -inf."""
+    count = _pad_with(graph, 0.0)
+    for pool in [node for node in graph if node.op_type == "MaxPool"]:
+        own = pool.attributes.get_ints("pads", ())
+        if any(own) and _takes_pads(pool, [0] * len(own)):
+            name, spatial = pool.outputs[0].name, len(own) // 2
+            ring = np.array([0, 0, *own[:spatial], 0, 0, *own[spatial:]])
+            filler = np.zeros((), pool.inputs[0].dtype.numpy())
+            values = {f"{name}_pads": ring, f"{name}_zero": filler}
+            more = [add_constant(graph, called, array) for called, array in values.items()]
+            graph.insert_before(pool, pad := new_node("Pad", [pool.inputs[0], *more]))
+            pool.replace_input_with(0, pad.outputs[0])
+            set_attribute(pool, "pads", [0] * len(own))
+            count += 1
+    return count
+
+
 def _fold_weights(graph: Any) -> int:
     """Replace ``Mul(x, w) / s``, or ``x / s``, of a feature map by ``Mul(x, w / s)``."""
     ir, optimizer = require("onnx_ir", extra="onnx"), require("onnxscript.optimizer", extra="onnx")
@@ -430,8 +448,8 @@ _EDITS = (
     GraphEdit("finite-pad", partial(_pad_with, value=-FLOAT16_MAX),
               f"replaces -inf padding of max-pools by float16's lowest value, {-FLOAT16_MAX:.0f}",
               "no -inf, where fold-pad cannot take a Pad away"),
-    GraphEdit("zero-pad", partial(_pad_with, value=0.0),
-              "replaces -inf padding of max-pools by 0, as the recipe does; changes borders",
+    GraphEdit("zero-pad", _zero_pad,
+              "pads max-pools with 0 in place of -inf, as the recipe does; changes borders",
               "what the recipe compiled, for comparison with its figures", exact=False),
     GraphEdit("fold-weights", _fold_weights,
               "turns each term x * w / s of a weighted sum, w and s constant, into x * (w / s)",

@@ -198,7 +198,8 @@ class Accuracy(Part):
     An evaluation: COCO's twelve *metrics* as fractions, AP *per_class*, and how it came about.
 
     *runner* is a name and *backend* the runner in words; *batch* is None for recorded results;
-    *undefined* says why a metric is None; *min_map* is the threshold in percent.
+    *undefined* says why a metric is None; *min_map* is the threshold in percent.  *peak_rss_mb* is
+    of the process that ran, *converting_rss_mb* of those that converted a checkpoint for it.
     """
 
     runner: str
@@ -218,6 +219,7 @@ class Accuracy(Part):
     model_sha256: str
     settings: dict[str, Any]
     insight: Insight | None = None
+    converting_rss_mb: float | None = None
 
     def __post_init__(self) -> None:
         sides = [self.metrics, *([] if self.against is None else [self.against.metrics.values])]
@@ -228,6 +230,15 @@ class Accuracy(Part):
     def title(self) -> str:
         """The runner, and its batch where that is known."""
         return self.runner if self.batch is None else f"{self.runner}, batch {self.batch}"
+
+    @property
+    def peak_memory(self) -> str:
+        """The peak of the run and, where there was one, that of the conversion before it."""
+        if self.peak_rss_mb is None:
+            return ""
+        more = self.converting_rss_mb
+        after = "" if more is None else f" ({more:.0f} MB while the checkpoint was converted)"
+        return f"peak memory {self.peak_rss_mb:.0f} MB{after}"
 
 
 class TimedRival(Part):
@@ -340,9 +351,10 @@ def standing(artefact: Artefact) -> Standing:
     dataset = artefact.dataset
     if dataset is None or dataset.release_set:
         return Standing(bundled and artefact.model_sha256 is None, ())
-    said = "the bundled scenes decide no release; name images with --coco"
+    said = "the bundled scenes are none"
     if dataset.name != EMBEDDED:
-        said = f"{dataset.images} images of {dataset.name} are not val2017; is it the release set?"
+        said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
+    said = f"a release set: {said}"
     return Standing(bundled and artefact.model_sha256 is None, (said,))
 
 

@@ -68,12 +68,13 @@ def check_of(
     properties: Iterable[tuple[str, object]] = (),
 ) -> Check:
     """
-    The check that a test of *stage* is, with the last figures among its *properties*.
+    The check that a test of *stage* is, with the last figures and evidence of its *properties*.
 
     An error of the suite itself leaves it undecided: no stage is broken by that.
     """
     status: Status = "passed" if report.passed else "failed"
-    evidence = diagnosis = ""
+    noted, diagnosis = dict(properties), ""
+    evidence = str(noted.get("evidence", ""))
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         reason = str(reason).removeprefix("Skipped: ")
@@ -94,9 +95,9 @@ def check_of(
         crash = getattr(report.longrepr, "reprcrash", None)
         message = report.longreprtext if crash is None else crash.message
         evidence = message.removeprefix("Failed: ")
-    figures: dict[str, Any] = {key: value for key, value in properties if key in FIGURES}
+    figures: dict[str, Any] = {key: noted.get(key) for key in FIGURES}
     figure, tolerance = finite(figures.get("figure")), finite(figures.get("tolerance"))
-    measured = (figure, tolerance, figures.get("unit", ""), round(report.duration, 6))
+    measured = (figure, tolerance, figures["unit"] or "", round(report.duration, 6))
     return Check(stage, name, status, first_line(evidence), diagnosis, *measured)
 
 

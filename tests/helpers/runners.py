@@ -135,7 +135,7 @@ def small_engine(model: Path | None, spec: ModelSpec = SMALL) -> LocalEngine:
 
 def outcome(folder: Path) -> dict[str, object]:
     """Return all that a run left in *folder*, but for times and memory."""
-    measured = ("images_per_second", "stages_ms", "peak_rss_mb")
+    measured = ("images_per_second", "stages_ms", "peak_rss_mb", "converting_rss_mb")
     evaluation = json.loads((folder / "evaluation.json").read_text())
     return {
         **{path.name: path.read_bytes() for path in folder.iterdir()},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from effd0.cli.main import COMMANDS as OURS
+from effd0 import __all__ as public
 from effd0.data import fixture as embedded
 from tests.helpers import ROOT, effd0
 
@@ -21,6 +22,12 @@ PAGES = {
     for pages in ("README.md", "CONTRIBUTING.md", "docs/*.md")
     for path in sorted(ROOT.glob(pages))
 }
+#: Those and the decisions, which show no commands.
+EVERY_PAGE = [*PAGES, "CHANGELOG.md"] + [
+    str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/decisions/*.md"))
+]
+#: Made where there is a board.
+NOT_HERE = {"baselines/", "build/site"}
 #: Each command that a page shows, by its place.
 SHOWN = {
     f"{name}:{number}": line.strip()
@@ -43,14 +50,50 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def links(page: str) -> set[Path]:
+    """The files that a page links to; an anchor is checked where the site is built."""
+    found = re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text())
+    return {(ROOT / page).parent / one for one in found if not one.startswith("https://")}
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_what_a_page_names_is_there(page: str) -> None:
+    """No link is dead, a page is named by a link alone, and each path or module of effd0 exists."""
+    text = (ROOT / page).read_text()
+    assert [str(one) for one in links(page) if not one.exists()] == []
+    assert re.findall(r"`(?:docs/)?[a-z-]+\.md`", text) == []
+    modules = re.findall(r"python -m ((?:benchmarks|tests)[\w.]+)", text)
+    named = set(re.findall(r"`([\w.][\w.-]*/[\w./*-]*)", text)) - NOT_HERE
+    named |= {one.replace(".", "/") + "*" for one in modules}
+    places = (ROOT, ROOT / "effd0")
+    assert [one for one in named if not any(any(place.glob(one)) for place in places)] == []
+
+
 def test_readme_leads_to_everything() -> None:
-    """In few lines it shows every command and names every page, and no other."""
-    lines = PAGES["README.md"]
-    assert len(lines) <= 50
-    text = "\n".join(lines)
-    assert [name for name in OURS if f"effd0 {name}" not in text] == []
-    named = set(re.findall(r"`(?:docs/)?([a-z-]+\.md)`", text))
-    assert named == {Path(name).name for name in PAGES if name.startswith("docs/")}
+    """In few lines; every page is a link of README's, or of a page that README leads to."""
+    assert len(PAGES["README.md"]) <= 50
+    reached, ahead = set[Path](), {ROOT / "README.md"}
+    while ahead:
+        reached |= ahead
+        pages = [str(one.relative_to(ROOT)) for one in ahead if one.suffix == ".md"]
+        ahead = {one.resolve() for page in pages for one in links(page)} - reached
+    assert {page for page in EVERY_PAGE if ROOT / page not in reached} == set()
+
+
+def test_the_api_page_shows_what_is_public() -> None:
+    """Every name that effd0 gives has its reference, and no other."""
+    shown = re.findall(r"^::: effd0\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert sorted(shown) == sorted(public)
+
+
+def test_the_install_page_shows_every_extra() -> None:
+    """A user finds what each extra of pyproject.toml is for."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert re.findall(r"^\| `(\w+)` \|", "\n".join(PAGES["docs/install.md"]), re.MULTILINE) == [
+        *extras
+    ]
 
 
 @pytest.mark.parametrize("line", SHOWN.values(), ids=SHOWN)

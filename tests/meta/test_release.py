@@ -134,10 +134,11 @@ def test_a_baseline_is_read_and_small(path: Path) -> None:
 
 
 def test_the_embedded_default_is_in_the_wheel() -> None:
-    """Each file lies in the package where `data.fixture` looks first; together they stay small."""
+    """Each file lies where `data.fixture` and `check` look first; together they stay small."""
     parts = [embedded.coco_root(), embedded.checkpoint(), embedded.folder() / "reference.json"]
     sources = [str(path.relative_to(ROOT)) for path in parts]
-    assert {source: f"effd0/{source}" for source in sources} == INCLUDED
+    places = {source: f"effd0/{source}" for source in sources} | {"tests/suite": "effd0/suite"}
+    assert places == INCLUDED
     files = [file for path in parts for file in (path, *path.rglob("*")) if file.is_file()]
     # Package registries take 100 MB; every install downloads it, so a tenth is enough.
     assert 1e6 < sum(file.stat().st_size for file in files) < 1e7 * 1.2

@@ -55,12 +55,5 @@ def test_every_room_is_described() -> None:
     assert rows == imports().keys() - {HALL}
 
 
-def test_the_files_that_the_page_names_are_there() -> None:
-    """A newcomer who follows the image finds each file."""
-    files = set(re.findall(r"`((?:\w+/)+\w+\.(?:py|toml|md))`", PAGE.read_text()))
-    places = (ROOT, ROOT / "effd0")
-    assert [file for file in files if not any((place / file).exists() for place in places)] == []
-
-
 if __name__ == "__main__":
     PAGE.write_text(PICTURE.sub(drawn(), PAGE.read_text()))

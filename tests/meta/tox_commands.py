@@ -18,5 +18,5 @@ _GIVEN = re.compile(r"\{posargs(:[^}]*)?\}")
 def commands_of(environment: str, arguments: str = "") -> list[str]:
     """The lines of effd0 and pytest that an environment runs with *arguments* behind --."""
     lines = TOX[f"testenv:{environment}"].get("commands", TOX["testenv"]["commands"]).splitlines()
-    ours = [line.partition("{[bin]path}/")[2] for line in lines]
+    ours = [line.rpartition("{[bin]path}/")[2] for line in lines]
     return [_GIVEN.sub(arguments, line) for line in ours if line.startswith(("effd0", "pytest"))]

@@ -92,17 +92,18 @@ def settle(
     *,
     required: bool,
     diagnose: Callable[[], str | None] = lambda: None,
-) -> None:
+) -> str:
     """
-    Pass or fail a test by its *checks*; skip it where they are undecided, unless *required*.
+    Return what the *checks* of a test say; skip it where they are undecided, unless *required*.
 
-    *diagnose* is asked for what explains a failure.
+    Raises `Broken` where they fail; *diagnose* is asked for what explains that.
     """
     status, reason = verdict_of(checks).status, reason_of(checks)
     if status == "undecided" and not required:
         pytest.skip(f"{UNDECIDED}{reason}")
     if status in ("fail", "undecided", "not gated"):
         raise Broken(f"{status}: {reason}", diagnose() if status == "fail" else None)
+    return reason
 
 
 def points_in(dataset: Dataset, checkpoint: Path) -> Callable[[ModelSpec], float | None]:

@@ -229,6 +229,7 @@ def test_coco_map_reaches_the_gate(
     runner_name: str,
     given_batch: int | None,
     note_figure: NoteFigure,
+    record_property: Callable[[str, object], None],
     request: pytest.FixtureRequest,
 ) -> None:
     """On all images of --coco, mAP is at least --min-map."""
@@ -242,7 +243,8 @@ def test_coco_map_reaches_the_gate(
             return None
         return diagnose_architecture(points_in(dataset_under_test, weights), spec)
 
-    settle(measured.checks, required=_required(config), diagnose=diagnose)
+    said = settle(measured.checks, required=_required(config), diagnose=diagnose)
+    record_property("evidence", said)
 
 
 @pytest.mark.coco
@@ -259,6 +261,7 @@ def check_drop(
     session_record: SuiteRecord,
     note_evaluation: NoteEvaluation,
     note_figure: NoteFigure,
+    record_property: Callable[[str, object], None],
     pytestconfig: pytest.Config,
 ) -> CheckDrop:
     """Return what checks a runner's mAP against torch's on the same images, by --max-drop."""
@@ -274,7 +277,7 @@ def check_drop(
         note_figure(against.drop.high, max_drop, "points")
         drop = evaluation.checks[-1]
         said = msgspec.structs.replace(drop, evidence=f"{drop.evidence}; {against.parity}")
-        settle((said,), required=_required(pytestconfig))
+        record_property("evidence", settle((said,), required=_required(pytestconfig)))
 
     return check
 

@@ -13,6 +13,7 @@ from effd0.errors import FeedError, RunnerError
 from effd0.graph.onnx_info import read_model
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
+from effd0.runners.base import batch_size_of
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import scan
 from effd0.tolerances import MAY_ROUND
@@ -71,9 +72,9 @@ def test_the_declared_input_is_the_specs(
     assert info.shape[1:] == (3, spec.image_size, spec.image_size)
 
 
-def test_heads_hold_numbers(runner_name: str, heads_of: HeadsOf) -> None:
+def test_heads_hold_numbers(runner_name: str, opened: OpenRunner, heads_of: HeadsOf) -> None:
     """No value is NaN, infinite, or cut off where a format of 16 bits ends."""
-    heads = heads_of(runner_name, 5)
+    heads = heads_of(runner_name, batch_size_of(opened(runner_name).inputs) or 5)
     found = {name: what for name, head in heads.items() if (what := scan(head))}
     if found:
         name = next(iter(found))

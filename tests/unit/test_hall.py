@@ -232,3 +232,15 @@ def test_peak_memory_is_not_that_of_the_parent() -> None:
     code = "from effd0.timing import peak_rss_mb; print(peak_rss_mb())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert 5 < float(told.stdout) < block.nbytes / 1e6
+
+
+def test_peak_memory_of_children_is_that_of_the_largest() -> None:
+    """What a process held that has ended counts, and not as the memory of who started it."""
+    code = (
+        "import subprocess, sys; from effd0.timing import children_peak_rss_mb, peak_rss_mb; "
+        "subprocess.run([sys.executable, '-c', 'held = b\"x\" * 400_000_000']);"
+        "print(children_peak_rss_mb(), peak_rss_mb())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    children, own = map(float, told.stdout.split())
+    assert own < 400 < children < 500

@@ -18,6 +18,7 @@ from effd0.data.coco import Sample, load_coco
 from effd0.data.preprocess import ModelInput
 from effd0.detection.heads import split_heads
 from effd0.detection.postprocess import Detections, postprocess
+from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
 from effd0.results.run import TimedRow, read_run
 from effd0.spec import SPECS
@@ -122,8 +123,10 @@ def test_two_builds_are_timed_in_turn(runners: Runners) -> None:
     timed("--against", "old.onnx", code=0)
 
 
-def test_the_map_is_that_of_the_same_model(runners: Runners) -> None:
-    """The mAP of the file's own report is shown; another's is refused before a model is opened."""
+def test_the_map_is_that_of_the_same_model(
+    runners: Runners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mAP of the file's own report is shown; another's is refused before a model is made."""
     figures = {"metrics": {"AP": 0.336}, "images": 100, "images_total": 5000}
     for name in ("d0.onnx", "old.onnx"):
         content = {**figures, "model_sha256": sha256(Path(name))}
@@ -134,6 +137,11 @@ def test_the_map_is_that_of_the_same_model(runners: Runners) -> None:
     runners.clear()
     message = r"the accuracy report is of model \w{12}, but \w{12} is timed; evaluate"
     assert_one_error(message, *RUN, "--accuracy-report", "old.json")
+    Path("d0.pth").write_bytes(b"weights")
+    weights = ("--checkpoint", "d0.pth", "--root", "coco")
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelChoice, "file", None)  # nothing is exported
+        assert_one_error(message, "benchmark", *weights, "--accuracy-report", "old.json")
     Path("old.json").write_text("{}")
     message = r"old.json is not an accuracy report \(ValidationError: .* missing .*model_sha256"
     assert_one_error(message, *RUN, "--accuracy-report", "old.json")

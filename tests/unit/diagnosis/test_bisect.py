@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from effd0.data import fixture
 from effd0.diagnosis.bisect import Finding, bisect_networks, distance
@@ -22,6 +22,8 @@ from effd0.tolerances import NOISE
 from tests.helpers import onnx_models as graphs
 from tests.helpers.onnx_models import change_weight, moved_bias, nodes_of, parsed, renamed, scaled
 
+#: Rows above, columns left, rows below and columns right.
+Ring = tuple[int, int, int, int]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((1, 3, 8, 8), np.float32)
 #: A trunk, two branches of the same kinds of nodes, and heads of one shape each.
@@ -157,6 +159,56 @@ def test_the_same_function_is_no_fault(make: Callable[[], Any], names: str) -> N
     assert (finding.status, finding.suspects) == ("same", ())
     assert finding.pairs is not None
     assert sum(finding.pairs.values()) == finding.nodes
+
+
+def unfolded(ring: Ring = (1, 1, 1, 1), filler: float = 0, pool: Ring = (0, 0, 1, 1)) -> Any:
+    """The graph with Pads in front of the first convolution and the pooling, as a raw export."""
+    model = tiny()
+    for op, sides, value in (("Conv", ring, filler), ("MaxPool", pool, -np.inf)):
+        node = nodes_of(model, op)[0]
+        around = np.array([0, 0, *sides[:2], 0, 0, *sides[2:]])
+        for name, array in ((f"{op}_ring", around), (f"{op}_filler", np.array(value, np.float32))):
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+        inputs = [node.input[0], f"{op}_ring", f"{op}_filler"]
+        pad = helper.make_node("Pad", inputs, [f"{op}_padded"], name=f"pad_{op}")
+        model.graph.node.insert(list(model.graph.node).index(node), pad)
+        node.input[0] = pad.output[0]
+        graphs.set_attribute(node, "pads", [0, 0, 0, 0])
+    return model
+
+
+def unfolded_and_scaled() -> Any:
+    """Beside it, the weights of that convolution are wrong."""
+    model = unfolded()
+    scaled(model, nodes_of(model, "Conv")[0])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("bad", "stage", "said"),
+    [
+        pytest.param(unfolded_and_scaled(), "export", "Conv node_a: weight ", id="weights"),
+        pytest.param(
+            unfolded(ring=(2, 2, 0, 0)), "graph", "Conv node_a: attribute pads is [2, 2, 0, 0], "
+            "but [1, 1, 1, 1] in the reference; what", id="ring",
+        ),
+        pytest.param(
+            unfolded(filler=3), "graph", "Conv node_a: attribute pads is [0, 0, 0, 0], "
+            "but [1, 1, 1, 1] in the reference; reads", id="filler",
+        ),
+        pytest.param(
+            unfolded(pool=(1, 1, 0, 0)), "graph", "MaxPool node_p: attribute pads is [1, 1, 0, 0], "
+            "but [0, 0, 1, 1] in the reference; what", id="pooling",
+        ),
+    ],
+)  # fmt: skip
+def test_a_padding_of_its_own_is_no_difference(bad: Any, stage: str, said: str) -> None:
+    """What a raw export pads in front of a node counts as the node's own padding."""
+    assert found(unfolded(), tiny()).status == "same"
+    finding = found(bad, tiny())
+    assert finding.culprit is not None
+    assert finding.culprit.stage == stage
+    assert finding.explanation.startswith(said)
 
 
 def test_a_fault_behind_a_fused_block_is_named() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.detection.postprocess import Detections
-from effd0.errors import OutputError, ResultError
+from effd0.errors import OutputError
 from effd0.evaluation.run_dir import MANIFEST, RECORDS, encode, run_directory, whole_records
 from effd0.metrics.coco import to_coco_results
 from effd0.spec import D0

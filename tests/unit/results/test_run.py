@@ -169,6 +169,24 @@ def test_what_is_the_same_is_there_once() -> None:
     assert (len(merged.commands), len(merged.checks)) == (1, 3)
 
 
+@pytest.mark.parametrize(
+    ("peaks", "shown"),
+    [
+        pytest.param({}, "peak memory 700 MB", id="model"),
+        pytest.param(
+            {"converting_rss_mb": 1183.2},
+            "peak memory 700 MB (1183 MB while the checkpoint was converted)",
+            id="checkpoint",
+        ),
+        pytest.param({"peak_rss_mb": None}, "", id="unknown"),
+    ],
+)
+def test_memory_of_a_conversion_is_not_that_of_the_run(peaks: Any, shown: str) -> None:
+    """Both are told, each by its name; what was not measured is not."""
+    (one,) = run(accuracy=[accuracy(**peaks)]).accuracy
+    assert one.peak_memory == shown
+
+
 def test_the_last_date_and_the_worst_exit_stand() -> None:
     """A part that failed, or was cut off, is not hidden by those that did not."""
     failed = run(
