@@ -433,7 +433,12 @@ def pytest_runtest_makereport(
     marker, config = item.get_closest_marker("stage"), item.config
     if marker is not None and (report.when == "call" or not report.passed):
         error = None if call.excinfo is None else call.excinfo.value
-        found = suite.check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
+        # One name in a clone and in an installed effd0.
+        artefact = item.get_closest_marker("artefact")
+        name = item.nodeid
+        if artefact:
+            name = item.path.name + name[name.index("::") :]
+        found = suite.check_of(marker.args[0], name, error, report, item.user_properties)
         # As it travels from a worker of xdist.
         setattr(report, CHECK, msgspec.to_builtins(found))
         told = suite.properties_of(found)
