@@ -34,6 +34,7 @@ class Gate:
     engine_of: Callable[[str, int | None], Engine]
     out: Path | None
     resume: bool
+    overwrite: bool
     say: Callable[[str], object]
     keep: Callable[[Evaluation], object] = lambda _evaluation: None
 
@@ -51,7 +52,8 @@ class Gate:
         """Evaluate the runner on *dataset*, which *job* names; *images* is what it is called."""
         name = f"{images}-{runner_name}" + (f"-batch{batch_size}" if batch_size else "")
         if self.out is not None:
-            job = replace(job, out=self.out / name, resume=self.resume or name in self._begun)
+            resume = self.resume or name in self._begun
+            job = replace(job, out=self.out / name, resume=resume, overwrite=self.overwrite)
             self._begun.add(name)
         engine = self.engine_of(runner_name, batch_size)
         evaluation = evaluate(job, engine, dataset=dataset, say=self.say)

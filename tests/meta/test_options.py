@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0.cli.command import KINDS
+from effd0.cli.command import KINDS, NEW
 from effd0.cli.main import COMMANDS
 from effd0.cli.pytest_suite import OPTIONS
 from tests.helpers import effd0
@@ -39,7 +39,7 @@ def test_every_value_is_checked() -> None:
     """A number or path that cannot be meant is refused where it is typed, not after the work."""
     every = [one for command in COMMANDS for one in options_of(command)] + OPTIONS
     assert {one.flag for one in every if one.kind in (int, float) and one.min is None} == set()
-    words = {None, "percent", "new file", "new folder", *KINDS}
+    words = {None, "percent", "folder", *NEW, *KINDS}
     assert {one.flag for one in every if one.takes not in words} == set()
     # Those are checked where they are read, before anything runs.
     paths = {one.flag for one in every if one.kind is Path and one.takes is None}
