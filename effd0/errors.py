@@ -155,7 +155,7 @@ def _missing(modules: Collection[str], extras: Iterable[str]) -> MissingExtra:
 
 def pip_install(extras: Iterable[str]) -> str:
     """The command that adds *extras* to an installed effd0."""
-    return f"pip install 'effd0[{','.join(dict.fromkeys(extras))}]'"
+    return f"pip install 'effd0[{','.join(sorted(set(extras)))}]'"
 
 
 def listed(names: Iterable[object]) -> str:

@@ -64,10 +64,12 @@ def evaluate(
     job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
     choice = replace(model, spec=spec_for(arch), options=compute)
     other = None if reference is None else engines.reference_choice(reference, choice)
-    require_all(choice.needs() | (other.needs() if other else {}))
+    workers = pool.pool()
+    needs = choice.needs() | (other.needs() if other else {}) | ({"ray": "ray"} if workers else {})
+    require_all(needs)
     engine: engines.Engine = engines.LocalEngine(choice, batch_size)
     beside: engines.Engine | None = None if other is None else engines.LocalEngine(other)
-    if (workers := pool.pool()) is not None:
+    if workers is not None:
         engine = RayEngine(choice, workers, batch_size)
         beside = None if other is None else RayEngine(other, replace(workers, devices=()))
     evaluation = run_evaluation(job, engine, beside, open_progress=progress, say=say)

@@ -64,7 +64,7 @@ def tasks(absent: Set[str]) -> Iterator[tuple[str, str]]:
         extras = [extra for extra in needs if extra in absent]
         remedies = [pip_install(extras)] if extras else []
         if any(name in needs and found is None for name, found in cann.items()):
-            remedies.append("source set_env.sh")
+            remedies.append("source CANN's set_env.sh")
         yield task, " && ".join(remedies)
 
 
