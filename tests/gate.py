@@ -34,9 +34,9 @@ class Gate:
     engine_of: Callable[[str, int | None], Engine]
     out: Path | None
     resume: bool
-    overwrite: bool
     say: Callable[[str], object]
     keep: Callable[[Evaluation], object] = lambda _evaluation: None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         self._begun: set[str] = set()

@@ -140,9 +140,9 @@ def command(*left_out: str) -> Callable[[Command], Command]:
 def _typer_parameter(one: Option) -> inspect.Parameter:
     """The parameter that Typer reads."""
     kind: Any = Literal[one.choices] if one.choices else one.kind
-    if one.many:  # Typer knows no list of literals
-        names = [(name, name) for name in one.choices]
-        kind = list[StrEnum(one.name, names)] if one.choices else list[kind]  # type: ignore[misc]  # made here
+    if one.many and one.choices:  # Typer knows no list of literals
+        kind = StrEnum(one.name, [(name, name) for name in one.choices])  # type: ignore[misc, no-redef]  # made here
+    kind = list[kind] if one.many else kind
     default = inspect.Parameter.empty if one.default is REQUIRED else one.default
     if default is None or default == ():
         kind, default = kind | None, None
@@ -205,6 +205,8 @@ def check_values(options: Iterable[Option], given: Mapping[str, Any]) -> None:
         for each in (value or ()) if one.many else (value,):
             if each is not None and (wrong := _mistake(one, each, options, given)):
                 called = one.value if one.positional else one.flag
+                if one.takes in NEW:
+                    raise OutputError(f"{called} is {each}, {wrong}")
                 raise OptionError(f"{called} is {each}, {wrong}")
 
 

@@ -99,8 +99,8 @@ def gate(
 ) -> Gate:
     """The runs of this session, each of which is made once."""
     option = pytestconfig.getoption
-    kept = option("--out"), option("--resume"), option("--overwrite")
-    return Gate(engine_of, *kept, session_record.lines.append, note_evaluation)
+    kept = option("--out"), option("--resume"), session_record.lines.append, note_evaluation
+    return Gate(engine_of, *kept, option("--overwrite"))
 
 
 @pytest.fixture(scope="session")
