@@ -223,9 +223,10 @@ def _mistake(one: Option, value: Any, options: Iterable[Option], given: Mapping[
             raise OutputError(f"{one.flag}: {error}") from error
     if one.takes in ("folder", "new folder") and value.exists() and not value.is_dir():
         return "which is a file, but a folder is to be written; choose another place"
-    if one.takes in NEW and not (given["overwrite"] or given.get("resume")) and taken(value):
-        resumed = "continue it with --resume, " if value.is_dir() and "resume" in given else ""
-        return f"which is there; {resumed}{FREE_IT}"
+    resumes = one.takes == "new folder" and "resume" in given
+    if one.takes in NEW and not (given["overwrite"] or (resumes and given["resume"])):
+        remedy = f"continue it with --resume, {FREE_IT}" if resumes else FREE_IT
+        return f"which is there; {remedy}" if taken(value) else ""
     return _wrong_path(one, value, options) if one.takes in KINDS else ""
 
 

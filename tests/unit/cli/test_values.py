@@ -69,6 +69,10 @@ REFUSED = {
         "export --out d0.onnx", "--report-json=d0.txt",
         "is d0.(onnx|txt), which is there; give another place, or --overwrite to replace it",
     ),
+    "resuming-is-of-the-folder": (
+        "evaluate --out out --resume --json d0.txt", "--out=out --resume --report-json=d0.txt",
+        "json is d0.txt, which is there",
+    ),
     "link-to-a-file": ("evaluate --json link", "--report-json=link", "is link, which is there"),
     "folder-is-not-empty": (
         "preprocess --bin-save out", "--out=bins",
