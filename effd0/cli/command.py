@@ -85,11 +85,8 @@ def declared(holder: Any, left_out: Container[str] = ()) -> Iterator[Option]:
             kind, many = (kinds or [hint])[0], get_origin(hint) is tuple
             takes = declaration.metadata.get("takes")
             panel = TESTED if takes in KINDS else OUTPUT if takes in NEW else None
-            more = {
-                "min": 1 if kind is int else None,
-                "panel": panel or getattr(holder, "panel", None),
-                **declaration.metadata,
-            }
+            panel = getattr(holder, "panel", panel)
+            more = {"min": 1 if kind is int else None, "panel": panel, **declaration.metadata}
             yield Option(one.name, kind, many, declaration.default, **more)
 
 
@@ -281,7 +278,7 @@ BATCH_SIZE = option("Images per batch.", shown="the model's, or 1", panel=BACKEN
 ONNX_FILE = option("ONNX file to read.", default=REQUIRED, takes="onnx")
 ONNX_OUT = option("ONNX file to write.", default=REQUIRED, takes="new file")
 ACCURACY_REPORT = option(
-    "'effd0 evaluate --json' of the same model; its mAP is shown.", takes="json", panel=OUTPUT
+    "'effd0 evaluate --json' of the same model; its mAP is shown.", takes="json"
 )
 
 
