@@ -20,7 +20,7 @@ from ..evaluation.evaluate import ImageOptions
 from ..report.view import write_page
 from ..results.run import read_run
 from ..runners.registry import RunnerOptions
-from ..types import option
+from ..types import OUTPUT, OVERWRITE, option
 from . import command as cli
 from .pytest_plugin import INSTALLED
 from .pytest_suite import CHECK, OPTIONS, SuiteOptions
@@ -49,16 +49,19 @@ def check(
     out: Path | None = option(
         f"Folder for {RUN}, {PAGE} and the detections.", "DIR", takes="new folder"
     ),
-    resume: bool = option("Continue a run that was stopped.", default=False),
+    resume: bool = option("Continue a run that was stopped.", default=False, panel=OUTPUT),
+    overwrite: bool = OVERWRITE,
     compute: RunnerOptions,
     pool: PoolOptions,
 ) -> None:
     """Check a build stage by stage, from the images to the gate, and end with the verdict."""
-    given = {"model": model, "checkpoint": checkpoint, "resume": resume}
+    given = {"model": model, "checkpoint": checkpoint, "resume": resume, "overwrite": overwrite}
     given |= {**vars(suite), **vars(images), **vars(compute), **vars(pool)}
     words = list(_typed(given))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        for name in (RUN, PAGE):  # of the run that is resumed or replaced
+            (out / name).unlink(missing_ok=True)
         words += [f"--report-json={out / RUN}", f"--out={out / DETECTIONS}"]
     # Whoever ends a job ends it as Ctrl-C does: with the verdict so far.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

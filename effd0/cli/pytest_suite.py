@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -36,7 +36,7 @@ from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
-from ..types import option
+from ..types import BACKEND, GATE, PANELS, TESTED, option
 from . import command
 from .pytest_plugin import PATHS, is_led_away
 
@@ -47,6 +47,8 @@ CHECK = "effd0_check"
 #: Marker -> the kind of torch device that it needs.
 TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
 HARDWARE = ("npu", *TORCH_DEVICES)
+#: Title of the options of the benchmarks alone.
+BENCHMARKS = "Benchmarks"
 #: The runners that tests are run with; where there is no NPU, ACL is emulated.
 TEST_RUNNERS = (*RUNNERS, "emulated")
 #: Those that need --slow where none is asked for by name.
@@ -74,9 +76,14 @@ MARKERS = {
 class SuiteOptions:
     """What pytest alone takes of an artefact and of what it has to reach."""
 
+    panel: ClassVar = TESTED
     arch: str = command.ARCH
     runner: tuple[str, ...] = option(
-        f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME", ()
+        f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.",
+        "NAME",
+        (),
+        choices=TEST_RUNNERS,
+        panel=BACKEND,
     )
     results: Path | None = option(
         "Recorded head outputs; implies --runner=recorded.", "DIR", takes="results"
@@ -88,12 +95,12 @@ class SuiteOptions:
         "Folder in COCO's layout.", "ROOT", shown="embedded scenes", takes="images"
     )
     release_set: bool = option(
-        "--coco is the set that decides a release, as val2017 is.", default=False
+        "--coco is the set that decides a release, as val2017 is.", default=False, panel=GATE
     )
     slow: bool = option("Run the slow tests too.", default=False)
-    device_id: int = option("The NPU of --runner acl.", default=0, min=0)
+    device_id: int = option("The NPU of --runner acl.", default=0, min=0, panel=BACKEND)
     batch_size: tuple[int, ...] = option(
-        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
+        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=(), panel=BACKEND
     )
     min_map: float = option(
         "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
@@ -108,14 +115,16 @@ class SuiteOptions:
         "was not tested. Repeatable.",
         default=(),
         choices=("complete", "browser", "coco", *HARDWARE),
+        panel=GATE,
     )
-    keep_going: bool = option("Go on behind the first broken stage.", default=False)
+    keep_going: bool = option("Go on behind the first broken stage.", default=False, panel=GATE)
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """What the pytest benchmarks take."""
 
+    panel: ClassVar = BENCHMARKS
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
     # The first run of a board has none yet: that is said, and is no error.
     baseline: Path | None = option("Run file of an earlier session to compare times with.")
@@ -123,20 +132,22 @@ class BenchmarkOptions:
     accuracy_report: Path | None = command.ACCURACY_REPORT
 
 
-#: Title -> options of pytest; those that the command line has too are declared there.
-OPTION_GROUPS: dict[str, list[command.Option]] = {
-    "effd0: what is under test": [
-        *command.declared(ModelChoice, ("runner",)),
-        *command.declared(SuiteOptions),
-        *command.declared(ImageOptions, ("root", "host_threads")),
-        *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
-        *command.declared(DirectoryOptions),
-        *command.declared(PoolOptions, ("verbose",)),
-        *command.declared(command.ReportOptions, ("json",)),
-    ],
-    "effd0: pytest benchmarks": [*command.declared(BenchmarkOptions)],
+#: The options of pytest; those that the command line has too are declared there.
+OPTIONS = [
+    *command.declared(ModelChoice, ("runner",)),
+    *command.declared(SuiteOptions),
+    *command.declared(ImageOptions, ("root", "host_threads")),
+    *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
+    *command.declared(DirectoryOptions),
+    *command.declared(PoolOptions, ("verbose",)),
+    *command.declared(command.ReportOptions, ("json",)),
+    *command.declared(BenchmarkOptions),
+]
+#: Title -> its options.
+OPTION_GROUPS = {
+    f"effd0: {panel}": [one for one in OPTIONS if one.panel == panel]
+    for panel in (*PANELS, BENCHMARKS)
 }
-OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -196,7 +207,6 @@ def refuse_contradictions(config: pytest.Config) -> None:
     coco, results, parallel = given.coco, given.results, given.workers or given.devices
     files = {one.flag: getattr(given, one.name) for one in OPTIONS if one.kind is Path}
     typed = " ".join(f"{flag}={path}" for flag, path in files.items() if path is not None)
-    unknown = ", ".join(set(given.runner) - set(TEST_RUNNERS))
     alone = ", ".join(sorted(set(given.runner) - set(WITH_WORKERS)))
     recorded_alone = given.runner and ("recorded" in given.runner) != (results is not None)
     wrong = {
@@ -209,7 +219,6 @@ def refuse_contradictions(config: pytest.Config) -> None:
         "--report-json is given with -n, but a run file is written by one process; leave -n out": (
             given.report_json and getattr(given, "numprocesses", None)
         ),
-        f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}": unknown,
         "--runner=recorded and --results=DIR go together, but one is given without the other": (
             recorded_alone
         ),

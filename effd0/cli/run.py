@@ -12,7 +12,7 @@ from ..data import coco, fixture
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
 from ..distributed.pool import PoolOptions
-from ..errors import EvaluationError, OutputError
+from ..errors import EvaluationError, OutputError, require_all
 from ..evaluation import engines, pipeline
 from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
@@ -27,7 +27,7 @@ from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
-from ..types import option
+from ..types import OUTPUT, OVERWRITE, option
 from .command import ARCH, ARGUMENT, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
 from .show import show_evaluation, show_lines, show_pool
 
@@ -64,9 +64,12 @@ def evaluate(
     job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
     choice = replace(model, spec=spec_for(arch), options=compute)
     other = None if reference is None else engines.reference_choice(reference, choice)
+    workers = pool.pool()
+    needs = choice.needs() | (other.needs() if other else {}) | ({"ray": "ray"} if workers else {})
+    require_all(needs)
     engine: engines.Engine = engines.LocalEngine(choice, batch_size)
     beside: engines.Engine | None = None if other is None else engines.LocalEngine(other)
-    if (workers := pool.pool()) is not None:
+    if workers is not None:
         engine = RayEngine(choice, workers, batch_size)
         beside = None if other is None else RayEngine(other, replace(workers, devices=()))
     evaluation = run_evaluation(job, engine, beside, open_progress=progress, say=say)
@@ -113,6 +116,7 @@ def detect(
 def preprocess(
     *,
     bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED, takes="new folder"),
+    overwrite: bool = OVERWRITE,
     images: ImageOptions,
     arch: str = ARCH,
     dtype: str = option(
@@ -128,6 +132,9 @@ def preprocess(
     with progress("checking images", count) as advance:
         for _ in coco.check_images(dataset.samples, threads):
             advance(1)
+    if overwrite:  # of an earlier run, no file stays
+        for path in bin_save.glob("*.bin"):
+            path.unlink()
     with progress("preprocessing", count) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
             advance(1)
@@ -148,9 +155,11 @@ def infer(
         takes="inputs",
     ),
     output: Path | None = option(
-        "Where the result folder goes.", "DIR", shown="nowhere", takes="new folder"
+        "Where the result folder goes.", "DIR", shown="nowhere", takes="folder", panel=OUTPUT
     ),
-    output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
+    output_dirname: str | None = option(
+        "Name of the result folder.", "NAME", shown="result", panel=OUTPUT
+    ),
     job: InferJob,
     images: ImageOptions,
     compute: RunnerOptions,

@@ -6,7 +6,7 @@ import importlib.util
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..ascend import npu_smi
 from ..data import download, fixture
-from ..errors import AtcError, DatasetError
+from ..errors import AtcError, DatasetError, pip_install
 from ..progress import download_progress
 from ..results.environment import installed_version
 from ..spec import spec_for
@@ -28,14 +28,44 @@ from .show import show_lines, show_table
 Finding: TypeAlias = tuple[str, str, bool, str]
 
 
+#: What can be done -> what it needs beside the base: extras, CANN's compiler, CANN's pyACL.
+TASKS = {
+    "score what any tool found: score, postprocess, merge, compare": (),
+    "run .onnx: --model FILE.onnx; simplify, modify": ("onnx",),
+    "run weights in PyTorch: detect, --runner torch": ("torch",),
+    "export weights, run them in ONNX Runtime; bisect": ("torch", "onnx"),
+    "run in OpenVINO: --runner openvino": ("openvino",),
+    "share a run among processes and hosts: --workers": ("ray",),
+    "write the page of a run: report": ("report",),
+    "check an artefact stage by stage: pytest": ("torch", "onnx", "test"),
+    "compile an .om: compile": ("onnx", "atc"),
+    "run an .om on an Ascend NPU: --model FILE.om": ("acl",),
+}
+
+
 @command()
 def doctor() -> None:
-    """Show versions, devices and what is missing, with the command that installs it."""
+    """Show versions, devices, and what can and cannot be done, with the command that adds it."""
+    ok, lacking = Text("ok", "green"), Text("--", "yellow")
+    findings = [*packages(), *devices()]
     rows = [
-        (Text("ok", "green") if well else Text("--", "yellow"), part, found, remedy)
-        for part, found, well, remedy in (*packages(), *devices())
+        (ok if well else lacking, part, found, remedy) for part, found, well, remedy in findings
     ]
     show_table("", ("", "part", "found", "to do"), rows)
+    absent = {part.partition(":")[0] for part, _, well, _ in findings if not well}
+    done = [(lacking if remedy else ok, task, remedy) for task, remedy in tasks(absent)]
+    show_table("what can be done here", ("", "task", "the command that adds it"), done)
+
+
+def tasks(absent: Set[str]) -> Iterator[tuple[str, str]]:
+    """Yield each task with the command that makes it possible, empty if it is, without *absent*."""
+    cann = {"atc": shutil.which("atc"), "acl": importlib.util.find_spec("acl")}
+    for task, needs in TASKS.items():
+        extras = [extra for extra in needs if extra in absent]
+        remedies = [pip_install(extras)] if extras else []
+        if any(name in needs and found is None for name, found in cann.items()):
+            remedies.append("source CANN's set_env.sh")
+        yield task, " && ".join(remedies)
 
 
 def packages() -> Iterator[Finding]:
@@ -51,7 +81,7 @@ def packages() -> Iterator[Finding]:
             yield part, found, True, ""
             continue
         found = "not installed" if found is None else f"{found}, but {wanted.specifier} is needed"
-        yield part, found, False, f"pip install 'effd0[{extra}]'" if extra else "pip install effd0"
+        yield part, found, False, pip_install([extra]) if extra else "pip install effd0"
 
 
 def devices() -> Iterator[Finding]:

@@ -88,8 +88,8 @@ def test_a_file_is_judged_without_its_images() -> None:
     """Exit code, verdict and run file follow the threshold; the run names file and data set."""
     ap = 100 * pycocotools(drawn()[1])[0]
     for least, code, status in ((ap - 1e-9, 0, "INCOMPLETE"), (ap + 1e-9, 1, "FAIL")):
-        Path("run.json").unlink(missing_ok=True)
-        done = effd0(*SCORE, "--min-map", least, "--json", "a.json", "--report-json", "run.json")
+        files = ("--json", "a.json", "--report-json", "run.json", "--overwrite")
+        done = effd0(*SCORE, "--min-map", least, *files)
         assert (done.code, status in done.out) == (code, True), done.err
         run = read_run(Path("run.json"))
         assert (run.verdict.status, run.exit_status) == (status.lower(), code)
