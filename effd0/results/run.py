@@ -21,6 +21,7 @@ from msgspec import Meta
 from ..errors import RunFileError
 from ..io import sha256, written_whole
 from ..metrics.bootstrap import ReferenceComparison
+from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
 from ..timing import Latency
 from .check import Check, Verdict, verdict_of
@@ -192,7 +193,8 @@ class Accuracy(Part):
     An evaluation: COCO's twelve *metrics* as fractions, AP *per_class*, and how it came about.
 
     *runner* is a name and *backend* the runner in words; *batch* is None for recorded results;
-    *undefined* says why a metric is None; *min_map* is the threshold in percent.
+    *undefined* says why a metric is None; *min_map* is the threshold in percent.  *operating_point*
+    is None in a file of before.
     """
 
     runner: str
@@ -212,6 +214,7 @@ class Accuracy(Part):
     model_sha256: str
     settings: dict[str, Any]
     insight: Insight | None = None
+    operating_point: Sides[OperatingPoint] | None = None
 
     def __post_init__(self) -> None:
         sides = [self.metrics, *([] if self.against is None else [self.against.metrics.values])]
