@@ -12,6 +12,7 @@ from typing import Any
 from ..benchmark.published import published_accuracies, published_figures
 from ..errors import RunFileError, require
 from ..io import written_whole
+from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
 from ..metrics.tide import KINDS
 from ..results.check import STAGES, Check, Verdict
@@ -136,22 +137,33 @@ def foremost(run: Run) -> Accuracy | None:
 
 def class_rows(accuracy: Accuracy) -> list[dict[str, Any]]:
     """
-    The AP of every class that is defined on a side, and of the reference, as fractions.
+    AP and `ClassFigures` of every class with an object or a detection, and of the reference.
 
-    *change* is in points; the classes that lose most come first.
+    All are fractions, *change* is in points; the classes that lose most come first, then those of
+    the lowest AP.
     """
     reference = {} if accuracy.against is None else accuracy.against.metrics.per_class
+    mine, theirs = ({} if side is None else side.per_class for side in operating_points(accuracy))
     rows = []
     for name, ap in accuracy.per_class.items():
         other = reference.get(name)
-        if ap is not None or other is not None:
+        figures, beside = mine.get(name), theirs.get(name)
+        found = any(one is not None and one.detections for one in (figures, beside))
+        if ap is not None or other is not None or found:
             change = None if ap is None or other is None else 100 * (ap - other)
-            rows.append({"name": name, "ap": ap, "reference": other, "change": change})
+            row = {"name": name, "ap": ap, "reference": other, "change": change}
+            rows.append({**row, "figures": figures, "beside": beside})
 
     def order(row: dict[str, Any]) -> tuple[float, float, str]:
-        return row["change"] or 0.0, -1.0 if row["ap"] is None else row["ap"], row["name"]
+        return row["change"] or 0.0, 2.0 if row["ap"] is None else row["ap"], row["name"]
 
     return sorted(rows, key=order)
+
+
+def operating_points(accuracy: Accuracy) -> tuple[OperatingPoint | None, OperatingPoint | None]:
+    """Those of the candidate and of the reference; None in a run file of before, or without one."""
+    both = accuracy.operating_point
+    return (None, None) if both is None else (both.candidate, both.reference)
 
 
 def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ FIRST, SECOND, THIRD, AWAY = ((x, 0, x + 10, 10) for x in (0, 100, 200, 300))
 ALMOST = (0, 0, 9, 10)
 
 
-def point_of(rows: list[Row], objects: list[Row] = OBJECTS) -> OperatingPoint:
+def point_of(rows: Sequence[Row], objects: Sequence[Row] = OBJECTS) -> OperatingPoint:
     """Return the operating point of *rows*, detections in the image of *objects*."""
     return operating_point(match_table(scene(objects), {1: made(rows), 2: NOTHING}, D0))
 
@@ -34,7 +35,7 @@ def iou(one: Any, other: Any, *, crowd: bool = False) -> float:
         for n in (0, 1)
     ]
     overlap, area = sides[0] * sides[1], one[2] * one[3]
-    return overlap / (area if crowd else area + other[2] * other[3] - overlap)
+    return float(overlap / (area if crowd else area + other[2] * other[3] - overlap))
 
 
 def counted_again(dataset: Dataset, found: Found, least: float) -> Counter[Any]:
@@ -77,7 +78,7 @@ def counted_again(dataset: Dataset, found: Found, least: float) -> Counter[Any]:
     return pairs
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
 def test_everything_is_as_counted_one_detection_at_a_time(seed: int) -> None:
     """The curve at every threshold, the best of them, and at it the matrix and each class."""
