@@ -27,6 +27,8 @@ PUBLISHED_ON = ("val2017", 5000)
 BOARD = ("Ascend 310P3", "input to heads")
 #: Share of what is allowed at which a step of the heat map's scale begins.
 STEPS = (0.0, 0.03, 0.1, 0.3)
+#: Rows of a table of confusions: of two classes, and of one with background.
+CONFUSED, ALONE = 20, 10
 #: What stands in a table for a figure that is not there.
 NONE = "–"  # noqa: RUF001  # the dash that tables use
 
@@ -89,7 +91,12 @@ def _environment() -> Any:
     )
     used = (percent, change, figure, milliseconds, with_unit, counted, head_cell)
     environment.filters |= {function.__name__: function for function in used}
-    environment.globals |= {"plots": plots, "error_rows": error_rows}
+    environment.globals |= {
+        "plots": plots,
+        "error_rows": error_rows,
+        "operating_points": operating_points,
+        "confusions": confusions,
+    }
     return environment
 
 
@@ -164,6 +171,30 @@ def operating_points(accuracy: Accuracy) -> tuple[OperatingPoint | None, Operati
     """Those of the candidate and of the reference; None in a run file of before, or without one."""
     both = accuracy.operating_point
     return (None, None) if both is None else (both.candidate, both.reference)
+
+
+def confusions(points: Sequence[OperatingPoint]) -> list[list[dict[str, Any]]]:
+    """
+    The most frequent errors of the confusion matrix of the first of *points*.
+
+    Three lists of rows: objects that were found as another class, those that nothing found, and
+    detections that found nothing.  *counts* are of all *points*; *of* are the objects of the class,
+    for the last its detections; *shares* are in percent of them.
+    """
+    counts = [{(truth, found): n for truth, found, n in side.confusion} for side in points]
+    kinds: list[list[dict[str, Any]]] = [[], [], []]
+    for pair, count in sorted(counts[0].items(), key=lambda one: -one[1]):
+        truth, found = pair
+        if truth == found:
+            continue
+        name, key = (found, "detections") if truth is None else (truth, "objects")
+        classes = [side.per_class[str(name)] for side in points]
+        own = [of.get(pair, 0) for of in counts]
+        wholes = [getattr(one, key) for one in classes]
+        shares = [100 * n / (whole or 1) for n, whole in zip(own, wholes, strict=True)]
+        row = {"name": name, "found": found, "counts": own, "of": wholes[0], "shares": shares}
+        kinds[2 if truth is None else 1 if found is None else 0].append(row)
+    return [rows[:most] for rows, most in zip(kinds, (CONFUSED, ALONE, ALONE), strict=True)]
 
 
 def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:
