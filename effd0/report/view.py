@@ -183,7 +183,7 @@ def confusions(points: Sequence[OperatingPoint]) -> list[list[dict[str, Any]]]:
     """
     counts = [{(truth, found): n for truth, found, n in side.confusion} for side in points]
     kinds: list[list[dict[str, Any]]] = [[], [], []]
-    for pair, count in sorted(counts[0].items(), key=lambda one: -one[1]):
+    for pair in sorted(counts[0], key=lambda pair: -counts[0][pair]):
         truth, found = pair
         if truth == found:
             continue
