@@ -18,7 +18,7 @@ from ..diagnosis.bisect import STATUSES, Finding
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
-from ..report.view import class_rows, operating_points
+from ..report.view import FIGURES, class_row, class_rows, operating_points
 from ..results.compare import RunComparison
 from ..results.run import Accuracy
 
@@ -134,47 +134,34 @@ def class_table(accuracy: Accuracy) -> list[dict[str, Any]]:
     A row of each class with an object or a detection, then one of all, where AP is the mean.
 
     Figures are fractions, counts whole numbers, None where they are undefined; with a reference
-    each figure has its own beside it.
+    its own follow.
     """
-    mine, theirs = operating_points(accuracy)
-    against, ap = accuracy.against, accuracy.metrics["AP"]
-    other = None if against is None else against.metrics.values["AP"]
-    total: dict[str, Any] = {
-        "name": "all",
-        "ap": ap,
-        "reference": other,
-        "figures": mine and mine.total,
-        "beside": theirs and theirs.total,
-    }
-    rows = []
-    for one in [*class_rows(accuracy), total]:
-        row = {"class": one["name"], "ap": one["ap"]}
-        row |= {} if against is None else {"reference_ap": one["reference"]}
-        for key in ("precision", "recall", "f1", "objects", "detections"):
-            row[key] = getattr(one["figures"], key)
-            if against is not None and key != "objects":
-                row[f"reference_{key}"] = getattr(one["beside"], key)
-        rows.append(row)
-    return rows
+    against = accuracy.against
+    aps = [accuracy.metrics["AP"], None if against is None else against.metrics.values["AP"]]
+    total = class_row("all", aps, [point.total for point in operating_points(accuracy)])
+    # Both sides have the same objects.
+    columns = [key for key in total if key != "reference_objects"]
+    if against is None:
+        columns = [key for key in columns if not key.startswith("reference_")]
+    return [{key: row[key] for key in columns} for row in [*class_rows(accuracy), total]]
 
 
 def show_classes(accuracy: Accuracy) -> None:
     """Print the table of classes, those that lose most against the reference first."""
-    columns = ("ap", "reference_ap", "precision", "recall", "f1", "objects", "detections")
     every = class_table(accuracy)
-    shown = [column for column in columns if column in every[0]]
+    wanted = ("class", "ap", "reference_ap", *FIGURES)
+    columns = [key for key in wanted if key in every[0]]
 
-    def cell(value: float | None) -> object:
+    def cell(value: object) -> object:
         return "-" if value is None else 100 * value if isinstance(value, float) else value
 
-    rows = [(row["class"], *(cell(row[column]) for column in shown)) for row in every]
-    names = (name.replace("_", " ").replace("ap", "AP").replace("f1", "F1") for name in shown)
-    show_table("classes, %", ("class", *(f">{name}" for name in names)), [*rows[:-1], (), rows[-1]])
-    both = zip(("score", "the reference's score"), operating_points(accuracy), strict=True)
-    scores = (f"{name} {side.threshold:.2f}" for name, side in both if side is not None)
-    show_lines(
-        f"precision, recall and F1 at IoU 0.50 and where F1 of all is highest: {', '.join(scores)}"
-    )
+    rows = [[cell(row[key]) for key in columns] for row in every]
+    headings = [key.replace("_", " ").replace("ap", "AP").replace("f1", "F1") for key in columns]
+    names = [headings[0], *(f">{name}" for name in headings[1:])]
+    show_table("classes, %", names, [*rows[:-1], (), rows[-1]])
+    both = zip(("score", "the reference's score"), operating_points(accuracy), strict=False)
+    scores = ", ".join(f"{name} {point.threshold:.2f}" for name, point in both)
+    show_lines(f"precision, recall and F1 at IoU 0.50 and where F1 of all is highest: {scores}")
 
 
 def show_pool(pool: Mapping[str, Any]) -> None:

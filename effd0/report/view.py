@@ -12,7 +12,7 @@ from typing import Any
 from ..benchmark.published import published_accuracies, published_figures
 from ..errors import RunFileError, require
 from ..io import written_whole
-from ..metrics.operating_point import OperatingPoint
+from ..metrics.operating_point import ClassFigures, OperatingPoint
 from ..metrics.summary import METRICS
 from ..metrics.tide import KINDS
 from ..results.check import STAGES, Check, Verdict
@@ -27,6 +27,8 @@ PUBLISHED_ON = ("val2017", 5000)
 BOARD = ("Ascend 310P3", "input to heads")
 #: Share of what is allowed at which a step of the heat map's scale begins.
 STEPS = (0.0, 0.03, 0.1, 0.3)
+#: Figures of a class at the threshold.
+FIGURES = ("precision", "recall", "f1", "objects", "detections")
 #: Rows of a table of confusions: of two classes, and of one with background.
 CONFUSED, ALONE = 20, 10
 #: What stands in a table for a figure that is not there.
@@ -144,33 +146,41 @@ def foremost(run: Run) -> Accuracy | None:
 
 def class_rows(accuracy: Accuracy) -> list[dict[str, Any]]:
     """
-    AP and `ClassFigures` of every class with an object or a detection, and of the reference.
+    `class_row` of every class with an object or a detection, *change* of AP in points.
 
-    All are fractions, *change* is in points; the classes that lose most come first, then those of
-    the lowest AP.
+    Those that lose most against the reference come first, then those of the lowest AP.
     """
     reference = {} if accuracy.against is None else accuracy.against.metrics.per_class
-    mine, theirs = ({} if side is None else side.per_class for side in operating_points(accuracy))
+    sides = [side.per_class for side in operating_points(accuracy)]
     rows = []
     for name, ap in accuracy.per_class.items():
-        other = reference.get(name)
-        figures, beside = mine.get(name), theirs.get(name)
-        found = any(one is not None and one.detections for one in (figures, beside))
-        if ap is not None or other is not None or found:
-            change = None if ap is None or other is None else 100 * (ap - other)
-            row = {"name": name, "ap": ap, "reference": other, "change": change}
-            rows.append({**row, "figures": figures, "beside": beside})
+        row = class_row(name, (ap, reference.get(name)), [side.get(name) for side in sides])
+        other = row["reference_ap"]
+        if {ap, other} != {None} or row["detections"] or row["reference_detections"]:
+            row["change"] = None if ap is None or other is None else 100 * (ap - other)
+            rows.append(row)
 
     def order(row: dict[str, Any]) -> tuple[float, float, str]:
-        return row["change"] or 0.0, 2.0 if row["ap"] is None else row["ap"], row["name"]
+        return row["change"] or 0.0, 2.0 if row["ap"] is None else row["ap"], row["class"]
 
     return sorted(rows, key=order)
 
 
-def operating_points(accuracy: Accuracy) -> tuple[OperatingPoint | None, OperatingPoint | None]:
-    """Those of the candidate and of the reference; None in a run file of before, or without one."""
+def class_row(
+    name: str, aps: Sequence[float | None], sides: Sequence[ClassFigures | None]
+) -> dict[str, Any]:
+    """The figures of a class, then each with ``reference_`` before it; None where unknown."""
+    row: dict[str, Any] = {"class": name}
+    for prefix, ap, side in zip(("", "reference_"), aps, [*sides, None, None], strict=False):
+        row[f"{prefix}ap"] = ap
+        row |= {f"{prefix}{key}": getattr(side, key, None) for key in FIGURES}
+    return row
+
+
+def operating_points(accuracy: Accuracy) -> list[OperatingPoint]:
+    """That of the candidate, and that of the reference where there is one."""
     both = accuracy.operating_point
-    return (None, None) if both is None else (both.candidate, both.reference)
+    return [] if both is None else [both.candidate, *([both.reference] if both.reference else [])]
 
 
 def confusions(points: Sequence[OperatingPoint]) -> list[list[dict[str, Any]]]:
