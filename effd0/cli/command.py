@@ -304,3 +304,15 @@ class ReportOptions:
     report_json: Path | None = option(
         "Run file, for 'effd0 merge', 'compare', 'report'; as --json.", takes="new file"
     )
+
+
+@dataclass(frozen=True)
+class AccuracyReportOptions(ReportOptions):
+    """What a command that measures accuracy shows of each class, too."""
+
+    per_class: bool = option(
+        "Print AP, precision, recall, F1, objects and detections of each class.", default=False
+    )
+    csv: Path | None = option(
+        "Write that table as CSV, in fractions, the reference's too; - as --json.", takes="new file"
+    )

@@ -19,7 +19,7 @@ from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.evaluate import score as run_score
 from ..evaluation.infer import InferJob, run_infer_job
 from ..evaluation.model import ModelChoice
-from ..io import write_json
+from ..io import write_csv, write_json
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
 from ..results.run import flat, write_run
@@ -28,8 +28,17 @@ from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from ..types import OUTPUT, OVERWRITE, option
-from .command import ARCH, ARGUMENT, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
-from .show import show_evaluation, show_lines, show_pool
+from .command import (
+    ARCH,
+    ARGUMENT,
+    BATCH_SIZE,
+    POINTS,
+    REQUIRED,
+    AccuracyReportOptions,
+    command,
+    least_map,
+)
+from .show import class_table, show_classes, show_evaluation, show_lines, show_pool
 
 
 @command()
@@ -49,7 +58,7 @@ def evaluate(
         shown=f"{MAX_DROP.limit} with --reference",
         **POINTS,
     ),
-    reports: ReportOptions,
+    reports: AccuracyReportOptions,
     directory: DirectoryOptions,
     compute: RunnerOptions,
     pool: PoolOptions,
@@ -76,11 +85,15 @@ def evaluate(
     _report(evaluation, engine, reports)
 
 
-def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: engines.Engine, reports: AccuracyReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
+    if reports.per_class:
+        show_classes(evaluation.accuracy)
     pictures = reports.report_json is not None and evaluation.found
     run = run_of(evaluation, engine, insight_of(evaluation) if pictures else None)
     show_evaluation(evaluation, run.verdict)
+    if reports.csv is not None:
+        write_csv(class_table(evaluation.accuracy), reports.csv)
     if reports.json is not None:
         write_json(flat(run), reports.json)
     if reports.report_json is not None:
@@ -203,7 +216,7 @@ def postprocess(
     model: Path | None = option("Model that the results must be of.", shown="any", takes="model"),
     arch: str = ARCH,
     min_map: float | None = least_map("none"),
-    reports: ReportOptions,
+    reports: AccuracyReportOptions,
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
@@ -221,7 +234,7 @@ def score(
         "COCO annotation file of the same images.", default=REQUIRED, takes="json"
     ),
     min_map: float | None = least_map("none"),
-    reports: ReportOptions,
+    reports: AccuracyReportOptions,
 ) -> None:
     """Score detections of any tool: COCO's twelve numbers and a verdict, without the images."""
     evaluation = run_score(results, annotations, min_map, say=say)

@@ -26,6 +26,7 @@ from ..detection.postprocess import Detections
 from ..errors import DatasetError, EvaluationError, OutputError, ResultError, listed
 from ..io import sha256
 from ..metrics import bootstrap, coco, detection_diff, summary
+from ..metrics.operating_point import operating_point
 from ..progress import OpenProgress, silent
 from ..results import run as record
 from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
@@ -266,6 +267,7 @@ def _scored(
             "image_limit": job.image_limit,
             **settings,
         },
+        operating_point=record.Sides(operating_point(matches), None),
     )
     return Evaluation(job, spec, matches, metrics, tuple(checks), accuracy)
 
@@ -351,7 +353,10 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
     check = drop(against.drop, max_drop, limited=candidate.dataset.limited)
     file = theirs.settings.get("model") or theirs.settings.get("checkpoint")
     settings = {**mine.settings, "reference": file}
-    accuracy = msgspec.structs.replace(mine, against=against, settings=settings)
+    points = record.Sides(*(operating_point(one.matches) for one in (candidate, reference)))
+    accuracy = msgspec.structs.replace(
+        mine, against=against, settings=settings, operating_point=points
+    )
     checks = (*candidate.checks, check)
     return replace(candidate, checks=checks, accuracy=accuracy, reference=reference)
 
