@@ -14,7 +14,8 @@ from effd0.data.coco import Dataset
 from effd0.metrics.coco import match_table
 from effd0.metrics.operating_point import SCORES, ClassFigures, OperatingPoint, operating_point
 from effd0.spec import D0
-from tests.helpers.results import NOTHING, Found, Row, drawn_scenes, jittered, made, scene
+from tests.helpers.results import Row, drawn_scenes, jittered, scene
+from tests.suite.truth import NOTHING, Found, made
 
 #: Two objects of category a, one of b, all far apart, as x, y, width, height, category and crowd.
 OBJECTS = [(0, 0, 10, 10, 1, 0), (100, 0, 10, 10, 1, 0), (200, 0, 10, 10, 2, 0)]
