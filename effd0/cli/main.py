@@ -26,7 +26,7 @@ PANELS = {
     ),
     "Judge": (judge.merge, judge.compare, judge.report),
     "Build": (build.export, build.simplify, build.modify, build.compile),
-    "Set up": (setup.doctor, setup.fetch),
+    "Set up": (setup.doctor, setup.fetch, setup.init),
 }  # fmt: skip
 COMMANDS = {command.__name__: command for panel in PANELS.values() for command in panel}
 
