@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import importlib.util
+import itertools
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -210,15 +211,16 @@ def refuse_contradictions(config: pytest.Config) -> None:
     """Raise a usage error where options contradict each other, or led pytest away."""
     given = config.option
     coco, results, parallel = given.coco, given.results, given.workers or given.devices
-    files = {one.flag: getattr(given, one.name) for one in OPTIONS if one.kind is Path}
-    typed = " ".join(f"{flag}={path}" for flag, path in files.items() if path is not None)
+    files = {one.flag for one in OPTIONS if one.kind is Path}
+    words = itertools.pairwise(map(str, config.invocation_params.args))
+    apart = " ".join(f"{flag}={path}" for flag, path in words if flag in files)
     unknown = ", ".join(set(given.runner) - set(TEST_RUNNERS))
     alone = ", ".join(sorted(set(given.runner) - set(WITH_WORKERS)))
     recorded_alone = given.runner and ("recorded" in given.runner) != (results is not None)
     wrong = {
         f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
-        f"value for a place of tests; write the value after '=': {typed}": (
-            typed and is_led_away(config)
+        f"value for a place of tests; write the value after '=': {apart}": (
+            apart and is_led_away(config)
         ),
         "--resume is given, but no --out, and nothing is kept without pytest's cache; name the "
         "folder to resume": given.resume and run_directory(config) is None,
