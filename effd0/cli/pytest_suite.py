@@ -329,7 +329,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),
     ]
     if (settings := config.stash.get(SETTINGS, None)) is not None:
-        lines.append(f"settings: {settings.file} ({', '.join(settings.values)})")
+        lines.append(f"settings: {settings}")
     if (pool := pool_asked(config)) is not None:
         lines.append(f"workers: {pool}, for the tests of accuracy")
     if _only_artefact(config):

@@ -38,6 +38,9 @@ class Settings(NamedTuple):
     file: Path
     values: dict[str, Any]
 
+    def __str__(self) -> str:
+        return f"{self.file} ({', '.join(self.values)})"
+
     def blamed(self, message: str, given: Mapping[str, Any]) -> str:
         """Put file and key before a *message* about an option, if its value in *given* is ours."""
         flags = set(re.findall(r"--[a-z-]+[a-z]", message))

@@ -151,6 +151,23 @@ def test_a_value_from_the_file_is_blamed_on_it(message: str, value: str, prefix:
     assert settings.blamed(message, {"model": value, "min_map": 334}) == prefix + message
 
 
+def test_check_hands_on_what_is_typed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typed default replaces the file; the rest is pytest's to read, but the place of files."""
+    (folder / "effd0.toml").write_text(
+        "model = 'd0.onnx'\nmin_map = 30\nmax_drop = 1\nout = 'gate'"
+    )
+    asked: list[str] = []
+    monkeypatch.setattr(pytest, "main", lambda words, **_: asked.extend(words))
+    assert (
+        effd0("check", "--min-map", "33.4").out
+        == "settings    effd0.toml (model, min_map, max_drop, out)\n"
+    )
+    flags = {one.flag for one in OPTIONS}
+    assert [word for word in asked if word.partition("=")[0] in flags] == [
+        "--min-map=33.4", "--report-json=gate/run.json", "--out=gate/detections",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_pytest_reads_the_file(folder: Path) -> None:
     """A session in its folder shows that it took the file, and blames the file's values on it."""
