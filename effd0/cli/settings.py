@@ -7,6 +7,7 @@ file.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
@@ -90,7 +91,7 @@ def _table_of(file: Path) -> dict[str, Any]:
     for key in ("tool", "effd0"):
         content = content.get(key) if isinstance(content, dict) else None
     # What `pytest_plugin` looks for is no option.
-    return {key: content[key] for key in content or () if key != "suite"}
+    return {k: v for k, v in content.items() if k != "suite"} if isinstance(content, dict) else {}
 
 
 def _typed(file: Path, table: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:
@@ -128,26 +129,31 @@ def template(groups: Mapping[str, Iterable[Option]], folder: Path) -> str:
     """
     A file of settings with every option of *groups*, title -> options, as a comment.
 
-    A model, weights and data set are filled in if *folder* has one such file or folder.
+    A model, weights and data set are filled in if *folder* has one such file or folder; of several
+    the comment has the names.
     """
-    return "\n".join(_lines(groups, sorted(folder.iterdir()))) + "\n"
-
-
-def _lines(groups: Mapping[str, Iterable[Option]], there: list[Path]) -> Iterator[str]:
-    yield "# Options of 'effd0 check' and of pytest with effd0's suite; the command line's win."
-    yield "# A relative path is relative to this file."
+    there = {kind: [path.name for path in _of_kind(folder, kind)] for kind in _LOOKED_FOR}
+    lines = [
+        "# Options of 'effd0 check' and of pytest with effd0's suite; the command line's win.",
+        "# A relative path is relative to this file.",
+    ]
     for title, options in groups.items():
-        yield f"\n## {title.partition(': ')[2]}"
+        lines.append(f"\n## {title.partition(': ')[2]}")
         for one in options:
-            found = [path.name for path in there if one.takes in {*_LOOKED_FOR} & kinds_of(path)]
-            value: Any = one.default
-            if one.default in (None, ()):
+            found, value = there.get(str(one.takes), []), one.default
+            if value in (None, ()):
                 value = one.min if one.kind is int else (*one.choices, one.value)[0]
-            value = found[0] if len(found) == 1 else value
-            if len(found) > 1:
-                value = " or ".join(found)
-            shown = json.dumps([value] if one.many else value, ensure_ascii=False)
+            value = " or ".join(found) or ([value] if one.many else value)
+            shown = json.dumps(value, ensure_ascii=False)
             text = f"{one.help} Default: {one.shown}." if one.shown else one.help
-            yield ""
-            yield from textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ")
-            yield f"{'' if len(found) == 1 else '# '}{one.name} = {shown}"
+            lines += ["", *textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ")]
+            lines.append(f"{'' if len(found) == 1 else '# '}{one.name} = {shown}")
+    return "\n".join(lines) + "\n"
+
+
+def _of_kind(folder: Path, kind: str) -> Iterator[Path]:
+    """What lies in *folder* and is of *kind*, by name; nothing of what cannot be read."""
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError):
+            if kind in kinds_of(path):
+                yield path

@@ -94,6 +94,13 @@ def test_the_nearest_file_is_read_alone(folder: Path) -> None:
     assert found == [Path(p) for p in ("of/pyproject", "of/effd0", "pyproject", "effd0")]
 
 
+@pytest.mark.parametrize("text", ["tool = 3", "[tool]\neffd0 = 3", "[tool.effd0]\nsuite = 'tests'"])
+def test_a_pyproject_without_options_gives_none(text: str, folder: Path) -> None:
+    """What is there for other tools, or for the plugin, changes no option."""
+    (folder / "pyproject.toml").write_text(text)
+    assert read_settings(OPTIONS) is None
+
+
 def test_the_standard_output_is_in_no_folder(folder: Path) -> None:
     """What is to be printed is printed from wherever the file is."""
     (folder / "of").mkdir()
@@ -200,11 +207,11 @@ def test_init_fills_in_what_there_is_one_of(folder: Path) -> None:
     """The only file or folder of a kind is given; several are left to choose from."""
     for name in ("d0.onnx", "a.pth", "b.pth", "notes.txt"):
         (folder / name).touch()
-    (folder / "my coco" / "annotations").mkdir(parents=True)
+    (folder / "my \U00020000 coco" / "annotations").mkdir(parents=True)
     out = effd0("init").out
-    wanted = {"model": Path("d0.onnx"), "coco": Path("my coco")}
+    wanted = {"model": Path("d0.onnx"), "coco": Path("my \U00020000 coco")}
     assert read_settings(OPTIONS) == Settings(Path("effd0.toml"), wanted)
-    assert out == 'wrote effd0.toml\nmodel = "d0.onnx"\ncoco = "my coco"\n'
+    assert out == 'wrote effd0.toml\nmodel = "d0.onnx"\ncoco = "my \U00020000 coco"\n'
     assert '# checkpoint = "a.pth or b.pth"' in (folder / "effd0.toml").read_text()
 
 
