@@ -213,6 +213,9 @@ def _mistake(one: Option, value: Any, options: Iterable[Option], given: Mapping[
         return "but a number is wanted"
     if one.takes == "percent" and 0 < value < 1:
         return f"but it is in percent; {100 * value:g} was probably meant"
+    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
+        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
+        return f"but {limits} is wanted"
     if one.takes == "new file":
         try:
             check_writable(value)
@@ -240,7 +243,7 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     kind = KINDS[str(one.takes)]
     if not path.exists():
         return f"which does not exist; {kind.remedy}"
-    found = _kinds_of(path)
+    found = kinds_of(path)
     if one.takes in found:
         return ""
     remedy = next((f"give it as {other.flag}" for other in options if other.takes in found), None)
@@ -250,7 +253,7 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     return f"{folder}but {kind.called} is wanted; {remedy or kind.remedy}"
 
 
-def _kinds_of(path: Path) -> set[str]:
+def kinds_of(path: Path) -> set[str]:
     """All that *path* can be, by its suffix, or by what lies in the folder."""
     if not path.is_dir():
         return {name for name, kind in KINDS.items() if path.suffix.lower() in kind.suffixes}

@@ -42,7 +42,7 @@ PANELS = {
         build.modify: "--model d0_bs1_sim.onnx --out d0_bs1_m.onnx",
         build.compile: "--model d0_bs1_m.onnx --output d0_bs1 --soc-version Ascend310P3",
     },
-    "Set up": {setup.doctor: "", setup.fetch: "checkpoint --out d0.pth"},
+    "Set up": {setup.doctor: "", setup.init: "", setup.fetch: "checkpoint --out d0.pth"},
 }
 COMMANDS = {command.__name__: command for panel in PANELS.values() for command in panel}
 EXAMPLES = {

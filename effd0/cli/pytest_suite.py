@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import importlib.util
+import itertools
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -39,9 +40,12 @@ from ..tolerances import MAX_DROP
 from ..types import BACKEND, GATE, PANELS, TESTED, option
 from . import command
 from .pytest_plugin import PATHS, is_led_away
+from .settings import Settings, read_settings
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SessionRecord] = pytest.StashKey()
+#: The settings that a file gives to a session.
+SETTINGS: pytest.StashKey[Settings | None] = pytest.StashKey()
 #: Attribute of a report that carries the check of its test.
 CHECK = "effd0_check"
 #: Marker -> the kind of torch device that it needs.
@@ -170,14 +174,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _value_of(one: command.Option, text: str) -> Any:
     """The value in *text*; raise what argparse reports to the user."""
     try:
-        value = one.kind(text)
+        return one.kind(text)
     except ValueError:
         wanted = {int: "a whole number", float: "a number"}.get(one.kind, one.kind.__name__)
         raise argparse.ArgumentTypeError(f"{text!r} is given, but {wanted} is wanted") from None
-    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
-        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
-        raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
-    return value
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Take from a file of settings what the command line does not give."""
+    known = early_config.known_args_namespace
+    try:
+        early_config.stash[SETTINGS] = found = read_settings(OPTIONS, known.model)
+    except Effd0Error as error:
+        raise pytest.UsageError(str(error)) from error
+    for one in OPTIONS:
+        if found and one.name in found.values and getattr(known, one.name) in (one.default, []):
+            setattr(early_config.option, one.name, found.values[one.name])
 
 
 # Behind that of the terminal, which makes its reporter.
@@ -194,7 +206,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.stash[RECORD])
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    refuse_contradictions(config)
+    settings = config.stash.get(SETTINGS, None)
+    try:
+        refuse_contradictions(config)
+    except pytest.UsageError as error:
+        told = settings.blamed(str(error), vars(config.option)) if settings else str(error)
+        raise pytest.UsageError(told) from error
     path, reporter = config.getoption("--report-json"), "terminalreporter"
     if path is not None and is_stdout(path):
         config.pluginmanager.unregister(name=reporter)
@@ -205,14 +222,15 @@ def refuse_contradictions(config: pytest.Config) -> None:
     """Raise a usage error where options contradict each other, or led pytest away."""
     given = config.option
     coco, results, parallel = given.coco, given.results, given.workers or given.devices
-    files = {one.flag: getattr(given, one.name) for one in OPTIONS if one.kind is Path}
-    typed = " ".join(f"{flag}={path}" for flag, path in files.items() if path is not None)
+    files = {one.flag for one in OPTIONS if one.kind is Path}
+    words = itertools.pairwise(map(str, config.invocation_params.args))
+    apart = " ".join(f"{flag}={path}" for flag, path in words if flag in files)
     alone = ", ".join(sorted(set(given.runner) - set(WITH_WORKERS)))
     recorded_alone = given.runner and ("recorded" in given.runner) != (results is not None)
     wrong = {
         f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
-        f"value for a place of tests; write the value after '=': {typed}": (
-            typed and is_led_away(config)
+        f"value for a place of tests; write the value after '=': {apart}": (
+            apart and is_led_away(config)
         ),
         "--resume is given, but no --out, and nothing is kept without pytest's cache; name the "
         "folder to resume": given.resume and run_directory(config) is None,
@@ -319,6 +337,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"images: {config.getoption('--coco') or 'embedded scenes'}",
         "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),
     ]
+    if (settings := config.stash.get(SETTINGS, None)) is not None:
+        lines.append(f"settings: {settings}")
     if (pool := pool_asked(config)) is not None:
         lines.append(f"workers: {pool}, for the tests of accuracy")
     if _only_artefact(config):

@@ -1,4 +1,4 @@
-"""Commands that prepare a machine: doctor, fetch."""
+"""Commands that prepare a machine or a folder: doctor, fetch, init."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from rich.text import Text
 
 from ..ascend import npu_smi
 from ..data import download, fixture
-from ..errors import AtcError, DatasetError, pip_install
+from ..errors import AtcError, DatasetError, OutputError, pip_install, require
+from ..io import written_whole
 from ..progress import download_progress
 from ..results.environment import installed_version
 from ..spec import spec_for
 from ..types import option
+from . import settings
 from .command import ARCH, ARGUMENT, command
 from .show import show_lines, show_table
 
@@ -138,3 +140,19 @@ def fetch(
         else:
             path = download.fetch_checkpoint(spec, out, on_bytes, mirror)
     show_lines(f"{what} is in {path}")
+
+
+@command()
+def init() -> None:
+    """Write effd0.toml with every option of a check, and fill in what the working directory has."""
+    require("pytest", extra="test")
+    from .pytest_suite import OPTION_GROUPS
+
+    path = Path(settings.NAME)
+    if path.exists():
+        raise OutputError(f"{path} is there; edit it, or remove it for a new one")
+    text = settings.template(OPTION_GROUPS, Path())
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
+    filled = [line for line in text.splitlines() if line and not line.startswith("#")]
+    show_lines(f"wrote {path}", *(filled or ["no model, weights or data set found; name yours"]))
