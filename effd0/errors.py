@@ -30,7 +30,8 @@ Each message says what came, what was wanted and what to do next.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
 
 #: How many of many names a message shows.
@@ -130,10 +131,31 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"{error.name} is not installed, but this needs it; "
-            f"install it with: pip install 'effd0[{extra}]'"
-        ) from error
+        raise _missing([str(error.name)], [extra]) from error
+
+
+def require_all(modules: Mapping[str, str]) -> None:
+    """
+    See, importing nothing, that *modules* are there, each given with the extra that brings it.
+
+    Raises one `MissingExtra` for all that are not.
+    """
+    absent = {name: extra for name, extra in modules.items() if not importlib.util.find_spec(name)}
+    if absent:
+        raise _missing(absent, absent.values())
+
+
+def _missing(modules: Collection[str], extras: Iterable[str]) -> MissingExtra:
+    are, them = ("is", "it") if len(modules) == 1 else ("are", "them")
+    return MissingExtra(
+        f"{listed(modules)} {are} not installed, but this needs {them}; "
+        f"install {them} with: {pip_install(extras)}"
+    )
+
+
+def pip_install(extras: Iterable[str]) -> str:
+    """The command that adds *extras* to an installed effd0."""
+    return f"pip install 'effd0[{','.join(sorted(set(extras)))}]'"
 
 
 def listed(names: Iterable[object]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,21 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write *content* as JSON, whole or not at all; raise `OutputError` if it cannot be."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """
+    Write *rows* of the same keys as CSV (RFC 4180) with a header, as `write_json` does.
+
+    None is an empty field.
+    """
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def check_writable(path: Path) -> None:

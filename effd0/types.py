@@ -23,12 +23,21 @@ Fractions: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 #: Named tensors, as a runner takes and gives them.
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
+#: Titles under which the help shows options; what has none is of one command alone.
+TESTED, GATE, OUTPUT, BACKEND, SCALE = PANELS = (
+    "What is tested", "Gate (thresholds)", "Output", "Backend", "Scale",
+)  # fmt: skip
 
 
 def option(text: str, metavar: str | None = None, default: Any = None, **more: Any) -> Any:
     """
     Declare a field of a dataclass, or a parameter of a command, as an option of the command line.
 
-    *text* says what it does; *more* are fields of `effd0.cli.command.Option`.
+    *text* says what it does; *more* are fields of `effd0.cli.command.Option`.  The attribute
+    ``panel`` of a dataclass is that of its options which name none.
     """
     return field(default=default, metadata={"help": text, "metavar": metavar, **more})
+
+
+#: Of every command that writes; each module that writes a folder takes it by itself.
+OVERWRITE = option("Replace the output that is there.", default=False, panel=OUTPUT)

@@ -55,10 +55,15 @@ class AtcOptions:
     )
     batch_size: int | None = option("Fixed batch size.", shown="the model's")
     precision_mode: str | None = option(
-        f"{', '.join(PRECISION_MODES)}.", "MODE", shown=f"{PRECISION_MODES[0]}, as the recipe"
+        f"{', '.join(PRECISION_MODES)}.",
+        "MODE",
+        shown=f"{PRECISION_MODES[0]}, as the recipe",
+        choices=PRECISION_MODES,
     )
     precision_mode_v2: str | None = option(
-        f"In place of --precision-mode: {', '.join(PRECISION_MODES_V2)}.", "MODE"
+        f"In place of --precision-mode: {', '.join(PRECISION_MODES_V2)}.",
+        "MODE",
+        choices=PRECISION_MODES_V2,
     )
     modify_mixlist: Path | None = option(
         "List of operators with a precision of their own in mixed modes.",
@@ -67,8 +72,8 @@ class AtcOptions:
     aipp: bool = option("Include the normalisation; the input is uint8 pixels.", default=False)
     insert_op_conf: Path | None = option("Your own AIPP file.")
     input_fp16: bool = option("Take float16 input.", default=False)
-    output_type: str | None = option(f"{' or '.join(OUTPUT_TYPES)}.", "TYPE", shown="FP32")
-    log: str = option(f"ATC's log level: {', '.join(LOG_LEVELS)}.", "LEVEL", "debug")
+    output_type: str | None = option("Type of the outputs.", shown="FP32", choices=OUTPUT_TYPES)
+    log: str = option("ATC's log level.", default="debug", choices=LOG_LEVELS)
     gears: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

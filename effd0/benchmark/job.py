@@ -29,7 +29,7 @@ from ..results.run import Run, TimedRival, TimedRow, artefact_of, dataset_name, 
 from ..runners.base import DetectingRunner, Runner, choose_batch_size, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
-from ..types import Tensors, option
+from ..types import GATE, Tensors, option
 from . import measure
 
 SCENARIOS = ("single-stream", "offline")
@@ -50,9 +50,9 @@ class BenchmarkJob:
     loop: int = option("Timed calls of each batch size.", default=100)
     warmup: int = option("Warm-up calls, not timed.", default=3, min=0)
     scenario: str | None = option(
-        f"{' or '.join(SCENARIOS)}, to detections, in MLPerf's terms.",
-        "NAME",
+        "To detections, in MLPerf's terms.",
         shown="a sweep over batch sizes, to heads",
+        choices=SCENARIOS,
     )
     root: Path | None = None
     split: str = "val2017"
@@ -65,6 +65,7 @@ class BenchmarkJob:
         "PERCENT",
         shown="none",
         min=0,
+        panel=GATE,
     )
     host_threads: int = 2
     accuracy_report: Path | None = None

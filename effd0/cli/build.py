@@ -10,13 +10,14 @@ from rich.markup import escape
 
 from ..ascend import aipp, atc, atc_options
 from ..data import fixture
+from ..errors import OutputError
 from ..export import to_onnx, verify
-from ..graph.rewrites import DEFAULT_EDITS
+from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..io import sha256
 from ..progress import STDERR, say
 from ..spec import spec_for
-from ..types import option
-from .command import ARCH, ONNX_FILE, ONNX_OUT, REQUIRED, command
+from ..types import OUTPUT, OVERWRITE, option
+from .command import ARCH, FREE_IT, ONNX_FILE, ONNX_OUT, REQUIRED, command, taken
 from .show import show_built, show_edits
 
 
@@ -29,7 +30,9 @@ def export(
     batch_size: int = option("Fixed batch size.", default=1),
     dynamic_batch: bool = option("Leave the batch size free.", default=False),
     opset: int | None = option("ONNX opset.", shown="11; 18 for dynamo"),
-    exporter: str = option(f"{' or '.join(to_onnx.EXPORTERS)}.", "NAME", "torchscript"),
+    exporter: str = option(
+        "Exporter of PyTorch.", default="torchscript", choices=tuple(to_onnx.EXPORTERS)
+    ),
     arch: str = ARCH,
 ) -> None:
     """Export a checkpoint to ONNX; the file is named once its outputs equal those of PyTorch."""
@@ -53,7 +56,11 @@ def modify(
     model: Path = ONNX_FILE,
     out: Path = ONNX_OUT,
     edit: tuple[str, ...] = option(
-        "Graph edit, see --list. Repeatable, in order.", "NAME", (), shown=", ".join(DEFAULT_EDITS)
+        f"Graph edit: {', '.join(EDITS)}; see --list. Repeatable, in order.",
+        "NAME",
+        (),
+        shown=", ".join(DEFAULT_EDITS),
+        choices=tuple(EDITS),
     ),
     list: bool = option("Explain all edits and stop.", default=False, stop=show_edits),  # noqa: ARG001  # it stopped before
     arch: str = ARCH,
@@ -68,7 +75,8 @@ def modify(
 def compile(  # noqa: A001  # a command is called as its function is
     *,
     model: Path = ONNX_FILE,
-    output: Path = option("File to write; .om is appended.", default=REQUIRED),
+    output: Path = option("File to write; .om is appended.", default=REQUIRED, panel=OUTPUT),
+    overwrite: bool = OVERWRITE,
     dynamic_batch_size: str | None = option(
         "Batch sizes of one .om; the model's batch size must be free.", "1,4,8"
     ),
@@ -81,6 +89,8 @@ def compile(  # noqa: A001  # a command is called as its function is
         how = replace(how, gears=atc_options.parse_gears(dynamic_batch_size))
     spec = spec_for(arch)
     call = atc.atc_command(model, output, spec, how)
+    if taken(call.om) and not (overwrite or dry_run):
+        raise OutputError(f"--output makes {call.om}, which is there; {FREE_IT}")
     for warning in call.warnings:
         say(f"some versions of ATC refuse: {warning}")
     for path in atc.write_generated(call):

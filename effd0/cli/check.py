@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
@@ -21,10 +22,11 @@ from ..report.markdown import write_markdown
 from ..report.view import write_page
 from ..results.run import read_run
 from ..runners.registry import RunnerOptions
-from ..types import option
+from ..types import OUTPUT, OVERWRITE, option
 from . import command as cli
 from .pytest_plugin import INSTALLED
 from .pytest_suite import CHECK, OPTIONS, SuiteOptions
+from .settings import read_settings
 from .show import show_lines
 
 #: What `check` writes into --out.
@@ -50,16 +52,23 @@ def check(
     out: Path | None = option(
         f"Folder for {RUN}, {PAGE}, {SUMMARY} and the detections.", "DIR", takes="new folder"
     ),
-    resume: bool = option("Continue a run that was stopped.", default=False),
+    resume: bool = option("Continue a run that was stopped.", default=False, panel=OUTPUT),
+    overwrite: bool = OVERWRITE,
     compute: RunnerOptions,
     pool: PoolOptions,
 ) -> None:
     """Check a build stage by stage, from the images to the gate, and end with the verdict."""
-    given = {"model": model, "checkpoint": checkpoint, "resume": resume}
+    # Of these pytest takes itself what is not typed, except for the place of all files.
+    if (settings := read_settings(OPTIONS, model)) is not None:
+        show_lines(f"settings    {settings}")
+        out = settings.values.get("out") if out is None else out
+    given = {"model": model, "checkpoint": checkpoint, "resume": resume, "overwrite": overwrite}
     given |= {**vars(suite), **vars(images), **vars(compute), **vars(pool)}
     words = list(_typed(given))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        for name in (RUN, SUMMARY, PAGE):  # of the run that is resumed or replaced
+            (out / name).unlink(missing_ok=True)
         words += [f"--report-json={out / RUN}", f"--out={out / DETECTIONS}"]
     # Whoever ends a job ends it as Ctrl-C does: with the verdict so far.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -80,11 +89,15 @@ def check(
 
 def _typed(given: Mapping[str, Any]) -> Iterator[str]:
     """The values *given* by name as options of pytest."""
+    flags = {word.partition("=")[0] for word in sys.argv}
     for one in OPTIONS:
         value = given.get(one.name)
         if one.kind is bool and value:
             yield one.flag
-        elif one.kind is not bool and value not in (None, one.default):
+        elif one.kind is bool or value is None:
+            continue
+        # A default that is typed replaces what a file gives.
+        elif value != one.default or one.flag in flags:
             yield from (f"{one.flag}={each}" for each in (value if one.many else (value,)))
 
 

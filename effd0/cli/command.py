@@ -15,17 +15,18 @@ import math
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
 from ..errors import OptionError, OutputError
-from ..io import check_writable, is_stdout
+from ..io import check_writable, is_stdout, writing_to
 from ..results.compare import MAX_SLOWDOWN
 from ..spec import D0, SPECS
 from ..tensors.results import SUFFIXES
-from ..types import option
+from ..types import BACKEND, GATE, OUTPUT, OVERWRITE, PANELS, TESTED, option
 
 Command = Callable[..., None]
 REQUIRED = MISSING
@@ -40,8 +41,8 @@ class Option:
 
     *shown* is the default in words, where the value says nothing.  A number is at least *min*, for
     a whole one 1 unless said otherwise, and at most *max*.  *takes* is ``percent``, one of `KINDS`,
-    or for what is written ``new file`` or ``new folder``.  *stop* is called before all others are
-    read; it ends the command where the option is given.
+    ``folder``, or for what is written ``new file`` or ``new folder``.  *stop* is called before all
+    others are read; it ends the command where the option is given.  *panel* is one of `PANELS`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Option:
     positional: bool = False
     takes: str | None = None
     stop: Callable[[bool], None] | None = None
+    panel: str | None = None
 
     @property
     def flag(self) -> str:
@@ -81,7 +83,10 @@ def declared(holder: Any, left_out: Container[str] = ()) -> Iterator[Option]:
         elif one.name not in left_out and getattr(declaration, "metadata", None):
             kinds = [kind for kind in get_args(hint) if kind not in (type(None), Ellipsis)]
             kind, many = (kinds or [hint])[0], get_origin(hint) is tuple
-            more = {"min": 1 if kind is int else None, **declaration.metadata}
+            takes = declaration.metadata.get("takes")
+            panel = TESTED if takes in KINDS else OUTPUT if takes in NEW else None
+            panel = getattr(holder, "panel", panel)
+            more = {"min": 1 if kind is int else None, "panel": panel, **declaration.metadata}
             yield Option(one.name, kind, many, declaration.default, **more)
 
 
@@ -89,19 +94,27 @@ def command(*left_out: str) -> Callable[[Command], Command]:
     """
     Make a function's declared options those of Typer, and its dataclasses of what is given.
 
-    Fields of the names *left_out* are no options of this command; they keep their defaults.
+    Fields of the names *left_out* are no options of this command; they keep their defaults.  One
+    that writes has ``--overwrite``, which is given to the function if that declares it.
     """
 
     def spread(function: Command) -> Command:
         options = list(declared(function, left_out))
+        writes = any(one.takes in NEW for one in options)
+        added = writes and all(one.name != "overwrite" for one in options)
+        if added:
+            options.append(Option("overwrite", bool, False, False, **OVERWRITE.metadata))
+        options.sort(key=lambda one: PANELS.index(one.panel) if one.panel else -1)
         hints = get_type_hints(function)
 
         @functools.wraps(function)
         def call(**given: Any) -> None:
             for one in options:
                 if one.many:
-                    given[one.name] = tuple(given[one.name] or one.default)
+                    given[one.name] = tuple(map(one.kind, given[one.name] or one.default))
             check_values(options, given)
+            if added:
+                del given["overwrite"]
             paths = [value for value in given.values() if isinstance(value, Path)]
             for name, kind in hints.items():
                 if is_dataclass(kind):
@@ -123,19 +136,22 @@ def command(*left_out: str) -> Callable[[Command], Command]:
 
 def _typer_parameter(one: Option) -> inspect.Parameter:
     """The parameter that Typer reads."""
-    # A list of choices is more than Typer knows: `check_values` reads those.
-    kind: Any = list[one.kind] if one.many else Literal[one.choices] if one.choices else one.kind  # type: ignore[name-defined]
+    kind: Any = Literal[one.choices] if one.choices else one.kind
+    if one.many and one.choices:  # Typer knows no list of literals
+        kind = StrEnum(one.name, [(name, name) for name in one.choices])  # type: ignore[misc, no-redef]  # made here
+    kind = list[kind] if one.many else kind
     default = inspect.Parameter.empty if one.default is REQUIRED else one.default
     if default is None or default == ():
         kind, default = kind | None, None
     described: dict[str, Any] = {
         "help": one.help,
-        "metavar": None if one.choices and not one.many else one.value or None,
+        "metavar": one.value or None,
         "show_default": one.shown or not any(default is no for no in (None, False, REQUIRED)),
         "min": one.min,
         "max": one.max,
         "callback": one.stop,
         "is_eager": one.stop is not None,
+        "rich_help_panel": None if one.positional else one.panel,
     }
     # A switch that is on can be turned off: Typer adds --no-NAME.
     names = [one.flag] if default is False else []
@@ -181,30 +197,45 @@ def check_values(options: Iterable[Option], given: Mapping[str, Any]) -> None:
 
     What is to be written comes last, as `OutputError`.
     """
-    for one in sorted(options, key=lambda one: str(one.takes).startswith("new")):
+    for one in sorted(options, key=lambda one: one.takes in NEW):
         value = given[one.name]
         for each in (value or ()) if one.many else (value,):
-            if each is not None and (wrong := _mistake(one, each, options)):
+            if each is not None and (wrong := _mistake(one, each, options, given)):
                 called = one.value if one.positional else one.flag
+                if one.takes in NEW:
+                    raise OutputError(f"{called} is {each}, {wrong}")
                 raise OptionError(f"{called} is {each}, {wrong}")
 
 
-def _mistake(one: Option, value: Any, options: Iterable[Option]) -> str:
+def _mistake(one: Option, value: Any, options: Iterable[Option], given: Mapping[str, Any]) -> str:
     """What is wrong with *value*, and what to do; empty if nothing is."""
-    if one.choices and value not in one.choices:
-        return f"but one of {', '.join(one.choices)} is wanted"
     if one.kind is float and not math.isfinite(value):
         return "but a number is wanted"
     if one.takes == "percent" and 0 < value < 1:
         return f"but it is in percent; {100 * value:g} was probably meant"
+    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
+        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
+        return f"but {limits} is wanted"
     if one.takes == "new file":
         try:
             check_writable(value)
         except OutputError as error:
             raise OutputError(f"{one.flag}: {error}") from error
-    if one.takes == "new folder" and value.exists() and not value.is_dir():
+    if one.takes in ("folder", "new folder") and value.exists() and not value.is_dir():
         return "which is a file, but a folder is to be written; choose another place"
+    resumes = one.takes == "new folder" and "resume" in given
+    if one.takes in NEW and not (given["overwrite"] or (resumes and given["resume"])):
+        remedy = f"continue it with --resume, {FREE_IT}" if resumes else FREE_IT
+        return f"which is there; {remedy}" if taken(value) else ""
     return _wrong_path(one, value, options) if one.takes in KINDS else ""
+
+
+def taken(place: Path) -> bool:
+    """Whether a file or folder made at *place* would replace another; no device or pipe is."""
+    if place.is_dir():
+        with writing_to(place):
+            return any(place.iterdir())
+    return place.is_file() and not is_stdout(place)
 
 
 def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
@@ -212,7 +243,7 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     kind = KINDS[str(one.takes)]
     if not path.exists():
         return f"which does not exist; {kind.remedy}"
-    found = _kinds_of(path)
+    found = kinds_of(path)
     if one.takes in found:
         return ""
     remedy = next((f"give it as {other.flag}" for other in options if other.takes in found), None)
@@ -222,7 +253,7 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     return f"{folder}but {kind.called} is wanted; {remedy or kind.remedy}"
 
 
-def _kinds_of(path: Path) -> set[str]:
+def kinds_of(path: Path) -> set[str]:
     """All that *path* can be, by its suffix, or by what lies in the folder."""
     if not path.is_dir():
         return {name for name, kind in KINDS.items() if path.suffix.lower() in kind.suffixes}
@@ -235,13 +266,18 @@ def _kinds_of(path: Path) -> set[str]:
     return {"inputs"} if len(sizes) == 1 else {"inputs", "results"}
 
 
+#: Words of `Option.takes` of what is made: the place is free, or --overwrite is given.
+NEW = ("new file", "new folder")
+FREE_IT = "give another place, or --overwrite to replace it"
 #: What a threshold is given in.
-PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100}
+PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100, "panel": GATE}
 POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
 #: What stands behind the command without a name.
 ARGUMENT: dict[str, Any] = {"default": REQUIRED, "positional": True}
-ARCH = option(f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch)
-BATCH_SIZE = option("Images per batch.", shown="the model's, or 1")
+ARCH = option(
+    f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch, choices=tuple(SPECS), panel=TESTED
+)
+BATCH_SIZE = option("Images per batch.", shown="the model's, or 1", panel=BACKEND)
 ONNX_FILE = option("ONNX file to read.", default=REQUIRED, takes="onnx")
 ONNX_OUT = option("ONNX file to write.", default=REQUIRED, takes="new file")
 ACCURACY_REPORT = option(
@@ -258,7 +294,7 @@ def least_map(shown: str) -> Any:
 def max_slowdown(where: str) -> Any:
     """The threshold of times; *where* says what it holds for."""
     text = f"Maximum slowdown allowed {where}, in percent (95 % confidence)."
-    return option(text, "PERCENT", 100 * MAX_SLOWDOWN, min=0)
+    return option(text, "PERCENT", 100 * MAX_SLOWDOWN, min=0, panel=GATE)
 
 
 @dataclass(frozen=True)
@@ -270,4 +306,16 @@ class ReportOptions:
     )
     report_json: Path | None = option(
         "Run file, for 'effd0 merge', 'compare', 'report'; as --json.", takes="new file"
+    )
+
+
+@dataclass(frozen=True)
+class AccuracyReportOptions(ReportOptions):
+    """What a command that measures accuracy shows of each class, too."""
+
+    per_class: bool = option(
+        "Print AP, precision, recall, F1, objects and detections of each class.", default=False
+    )
+    csv: Path | None = option(
+        "Write that table as CSV, in fractions, the reference's too; - as --json.", takes="new file"
     )

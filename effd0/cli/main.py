@@ -11,37 +11,76 @@ import sys
 import typer
 from rich.markup import escape
 
+from .. import __version__
 from ..errors import Effd0Error
 from ..progress import STDERR
 from ..timing import let_threads_sleep
 from . import build, judge, run, setup
 from .check import check
 
-#: Panel of the help -> its commands.
+#: Panel of the help -> its commands, each with an example of its options.
 PANELS = {
-    "Decide": (check,),
-    "Run": (
-        run.evaluate, run.detect, run.preprocess, run.infer, run.postprocess, run.score,
-        judge.bisect, judge.benchmark,
-    ),
-    "Judge": (judge.merge, judge.compare, judge.report),
-    "Build": (build.export, build.simplify, build.modify, build.compile),
-    "Set up": (setup.doctor, setup.fetch),
-}  # fmt: skip
+    "Decide": {check: "mine.onnx --checkpoint d0.pth --coco coco_data --out gate"},
+    "Run": {
+        run.evaluate: "--root coco_data --checkpoint d0.pth --min-map 33.4",
+        run.detect: "photo.jpg --checkpoint d0.pth --out boxes.jpg",
+        run.preprocess: "--root coco_data --bin-save bins",
+        run.infer: "--model d0_bs1.om --input bins --output out",
+        run.postprocess: "--omfile out/result --root coco_data --min-map 33.4",
+        run.score: "found.json --annotations coco_data/annotations/instances_val2017.json",
+        judge.bisect: "--model mine.onnx --reference d0.pth",
+        judge.benchmark: "--model d0.onnx --batch-size 1 --batch-size 8 --against old.onnx",
+    },
+    "Judge": {
+        judge.merge: "accuracy.json speed.json --out run.json",
+        judge.compare: "baselines/310P3.json run.json",
+        judge.report: "run.json --html report.html",
+    },
+    "Build": {
+        build.export: "--checkpoint d0.pth --batch-size 1 --out d0_bs1.onnx",
+        build.simplify: "--model d0_bs1.onnx --out d0_bs1_sim.onnx",
+        build.modify: "--model d0_bs1_sim.onnx --out d0_bs1_m.onnx",
+        build.compile: "--model d0_bs1_m.onnx --output d0_bs1 --soc-version Ascend310P3",
+    },
+    "Set up": {setup.doctor: "", setup.init: "", setup.fetch: "checkpoint --out d0.pth"},
+}
 COMMANDS = {command.__name__: command for panel in PANELS.values() for command in panel}
+EXAMPLES = {
+    command.__name__: f"effd0 {command.__name__} {words}".rstrip()
+    for panel in PANELS.values()
+    for command, words in panel.items()
+}
+EXIT_CODES = "Exit codes: 0 all is well, 1 a gate failed, 2 bad input."
 
 app = typer.Typer(
     name="effd0",
     help="Validate and benchmark EfficientDet-D0 builds. Options you omit fall back to the "
     "bundled test set: 48 synthetic scenes and a D0 trained on similar ones.",
-    epilog="Exit codes: 0 all is well, 1 a gate failed, 2 bad input.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        example = f"Example: {EXAMPLES[command.__name__]}\n\n{EXIT_CODES}"
+        app.command(rich_help_panel=panel, epilog=example)(command)
+
+
+def _show_version(wanted: bool) -> None:
+    """Print the version, if *wanted*, and stop."""
+    if wanted:
+        typer.echo(f"effd0 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(  # it stopped before
+        False, "--version", help="Show the version and stop.", callback=_show_version, is_eager=True
+    ),
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def is_about_effd0(config: pytest.Config) -> bool:
     """
     Whether a session runs effd0's suite.
 
-    It does where the pyproject.toml of its root has a table ``[tool.effd0]``; where that of the
+    It does where the pyproject.toml of its root has a key ``tool.effd0.suite``; where that of the
     working directory, or of a folder above, has it, and an option's value may have led pytest away;
     where ``--pyargs`` names a module of effd0; and where this plugin is asked for by ``-p``.
     """
@@ -70,9 +70,8 @@ def _inside_suite(folder: Path) -> bool:
 
 
 def has_suite(folder: Path) -> bool:
-    """Whether the pyproject.toml in *folder* has a table ``[tool.effd0]``."""
+    """Whether the table ``[tool.effd0]`` of the pyproject.toml in *folder* names a suite."""
     try:
-        tool = tomllib.loads((folder / "pyproject.toml").read_text()).get("tool", {})
-    except (OSError, ValueError):
+        return "suite" in tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["effd0"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return "effd0" in tool

@@ -11,13 +11,14 @@ import contextlib
 import functools
 import gc
 import importlib.util
+import itertools
 import os
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -38,17 +39,22 @@ from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
-from ..types import option
+from ..types import BACKEND, GATE, PANELS, TESTED, option
 from . import command
 from .pytest_plugin import PATHS, is_led_away
+from .settings import Settings, read_settings
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SessionRecord] = pytest.StashKey()
+#: The settings that a file gives to a session.
+SETTINGS: pytest.StashKey[Settings | None] = pytest.StashKey()
 #: Attribute of a report that carries the check of its test.
 CHECK = "effd0_check"
 #: Marker -> the kind of torch device that it needs.
 TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
 HARDWARE = ("npu", *TORCH_DEVICES)
+#: Title of the options of the benchmarks alone.
+BENCHMARKS = "Benchmarks"
 #: The runners that tests are run with; where there is no NPU, ACL is emulated.
 TEST_RUNNERS = (*RUNNERS, "emulated")
 #: Those that need --slow where none is asked for by name.
@@ -76,9 +82,14 @@ MARKERS = {
 class SuiteOptions:
     """What pytest alone takes of an artefact and of what it has to reach."""
 
+    panel: ClassVar = TESTED
     arch: str = command.ARCH
     runner: tuple[str, ...] = option(
-        f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.", "NAME", ()
+        f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.",
+        "NAME",
+        (),
+        choices=TEST_RUNNERS,
+        panel=BACKEND,
     )
     results: Path | None = option(
         "Recorded head outputs; implies --runner=recorded.", "DIR", takes="results"
@@ -90,12 +101,12 @@ class SuiteOptions:
         "Folder in COCO's layout.", "ROOT", shown="embedded scenes", takes="images"
     )
     release_set: bool = option(
-        "--coco is the set that decides a release, as val2017 is.", default=False
+        "--coco is the set that decides a release, as val2017 is.", default=False, panel=GATE
     )
     slow: bool = option("Run the slow tests too.", default=False)
-    device_id: int = option("The NPU of --runner acl.", default=0, min=0)
+    device_id: int = option("The NPU of --runner acl.", default=0, min=0, panel=BACKEND)
     batch_size: tuple[int, ...] = option(
-        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=()
+        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=(), panel=BACKEND
     )
     min_map: float = option(
         "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
@@ -110,14 +121,16 @@ class SuiteOptions:
         "was not tested. Repeatable.",
         default=(),
         choices=("complete", "browser", "coco", *HARDWARE),
+        panel=GATE,
     )
-    keep_going: bool = option("Go on behind the first broken stage.", default=False)
+    keep_going: bool = option("Go on behind the first broken stage.", default=False, panel=GATE)
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """What the pytest benchmarks take."""
 
+    panel: ClassVar = BENCHMARKS
     quick: bool = option("Two minutes: fewer rows and calls.", default=False)
     # The first run of a board has none yet: that is said, and is no error.
     baseline: Path | None = option("Run file of an earlier session to compare times with.")
@@ -125,20 +138,22 @@ class BenchmarkOptions:
     accuracy_report: Path | None = command.ACCURACY_REPORT
 
 
-#: Title -> options of pytest; those that the command line has too are declared there.
-OPTION_GROUPS: dict[str, list[command.Option]] = {
-    "effd0: what is under test": [
-        *command.declared(ModelChoice, ("runner",)),
-        *command.declared(SuiteOptions),
-        *command.declared(ImageOptions, ("root", "host_threads")),
-        *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
-        *command.declared(DirectoryOptions),
-        *command.declared(PoolOptions, ("verbose",)),
-        *command.declared(command.ReportOptions, ("json",)),
-    ],
-    "effd0: pytest benchmarks": [*command.declared(BenchmarkOptions)],
+#: The options of pytest; those that the command line has too are declared there.
+OPTIONS = [
+    *command.declared(ModelChoice, ("runner",)),
+    *command.declared(SuiteOptions),
+    *command.declared(ImageOptions, ("root", "host_threads")),
+    *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
+    *command.declared(DirectoryOptions),
+    *command.declared(PoolOptions, ("verbose",)),
+    *command.declared(command.ReportOptions, ("json",)),
+    *command.declared(BenchmarkOptions),
+]
+#: Title -> its options.
+OPTION_GROUPS = {
+    f"effd0: {panel}": [one for one in OPTIONS if one.panel == panel]
+    for panel in (*PANELS, BENCHMARKS)
 }
-OPTIONS = [one for group in OPTION_GROUPS.values() for one in group]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -161,14 +176,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _value_of(one: command.Option, text: str) -> Any:
     """The value in *text*; raise what argparse reports to the user."""
     try:
-        value = one.kind(text)
+        return one.kind(text)
     except ValueError:
         wanted = {int: "a whole number", float: "a number"}.get(one.kind, one.kind.__name__)
         raise argparse.ArgumentTypeError(f"{text!r} is given, but {wanted} is wanted") from None
-    if (one.min is not None and value < one.min) or (one.max is not None and value > one.max):
-        limits = f"at least {one.min}" if one.max is None else f"{one.min} to {one.max}"
-        raise argparse.ArgumentTypeError(f"{text} is given, but {limits} is wanted")
-    return value
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Take from a file of settings what the command line does not give."""
+    known = early_config.known_args_namespace
+    try:
+        early_config.stash[SETTINGS] = found = read_settings(OPTIONS, known.model)
+    except Effd0Error as error:
+        raise pytest.UsageError(str(error)) from error
+    for one in OPTIONS:
+        if found and one.name in found.values and getattr(known, one.name) in (one.default, []):
+            setattr(early_config.option, one.name, found.values[one.name])
 
 
 # Behind that of the terminal, which makes its reporter.
@@ -185,7 +208,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.stash[RECORD])
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    refuse_contradictions(config)
+    settings = config.stash.get(SETTINGS, None)
+    try:
+        refuse_contradictions(config)
+    except pytest.UsageError as error:
+        told = settings.blamed(str(error), vars(config.option)) if settings else str(error)
+        raise pytest.UsageError(told) from error
     path, reporter = config.getoption("--report-json"), "terminalreporter"
     if path is not None and is_stdout(path):
         config.pluginmanager.unregister(name=reporter)
@@ -196,22 +224,21 @@ def refuse_contradictions(config: pytest.Config) -> None:
     """Raise a usage error where options contradict each other, or led pytest away."""
     given = config.option
     coco, results, parallel = given.coco, given.results, given.workers or given.devices
-    files = {one.flag: getattr(given, one.name) for one in OPTIONS if one.kind is Path}
-    typed = " ".join(f"{flag}={path}" for flag, path in files.items() if path is not None)
-    unknown = ", ".join(set(given.runner) - set(TEST_RUNNERS))
+    files = {one.flag for one in OPTIONS if one.kind is Path}
+    words = itertools.pairwise(map(str, config.invocation_params.args))
+    apart = " ".join(f"{flag}={path}" for flag, path in words if flag in files)
     alone = ", ".join(sorted(set(given.runner) - set(WITH_WORKERS)))
     recorded_alone = given.runner and ("recorded" in given.runner) != (results is not None)
     wrong = {
         f"pytest looked for its configuration in {config.rootpath}, since it took an option's "
-        f"value for a place of tests; write the value after '=': {typed}": (
-            typed and is_led_away(config)
+        f"value for a place of tests; write the value after '=': {apart}": (
+            apart and is_led_away(config)
         ),
         "--resume is given, but no --out, and nothing is kept without pytest's cache; name the "
         "folder to resume": given.resume and run_directory(config) is None,
         "--report-json is given with -n, but a run file is written by one process; leave -n out": (
             given.report_json and getattr(given, "numprocesses", None)
         ),
-        f"--runner is {unknown}, but effd0 knows {', '.join(TEST_RUNNERS)}": unknown,
         "--runner=recorded and --results=DIR go together, but one is given without the other": (
             recorded_alone
         ),
@@ -312,6 +339,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"images: {config.getoption('--coco') or 'embedded scenes'}",
         "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),
     ]
+    if (settings := config.stash.get(SETTINGS, None)) is not None:
+        lines.append(f"settings: {settings}")
     if (pool := pool_asked(config)) is not None:
         lines.append(f"workers: {pool}, for the tests of accuracy")
     if _only_artefact(config):
@@ -435,7 +464,12 @@ def pytest_runtest_makereport(
     marker, config = item.get_closest_marker("stage"), item.config
     if marker is not None and (report.when == "call" or not report.passed):
         error = None if call.excinfo is None else call.excinfo.value
-        found = suite.check_of(marker.args[0], item.nodeid, error, report, item.user_properties)
+        # One name in a clone and in an installed effd0.
+        artefact = item.get_closest_marker("artefact")
+        name = item.nodeid
+        if artefact:
+            name = item.path.name + name[name.index("::") :]
+        found = suite.check_of(marker.args[0], name, error, report, item.user_properties)
         # As it travels from a worker of xdist.
         setattr(report, CHECK, msgspec.to_builtins(found))
         told = suite.properties_of(found)

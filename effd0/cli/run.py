@@ -12,14 +12,14 @@ from ..data import coco, fixture
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
 from ..distributed.pool import PoolOptions
-from ..errors import EvaluationError, OutputError
+from ..errors import EvaluationError, OutputError, require_all
 from ..evaluation import engines, pipeline
 from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.evaluate import score as run_score
 from ..evaluation.infer import InferJob, run_infer_job
 from ..evaluation.model import ModelChoice
-from ..io import write_json
+from ..io import write_csv, write_json
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
 from ..report.markdown import tell_github
@@ -28,9 +28,18 @@ from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
-from ..types import option
-from .command import ARCH, ARGUMENT, BATCH_SIZE, POINTS, REQUIRED, ReportOptions, command, least_map
-from .show import show_evaluation, show_lines, show_pool
+from ..types import OUTPUT, OVERWRITE, option
+from .command import (
+    ARCH,
+    ARGUMENT,
+    BATCH_SIZE,
+    POINTS,
+    REQUIRED,
+    AccuracyReportOptions,
+    command,
+    least_map,
+)
+from .show import class_table, show_classes, show_evaluation, show_lines, show_pool
 
 
 @command()
@@ -50,7 +59,7 @@ def evaluate(
         shown=f"{MAX_DROP.limit} with --reference",
         **POINTS,
     ),
-    reports: ReportOptions,
+    reports: AccuracyReportOptions,
     directory: DirectoryOptions,
     compute: RunnerOptions,
     pool: PoolOptions,
@@ -65,20 +74,27 @@ def evaluate(
     job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
     choice = replace(model, spec=spec_for(arch), options=compute)
     other = None if reference is None else engines.reference_choice(reference, choice)
+    workers = pool.pool()
+    needs = choice.needs() | (other.needs() if other else {}) | ({"ray": "ray"} if workers else {})
+    require_all(needs)
     engine: engines.Engine = engines.LocalEngine(choice, batch_size)
     beside: engines.Engine | None = None if other is None else engines.LocalEngine(other)
-    if (workers := pool.pool()) is not None:
+    if workers is not None:
         engine = RayEngine(choice, workers, batch_size)
         beside = None if other is None else RayEngine(other, replace(workers, devices=()))
     evaluation = run_evaluation(job, engine, beside, open_progress=progress, say=say)
     _report(evaluation, engine, reports)
 
 
-def _report(evaluation: Evaluation, engine: engines.Engine, reports: ReportOptions) -> None:
+def _report(evaluation: Evaluation, engine: engines.Engine, reports: AccuracyReportOptions) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
+    if reports.per_class:
+        show_classes(evaluation.accuracy)
     pictures = reports.report_json is not None and evaluation.found
     run = run_of(evaluation, engine, insight_of(evaluation) if pictures else None)
     show_evaluation(evaluation, run.verdict)
+    if reports.csv is not None:
+        write_csv(class_table(evaluation.accuracy), reports.csv)
     if reports.json is not None:
         write_json(flat(run), reports.json)
     if reports.report_json is not None:
@@ -115,6 +131,7 @@ def detect(
 def preprocess(
     *,
     bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED, takes="new folder"),
+    overwrite: bool = OVERWRITE,
     images: ImageOptions,
     arch: str = ARCH,
     dtype: str = option(
@@ -130,6 +147,9 @@ def preprocess(
     with progress("checking images", count) as advance:
         for _ in coco.check_images(dataset.samples, threads):
             advance(1)
+    if overwrite:  # of an earlier run, no file stays
+        for path in bin_save.glob("*.bin"):
+            path.unlink()
     with progress("preprocessing", count) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
             advance(1)
@@ -150,9 +170,11 @@ def infer(
         takes="inputs",
     ),
     output: Path | None = option(
-        "Where the result folder goes.", "DIR", shown="nowhere", takes="new folder"
+        "Where the result folder goes.", "DIR", shown="nowhere", takes="folder", panel=OUTPUT
     ),
-    output_dirname: str | None = option("Name of the result folder.", "NAME", shown="result"),
+    output_dirname: str | None = option(
+        "Name of the result folder.", "NAME", shown="result", panel=OUTPUT
+    ),
     job: InferJob,
     images: ImageOptions,
     compute: RunnerOptions,
@@ -196,7 +218,7 @@ def postprocess(
     model: Path | None = option("Model that the results must be of.", shown="any", takes="model"),
     arch: str = ARCH,
     min_map: float | None = least_map("none"),
-    reports: ReportOptions,
+    reports: AccuracyReportOptions,
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
@@ -214,7 +236,7 @@ def score(
         "COCO annotation file of the same images.", default=REQUIRED, takes="json"
     ),
     min_map: float | None = least_map("none"),
-    reports: ReportOptions,
+    reports: AccuracyReportOptions,
 ) -> None:
     """Score detections of any tool: COCO's twelve numbers and a verdict, without the images."""
     evaluation = run_score(results, annotations, min_map, say=say)

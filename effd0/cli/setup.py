@@ -1,4 +1,4 @@
-"""Commands that prepare a machine: doctor, fetch."""
+"""Commands that prepare a machine or a folder: doctor, fetch, init."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,11 +16,13 @@ from rich.text import Text
 
 from ..ascend import npu_smi
 from ..data import download, fixture
-from ..errors import AtcError, DatasetError
+from ..errors import AtcError, DatasetError, OutputError, pip_install, require
+from ..io import written_whole
 from ..progress import download_progress
 from ..results.environment import installed_version
 from ..spec import spec_for
 from ..types import option
+from . import settings
 from .command import ARCH, ARGUMENT, command
 from .show import show_lines, show_table
 
@@ -28,14 +30,44 @@ from .show import show_lines, show_table
 Finding: TypeAlias = tuple[str, str, bool, str]
 
 
+#: What can be done -> what it needs beside the base: extras, CANN's compiler, CANN's pyACL.
+TASKS = {
+    "score what any tool found: score, postprocess, merge, compare": (),
+    "run .onnx: --model FILE.onnx; simplify, modify": ("onnx",),
+    "run weights in PyTorch: detect, --runner torch": ("torch",),
+    "export weights, run them in ONNX Runtime; bisect": ("torch", "onnx"),
+    "run in OpenVINO: --runner openvino": ("openvino",),
+    "share a run among processes and hosts: --workers": ("ray",),
+    "write the page of a run: report": ("report",),
+    "check an artefact stage by stage: pytest": ("torch", "onnx", "test"),
+    "compile an .om: compile": ("onnx", "atc"),
+    "run an .om on an Ascend NPU: --model FILE.om": ("acl",),
+}
+
+
 @command()
 def doctor() -> None:
-    """Show versions, devices and what is missing, with the command that installs it."""
+    """Show versions, devices, and what can and cannot be done, with the command that adds it."""
+    ok, lacking = Text("ok", "green"), Text("--", "yellow")
+    findings = [*packages(), *devices()]
     rows = [
-        (Text("ok", "green") if well else Text("--", "yellow"), part, found, remedy)
-        for part, found, well, remedy in (*packages(), *devices())
+        (ok if well else lacking, part, found, remedy) for part, found, well, remedy in findings
     ]
     show_table("", ("", "part", "found", "to do"), rows)
+    absent = {part.partition(":")[0] for part, _, well, _ in findings if not well}
+    done = [(lacking if remedy else ok, task, remedy) for task, remedy in tasks(absent)]
+    show_table("what can be done here", ("", "task", "the command that adds it"), done)
+
+
+def tasks(absent: Set[str]) -> Iterator[tuple[str, str]]:
+    """Yield each task with the command that makes it possible, empty if it is, without *absent*."""
+    cann = {"atc": shutil.which("atc"), "acl": importlib.util.find_spec("acl")}
+    for task, needs in TASKS.items():
+        extras = [extra for extra in needs if extra in absent]
+        remedies = [pip_install(extras)] if extras else []
+        if any(name in needs and found is None for name, found in cann.items()):
+            remedies.append("source CANN's set_env.sh")
+        yield task, " && ".join(remedies)
 
 
 def packages() -> Iterator[Finding]:
@@ -51,7 +83,7 @@ def packages() -> Iterator[Finding]:
             yield part, found, True, ""
             continue
         found = "not installed" if found is None else f"{found}, but {wanted.specifier} is needed"
-        yield part, found, False, f"pip install 'effd0[{extra}]'" if extra else "pip install effd0"
+        yield part, found, False, pip_install([extra]) if extra else "pip install effd0"
 
 
 def devices() -> Iterator[Finding]:
@@ -108,3 +140,19 @@ def fetch(
         else:
             path = download.fetch_checkpoint(spec, out, on_bytes, mirror)
     show_lines(f"{what} is in {path}")
+
+
+@command()
+def init() -> None:
+    """Write effd0.toml with every option of a check, and fill in what the working directory has."""
+    require("pytest", extra="test")
+    from .pytest_suite import OPTION_GROUPS
+
+    path = Path(settings.NAME)
+    if path.exists():
+        raise OutputError(f"{path} is there; edit it, or remove it for a new one")
+    text = settings.template(OPTION_GROUPS, Path())
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
+    filled = [line for line in text.splitlines() if line and not line.startswith("#")]
+    show_lines(f"wrote {path}", *(filled or ["no model, weights or data set found; name yours"]))

@@ -18,8 +18,10 @@ from ..diagnosis.bisect import STATUSES, Finding
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
+from ..report.view import FIGURES, class_row, class_rows, operating_points
 from ..results.check import Verdict
 from ..results.compare import RunComparison
+from ..results.run import Accuracy
 
 #: Color -> the words of verdicts that have it.
 COLORS = {
@@ -126,6 +128,41 @@ def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
         name = f"{against.runner}, model {against.model_sha256[:12]}"
         show_lines(f"reference: {name}", str(against.parity))
     show_status(verdict.status, evaluation.reason)
+
+
+def class_table(accuracy: Accuracy) -> list[dict[str, Any]]:
+    """
+    A row of each class with an object or a detection, then one of all, where AP is the mean.
+
+    Figures are fractions, counts whole numbers, None where they are undefined; with a reference
+    its own follow.
+    """
+    against = accuracy.against
+    aps = [accuracy.metrics["AP"], None if against is None else against.metrics.values["AP"]]
+    total = class_row("all", aps, [point.total for point in operating_points(accuracy)])
+    # Both sides have the same objects.
+    columns = [key for key in total if key != "reference_objects"]
+    if against is None:
+        columns = [key for key in columns if not key.startswith("reference_")]
+    return [{key: row[key] for key in columns} for row in [*class_rows(accuracy), total]]
+
+
+def show_classes(accuracy: Accuracy) -> None:
+    """Print the table of classes, those that lose most against the reference first."""
+    every = class_table(accuracy)
+    wanted = ("class", "ap", "reference_ap", *FIGURES)
+    columns = [key for key in wanted if key in every[0]]
+
+    def cell(value: object) -> object:
+        return "-" if value is None else 100 * value if isinstance(value, float) else value
+
+    rows = [[cell(row[key]) for key in columns] for row in every]
+    headings = [key.replace("_", " ").replace("ap", "AP").replace("f1", "F1") for key in columns]
+    names = [headings[0], *(f">{name}" for name in headings[1:])]
+    show_table("classes, %", names, [*rows[:-1], (), rows[-1]])
+    both = zip(("score", "the reference's score"), operating_points(accuracy), strict=False)
+    scores = ", ".join(f"{name} {point.threshold:.2f}" for name, point in both)
+    show_lines(f"precision, recall and F1 at IoU 0.50 and where F1 of all is highest: {scores}")
 
 
 def show_pool(pool: Mapping[str, Any]) -> None:

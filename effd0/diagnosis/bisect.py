@@ -18,6 +18,7 @@ import numpy as np
 
 from ..data.fixture import sample_inputs
 from ..data.preprocess import preprocess
+from ..errors import require_all
 from ..export import verify
 from ..graph.onnx_info import load_graph
 from ..spec import ModelSpec
@@ -127,6 +128,8 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     Both are run on *image*, or on embedded ones.  Raises `GraphError`, `RunnerError`,
     `CheckpointError`, `ImageError`.
     """
+    if reference.suffix != ".onnx":
+        require_all(verify.EXPORTING | verify.SIMPLIFYING)
     bad = Network(load_graph(model))
     if reference.suffix == ".onnx":
         good = Network(load_graph(reference))

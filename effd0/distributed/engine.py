@@ -15,7 +15,7 @@ import msgspec
 from ..data.coco import Dataset, Sample, check_images
 from ..data.remote import localized, url_of
 from ..detection.postprocess import Detections
-from ..errors import ImageError, OutputError, require
+from ..errors import ImageError, OutputError, require_all
 from ..evaluation import engines, infer
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..progress import OpenProgress
@@ -43,7 +43,9 @@ class RayEngine(engines.ModelEngine):
     on_workers: ClassVar[bool] = True
 
     def check(self) -> None:
-        """Raise `RunnerError` for a choice that contradicts itself, or that workers cannot run."""
+        """Raise as `ModelChoice.checked_runner`, and `RunnerError` for what workers cannot run."""
+        if self.cluster is None:
+            require_all(self.choice.needs() | {"ray": "ray"})
         check_pool(self.pool, {self.choice.checked_runner(): self.choice.options})
 
     @contextlib.contextmanager
@@ -55,8 +57,6 @@ class RayEngine(engines.ModelEngine):
         runner, spec, options = self.choice.checked_runner(), self.choice.spec, self.choice.options
         kind, cluster = accelerator(runner, options), self.cluster
         with contextlib.ExitStack() as stack:
-            if cluster is None:
-                require("ray", extra="ray")  # which is said before an export, not after it
             with open_progress("preparing the model", 1) as advance:
                 file = stack.enter_context(self.choice.file(self.batch_size))
                 advance(1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from ..errors import RunnerError
 from ..results.environment import chip_kind
 from ..runners.registry import RunnerOptions
-from ..types import option
+from ..types import SCALE, option
 
 #: Accelerators as Ray names them.
 GPU, NPU = "GPU", "NPU"
@@ -41,6 +42,7 @@ class Pool:
 class PoolOptions:
     """Worker processes on Ray."""
 
+    panel: ClassVar = SCALE
     workers: int | None = option(
         "Worker processes on Ray, each with its own model.", shown="this process only"
     )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -26,13 +26,14 @@ from ..detection.postprocess import Detections
 from ..errors import DatasetError, EvaluationError, OutputError, ResultError, listed
 from ..io import sha256
 from ..metrics import bootstrap, coco, detection_diff, summary
+from ..metrics.operating_point import operating_point
 from ..progress import OpenProgress, silent
 from ..results import run as record
 from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
 from ..spec import D0, ModelSpec
 from ..timing import Latency, children_peak_rss_mb, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
-from ..types import option
+from ..types import OUTPUT, OVERWRITE, SCALE, TESTED, option
 from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
 from .run_dir import RunDirectory, Say, run_directory
 
@@ -41,24 +42,30 @@ from .run_dir import RunDirectory, Say, run_directory
 class ImageOptions:
     """Which images, and how they are read; without *root* the bundled scenes."""
 
+    panel: ClassVar = TESTED
     root: Path | None = option("Folder in COCO's layout.", "DIR", shown="embedded scenes")
     split: str = option("Image folder, and instances_SPLIT.json.", "SPLIT", "val2017")
     image_limit: int | None = option(
         "Only the first N images by id; such a run never passes a threshold.", shown="all"
     )
-    host_threads: int = option("Host threads that read images and decode heads.", default=2)
+    host_threads: int = option(
+        "Host threads that read images and decode heads.", default=2, panel=SCALE
+    )
 
 
 @dataclass(frozen=True)
 class DirectoryOptions:
-    """The run directory *out*, which *resume* continues; see `run_directory`."""
+    """The run directory *out*, which *resume* continues, *overwrite* begins anew."""
 
     out: Path | None = option(
         "Run directory: detections as they come, then detections.json, evaluation.json.",
         "RUN_DIR",
         takes="new folder",
     )
-    resume: bool = option("Continue the run in --out, to the same result.", default=False)
+    resume: bool = option(
+        "Continue the run in --out, to the same result.", default=False, panel=OUTPUT
+    )
+    overwrite: bool = OVERWRITE
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,8 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         place = None
         if job.out is not None:
-            place = stack.enter_context(run_directory(job.out, resume=job.resume, say=say))
+            kept = run_directory(job.out, resume=job.resume, overwrite=job.overwrite, say=say)
+            place = stack.enter_context(kept)
         images = stack.enter_context(loaded(job, engine)) if dataset is None else dataset
         evaluation = _measured(job, engine, images, place, "detecting", open_progress)
         if reference is not None:
@@ -259,6 +267,7 @@ def _scored(
             "image_limit": job.image_limit,
             **settings,
         },
+        operating_point=record.Sides(operating_point(matches), None),
     )
     return Evaluation(job, spec, matches, metrics, tuple(checks), accuracy)
 
@@ -344,7 +353,10 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
     check = drop(against.drop, max_drop, limited=candidate.dataset.limited)
     file = theirs.settings.get("model") or theirs.settings.get("checkpoint")
     settings = {**mine.settings, "reference": file}
-    accuracy = msgspec.structs.replace(mine, against=against, settings=settings)
+    points = record.Sides(*(operating_point(one.matches) for one in (candidate, reference)))
+    accuracy = msgspec.structs.replace(
+        mine, against=against, settings=settings, operating_point=points
+    )
     checks = (*candidate.checks, check)
     return replace(candidate, checks=checks, accuracy=accuracy, reference=reference)
 

@@ -19,7 +19,7 @@ from ..progress import OpenProgress
 from ..runners import base
 from ..tensors.inputs import InputFiles, Manifest, open_inputs
 from ..tensors.writer import PURE, ResultWriter, check_free, results_whole
-from ..types import Tensors, option
+from ..types import OUTPUT, OVERWRITE, Tensors, option
 from .engines import ModelEngine, OpenEngine
 from .pipeline import ahead, timed
 
@@ -127,11 +127,13 @@ class InferJob:
 
     inputs: Path | None = None
     results: Path | None = None
-    overwrite: bool = option("Replace the result folder once all is done.", default=False)
+    overwrite: bool = OVERWRITE
     batch_size: int | None = option("Images per batch.", shown="the model's, or 1")
     loop: int = option("Runs of each batch; the last is saved.", default=1)
     warmup: int = option("Warm-up runs, not timed.", default=1, min=0)
-    outfmt: str = option("Format of the results.", default="BIN", choices=("BIN", "NPY"))
+    outfmt: str = option(
+        "Format of the results.", default="BIN", choices=("BIN", "NPY"), panel=OUTPUT
+    )
     host_threads: int = 2
     args: tuple[str, ...] = ()
 

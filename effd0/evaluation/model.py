@@ -13,13 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data import fixture as embedded
-from ..errors import CheckpointError, RunnerError
+from ..errors import CheckpointError, RunnerError, require_all
 from ..export import verify as build
 from ..graph.rewrites import ORT_EDITS
 from ..runners.base import Runner
 from ..runners.registry import RUNNERS, RunnerOptions, open_runner
 from ..spec import D0, ModelSpec
-from ..types import option
+from ..types import BACKEND, option
+
+#: Runner -> the modules that it imports, each with the extra that brings it.
+NEEDS = {
+    "ort": {"onnxruntime": "onnx"},
+    "openvino": {"openvino": "openvino"},
+    "torch": {"torch": "torch", "effdet": "torch"},
+}
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,19 @@ class ModelChoice:
         "; ".join(f"{n}: {what}" for n, what in RUNNERS.items() if n != "recorded") + ".",
         "NAME",
         shown="ort; acl for an .om",
+        choices=tuple(name for name in RUNNERS if name != "recorded"),
+        panel=BACKEND,
     )
     spec: ModelSpec = D0
     options: RunnerOptions = field(default_factory=RunnerOptions)
 
     def checked_runner(self) -> str:
-        """The runner's name; raise `RunnerError` where the choices contradict each other."""
+        """
+        The runner's name.
+
+        Raises `RunnerError` where the choices contradict each other, `CheckpointError` where the
+        weights are missing, and one `MissingExtra` for all that is not installed.
+        """
         runner = self.runner_name()
         self.options.check_for(runner)
         compiled = self.model is not None and self.model.suffix == ".om"
@@ -67,7 +81,14 @@ class ModelChoice:
             raise CheckpointError(
                 f"{self.checkpoint} does not exist; get one with 'effd0 fetch checkpoint'"
             )
+        require_all(self.needs())
         return runner
+
+    def needs(self) -> dict[str, str]:
+        """The modules of backends that a run imports, each with the extra that brings it."""
+        runner = self.runner_name()
+        exports = self.model is None and runner not in ("acl", "torch")
+        return NEEDS.get(runner, {}) | (build.EXPORTING | build.SIMPLIFYING if exports else {})
 
     def runner_name(self) -> str:
         """The runner's name, as given or by the file."""

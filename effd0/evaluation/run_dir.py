@@ -177,13 +177,15 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirectory]:
+def run_directory(
+    folder: Path, *, resume: bool, overwrite: bool = False, say: Say
+) -> Iterator[RunDirectory]:
     """
     Make *folder*, or with *resume* go on with one; it is locked for the time of the block.
 
     *say* is told what was found there and, where the block fails, what is kept.  Raises
-    `OutputError` where there is a run already and *resume* is not given, where another process
-    writes it, and where the folder holds other things.
+    `OutputError` where another process writes it, where the folder holds other things, and where
+    there is a run already and neither *resume* nor *overwrite*, which deletes it, is given.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, but a run directory is wanted; give another --out")
@@ -208,9 +210,15 @@ def run_directory(folder: Path, *, resume: bool, say: Say) -> Iterator[RunDirect
                     "or give another --out"
                 ) from error
         if not resume and ((folder / MANIFEST).exists() or file.tell()):
-            raise OutputError(
-                f"{folder} holds a run already; continue it with --resume, or give another --out"
-            )
+            if not overwrite:
+                raise OutputError(
+                    f"{folder} holds a run already; continue it with --resume, give another --out, "
+                    "or --overwrite to replace it"
+                )
+            with _keeping(folder):
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+                file.truncate(0)
         for path in torn:
             shutil.rmtree(path, ignore_errors=True)
         place = RunDirectory(folder, file, say)

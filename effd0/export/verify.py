@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..data.fixture import sample_inputs
-from ..errors import Effd0Error, ExportError, GraphError
+from ..errors import Effd0Error, ExportError, GraphError, require_all
 from ..graph.onnx_info import load_graph
 from ..graph.rewrites import GraphEdit, apply_edits, named_edits, save_graph
 from ..io import written_whole
@@ -31,6 +31,12 @@ from ..tensor_diff import TensorDiff, compare_tensors
 from ..tolerances import SAME_FLOAT32
 from ..types import Tensor, Tensors
 from .to_onnx import ExportSettings, write_onnx, write_simplified
+
+#: Modules that a step imports -> the extra that brings them.
+SIMPLIFYING = dict.fromkeys(("onnx", "onnxruntime", "onnxsim"), "onnx")
+EXPORTING = dict.fromkeys(("torch", "effdet"), "torch") | dict.fromkeys(
+    ("onnx", "onnxruntime", "onnxscript"), "onnx"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Built:
 
 def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings) -> Built:
     """Export *checkpoint* to ONNX as *out*, equal to the checkpoint in torch, or not at all."""
+    require_all(EXPORTING)
     with written_whole(out) as temporary:
         write_onnx(checkpoint, temporary, spec, settings)
         return _proved(("torch", checkpoint), temporary, out, spec)
@@ -64,6 +71,7 @@ def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSe
 
 def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
     """Write the simplification of *model*, with *edits*, as *out*, equal to *model*, or not."""
+    require_all(SIMPLIFYING)
     with written_whole(out) as temporary:
         write_simplified(model, temporary)
         if edits:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from ..benchmark.published import Published
 from ..errors import require
+from ..metrics.operating_point import SCORES, OperatingPoint
 from ..results.run import Insight, Scores, TimedRow
 
 #: Variable of the page's style sheet -> the colour, of no plot, that stands for it.
@@ -49,6 +50,8 @@ _STYLE = {
 _WIDE = 8
 #: Inches of plots that stand in threes and in twos: their text comes out alike.
 _SMALL, _MIDDLE = (3.9, 2.9), (4.8, 2.9)
+#: What figures over the threshold are called.
+_WORDS = {"precision": "precision", "recall": "recall", "f1": "F1"}
 #: Batch -> a figure.
 Line: TypeAlias = dict[int | None, float]
 
@@ -90,6 +93,26 @@ def histogram(scores: Scores) -> Any:
 
     told = f"Detections in all: {_named([str(sum(counts)) for counts in sides])}"
     return _drawn(draw, "Detections by score", told, _MIDDLE)
+
+
+def by_threshold(sides: Sequence[OperatingPoint], figure: str) -> Any:
+    """``precision``, ``recall`` or ``f1`` of *sides* over the score threshold, theirs marked."""
+
+    def draw(axes: Any) -> None:
+        for side, color, dash in zip(sides, _SERIES, _DASHES, strict=False):
+            values = getattr(side.curves, figure)
+            holes = [float("nan") if value is None else value for value in values]
+            axes.plot(SCORES, holes, color=color, linestyle=dash)
+            axes.axvline(side.threshold, color=color, linestyle=dash, linewidth=1)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score threshold", ylabel=_WORDS[figure])
+
+    values = [getattr(side.total, figure) for side in sides]
+    figures = [
+        f"{'undefined' if value is None else format(value, '.3f')} at {side.threshold:.2f}"
+        for value, side in zip(values, sides, strict=True)
+    ]
+    title = f"{_WORDS[figure].capitalize()} against the score threshold"
+    return _drawn(draw, title, f"Where F1 is highest: {_named(figures)}", _SMALL)
 
 
 def _named(figures: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from ..benchmark.published import published_accuracies, published_figures
 from ..errors import RunFileError, require
 from ..io import written_whole
+from ..metrics.operating_point import ClassFigures, OperatingPoint
 from ..metrics.summary import METRICS
 from ..metrics.tide import KINDS
 from ..results.check import STAGES, Check, Verdict
@@ -26,6 +27,10 @@ PUBLISHED_ON = ("val2017", 5000)
 BOARD = ("Ascend 310P3", "input to heads")
 #: Share of what is allowed at which a step of the heat map's scale begins.
 STEPS = (0.0, 0.03, 0.1, 0.3)
+#: Figures of a class at the threshold.
+FIGURES = ("precision", "recall", "f1", "objects", "detections")
+#: Rows of a table of confusions: of two classes, and of one with background.
+CONFUSED, ALONE = 20, 10
 #: What stands in a table for a figure that is not there.
 NONE = "–"  # noqa: RUF001  # the dash that tables use
 
@@ -88,7 +93,12 @@ def _environment() -> Any:
     )
     used = (percent, change, figure, milliseconds, with_unit, counted, head_cell)
     environment.filters |= {function.__name__: function for function in used}
-    environment.globals |= {"plots": plots, "error_rows": error_rows}
+    environment.globals |= {
+        "plots": plots,
+        "error_rows": error_rows,
+        "operating_points": operating_points,
+        "confusions": confusions,
+    }
     return environment
 
 
@@ -136,22 +146,65 @@ def foremost(run: Run) -> Accuracy | None:
 
 def class_rows(accuracy: Accuracy) -> list[dict[str, Any]]:
     """
-    The AP of every class that is defined on a side, and of the reference, as fractions.
+    `class_row` of every class with an object or a detection, *change* of AP in points.
 
-    *change* is in points; the classes that lose most come first.
+    Those that lose most against the reference come first, then those of the lowest AP.
     """
     reference = {} if accuracy.against is None else accuracy.against.metrics.per_class
+    sides = [side.per_class for side in operating_points(accuracy)]
     rows = []
     for name, ap in accuracy.per_class.items():
-        other = reference.get(name)
-        if ap is not None or other is not None:
-            change = None if ap is None or other is None else 100 * (ap - other)
-            rows.append({"name": name, "ap": ap, "reference": other, "change": change})
+        row = class_row(name, (ap, reference.get(name)), [side.get(name) for side in sides])
+        other = row["reference_ap"]
+        if {ap, other} != {None} or row["detections"] or row["reference_detections"]:
+            row["change"] = None if ap is None or other is None else 100 * (ap - other)
+            rows.append(row)
 
     def order(row: dict[str, Any]) -> tuple[float, float, str]:
-        return row["change"] or 0.0, -1.0 if row["ap"] is None else row["ap"], row["name"]
+        return row["change"] or 0.0, 2.0 if row["ap"] is None else row["ap"], row["class"]
 
     return sorted(rows, key=order)
+
+
+def class_row(
+    name: str, aps: Sequence[float | None], sides: Sequence[ClassFigures | None]
+) -> dict[str, Any]:
+    """The figures of a class, then each with ``reference_`` before it; None where unknown."""
+    row: dict[str, Any] = {"class": name}
+    for prefix, ap, side in zip(("", "reference_"), aps, [*sides, None, None], strict=False):
+        row[f"{prefix}ap"] = ap
+        row |= {f"{prefix}{key}": getattr(side, key, None) for key in FIGURES}
+    return row
+
+
+def operating_points(accuracy: Accuracy) -> list[OperatingPoint]:
+    """That of the candidate, and that of the reference where there is one."""
+    both = accuracy.operating_point
+    return [] if both is None else [both.candidate, *([both.reference] if both.reference else [])]
+
+
+def confusions(points: Sequence[OperatingPoint]) -> list[list[dict[str, Any]]]:
+    """
+    The most frequent errors of the confusion matrix of the first of *points*.
+
+    Three lists of rows: objects that were found as another class, those that nothing found, and
+    detections that found nothing.  *counts* are of all *points*; *of* are the objects of the class,
+    for the last its detections; *shares* are in percent of them.
+    """
+    counts = [{(truth, found): n for truth, found, n in side.confusion} for side in points]
+    kinds: list[list[dict[str, Any]]] = [[], [], []]
+    for pair in sorted(counts[0], key=lambda pair: -counts[0][pair]):
+        truth, found = pair
+        if truth == found:
+            continue
+        name, key = (found, "detections") if truth is None else (truth, "objects")
+        classes = [side.per_class[str(name)] for side in points]
+        own = [of.get(pair, 0) for of in counts]
+        wholes = [getattr(one, key) for one in classes]
+        shares = [100 * n / (whole or 1) for n, whole in zip(own, wholes, strict=True)]
+        row = {"name": name, "found": found, "counts": own, "of": wholes[0], "shares": shares}
+        kinds[2 if truth is None else 1 if found is None else 0].append(row)
+    return [rows[:most] for rows, most in zip(kinds, (CONFUSED, ALONE, ALONE), strict=True)]
 
 
 def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from ..data import fixture
 from ..errors import RunFileError
 from ..io import sha256, written_whole
 from ..metrics.bootstrap import ReferenceComparison
+from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
 from ..timing import Latency
 from .check import Check, Verdict, verdict_of
@@ -200,6 +201,7 @@ class Accuracy(Part):
     *runner* is a name and *backend* the runner in words; *batch* is None for recorded results;
     *undefined* says why a metric is None; *min_map* is the threshold in percent.  *peak_rss_mb* is
     of the process that ran, *converting_rss_mb* of those that converted a checkpoint for it.
+    *operating_point* is None in a file of before.
     """
 
     runner: str
@@ -220,6 +222,7 @@ class Accuracy(Part):
     settings: dict[str, Any]
     insight: Insight | None = None
     converting_rss_mb: float | None = None
+    operating_point: Sides[OperatingPoint] | None = None
 
     def __post_init__(self) -> None:
         sides = [self.metrics, *([] if self.against is None else [self.against.metrics.values])]

@@ -6,6 +6,7 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from .. import types
 from ..errors import RunnerError
@@ -47,6 +48,7 @@ class RunnerOptions:
     `runners.torch.POSTPROCESS`; *launch*, for detections on the device, one of its `LAUNCHES`.
     """
 
+    panel: ClassVar = types.BACKEND
     provider: str = types.option(
         "ONNX Runtime execution provider; no fallback to another.", "NAME", "CPUExecutionProvider"
     )
@@ -54,12 +56,17 @@ class RunnerOptions:
         "Option of --provider. Repeatable.", "KEY=VALUE", ()
     )
     graph_optimization: str = types.option(
-        "Graph optimization of ONNX Runtime: disable, basic, extended or all.", "LEVEL", "all"
+        "Graph optimization of ONNX Runtime: disable, basic, extended or all.",
+        "LEVEL",
+        "all",
+        choices=("disable", "basic", "extended", "all"),
     )
     device: str | None = types.option(
         "For --runner torch: cpu, cuda[:N], npu[:N]; for acl: the NPU's number.", shown="cpu; 0"
     )
-    precision: str = types.option("For --runner torch: fp32, fp16 or bf16.", default="fp32")
+    precision: str = types.option(
+        "For --runner torch.", default="fp32", choices=("fp32", "fp16", "bf16")
+    )
     threads: int | None = types.option("Threads of the backend.", shown="the backend's choice")
     overlap: bool = types.option(
         "For --runner acl: copy one batch while another is computed.", default=True
@@ -74,6 +81,7 @@ class RunnerOptions:
         "batch size; compile: fused by torch.compile, and as one CUDA graph on CUDA.",
         "HOW",
         "eager",
+        choices=("eager", "graph", "compile"),
     )
     bins: Path | None = None
 

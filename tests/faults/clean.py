@@ -207,4 +207,11 @@ CLEAN: dict[str, Make] = {
     "weights-seed-2": _weights(2, ExportSettings(2, 13)),
     "weights-seed-3": _weights(3, ExportSettings(None, 18, "dynamo")),
     "other-scenes": _other_scenes,
+    # Weights of nobody knows which checkpoint: what needs one is left out.
+    "model-without-its-checkpoint": lambda good, folder: [
+        *(o for o in _weights(4, ExportSettings())(good, folder) if "--checkpoint" not in o)],
+    "results-without-a-checkpoint": lambda good, folder: [
+        *(o for o in _results(manifest=False)(good, folder) if "--checkpoint" not in o)],
+    "bins-and-results": lambda good, _: (
+        *base_options(good), f"--bins={good.bins}", f"--results={good.results}"),
 }  # fmt: skip

@@ -232,5 +232,7 @@ def run_suite(planted: Planted, *, first_only: bool = True) -> Outcome:
         return Outcome(passed=False, verdict=usage, seconds=seconds, output=output)
     verdict = verdict_of(ended.checks)
     # What stays undecided is no false alarm.
-    passed = verdict.status in ("pass", "undecided") and code == pytest.ExitCode.OK
+    undecided = verdict.status == "undecided"
+    wanted = pytest.ExitCode.TESTS_FAILED if undecided else pytest.ExitCode.OK
+    passed = verdict.status != "fail" and code == wanted
     return Outcome(passed, verdict, seconds, output)

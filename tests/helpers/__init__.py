@@ -178,6 +178,7 @@ def session_config(words: str) -> pytest.Config:
         getoption=lambda flag: getattr(given, flag[2:].replace("-", "_")),
         option=given,
         inipath=ROOT / "pyproject.toml",
+        invocation_params=SimpleNamespace(args=words.split()),
         rootpath=ROOT,
     )
     return cast(pytest.Config, config)

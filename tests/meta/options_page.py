@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from effd0.cli.command import REQUIRED, Option
-from effd0.cli.main import COMMANDS
+from effd0.cli.main import COMMANDS, EXAMPLES
 from effd0.cli.pytest_suite import OPTION_GROUPS, OPTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -18,7 +18,9 @@ HEAD = """\
 
 Made by `python -m tests.meta.options_page` of what `effd0 COMMAND --help` and `pytest --help` say;
 `tests/meta/test_options.py` compares it with them. Exit codes of `effd0`: 0 all is well, 1 a gate
-failed, 2 bad input.
+failed, 2 bad input. A file, or a folder that is not empty, is never replaced without `--overwrite`;
+devices, pipes and `-` are written. `effd0 init` writes a file that gives the options of pytest and
+`effd0 check` ([release gate](release-gate.md)).
 """
 #: Options of pytest itself and of pytest-benchmark that pages and environments use.
 PYTESTS_OWN = {"--benchmark-json", "--help", "--junit-xml"}
@@ -58,7 +60,8 @@ def rendered() -> str:
     lines = [HEAD]
     for name, function in COMMANDS.items():
         text = " ".join((inspect.getdoc(function) or "").split())
-        lines += [f"## effd0 {name}\n", f"{text}\n", *_table(options_of(name), " "), ""]
+        lines += [f"## effd0 {name}\n", f"{text}\n", f"    {EXAMPLES[name]}\n"]
+        lines += [*_table(options_of(name), " "), ""]
     for title, options in OPTION_GROUPS.items():
         lines += [f"## pytest, {title.partition(': ')[2]}\n", *_table(options, "="), ""]
     return "\n".join(lines).rstrip() + "\n"

@@ -41,10 +41,8 @@ COMMANDS, GUIDE = (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with coco_data and d0.pth, as `effd0 fetch` would leave it."""
-    folder = tmp_path_factory.mktemp("readme")
+def fetched(folder: Path) -> Path:
+    """The working *folder* with coco_data and d0.pth, as `effd0 fetch` would leave it."""
     (folder / "coco_data").symlink_to(embedded.coco_root())
     (folder / "d0.pth").symlink_to(embedded.checkpoint())
     return folder
@@ -67,6 +65,12 @@ def test_what_a_page_names_is_there(page: str) -> None:
     named |= {one.replace(".", "/") + "*" for one in modules}
     places = (ROOT, ROOT / "effd0")
     assert [one for one in named if not any(any(place.glob(one)) for place in places)] == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One working folder for all commands of the README, which go on from each other."""
+    return fetched(tmp_path_factory.mktemp("readme"))
 
 
 def test_readme_leads_to_everything() -> None:
@@ -116,10 +120,10 @@ def test_readme_command_runs(line: str, folder: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_the_guides_commands_lead_from_weights_to_a_score(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On an emulated board each succeeds where it stands; those before it made its files."""
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(fetched(tmp_path))
     assert len(GUIDE) > 8, "the guide was written in another way than this test reads"
     with emulated_path(), installed() as emulator:
         for command in GUIDE:

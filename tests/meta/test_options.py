@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from effd0.cli.command import KINDS
-from effd0.cli.main import COMMANDS
+from effd0.cli.command import KINDS, NEW
+from effd0.cli.main import COMMANDS, EXAMPLES, EXIT_CODES
 from effd0.cli.pytest_suite import OPTIONS
+from effd0.types import PANELS
 from tests.helpers import effd0
 
 from .options_page import PAGE, options_of, rendered
@@ -25,9 +26,13 @@ def test_the_page_is_what_the_options_say() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_what_is_declared(command: str) -> None:
-    """Whoever reads --help finds each option with its description."""
+    """Whoever reads --help finds each option with its description, an example, the exit codes."""
     shown = effd0(command, "--help", columns=250).out
     options = options_of(command)
+    titles = {one.panel for one in options if one.panel and not one.positional}
+    assert {title for title in PANELS if f"─ {title} ─" in shown} == titles
+    assert EXAMPLES[command] in shown
+    assert EXIT_CODES in shown
     flags = {one.flag for one in options if not one.positional}
     assert set(OPTION.findall(shown)) - {"--help"} == flags
     words = " ".join(shown.replace("│", " ").split())
@@ -39,7 +44,7 @@ def test_every_value_is_checked() -> None:
     """A number or path that cannot be meant is refused where it is typed, not after the work."""
     every = [one for command in COMMANDS for one in options_of(command)] + OPTIONS
     assert {one.flag for one in every if one.kind in (int, float) and one.min is None} == set()
-    words = {None, "percent", "new file", "new folder", *KINDS}
+    words = {None, "percent", "folder", *NEW, *KINDS}
     assert {one.flag for one in every if one.takes not in words} == set()
     # Those are checked where they are read, before anything runs.
     paths = {one.flag for one in every if one.kind is Path and one.takes is None}
@@ -47,6 +52,17 @@ def test_every_value_is_checked() -> None:
         "--root", "--runs", "--baseline", "--candidate", "--run", "--modify-mixlist",
         "--insert-op-conf", "--output", "--out",
     }  # fmt: skip
+
+
+def test_what_writes_can_overwrite() -> None:
+    """Every command that makes a file or folder has the one option that replaces it."""
+    writing = {name for name in COMMANDS if any(one.takes in NEW for one in options_of(name))}
+    overwriting = {
+        name for name in COMMANDS if any(one.flag == "--overwrite" for one in options_of(name))
+    }
+    # Folders of results and .om files are looked at where their names are known.
+    assert overwriting == {*writing, "infer", "compile"}
+    assert "--overwrite" in {one.flag for one in OPTIONS}
 
 
 def test_pytest_knows_what_is_declared(pytestconfig: pytest.Config) -> None:

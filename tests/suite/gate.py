@@ -38,6 +38,7 @@ class Gate:
     say: Callable[[str], object]
     keep: Callable[[Evaluation], object] = lambda _evaluation: None
     open_progress: OpenProgress = silent
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         self._begun: set[str] = set()
@@ -53,7 +54,8 @@ class Gate:
         """Evaluate the runner on *dataset*, which *job* names; *images* is what it is called."""
         name = f"{images}-{runner_name}" + (f"-batch{batch_size}" if batch_size else "")
         if self.out is not None:
-            job = replace(job, out=self.out / name, resume=self.resume or name in self._begun)
+            resume = self.resume or name in self._begun
+            job = replace(job, out=self.out / name, resume=resume, overwrite=self.overwrite)
             self._begun.add(name)
         engine = self.engine_of(runner_name, batch_size)
         evaluation = evaluate(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,16 +106,15 @@ def gate(
     pytestconfig: pytest.Config,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
-    option, place = pytestconfig.getoption, run_directory(pytestconfig)
-    if place is not None and option("--out") is None and not option("--resume"):
-        shutil.rmtree(place)
+    option = pytestconfig.getoption
     return Gate(
         engine_of,
-        place,
+        run_directory(pytestconfig),
         option("--resume"),
         session_record.lines.append,
         note_evaluation,
         functools.partial(shown_progress, pytestconfig),
+        overwrite=option("--overwrite") or option("--out") is None,
     )
 
 

@@ -63,10 +63,9 @@ def test_only_a_failure_is_1(of_pytest: int, code: int, monkeypatch: pytest.Monk
             "check no.onnx",
             r"\[MODEL\] is no.onnx, which does not exist; make one with 'effd0",
         ),
-        ("check --require cocoa", "--require is cocoa, but one of complete, browser, coco, npu"),
         ("check --min-map 0.334", "--min-map is 0.334, but it is in percent; 33.4 was"),
     ],
-    ids=["no-model", "unknown-requirement", "fraction"],
+    ids=["no-model", "fraction"],
 )
 def test_a_wrong_value_is_refused_before_the_suite(
     words: str, message: str, asked: list[str]

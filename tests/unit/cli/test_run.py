@@ -145,7 +145,9 @@ def test_a_run_is_stopped_and_resumed(error: Any, shown: str, neighbour: Neighbo
     ]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 12
-    assert_one_error("holds a run already; continue it with --resume", *BATCHES, 3, "--out", "run")
+    assert_one_error("--out is run, .*; continue it with --resume", *BATCHES, 3, "--out", "run")
+    assert effd0(*BATCHES, 3, "--out", "run", "--overwrite").code == 0
+    assert read("run/evaluation.json")["batch"] == 3
 
 
 def test_detect_draws_the_image(tmp_path: Path) -> None:
@@ -171,6 +173,9 @@ def test_preprocess_writes_the_recipes_files(tmp_path: Path, spec: ModelSpec) ->
         assert np.array_equal(written, preprocess(sample.path, spec).tensor.ravel())
     manifest = read(str(tmp_path / "bins" / "manifest.json"))
     assert [entry["image_id"] for entry in manifest["images"]] == [s.image_id for s in samples]
+    more = ("--bin-save", tmp_path / "bins", "--image-limit", 1, "--overwrite")
+    assert effd0("preprocess", *more).code == 0
+    assert names_in(tmp_path / "bins") == [f"{samples[0].path.stem}.bin", "manifest.json"]
 
 
 @pytest.mark.usefixtures("place")

@@ -118,6 +118,25 @@ def test_a_lost_embedded_default_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> 
     assert "in none of" in found
 
 
+@pytest.mark.parametrize(
+    ("absent", "task", "command"),
+    [
+        ({"torch"}, "run .onnx", ""),
+        ({"torch", "onnx", "ray"}, "export weights", "pip install 'effd0[onnx,torch]'"),
+        ({"onnx"}, "compile", "pip install 'effd0[onnx]' && source CANN's set_env.sh"),
+        (set(), "run an .om", "source CANN's set_env.sh"),
+    ],
+    ids=["possible", "two-extras", "extra-and-cann", "cann"],
+)
+def test_what_cannot_be_done_comes_with_one_command(
+    absent: set[str], task: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task lacks all that it needs and is absent, and nothing else."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "acl", None)
+    assert [add for name, add in setup.tasks(absent) if name.startswith(task)] == [command]
+
+
 @pytest.mark.parametrize("there", [True, False], ids=["there", "not-found"])
 def test_fetch_takes_a_mirror(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published weights come from the mirror, checked; without them nothing is left."""

@@ -65,6 +65,19 @@ REFUSED = {
         "evaluate --report-json bins", "--report-json=bins",
         "--report-json: bins is a folder, but a file is to be written",
     ),
+    "file-is-there": (
+        "export --out d0.onnx", "--report-json=d0.txt",
+        "is d0.(onnx|txt), which is there; give another place, or --overwrite to replace it",
+    ),
+    "resuming-is-of-the-folder": (
+        "evaluate --out out --resume --json d0.txt", "--out=out --resume --report-json=d0.txt",
+        "json is d0.txt, which is there",
+    ),
+    "link-to-a-file": ("evaluate --json link", "--report-json=link", "is link, which is there"),
+    "folder-is-not-empty": (
+        "preprocess --bin-save out", "--out=bins",
+        "is (out|bins), which is there; .*another place, or --overwrite to replace it",
+    ),
     "run-directory-is-a-file": (
         "evaluate --out d0.pth", "--out=d0.pth", "--out is d0.pth, which is a file, but a folder",
     ),
@@ -92,6 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(next((root / "val2017").iterdir()), here / "a.jpg")
     for name in ("d0.om", "d0.onnx", "d0.pth", "d0.txt"):
         (here / name).write_bytes(b"any")
+    (here / "link").symlink_to("d0.txt")
     for name, sizes in (("bins", [64] * 10), ("out", range(64, 74))):
         (here / name).mkdir()
         for number, size in enumerate(sizes):

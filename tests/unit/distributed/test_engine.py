@@ -70,7 +70,7 @@ def words(*more: object, root: object = "coco") -> tuple[object, ...]:
 
 def evaluated(*more: object, root: object = "coco") -> Any:
     """Return what such an evaluation, which succeeds, says in JSON."""
-    outcome = effd0(*words(*more, "--json", "json", root=root))
+    outcome = effd0(*words(*more, "--json", "json", "--overwrite", root=root))
     assert outcome.code == 0, outcome.err
     return json.loads(Path("json").read_text())
 

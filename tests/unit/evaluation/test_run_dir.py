@@ -152,6 +152,14 @@ def test_a_folder_of_other_things_is_refused(resume: bool, tmp_path: Path) -> No
         continued(tmp_path / "notes.txt", resume=resume)
 
 
+def test_overwriting_begins_anew(whole: Path) -> None:
+    """With --overwrite nothing of the old run is left, whatever it was of."""
+    with run_directory(whole, resume=False, overwrite=True, say=str) as place:
+        assert place.start(RUN | {"seed": 1}, IDS, BATCH) == {}
+        assert names_in(whole) == [RECORDS, MANIFEST]
+        assert (whole / RECORDS).read_bytes() == b""
+
+
 def test_only_one_may_write(whole: Path) -> None:
     """A second writer is told; when the first is done, it may."""
     with (

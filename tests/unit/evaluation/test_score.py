@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 from pathlib import Path
@@ -54,6 +55,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("place")
+def test_figures_of_each_class_are_printed_and_written() -> None:
+    """The table on the terminal is that of the file; its AP is the run's, its last row of all."""
+    done = effd0(*SCORE, "--per-class", "--csv", "a.csv", "--json", "a.json")
+    assert done.code == 0, done.err
+    with Path("a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    flat = json.loads(Path("a.json").read_text())
+    aps = {row["class"]: row["ap"] and float(row["ap"]) for row in rows}
+    assert aps == {**flat["per_class"], "all": flat["metrics"]["AP"]}
+    low_first = [float(row["ap"]) for row in rows[:-1]]
+    assert low_first == sorted(low_first)
+    printed = [line.strip("│ ").split("│") for line in done.out.splitlines() if "│" in line]
+    shown = {name.strip(): [cell.strip() for cell in cells] for name, *cells in printed}
+    for row in rows:
+        fractions = (row[key] for key in ("ap", "precision", "recall", "f1"))
+        percents = [f"{100 * float(text):.2f}" if text else "-" for text in fractions]
+        assert shown[row["class"]] == [*percents, row["objects"], row["detections"]]
+    assert sum(int(row["objects"]) for row in rows[:-1]) == int(rows[-1]["objects"])
+
+
 def pycocotools(found: Entries) -> list[float]:
     """Return the twelve numbers of pycocotools for *found* in the working folder."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -88,8 +110,8 @@ def test_a_file_is_judged_without_its_images() -> None:
     """Exit code, verdict and run file follow the threshold; the run names file and data set."""
     ap = 100 * pycocotools(drawn()[1])[0]
     for least, code, status in ((ap - 1e-9, 0, "INCOMPLETE"), (ap + 1e-9, 1, "FAIL")):
-        Path("run.json").unlink(missing_ok=True)
-        done = effd0(*SCORE, "--min-map", least, "--json", "a.json", "--report-json", "run.json")
+        files = ("--json", "a.json", "--report-json", "run.json", "--overwrite")
+        done = effd0(*SCORE, "--min-map", least, *files)
         assert (done.code, status in done.out) == (code, True), done.err
         run = read_run(Path("run.json"))
         assert (run.verdict.status, run.exit_status) == (status.lower(), code)

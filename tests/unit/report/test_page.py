@@ -168,6 +168,9 @@ def nasty_run() -> Run:
             one["class"] = NASTY
     accuracy["per_class"][NASTY] = 0.5
     accuracy["against"]["metrics"]["per_class"][NASTY] = 0.6
+    accuracy["operating_point"] = {
+        side: runs.operating_point([NASTY, f"{NASTY}2"], 0.1) for side in ("candidate", "reference")
+    }
     accuracy |= {"backend": NASTY, "runner": NASTY, "settings": {NASTY: [NASTY, None]}}
     accuracy["against"] |= {"runner": NASTY}
     accuracy["stages_ms"][NASTY] = runs.stage_times(1.0)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from effd0.benchmark.published import published_figures
+from effd0.metrics.operating_point import OperatingPoint
 from effd0.metrics.tide import KINDS
 from effd0.report import plots, view
 from effd0.results.run import Accuracy, ErrorKind, Head, Insight, Run, Sides
@@ -120,11 +121,41 @@ def test_classes_that_lose_most_come_first() -> None:
         against=runs.against(0, 1, cat=0.4, dog=0.6, kite=None),
     )
     rows = view.class_rows(msgspec.convert(plain, Accuracy))
-    assert [(row["name"], view.change(row["change"])) for row in rows] == [
+    assert [(row["class"], view.change(row["change"])) for row in rows] == [
         ("dog", "−40.00"),  # noqa: RUF001  # the minus sign of tables
         ("bus", view.NONE),
         ("cat", "+10.00"),
     ]
+
+
+def test_a_class_is_shown_for_its_detections() -> None:
+    """One that no image holds is last if it was found; what was neither found nor there is not."""
+    point = runs.operating_point(["cat", "kite", "bus"], 0)
+    point["per_class"]["bus"]["detections"] = 0
+    plain = runs.accuracy(
+        per_class={"cat": 0.5, "kite": None, "bus": None},
+        operating_point={"candidate": point, "reference": None},
+    )
+    rows = view.class_rows(msgspec.convert(plain, Accuracy))
+    assert [(row["class"], row["detections"]) for row in rows] == [("cat", 10), ("kite", 10)]
+
+
+def test_confusions_are_the_most_frequent_of_each_kind() -> None:
+    """Of an object found as another class, of one not found and of a false detection."""
+    sides = [runs.operating_point(["cat", "dog", *(str(n) for n in range(28))], 0) for _ in (0, 1)]
+    sides[0]["confusion"] = [
+        ("cat", "cat", 9), ("cat", "dog", 2), ("dog", "cat", 5), ("cat", None, 1),
+        (None, "dog", 4), *((str(n), "cat", 1) for n in range(28)),
+    ]  # fmt: skip
+    sides[1]["confusion"] = [("dog", "cat", 1), ("dog", "dog", 9)]
+    points = [msgspec.convert(side, OperatingPoint) for side in sides]
+    pairs, missed, extra = view.confusions(points)
+    assert len(pairs) == view.CONFUSED
+    first = [(row["name"], row["found"], row["counts"], row["shares"]) for row in pairs[:2]]
+    assert first == [("dog", "cat", [5, 1], [50, 10]), ("cat", "dog", [2, 0], [20, 0])]
+    assert [(row["name"], row["counts"]) for row in missed] == [("cat", [1, 0])]
+    assert [(row["name"], row["counts"]) for row in extra] == [("dog", [4, 0])]
+    assert [view.confusions(points[1:])[n] for n in (1, 2)] == [[], []]
 
 
 def test_errors_are_shares_of_the_costliest() -> None:

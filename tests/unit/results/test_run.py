@@ -23,6 +23,7 @@ from tests.helpers.runs import (
     content,
     latency,
     parity,
+    pictured,
     run,
     verdict,
 )
@@ -38,7 +39,7 @@ def test_the_page_explains_every_key() -> None:
     schemas = json_schema()["$defs"]
     parts = (
         "Run", "Artefact", "DatasetUsed", "Environment", "Verdict", "Check", "Parity", "Head",
-        "Accuracy", "TimedRow",
+        "Accuracy", "TimedRow", "OperatingPoint", "ClassFigures", "ScoreCurves",
     )  # fmt: skip
     keys = {key for part in parts for key in schemas[part]["properties"]}
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
@@ -48,7 +49,9 @@ def test_the_page_explains_every_key() -> None:
     "plain",
     [
         pytest.param(content(artefact=artefact(name="模型 <b>.onnx")), id="any-script"),
-        pytest.param(content(accuracy=[accuracy(against=against(0.1, 0.3))]), id="compared"),
+        pytest.param(
+            content(accuracy=[pictured(0.6, pictures=0, jitter=1, seed=0)]), id="compared"
+        ),
         pytest.param(
             content(
                 artefact=artefact(model_sha256=None, checkpoint_sha256=None, dataset=None),
