@@ -138,7 +138,7 @@ def template(groups: Mapping[str, Iterable[Option]], folder: Path) -> str:
         "# A relative path is relative to this file.",
     ]
     for title, options in groups.items():
-        lines.append(f"\n## {title.partition(': ')[2]}")
+        lines.append(f"\n## {title}")
         for one in options:
             found, value = there.get(str(one.takes), []), one.default
             if value in (None, ()):
