@@ -96,7 +96,10 @@ if (galleries.length) {
 
 function enlarge(dialog, button) {
   const picture = button.querySelector("svg").cloneNode(true);
-  const size = picture.viewBox.baseVal.width / 55;
+  dialog.querySelector(".picture").replaceChildren(picture);
+  byId("enlarged-name").textContent = button.closest("li").dataset.name;
+  if (!dialog.open) dialog.showModal();
+  const size = 13 / picture.getScreenCTM().a; // pixels of the screen
   for (const box of picture.querySelectorAll("rect[data-tag]")) {
     const tag = document.createElementNS(picture.namespaceURI, "text");
     tag.textContent = box.dataset.tag;
@@ -113,9 +116,6 @@ function enlarge(dialog, button) {
     tag.setAttribute("stroke-width", size / 5);
     box.after(tag);
   }
-  dialog.querySelector(".picture").replaceChildren(picture);
-  byId("enlarged-name").textContent = button.closest("li").dataset.name;
-  if (!dialog.open) dialog.showModal();
 }
 
 const table = byId("check-table");
