@@ -110,11 +110,12 @@ function enlarge(dialog, button) {
     const x = Number(box.getAttribute("x"));
     const y = Number(box.getAttribute("y"));
     const bottom = y + Number(box.getAttribute("height"));
-    tag.setAttribute("x", x + size / 4);
     tag.setAttribute("y", below ? bottom - size / 3 : inside ? y + size * 1.1 : Math.max(y - size / 3, size));
     tag.setAttribute("font-size", size);
     tag.setAttribute("stroke-width", size / 5);
     box.after(tag);
+    const end = picture.viewBox.baseVal.width - tag.getComputedTextLength();
+    tag.setAttribute("x", Math.max(0, Math.min(x + size / 4, end)));
   }
 }
 

@@ -105,12 +105,13 @@ def test_the_next_step_is_on_the_page() -> None:
 def test_the_head_says_what_was_run_and_what_a_release_lacks() -> None:
     """Date, hashes, images, threshold, untested stages and what is lacking stand in the verdict."""
     told = runs.verdict("incomplete", untested=["nms", "gate"], lacks=["name the release set"])
-    page = render_page(runs.run(verdict=told))
+    measured = runs.accuracy(against=runs.against(0, 0.1))
+    page = render_page(runs.run(verdict=told, accuracy=[measured]))
     text = Parsed(page[page.index("<h1") : page.index('class="stages"')]).text
     for wanted in (
         "run of 2026-11-25", f"model {'a' * 12} ", f"checkpoint {'c' * 12} ",
-        "5000 images of val2017", "mAP threshold 33.4 %", "A release lacks name the release set",
-        "Not tested, so not known nms, gate",
+        "5000 images of val2017", "mAP threshold 33.4 %", "drop threshold 0.2 points",
+        "A release lacks name the release set", "Not tested, so not known nms, gate",
     ):  # fmt: skip
         assert wanted in text
 
