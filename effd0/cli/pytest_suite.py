@@ -469,7 +469,9 @@ def pytest_runtest_makereport(
         name = item.nodeid
         if artefact:
             name = item.path.name + name[name.index("::") :]
-        found = suite.check_of(marker.args[0], name, error, report, item.user_properties)
+        of = (marker.args[0], name)
+        docstring = item.function.__doc__ if isinstance(item, pytest.Function) else None
+        found = suite.check_of(*of, error, report, item.user_properties, docstring)
         # As it travels from a worker of xdist.
         setattr(report, CHECK, msgspec.to_builtins(found))
         told = suite.properties_of(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,20 @@ from ..errors import RunFileError, require
 from ..io import written_whole
 from ..metrics.operating_point import ClassFigures, OperatingPoint
 from ..metrics.summary import METRICS
-from ..metrics.tide import KINDS
+from ..metrics.tide import FOREGROUND, KINDS
 from ..results.check import STAGES, Check, Verdict
 from ..results.compare import compare_runs
-from ..results.run import Accuracy, ErrorKind, Head, Run, Sides, TimedRow
+from ..results.run import (
+    Accuracy,
+    Detection,
+    ErrorKind,
+    Head,
+    Picture,
+    Run,
+    Sides,
+    TimedRow,
+    Truth,
+)
 from . import plots
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -57,6 +68,7 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
     page: str = _environment().get_template("page.html").render(
         run=run,
         stages=[stage_mark(stage, run.checks, run.verdict) for stage in STAGES],
+        broken=next((c for c in run.checks if c.sentence and c.name == run.verdict.check), None),
         checks=sorted(run.checks, key=lambda one: (order[one.status], STAGES.index(one.stage))),
         accuracy=shown,
         insight=None if shown is None else shown.insight,
@@ -91,7 +103,10 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    used = (percent, change, figure, milliseconds, with_unit, counted, head_cell)
+    used = (
+        percent, change, figure, milliseconds, with_unit, counted, head_cell, parameters, classes,
+        mistakes,
+    )  # fmt: skip
     environment.filters |= {function.__name__: function for function in used}
     environment.globals |= {
         "plots": plots,
@@ -103,7 +118,7 @@ def _environment() -> Any:
 
 
 def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str, str]:
-    """The state of a stage, the figure of *every* check that decides or nearly does, its limit."""
+    """The state of a stage, the figure of the check, of *every*, that decides it, and its limit."""
     checks = [check for check in every if check.stage == stage]
     statuses: set[str] = {check.status for check in checks}
     statuses |= {"passed"} if stage in verdict.passed else set()
@@ -111,23 +126,29 @@ def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str
     state = "broken" if stage == verdict.stage else "later" if worst == "failed" else worst
     mark = {"stage": stage, "state": state, "figure": "", "limit": ""}
 
-    def closeness(check: Check) -> tuple[bool, float]:
-        """How much a figure tells: one that made the state, else the closest to its limit."""
-        decides = check.status == worst
-        if check.tolerance is None:
-            return decides, -1.0
-        small, large = sorted((abs(check.figure or 0.0), abs(check.tolerance)))
-        return decides, small / large if large else 1.0
+    def telling(check: Check) -> tuple[bool, float]:
+        """The verdict's own check tells most, then who is closest to its limit, or beyond most."""
+        value, limit = check.figure or 0.0, check.tolerance
+        if limit is None:
+            return check.name == verdict.check, -2.0
+        small, large = sorted((abs(value), abs(limit)))
+        close = 0.0 if value * limit < 0 else small / large if large else 1.0
+        return check.name == verdict.check, -close if worst == "failed" else close
 
-    measured = [check for check in checks if check.figure is not None and state != "untested"]
-    ran = sum(check.status in ("passed", "failed") for check in checks)
-    if measured:
-        told = max(measured, key=closeness)
+    deciding = [check for check in checks if check.status == worst]
+    if measured := [check for check in deciding if check.figure is not None]:
+        told = max(measured, key=telling)
         limit = "" if told.tolerance is None else f"limit {figure(told.tolerance)}"
         mark |= {"figure": with_unit(told.figure, told.unit), "limit": limit}
-    elif ran:
-        mark["figure"] = counted(ran, "check")
+    elif deciding:
+        mark["figure"] = counted(len(deciding), "check")
     return mark
+
+
+def parameters(check: Check) -> str:
+    """What a parametrised test of *check* was given: ``batch=5, runner=ort``; else empty."""
+    given = check.name.partition("[")[2].removesuffix("]")
+    return re.sub(r"-(?=\w+=)", ", ", given)
 
 
 def foremost(run: Run) -> Accuracy | None:
@@ -219,6 +240,40 @@ def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:
         }
         for kind in KINDS
     ]
+
+
+def classes(picture: Picture) -> list[str]:
+    """The classes of what is in a *picture* or was found there, each once."""
+    every = (*picture.truth, *picture.candidate, *(picture.reference or ()))
+    return list(dict.fromkeys(one.category for one in every))
+
+
+def mistakes(picture: Picture) -> tuple[list[Truth], list[Detection]]:
+    """
+    The objects that no drawn detection of the candidate found, and its detections of no object.
+
+    They match as in AP50, those of the highest score first; what lies in a crowd is no mistake.
+    """
+    missed, false = [one for one in picture.truth if not one.crowd], []
+    crowds = [one for one in picture.truth if one.crowd]
+    for found in sorted(picture.candidate, key=lambda one: -one.score):
+        overlaps = ((_overlap(one, found), place) for place, one in enumerate(missed))
+        overlap, place = max(overlaps, default=(0.0, 0))
+        if overlap >= FOREGROUND:
+            del missed[place]
+        elif not any(_overlap(one, found) >= FOREGROUND for one in crowds):
+            false.append(found)
+    return missed, false
+
+
+def _overlap(truth: Truth, found: Detection) -> float:
+    """Their IoU, of a crowd the share of the detection that lies in it; 0 for another class."""
+    (x, y, w, h), (u, v, p, q) = truth.box, found.box
+    width, height = min(x + w, u + p) - max(x, u), min(y + h, v + q) - max(y, v)
+    if truth.category != found.category or min(width, height) <= 0:
+        return 0.0
+    common = width * height
+    return common / (p * q if truth.crowd else w * h + p * q - common)
 
 
 def _share(head: Head) -> float | None:

@@ -104,6 +104,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
     A check of a *stage* and its *status*; the only carrier of a verdict.
 
+    *sentence* says in words what the test *name* holds; it is empty where the name says it.
     *evidence* says what was measured and what was allowed, or why the check was skipped.
     *diagnosis* is empty where no tested cause explains a failure. *figure* is what was measured and
     *tolerance* what was allowed, in *unit*, where one number decides; *seconds* is the run time.
@@ -118,6 +119,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float | None = None
     unit: str = ""
     seconds: float | None = None
+    sentence: str = ""
 
 
 def first_line(message: str, length: int = EVIDENCE_LENGTH) -> str:

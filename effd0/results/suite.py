@@ -66,10 +66,12 @@ def check_of(
     error: BaseException | None,
     report: pytest.TestReport,
     properties: Iterable[tuple[str, object]] = (),
+    docstring: str | None = None,
 ) -> Check:
     """
     The check that a test of *stage* is, with the last figures and evidence of its *properties*.
 
+    The first sentence of the test's *docstring* says what it checks.
     An error of the suite itself leaves it undecided: no stage is broken by that.
     """
     status: Status = "passed" if report.passed else "failed"
@@ -98,7 +100,8 @@ def check_of(
     figures: dict[str, Any] = {key: noted.get(key) for key in FIGURES}
     figure, tolerance = finite(figures.get("figure")), finite(figures.get("tolerance"))
     measured = (figure, tolerance, figures["unit"] or "", round(report.duration, 6))
-    return Check(stage, name, status, first_line(evidence), diagnosis, *measured)
+    sentence = " ".join((docstring or "").split()).partition(". ")[0].removesuffix(".")
+    return Check(stage, name, status, first_line(evidence), diagnosis, *measured, sentence)
 
 
 def _is_of_the_suite(error: BaseException | None, when: str | None) -> bool:

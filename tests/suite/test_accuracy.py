@@ -192,7 +192,7 @@ def test_embedded_map_does_not_depend_on_the_runner(
 def test_pycocotools_confirms_the_metrics(
     measure_embedded: Measure, runner_name: str, pytestconfig: pytest.Config
 ) -> None:
-    """Its twelve numbers and its AP of each class are the same, of the same detections."""
+    """The twelve numbers and AP of each class are pycocotools' of the same detections."""
     _for_the_scenes(pytestconfig)
     _confirm(measure_embedded(runner_name, None))
 
@@ -250,7 +250,7 @@ def test_coco_map_reaches_the_gate(
 def test_pycocotools_confirms_the_metrics_of_coco(
     measure_coco: Measure, runner_name: str, given_batch: int | None
 ) -> None:
-    """So are those of all images of --coco; this takes a minute for 5000 images."""
+    """On all images of --coco, the figures are pycocotools'; 5000 images take a minute."""
     _confirm(measure_coco(runner_name, given_batch))
 
 
@@ -295,7 +295,7 @@ def test_own_model_does_not_drop_on_the_scenes(
     check_drop: CheckDrop,
     pytestconfig: pytest.Config,
 ) -> None:
-    """Where no --coco is given, the same is checked on the embedded scenes."""
+    """Without --coco, a runner surely loses no more than --max-drop on the embedded scenes."""
     _for_the_scenes(pytestconfig)
     if all(pytestconfig.getoption(option) is None for option in ("--model", "--checkpoint")):
         pytest.skip("needs a model of your own: no --model or --checkpoint was given")

@@ -37,8 +37,8 @@ if (classSort) {
   classSort.addEventListener("change", () => sort(body, body.rows, orders[classSort.value]));
 }
 
-const gallery = byId("gallery");
-if (gallery) {
+const galleries = document.querySelectorAll(".gallery");
+if (galleries.length) {
   for (const box of document.querySelectorAll("input[data-side]")) {
     const show = () => root.classList.toggle(`hide-${box.dataset.side}`, !box.checked);
     box.addEventListener("change", show);
@@ -46,34 +46,60 @@ if (gallery) {
   }
   const order = byId("image-sort");
   const orders = { difference: number("difference", -1), name: word };
-  const arrange = () => sort(gallery, gallery.children, orders[order.value]);
+  const arrange = () => {
+    for (const list of galleries) sort(list, list.children, orders[order.value]);
+  };
   order.addEventListener("change", arrange);
   arrange();
 
-  const wanted = byId("image-filter");
+  const [show, of, wanted] = ["image-show", "image-class", "image-filter"].map(byId);
   const filter = () => {
     const text = wanted.value.trim().toLowerCase();
-    let shown = 0;
-    for (const item of gallery.children) {
-      item.hidden = !item.dataset.words.toLowerCase().includes(text);
-      shown += !item.hidden;
-    }
-    byId("image-count").value = counted(shown, "image");
-    byId("no-image").hidden = shown > 0;
+    const shown = [...galleries].map((list) => {
+      for (const item of list.children) {
+        const classes = JSON.parse(item.dataset[show.value]);
+        const found = of.value ? classes.includes(of.value) : show.value === "all" || classes.length;
+        item.hidden = !found || !item.dataset.name.toLowerCase().includes(text);
+      }
+      return list.querySelectorAll(":scope > :not([hidden])").length;
+    });
+    const all = shown.reduce((sum, count) => sum + count);
+    byId("image-count").value = counted(all, "image");
+    byId("no-image").hidden = all > 0;
+    if (byId("same")) byId("same-count").value = counted(shown.at(-1), "image");
   };
-  wanted.addEventListener("input", filter);
+  for (const control of [show, of, wanted]) control.addEventListener("input", filter);
   filter();
 
   const dialog = byId("enlarged");
-  gallery.addEventListener("click", (event) => {
-    const button = event.target.closest(".enlarge");
-    if (button) enlarge(dialog, button);
+  let current;
+  const open = (item, by) => {
+    const seen = [...document.querySelectorAll(".gallery > li")].filter((one) => one.checkVisibility());
+    const place = (seen.indexOf(item) + by + seen.length) % seen.length;
+    current = seen[place].querySelector(".enlarge");
+    byId("enlarged-place").value = `${place + 1} of ${seen.length}`;
+    enlarge(dialog, current);
+  };
+  const step = (by) => open(current.closest("li"), by);
+  for (const button of document.querySelectorAll(".enlarge")) {
+    button.addEventListener("click", () => open(button.closest("li"), 0));
+  }
+  for (const button of dialog.querySelectorAll("[data-by]")) {
+    button.addEventListener("click", () => step(Number(button.dataset.by)));
+  }
+  dialog.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by) step(by);
   });
+  dialog.addEventListener("close", () => current.focus());
 }
 
 function enlarge(dialog, button) {
   const picture = button.querySelector("svg").cloneNode(true);
-  const size = picture.viewBox.baseVal.width / 55;
+  dialog.querySelector(".picture").replaceChildren(picture);
+  byId("enlarged-name").textContent = button.closest("li").dataset.name;
+  if (!dialog.open) dialog.showModal();
+  const size = 13 / picture.getScreenCTM().a; // pixels of the screen
   for (const box of picture.querySelectorAll("rect[data-tag]")) {
     const tag = document.createElementNS(picture.namespaceURI, "text");
     tag.textContent = box.dataset.tag;
@@ -84,15 +110,13 @@ function enlarge(dialog, button) {
     const x = Number(box.getAttribute("x"));
     const y = Number(box.getAttribute("y"));
     const bottom = y + Number(box.getAttribute("height"));
-    tag.setAttribute("x", x + size / 4);
     tag.setAttribute("y", below ? bottom - size / 3 : inside ? y + size * 1.1 : Math.max(y - size / 3, size));
     tag.setAttribute("font-size", size);
     tag.setAttribute("stroke-width", size / 5);
     box.after(tag);
+    const end = picture.viewBox.baseVal.width - tag.getComputedTextLength();
+    tag.setAttribute("x", Math.max(0, Math.min(x + size / 4, end)));
   }
-  dialog.querySelector(".picture").replaceChildren(picture);
-  byId("enlarged-name").textContent = button.closest("li").dataset.name;
-  dialog.showModal();
 }
 
 const table = byId("check-table");

@@ -1,7 +1,7 @@
 """
 A Chromium of the system, driven by Playwright, and pages of runs opened in it from disk.
 
-``python -m tests.unit.report.chromium docs/report.png`` draws the picture of the documentation.
+``python -m tests.unit.report.chromium RUN.json docs/report.png`` draws the documentation's picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from effd0.report.view import write_page
-from tests.helpers import runs
+from effd0.results.run import read_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -68,12 +68,12 @@ def opened(
         yield tab, wrong
 
 
-def write_picture(path: Path) -> None:
-    """Draw the head of a broken run's page, down to the first tables, in few colours."""
+def write_picture(run: Path, path: Path) -> None:
+    """Draw the head of the page of *run*, down to the first tables, in few colours."""
     width, height, colors = 1280, 1060, 128
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         page = Path(folder) / "page.html"
-        write_page(page, runs.as_run(runs.faulty_content(pictures=4)))
+        write_page(page, read_run(run))
         with opened(browser, page, width=width) as (tab, _):
             clip: Any = {"x": 0, "y": 0, "width": width, "height": height}
             tab.screenshot(path=path, full_page=True, clip=clip)
@@ -83,4 +83,4 @@ def write_picture(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_picture(Path(sys.argv[1]))
+    write_picture(*map(Path, sys.argv[1:]))

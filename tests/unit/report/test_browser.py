@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from effd0.report.view import write_page
+from effd0.results.run import Run
 from tests.helpers import runs
 
 from .chromium import chromium, opened
@@ -28,9 +29,20 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
+def mistaken_run() -> Run:
+    """One picture has an object missed, the second a zebra too many, the others no difference."""
+    run = runs.good_content(pictures=4)
+    for place, one in enumerate(run["accuracy"][0]["insight"]["gallery"]):
+        found = [{"box": of["box"], "class": of["class"], "score": 0.9} for of in one["truth"]]
+        zebra = {"box": (0, 0, 9, 9), "class": "zebra", "score": 0.5}
+        one["candidate"] = (found[1:], [*found, zebra], found, found)[place]
+        one |= {"difference": (0.2, 0.1, 0.0004, 0.0)[place], "file_name": f"{place}.jpg"}
+    return runs.as_run(run)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Pages of a good, a broken, a compared, a hostile and an empty run."""
+    """Pages of runs: good, broken, compared, hostile, with known mistakes, empty."""
     folder = tmp_path_factory.mktemp("pages")
     sides: dict[str, tuple[Any, Any]] = {
         "good": (runs.as_run(runs.good_content(pictures=8)), None),
@@ -40,6 +52,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             runs.as_run(runs.older_content()),
         ),
         "hostile": (nasty_run(), None),
+        "mistaken": (mistaken_run(), None),
         "bare": (runs.as_run(runs.bare_content()), None),
     }
     for name, (run, baseline) in sides.items():
@@ -114,6 +127,47 @@ def test_images_are_sorted_and_filtered(good: Page) -> None:
     good.locator("#image-filter").fill("no such thing")
     assert names(good, "#gallery > li") == []
     assert good.locator("#no-image").is_visible()
+
+
+def test_pictures_are_filtered_by_mistakes_and_class(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    """Missed, false and class narrow the pictures together; those that are the same are folded."""
+    with opened(browser, pages["mistaken"]) as (page, wrong):
+        every = ".gallery > li"
+        assert names(page, every) == ["0.jpg", "1.jpg"]
+        page.locator("#images summary").click()
+        assert names(page, every) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+        page.locator("#image-class").select_option("zebra")
+        assert names(page, every) == ["1.jpg"]
+        assert page.locator("#same-count").inner_text() == "0 images"
+        page.locator("#image-show").select_option("missed")
+        assert names(page, every) == []
+        assert page.locator("#no-image").is_visible()
+        page.locator("#image-class").select_option("")
+        assert names(page, every) == ["0.jpg"]
+        page.locator("#image-show").select_option("false")
+        assert names(page, every) == ["1.jpg"]
+        page.locator(".enlarge:visible").click()
+        assert page.locator("dialog text", has_text="false: zebra").count() == 1
+    assert wrong == []
+
+
+def test_an_enlarged_picture_leads_to_the_next(browser: Browser, pages: dict[str, Path]) -> None:
+    """Keys and buttons go round the pictures that are seen; closing returns to the last."""
+    with opened(browser, pages["mistaken"]) as (page, wrong):
+        name = page.locator("#enlarged-name")
+        page.locator(".enlarge").first.click()
+        page.keyboard.press("ArrowRight")
+        assert (name.inner_text(), page.locator("#enlarged-place").inner_text()) == (
+            "1.jpg", "2 of 2",
+        )  # fmt: skip
+        page.get_by_role("button", name="Next").click()
+        assert name.inner_text() == "0.jpg"
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("Escape")
+        page.wait_for_function("document.activeElement.ariaLabel === 'Enlarge 1.jpg'")
+    assert wrong == []
 
 
 def test_classes_are_sorted(good: Page) -> None:

@@ -16,7 +16,7 @@ from effd0.benchmark.published import published_accuracies
 from effd0.errors import MissingExtra
 from effd0.report import plots, view
 from effd0.report.view import render_page, write_page
-from effd0.results.check import STAGES
+from effd0.results.check import MEANINGS, STAGES
 from effd0.results.run import Run, write_run
 from tests.helpers import assert_one_error, effd0, runs
 
@@ -70,6 +70,8 @@ def page_of(**parts: Any) -> Parsed:
         pytest.param(runs.verdict(), "MAY SHIP", id="pass"),
         pytest.param(runs.verdict("fail", "nms"), "MUST NOT SHIP", id="fail"),
         pytest.param(runs.verdict("undecided"), "UNDECIDED", id="undecided"),
+        pytest.param(runs.verdict("incomplete"), "INCOMPLETE", id="incomplete"),
+        pytest.param(runs.verdict("demo"), "DEMO", id="demo"),
         pytest.param(runs.verdict("not gated"), "NOT GATED", id="not-gated"),
     ],
 )
@@ -78,9 +80,9 @@ def test_the_verdict_is_the_headline(verdict: dict[str, Any], words: str) -> Non
     page = render_page(runs.run(verdict=verdict, accuracy=[], latency=[]))
     heading = re.search(r"<h1.*?</h1>", page, re.DOTALL)
     assert heading is not None
-    others = {"MAY SHIP", "MUST NOT SHIP", "UNDECIDED", "NOT GATED"} - {words}
+    others = {headline for headline, _ in MEANINGS.values()} - {words}
     assert words in heading[0]
-    assert f"<title>{words}: mine.onnx</title>" in page
+    assert f"<title>{words}: mine.onnx, 2026-11-25</title>" in page
     assert not [other for other in others if other in page]
 
 
@@ -98,6 +100,30 @@ def test_the_next_step_is_on_the_page() -> None:
     told = runs.verdict("undecided", next_step="effd0 fetch coco --root coco_data")
     assert "Next step effd0 fetch coco --root coco_data" in page_of(verdict=told).text
     assert "Next step" not in page_of(verdict=runs.verdict("fail", "nms")).text
+
+
+def test_the_head_says_what_was_run_and_what_a_release_lacks() -> None:
+    """Date, hashes, images, threshold, untested stages and what is lacking stand in the verdict."""
+    told = runs.verdict("incomplete", untested=["nms", "gate"], lacks=["name the release set"])
+    measured = runs.accuracy(against=runs.against(0, 0.1))
+    page = render_page(runs.run(verdict=told, accuracy=[measured]))
+    text = Parsed(page[page.index("<h1") : page.index('class="stages"')]).text
+    for wanted in (
+        "run of 2026-11-25", f"model {'a' * 12} ", f"checkpoint {'c' * 12} ",
+        "5000 images of val2017", "mAP threshold 33.4 %", "drop threshold 0.2 points",
+        "A release lacks name the release set", "Not tested, so not known nms, gate",
+    ):  # fmt: skip
+        assert wanted in text
+
+
+def test_a_check_is_shown_by_its_sentence() -> None:
+    """What a test holds and what it was given are read; its node id is behind them, in the text."""
+    name = "suite/test_runner.py::test_it[batch=5-runner=acl-npu]"
+    told = runs.verdict("fail", "runner", check=name)
+    checks = [runs.check("runner", "failed", name=name, sentence="Heads hold numbers")]
+    text = page_of(verdict=told, checks=checks).text
+    assert "Check Heads hold numbers" in text
+    assert f"Heads hold numbers batch=5, runner=acl-npu {name}" in text
 
 
 def test_all_sections_are_there(good: str) -> None:

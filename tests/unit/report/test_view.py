@@ -13,7 +13,7 @@ from effd0.benchmark.published import published_figures
 from effd0.metrics.operating_point import OperatingPoint
 from effd0.metrics.tide import KINDS
 from effd0.report import plots, view
-from effd0.results.run import Accuracy, ErrorKind, Head, Insight, Run, Sides
+from effd0.results.run import Accuracy, ErrorKind, Head, Insight, Picture, Run, Sides
 from tests.helpers import runs
 
 
@@ -43,14 +43,20 @@ def test_state_of_a_stage(statuses: list[str], broken: str | None, state: str) -
 
 
 def test_figure_of_a_stage_is_what_decides_or_the_closest_to_its_limit() -> None:
-    """What a stage shows is what decided, or what nearly did; without figures, how many ran."""
+    """What a stage shows is what made its state; without such a figure, how many checks did."""
     wide = runs.check("gate", figure=1.0, tolerance=10.0, unit="px")
     close = runs.check("gate", figure=9.0, tolerance=10.0, unit="px")
     failed = runs.check("gate", "failed", figure=99.0, tolerance=1.0, unit="ms")
     undecided = runs.check("gate", "undecided", figure=50.0, tolerance=0.2, unit="points")
     bare = runs.check("gate", figure=5.0, tolerance=None, unit="s")
     none = [runs.check("gate", status, figure=None) for status in ("passed", "skipped", "passed")]
+    far = runs.check("gate", figure=-9.0, tolerance=10.0, unit="points")
+    close_failure = runs.check("gate", "failed", figure=1.1, tolerance=1.0, unit="ms")
+    no_figure = runs.check("gate", "failed", figure=None)
     for checks, wanted in (
+        ([far, wide], ("1 px", "limit 10")),
+        ([close_failure, failed], ("99 ms", "limit 1")),
+        ([close, no_figure], ("1 check", "")),
         ([bare, wide, close], ("9 px", "limit 10")),
         ([wide, failed, close], ("99 ms", "limit 1")),
         ([bare], ("5 s", "")),
@@ -112,6 +118,28 @@ def test_pictures_are_of_the_lowest_map_that_was_compared() -> None:
     assert found is not None
     assert found.metrics["AP"] == 0.3
     assert view.foremost(runs.run(accuracy=[])) is None
+
+
+def test_mistakes_of_a_picture_are_those_of_ap50() -> None:
+    """A class has to be right and a place half; an object is found once; a crowd takes the rest."""
+    box, half, away = (0, 0, 100, 100), (0, 0, 100, 50), (200, 0, 40, 40)
+
+    def of(place: tuple[int, ...], name: str, score: float) -> dict[str, Any]:
+        return {"box": place, "class": name, "score": score}
+
+    plain = runs.gallery(1, 0)[0] | {
+        "truth": [
+            {"box": box, "class": "dog", "crowd": False},
+            {"box": box, "class": "cat", "crowd": False},
+            {"box": (150, 0, 300, 300), "class": "dog", "crowd": True},
+        ],
+        "candidate": [
+            of(box, "dog", 0.5), of(half, "dog", 0.9), of(away, "dog", 0.4), of(away, "cat", 0.6)
+        ],
+    }  # fmt: skip
+    missed, false = view.mistakes(msgspec.convert(plain, Picture))
+    assert [one.category for one in missed] == ["cat"]
+    assert [(one.category, one.score) for one in false] == [("cat", 0.6), ("dog", 0.5)]
 
 
 def test_classes_that_lose_most_come_first() -> None:

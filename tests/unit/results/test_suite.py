@@ -110,12 +110,20 @@ def skipped(reason: str) -> _Report:
 def test_an_outcome_becomes_a_check(
     error: BaseException | None, report: Any, wanted: tuple[Any, ...]
 ) -> None:
-    """It has the stage that the failure names, evidence, diagnosis and the last finite figures."""
+    """It has the stage of the failure, evidence, diagnosis, the last finite figures, a sentence."""
     noted = [("figure", 1.0), ("figure", float("inf")), ("tolerance", 0.1), ("unit", "%"), ("n", 3)]
-    found = check_of("runner", "t", error, report, noted)
+    found = check_of("runner", "t", error, report, noted, "It is\n    right. Or not.")
     stage, status, evidence, diagnosis = (*wanted, "", "")[:4]
     assert found == Check(
-        stage, "t", status, evidence, diagnosis, tolerance=0.1, unit="%", seconds=0.25
+        stage,
+        "t",
+        status,
+        evidence,
+        diagnosis,
+        tolerance=0.1,
+        unit="%",
+        seconds=0.25,
+        sentence="It is right",
     )
     # JUnit's XML is told what is not empty.
     told = {"stage": stage, "evidence": found.evidence, "diagnosis": found.diagnosis}
