@@ -18,17 +18,7 @@ from ..metrics.summary import METRICS
 from ..metrics.tide import FOREGROUND, KINDS
 from ..results.check import STAGES, Check, Verdict
 from ..results.compare import compare_runs
-from ..results.run import (
-    Accuracy,
-    Detection,
-    ErrorKind,
-    Head,
-    Picture,
-    Run,
-    Sides,
-    TimedRow,
-    Truth,
-)
+from ..results.run import Accuracy, Detection, ErrorKind, Head, Picture, Run, Sides, TimedRow, Truth
 from . import plots
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -440,11 +440,7 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
     artefact = _merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))])
     of = standing(artefact)
     verdict = verdict_of(
-        entries["checks"],
-        runs[0].verdict.evidence,
-        "".join(cut[:1]),
-        demo=of.demo,
-        lacks=of.lacks,
+        entries["checks"], runs[0].verdict.evidence, "".join(cut[:1]), demo=of.demo, lacks=of.lacks
     )
     same = (run.verdict for run in runs if run.verdict.evidence == verdict.evidence)
     step = next((one.next_step for one in same), "")
