@@ -18,8 +18,8 @@ from effd0.benchmark.measure import (
     read_accuracy,
     rows_of,
 )
-from effd0.benchmark.tables import print_report
 from effd0.cli.pytest_suite import RECORD
+from effd0.cli.show import show_benchmark
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import ModelInput, preprocess
@@ -246,7 +246,7 @@ def pytest_terminal_summary(
     """End with the recipe's table, the published figures beside it, rivals and the baseline."""
     if rows := rows_of(config):
         terminalreporter.section("throughput")
-        print_report(rows)
+        show_benchmark(rows)
         if config.getoption("--quick"):
             terminalreporter.write_line(
                 f"left out by --quick: batches but {QUICK_BATCHES}, runners but ort and acl, and "

@@ -1,1 +1,1 @@
-"""Throughput and latency: rows of times, tables, published figures, benchmark jobs."""
+"""Throughput and latency: rows of times, published figures, benchmark jobs."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 
 from ..benchmark.job import BenchmarkJob, run_benchmark
-from ..benchmark.tables import print_report
 from ..diagnosis import bisect as bisection
 from ..errors import OptionError
 from ..evaluation.evaluate import ImageOptions
@@ -24,7 +23,7 @@ from ..spec import spec_for
 from ..tolerances import MAX_DROP
 from ..types import option
 from . import command as cli
-from .show import show_bisection, show_comparison, show_lines, show_status
+from .show import show_benchmark, show_bisection, show_comparison, show_lines, show_status
 
 
 @cli.command()
@@ -77,7 +76,7 @@ def benchmark(
         accuracy_report=accuracy_report,
     )
     run = run_benchmark(job, progress)
-    print_report(run.latency)
+    show_benchmark(run.latency)
     for path in (reports.json, reports.report_json):
         if path is not None:
             write_run(path, run)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import typer
 from rich.box import SIMPLE
@@ -14,14 +15,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..benchmark.measure import rivals_of
+from ..benchmark.published import Published, published_figures
 from ..diagnosis.bisect import STATUSES, Finding
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..report.view import FIGURES, class_row, class_rows, operating_points
 from ..results.check import Verdict
-from ..results.compare import RunComparison
-from ..results.run import Accuracy
+from ..results.compare import Ratio, RunComparison
+from ..results.run import Accuracy, TimedRival, TimedRow
+from ..timing import Latency
 
 #: Color -> the words of verdicts that have it.
 COLORS = {
@@ -35,7 +39,7 @@ PER_IMAGE = ("preprocess", "read results", "postprocess")
 #: Rows that are shown: the slowest workers, the first faults, the classes whose AP moved most.
 WORKERS, FAULTS, CLASSES = 16, 10, 10
 #: Wide enough for all tables where output goes to a file, which has no width of its own.
-WIDTH = 140
+WIDTH = 180
 
 
 def console() -> Console:
@@ -276,3 +280,98 @@ def show_edits(wanted: bool) -> None:
         rows.append((edit.name, edit.explanation, edit.benefit, *flags))
     show_table("edits of a graph", columns, rows, show_lines=True)
     raise typer.Exit
+
+
+# The tables of a benchmark: a column is one line, its title as in `show_table`, and its cell.
+
+T = TypeVar("T")
+Columns: TypeAlias = Mapping[str, Callable[[T], object]]
+_TIMES: Columns[Any] = {
+    ">p50 ms": lambda times: times.p50_ms,
+    ">p90 ms": lambda times: times.p90_ms,
+    ">p99 ms": lambda times: times.p99_ms,
+    ">samples": lambda times: len(times.samples_ms),
+}
+#: The recipe's table, and the times that it comes from.
+THROUGHPUT: Columns[TimedRow] = {
+    "chip": lambda row: row.fingerprint.chip,
+    ">batch": lambda row: row.batch,
+    "dataset": lambda row: row.dataset,
+    ">mAP %": lambda row: "not measured" if row.map is None else 100 * row.map,
+    ">images/s": lambda row: row.images_per_second,
+    **_TIMES,
+    "timed": lambda row: row.timed,
+    "precision": lambda row: row.precision,
+    "backend": lambda row: row.fingerprint.backend,
+}
+#: A published figure beside our fastest row that times the same at the same batch.
+PUBLISHED: Columns[tuple[Published, TimedRow]] = {
+    "chip": lambda pair: pair[0].chip,
+    ">batch": lambda pair: pair[0].batch,
+    "dataset": lambda pair: pair[0].dataset,
+    ">mAP %": lambda pair: pair[0].map or "not said",
+    ">images/s": lambda pair: pair[0].images_per_second,
+    ">ours, images/s": lambda pair: pair[1].images_per_second,
+    ">ours is x": lambda pair: f"{pair[1].images_per_second / pair[0].images_per_second:.3f}",
+    "timed": lambda pair: pair[0].timed,
+    "precision": lambda pair: pair[0].precision,
+}
+#: What has no batch.
+STAGES: Columns[TimedRow] = {
+    "timed": lambda row: row.timed,
+    ">images": lambda row: row.images,
+    ">ms per image": lambda row: f"{row.p50_ms / row.images:.3f}",
+    ">images/s": lambda row: f"{row.images_per_second:.1f}",
+    **_TIMES,
+    "backend": lambda row: row.fingerprint.backend,
+}
+#: A row, its rival and the ratio of their times.
+RIVALS: Columns[tuple[TimedRow, TimedRival, Ratio]] = {
+    "timed": lambda pair: pair[0].timed,
+    "rival": lambda pair: pair[1].name,
+    ">images": lambda pair: pair[0].images,
+    ">rival, ms": lambda pair: statistics.median(pair[1].samples_ms),
+    ">ours, ms": lambda pair: pair[0].p50_ms,
+    ">ours / rival": lambda pair: pair[2],
+    ">rival / ours": lambda pair: pair[2].inverse(),
+    ">samples": lambda pair: len(pair[0].samples_ms),
+}
+#: What a runner or a benchmark timed within its calls.
+STEPS: Columns[tuple[TimedRow, str, Latency]] = {
+    "timed": lambda part: part[0].timed,
+    ">batch": lambda part: "" if part[0].batch is None else part[0].batch,
+    "step": lambda part: part[1],
+    **{title: lambda part, cell=cell: cell(part[2]) for title, cell in _TIMES.items()},  # type: ignore[misc]  # cell is bound here
+    "backend": lambda part: part[0].fingerprint.backend,
+}
+
+
+def show_benchmark(rows: Sequence[TimedRow]) -> None:
+    """Print every table that *rows* have something for, and their notes."""
+
+    def table(title: str, columns: Columns[T], lines: Iterable[T]) -> None:
+        cells = ([cell(line) for cell in columns.values()] for line in lines)
+        show_table(title, [*columns], cells, box=SIMPLE)
+
+    alone = [row for row in rows if row.rival is None]
+    swept = [row for row in alone if row.batch is not None]
+    table("throughput (images/s from the median; padding never counts)", THROUGHPUT, swept)
+    pairs: list[tuple[Published, TimedRow]] = []
+    for figure in sorted(published_figures(), key=lambda one: one.batch):
+        alike = [row for row in swept if (row.batch, row.timed) == (figure.batch, figure.timed)]
+        if alike:
+            pairs.append((figure, max(alike, key=lambda row: row.images_per_second)))
+    notes = list(dict.fromkeys(f"{one.conditions}; {one.source}" for one, _ in pairs))
+    title = "published figures beside ours (other chips, other conditions: see below)"
+    numbered: Columns[tuple[Published, TimedRow]] = {
+        **PUBLISHED,
+        "source": lambda p: f"[{1 + notes.index(f'{p[0].conditions}; {p[0].source}')}]",
+    }
+    table(title, numbered, pairs)
+    show_lines(*(f"- [{number}] {note}" for number, note in enumerate(notes, 1)))
+    table("stages", STAGES, (row for row in alone if row.batch is None))
+    parts = ((row, step, Latency(tuple(ms))) for row in rows for step, ms in row.steps.items())
+    table("steps of a call", STEPS, parts)
+    title = "in turn with others (A B A B, same images, results compared; 95 % intervals)"
+    table(title, RIVALS, rivals_of(rows))
+    show_lines(*dict.fromkeys(note for row in rows for note in row.notes))
