@@ -7,7 +7,6 @@ A session of the suite: options, markers, header, which tests run, the verdict a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import gc
 import importlib.util
@@ -15,7 +14,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +29,6 @@ from ..errors import Effd0Error
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import is_stdout, sha256
-from ..progress import progress, silent
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
@@ -61,8 +59,6 @@ TEST_RUNNERS = (*RUNNERS, "emulated")
 SLOW_RUNNERS = {"openvino", "emulated"}
 #: Runners that workers run; the others stay in the session's process.
 WITH_WORKERS = ("ort", "openvino", "torch", "acl")
-#: Images from which a run shows its progress.
-LONG = 200
 #: Runner -> what it takes of the session's options beside --threads.
 KNOWN = {"ort": ("provider", "provider_option", "graph_optimization"), "torch": ("postprocess",)}
 MARKERS = {
@@ -278,16 +274,6 @@ def run_directory(config: pytest.Config) -> Path | None:
         return given
     assert config.cache is not None
     return config.cache.mkdir("effd0")
-
-
-@contextlib.contextmanager
-def shown_progress(config: pytest.Config, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on the terminal, or in a log, how far a long run is, whatever pytest captures."""
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    shown = progress if total >= LONG else silent
-    free = contextlib.nullcontext if capture is None else capture.global_and_fixture_disabled
-    with free(), shown(what, total) as advance:
-        yield advance
 
 
 def pool_asked(config: pytest.Config) -> Pool | None:
@@ -530,24 +516,6 @@ class SessionRecord(suite.SuiteRecord):
 def paths_given(config: pytest.Config) -> dict[str, Path | None]:
     """Option -> the file under test that it names."""
     return {option: config.getoption(option) for option in PATHS}
-
-
-@pytest.fixture(scope="session")
-def session_record(pytestconfig: pytest.Config) -> suite.SuiteRecord:
-    """What the session found: its summary and its run file are made of it."""
-    return pytestconfig.stash[RECORD]
-
-
-@pytest.fixture
-def note_figure(
-    request: pytest.FixtureRequest,
-) -> Callable[[float | None, float | None, str], None]:
-    """Return a function that keeps the figure which decides a check, what is allowed, the unit."""
-
-    def note(figure: float | None, tolerance: float | None, unit: str) -> None:
-        request.node.user_properties += zip(suite.FIGURES, (figure, tolerance, unit), strict=True)
-
-    return note
 
 
 def pytest_terminal_summary(

@@ -25,6 +25,7 @@ from effd0.export import verify as build
 from effd0.export.to_onnx import ExportSettings, write_simplified
 from effd0.graph.onnx_info import read_model
 from effd0.io import sha256
+from effd0.results.suite import FIGURES, SuiteRecord
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.runners.registry import open_runner
@@ -37,6 +38,24 @@ OpenRunner = Callable[[str], Runner]
 COMPARED_WITH = {"torch": "torch,onnx", "openvino": "openvino"}
 #: Images of the dataset that tensors are compared on.
 COMPARED_IMAGES = 5
+
+
+@pytest.fixture(scope="session")
+def session_record(pytestconfig: pytest.Config) -> SuiteRecord:
+    """What the session found: its summary and its run file are made of it."""
+    return pytestconfig.stash[RECORD]
+
+
+@pytest.fixture
+def note_figure(
+    request: pytest.FixtureRequest,
+) -> Callable[[float | None, float | None, str], None]:
+    """Return a function that keeps the figure which decides a check, what is allowed, the unit."""
+
+    def note(figure: float | None, tolerance: float | None, unit: str) -> None:
+        request.node.user_properties += zip(FIGURES, (figure, tolerance, unit), strict=True)
+
+    return note
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from effd0.cli.pytest_suite import (
     run_directory,
     runner_options,
     runners_here,
-    shown_progress,
 )
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
@@ -30,6 +30,7 @@ from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
 from effd0.metrics.summary import pycocotools_metrics
+from effd0.progress import progress, silent
 from effd0.report.insight import insight_of
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
@@ -44,6 +45,18 @@ Measure = Callable[[str, int | None], Evaluation]
 CheckDrop = Callable[[Measure, str, int | None], None]
 NoteEvaluation = Callable[[Evaluation], None]
 NoteFigure = Callable[[float | None, float | None, str], None]
+#: Images from which a run shows its progress.
+LONG = 200
+
+
+@contextlib.contextmanager
+def shown_progress(config: pytest.Config, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on the terminal, or in a log, how far a long run is, whatever pytest captures."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    shown = progress if total >= LONG else silent
+    free = contextlib.nullcontext if capture is None else capture.global_and_fixture_disabled
+    with free(), shown(what, total) as advance:
+        yield advance
 
 
 @pytest.fixture(scope="session")
