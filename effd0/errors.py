@@ -122,6 +122,13 @@ class MissingExtra(Effd0Error):
     """An optional dependency is not installed."""
 
 
+def refuse(found: Mapping[str, object], kind: type[Exception]) -> None:
+    """Raise the first message of *found* that holds, as an error of *kind*."""
+    for message, holds in found.items():
+        if holds:
+            raise kind(message)
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """
     Import *module*, which the optional dependency group *extra* brings.

@@ -21,7 +21,7 @@ from ..data.coco import Sample, load_coco
 from ..data.preprocess import ModelInput, preprocess
 from ..detection.heads import HeadOutputs, check_head, named_heads, split_heads
 from ..detection.postprocess import Detections, postprocess
-from ..errors import BenchmarkError
+from ..errors import BenchmarkError, refuse
 from ..evaluation.model import ModelChoice
 from ..progress import OpenProgress
 from ..results.compare import MAX_SLOWDOWN
@@ -72,25 +72,20 @@ class BenchmarkJob:
 
     def check(self) -> None:
         """Raise `BenchmarkError` for options that contradict each other."""
-        if self.scenario is not None and self.scenario not in SCENARIOS:
-            raise BenchmarkError(
-                f"--scenario is {self.scenario!r}, but {', '.join(SCENARIOS)} exist; "
-                "leave it out to sweep batch sizes"
-            )
-        if self.scenario == "single-stream" and set(self.batch_sizes) - {1}:
-            raise BenchmarkError(
-                f"--batch-size is {', '.join(map(str, self.batch_sizes))}, but single-stream is "
-                "one image at a time; leave it out, or choose --scenario offline"
-            )
-        if self.max_slowdown is not None and self.against is None:
-            raise BenchmarkError(
-                f"--max-slowdown is {self.max_slowdown:g}, but no --against is given; "
-                "name what to compare with"
-            )
-        if self.scenario is not None and self.against is not None:
-            raise BenchmarkError(
-                f"--against is {self.against}, but it is for sweeps; leave out --scenario"
-            )
+        name, sizes, other = self.scenario, self.batch_sizes, self.against
+        slower = self.max_slowdown
+        wrong = {
+            f"--scenario is {name!r}, but {', '.join(SCENARIOS)} exist; leave it out to sweep "
+            "batch sizes": name not in (None, *SCENARIOS),
+            f"--batch-size is {', '.join(map(str, sizes))}, but single-stream is one image at a "
+            "time; leave it out, or choose --scenario offline": (
+                name == "single-stream" and set(sizes) - {1}
+            ),
+            f"--max-slowdown is {slower or 0:g}, but no --against is given; name what to compare "
+            "with": slower is not None and other is None,
+            f"--against is {other}, but it is for sweeps; leave out --scenario": name and other,
+        }
+        refuse(wrong, BenchmarkError)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import pytest
 from ..benchmark.measure import rows_of
 from ..data import fixture as embedded
 from ..distributed.pool import Pool, PoolOptions, check_pool
-from ..errors import Effd0Error
+from ..errors import Effd0Error, refuse
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import is_stdout, sha256
@@ -247,9 +247,7 @@ def refuse_contradictions(config: pytest.Config) -> None:
         f"--runner is {alone}, but workers run {', '.join(WITH_WORKERS)}; leave --workers and "
         "--devices out": parallel and alone,
     }
-    for message, found in wrong.items():
-        if found:
-            raise pytest.UsageError(message)
+    refuse(wrong, pytest.UsageError)
     try:
         own = given.model or results or given.detections
         ModelChoice(own, given.checkpoint).check_photographs("--coco", coco)

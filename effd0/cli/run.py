@@ -29,27 +29,18 @@ from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP
 from ..types import OUTPUT, OVERWRITE, option
-from .command import (
-    ARCH,
-    ARGUMENT,
-    BATCH_SIZE,
-    POINTS,
-    REQUIRED,
-    AccuracyReportOptions,
-    command,
-    least_map,
-)
+from . import command as cli
 from .show import class_table, show_classes, show_evaluation, show_lines, show_pool
 
 
-@command()
+@cli.command()
 def evaluate(
     *,
     model: ModelChoice,
-    arch: str = ARCH,
+    arch: str = cli.ARCH,
     images: ImageOptions,
-    batch_size: int | None = BATCH_SIZE,
-    min_map: float | None = least_map("none; for the embedded default its own record"),
+    batch_size: int | None = cli.BATCH_SIZE,
+    min_map: float | None = cli.least_map("none; for the embedded default its own record"),
     reference: Path | None = option(
         "ONNX model or weights that run on the same images, for --max-drop.", takes="source"
     ),
@@ -57,9 +48,9 @@ def evaluate(
         "Threshold: exit 1 unless the 95 % interval of the mAP drop against --reference ends at or "
         "below this.",
         shown=f"{MAX_DROP.limit} with --reference",
-        **POINTS,
+        **cli.POINTS,
     ),
-    reports: AccuracyReportOptions,
+    reports: cli.AccuracyReportOptions,
     directory: DirectoryOptions,
     compute: RunnerOptions,
     pool: PoolOptions,
@@ -86,7 +77,9 @@ def evaluate(
     _report(evaluation, engine, reports)
 
 
-def _report(evaluation: Evaluation, engine: engines.Engine, reports: AccuracyReportOptions) -> None:
+def _report(
+    evaluation: Evaluation, engine: engines.Engine, reports: cli.AccuracyReportOptions
+) -> None:
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     if reports.per_class:
         show_classes(evaluation.accuracy)
@@ -106,14 +99,14 @@ def _report(evaluation: Evaluation, engine: engines.Engine, reports: AccuracyRep
         raise typer.Exit(1)
 
 
-@command("overlap", "postprocess", "launch")
+@cli.command("overlap", "postprocess", "launch")
 def detect(
     *,
-    image: Path = option("Image to detect in.", "IMAGE", takes="image", **ARGUMENT),
-    out: Path = option("Image to write.", default=REQUIRED, takes="new file"),
+    image: Path = option("Image to detect in.", "IMAGE", takes="image", **cli.ARGUMENT),
+    out: Path = option("Image to write.", default=cli.REQUIRED, takes="new file"),
     min_score: float = option("Leave out detections below this score.", default=0.3, min=0, max=1),
     model: ModelChoice,
-    arch: str = ARCH,
+    arch: str = cli.ARCH,
     compute: RunnerOptions,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
@@ -127,13 +120,13 @@ def detect(
     show_lines(f"drew {count} boxes of at least {min_score} to {out}")
 
 
-@command()
+@cli.command()
 def preprocess(
     *,
-    bin_save: Path = option("Folder for the .bin files.", "DIR", REQUIRED, takes="new folder"),
+    bin_save: Path = option("Folder for the .bin files.", "DIR", cli.REQUIRED, takes="new folder"),
     overwrite: bool = OVERWRITE,
     images: ImageOptions,
-    arch: str = ARCH,
+    arch: str = cli.ARCH,
     dtype: str = option(
         "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
         default="float32",
@@ -158,11 +151,11 @@ def preprocess(
     show_lines(f"wrote {count} inputs to {bin_save}")
 
 
-@command("postprocess", "launch", "root", "split", "image_limit")
+@cli.command("postprocess", "launch", "root", "split", "image_limit")
 def infer(
     *,
     model: ModelChoice,
-    arch: str = ARCH,
+    arch: str = cli.ARCH,
     input: Path | None = option(
         "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
         "DIR",
@@ -205,20 +198,20 @@ def infer(
         show_lines(f"wrote {job.results}")
 
 
-@command()
+@cli.command()
 def postprocess(
     *,
     omfile: Path = option(
-        "Folder of results, by effd0 or ais_bench.", "DIR", REQUIRED, takes="results"
+        "Folder of results, by effd0 or ais_bench.", "DIR", cli.REQUIRED, takes="results"
     ),
     images: ImageOptions,
     bins: Path | None = option(
         "Folder of the inputs, where results have no manifest.", "DIR", takes="inputs"
     ),
     model: Path | None = option("Model that the results must be of.", shown="any", takes="model"),
-    arch: str = ARCH,
-    min_map: float | None = least_map("none"),
-    reports: AccuracyReportOptions,
+    arch: str = cli.ARCH,
+    min_map: float | None = cli.least_map("none"),
+    reports: cli.AccuracyReportOptions,
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
@@ -226,17 +219,17 @@ def postprocess(
     _report(run_evaluation(job, engine, open_progress=progress), engine, reports)
 
 
-@command()
+@cli.command()
 def score(
     *,
     results: Path = option(
-        "COCO results file, by any tool.", "RESULTS.json", takes="json", **ARGUMENT
+        "COCO results file, by any tool.", "RESULTS.json", takes="json", **cli.ARGUMENT
     ),
     annotations: Path = option(
-        "COCO annotation file of the same images.", default=REQUIRED, takes="json"
+        "COCO annotation file of the same images.", default=cli.REQUIRED, takes="json"
     ),
-    min_map: float | None = least_map("none"),
-    reports: AccuracyReportOptions,
+    min_map: float | None = cli.least_map("none"),
+    reports: cli.AccuracyReportOptions,
 ) -> None:
     """Score detections of any tool: COCO's twelve numbers and a verdict, without the images."""
     evaluation = run_score(results, annotations, min_map, say=say)

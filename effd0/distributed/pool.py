@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..errors import RunnerError
+from ..errors import RunnerError, refuse
 from ..results.environment import chip_kind
 from ..runners.registry import RunnerOptions
 from ..types import SCALE, option
@@ -65,9 +65,7 @@ class PoolOptions:
             f"--ray-address is {address}, but not how many workers are wanted there; "
             "give --workers": address is not None and workers is None,
         }
-        for message, found in contradictions.items():
-            if found:
-                raise RunnerError(message)
+        refuse(contradictions, RunnerError)
         count = len(numbers) or workers
         return None if count is None else Pool(count, numbers, address, self.verbose)
 

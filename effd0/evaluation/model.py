@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data import fixture as embedded
-from ..errors import CheckpointError, RunnerError, require_all
+from ..errors import CheckpointError, RunnerError, refuse, require_all
 from ..export import verify as build
 from ..graph.rewrites import ORT_EDITS
 from ..runners.base import Runner
@@ -71,9 +71,7 @@ class ModelChoice:
             "--runner acl takes an .om model, but no --model is given; "
             "make one with 'effd0 compile'": runner == "acl" and self.model is None,
         }
-        for message, found in contradictions.items():
-            if found:
-                raise RunnerError(message)
+        refuse(contradictions, RunnerError)
         if self.model is not None and not self.model.is_file():
             command = "compile" if runner == "acl" else "export"
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 {command}'")

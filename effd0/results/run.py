@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -310,7 +310,7 @@ def new_run(
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; the texts and *given* as in `verdict_of`."""
-    path, of = Path(sys.argv[0]), standing(artefact)
+    path = Path(sys.argv[0])
     # As it is typed: ``pytest`` for ``python -m pytest`` too.
     name = path.parent.name if path.name == "__main__.py" else path.name
     # Merged runs of one machine name it once: nothing in it changes from run to run.
@@ -320,7 +320,7 @@ def new_run(
         commands=[shlex.join([name, *sys.argv[1:]])],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
-        verdict=verdict_of(checks, otherwise, cut_off, given, demo=of.demo, lacks=of.lacks),
+        verdict=verdict_of(checks, otherwise, cut_off, given, **standing(artefact)),
         checks=list(checks),
         parity=list(parity),
         accuracy=list(accuracy),
@@ -341,24 +341,16 @@ def artefact_of(
     return Artefact("" if file is None else file.name, graph, weights, dataset)
 
 
-class Standing(NamedTuple):
-    """Whether all is of the bundled *demo*, and what *lacks* that a release needs beside stages."""
-
-    demo: bool
-    lacks: tuple[str, ...]
-
-
-def standing(artefact: Artefact) -> Standing:
-    """What *artefact* can decide."""
+def standing(artefact: Artefact) -> dict[str, Any]:
+    """What `verdict_of` has to know of *artefact*: ``demo``, and what a release ``lacks``."""
     bundled = artefact.checkpoint_sha256 == sha256(fixture.checkpoint())
-    dataset = artefact.dataset
-    if dataset is None or dataset.release_set:
-        return Standing(bundled and artefact.model_sha256 is None, ())
-    said = "the bundled scenes are none"
-    if dataset.name != EMBEDDED:
-        said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
-    said = f"a release set: {said}"
-    return Standing(bundled and artefact.model_sha256 is None, (said,))
+    dataset, lacks = artefact.dataset, []
+    if dataset is not None and not dataset.release_set:
+        said = "the bundled scenes are none"
+        if dataset.name != EMBEDDED:
+            said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
+        lacks.append(f"a release set: {said}")
+    return {"demo": bundled and artefact.model_sha256 is None, "lacks": lacks}
 
 
 def dataset_name(root: Path | None, split: str) -> str:
@@ -438,10 +430,8 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
     artefact = _merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))])
-    of = standing(artefact)
-    verdict = verdict_of(
-        entries["checks"], runs[0].verdict.evidence, "".join(cut[:1]), demo=of.demo, lacks=of.lacks
-    )
+    before, cut_off = runs[0].verdict.evidence, "".join(cut[:1])
+    verdict = verdict_of(entries["checks"], before, cut_off, **standing(artefact))
     same = (run.verdict for run in runs if run.verdict.evidence == verdict.evidence)
     step = next((one.next_step for one in same), "")
     return Run(

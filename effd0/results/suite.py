@@ -15,20 +15,9 @@ from ..data import fixture
 from ..data.coco import Dataset
 from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OutputError
 from ..io import sha256
+from . import check as rules
 from . import run as runs
-from .check import (
-    COMPUTED_IN,
-    STAGES,
-    UNDECIDED,
-    Broken,
-    Check,
-    Stage,
-    Status,
-    Verdict,
-    finite,
-    first_line,
-    verdict_of,
-)
+from .check import STAGES, Broken, Check, Stage, Status, Verdict, finite, first_line, verdict_of
 
 if TYPE_CHECKING:
     import pytest
@@ -80,8 +69,8 @@ def check_of(
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         reason = str(reason).removeprefix("Skipped: ")
-        status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
-        evidence = reason.removeprefix(UNDECIDED)
+        status = "undecided" if reason.startswith(rules.UNDECIDED) else "skipped"
+        evidence = reason.removeprefix(rules.UNDECIDED)
     elif (told := str(error)).startswith(TIMED_OUT):
         status, evidence = "undecided", f"the test ran out of its time, {told}"
     elif _is_of_the_suite(error, report.when):
@@ -170,7 +159,7 @@ class SuiteRecord:
         named = (one.diagnosis for one in failed if one.stage == "runner" and one.diagnosis)
         upstream = STAGES[1 : STAGES.index("runner")]  # whatever the images are, heads are of them
         return any(one.stage in upstream for one in failed) or not all(
-            diagnosis.startswith(COMPUTED_IN) for diagnosis in named
+            diagnosis.startswith(rules.COMPUTED_IN) for diagnosis in named
         )
 
     def sections(self) -> dict[str, list[str]]:
@@ -189,8 +178,8 @@ class SuiteRecord:
 
     def verdict(self, given: Mapping[str, Path | None], exit_status: int) -> Verdict:
         """The verdict of a session that ended so; *given* are the paths by option."""
-        of, cut_off = runs.standing(self.artefact(given)), self._cut_off(exit_status)
-        return verdict_of(self.checks, "", cut_off, given, demo=of.demo, lacks=of.lacks)
+        cut_off, of = self._cut_off(exit_status), runs.standing(self.artefact(given))
+        return verdict_of(self.checks, "", cut_off, given, **of)
 
     def artefact(self, given: Mapping[str, Path | None]) -> runs.Artefact:
         """What was under test; *given* are the paths by option."""
