@@ -79,10 +79,15 @@ def _in_place(path: Path) -> bool:
         return False
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write *text* in UTF-8, whole or not at all; raise `OutputError` if it cannot be."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write *content* as JSON, whole or not at all; raise `OutputError` if it cannot be."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", path)
 
 
 def write_csv(rows: Sequence[Mapping[str, object]], path: Path) -> None:

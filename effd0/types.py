@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,6 +37,15 @@ def option(text: str, metavar: str | None = None, default: Any = None, **more: A
     ``panel`` of a dataclass is that of its options which name none.
     """
     return field(default=default, metadata={"help": text, "metavar": metavar, **more})
+
+
+def check_choices(holder: Any, kind: type[Exception]) -> None:
+    """Raise an error of *kind* for an option of the dataclass *holder* that is no choice of it."""
+    for one in fields(holder):
+        value, choices = getattr(holder, one.name), one.metadata.get("choices")
+        if choices and value not in (None, *choices):
+            flag, known = f"--{one.name.replace('_', '-')}", ", ".join(choices)
+            raise kind(f"{flag} is {value!r}, but {known} exist; choose one")
 
 
 #: Of every command that writes; each module that writes a folder takes it by itself.

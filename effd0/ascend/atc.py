@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..errors import AtcError
 from ..graph.onnx_info import check_support, load_graph, model_input
-from ..io import check_writable, written_whole
+from ..io import check_writable, write_text, written_whole
 from ..spec import ModelSpec
 from .aipp import normalizing_aipp
 from .atc_options import AtcOptions, compiled_shape
@@ -204,8 +204,7 @@ def write_generated(command: AtcCommand) -> list[Path]:
                 f"use it with {option} {path}, or move it away"
             )
     for path, content in missing:
-        with written_whole(path) as temporary:
-            temporary.write_text(content)
+        write_text(content, path)
     return [path for path, _ in missing]
 
 

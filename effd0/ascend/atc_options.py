@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import AtcError
-from ..types import option
+from ..types import check_choices, option
 
 PRECISION_MODES = (
     "allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "force_fp16",
@@ -26,8 +26,6 @@ PRECISION_MODES_V2 = (
     "mixed_float16", "mixed_bfloat16", "mixed_hif8", "fp16", "origin", "cube_fp16in_fp32out",
     "cube_hif8",
 )  # fmt: skip
-LOG_LEVELS = ("debug", "info", "warning", "error", "null")
-OUTPUT_TYPES = ("FP32", "FP16")
 MIN_GEARS, MAX_GEARS = 2, 100
 #: Pairs of options of which one may be given; with AIPP the input is uint8, never float16.
 EXCLUSIVE = (
@@ -72,19 +70,14 @@ class AtcOptions:
     aipp: bool = option("Include the normalisation; the input is uint8 pixels.", default=False)
     insert_op_conf: Path | None = option("Your own AIPP file.")
     input_fp16: bool = option("Take float16 input.", default=False)
-    output_type: str | None = option("Type of the outputs.", shown="FP32", choices=OUTPUT_TYPES)
-    log: str = option("ATC's log level.", default="debug", choices=LOG_LEVELS)
+    output_type: str | None = option("Type of the outputs.", shown="FP32", choices=("FP32", "FP16"))
+    log: str = option(
+        "ATC's log level.", default="debug", choices=("debug", "info", "warning", "error", "null")
+    )
     gears: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("--precision-mode", self.precision_mode, PRECISION_MODES),
-            ("--precision-mode-v2", self.precision_mode_v2, PRECISION_MODES_V2),
-            ("--output-type", self.output_type, OUTPUT_TYPES),
-            ("--log", self.log, LOG_LEVELS),
-        ):
-            if value not in (None, *known):
-                raise AtcError(f"{name} is {value!r}, but ATC knows {', '.join(known)}; choose one")
+        check_choices(self, AtcError)
         rising = all(a < b for a, b in zip((0, *self.gears), self.gears, strict=False))
         if self.gears and not (rising and MIN_GEARS <= len(self.gears) <= MAX_GEARS):
             raise AtcError(

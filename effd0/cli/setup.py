@@ -17,7 +17,7 @@ from rich.text import Text
 from ..ascend import npu_smi
 from ..data import download, fixture
 from ..errors import AtcError, DatasetError, OutputError, pip_install
-from ..io import written_whole
+from ..io import write_text
 from ..progress import download_progress
 from ..results.environment import installed_version
 from ..spec import spec_for
@@ -151,7 +151,6 @@ def init() -> None:
     if path.exists():
         raise OutputError(f"{path} is there; edit it, or remove it for a new one")
     text = settings.template(OPTION_GROUPS, Path())
-    with written_whole(path) as temporary:
-        temporary.write_text(text)
+    write_text(text, path)
     filled = [line for line in text.splitlines() if line and not line.startswith("#")]
     show_lines(f"wrote {path}", *(filled or ["no model, weights or data set found; name yours"]))

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
-from ..io import written_whole
+from ..io import write_text, written_whole
 from ..tensors.inputs import read_json
 
 #: The key of the contents of all images.
@@ -132,8 +132,7 @@ class RunDirectory:
                 )
             text = path.read_text()
         else:
-            with written_whole(path) as temporary:
-                temporary.write_text(text)
+            write_text(text, path)
         self._seed = zlib.crc32(text.encode())
         self._file.seek(0)
         data = self._file.readall()
@@ -172,8 +171,7 @@ class RunDirectory:
                 ids = {"image_id": int(id_), "category_id": int(kind)}
                 file.write((", " if n else "") + encoded({**ids, "bbox": box, "score": score}))
             file.write("]\n")
-        with written_whole(self.folder / EVALUATION) as temporary:
-            temporary.write_text(json.dumps(evaluation, allow_nan=False) + "\n")
+        write_text(json.dumps(evaluation, allow_nan=False) + "\n", self.folder / EVALUATION)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..types import Fractions, Indices
 from .coco import MATCH, THRESHOLDS, MatchTable, Rows, flags, overlapping
+from .detection_diff import once_each
 
 #: The score thresholds: a detection counts from its score on.
 SCORES: Fractions = np.arange(101) / 100
@@ -130,10 +131,8 @@ def _confusion(matches: MatchTable, shown: Rows) -> Indices:
     rows, columns = left[pairs[0]], open_[pairs[1]]
     order = np.argsort(-pairs[2], kind="stable")
     order = order[(shown["category"][rows] != truths["category"][columns])[order]]
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if target[row] < 0 and free[column]:
-            target[row], free[column] = column, False
-
+    found, places = once_each(rows, columns, order)
+    target[found], free[places] = places, False
     of_truth = np.append(np.searchsorted(kinds, truths["category"]), kinds.size)
     matrix = np.zeros((kinds.size + 1, kinds.size + 1), np.int64)
     # A target of -1 is the last of all, background.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import RunFileError
-from ..io import written_whole
+from ..io import write_text
 from ..results.check import STAGES, Verdict
 from ..results.compare import RunComparison, compare_runs, row_title
 from ..results.run import Parity, Run
@@ -32,9 +32,7 @@ _MARKUP = re.compile(r"[\\`*_\[\]<>&|~]|[@#](?=\w)|#$|\$")
 
 def write_markdown(path: Path, run: Run, baseline: Run | None = None) -> None:
     """Write *run* in Markdown to *path*; raise `OutputError` if it cannot be."""
-    text = markdown(run, baseline)
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(markdown(run, baseline), path)
 
 
 def markdown(run: Run, baseline: Run | None = None) -> str:

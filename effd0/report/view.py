@@ -12,7 +12,7 @@ from typing import Any
 
 from ..benchmark.published import published_accuracies, published_figures
 from ..errors import RunFileError, require
-from ..io import written_whole
+from ..io import write_text
 from ..metrics.operating_point import ClassFigures, OperatingPoint
 from ..metrics.summary import METRICS
 from ..metrics.tide import FOREGROUND, KINDS
@@ -38,9 +38,7 @@ NONE = "–"  # noqa: RUF001  # the dash that tables use
 
 def write_page(path: Path, run: Run, baseline: Run | None = None) -> None:
     """Write the page of *run* to *path*; raise `OutputError` if it cannot be."""
-    page = render_page(run, baseline)
-    with written_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(render_page(run, baseline), path)
 
 
 def render_page(run: Run, baseline: Run | None = None) -> str:

@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from ..data import fixture
 from ..errors import RunFileError
-from ..io import sha256, written_whole
+from ..io import sha256, write_text
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
@@ -384,8 +384,7 @@ def write_run(path: Path, run: Run) -> None:
         msgspec.json.decode(text, type=Run)
     except (ValueError, msgspec.ValidationError) as error:
         raise RunFileError(f"the run for {path} is invalid: {error}; {_KEYS}") from error
-    with written_whole(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(text + "\n", path)
 
 
 def read_run(path: Path) -> Run:

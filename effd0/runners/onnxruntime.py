@@ -20,13 +20,6 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(u
 _CPU = "CPUExecutionProvider"
 #: The most runs at a time, each of which holds the feature maps of an image, 0.1 GB.
 _SIDE_BY_SIDE = 4
-#: What may be asked for -> ONNX Runtime's name of it.
-GRAPH_OPTIMIZATIONS = {
-    "disable": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
 _ALL_OR_NOTHING = (
     " A model of fixed batch size, simplified, has no nodes that compute shapes, "
     "which a device leaves to the CPU: 'effd0 export --batch-size 1', then 'effd0 simplify'"
@@ -38,7 +31,7 @@ class OrtRunner(Runner):
     One inference session on the provider asked for, and on no other.
 
     Each *provider_option* is a KEY=VALUE of the provider's own, as ONNX Runtime documents them;
-    *graph_optimization* is a key of `GRAPH_OPTIMIZATIONS`.  Raises `RunnerError` for what ONNX
+    *graph_optimization* is one of `RunnerOptions`' choices.  Raises `RunnerError` for what ONNX
     Runtime would not know or would pass over in silence; for a provider that is missing, that it
     quietly replaced, or that would leave nodes of the model to the CPU.
     """
@@ -57,11 +50,6 @@ class OrtRunner(Runner):
         self.graph_optimization = graph_optimization
         #: The session of runs side by side, opened when they are first asked for.
         self._narrow: Any = None
-        if graph_optimization not in GRAPH_OPTIMIZATIONS:
-            raise RunnerError(
-                f"--graph-optimization is {graph_optimization!r}, "
-                f"but {', '.join(GRAPH_OPTIMIZATIONS)} exist"
-            )
         self.provider_options: dict[str, str] = {}
         for option in provider_option:
             key, equals, value = option.partition("=")
@@ -155,8 +143,9 @@ class OrtRunner(Runner):
         ort = require("onnxruntime", extra="onnx")
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what is fatal; every error is raised too
-        level = GRAPH_OPTIMIZATIONS[self.graph_optimization]
-        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+        level = self.graph_optimization
+        name = "ORT_DISABLE_ALL" if level == "disable" else f"ORT_ENABLE_{level.upper()}"
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, name)
         if threads is not None:
             options.intra_op_num_threads = threads
         if self.provider != _CPU:

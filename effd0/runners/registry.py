@@ -44,8 +44,8 @@ class RunnerOptions:
     How a backend is to compute; what a backend does not know, it refuses.
 
     *overlap* lets a backend work on several batches at a time; *bins* is the folder of the inputs
-    that recorded outputs are of; each *provider_option* is a KEY=VALUE.  *postprocess* is one of
-    `runners.torch.POSTPROCESS`; *launch*, for detections on the device, one of its `LAUNCHES`.
+    that recorded outputs are of; each *provider_option* is a KEY=VALUE.  *postprocess*
+    says where detections are made, *launch* how work on the device is launched.
     """
 
     panel: ClassVar = types.BACKEND
@@ -115,6 +115,7 @@ def open_runner(
                 f"{given}, but --runner {name} does not know it; "
                 "leave it out, or choose another --runner"
             )
+    types.check_choices(options, RunnerError)
     known = vars(options) | {"spec": spec}
     runner: Runner = opens(model, **{key: known[key] for key in known if key in takes})
     return runner

@@ -38,9 +38,9 @@ def test_mixed_modes_are_those_of_the_manual(mode: dict[str, Any], mixed: bool) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision_mode": "fp16"}, "--precision-mode is 'fp16', but ATC knows allow_.*; choose"),
+        ({"precision_mode": "fp16"}, "--precision-mode is 'fp16', but allow_.*; choose"),
         ({"precision_mode_v2": "force_fp16"}, "--precision-mode-v2 is 'force_fp16', but"),
-        ({"output_type": "INT8"}, "'INT8', but ATC knows FP32, FP16"),
+        ({"output_type": "INT8"}, "'INT8', but FP32, FP16 exist"),
         ({"soc_version": "310P3"}, "is '310P3', but .* as Ascend310P3"),
         ({"batch_size": 0}, "--batch-size is 0, but at least 1"),
         ({"gears": (4,)}, "is 4, but 2 to 100 positive"),
