@@ -16,9 +16,11 @@ import contextlib
 import importlib
 import os
 import threading
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -48,53 +50,17 @@ _BARE: dict[str, object] = {
     "mdl.get_output_size_by_index": 0,
 }
 
-_SOURCE = "source CANN's set_env.sh and look at 'effd0 doctor'"
-_OWN = "this is a mistake of the caller: report it with this message"
-_RECOMPILE = "compile the model again on this version of CANN with 'effd0 compile'"
-_SMALLER = "use a smaller --batch-size, or free the device (npu-smi info shows who holds it)"
-_DEVICE = "check that --device exists, is healthy (npu-smi info) and is not taken"
-_HEALTH = "look at the device's health (npu-smi info) and at ~/ascend/log, then reset the device"
-_THREAD = "every thread has to set a context first: report it with this message"
-
-#: Code -> (meaning, what to do), where that is more than its first digit says (`KINDS`).  Names are
-#: those of CANN's headers (acl_base_rt.h, rt_error_codes.h, ge_error_codes.h).
-CODES: dict[int, tuple[str, str]] = {
-    100002: ("ACL is initialised already", "keep one runner or acl_session open instead of many"),
-    100003: ("the file is not valid", _RECOMPILE),
-    100012: ("the model cannot be deserialised", _RECOMPILE),
-    100019: ("the model is not dynamic", "compile it with --dynamic-batch-size"),
-    100039: ("the stub library answered, not the driver", _SOURCE),
-    107001: ("no such device", _DEVICE),
-    107002: ("this thread has no context", _THREAD),
-    107003: ("the stream belongs to another context", _THREAD),
-    107004: ("the model was loaded in another context", _THREAD),
-    145000: ("the model does not take this input", "check that the .om is the one you mean"),
-    145002: ("the model file is missing or is no model", _RECOMPILE),
-    145013: ("the batch size is none of the model's gears", "compile it with that gear"),
-    207000: ("this version of CANN lacks the feature", "use a later version of CANN"),
-    207001: ("memory ran out", _SMALLER),
-    207018: ("the device's memory ran out", _SMALLER),
-    245000: ("memory ran out while the model was loaded", _SMALLER),
-    500002: ("the graph engine failed", _RECOMPILE),
-    507008: ("the model is for another chip", "compile it with this chip's --soc-version"),
-    507011: ("the model failed while it ran", f"{_HEALTH}; too large a batch shows so as well"),
-    507015: ("an AI Core failed", _HEALTH),
-    507033: ("the device could not be opened", _DEVICE),
-    507046: ("waiting for a stream took too long", _HEALTH),
-    507047: ("waiting for an event took too long", _HEALTH),
-}
-#: First digit -> the same for codes that are not listed.
-KINDS = {
-    1: ("a mistake of the caller", _OWN),
-    2: ("resources are missing", _SMALLER),
-    3: ("a service failed", _HEALTH),
-    5: ("an internal error", _HEALTH),
-}
+_FILE = tomllib.loads(Path(__file__).with_name("errors.toml").read_text())
+#: Code, and first digit of others -> (meaning, what to do).
+CODES, KINDS = (
+    {int(code): (what, remedy.format(**_FILE["advice"])) for code, (what, remedy) in table.items()}
+    for table in (_FILE["acl_codes"], _FILE["acl_kinds"])
+)
 
 
 def explain(code: int) -> tuple[str, str]:
     """Return what *code* means and what to do about it."""
-    other = KINDS.get(int(str(abs(code))[0]), ("a failure", _HEALTH))
+    other = KINDS.get(int(str(abs(code))[0]), ("a failure", _FILE["advice"]["health"]))
     return CODES.get(code, other)
 
 
