@@ -102,9 +102,9 @@ class Engine(ABC):
 
     @abstractmethod
     def open(
-        self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
+        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
     ) -> AbstractContextManager[OpenEngine]:
-        """The open engine for *dataset*; raises what its stages raise."""
+        """The open engine for *dataset*, or for files where it is None; raises as its stages do."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,6 @@ class ModelEngine(Engine):
     """What engines that run *choice* have in common."""
 
     choice: ModelChoice
-
-    @abstractmethod
-    def open(
-        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> AbstractContextManager[OpenEngine]:
-        """The open engine for *dataset*, or for files where it is None."""
 
     def settings(self, file: Path, batch_size: int) -> dict[str, Any]:
         """What a reader needs to repeat a run of *file* and to compare it with another."""
@@ -228,10 +222,11 @@ class RecordedEngine(Engine):
 
     @contextlib.contextmanager
     def open(
-        self, dataset: Dataset, host_threads: int, open_progress: OpenProgress
+        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
     ) -> Iterator[OpenEngine]:
         """Find the results of every image; raise `ResultError` where one has none."""
         del open_progress
+        assert dataset is not None, "results are of images"
         manifest, fed = find_manifest(self.results, self.bins), dataset.samples
         if dataset.limited:
             fed = load_coco(dataset.annotation_file.parents[1], self.split).samples

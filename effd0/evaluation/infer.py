@@ -82,19 +82,15 @@ class Performance:
 
     def ais_bench_summary(self) -> dict[str, Any]:
         """The figures under the keys of ais_bench's summary; null where nothing was measured."""
-        measured = {
-            "NPU_compute_time": self.compute_ms,
-            "H2D_latency": self.h2d_ms,
-            "D2H_latency": self.d2h_ms,
-        }
+
+        def known(ms: Sequence[float]) -> dict[str, Any]:
+            found = {key: float(of(ms)) if ms else None for key, of in _STATISTICS.items()}
+            return {**found, "count": len(ms)}
+
         return {
-            **{
-                name: {
-                    **{key: float(of(ms)) if ms else None for key, of in _STATISTICS.items()},
-                    "count": len(ms),
-                }
-                for name, ms in measured.items()
-            },
+            "NPU_compute_time": known(self.compute_ms),
+            "H2D_latency": known(self.h2d_ms),
+            "D2H_latency": known(self.d2h_ms),
             "npu_compute_time_list": list(self.compute_ms),
             "throughput": self.ais_bench_throughput,
         }
@@ -298,6 +294,8 @@ def _summary(
 ) -> dict[str, Any]:
     """What ais_bench's summary says but for its files, and more under a key of our own."""
     how = ("batch_size", "loop", "warmup", "host_threads")
+    rates = ("images_per_second", "images_per_second_with_files")
+    figures = ("images", *rates, "infer_s", "total_s")
     own = ("model", "checkpoint", "model_sha256", "batch_size", "spec", "pool")
     return {
         "args": list(job.args),
@@ -306,11 +304,7 @@ def _summary(
         "effd0": {
             "runner": source.description,
             "manifest_sha256": None if manifest is None else manifest.sha256,
-            "images": performance.images,
-            "images_per_second": performance.images_per_second,
-            "images_per_second_with_files": performance.images_per_second_with_files,
-            "infer_s": performance.infer_s,
-            "total_s": performance.total_s,
+            **{name: getattr(performance, name) for name in figures},
             "settings": {name: getattr(job, name) for name in how},
             **{key: source.settings[key] for key in own if key in source.settings},
         },

@@ -28,8 +28,6 @@ from ..spec import ModelSpec
 
 #: Exporter -> the opsets it can write.
 EXPORTERS = {"torchscript": range(11, 19), "dynamo": range(18, 24)}
-#: The batch sizes of the recipe's throughput table.
-BATCH_SIZES = (1, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +68,7 @@ def summarize(matches: coco.MatchTable) -> CocoMetrics:
         *(recall[..., area, last] for area in range(1, len(coco.AREAS))),
     ]
     means = [_mean(number) for number in numbers]
-    return _metrics(matches.dataset, means, precision[..., 0], matches.count)
+    return metrics_of(matches.dataset, means, precision[..., 0], matches.count)
 
 
 def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
@@ -113,46 +110,7 @@ def precision_at_recalls(shown: Indices, wanted: int) -> Fractions:
     return highest[(hits / wanted).searchsorted(RECALLS)]
 
 
-def pycocotools_metrics(
-    dataset: Dataset, detections: Mapping[int, Detections], spec: ModelSpec
-) -> CocoMetrics:
-    """
-    What `coco_metrics` gives, computed by pycocotools: a reference to confirm it with.
-
-    Takes about 100 times as long.  Raises as `coco_metrics` does.
-    """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    coco.check_complete(dataset, detections)
-    results = coco.to_coco_results(detections, spec)
-    truth, found = COCO(), COCO()
-    truth.dataset = {
-        "info": {},
-        "images": [{"id": id_} for id_ in dataset.image_ids],
-        "annotations": [
-            # What COCO files may leave out.
-            {"iscrowd": 0, "area": annotation["bbox"][2] * annotation["bbox"][3]} | annotation
-            for annotation in dataset.annotations
-        ],
-        "categories": [{"id": id_, "name": name} for id_, name in dataset.categories.items()],
-    }
-    found.dataset = truth.dataset | {"annotations": []}
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        found.createIndex()
-        if len(results):  # loadRes does not take a table without rows.
-            found = truth.loadRes(results)
-        scored: Any = COCOeval(truth, found, "bbox")
-        scored.params.imgIds = dataset.image_ids
-        scored.evaluate()
-        scored.accumulate()
-        scored.summarize()
-    means = [None if value == -1 else float(value) for value in scored.stats]
-    return _metrics(dataset, means, scored.eval["precision"][..., 0, -1], len(results))
-
-
-def _metrics(
+def metrics_of(
     dataset: Dataset, means: Sequence[float | None], precision: Fractions, detections: int
 ) -> CocoMetrics:
     """Metrics of the twelve *means*; *precision* is (thresholds, recalls, categories)."""

@@ -29,7 +29,6 @@ from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
-from effd0.metrics.summary import pycocotools_metrics
 from effd0.progress import progress, silent
 from effd0.report.insight import insight_of
 from effd0.results.check import Broken
@@ -38,6 +37,7 @@ from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 
 from .gate import Gate, points, points_in, settle
+from .scoring import pycocotools_metrics
 
 pytestmark = [pytest.mark.accuracy, pytest.mark.artefact, pytest.mark.stage("gate")]
 

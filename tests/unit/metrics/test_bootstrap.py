@@ -24,10 +24,11 @@ from effd0.metrics.bootstrap import (
     reachable_ap,
 )
 from effd0.metrics.coco import MatchTable, match_table
-from effd0.metrics.summary import coco_metrics, pycocotools_metrics
+from effd0.metrics.summary import coco_metrics
 from effd0.spec import D0
 from effd0.tolerances import AP_ARITHMETIC
 from tests.helpers.results import drawn_scenes, jittered
+from tests.suite.scoring import pycocotools_metrics
 from tests.suite.truth import Found, perfect, truth_of
 
 #: The same fractions in another order of sums; measured 2026-11-23 over 300 drawn sets and as

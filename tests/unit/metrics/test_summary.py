@@ -14,9 +14,10 @@ from pycocotools.cocoeval import COCOeval
 
 from effd0.data.coco import Dataset
 from effd0.errors import EvaluationError
-from effd0.metrics.summary import METRICS, CocoMetrics, coco_metrics, pycocotools_metrics
+from effd0.metrics.summary import METRICS, CocoMetrics, coco_metrics
 from effd0.spec import D0, ModelSpec
 from tests.helpers.results import as_dicts, jittered
+from tests.suite.scoring import pycocotools_metrics
 from tests.suite.truth import NOTHING, Found
 
 Score = Callable[[Dataset, Found, ModelSpec], CocoMetrics]
