@@ -68,6 +68,12 @@ def _mb(peak: int) -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+def cores() -> int:
+    """How many processors this process may use."""
+    known = hasattr(os, "sched_getaffinity")  # not there on every system
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+
 def let_threads_sleep() -> None:
     """
     Ask OpenMP, before PyTorch loads it, to let threads sleep that have nothing to do for long.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..benchmark.published import Published
@@ -24,24 +25,10 @@ _INK, _MUTED, _RULE, *_SERIES = _COLOURS.values()
 #: What tells lines apart without colours, as matplotlib calls it.
 _DASHES = ("solid", "dashed")
 _MARKS = ("o", "s", "^", "D", "v")
-_STYLE = {
+_COLORED = {
     "axes.edgecolor": _RULE,
-    "axes.facecolor": "none",
     "axes.labelcolor": _MUTED,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "figure.facecolor": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # travels with matplotlib, so widths are the same anywhere
-    "font.size": 9,
     "grid.color": _RULE,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 2,
-    "lines.markersize": 5.5,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "effd0",
     "text.color": _INK,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
@@ -176,7 +163,8 @@ def _drawn(draw: Callable[[Any], None], title: str, told: str, size: tuple[float
     """The plot that *draw* makes on empty axes, and what is *told* of it, as markup of HTML."""
     matplotlib = require("matplotlib", extra="report")
     figure_type = require("matplotlib.figure", extra="report").Figure
-    with matplotlib.rc_context(_STYLE), io.StringIO() as file:
+    style = Path(__file__).with_suffix(".mplstyle")
+    with matplotlib.rc_context(_COLORED, style), io.StringIO() as file:
         figure = figure_type(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)

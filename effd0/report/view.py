@@ -96,12 +96,9 @@ def _environment() -> Any:
         mistakes,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in used}
-    environment.globals |= {
-        "plots": plots,
-        "error_rows": error_rows,
-        "operating_points": operating_points,
-        "confusions": confusions,
-    }
+    called = (error_rows, operating_points, confusions)
+    environment.globals |= {function.__name__: function for function in called}
+    environment.globals["plots"] = plots
     return environment
 
 

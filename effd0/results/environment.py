@@ -20,6 +20,7 @@ from typing import Any
 from ..ascend import npu_smi
 from ..errors import AtcError
 from ..runners.registry import RunnerOptions
+from ..timing import cores
 
 #: What takes part in a result.
 PACKAGES = (
@@ -60,7 +61,7 @@ def fingerprint(backend: str, kind: str = "cpu") -> Fingerprint:
     if kind != "cpu":
         chip, driver = next(iter(chips(kind)), (f"unknown {kind}", ""))
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Fingerprint(chip, cpu_name(), _cores(), threads, driver, backend)
+    return Fingerprint(chip, cpu_name(), cores(), threads, driver, backend)
 
 
 def chip_kind(runner: str, options: RunnerOptions) -> str:
@@ -78,7 +79,7 @@ def environment() -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
-        "cpus": _cores(),
+        "cpus": cores(),
         "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in PACKAGES},
     }
@@ -90,7 +91,7 @@ def machine_record() -> dict[str, Any]:
     return {
         **environment(),
         "cpu": cpu_name(),
-        "cores": _cores(),
+        "cores": cores(),
         "governor": governor.read_text().strip() if governor.exists() else None,
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
         "threads": os.environ.get("OMP_NUM_THREADS"),
@@ -117,11 +118,6 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     fields = dict(re.findall(r"^(.+?)\s*: (.+)$", text, re.MULTILINE))
     numbers = [fields[name] for name in ("CPU implementer", "CPU part") if name in fields]
     return str(fields.get("model name", " ".join([platform.machine(), *numbers])))
-
-
-def _cores() -> int:
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 0
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunnerError, require
+from ..timing import cores
 from ..types import Tensors
 from .base import Runner, TensorInfo, batch_size_of
 
@@ -116,10 +116,7 @@ class OrtRunner(Runner):
         first = next(feeds, {})
         feeds = chain([first] if first else [], feeds)
         rows = batch_size_of(self.inputs) or max(map(len, first.values()), default=0)
-        threads = self.threads
-        if threads is None:  # then all processors that this process may use
-            affinity = getattr(os, "sched_getaffinity", None)  # not there on every system
-            threads = os.cpu_count() or 1 if affinity is None else len(affinity(0))
+        threads = cores() if self.threads is None else self.threads
         runs = min(threads, _SIDE_BY_SIDE) if self.provider == _CPU and rows == 1 else 1
         if runs == 1:
             yield from map(self.infer, feeds)
