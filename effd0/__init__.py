@@ -20,8 +20,6 @@ for a notebook::
 A name is imported when it is first asked for, so that ``import effd0`` needs none of the backends.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """``python -m effd0``: the command line."""
 
-from __future__ import annotations
-
 from .cli.main import main
 
 if __name__ == "__main__":

@@ -27,8 +27,6 @@ Every failure this package knows, and who has to act on it.
 Each message says what came, what was wanted and what to do next.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Collection, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Files written whole or not at all, and their fingerprints."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib

@@ -1,7 +1,5 @@
 """Progress of long work: a live bar on a terminal, now and then a plain line in a log."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

@@ -7,8 +7,6 @@ the recipe's model, ``efficientdet_d0`` pads its convolutions evenly, and
 Source: the model configurations of effdet 0.4.1 and google/automl's EfficientDet.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from .errors import SpecError

@@ -1,7 +1,5 @@
 """Two sets of head outputs side by side."""
 
-from __future__ import annotations
-
 import decimal
 import math
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Every number by which a verdict may forgive a difference: ``tolerances.toml`` as
 tell one precision from another are in `effd0.diagnosis.parity`.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Names for the kinds of arrays that pass between stages, and how an option is declared."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, TypeAlias

@@ -10,8 +10,6 @@ say) initialised it before.  Older versions of CANN cannot be initialised twice 
 whoever opens one runner after another keeps an `acl_session` open around them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

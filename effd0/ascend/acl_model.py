@@ -6,8 +6,6 @@ can a copy overlap with computing.  Where this process runs on the device itself
 memory are the same and nothing is copied.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import time

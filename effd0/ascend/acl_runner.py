@@ -5,8 +5,6 @@ A runner has its own context, model, memory and streams, so that any number of t
 process and any thread may use one; a lock lets one batch at a time in.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import threading

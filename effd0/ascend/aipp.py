@@ -6,8 +6,6 @@ resize.  AIPP computes ``(pixel - mean_chn - min_chn) * var_reci_chn`` in float1
 exactness: `largest_errors` says how much.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ ONNX -> OM by ATC: a command that can be read, copied and run by hand; running i
 What its error codes mean is in errors.toml.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -6,8 +6,6 @@ spaces, power is ``NA`` or ``-``, an NPU holds one chip or two, and processes fo
 of their own.  What all have in common is read: a row of number and name over a row of chip.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -7,8 +7,6 @@ is one image to its detections, and the 90th percentile counts; in ``offline`` a
 and the images per second count.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Published figures of EfficientDet-D0, each with its source and conditions."""
 
-from __future__ import annotations
-
 import functools
 import tomllib
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Commands that build models: export, simplify, modify, compile."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

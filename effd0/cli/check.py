@@ -1,7 +1,5 @@
 """The command check: the suite on a build, its verdict, and what it writes."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import signal

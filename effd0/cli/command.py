@@ -5,8 +5,6 @@ A declaration is ``name: type = option(help, metavar, default)``, a field of a d
 parameter of a command; docs/options.md is made of it too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

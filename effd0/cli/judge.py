@@ -1,7 +1,5 @@
 """Commands that compare: bisect, benchmark, merge, compare, report."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -8,8 +8,6 @@ such an argument.  ``--coco /data/coco`` would then hide pyproject.toml and conf
 Sessions of other projects in the same environment get nothing: no option, no hook, no import.
 """
 
-from __future__ import annotations
-
 import itertools
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands that run a model: evaluate, detect, preprocess, infer, postprocess."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path

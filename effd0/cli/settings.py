@@ -5,8 +5,6 @@ A key is the name of an option of pytest, with ``-`` or ``_``; a relative path i
 file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import json

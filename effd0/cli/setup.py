@@ -1,7 +1,5 @@
 """Commands that prepare a machine or a folder: doctor, fetch, init."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shutil

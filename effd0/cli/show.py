@@ -1,7 +1,5 @@
 """Results on the terminal."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import statistics

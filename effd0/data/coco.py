@@ -9,8 +9,6 @@ Layout::
 Every image of the annotation file counts, those without annotation too.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The embedded default: drawn scenes in COCO's layout and a D0 checkpoint trained on others."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

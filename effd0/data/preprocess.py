@@ -7,8 +7,6 @@ picture at the top left, the rest filled.  EXIF orientation is ignored, as effde
 as COCO's annotations require.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Paths everywhere are `Path`, which folds the slashes of a URL: ``s3://bucket/coc
 ``s3:/bucket/coco``.  Nothing is lost by that as long as the URL names a host or a bucket.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import re

@@ -5,8 +5,6 @@ Source: the anchor generation of google/automl's EfficientDet, as ported by effd
 R-CNN box coder without scale factors.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Detections drawn on their image."""
 
-from __future__ import annotations
-
 import colorsys
 from pathlib import Path
 

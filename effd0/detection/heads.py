@@ -1,7 +1,5 @@
 """A runner's outputs -> the heads of each image, found by name or shape, checked to be finite."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

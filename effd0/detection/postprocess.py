@@ -5,8 +5,6 @@ Gives what effdet's ``DetBenchPredict`` with hard NMS gives.  Where logits tie, 
 index (anchor * num_classes + class) comes first; the reference leaves that order open.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ Blocks of candidates go down their order.  Within a block, who is suppressed fol
 not, round by round; a chain that is longer than the rounds is told, not cut.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ through the same computation (a convolution before and after its batch normalisa
 in), not a fault: that runs down to an output, or fades.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace

@@ -5,8 +5,6 @@ An annotation file can be well formed and still be wrong: COCO's metric does not
 crowds were lost or that images without an object were filtered out.  Here these are faults.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ A hypothesis of the part ``make`` gives other detections of the same candidates,
 ``classes`` or ``scores`` writes the same detections otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial

@@ -5,8 +5,6 @@ A fault is planted on the way from effd0's heads to its results: where that give
 detections, the fault is named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TypeAlias

@@ -9,8 +9,6 @@ Every tensor is looked at in bounded memory: copies of the graph are given other
 at a time, and run in ONNX Runtime without any optimisation, so that no fusion hides a tensor.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

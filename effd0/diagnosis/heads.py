@@ -5,8 +5,6 @@ So a fault that cannot be taken back, a sigmoid that ran to 1 or a lost digit, i
 other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """One engine for all diagnoses: plant a fault on purpose, and see what it leaves unexplained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -5,8 +5,6 @@ A fault remakes the whole input from the image's file, so that it can be compare
 question, or the reference network can be run on it where only the heads are known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property

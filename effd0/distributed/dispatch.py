@@ -5,8 +5,6 @@ The driver knows what each worker has in hand, so a process that dies has its im
 suspected, and run batch by batch with nothing beside them, on another worker where there is one.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Images, or files of inputs, through worker processes: an engine of `evaluation`."""
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence

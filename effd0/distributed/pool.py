@@ -1,7 +1,5 @@
 """Where the workers of a run are: on this host, on its devices, or in a cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar

@@ -5,8 +5,6 @@ An engine is opened for a data set and gives detections image by image. What is 
 detections (run directory, metrics, checks) is the same for all engines; see `evaluate`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

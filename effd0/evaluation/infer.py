@@ -1,7 +1,5 @@
 """One inference over files, or over zeros: results are written, and times are ais_bench's."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -5,8 +5,6 @@ What is not given is the embedded checkpoint.  A checkpoint for ONNX Runtime or 
 exported first, for the time of the run.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field

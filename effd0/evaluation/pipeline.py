@@ -1,7 +1,5 @@
 """Images read ahead in batches, by threads of the host, into memory that is used again."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections import deque

@@ -4,8 +4,6 @@ A run directory: detections are written as they come, so that a run that was sto
 Its manifest says what detections depend on: two runs of the same identity find the same.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import io

@@ -6,8 +6,6 @@ Two exporters: ``torchscript`` reaches back to opset 11, which ATC's parser of C
 computes what it should is proved by `verify` before the file gets its name.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

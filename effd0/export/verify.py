@@ -4,8 +4,6 @@ An ONNX file is made, run beside its source on real images, and only then named.
 Every step gives the differences it measured, the worst first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

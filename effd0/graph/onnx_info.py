@@ -7,8 +7,6 @@ the published ONNX parsers of CANN (Apache-2.0) register opset 11 and most later
 which ATC reads itself.  Opset 17 is the last that was seen to compile.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator

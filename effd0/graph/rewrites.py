@@ -31,8 +31,6 @@ it shows is the error of rounded weights.  Float16 at every node differs about t
 (2026-11-23, embedded checkpoint: logits by 3.5e-2 instead of 2.1e-2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

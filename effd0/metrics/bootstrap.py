@@ -5,8 +5,6 @@ Matching is done once.  AP (IoU .50:.95, all areas, at most 100 detections) of a
 costs sums alone: an image that was drawn n times counts n times.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

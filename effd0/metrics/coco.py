@@ -6,8 +6,6 @@ takes the free object that it overlaps most, at each of ten IoU thresholds and f
 ranges of object areas.  Metrics, bootstrap, bounds and kinds of errors all read the table.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Two runs' detections of the same images, paired by class and IoU; images that share theirs."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections import defaultdict

@@ -6,8 +6,6 @@ table: objects are matched by falling score, so that what a threshold leaves out
 above it.  Crowds, and detections that lie in a crowd of their class, count for nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

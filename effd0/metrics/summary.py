@@ -1,7 +1,5 @@
 """COCO's precision and recall curves, its twelve numbers, and the AP of each class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -10,8 +10,6 @@ counts, and deltas within 5.4e-14 points once tidecv reads COCO's own recalls an
 localisation, lets an oracle fix what is the best of its own kind, not only of both together.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """What pictures of an evaluation need: curves, scores, kinds of error, images to look at first."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """A run in Markdown: the page in short, for GitHub's job summaries and comments."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -5,8 +5,6 @@ No text of a run is drawn here: names stand in legends of HTML.  The colours tha
 given are only names; each becomes the CSS variable that it stands for.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """From a run to the page: what the templates are given, and the file."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import hashlib

@@ -7,8 +7,6 @@ The stages are in their order. What a stage gets from a broken one before it can
 first failure is the one to look at.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ belong to the caller.  A model of fixed batch size takes a smaller batch too: it
 its own first image, and the padded rows never come out.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

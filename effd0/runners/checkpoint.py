@@ -1,7 +1,5 @@
 """A trained EfficientDet-D0 from a file."""
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """An ONNX model in ONNX Runtime."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

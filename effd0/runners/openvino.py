@@ -1,7 +1,5 @@
 """An ONNX model in OpenVINO, on the CPU, in float32."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Head outputs that were computed elsewhere, given as if they were computed here."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

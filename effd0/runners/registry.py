@@ -1,7 +1,5 @@
 """Open a backend by its name."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Detections are made on the host, or on the device by a `TorchDetector`: work the
 on one stream, and uploads go beside it on others.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 from collections import deque

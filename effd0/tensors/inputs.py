@@ -5,8 +5,6 @@ A manifest beside them says what they are, by image id; it is written last, so t
 with a manifest is complete.  A folder of another tool, without one, is read in natural order.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -6,8 +6,6 @@ float32 as in float16, so that neither a file's number nor the order of a model'
 trusted.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

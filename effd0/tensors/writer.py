@@ -5,8 +5,6 @@ Beside it lie ``NAME_summary.json`` and, where the inputs have one, ``NAME_manif
 folder itself holds results only, as other tools expect.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import tempfile
