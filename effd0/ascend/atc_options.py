@@ -7,14 +7,12 @@ float16 throughout, overflowed at some batch sizes.  Mixed modes have ruined ano
 pyramid (Ascend/pytorch, issue 125), so the accuracy of any choice has to be measured.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import AtcError
+from ..errors import AtcError, refuse
 from ..types import check_choices, option
 
 PRECISION_MODES = (
@@ -78,48 +76,46 @@ class AtcOptions:
 
     def __post_init__(self) -> None:
         check_choices(self, AtcError)
-        rising = all(a < b for a, b in zip((0, *self.gears), self.gears, strict=False))
-        if self.gears and not (rising and MIN_GEARS <= len(self.gears) <= MAX_GEARS):
-            raise AtcError(
-                f"--dynamic-batch-size is {','.join(map(str, self.gears))}, but {MIN_GEARS} to "
-                f"{MAX_GEARS} positive sizes, each larger than the one before, are wanted; "
-                "write them as 1,4,8"
-            )
-        soc = self.soc_version
-        if soc is not None and not re.fullmatch(r"Ascend\w[\w-]*", soc, re.ASCII):
-            raise AtcError(
-                f"--soc-version is {soc!r}, but 'Ascend' and the Name that 'npu-smi info' shows is "
-                "wanted; write it as Ascend310P3"
-            )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise AtcError(f"--batch-size is {self.batch_size}, but at least 1 is wanted; give 1")
-        self._check_together()
-
-    def _check_together(self) -> None:
+        soc, gears, (name, mode) = self.soc_version, self.gears, self.precision
+        rising = all(a < b for a, b in zip((0, *gears), gears, strict=False))
         files = {"--modify-mixlist": self.modify_mixlist, "--insert-op-conf": self.insert_op_conf}
-        for name, file in files.items():
-            if file is not None and not file.is_file():
-                raise AtcError(f"{name} is {file}, which is not a file; check the path")
         given: dict[str, object] = {
             **files,
             "--precision-mode": self.precision_mode,
             "--precision-mode-v2": self.precision_mode_v2,
             "--batch-size": self.batch_size,
-            "--dynamic-batch-size": self.gears,
+            "--dynamic-batch-size": gears,
             "--aipp": self.aipp,
             "--input-fp16": self.input_fp16,
         }
-        for one, other in EXCLUSIVE:
-            if given[one] and given[other]:
-                raise AtcError(
-                    f"{one} and {other} are both given, but exclude each other; give one"
+        wrong: dict[str, object] = {
+            f"--dynamic-batch-size is {','.join(map(str, gears))}, but {MIN_GEARS} to {MAX_GEARS} "
+            "positive sizes, each larger than the one before, are wanted; write them as 1,4,8": (
+                gears and not (rising and MIN_GEARS <= len(gears) <= MAX_GEARS)
+            ),
+            f"--soc-version is {soc!r}, but 'Ascend' and the Name that 'npu-smi info' shows is "
+            "wanted; write it as Ascend310P3": soc is not None
+            and not re.fullmatch(r"Ascend\w[\w-]*", soc, re.ASCII),
+            f"--batch-size is {self.batch_size}, but at least 1 is wanted; give 1": (
+                self.batch_size is not None and self.batch_size < 1
+            ),
+            **{
+                f"{flag} is {file}, which is not a file; check the path": not file.is_file()
+                for flag, file in files.items()
+                if file is not None
+            },
+            **{
+                f"{one} and {other} are both given, but exclude each other; give one": (
+                    given[one] and given[other]
                 )
-        if self.modify_mixlist is not None and not self.mixed:
-            name, mode = self.precision
-            raise AtcError(
-                f"--modify-mixlist is given, but --{name.replace('_', '-')} {mode} does not read "
-                "it; leave it out, or take --precision-mode allow_mix_precision"
-            )
+                for one, other in EXCLUSIVE
+            },
+            f"--modify-mixlist is given, but --{name.replace('_', '-')} {mode} does not read it; "
+            "leave it out, or take --precision-mode allow_mix_precision": (
+                self.modify_mixlist and not self.mixed
+            ),
+        }
+        refuse(wrong, AtcError)
 
     @property
     def precision(self) -> tuple[str, str]:

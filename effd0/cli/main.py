@@ -4,9 +4,8 @@ The command line: ``effd0 COMMAND``, or ``python -m effd0 COMMAND``.
 Exit codes: 0 all is well, 1 a gate failed, 2 bad input.
 """
 
-from __future__ import annotations
-
 import sys
+from collections.abc import Callable
 
 import typer
 from rich.markup import escape
@@ -44,12 +43,8 @@ PANELS = {
     },
     "Set up": {setup.doctor: "", setup.init: "", setup.fetch: "checkpoint --out d0.pth"},
 }
-COMMANDS = {command.__name__: command for panel in PANELS.values() for command in panel}
-EXAMPLES = {
-    command.__name__: f"effd0 {command.__name__} {words}".rstrip()
-    for panel in PANELS.values()
-    for command, words in panel.items()
-}
+COMMANDS: dict[str, Callable[..., None]] = {}
+EXAMPLES: dict[str, str] = {}
 EXIT_CODES = "Exit codes: 0 all is well, 1 a gate failed, 2 bad input."
 
 app = typer.Typer(
@@ -62,8 +57,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for panel, commands in PANELS.items():
-    for command in commands:
-        example = f"Example: {EXAMPLES[command.__name__]}\n\n{EXIT_CODES}"
+    for command, words in commands.items():
+        name = command.__name__
+        COMMANDS[name], EXAMPLES[name] = command, f"effd0 {name} {words}".rstrip()
+        example = f"Example: {EXAMPLES[name]}\n\n{EXIT_CODES}"
         app.command(rich_help_panel=panel, epilog=example)(command)
 
 

@@ -5,8 +5,6 @@ Heads that differ are explained further than the heads alone do: by the node of 
 it, by the batch, by the input that they are right for, or by another precision.
 """
 
-from __future__ import annotations
-
 import functools
 import tempfile
 from collections.abc import Callable
@@ -39,6 +37,7 @@ RELATIVE_L2 = {
     "bf16": HEADS["torch", "bf16"].limit,
     "int8": INT8_L2.limit,
 }
+_FIGURES = ("max_abs", "relative_l2", "cosine", "q999", "required")
 #: Up to here an error is named after int8: weights alone made 1.6e-2 at most (2026-11-23).  Whole
 #: int8 errs by as much as many a fault.
 INT8_WEIGHTS = 2e-2
@@ -117,13 +116,9 @@ def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32
             Head(
                 head="class" if diff.name.startswith("class") else "box",
                 level=f"P{diff.name[-1]}",
-                max_abs=finite(diff.max_abs),
-                relative_l2=finite(diff.relative_l2),
-                cosine=finite(diff.cosine),
-                q999=finite(diff.q999),
                 allowed=allowed,
-                required=finite(diff.required),
                 measure=measure,
+                **{name: finite(getattr(diff, name)) for name in _FIGURES},
             )
             for diff in compare_tensors(reference, got)
         ],
