@@ -185,7 +185,9 @@ def test_the_verdict_has_a_next_step_where_something_is_to_be_done() -> None:
     assert verdict_of(EVERY, given=model).next_step == verdict_of([FAILED]).next_step == ""
 
 
-@pytest.mark.parametrize("more", ["", "--overwrite", "--resume"], ids=["as-it-was", "anew", "resumed-before"])
+@pytest.mark.parametrize(
+    "more", ["", "--overwrite", "--resume"], ids=["as-it-was", "anew", "resumed-before"]
+)
 def test_a_run_that_was_stopped_is_resumed_as_it_was_typed(
     more: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
