@@ -104,7 +104,7 @@ def other_weights_and_pads(model: Any, node: Any) -> str:
 
 
 def defaults_and_weights(model: Any, node: Any) -> str:
-    """Weights are wrong; defaults that stand in the file, as torch's new exporter writes, are not."""
+    """Weights are wrong; defaults that are spelled out, as by torch's new exporter, are not."""
     graphs.set_attribute(node, "auto_pad", "NOTSET")
     graphs.set_attribute(node, "group", 1)
     return scaled(model, node)
