@@ -53,7 +53,7 @@ def is_about_effd0(config: pytest.Config) -> bool:
 def runs_installed_suite(config: pytest.Config) -> bool:
     """Whether ``--pyargs`` names the suite that an installed effd0 has."""
     words = [str(word) for word in config.invocation_params.args]
-    return "--pyargs" in words and any(word.partition("::")[0] == INSTALLED for word in words)
+    return "--pyargs" in words and any(word.startswith(INSTALLED) for word in words)
 
 
 def is_led_away(config: pytest.Config) -> bool:

@@ -313,12 +313,14 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     def fingerprint(path: Path) -> str:
         return f"{path.name} sha256 {sha256(path)[:12]}" if path.is_file() else f"{path} IS MISSING"
 
-    model = config.getoption("--model")
+    model, weights = config.getoption("--model"), config.getoption("--checkpoint")
+    if weights is None and not is_given(config):
+        weights = embedded.checkpoint()
     packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim", "openvino")
     runners = ", ".join(runner_names(config))
     lines = [
         f"effd0 {installed_version('effd0')}: {config.getoption('--arch')}, runners {runners}",
-        f"checkpoint: {fingerprint(config.getoption('--checkpoint') or embedded.checkpoint())}",
+        f"checkpoint: {'none is given' if weights is None else fingerprint(weights)}",
         f"model: {fingerprint(model) if model else 'exported from the checkpoint'}",
         f"images: {config.getoption('--coco') or 'embedded scenes'}",
         "versions: " + ", ".join(f"{name} {installed_version(name)}" for name in packages),

@@ -6,6 +6,7 @@ through the same computation (a convolution before and after its batch normalisa
 in), not a fault: that runs down to an output, or fades.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..data.fixture import sample_inputs
 from ..data.preprocess import preprocess
-from ..errors import require_all
+from ..errors import require, require_all
 from ..export import verify
 from ..graph.onnx_info import load_graph
 from ..spec import ModelSpec
@@ -290,10 +291,11 @@ def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
         yield "has no partner in the reference"
         return
     node, partner = _with_own_padding(node, pairs.bad), _with_own_padding(partner, pairs.good)
-    settings = {"is": (node.op, partner.op)} | {
-        f"attribute {name} is": (node.attributes.get(name), partner.attributes.get(name))
-        for name in sorted(node.attributes.keys() | partner.attributes.keys())
-    }
+    settings = {"is": (node.op, partner.op)}
+    for name in sorted(node.attributes.keys() | partner.attributes.keys()):
+        usual = _default(node.op, name)
+        both = (node.attributes.get(name, usual), partner.attributes.get(name, usual))
+        settings[f"attribute {name} is"] = both
     for what, (got, wanted) in settings.items():
         if _text(got) != _text(wanted):
             yield f"{what} {_text(got)}, but {_text(wanted)} in the reference"
@@ -305,6 +307,15 @@ def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
         elif values := _weights_differ(pairs.bad.values[mine], pairs.good.values[theirs]):
             yield f"weight {mine} differs: {values}"
     yield from _edges(node, partner, pairs)
+
+
+def _default(op: str, name: str) -> Any:
+    """What ONNX takes for the attribute *name* of *op* where it is absent; None for nothing."""
+    onnx = require("onnx", extra="onnx")
+    with contextlib.suppress(onnx.defs.SchemaError, KeyError):
+        value = onnx.defs.get_schema(op).attributes[name].default_value
+        return onnx.helper.get_attribute_value(value) if value.name else None
+    return None
 
 
 def _with_own_padding(node: Node, network: Network) -> Node:

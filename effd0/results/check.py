@@ -9,6 +9,7 @@ first failure is the one to look at.
 
 import math
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -43,8 +44,8 @@ USUAL = {
     "--model": "model.onnx", "--checkpoint": "d0.pth", "--coco": "coco_data", "--bins": "inputs",
 }  # fmt: skip
 #: Broken stages, or what the verdict is; the option, or suffix of --model, that a row is for; the
-#: command that helps: ``given`` are all files given, ``whole`` with those that a release takes,
-#: ``larger`` with COCO's images; ``root`` is --coco where it is given.
+#: command that helps: ``again`` is this one, resumed; ``given`` are all files given, ``whole`` with
+#: those that a release takes, ``larger`` with COCO's images; ``root`` is --coco where it is given.
 NEXT_STEPS = (
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
@@ -60,11 +61,13 @@ NEXT_STEPS = (
     ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),
     ("gate", "--model", "effd0 evaluate --model {model} --reference {checkpoint}{root} {page}"),
     ("gate", "", "effd0 evaluate --checkpoint {checkpoint}{root} --runner torch"),
-    ("cut-off", "", "effd0 check{given} --resume"),
+    ("cut-off", "", "{again}"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
     ("undecided incomplete demo", "", "effd0 fetch coco --root coco_data && effd0 check{larger}"),
 )  # fmt: skip
+#: What the command that resumes a run leaves out, or has in its place.
+RESUMED = ("--overwrite", "--resume")
 #: State of a verdict -> what it says of a release, and why.
 MEANINGS = {
     "pass": ("MAY SHIP", "Every stage passed, on the release set."),
@@ -211,6 +214,7 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
     files = USUAL | paths
     return command.format(
+        again=shlex.join([*(word for word in as_typed() if word not in RESUMED), "--resume"]),
         given=_typed(again),
         whole=_typed(whole),
         larger=_typed({**whole, "--coco": USUAL["--coco"]}),
@@ -219,6 +223,12 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
         onnx=paths.get("--onnx", files["--model"]),
         **{option[2:]: path for option, path in files.items() if option != "--onnx"},
     )
+
+
+def as_typed() -> list[str]:
+    """The words of this command: ``pytest`` for ``python -m pytest`` too."""
+    path = Path(sys.argv[0])
+    return [path.parent.name if path.name == "__main__.py" else path.name, *sys.argv[1:]]
 
 
 def _typed(files: Mapping[str, str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
 from ..timing import Latency
-from .check import Check, Verdict, verdict_of
+from .check import Check, Verdict, as_typed, verdict_of
 from .environment import Fingerprint, machine_record
 
 FORMAT = "effd0 run"
@@ -310,14 +309,11 @@ def new_run(
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; the texts and *given* as in `verdict_of`."""
-    path = Path(sys.argv[0])
-    # As it is typed: ``pytest`` for ``python -m pytest`` too.
-    name = path.parent.name if path.name == "__main__.py" else path.name
     # Merged runs of one machine name it once: nothing in it changes from run to run.
     machine = machine_record()
     return Run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commands=[shlex.join([name, *sys.argv[1:]])],
+        commands=[shlex.join(as_typed())],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
         verdict=verdict_of(checks, otherwise, cut_off, given, **standing(artefact)),

@@ -35,14 +35,14 @@ __import__(sys.argv[1])
 """
 EXTRAS = (
     "torch", "effdet", "timm", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "acl",
-    "openvino", "ray", "fsspec", "jinja2", "matplotlib", "pytest", "hypothesis",
+    "openvino", "ray", "fsspec", "jinja2", "matplotlib", "hypothesis",
     "pycocotools", "pyarrow",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("module", "without"),
-    [("effd0", (*EXTRAS, "numpy", "PIL", "typer")), ("effd0.cli.main", EXTRAS)],
+    [("effd0", (*EXTRAS, "numpy", "PIL", "pytest", "typer")), ("effd0.cli.main", EXTRAS)],
     ids=["package", "command-line"],
 )
 def test_the_base_install_is_enough(module: str, without: tuple[str, ...]) -> None:

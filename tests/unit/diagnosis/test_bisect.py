@@ -103,6 +103,13 @@ def other_weights_and_pads(model: Any, node: Any) -> str:
     return scaled(model, node)
 
 
+def defaults_and_weights(model: Any, node: Any) -> str:
+    """Weights are wrong; defaults that are spelled out, as by torch's new exporter, are not."""
+    graphs.set_attribute(node, "auto_pad", "NOTSET")
+    graphs.set_attribute(node, "group", 1)
+    return scaled(model, node)
+
+
 def extra_node(model: Any, node: Any) -> str:
     """What the node reads is doubled before it, in a node that the reference does not have."""
     twice = copy.deepcopy(nodes_of(model, "Add")[0])
@@ -123,6 +130,7 @@ FAULTS = [
     pytest.param("MaxPool", 0, graphs.other_corner, "graph", "pads is [1, 1, 0, 0]", id="padding"),
     pytest.param("Sigmoid", 0, another_operator, "graph", "no partner", id="operator"),
     pytest.param("MaxPool", 0, extra_node, "graph", "no partner", id="extra-node"),
+    pytest.param("Conv", 2, defaults_and_weights, "export", ": weight ", id="defaults-written-out"),
     pytest.param("Conv", 0, other_weights_and_pads, "graph", "; weight ", id="weights-and-pads"),
 ]
 

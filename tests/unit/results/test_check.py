@@ -141,10 +141,6 @@ def test_the_verdict_in_words() -> None:
             id="too-few-images",
         ),
         pytest.param(
-            "cut-off", {"model": "m.onnx", "coco": "c"},
-            "effd0 check m.onnx --checkpoint d0.pth --coco c --resume", id="cut-off",
-        ),
-        pytest.param(
             "incomplete", {"model": "m.om", "coco": "c"},
             "effd0 check m.om --checkpoint d0.pth --coco c --onnx model.onnx --release-set",
             id="incomplete-board",
@@ -158,9 +154,7 @@ def test_the_next_step_is_made_of_what_was_given(
     assert next_step(wrong, {f"--{name}": Path(path) for name, path in options.items()}) == command
 
 
-@pytest.mark.parametrize(
-    "wrong", [*STAGES, "undecided", "cut-off", "limited", "incomplete", "demo"]
-)
+@pytest.mark.parametrize("wrong", [*STAGES, "undecided", "limited", "incomplete", "demo"])
 def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     """Whatever was given, a stage has a next step, of known commands and options alone."""
     options = ("--model", "--onnx", "--checkpoint", "--coco", "--results", "--bins", "--detections")
@@ -188,9 +182,20 @@ def test_the_verdict_has_a_next_step_where_something_is_to_be_done() -> None:
     assert few.lines()[-1].startswith("next step  effd0 fetch coco")
     limited = drop(PairedDrop(0.0, 0.0, 0.1, 500, 0.3, 0.3), 0.2, limited=True)
     assert verdict_of([limited], given=model).next_step == "effd0 check m.onnx"
-    cut = verdict_of([PASSED], cut_off="stopped", given=model)
-    assert cut.next_step == "effd0 check m.onnx --resume"
     assert verdict_of(EVERY, given=model).next_step == verdict_of([FAILED]).next_step == ""
+
+
+@pytest.mark.parametrize(
+    "more", ["", "--overwrite", "--resume"], ids=["as-it-was", "anew", "resumed-before"]
+)
+def test_a_run_that_was_stopped_is_resumed_as_it_was_typed(
+    more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step is the same command, so that it finds what the run kept, once with --resume."""
+    words = ["check", "my model.onnx", "--out", "gate", *([more] if more else [])]
+    monkeypatch.setattr("sys.argv", ["/venv/bin/effd0", *words])
+    cut = verdict_of([PASSED], cut_off="stopped", given={})
+    assert cut.next_step == "effd0 check 'my model.onnx' --out gate --resume"
 
 
 @given(st.lists(st.tuples(st.sampled_from(STAGES), st.booleans()), min_size=1, max_size=30))
