@@ -153,8 +153,9 @@ def _for_the_scenes(config: pytest.Config) -> None:
         pytest.skip("checked on the images of --coco; leave it out to check it on the scenes")
 
 
-def test_embedded_checkpoint_is_the_recorded_one() -> None:
+def test_embedded_checkpoint_is_the_recorded_one(pytestconfig: pytest.Config) -> None:
     """The reference was measured with the weights and annotations that lie in the repository."""
+    _for_the_embedded_alone(pytestconfig)
     record = embedded.reference()
     annotations = embedded.coco_root() / "annotations" / "instances_val2017.json"
     assert record["checkpoint_sha256"] == sha256(embedded.checkpoint())
