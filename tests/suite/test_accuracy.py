@@ -140,9 +140,7 @@ def _between(runner_name: str) -> float:
 
 def _for_the_embedded_alone(config: pytest.Config) -> None:
     """Skip what is known of the embedded weights on the embedded scenes only."""
-    # Results of others may be of the embedded default, too.
-    own = [option for option in PATHS if option not in ("--results", "--bins")]
-    given = [option for option in own if config.getoption(option) is not None]
+    given = [option for option in PATHS if config.getoption(option) is not None]
     if given:
         pytest.skip(f"the record is the embedded default's: leave out {', '.join(given)}")
 
