@@ -153,9 +153,7 @@ def _between(runner_name: str) -> float:
 
 def _for_the_embedded_alone(config: pytest.Config) -> None:
     """Skip what is known of the embedded weights on the embedded scenes only."""
-    # Results of others may be of the embedded default, too.
-    own = [option for option in PATHS if option not in ("--results", "--bins")]
-    given = [option for option in own if config.getoption(option) is not None]
+    given = [option for option in PATHS if config.getoption(option) is not None]
     if given:
         pytest.skip(f"the record is the embedded default's: leave out {', '.join(given)}")
 
@@ -166,8 +164,9 @@ def _for_the_scenes(config: pytest.Config) -> None:
         pytest.skip("checked on the images of --coco; leave it out to check it on the scenes")
 
 
-def test_embedded_checkpoint_is_the_recorded_one() -> None:
+def test_embedded_checkpoint_is_the_recorded_one(pytestconfig: pytest.Config) -> None:
     """The reference was measured with the weights and annotations that lie in the repository."""
+    _for_the_embedded_alone(pytestconfig)
     record = embedded.reference()
     annotations = embedded.coco_root() / "annotations" / "instances_val2017.json"
     assert record["checkpoint_sha256"] == sha256(embedded.checkpoint())
