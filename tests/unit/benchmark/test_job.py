@@ -152,7 +152,7 @@ def test_the_map_is_that_of_the_same_model(
     [
         (
             ["--scenario", "single-stream", "--batch-size", 4],
-            r"--batch-size is 4, but single-stream is one image at a time",
+            r"BenchmarkError: --batch-size is 4, but single-stream is one image",
         ),
         (["--scenario", "offline", "--against", "old.onnx"], r"--against is old.onnx, but it is"),
         (["--max-slowdown", 5], r"--max-slowdown is 5, but no --against is given"),
