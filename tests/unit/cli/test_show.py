@@ -18,6 +18,12 @@ from effd0.timing import Latency
 from tests.helpers import runs
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output goes to a file of its own width: workers of pytest-xdist have COLUMNS."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def test_the_reference_stands_in_the_table_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
     """Each figure is of its own side, and the terminal names the score threshold of both."""
     accuracy = msgspec.convert(runs.pictured(0.6, pictures=0, jitter=1, seed=0), Accuracy)
