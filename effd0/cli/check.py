@@ -25,12 +25,12 @@ from ..runners.registry import RunnerOptions
 from ..types import OUTPUT, OVERWRITE, option
 from . import command as cli
 from .pytest_plugin import INSTALLED
-from .pytest_suite import CHECK, OPTIONS, SuiteOptions
+from .pytest_suite import CHECK, DETECTIONS, OPTIONS, SuiteOptions
 from .settings import read_settings
 from .show import show_lines
 
 #: What `check` writes into --out.
-RUN, SUMMARY, PAGE, DETECTIONS = "run.json", "summary.md", "report.html", "detections"
+RUN, SUMMARY, PAGE = "run.json", "summary.md", "report.html"
 #: Status of a check, the gravest first -> that of its stage, in words and color.
 SHOWN = {
     "failed": ("FAILED", "red"),

@@ -246,7 +246,9 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     found = kinds_of(path)
     if one.takes in found:
         return ""
-    remedy = next((f"give it as {other.flag}" for other in options if other.takes in found), None)
+    # A folder without tensors can be anything.
+    fits = [o for o in options if o.takes in found] if path.is_file() or len(found) == 1 else []
+    remedy = f"give it as {fits[0].flag}" if fits else None
     if one.takes == "results" and "json" in found:
         remedy = f"score a list of detections with 'effd0 score {path} --annotations FILE'"
     folder = "a folder, " if path.is_dir() and kind.suffixes else ""

@@ -27,6 +27,8 @@ Stage: TypeAlias = Literal[
 ]  # fmt: skip
 #: From the images on disk to the gate.
 STAGES: tuple[Stage, ...] = get_args(Stage)
+#: Option -> the file that it names, or another value as it is typed; of a switch, nothing.
+Given: TypeAlias = Mapping[str, Path | str | None]
 #: ``undecided``: it was measured, but that says neither; ``skipped``: nothing is compared.
 Status: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
 #: How a test that is skipped says that its check is undecided.
@@ -45,7 +47,7 @@ USUAL = {
     "--model": "model.onnx", "--checkpoint": "d0.pth", "--coco": "coco_data", "--bins": "inputs",
 }  # fmt: skip
 #: Broken stages, or what the verdict is; the option, or suffix of --model, that a row is for; the
-#: command that helps: ``given`` are all files given, ``whole`` with those that a release takes,
+#: command that helps: ``given`` is all that was given, ``whole`` with what a release takes,
 #: ``larger`` with COCO's images; ``root`` is --coco where it is given.
 NEXT_STEPS = (
     ("dataset", "", "effd0 fetch coco --root coco_data"),
@@ -62,11 +64,13 @@ NEXT_STEPS = (
     ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),
     ("gate", "--model", "effd0 evaluate --model {model} --reference {checkpoint}{root} {page}"),
     ("gate", "", "effd0 evaluate --checkpoint {checkpoint}{root} --runner torch"),
-    ("cut-off", "", "effd0 check{given} --resume"),
+    ("cut-off", "", "effd0 check{given}{out} --resume"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
     ("undecided incomplete demo", "", "effd0 fetch coco --root coco_data && effd0 check{larger}"),
 )  # fmt: skip
+#: Options that hold for the images of --coco alone.
+OF_THE_IMAGES = ("--coco", "--split", "--release-set", "--min-map")
 #: State of a verdict -> what it says of a release, and why.
 MEANINGS = {
     "pass": ("MAY SHIP", "Every stage passed, on the release set."),
@@ -192,15 +196,20 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [first, *(f"{name:<10} {said}" for name, said in named.items() if said)]
 
 
-def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
+def next_step(wrong: str, given: Given) -> str:
     """
     The command that helps where a stage is *wrong*, or ``undecided``, or the run was ``cut-off``.
 
-    *given* are the files under test by option.
+    *given* are files and other values by option; what was written is written once more only where
+    the run goes on.
     """
-    paths = {option: shlex.quote(str(path)) for option, path in given.items() if path is not None}
-    model = given.get("--model")
-    suffix = "" if model is None else model.suffix
+    paths = {
+        option: shlex.quote(str(value)) if isinstance(value, Path) else value
+        for option, value in given.items()
+        if value is not None
+    }
+    out = f" --out {paths.pop('--out')}" if "--out" in paths else ""
+    suffix = Path(str(given.get("--model") or "")).suffix
     # --coco is taken with a checkpoint only.
     weights = {"--checkpoint": USUAL["--checkpoint"]}
     again = (weights if "--coco" in paths else {}) | paths
@@ -209,11 +218,14 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
         whole = {**whole, "--onnx": paths.get("--onnx", USUAL["--model"])}
     has = {"", *paths, suffix}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
-    files = USUAL | paths
+    files, words = USUAL | paths, command.split()
+    again, whole = ({o: v for o, v in of.items() if o not in words} for of in (again, whole))
+    larger = {option: value for option, value in whole.items() if option not in OF_THE_IMAGES}
     return command.format(
         given=_typed(again),
+        out=out,
         whole=_typed(whole),
-        larger=_typed({**whole, "--coco": USUAL["--coco"]}),
+        larger=_typed({**larger, "--coco": USUAL["--coco"]}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
         page="--report-json gate.json && effd0 report gate.json --html gate.html",
         onnx=paths.get("--onnx", files["--model"]),
@@ -221,18 +233,18 @@ def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
     )
 
 
-def _typed(files: Mapping[str, str]) -> str:
-    """The *files* as they are typed behind ``effd0 check``: the model comes first, by itself."""
-    words = [files["--model"]] if "--model" in files else []
-    words += [f"{option} {path}" for option, path in files.items() if option != "--model"]
-    return "".join(f" {word}" for word in words)
+def _typed(given: Mapping[str, str]) -> str:
+    """What is *given* as it is typed behind ``effd0 check``: the model comes first, by itself."""
+    words = [given["--model"]] if "--model" in given else []
+    words += [f"{option} {value}" for option, value in given.items() if option != "--model"]
+    return "".join(f" {word.strip()}" for word in words)
 
 
 def verdict_of(
     checks: Sequence[Check],
     otherwise: str = "",
     cut_off: str = "",
-    given: Mapping[str, Path | None] | None = None,
+    given: Given | None = None,
     *,
     demo: bool = False,
     lacks: Sequence[str] = (),
@@ -242,8 +254,8 @@ def verdict_of(
 
     A skipped check says nothing, but what it measured is the evidence where no check decides;
     *otherwise*, or that nothing is known, is the evidence where none measured anything.
-    *cut_off* says why not all checks were run: then nothing passes. The next step is made of the
-    files *given*. Where all was of the bundled *demo*, or a stage was not tested, or anything
+    *cut_off* says why not all checks were run: then nothing passes. The next step is made of
+    what was *given*. Where all was of the bundled *demo*, or a stage was not tested, or anything
     *lacks* that a release needs, no build may ship.
     """
     open_ = {check.stage for check in checks if check.status == "undecided"}

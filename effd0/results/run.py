@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
@@ -25,7 +25,7 @@ from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
 from ..timing import Latency
-from .check import Check, Verdict, verdict_of
+from .check import Check, Given, Verdict, verdict_of
 from .environment import Fingerprint, machine_record
 
 FORMAT = "effd0 run"
@@ -304,7 +304,7 @@ def new_run(
     checks: Sequence[Check] = (),
     otherwise: str = "",
     cut_off: str = "",
-    given: Mapping[str, Path | None] | None = None,
+    given: Given | None = None,
     parity: Sequence[Parity] = (),
     accuracy: Sequence[Accuracy] = (),
     latency: Sequence[TimedRow] = (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -22,6 +22,7 @@ from .check import (
     UNDECIDED,
     Broken,
     Check,
+    Given,
     Stage,
     Status,
     Verdict,
@@ -184,24 +185,25 @@ class SuiteRecord:
             )
         return {"parity": heads, "accuracy": self.lines}
 
-    def verdict(self, given: Mapping[str, Path | None], exit_status: int) -> Verdict:
-        """The verdict of a session that ended so; *given* are the paths by option."""
+    def verdict(self, given: Given, exit_status: int) -> Verdict:
+        """The verdict of a session that ended so; *given* is what its options were."""
         of, cut_off = runs.standing(self.artefact(given)), self._cut_off(exit_status)
         return verdict_of(self.checks, "", cut_off, given, demo=of.demo, lacks=of.lacks)
 
-    def artefact(self, given: Mapping[str, Path | None]) -> runs.Artefact:
-        """What was under test; *given* are the paths by option."""
-        named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
-        weights = given.get("--checkpoint") or (None if named else fixture.checkpoint())
-        return runs.artefact_of(given.get("--model"), weights, self.dataset, named)
+    def artefact(self, given: Given) -> runs.Artefact:
+        """What was under test; *given* is what its options were."""
+        files = {option: value for option, value in given.items() if isinstance(value, Path)}
+        named = next((files[option] for option in NAMING if option in files), None)
+        weights = files.get("--checkpoint") or (None if named else fixture.checkpoint())
+        return runs.artefact_of(files.get("--model"), weights, self.dataset, named)
 
     def _cut_off(self, exit_status: int) -> str:
         return "" if self.could_not_run else CUT_OFF.get(exit_status, "")
 
     def to_run(
-        self, given: Mapping[str, Path | None], exit_status: int, rows: Sequence[runs.TimedRow] = ()
+        self, given: Given, exit_status: int, rows: Sequence[runs.TimedRow] = ()
     ) -> runs.Run:
-        """The session as a run; *given* are the paths by option, *rows* those of benchmarks."""
+        """The session as a run; *given* is what its options were, *rows* those of benchmarks."""
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
         parity = self.parity

@@ -145,6 +145,25 @@ def test_the_verdict_in_words() -> None:
             "effd0 check m.onnx --checkpoint d0.pth --coco c --resume", id="cut-off",
         ),
         pytest.param(
+            "cut-off", {"model": "m.onnx", "out": "gate", "min-map": "60"},
+            "effd0 check m.onnx --min-map 60 --out gate --resume", id="cut-off-in-a-folder",
+        ),
+        pytest.param(
+            "incomplete", {"model": "m.onnx", "coco": "c", "out": "gate", "min-map": "60"},
+            "effd0 check m.onnx --checkpoint d0.pth --coco c --min-map 60 --release-set",
+            id="own-threshold",
+        ),
+        pytest.param(
+            "undecided", {"model": "m.onnx", "coco": "c", "min-map": "60", "threads": "2"},
+            "effd0 fetch coco --root coco_data && "
+            "effd0 check m.onnx --checkpoint d0.pth --threads 2 --coco coco_data",
+            id="threshold-of-other-images",
+        ),
+        pytest.param(
+            "runner", {"model": "m.onnx", "runner": "openvino"},
+            "effd0 check m.onnx --runner ort --graph-optimization disable", id="other-runner",
+        ),
+        pytest.param(
             "incomplete", {"model": "m.om", "coco": "c"},
             "effd0 check m.om --checkpoint d0.pth --coco c --onnx model.onnx --release-set",
             id="incomplete-board",
