@@ -55,7 +55,7 @@ NEXT_STEPS = (
     ("checkpoint", "", "effd0 fetch checkpoint --out published.pth"),
     ("export graph", "", "effd0 bisect --model {onnx} --reference {checkpoint}"),
     ("runner", "--results", "effd0 infer --model {model} --input {bins} --output again"),
-    ("runner", ".om", "effd0 check model.onnx --checkpoint {checkpoint}"),
+    ("runner", ".om", "effd0 check {onnx} --checkpoint {checkpoint}"),
     ("runner", "", "effd0 check{given} --runner ort --graph-optimization disable"),
     ("decode nms evaluate gate", "--detections", "effd0 evaluate --checkpoint {checkpoint}{root}"),
     ("gate", "--score", "effd0 check --detections {score} --checkpoint {checkpoint} --coco {coco}"),
@@ -215,7 +215,9 @@ def next_step(wrong: str, given: Given) -> str:
     again = (weights if "--coco" in paths else {}) | paths
     whole = {option: USUAL[option] for option in ("--model", "--checkpoint", "--coco")} | paths
     if suffix == ".om":
+        # Where another runner stood in for the board, the board is wanted.
         whole = {**whole, "--onnx": paths.get("--onnx", USUAL["--model"])}
+        whole.pop("--runner", None)
     has = {"", *paths, suffix}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
     files, words = USUAL | paths, command.split()
@@ -227,8 +229,8 @@ def next_step(wrong: str, given: Given) -> str:
         whole=_typed(whole),
         larger=_typed({**larger, "--coco": USUAL["--coco"]}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
-        page="--report-json gate.json && effd0 report gate.json --html gate.html",
-        onnx=paths.get("--onnx", files["--model"]),
+        page="--report-json gate.json; effd0 report gate.json --html gate.html",
+        onnx=paths.get("--onnx", (USUAL if suffix == ".om" else files)["--model"]),
         **{option[2:]: path for option, path in files.items() if option != "--onnx"},
     )
 

@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
@@ -33,6 +33,8 @@ FORMAT = "effd0 run"
 SCHEMA = 3
 #: What the bundled test set is called in a run.
 EMBEDDED = "embedded"
+#: Stands for the hash of a model that the results do not name.
+UNKNOWN_MODEL = "unknown"
 
 #: From 0 to 1; None where it is undefined.
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)] | None
@@ -310,7 +312,7 @@ def new_run(
     latency: Sequence[TimedRow] = (),
 ) -> Run:
     """A run on *artefact* by this process; the texts and *given* as in `verdict_of`."""
-    path, of = Path(sys.argv[0]), standing(artefact)
+    path, of = Path(sys.argv[0]), standing(artefact, accuracy)
     # As it is typed: ``pytest`` for ``python -m pytest`` too.
     name = path.parent.name if path.name == "__main__.py" else path.name
     # Merged runs of one machine name it once: nothing in it changes from run to run.
@@ -348,17 +350,21 @@ class Standing(NamedTuple):
     lacks: tuple[str, ...]
 
 
-def standing(artefact: Artefact) -> Standing:
-    """What *artefact* can decide."""
+def standing(artefact: Artefact, accuracy: Iterable[Accuracy] = ()) -> Standing:
+    """What *artefact* can decide, with the *accuracy* that was measured."""
     bundled = artefact.checkpoint_sha256 == sha256(fixture.checkpoint())
-    dataset = artefact.dataset
-    if dataset is None or dataset.release_set:
-        return Standing(bundled and artefact.model_sha256 is None, ())
-    said = "the bundled scenes are none"
-    if dataset.name != EMBEDDED:
-        said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
-    said = f"a release set: {said}"
-    return Standing(bundled and artefact.model_sha256 is None, (said,))
+    dataset, own, lacks = artefact.dataset, artefact.model_sha256, []
+    if dataset is not None and not dataset.release_set:
+        said = "the bundled scenes are none"
+        if dataset.name != EMBEDDED:
+            said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
+        lacks.append(f"a release set: {said}")
+    ran = {one.model_sha256: one.backend for one in accuracy}
+    # Of a compiled model only its ONNX file runs where there is no board.
+    if own is not None and ran and not ran.keys() & {own, UNKNOWN_MODEL}:
+        others = ", ".join(dict.fromkeys(ran.values()))
+        lacks.append(f"detections of {artefact.name} itself: {others} ran another file")
+    return Standing(bundled and own is None, tuple(lacks))
 
 
 def dataset_name(root: Path | None, split: str) -> str:
@@ -438,7 +444,7 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
     # A session that was cut off is undecided, whatever its checks say.
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
     artefact = _merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))])
-    of = standing(artefact)
+    of = standing(artefact, entries["accuracy"])
     verdict = verdict_of(
         entries["checks"],
         runs[0].verdict.evidence,

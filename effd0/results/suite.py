@@ -187,7 +187,8 @@ class SuiteRecord:
 
     def verdict(self, given: Given, exit_status: int) -> Verdict:
         """The verdict of a session that ended so; *given* is what its options were."""
-        of, cut_off = runs.standing(self.artefact(given)), self._cut_off(exit_status)
+        measured = [accuracy for accuracy, _ in self._evaluations.values()]
+        of, cut_off = runs.standing(self.artefact(given), measured), self._cut_off(exit_status)
         return verdict_of(self.checks, "", cut_off, given, demo=of.demo, lacks=of.lacks)
 
     def artefact(self, given: Given) -> runs.Artefact:

@@ -53,7 +53,7 @@ REFUSED = {
     ),
     "folder-of-anything": (
         None, "--checkpoint=d0.pth --coco=coco/val2017",
-        "--coco is coco/val2017, but a folder with annotations/ and images is wanted; 'effd0 fetch coco' gets",
+        "is coco/val2017, but a folder with annotations/ and images is wanted; 'effd0 fetch coco'",
     ),
     "split-without-annotations": (
         None, "--checkpoint=d0.pth --coco=coco --split=train2017",

@@ -131,6 +131,16 @@ def test_the_verdict_in_words() -> None:
             "runner", {"model": "m.om"}, "effd0 check model.onnx --checkpoint d0.pth", id="board"
         ),
         pytest.param(
+            "runner", {"model": "m.om", "onnx": "m.onnx"},
+            "effd0 check m.onnx --checkpoint d0.pth", id="board-and-source",
+        ),
+        pytest.param(
+            "gate", {"model": "m.onnx"},
+            # A gate that fails makes evaluate exit with 1; the page is wanted then.
+            "effd0 evaluate --model m.onnx --reference d0.pth --report-json gate.json; "
+            "effd0 report gate.json --html gate.html", id="gate",
+        ),
+        pytest.param(
             "gate", {"detections": "d.json", "checkpoint": "a.pth"},
             "effd0 evaluate --checkpoint a.pth", id="detections",
         ),
@@ -187,7 +197,7 @@ def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     choices += [{option: Path("x")} for option in options]
     page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
     for choice in choices:
-        for command in next_step(wrong, choice).split(" && "):
+        for command in re.split(" && |; ", next_step(wrong, choice)):
             program, *words = shlex.split(command)
             assert program == "effd0"
             title = f"effd0 {words[0]}"
