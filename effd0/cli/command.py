@@ -201,7 +201,7 @@ def check_values(options: Iterable[Option], given: Mapping[str, Any]) -> None:
         value = given[one.name]
         for each in (value or ()) if one.many else (value,):
             if each is not None and (wrong := _mistake(one, each, options, given)):
-                called = one.value if one.positional else one.flag
+                called = one.value.strip("[]") if one.positional else one.flag
                 if one.takes in NEW:
                     raise OutputError(f"{called} is {each}, {wrong}")
                 raise OptionError(f"{called} is {each}, {wrong}")

@@ -40,6 +40,8 @@ EVIDENCE_LENGTH = 300
 DIAGNOSIS_LENGTH = 600
 
 NOTHING_TESTED = "nothing was tested, so nothing is known"
+#: How the evidence begins of a check that the suite's own error kept from being made.
+COULD_NOT_RUN = "the suite could not run: "
 #: How a check says that more images decide.
 LIMITED = "run without --image-limit"
 #: What stands in a command for an option that was not given.
@@ -67,7 +69,9 @@ NEXT_STEPS = (
     ("cut-off", "", "effd0 check{given}{out} --resume"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
-    ("undecided incomplete demo", "", "effd0 fetch coco --root coco_data && effd0 check{larger}"),
+    # Results of more images have to be made of more inputs.
+    ("undecided", "--results", "{fetch} && effd0 preprocess --root coco_data --bin-save inputs"),
+    ("undecided incomplete demo", "", "{fetch} && effd0 check{larger}"),
 )  # fmt: skip
 #: Options that hold for the images of --coco alone.
 OF_THE_IMAGES = ("--coco", "--split", "--release-set", "--min-map")
@@ -229,6 +233,7 @@ def next_step(wrong: str, given: Given) -> str:
         whole=_typed(whole),
         larger=_typed({**larger, "--coco": USUAL["--coco"]}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
+        fetch="effd0 fetch coco --root coco_data",
         page="--report-json gate.json; effd0 report gate.json --html gate.html",
         onnx=paths.get("--onnx", (USUAL if suffix == ".om" else files)["--model"]),
         **{option[2:]: path for option, path in files.items() if option != "--onnx"},
@@ -276,7 +281,8 @@ def verdict_of(
     wrong = ""
     if cut_off or open_:
         status = "undecided"
-        wrong = "cut-off" if cut_off else "limited" if LIMITED in said else status
+        again = LIMITED in said or COULD_NOT_RUN in said
+        wrong = "cut-off" if cut_off else "limited" if again else status
     elif tested:
         status = "demo" if demo else "incomplete" if untested or lacks else "pass"
         wrong = "" if status == "pass" else status

@@ -18,6 +18,7 @@ from ..io import sha256
 from . import run as runs
 from .check import (
     COMPUTED_IN,
+    COULD_NOT_RUN,
     STAGES,
     UNDECIDED,
     Broken,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 Draw: TypeAlias = Callable[[], runs.Insight]
 #: Names of a test's properties that its check has too.
 FIGURES = ("figure", "tolerance", "unit")
-#: How the evidence begins of a check that the suite's own error kept from being made.
-COULD_NOT_RUN = "the suite could not run: "
 #: Errors of what the suite makes or needs for itself: no artefact is at fault.
 OF_THE_SUITE = (AtcError, FetchError, MissingExtra, OutputError)
 #: How pytest-timeout says that it stopped a test.

@@ -87,7 +87,7 @@ def test_only_a_failure_is_1(of_pytest: int, code: int, monkeypatch: pytest.Monk
     [
         (
             "check no.onnx",
-            r"\[MODEL\] is no.onnx, which does not exist; make one with 'effd0",
+            "MODEL is no.onnx, which does not exist; make one with 'effd0",
         ),
         ("check --min-map 0.334", "--min-map is 0.334, but it is in percent; 33.4 was"),
     ],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from effd0.metrics.bootstrap import PairedDrop
 from effd0.metrics.summary import METRICS, CocoMetrics
 from effd0.results.check import (
+    COULD_NOT_RUN,
     EVIDENCE_LENGTH,
     STAGES,
     Broken,
@@ -151,6 +152,11 @@ def test_the_verdict_in_words() -> None:
             id="too-few-images",
         ),
         pytest.param(
+            "undecided", {"results": "r", "coco": "c"},
+            "effd0 fetch coco --root coco_data && "
+            "effd0 preprocess --root coco_data --bin-save inputs", id="too-few-results",
+        ),
+        pytest.param(
             "cut-off", {"model": "m.onnx", "coco": "c"},
             "effd0 check m.onnx --checkpoint d0.pth --coco c --resume", id="cut-off",
         ),
@@ -217,6 +223,8 @@ def test_the_verdict_has_a_next_step_where_something_is_to_be_done() -> None:
     assert few.lines()[-1].startswith("next step  effd0 fetch coco")
     limited = drop(PairedDrop(0.0, 0.0, 0.1, 500, 0.3, 0.3), 0.2, limited=True)
     assert verdict_of([limited], given=model).next_step == "effd0 check m.onnx"
+    full = Check("gate", "t", "undecided", f"{COULD_NOT_RUN}OSError: No space left on device")
+    assert verdict_of([full], given=model).next_step == "effd0 check m.onnx"
     cut = verdict_of([PASSED], cut_off="stopped", given=model)
     assert cut.next_step == "effd0 check m.onnx --resume"
     assert verdict_of(EVERY, given=model).next_step == verdict_of([FAILED]).next_step == ""

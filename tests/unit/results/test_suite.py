@@ -14,10 +14,16 @@ from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.errors import AtcError, DatasetError
 from effd0.io import sha256
-from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken, Check, Stage
+from effd0.results.check import (
+    COULD_NOT_RUN,
+    DIAGNOSIS_LENGTH,
+    EVIDENCE_LENGTH,
+    Broken,
+    Check,
+    Stage,
+)
 from effd0.results.run import Accuracy, Insight, Parity, TimedRow
 from effd0.results.suite import (
-    COULD_NOT_RUN,
     SuiteRecord,
     check_of,
     properties_of,
