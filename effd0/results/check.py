@@ -54,13 +54,15 @@ USUAL = {
 NEXT_STEPS = (
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
+    ("preprocess", "--results", "effd0 preprocess{root} --bin-save inputs"),
     ("checkpoint", "", "effd0 fetch checkpoint --out published.pth"),
     ("export graph", "", "effd0 bisect --model {onnx} --reference {checkpoint}"),
     ("runner", "--results", "effd0 infer --model {model} --input {bins} --output again"),
     ("runner", ".om", "effd0 check {onnx} --checkpoint {checkpoint}"),
     ("runner", "", "effd0 check{given} --runner ort --graph-optimization disable"),
     ("decode nms evaluate gate", "--detections", "effd0 evaluate --checkpoint {checkpoint}{root}"),
-    ("gate", "--score", "effd0 check --detections {score} --checkpoint {checkpoint} --coco {coco}"),
+    ("gate undecided incomplete", "--score",
+     "effd0 check --detections {score} --checkpoint {checkpoint} --coco {coco}"),
     # Where these break without an artefact, effd0 itself is broken on this host.
     ("preprocess decode nms evaluate", "", "effd0 check"),
     ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),
@@ -69,7 +71,8 @@ NEXT_STEPS = (
     ("cut-off", "", "effd0 check{given}{out} --resume"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
-    # Results of more images have to be made of more inputs.
+    # Those of more images have to be made first.
+    ("undecided", "--detections", "{fetch}"),
     ("undecided", "--results", "{fetch} && effd0 preprocess --root coco_data --bin-save inputs"),
     ("undecided incomplete demo", "", "{fetch} && effd0 check{larger}"),
 )  # fmt: skip
@@ -224,7 +227,8 @@ def next_step(wrong: str, given: Given) -> str:
         whole.pop("--runner", None)
     has = {"", *paths, suffix}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
-    files, words = USUAL | paths, command.split()
+    # What the command names by itself, and what check does not take.
+    files, words = USUAL | paths, [*command.split(), "--score"]
     again, whole = ({o: v for o, v in of.items() if o not in words} for of in (again, whole))
     larger = {option: value for option, value in whole.items() if option not in OF_THE_IMAGES}
     return command.format(

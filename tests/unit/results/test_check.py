@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effd0.cli.pytest_plugin import PATHS
 from effd0.metrics.bootstrap import PairedDrop
 from effd0.metrics.summary import METRICS, CocoMetrics
 from effd0.results.check import (
@@ -152,6 +153,14 @@ def test_the_verdict_in_words() -> None:
             id="too-few-images",
         ),
         pytest.param(
+            "preprocess", {"results": "r", "coco": "c"},
+            "effd0 preprocess --root c --bin-save inputs", id="inputs-of-results",
+        ),
+        pytest.param(
+            "incomplete", {"score": "s.json"},
+            "effd0 check --detections s.json --checkpoint d0.pth --coco coco_data", id="score",
+        ),
+        pytest.param(
             "undecided", {"results": "r", "coco": "c"},
             "effd0 fetch coco --root coco_data && "
             "effd0 preprocess --root coco_data --bin-save inputs", id="too-few-results",
@@ -198,7 +207,7 @@ def test_the_next_step_is_made_of_what_was_given(
 )
 def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     """Whatever was given, a stage has a next step, of known commands and options alone."""
-    options = ("--model", "--onnx", "--checkpoint", "--coco", "--results", "--bins", "--detections")
+    options = (*PATHS, "--score")
     choices: list[dict[str, Path | None]] = [{}, {"--model": Path("m.om")}]
     choices += [{option: Path("x")} for option in options]
     page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
