@@ -61,7 +61,8 @@ def check(
         show_lines(f"settings    {settings}")
         out = settings.values.get("out") if out is None else out
     given = {"model": model, "checkpoint": checkpoint, "resume": resume, "overwrite": overwrite}
-    given |= {**vars(suite), **vars(images), **vars(compute), **vars(pool)}
+    # A runner has fields that are no options, such as bins: the suite's options come last.
+    given |= {**vars(images), **vars(compute), **vars(pool), **vars(suite)}
     words = list(_typed(given))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -199,7 +199,7 @@ def check_values(options: Iterable[Option], given: Mapping[str, Any]) -> None:
         value = given[one.name]
         for each in (value or ()) if one.many else (value,):
             if each is not None and (wrong := _mistake(one, each, options, given)):
-                called = one.value if one.positional else one.flag
+                called = one.value.strip("[]") if one.positional else one.flag
                 if one.takes in NEW:
                     raise OutputError(f"{called} is {each}, {wrong}")
                 raise OptionError(f"{called} is {each}, {wrong}")
@@ -244,7 +244,9 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     found = kinds_of(path)
     if one.takes in found:
         return ""
-    remedy = next((f"give it as {other.flag}" for other in options if other.takes in found), None)
+    # A folder without tensors can be anything.
+    fits = [o for o in options if o.takes in found] if path.is_file() or len(found) == 1 else []
+    remedy = f"give it as {fits[0].flag}" if fits else None
     if one.takes == "results" and "json" in found:
         remedy = f"score a list of detections with 'effd0 score {path} --annotations FILE'"
     folder = "a folder, " if path.is_dir() and kind.suffixes else ""

@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import itertools
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Generator
@@ -24,8 +25,9 @@ import pytest
 
 from ..benchmark.measure import rows_of
 from ..data import fixture as embedded
+from ..data.coco import annotation_path
 from ..distributed.pool import Pool, PoolOptions, check_pool
-from ..errors import Effd0Error, refuse
+from ..errors import Effd0Error, OptionError, refuse
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import is_stdout, sha256
@@ -37,7 +39,7 @@ from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..tolerances import MAX_DROP
-from ..types import BACKEND, GATE, PANELS, TESTED, option
+from ..types import BACKEND, GATE, PANELS, SCALE, TESTED, option
 from . import command
 from .pytest_plugin import PATHS, is_led_away
 from .settings import Settings, read_settings
@@ -59,6 +61,9 @@ TEST_RUNNERS = (*RUNNERS, "emulated")
 SLOW_RUNNERS = {"openvino", "emulated"}
 #: Runners that workers run; the others stay in the session's process.
 WITH_WORKERS = ("ort", "openvino", "torch", "acl")
+#: Panels of the options that decide what a run says; the next step repeats them, but for these.
+DECIDING = (TESTED, GATE, BACKEND, SCALE)
+NOT_REPEATED = ("image_limit", "keep_going", "max_slowdown")
 #: Runner -> what it takes of the session's options beside --threads.
 KNOWN = {"ort": ("provider", "provider_option", "graph_optimization"), "torch": ("postprocess",)}
 MARKERS = {
@@ -230,8 +235,10 @@ def refuse_contradictions(config: pytest.Config) -> None:
         f"value for a place of tests; write the value after '=': {apart}": (
             apart and is_led_away(config)
         ),
-        "--resume is given, but no --out, and nothing is kept without pytest's cache; name the "
-        "folder to resume": given.resume and run_directory(config) is None,
+        "--resume is given, but no --out, and only detections of --coco are kept without one, in "
+        "pytest's cache; name the folder to resume": given.resume and run_directory(config) is None,
+        "--onnx is given, but no compiled --model that was made of it; give the ONNX file under "
+        "test as --model": given.onnx and not (given.model or results),
         "--report-json is given with -n, but a run file is written by one process; leave -n out": (
             given.report_json and getattr(given, "numprocesses", None)
         ),
@@ -253,6 +260,10 @@ def refuse_contradictions(config: pytest.Config) -> None:
         ModelChoice(own, given.checkpoint).check_photographs("--coco", coco)
         command.check_values(OPTIONS, vars(given))
         spec_for(given.arch)
+        if coco and not (listed := annotation_path(coco, given.split)).is_file():
+            raise OptionError(
+                f"--split is {given.split}, but {listed} does not exist; name a split of --coco"
+            )
         if results is not None and given.model is not None:
             check_model(results, given.model)
         if (pool := pool_asked(config)) is not None:
@@ -509,13 +520,20 @@ class SessionRecord(suite.SuiteRecord):
             terminal.write_line(suite.skipped_line(reasons))
         if _only_artefact(config) or any(one.status != "skipped" for one in self.checks):
             terminal.section("verdict")
-            for line in self.verdict(paths_given(config), int(session.exitstatus)).lines():
+            for line in self.verdict(given_to(config), int(session.exitstatus)).lines():
                 terminal.write_line(line)
 
 
-def paths_given(config: pytest.Config) -> dict[str, Path | None]:
-    """Option -> the file under test that it names."""
-    return {option: config.getoption(option) for option in PATHS}
+def given_to(config: pytest.Config) -> dict[str, Path | str | None]:
+    """Option -> the file under test that it names; what else decides the run, as it is typed."""
+    given = {option: config.getoption(option) for option in PATHS}
+    for one in OPTIONS:
+        value = config.getoption(one.flag)
+        left_out = one.flag in given or one.name in NOT_REPEATED or value in (one.default, [])
+        if one.panel in DECIDING and not left_out:
+            texts = [shlex.quote(str(each)) for each in (value if one.many else [value])]
+            given[one.flag] = "" if one.kind is bool else f" {one.flag} ".join(texts)
+    return given
 
 
 def pytest_terminal_summary(
@@ -540,7 +558,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.exitstatus == pytest.ExitCode.TESTS_FAILED and record.could_not_run:
         session.exitstatus = pytest.ExitCode.INTERRUPTED
     elif session.exitstatus == pytest.ExitCode.OK and is_given(config):
-        verdict = record.verdict(paths_given(config), 0)
+        verdict = record.verdict(given_to(config), 0)
         complete = verdict.status == "pass" or "complete" not in config.getoption("--require")
         if verdict.status == "undecided" or not complete:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -549,7 +567,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     on_github = "GITHUB_STEP_SUMMARY" in os.environ and not hasattr(config, "workerinput")
     if path is not None or on_github:
         status, rows = int(session.exitstatus), rows_of(config)
-        made = record.to_run(paths_given(config), status, rows)
+        made = record.to_run(given_to(config), status, rows)
         if path is not None:
             run.write_run(path, made)
         if on_github:

@@ -25,6 +25,7 @@ from ..errors import Effd0Error, ResultError
 from ..io import sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
+from ..results.run import UNKNOWN_MODEL
 from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
@@ -35,8 +36,6 @@ from .model import ModelChoice
 from .pipeline import StageTimes, noted, run_dataset
 from .run_dir import IMAGES, backend
 
-#: Stands for the hash of a model that the results do not name.
-UNKNOWN_MODEL = "unknown"
 #: Settings that say where files lie: they decide nothing.
 PATHS = ("model", "checkpoint", "pool")
 

@@ -34,7 +34,7 @@ from ..spec import D0, ModelSpec
 from ..timing import Latency, children_peak_rss_mb, peak_rss_mb
 from ..tolerances import MAX_DROP, TO_RECORD
 from ..types import OUTPUT, OVERWRITE, SCALE, TESTED, option
-from .engines import UNKNOWN_MODEL, Engine, ModelEngine, RecordedEngine
+from .engines import Engine, ModelEngine, RecordedEngine
 from .run_dir import RunDirectory, Say, run_directory
 
 
@@ -308,7 +308,7 @@ def score(
     settings = {
         "results": str(results),
         "results_sha256": digest,
-        "model_sha256": UNKNOWN_MODEL,
+        "model_sha256": record.UNKNOWN_MODEL,
         "batch_size": None,
         "runner": "recorded",
     }
@@ -384,7 +384,7 @@ def run_of(
         if engine.results.is_file():  # what `score` has scored
             given = {"--score": engine.results}
         name = (engine.results if engine.model is None else engine.model).name
-        known = None if accuracy.model_sha256 == UNKNOWN_MODEL else accuracy.model_sha256
+        known = None if accuracy.model_sha256 == record.UNKNOWN_MODEL else accuracy.model_sha256
         artefact = record.Artefact(name, known, None, dataset)
     return record.new_run(
         artefact,

@@ -26,6 +26,8 @@ Stage: TypeAlias = Literal[
 ]  # fmt: skip
 #: From the images on disk to the gate.
 STAGES: tuple[Stage, ...] = get_args(Stage)
+#: Option -> the file that it names, or another value as it is typed; of a switch, nothing.
+Given: TypeAlias = Mapping[str, Path | str | None]
 #: ``undecided``: it was measured, but that says neither; ``skipped``: nothing is compared.
 Status: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
 #: How a test that is skipped says that its check is undecided.
@@ -37,6 +39,8 @@ EVIDENCE_LENGTH = 300
 DIAGNOSIS_LENGTH = 600
 
 NOTHING_TESTED = "nothing was tested, so nothing is known"
+#: How the evidence begins of a check that the suite's own error kept from being made.
+COULD_NOT_RUN = "the suite could not run: "
 #: How a check says that more images decide.
 LIMITED = "run without --image-limit"
 #: What stands in a command for an option that was not given.
@@ -44,18 +48,20 @@ USUAL = {
     "--model": "model.onnx", "--checkpoint": "d0.pth", "--coco": "coco_data", "--bins": "inputs",
 }  # fmt: skip
 #: Broken stages, or what the verdict is; the option, or suffix of --model, that a row is for; the
-#: command that helps: ``again`` is this one, resumed; ``given`` are all files given, ``whole`` with
-#: those that a release takes, ``larger`` with COCO's images; ``root`` is --coco where it is given.
+#: command that helps: ``again`` is this one, resumed; ``given`` is all that was given, ``whole``
+#: with what a release takes, ``larger`` with COCO's images; ``root`` is --coco where it is given.
 NEXT_STEPS = (
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
+    ("preprocess", "--results", "effd0 preprocess{root} --bin-save inputs"),
     ("checkpoint", "", "effd0 fetch checkpoint --out published.pth"),
     ("export graph", "", "effd0 bisect --model {onnx} --reference {checkpoint}"),
     ("runner", "--results", "effd0 infer --model {model} --input {bins} --output again"),
-    ("runner", ".om", "effd0 check model.onnx --checkpoint {checkpoint}"),
+    ("runner", ".om", "effd0 check {onnx} --checkpoint {checkpoint}"),
     ("runner", "", "effd0 check{given} --runner ort --graph-optimization disable"),
     ("decode nms evaluate gate", "--detections", "effd0 evaluate --checkpoint {checkpoint}{root}"),
-    ("gate", "--score", "effd0 check --detections {score} --checkpoint {checkpoint} --coco {coco}"),
+    ("gate undecided incomplete", "--score",
+     "effd0 check --detections {score} --checkpoint {checkpoint} --coco {coco}"),
     # Where these break without an artefact, effd0 itself is broken on this host.
     ("preprocess decode nms evaluate", "", "effd0 check"),
     ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),
@@ -64,10 +70,15 @@ NEXT_STEPS = (
     ("cut-off", "", "{again}"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
-    ("undecided incomplete demo", "", "effd0 fetch coco --root coco_data && effd0 check{larger}"),
+    # Those of more images have to be made first.
+    ("undecided", "--detections", "{fetch}"),
+    ("undecided", "--results", "{fetch} && effd0 preprocess --root coco_data --bin-save inputs"),
+    ("undecided incomplete demo", "", "{fetch} && effd0 check{larger}"),
 )  # fmt: skip
 #: What the command that resumes a run leaves out, or has in its place.
 RESUMED = ("--overwrite", "--resume")
+#: Options that hold for the images of --coco alone.
+OF_THE_IMAGES = ("--coco", "--split", "--release-set", "--min-map")
 #: State of a verdict -> what it says of a release, and why.
 MEANINGS = {
     "pass": ("MAY SHIP", "Every stage passed, on the release set."),
@@ -195,32 +206,45 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [first, *(f"{name:<10} {said}" for name, said in named.items() if said)]
 
 
-def next_step(wrong: str, given: Mapping[str, Path | None]) -> str:
+def next_step(wrong: str, given: Given) -> str:
     """
     The command that helps where a stage is *wrong*, or ``undecided``, or the run was ``cut-off``.
 
-    *given* are the files under test by option.
+    *given* are files and other values by option; what was written is written once more only where
+    the run goes on.
     """
-    paths = {option: shlex.quote(str(path)) for option, path in given.items() if path is not None}
-    model = given.get("--model")
-    suffix = "" if model is None else model.suffix
+    paths = {
+        option: shlex.quote(str(value)) if isinstance(value, Path) else value
+        for option, value in given.items()
+        if value is not None
+    }
+    suffix = Path(str(given.get("--model") or "")).suffix
     # --coco is taken with a checkpoint only.
     weights = {"--checkpoint": USUAL["--checkpoint"]}
     again = (weights if "--coco" in paths else {}) | paths
     whole = {option: USUAL[option] for option in ("--model", "--checkpoint", "--coco")} | paths
     if suffix == ".om":
+        # Where another runner stood in for the board, the board is wanted.
         whole = {**whole, "--onnx": paths.get("--onnx", USUAL["--model"])}
+        whole.pop("--runner", None)
     has = {"", *paths, suffix}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
-    files = USUAL | paths
+    # What the command names by itself, and what check does not take.
+    files, words = USUAL | paths, [*command.split(), "--score"]
+    again, whole = ({o: v for o, v in of.items() if o not in words} for of in (again, whole))
+    larger = {option: value for option, value in whole.items() if option not in OF_THE_IMAGES}
+    typed = [word for word in as_typed() if word not in RESUMED]
+    # Nothing else is kept.
+    kept = "--coco" in paths or any(word.startswith("--out") for word in typed)
     return command.format(
-        again=shlex.join([*(word for word in as_typed() if word not in RESUMED), "--resume"]),
+        again=shlex.join([*typed, *(["--resume"] if kept else [])]),
         given=_typed(again),
         whole=_typed(whole),
-        larger=_typed({**whole, "--coco": USUAL["--coco"]}),
+        larger=_typed({**larger, "--coco": USUAL["--coco"]}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
-        page="--report-json gate.json && effd0 report gate.json --html gate.html",
-        onnx=paths.get("--onnx", files["--model"]),
+        fetch="effd0 fetch coco --root coco_data",
+        page="--report-json gate.json; effd0 report gate.json --html gate.html",
+        onnx=paths.get("--onnx", (USUAL if suffix == ".om" else files)["--model"]),
         **{option[2:]: path for option, path in files.items() if option != "--onnx"},
     )
 
@@ -231,18 +255,18 @@ def as_typed() -> list[str]:
     return [path.parent.name if path.name == "__main__.py" else path.name, *sys.argv[1:]]
 
 
-def _typed(files: Mapping[str, str]) -> str:
-    """The *files* as they are typed behind ``effd0 check``: the model comes first, by itself."""
-    words = [files["--model"]] if "--model" in files else []
-    words += [f"{option} {path}" for option, path in files.items() if option != "--model"]
-    return "".join(f" {word}" for word in words)
+def _typed(given: Mapping[str, str]) -> str:
+    """What is *given* as it is typed behind ``effd0 check``: the model comes first, by itself."""
+    words = [given["--model"]] if "--model" in given else []
+    words += [f"{option} {value}" for option, value in given.items() if option != "--model"]
+    return "".join(f" {word.strip()}" for word in words)
 
 
 def verdict_of(
     checks: Sequence[Check],
     otherwise: str = "",
     cut_off: str = "",
-    given: Mapping[str, Path | None] | None = None,
+    given: Given | None = None,
     *,
     demo: bool = False,
     lacks: Sequence[str] = (),
@@ -252,13 +276,15 @@ def verdict_of(
 
     A skipped check says nothing, but what it measured is the evidence where no check decides;
     *otherwise*, or that nothing is known, is the evidence where none measured anything.
-    *cut_off* says why not all checks were run: then nothing passes. The next step is made of the
-    files *given*. Where all was of the bundled *demo*, or a stage was not tested, or anything
+    *cut_off* says why not all checks were run: then nothing passes. The next step is made of
+    what was *given*. Where all was of the bundled *demo*, or a stage was not tested, or anything
     *lacks* that a release needs, no build may ship.
     """
     open_ = {check.stage for check in checks if check.status == "undecided"}
     tested = {check.stage for check in checks if check.status in ("passed", "failed")}
     passed = tuple(stage for stage in STAGES if stage in tested - open_)
+    if cut_off:  # in the midst of the last stage
+        passed = passed[:-1]
     untested = tuple(stage for stage in STAGES if stage not in tested | open_)
     if failed := [check for check in checks if check.status == "failed"]:
         first = min(failed, key=lambda check: STAGES.index(check.stage))
@@ -272,7 +298,8 @@ def verdict_of(
     wrong = ""
     if cut_off or open_:
         status = "undecided"
-        wrong = "cut-off" if cut_off else "limited" if LIMITED in said else status
+        again = LIMITED in said or COULD_NOT_RUN in said
+        wrong = "cut-off" if cut_off else "limited" if again else status
     elif tested:
         status = "demo" if demo else "incomplete" if untested or lacks else "pass"
         wrong = "" if status == "pass" else status

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
@@ -24,7 +24,7 @@ from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
 from ..timing import Latency
-from .check import Check, Verdict, as_typed, verdict_of
+from .check import Check, Given, Verdict, as_typed, verdict_of
 from .environment import Fingerprint, machine_record
 
 FORMAT = "effd0 run"
@@ -32,6 +32,8 @@ FORMAT = "effd0 run"
 SCHEMA = 3
 #: What the bundled test set is called in a run.
 EMBEDDED = "embedded"
+#: Stands for the hash of a model that the results do not name.
+UNKNOWN_MODEL = "unknown"
 
 #: From 0 to 1; None where it is undefined.
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)] | None
@@ -303,7 +305,7 @@ def new_run(
     checks: Sequence[Check] = (),
     otherwise: str = "",
     cut_off: str = "",
-    given: Mapping[str, Path | None] | None = None,
+    given: Given | None = None,
     parity: Sequence[Parity] = (),
     accuracy: Sequence[Accuracy] = (),
     latency: Sequence[TimedRow] = (),
@@ -316,7 +318,7 @@ def new_run(
         commands=[shlex.join(as_typed())],
         artefact=artefact,
         environment=[Environment(packages=machine.pop("packages"), machine=machine)],
-        verdict=verdict_of(checks, otherwise, cut_off, given, **standing(artefact)),
+        verdict=verdict_of(checks, otherwise, cut_off, given, **standing(artefact, accuracy)),
         checks=list(checks),
         parity=list(parity),
         accuracy=list(accuracy),
@@ -337,16 +339,22 @@ def artefact_of(
     return Artefact("" if file is None else file.name, graph, weights, dataset)
 
 
-def standing(artefact: Artefact) -> dict[str, Any]:
-    """What `verdict_of` has to know of *artefact*: ``demo``, and what a release ``lacks``."""
+def standing(artefact: Artefact, accuracy: Iterable[Accuracy] = ()) -> dict[str, Any]:
+    """What `verdict_of` is told of *artefact*, measured so: ``demo``, what a release ``lacks``."""
     bundled = artefact.checkpoint_sha256 == sha256(fixture.checkpoint())
-    dataset, lacks = artefact.dataset, []
+    dataset, own, lacks = artefact.dataset, artefact.model_sha256, []
     if dataset is not None and not dataset.release_set:
         said = "the bundled scenes are none"
         if dataset.name != EMBEDDED:
             said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
         lacks.append(f"a release set: {said}")
-    return {"demo": bundled and artefact.model_sha256 is None, "lacks": lacks}
+    ran = {one.model_sha256: one.backend for one in accuracy}
+    # Of a compiled model only its ONNX file runs where there is no board.
+    if own is not None and ran and not ran.keys() & {own, UNKNOWN_MODEL}:
+        others = ", ".join(dict.fromkeys(ran.values()))
+        lacks.append(f"detections of {artefact.name} itself: {others} ran another file")
+    lacks += [f"a board: {one} is emulated" for one in ran.values() if "emulated" in one]
+    return {"demo": bundled and own is None, "lacks": lacks}
 
 
 def dataset_name(root: Path | None, split: str) -> str:
@@ -426,7 +434,8 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
     cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
     artefact = _merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))])
     before, cut_off = runs[0].verdict.evidence, "".join(cut[:1])
-    verdict = verdict_of(entries["checks"], before, cut_off, **standing(artefact))
+    of = standing(artefact, entries["accuracy"])
+    verdict = verdict_of(entries["checks"], before, cut_off, **of)
     same = (run.verdict for run in runs if run.verdict.evidence == verdict.evidence)
     step = next((one.next_step for one in same), "")
     return Run(

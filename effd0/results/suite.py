@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -17,7 +17,19 @@ from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OutputError
 from ..io import sha256
 from . import check as rules
 from . import run as runs
-from .check import STAGES, Broken, Check, Stage, Status, Verdict, finite, first_line, verdict_of
+from .check import (
+    COULD_NOT_RUN,
+    STAGES,
+    Broken,
+    Check,
+    Given,
+    Stage,
+    Status,
+    Verdict,
+    finite,
+    first_line,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -26,8 +38,6 @@ if TYPE_CHECKING:
 Draw: TypeAlias = Callable[[], runs.Insight]
 #: Names of a test's properties that its check has too.
 FIGURES = ("figure", "tolerance", "unit")
-#: How the evidence begins of a check that the suite's own error kept from being made.
-COULD_NOT_RUN = "the suite could not run: "
 #: Errors of what the suite makes or needs for itself: no artefact is at fault.
 OF_THE_SUITE = (AtcError, FetchError, MissingExtra, OutputError)
 #: How pytest-timeout says that it stopped a test.
@@ -176,24 +186,26 @@ class SuiteRecord:
             )
         return {"parity": heads, "accuracy": self.lines}
 
-    def verdict(self, given: Mapping[str, Path | None], exit_status: int) -> Verdict:
-        """The verdict of a session that ended so; *given* are the paths by option."""
-        cut_off, of = self._cut_off(exit_status), runs.standing(self.artefact(given))
-        return verdict_of(self.checks, "", cut_off, given, **of)
+    def verdict(self, given: Given, exit_status: int) -> Verdict:
+        """The verdict of a session that ended so; *given* is what its options were."""
+        measured = [accuracy for accuracy, _ in self._evaluations.values()]
+        of = runs.standing(self.artefact(given), measured)
+        return verdict_of(self.checks, "", self._cut_off(exit_status), given, **of)
 
-    def artefact(self, given: Mapping[str, Path | None]) -> runs.Artefact:
-        """What was under test; *given* are the paths by option."""
-        named = next((path for option in NAMING if (path := given.get(option)) is not None), None)
-        weights = given.get("--checkpoint") or (None if named else fixture.checkpoint())
-        return runs.artefact_of(given.get("--model"), weights, self.dataset, named)
+    def artefact(self, given: Given) -> runs.Artefact:
+        """What was under test; *given* is what its options were."""
+        files = {option: value for option, value in given.items() if isinstance(value, Path)}
+        named = next((files[option] for option in NAMING if option in files), None)
+        weights = files.get("--checkpoint") or (None if named else fixture.checkpoint())
+        return runs.artefact_of(files.get("--model"), weights, self.dataset, named)
 
     def _cut_off(self, exit_status: int) -> str:
         return "" if self.could_not_run else CUT_OFF.get(exit_status, "")
 
     def to_run(
-        self, given: Mapping[str, Path | None], exit_status: int, rows: Sequence[runs.TimedRow] = ()
+        self, given: Given, exit_status: int, rows: Sequence[runs.TimedRow] = ()
     ) -> runs.Run:
-        """The session as a run; *given* are the paths by option, *rows* those of benchmarks."""
+        """The session as a run; *given* is what its options were, *rows* those of benchmarks."""
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
         parity = self.parity

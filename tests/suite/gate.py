@@ -104,7 +104,7 @@ def settle(
     if status == "undecided" and not required:
         pytest.skip(f"{UNDECIDED}{reason}")
     if status in ("fail", "undecided", "not gated"):
-        raise Broken(f"{status}: {reason}", diagnose() if status == "fail" else None)
+        raise Broken(reason, diagnose() if status == "fail" else None)
     return reason
 
 

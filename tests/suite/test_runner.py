@@ -254,7 +254,7 @@ def test_a_closed_runner_refuses(
 
 def test_the_description_names_backend_and_version(runner_name: str, opened: OpenRunner) -> None:
     """The report can say what computed."""
-    ascend = r"(emulated )?ACL \d+\.\d+.*, Ascend\w+, device \d"
+    ascend = r"(emulated )?ACL \d+\.\d+.*, Ascend[\w-]+, device \d"
     backend = {
         "ort": r"ONNX Runtime \d+\.\d+.*, \w+ExecutionProvider",
         "openvino": r"OpenVINO \d{4}\.\d+\.\d+, CPU, f32$",

@@ -12,7 +12,7 @@ from effd0.data import fixture
 from effd0.graph.onnx_info import load_graph
 from effd0.graph.rewrites import save_graph
 from effd0.results.run import read_run
-from tests.helpers import assert_one_error, effd0, names_in
+from tests.helpers import assert_one_error, effd0, names_in, write_coco
 from tests.helpers.onnx_models import nodes_of
 
 WEIGHTS = ("--checkpoint", fixture.checkpoint())
@@ -45,6 +45,32 @@ def test_options_are_handed_on_as_they_were_given(asked: list[str], tmp_path: Pa
     assert "tests.suite" in asked
 
 
+def test_every_option_reaches_the_suite(asked: list[str], tmp_path: Path) -> None:
+    """No option of check is lost between the command line and pytest."""
+    values = {"arch": "efficientdet_d0", "min_map": 30, "max_drop": 1, "devices": "0,1"}
+    of_kind: dict[str | None, Path] = {"model": tmp_path / "d0.onnx", "onnx": tmp_path / "d0.onnx"}
+    of_kind |= {"weights": tmp_path / "d0.pth", "json": tmp_path / "found.json"}
+    for file in of_kind.values():
+        file.write_bytes(b"any")
+    for kind, sizes in (("inputs", [64] * 10), ("results", range(64, 74))):
+        of_kind[kind] = tmp_path / kind
+        of_kind[kind].mkdir()
+        for number, size in enumerate(sizes):
+            (of_kind[kind] / f"image_{number}.bin").write_bytes(bytes(size))
+    of_kind["images"] = write_coco(tmp_path / "coco")
+    words: list[object] = []
+    flags = set()
+    for one in module.check.options:  # type: ignore[attr-defined]  # of the decorator
+        if one.name in ("out", "overwrite", "model"):
+            continue
+        flags.add(one.flag)
+        value = values.get(one.name, of_kind.get(one.takes, (*one.choices, 3)[0]))
+        words += [one.flag] if one.kind is bool else [one.flag, value]
+    done = effd0("check", of_kind["model"], *words)
+    assert (done.code, done.err) == (0, "")
+    assert {word.partition("=")[0] for word in asked} >= flags | {"--model"}
+
+
 @pytest.mark.parametrize(
     ("of_pytest", "code"),
     [(0, 0), (1, 1), (2, 2), (3, 2), (4, 2), (5, 2)],
@@ -61,7 +87,7 @@ def test_only_a_failure_is_1(of_pytest: int, code: int, monkeypatch: pytest.Monk
     [
         (
             "check no.onnx",
-            r"\[MODEL\] is no.onnx, which does not exist; make one with 'effd0",
+            "MODEL is no.onnx, which does not exist; make one with 'effd0",
         ),
         ("check --min-map 0.334", "--min-map is 0.334, but it is in percent; 33.4 was"),
     ],

@@ -18,7 +18,8 @@ from effd0.cli.pytest_plugin import PATHS
 from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.io import sha256
-from tests.helpers import run_pytest, write_annotations, write_coco
+from effd0.results.check import next_step
+from tests.helpers import run_pytest, session_config, write_annotations, write_coco
 from tests.helpers.runs import content_of
 
 WEIGHTS = f"--checkpoint={embedded.checkpoint()}"
@@ -165,6 +166,20 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_next_step_repeats_what_decides_the_run() -> None:
+    """A run that is repeated or resumed has the thresholds, runners and folder of the first."""
+    words = "--min-map=60 --max-drop=0.2 --release-set --runner=ort --runner=torch --image-limit=9"
+    given = pytest_suite.given_to(session_config(f"--model=a.onnx {words} --out=gate/detections"))
+    assert {option: str(value) for option, value in given.items() if value is not None} == {
+        "--model": "a.onnx", "--out": "gate", "--release-set": "", "--min-map": "60.0",
+        "--runner": "ort --runner torch",
+    }  # fmt: skip
+    assert next_step("cut-off", given) == (
+        "effd0 check a.onnx --release-set --min-map 60.0 --runner ort --runner torch --out gate "
+        "--resume"
+    )
+
+
 def test_twice_verbose_shows_the_code_of_a_failed_check(tmp_path: Path) -> None:
     """Who doubts a check can read it."""
     tests = "tests/suite/test_dataset.py::test_categories_have_cocos_ids"

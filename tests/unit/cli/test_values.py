@@ -51,6 +51,17 @@ REFUSED = {
         None, "--checkpoint=d0.pth --coco=bins",
         "--coco is bins, but a folder with annotations/ and images is wanted; give it as --bins",
     ),
+    "folder-of-anything": (
+        None, "--checkpoint=d0.pth --coco=coco/val2017",
+        "is coco/val2017, but a folder with annotations/ and images is wanted; 'effd0 fetch coco'",
+    ),
+    "split-without-annotations": (
+        None, "--checkpoint=d0.pth --coco=coco --split=train2017",
+        "--split is train2017, but coco/annotations/instances_train2017.json does not exist",
+    ),
+    "source-without-its-model": (
+        None, "--onnx=d0.onnx", "--onnx is given, but no compiled --model",
+    ),
     "detections-are-a-folder": (None, "--detections=out", "--detections is out, a folder, but "),
     "reference-is-no-model": (
         "evaluate --reference d0.om", None, "--reference is d0.om, but an .onnx file or weights",

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effd0.cli.pytest_plugin import PATHS
 from effd0.metrics.bootstrap import PairedDrop
 from effd0.metrics.summary import METRICS, CocoMetrics
 from effd0.results.check import (
@@ -131,6 +132,16 @@ def test_the_verdict_in_words() -> None:
             "runner", {"model": "m.om"}, "effd0 check model.onnx --checkpoint d0.pth", id="board"
         ),
         pytest.param(
+            "runner", {"model": "m.om", "onnx": "m.onnx"},
+            "effd0 check m.onnx --checkpoint d0.pth", id="board-and-source",
+        ),
+        pytest.param(
+            "gate", {"model": "m.onnx"},
+            # A gate that fails makes evaluate exit with 1; the page is wanted then.
+            "effd0 evaluate --model m.onnx --reference d0.pth --report-json gate.json; "
+            "effd0 report gate.json --html gate.html", id="gate",
+        ),
+        pytest.param(
             "gate", {"detections": "d.json", "checkpoint": "a.pth"},
             "effd0 evaluate --checkpoint a.pth", id="detections",
         ),
@@ -139,6 +150,34 @@ def test_the_verdict_in_words() -> None:
             "effd0 fetch coco --root coco_data && "
             "effd0 check m.onnx --checkpoint d0.pth --coco coco_data",
             id="too-few-images",
+        ),
+        pytest.param(
+            "preprocess", {"results": "r", "coco": "c"},
+            "effd0 preprocess --root c --bin-save inputs", id="inputs-of-results",
+        ),
+        pytest.param(
+            "incomplete", {"score": "s.json"},
+            "effd0 check --detections s.json --checkpoint d0.pth --coco coco_data", id="score",
+        ),
+        pytest.param(
+            "undecided", {"results": "r", "coco": "c"},
+            "effd0 fetch coco --root coco_data && "
+            "effd0 preprocess --root coco_data --bin-save inputs", id="too-few-results",
+        ),
+        pytest.param(
+            "incomplete", {"model": "m.onnx", "coco": "c", "out": "gate", "min-map": "60"},
+            "effd0 check m.onnx --checkpoint d0.pth --coco c --min-map 60 --release-set",
+            id="own-threshold",
+        ),
+        pytest.param(
+            "undecided", {"model": "m.onnx", "coco": "c", "min-map": "60", "threads": "2"},
+            "effd0 fetch coco --root coco_data && "
+            "effd0 check m.onnx --checkpoint d0.pth --threads 2 --coco coco_data",
+            id="threshold-of-other-images",
+        ),
+        pytest.param(
+            "runner", {"model": "m.onnx", "runner": "openvino"},
+            "effd0 check m.onnx --runner ort --graph-optimization disable", id="other-runner",
         ),
         pytest.param(
             "incomplete", {"model": "m.om", "coco": "c"},
@@ -157,12 +196,12 @@ def test_the_next_step_is_made_of_what_was_given(
 @pytest.mark.parametrize("wrong", [*STAGES, "undecided", "limited", "incomplete", "demo"])
 def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     """Whatever was given, a stage has a next step, of known commands and options alone."""
-    options = ("--model", "--onnx", "--checkpoint", "--coco", "--results", "--bins", "--detections")
+    options = (*PATHS, "--score")
     choices: list[dict[str, Path | None]] = [{}, {"--model": Path("m.om")}]
     choices += [{option: Path("x")} for option in options]
     page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
     for choice in choices:
-        for command in next_step(wrong, choice).split(" && "):
+        for command in re.split(" && |; ", next_step(wrong, choice)):
             program, *words = shlex.split(command)
             assert program == "effd0"
             title = f"effd0 {words[0]}"

@@ -12,9 +12,23 @@ import msgspec
 import pytest
 
 from effd0.errors import OutputError, RunFileError
-from effd0.results.run import SCHEMA, Run, flat, json_schema, merge_runs, read_run, write_run
+from effd0.results.run import (
+    SCHEMA,
+    UNKNOWN_MODEL,
+    Accuracy,
+    Artefact,
+    Run,
+    flat,
+    json_schema,
+    merge_runs,
+    read_run,
+    standing,
+    write_run,
+)
 from tests.helpers.runs import (
     ANNOTATIONS,
+    CHECKPOINT,
+    MODEL,
     accuracy,
     against,
     artefact,
@@ -204,6 +218,23 @@ def test_the_last_date_and_the_worst_exit_stand() -> None:
         assert (found.status, found.stage, found.passed) == ("fail", "runner", ("dataset",))
     found = merge_runs([run(), cut]).verdict
     assert (found.status, found.evidence) == ("undecided", "not all checks were run")
+
+
+@pytest.mark.parametrize(
+    ("hashes", "lacks"),
+    [
+        pytest.param([MODEL], 0, id="itself"),
+        pytest.param([CHECKPOINT, MODEL], 0, id="itself-and-reference"),
+        pytest.param([UNKNOWN_MODEL], 0, id="results-without-a-hash"),
+        pytest.param([CHECKPOINT], 1, id="reference-alone"),
+        pytest.param([OTHER, CHECKPOINT], 1, id="its-source"),
+    ],
+)
+def test_a_model_that_was_not_run_does_not_ship(hashes: list[str], lacks: int) -> None:
+    """An .om without a board, or what --runner left out, passes by no detections of another."""
+    measured = [msgspec.convert(accuracy(model_sha256=one), Accuracy) for one in hashes]
+    told = standing(msgspec.convert(artefact(), Artefact), measured)["lacks"]
+    assert sum(one.startswith("detections of mine.onnx itself") for one in told) == lacks
 
 
 def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
