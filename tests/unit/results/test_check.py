@@ -165,7 +165,7 @@ def test_the_verdict_in_words() -> None:
             "effd0 preprocess --root coco_data --bin-save inputs", id="too-few-results",
         ),
         pytest.param(
-            "incomplete", {"model": "m.onnx", "coco": "c", "out": "gate", "min-map": "60"},
+            "incomplete", {"model": "m.onnx", "coco": "c", "min-map": "60"},
             "effd0 check m.onnx --checkpoint d0.pth --coco c --min-map 60 --release-set",
             id="own-threshold",
         ),
@@ -224,6 +224,9 @@ def test_the_verdict_has_a_next_step_where_something_is_to_be_done() -> None:
     assert verdict_of(EVERY, given=model).next_step == verdict_of([FAILED]).next_step == ""
 
 
+GIVEN: list[dict[str, Path | str | None]] = [{}, {"--coco": Path("c")}]
+
+
 @pytest.mark.parametrize(
     "more", ["", "--overwrite", "--resume"], ids=["as-it-was", "anew", "resumed-before"]
 )
@@ -235,6 +238,10 @@ def test_a_run_that_was_stopped_is_resumed_as_it_was_typed(
     monkeypatch.setattr("sys.argv", ["/venv/bin/effd0", *words])
     cut = verdict_of([PASSED], cut_off="stopped", given={})
     assert cut.next_step == "effd0 check 'my model.onnx' --out gate --resume"
+    # Below pytest's cache, detections of --coco are kept, and nothing else.
+    monkeypatch.setattr("sys.argv", ["/venv/bin/effd0", "check"])
+    kept = [verdict_of([PASSED], cut_off="stopped", given=given).next_step for given in GIVEN]
+    assert kept == ["effd0 check", "effd0 check --resume"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(STAGES), st.booleans()), min_size=1, max_size=30))

@@ -278,7 +278,7 @@ def test_the_summary_has_heads_and_accuracy() -> None:
 
 def test_terminal_and_run_file_have_one_verdict() -> None:
     """Also where the session was cut off, and with the same next step."""
-    record, given = session(), GIVEN | {"--model": fixture.checkpoint()}
+    record, given = session(), GIVEN | {"--coco": fixture.coco_root()}
     assert record.verdict(given, 2) == record.to_run(given, 2).verdict
     assert record.verdict(given, 2).next_step.endswith(" --resume")
 
