@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from effd0.data.coco import Dataset, Sample
 from effd0.errors import EvaluationError
 from effd0.metrics import coco
-from effd0.metrics.coco import match_table, to_coco_results
+from effd0.metrics.coco import entries_of, match_table, to_coco_results
 from effd0.metrics.summary import METRICS, accumulate, coco_metrics, summarize
 from effd0.spec import D0
 from tests.helpers.results import drawn_scenes, jittered, scene
@@ -37,7 +37,7 @@ def pycocotools(dataset: Dataset, found: Found) -> Any:
             "categories": [{"id": id_} for id_ in dataset.categories],
         }
         truth.createIndex()
-        scored = COCOeval(truth, truth.loadRes(to_coco_results(found, D0)), "bbox")
+        scored = COCOeval(truth, truth.loadRes([*entries_of(to_coco_results(found, D0))]), "bbox")
         scored.params.imgIds = dataset.image_ids
         scored.evaluate()
         scored.accumulate()
