@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from effd0.data.coco import Dataset, Sample, check_images, load_coco, parse_annotations
 from effd0.errors import DatasetError, ImageError
-from tests.helpers import coco_content, encoded, noise, write_coco
+from tests.helpers import coco_content, encoded, noise, write_annotations, write_coco
 
 
 def test_embedded_images_come_by_rising_id(embedded_dataset: Dataset) -> None:
@@ -103,6 +104,9 @@ def test_broken_image_is_found_before_the_run(content: bytes, problem: str, tmp_
     assert checked == list(samples)
 
 
+Change = Callable[[dict[str, Any]], object]
+
+
 def read(content: object) -> dict[str, Any]:
     """What is read of an annotation file with this *content*."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -118,6 +122,109 @@ def test_what_nobody_reads_is_not_kept() -> None:
     full["annotations"][1]["segmentation"] = {"counts": [7, 8], "size": [3, 5]}
     full["images"][0] |= {"coco_url": "http://images", "license": 3}
     assert read(full) == content
+
+
+def test_ids_and_sizes_as_floats_are_whole() -> None:
+    """A table with an empty cell writes 10.0 for 10; it is read as the integer that it was."""
+    content = coco_content()
+    floats = json.loads(json.dumps(content), parse_int=float)
+    for annotation in floats["annotations"]:
+        annotation["iscrowd"] = False
+    assert json.dumps(read(floats)).replace("false", "0") == json.dumps(read(content))
+
+
+def _root_of_classes(content: dict[str, Any]) -> None:
+    content["categories"].insert(0, {"id": 0, "name": "person"})
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        pytest.param(
+            lambda c: (c["annotations"][0].update(area=None), c["annotations"][2].pop("area")),
+            "2 annotations have no area: their boxes' areas count; pycocotools refuses such a file",
+            id="area-null-or-missing",
+        ),
+        pytest.param(
+            _root_of_classes,
+            "category 0 is left out: it has the name of another, person, and no annotation",
+            id="root-of-the-classes",
+        ),
+    ],
+)
+def test_what_is_amended_is_said(change: Change, note: str) -> None:
+    """What needs no correction by the user is read as if it were not there, with one note."""
+    content = coco_content()
+    change(content)
+    data, notes = parse_annotations(json.dumps(content).encode(), "some.json")
+    assert notes == [note]
+    assert data["categories"] == coco_content()["categories"]
+    assert [a.get("area") for a in data["annotations"]] == [
+        annotation.get("area") for annotation in content["annotations"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        pytest.param("sub/1.png", "sub/1.png", id="subfolder"),
+        pytest.param("../val2017/1.png", "1.png", id="through-the-parent"),
+        pytest.param("{root}/val2017/1.png", "1.png", id="absolute"),
+        pytest.param("{root}/other/1.png", "../other/1.png", id="outside"),
+        pytest.param("/another/host/1.png", "1.png", id="of-another-host"),
+        pytest.param("val2017/1.png", "1.png", id="from-the-root"),
+        pytest.param("C:\\data\\1.png", "1.png", id="windows"),
+        pytest.param("http://images.example/1.png", "1.png", id="url"),
+    ],
+)
+def test_a_file_is_found_by_the_path_that_a_tool_wrote(
+    written: str, place: str, tmp_path: Path
+) -> None:
+    """At that path, below the folder, or there under its bare name; it is no extra file then."""
+    root = write_coco(tmp_path)
+    file = root / "val2017" / place
+    file.parent.mkdir(exist_ok=True)
+    (root / "val2017" / "1.png").rename(file)
+    content = coco_content()
+    content["images"][0]["file_name"] = written.format(root=root)
+    write_annotations(root, content)
+    dataset = load_coco(root)
+    assert dataset.samples[0].path.samefile(file)
+    assert (dataset.extra_files, dataset.notes) == ((), ())
+
+
+def test_a_path_that_leads_nowhere_is_shown_as_written(tmp_path: Path) -> None:
+    """One file is not taken for two images whose folders are not there."""
+    content = coco_content()
+    for image, name in zip(
+        content["images"], ("a/1.png", "b/1.png", "c/" + "x" * 999), strict=True
+    ):
+        image["file_name"] = name
+    write_coco(tmp_path)
+    write_annotations(tmp_path, content)
+    message = r"a/1\.png is missing\n  b/1\.png is missing\n  c/x{999} is missing"
+    with pytest.raises(ImageError, match=message):
+        load_coco(tmp_path)
+
+
+def test_a_file_that_lists_a_part_of_the_folder_is_called_a_subset(tmp_path: Path) -> None:
+    """The note counts the pictures on both sides."""
+    write_coco(tmp_path, coco_content(5))
+    write_annotations(tmp_path, coco_content(2))
+    dataset = load_coco(tmp_path)
+    assert dataset.extra_files == ("3.png", "4.png", "5.png")
+    (note,) = dataset.notes
+    said = "instances_val2017.json lists 2 of the 5 pictures in val2017: a subset; the others are"
+    assert re.sub(r"\S+/", "", note) == f"{said} left out"
+
+
+def test_a_turned_picture_is_told_by_its_exif(tmp_path: Path) -> None:
+    """Where width and height are exchanged and the file says that it is turned, both are named."""
+    root, exif = write_coco(tmp_path), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    PHOTO.rotate(90, expand=True).save(root / "val2017" / "2.png", exif=exif)
+    with pytest.raises(ImageError, match="annotated as 40x30: its EXIF orientation 6 turns it, wh"):
+        [*check_images(load_coco(root).samples)]
 
 
 @pytest.mark.parametrize(
@@ -137,9 +244,6 @@ def test_root_that_cannot_be_loaded_is_refused(
         shutil.rmtree(root / lost)
     with pytest.raises(DatasetError, match=message):
         load_coco(root, image_limit=limit)
-
-
-Change = Callable[[dict[str, Any]], object]
 
 
 def second(kind: str, **values: object) -> Change:
