@@ -172,7 +172,7 @@ def test_ids_of_another_kind_are_refused(change: Any, message: str) -> None:
 
 
 #: What a field may hold that is not what was meant.
-ODD = (
+ODD: tuple[object, ...] = (
     None, "", "1", "NaN", "\0", "\ud800", "x" * 300, True, False, 0, -1, 0.5, 1000.0, 2**31, 2**53,
     2.0**53, 2**63, -(2**64), 10**400, 1e15, 1e200, -1e308, float("nan"), float("inf"), [], {},
     [[]], {"id": 1},
