@@ -5,16 +5,20 @@ import csv
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from .errors import OutputError
 
 #: How a file begins that Git LFS put in place of a large one.
 LFS_MAGIC = b"version https://git-lfs"
+_T = TypeVar("_T")
 
 
 @contextlib.contextmanager
@@ -124,3 +128,29 @@ def digest(path: Path, algorithm: str) -> str:
     """Hexadecimal digest of the file *path* by one of hashlib's algorithms."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def decoded(data: bytes, kind: type[_T]) -> _T:
+    """The JSON *data* as *kind*; raise `ValueError` with the place, what came, what was wanted."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at ")
+        came: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            came = json.loads(data)
+            for number, key in re.findall(r"\[(\d+)\]|\.(\w+)", place):
+                came = came[int(number)] if number else came[key]
+            text += f": {json.dumps(came)[:80]}"
+        raise ValueError(f"{place.strip('`$.') or 'the file'}: {text}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        at = re.search(r"byte (\d+)", str(error))
+        near = data[max(int(at[1]) - 30, 0) :][:50] if at else data[-50:]
+        raise ValueError(f"{error}, near {near.decode(errors='replace')!r}") from error
+
+
+def whole(value: float, place: str) -> int:
+    """The id or size *value* at *place*; raise `ValueError` unless it is a whole number."""
+    if not value.is_integer():
+        raise ValueError(f"{place}: {value} is no whole number")
+    return int(value)

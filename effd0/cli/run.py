@@ -144,8 +144,8 @@ def preprocess(
     with progress("preprocessing", count) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
             advance(1)
-    if dataset.extra_files:
-        STDERR.print(f"{len(dataset.extra_files)} files are not in the annotations: left out")
+    for note in dataset.notes:
+        STDERR.print(note, markup=False)
     show_lines(f"wrote {count} inputs to {bin_save}")
 
 

@@ -105,8 +105,7 @@ def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
     if metrics.images < evaluation.dataset.total:
         images = f"the first {metrics.images} of {evaluation.dataset.total} images"
     show_lines(f"{accuracy.backend}, {images}, model {accuracy.model_sha256[:12]}")
-    if settings["extra_files"]:
-        show_lines(f"{settings['extra_files']} files not in the annotations: left out")
+    show_lines(*settings["notes"])
     numbers = [
         (name, _label(name), metrics.undefined[name] if value is None else 100 * value)
         for name, value in metrics.values.items()

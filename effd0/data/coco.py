@@ -10,18 +10,20 @@ Every image of the annotation file counts, those without annotation too.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
 from ..errors import DatasetError, ImageError
-from .preprocess import probe_image
+from ..io import decoded, whole
+from .preprocess import exif_orientation, probe_image
 
 #: The ``categories`` list of COCO's annotation files: 80 categories, ids 1 to 90.
 COCO_CATEGORIES: list[dict[str, Any]] = json.loads(
@@ -55,7 +57,7 @@ class Dataset:
 
     *total* counts the images of the whole annotation file; *extra_files* are pictures in the
     folder that the file does not name.  *left_out* counts, by category id, the objects to be found
-    in the images that a limit left out.
+    in the images that a limit left out.  *notes* say what was taken otherwise than written.
     """
 
     annotation_file: Path
@@ -65,6 +67,7 @@ class Dataset:
     total: int
     extra_files: tuple[str, ...]
     left_out: Mapping[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def limited(self) -> bool:
@@ -107,7 +110,7 @@ class LocalFiles:
     def names(self, folder: Path, wanted: Sequence[str]) -> set[str]:
         """The names of files in *folder*, and those *wanted* that are below it."""
         here = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        return here | {name for name in wanted if "/" in name and (folder / name).exists()}
+        return here | {n for n in wanted if "/" in n and os.path.isfile(folder / n)}  # noqa: PTH113  # any text
 
 
 def annotation_path(root: Path, split: str) -> Path:
@@ -136,32 +139,46 @@ def load_coco(
             f"{called} does not exist; give --root the folder that holds annotations/ "
             "and the images' folder, and --split its name"
         )
-    content = _content(annotation_file, called)
+    content, notes = _content(annotation_file, called)
     images = sorted(content["images"], key=lambda image: image["id"])
     chosen = images[:image_limit]
-    names = files.names(folder, [image["file_name"] for image in chosen])
+    # Other tools write a path of their own host, or a URL, before the name.
+    bare = {i["file_name"]: PureWindowsPath(i["file_name"]).name for i in images}
+    given = [image["file_name"] for image in chosen]
+    names = files.names(folder, [*dict.fromkeys([*given, *(bare[name] for name in given)])])
     if not names:
         raise DatasetError(
             f"{files.shown(folder)} is not a folder with images; those of the split belong there"
         )
-    missing = [Path(i["file_name"]).name for i in chosen if i["file_name"] not in names]
+    found = {name: name if name in names else bare[name] for name in given}
+    images_of = Counter(found.values())
+    missing = [
+        name
+        for name, place in found.items()
+        if place not in names or (place != name and images_of[place] > 1)
+    ]
     _refuse([f"{name} is missing" for name in missing], files.shown(folder))
-    ids, extra = {image["id"] for image in chosen}, names - {i["file_name"] for i in images}
+    extra = sorted(n for n in names - {*bare, *bare.values()} if PICTURE.fullmatch(n))
+    if extra:
+        text = f"{called} lists {len(images)} of the {len(images) + len(extra)} pictures in "
+        notes.append(f"{text}{files.shown(folder)}: a subset; the others are left out")
+    ids = {image["id"] for image in chosen}
     others = (a for a in content["annotations"] if a["image_id"] not in ids)
     return Dataset(
         annotation_file=annotation_file,
-        samples=_samples(chosen, folder),
+        samples=_samples([i | {"file_name": found[i["file_name"]]} for i in chosen], folder),
         annotations=tuple(a for a in content["annotations"] if a["image_id"] in ids),
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(images),
-        extra_files=tuple(sorted(n for n in extra if PICTURE.fullmatch(n))),
+        extra_files=tuple(extra),
         left_out=Counter(a["category_id"] for a in others if not a.get("iscrowd")),
+        notes=tuple(notes),
     )
 
 
 def load_annotations(path: Path) -> Dataset:
     """The data set of the annotation file *path*; its image files need not be there."""
-    content = _content(path, str(path))
+    content, notes = _content(path, str(path))
     return Dataset(
         annotation_file=path,
         samples=_samples(sorted(content["images"], key=lambda image: image["id"]), path.parent),
@@ -169,11 +186,12 @@ def load_annotations(path: Path) -> Dataset:
         categories={c["id"]: c["name"] for c in content["categories"]},
         total=len(content["images"]),
         extra_files=(),
+        notes=tuple(notes),
     )
 
 
-def _content(path: Path, called: str) -> dict[str, Any]:
-    """What is in the annotation file *path*, which errors name as *called*."""
+def _content(path: Path, called: str) -> tuple[dict[str, Any], list[str]]:
+    """What is in the annotation file *path*, which errors name as *called*, and notes on it."""
     try:
         return parse_annotations(path.read_bytes(), called)
     except OSError as error:
@@ -210,11 +228,18 @@ def check_images(samples: Sequence[Sample], host_threads: int = 2) -> Iterator[S
     _refuse(problems, str(samples[0].path.parent) if samples else "")
 
 
+#: EXIF orientations that exchange width and height.
+_TURNED = range(5, 9)
+
+
 def other_size(sample: Sample, size: tuple[int, int]) -> str:
     """What is wrong with *sample*, whose file has another *size* than is annotated."""
+    turned = ""
+    if size == sample.size[::-1] and (orientation := exif_orientation(sample.path)) in _TURNED:
+        turned = f": its EXIF orientation {orientation} turns it, which COCO ignores"
     return (
         f"{sample.path.name} is {size[0]}x{size[1]} pixels, "
-        f"but annotated as {sample.size[0]}x{sample.size[1]}"
+        f"but annotated as {sample.size[0]}x{sample.size[1]}{turned}"
     )
 
 
@@ -231,29 +256,34 @@ def _refuse(problems: Sequence[str], folder: str) -> None:
 
 #: How many of many problems a message shows.
 SHOWN = 5
-Number = int | float
-Side = Annotated[int, msgspec.Meta(gt=0)]
+_INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+#: An id; a table with an empty cell writes 139.0.  From 2**53 on, floats round what was an id.
+Id = _INT64 | Annotated[float, msgspec.Meta(ge=1.0 - 2**53, le=2.0**53 - 1)]
+#: A coordinate, a side or a score: squares stay finite, and all is finite in float32.
+Finite = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+Box = Annotated[list[Finite], msgspec.Meta(min_length=4, max_length=4)]
+_SIDES = msgspec.Meta(gt=0, lt=2**31)
+_Side = Annotated[int, _SIDES] | Annotated[float, _SIDES]
 
 
 class _Image(TypedDict):
-    id: int
+    id: Id
     file_name: str
-    width: Side
-    height: Side
+    width: _Side
+    height: _Side
 
 
 class _Annotation(TypedDict):
-    id: Number  # tables of pandas have 139.0 for 139
-    image_id: Number
-    category_id: Number
-    bbox: Annotated[list[Number], msgspec.Meta(min_length=4, max_length=4)]
-    area: NotRequired[Number]
-    iscrowd: NotRequired[int | bool]
-    ignore: NotRequired[int | bool]
+    id: Id
+    image_id: Id
+    category_id: Id
+    bbox: Box
+    area: NotRequired[Annotated[float, msgspec.Meta(ge=0, le=1e24)] | None]
+    iscrowd: NotRequired[Literal[0, 1] | bool]
 
 
 class _Category(TypedDict):
-    id: int
+    id: Id
     name: str
 
 
@@ -265,24 +295,51 @@ class _Content(TypedDict):
     categories: list[_Category]
 
 
-def parse_annotations(data: bytes, path: Path | str) -> dict[str, Any]:
+def parse_annotations(data: bytes, path: Path | str) -> tuple[dict[str, Any], list[str]]:
     """
-    The ``images``, ``annotations`` and ``categories`` of a COCO file's *data*; errors name *path*.
+    The ``images``, ``annotations`` and ``categories`` of a COCO file's *data*, and notes on them.
 
-    Raises one `DatasetError` with all that is wrong with it.
+    All ids and sizes are int, and a category's name is there once.  Raises one `DatasetError`,
+    which names *path*, with all that is wrong.
     """
     try:
-        content: dict[str, Any] = msgspec.json.decode(data, type=_Content)
-    except msgspec.ValidationError as error:
+        content: dict[str, Any] = {**decoded(data, _Content)}
+        for kind, entries in content.items():
+            for n, entry in enumerate(entries):
+                for key in ("id", "image_id", "category_id", "width", "height"):
+                    if isinstance(value := entry.get(key), float):
+                        entry[key] = whole(value, f"{kind}[{n}].{key}")
+    except ValueError as error:
         raise DatasetError(f"{path} is not a COCO file: {error}; correct the file") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not a readable JSON file: {error}") from error
+    notes = [*_amended(content)]
     if problems := list(_mistakes(content)):
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DatasetError(
             f"{path} cannot be scored: {'; '.join(problems[:SHOWN])}{more}; correct the file"
         )
-    return content
+    return content, notes
+
+
+def _amended(content: dict[str, Any]) -> Iterator[str]:
+    """Amend what needs no correction by the user, and say what."""
+    if bare := [a for a in content["annotations"] if a.get("area") is None]:
+        for annotation in bare:
+            annotation.pop("area", None)
+        yield (
+            f"{len(bare)} annotations have no area: their boxes' areas count; "
+            "pycocotools refuses such a file"
+        )
+    names = Counter(category["name"] for category in content["categories"])
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    # The root of the classes, as some tools write it.
+    for category in [c for c in content["categories"] if c["id"] not in used]:
+        if names[category["name"]] > 1:
+            names[category["name"]] -= 1
+            content["categories"].remove(category)
+            yield (
+                f"category {category['id']} is left out: it has the name of another, "
+                f"{category['name']}, and no annotation"
+            )
 
 
 def _mistakes(content: dict[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import ImageError
 from ..io import LFS_MAGIC
@@ -79,6 +79,13 @@ def probe_image(path: Path) -> tuple[int, int]:
         image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
         image.load()
     return size
+
+
+def exif_orientation(path: Path) -> int:
+    """The EXIF orientation of *path*, 1 to 8; 0 where there is none."""
+    with _opened(path) as image:
+        value = image.getexif().get(ExifTags.Base.Orientation, 0)
+    return value if isinstance(value, int) else 0
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from ..data.coco import NAMES, Dataset
 from ..detection.postprocess import Detections
 from ..errors import listed
-from ..metrics.coco import CocoResults, to_coco_results
+from ..metrics.coco import CocoResults, Rows, to_coco_results
 from ..metrics.detection_diff import detection_parity
 from ..results.check import STAGES, Broken
 from ..spec import ModelSpec
@@ -69,7 +69,7 @@ def faults_of_detections(
     suppression: it is called for at most `TRIED` images, where something differs.  Detections
     below the score threshold of *spec* may be there or not.
     """
-    own = {id_: to_coco_results({0: reference[id_]}, spec)[:, 1:] for id_ in dataset.image_ids}
+    own = {id_: _fields(to_coco_results({0: reference[id_]}, spec)) for id_ in dataset.image_ids}
     faults: list[Broken] = []
 
     def add(text: str, diagnosis: Diagnosis | None = None) -> None:
@@ -81,8 +81,9 @@ def faults_of_detections(
             f"{given.text_ids} of {total} image ids in {given.path.name} are text, but COCO's "
             "are whole numbers: an evaluator finds no image of these"
         )
-    rows, copied = dict(given.images), []
-    for id_, part in given.images.items():
+    rows = {id_: _fields(part) for id_, part in given.images.items()}
+    copied = []
+    for id_, part in [*rows.items()]:
         first = np.sort(np.unique(part, axis=0, return_index=True)[1])
         if len(part) >= 2 * len(first):
             copied.append(id_)
@@ -106,6 +107,11 @@ def faults_of_detections(
         add(f"{len(foreign)} of {len(images)} image ids are of no image: {listed(foreign)}")
     places: dict[str | None, int] = {stage: place for place, stage in enumerate(STAGES)}
     return sorted(faults, key=lambda fault: places[fault.stage])
+
+
+def _fields(results: Rows) -> Fractions:
+    """The rows of *results* as a table of `FIELDS`."""
+    return np.column_stack([results["box"], results["score"], results["category"]])
 
 
 def _image_order(

@@ -262,7 +262,7 @@ def _scored(
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
             "annotations_sha256": sha256(dataset.annotation_file),
-            "extra_files": len(dataset.extra_files),
+            "notes": list(dataset.notes),
             "min_map": least,
             "image_limit": job.image_limit,
             **settings,
@@ -294,7 +294,7 @@ def score(
         )
     matches = coco.match_results(dataset, given)
     _refuse_places(matches, given, annotations)
-    kinds = np.concatenate([rows[:, 5] for rows in given.images.values()]).astype(np.int64)
+    kinds = given.rows["category"]
     if unknown := sorted(set(kinds.tolist()) - dataset.categories.keys()):
         count = np.isin(kinds, unknown).sum()
         say(f"{count} detections are of categories unknown to {annotations}: {listed(unknown)}")
@@ -318,16 +318,15 @@ def score(
 def _refuse_places(matches: coco.MatchTable, given: coco.CocoResults, annotations: Path) -> None:
     """Raise `EvaluationError` where category ids are places in the list, as most networks count."""
     kinds = np.array(sorted(matches.dataset.categories))
-    ids = np.concatenate([rows[:, 5] for rows in given.images.values()])
+    ids = given.rows["category"]
     for first in (0, 1):
         last = first + kinds.size - 1
         if ids.min() < first or ids.max() > last or kinds[-1] == last:
             continue  # these cannot be places, or places are the ids
         ap = summary.summarize(matches).ap or 0
-        images = {
-            id_: np.column_stack([rows[:, :5], kinds[rows[:, 5].astype(np.int64) - first]])
-            for id_, rows in given.images.items()
-        }
+        images = {id_: rows.copy() for id_, rows in given.images.items()}
+        for rows in images.values():
+            rows["category"] = kinds[rows["category"] - first]
         read = summary.summarize(coco.match_results(matches.dataset, given._replace(images=images)))
         # By chance, other classes score a little where a detector finds next to nothing.
         if (read.ap or 0) > 1.5 * ap:

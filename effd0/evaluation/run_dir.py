@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
 from ..io import write_text, written_whole
+from ..metrics.coco import Rows, entries_of
 from ..tensors.inputs import read_json
 
 #: The key of the contents of all images.
@@ -159,15 +159,13 @@ class RunDirectory:
                 left = left[os.write(self._file.fileno(), left) :]
         self.images += 1
 
-    def finish(self, results: npt.NDArray[np.float64], evaluation: Mapping[str, Any]) -> None:
-        """Write *results*, a table of `to_coco_results`, and, at the very last, *evaluation*."""
+    def finish(self, results: Rows, evaluation: Mapping[str, Any]) -> None:
+        """Write *results*, rows of `to_coco_results`, and, at the very last, *evaluation*."""
         with written_whole(self.folder / RESULTS) as temporary, temporary.open("w") as file:
             file.write("[")
             encoded = json.JSONEncoder(allow_nan=False).encode
-            for n, row in enumerate(results):
-                id_, *box, score, kind = row.tolist()
-                ids = {"image_id": int(id_), "category_id": int(kind)}
-                file.write((", " if n else "") + encoded({**ids, "bbox": box, "score": score}))
+            for n, entry in enumerate(entries_of(results)):
+                file.write((", " if n else "") + encoded(entry))
             file.write("]\n")
         write_text(json.dumps(evaluation, allow_nan=False) + "\n", self.folder / EVALUATION)
 

@@ -10,15 +10,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..data.coco import Dataset
+from ..data.coco import Dataset, Finite, Id
 from ..detection.postprocess import Detections
 from ..errors import EvaluationError, ResultError
+from ..io import decoded, whole
 from ..spec import ModelSpec
 from ..types import Fractions, Indices
 
@@ -41,11 +42,13 @@ _FLAG_BYTES = len(AREAS) * len(THRESHOLDS) // 8
 #: image, the object that it found at the lowest IoU threshold, whatever its area, or -1; and for
 #: each area and threshold, as bits, whether it found an object, and whether it counts neither way.
 MATCH = np.dtype([
-    ("score", "<f8"), ("box", "<f4", (4,)), ("category", "<i4"), ("image", "<i4"),
+    ("score", "<f8"), ("box", "<f4", (4,)), ("category", "<i8"), ("image", "<i4"),
     ("truth", "<i4"), ("rank", "u1"), ("hit", "u1", (_FLAG_BYTES,)),
     ("ignored", "u1", (_FLAG_BYTES,)),
 ], align=True)  # fmt: skip
-#: Rows of `TRUTH` or `MATCH`.
+#: One entry of a COCO results file: ids, the box x, y, width, height in pixels, and the score.
+RESULT = np.dtype([("image", "<i8"), ("category", "<i8"), ("box", "<f8", (4,)), ("score", "<f8")])
+#: Rows of `TRUTH`, `MATCH` or `RESULT`.
 Rows: TypeAlias = npt.NDArray[np.void]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
@@ -53,57 +56,68 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 _MATCHED_TOGETHER, _PAIRS_TOGETHER = 100_000, 250_000
 
 #: An image id that was written as text: its digits, or the name of COCO's file.
-_TEXT_ID = re.compile(r"\d+(?=(\.\w+)?$)", re.ASCII)
+_TEXT_ID = re.compile(r"(?<!\d)\d{1,18}(?=(\.\w+)?$)", re.ASCII)
 _WANTED = "but a COCO results file is one list of {image_id, category_id, bbox, score}"
 _AGAIN = "write the file again"
 
 
 class CocoResults(NamedTuple):
     """
-    The detections in the file *path* by image id; *text_ids* counts ids that are text there.
+    The detections in the file *path*, rows of `RESULT` by falling score, by rising image id.
+
+    *text_ids* counts image ids that are text there.
 
     Images or categories that do not exist and boxes without size stay as they are: they tell of
     the fault that made them.
     """
 
     path: Path
-    images: dict[int, Fractions]
+    images: dict[int, Rows]
     text_ids: int
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of all images."""
+        return np.concatenate([*self.images.values()])
 
 
 class _Entry(msgspec.Struct):
-    image_id: int | float | str
-    category_id: int | float
-    bbox: tuple[float, float, float, float]
-    score: float
+    image_id: Id | str
+    category_id: Id
+    bbox: tuple[Finite, Finite, Finite, Finite]
+    score: Finite
 
 
 def read_results(path: Path) -> CocoResults:
     """Read the COCO results file *path*; raise `ResultError` unless it has their form."""
 
-    def whole(value: int | float | str) -> int:
-        """The number of an id; text may be the number or the name of COCO's image file."""
-        if isinstance(value, str) and (digits := _TEXT_ID.search(value)):
-            return int(digits[0])
-        if isinstance(value, str) or value != int(value):
-            raise ValueError(f"{value!r} is no id, which is a whole number")
-        return int(value)
+    def id_of(entry: _Entry, n: int, key: str) -> int:
+        """An id of the entry *n*; text may be the number or the name of COCO's image file."""
+        value: int | float | str = getattr(entry, key)
+        if isinstance(value, str):
+            if digits := _TEXT_ID.search(value):
+                return int(digits[0])
+            raise ValueError(f"[{n}].{key}: {value[:80]!r} is no id, which is a whole number")
+        return value if isinstance(value, int) else whole(value, f"[{n}].{key}")
 
     try:
-        entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
-        ids = np.array([whole(e.image_id) for e in entries], np.int64)
-        table = np.array([(*e.bbox, e.score, whole(e.category_id)) for e in entries], np.float64)
+        entries = decoded(path.read_bytes(), list[_Entry])
+        rows = np.empty(len(entries), RESULT)
+        rows["image"] = [id_of(e, n, "image_id") for n, e in enumerate(entries)]
+        rows["category"] = [id_of(e, n, "category_id") for n, e in enumerate(entries)]
+        rows["box"] = np.array([entry.bbox for entry in entries], np.float64).reshape(-1, 4)
+        rows["score"] = [entry.score for entry in entries]
     except OSError as error:
         raise ResultError(
             f"{path} cannot be read: {error.strerror}; give a COCO results file"
         ) from error
-    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ResultError(f"{path}: {error}, {_WANTED}; {_AGAIN}") from error
     if not entries:
         raise ResultError(f"{path} holds no detection, {_WANTED}; {_AGAIN}")
-    order = np.lexsort((-table[:, 4], ids))
-    found, starts = np.unique(ids[order], return_index=True)
-    parts = np.split(table[order], starts[1:])
+    rows = rows.take(np.lexsort((-rows["score"], rows["image"])))
+    found, starts = np.unique(rows["image"], return_index=True)
+    parts = np.split(rows, starts[1:])
     text_ids = sum(isinstance(entry.image_id, str) for entry in entries)
     return CocoResults(path, dict(zip(found.tolist(), parts, strict=True)), text_ids)
 
@@ -176,8 +190,8 @@ def match_results(dataset: Dataset, results: CocoResults) -> MatchTable:
 
     In other numbers, or as corners, IoUs that lie on a threshold would fall on its other side.
     """
-    table = np.vstack([np.insert(rows, 0, id_, axis=1) for id_, rows in results.images.items()])
-    starts = np.flatnonzero(np.diff(table[:, 0], prepend=np.nan))
+    table = results.rows
+    starts = np.cumsum([0, *map(len, results.images.values())])[:-1]
     cuts = starts[np.flatnonzero(np.diff(starts // _MATCHED_TOGETHER)) + 1]
     truths = truth_table(dataset)
     parts = tuple(_match(dataset, truths, part) for part in np.split(table, cuts))
@@ -195,23 +209,29 @@ def check_complete(dataset: Dataset, detections: Mapping[int, Detections]) -> No
         )
 
 
-def to_coco_results(detections: Mapping[int, Detections], spec: ModelSpec) -> Fractions:
+def to_coco_results(detections: Mapping[int, Detections], spec: ModelSpec) -> Rows:
     """
-    *detections*, by image id, as COCO's result table, (n, 7) float64.
+    *detections*, by image id, as rows of `RESULT`.
 
-    Its columns are image id, x, y, width, height, score and category id.  Detections below
-    ``spec.score_floor`` are left out, as effdet's evaluator leaves them out.
+    Detections below ``spec.score_floor`` are left out, as effdet's evaluator leaves them out.
     """
-    found = list(detections.values())
+    found = [*detections.values()]
     if not found:
-        return np.empty((0, 7))
-    images = np.repeat(list(detections), [len(one) for one in found])
+        return np.empty(0, RESULT)
     scores = np.concatenate([one.scores for one in found])
-    keep = scores >= spec.score_floor
-    x1, y1, x2, y2 = np.concatenate([one.boxes for one in found])[keep].T
-    classes = np.concatenate([one.classes for one in found])
-    columns = (images[keep], x1, y1, x2 - x1, y2 - y1, scores[keep], classes[keep])
-    return np.stack(columns, 1).astype(np.float64, copy=False)
+    x1, y1, x2, y2 = np.concatenate([one.boxes for one in found]).T
+    rows = np.empty(scores.size, RESULT)
+    rows["image"] = np.repeat(np.array([*detections], np.int64), [len(one) for one in found])
+    rows["category"] = np.concatenate([one.classes for one in found])
+    rows["box"] = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
+    rows["score"] = scores
+    return rows.compress(scores >= spec.score_floor)
+
+
+def entries_of(results: Rows) -> Iterator[dict[str, Any]]:
+    """The rows of `RESULT` as entries of a COCO results file."""
+    for image, category, box, score in results.tolist():
+        yield {"image_id": image, "category_id": category, "bbox": box.tolist(), "score": score}
 
 
 def truth_table(dataset: Dataset) -> Rows:
@@ -271,19 +291,19 @@ def _outside(areas: Fractions) -> Flags:
     return np.asarray((areas[:, None] < AREAS[:, 0]) | (areas[:, None] > AREAS[:, 1]))
 
 
-def _match(dataset: Dataset, truths: Rows, results: Fractions) -> Rows:
-    """Rows of `MATCH` of *results*, as `to_coco_results` gives them, by category and image."""
+def _match(dataset: Dataset, truths: Rows, results: Rows) -> Rows:
+    """Rows of `MATCH` of *results*, by category and image."""
     kinds, ids = np.array(sorted(dataset.categories), np.int64), np.array(dataset.image_ids)
-    results = results[np.isin(results[:, 6].astype(np.int64), kinds)]
+    results = results.compress(np.isin(results["category"], kinds))
     # A category in an image is a place of its own, so that all are matched together.
-    places = np.searchsorted(kinds, results[:, 6].astype(np.int64)) * len(ids)
-    places += np.searchsorted(ids, results[:, 0].astype(np.int64))
+    places = np.searchsorted(kinds, results["category"]) * len(ids)
+    places += np.searchsorted(ids, results["image"])
     # Stable: of equal scores, the one that was given first stays first.
-    order = np.lexsort((-results[:, 5], places))
+    order = np.lexsort((-results["score"], places))
     places = places[order]
     ranks = np.arange(places.size) - np.searchsorted(places, places)
     looked_at = ranks < MAX_DETECTIONS[-1]
-    results, places, ranks = results[order[looked_at]], places[looked_at], ranks[looked_at]
+    results, places, ranks = results.take(order[looked_at]), places[looked_at], ranks[looked_at]
     category, image = np.divmod(places, len(ids))
     if not image.size:
         return np.empty(0, MATCH)
@@ -294,7 +314,7 @@ def _match(dataset: Dataset, truths: Rows, results: Fractions) -> Rows:
     order = np.argsort(objects["image"], kind="stable")
     own, objects = own[order], objects.take(order)
 
-    boxes = results[:, 1:5]
+    boxes = results["box"].copy()
     hit = np.zeros((len(boxes), *_FLAGS), bool)
     ignored, taken = hit.copy(), np.zeros((objects.size, *_FLAGS), bool)
     truth = np.full(len(boxes), -1)
@@ -318,7 +338,7 @@ def _match(dataset: Dataset, truths: Rows, results: Fractions) -> Rows:
     ignored |= ~hit & _outside(boxes[:, 2] * boxes[:, 3])[:, :, None]
 
     table = np.empty(len(boxes), MATCH)
-    table["score"], table["box"] = results[:, 5], boxes
+    table["score"], table["box"] = results["score"], boxes
     table["category"], table["image"] = kinds[category], image
     table["truth"], table["rank"] = truth, ranks
     table["hit"] = np.packbits(hit).reshape(-1, _FLAG_BYTES)

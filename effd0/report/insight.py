@@ -57,7 +57,7 @@ def insight_of(evaluation: Evaluation) -> Insight:
         return [*values, None][:2]
 
     ours, theirs = both(found)
-    scores = [to_coco_results(some, spec)[:, 5] for some in found]
+    scores = [to_coco_results(some, spec)["score"] for some in found]
     kinds = (
         {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in KINDS} for one in errors
     )
@@ -99,12 +99,12 @@ def gallery(
 
     def shown(found: Mapping[int, Detections], image_id: int) -> list[Detection]:
         rows = to_coco_results({image_id: found[image_id]}, spec)
-        rows = rows[rows[:, 5] >= SHOWN]
-        rows = rows[np.argsort(-rows[:, 5], kind="stable")][:BOXES]
+        rows = rows.compress(rows["score"] >= SHOWN)
+        rows = rows.take(np.argsort(-rows["score"], kind="stable")[:BOXES])
         return [
             # A model may know more categories than its dataset, and than COCO.
-            Detection(_rounded(box), names.get(int(of), f"category {int(of)}"), round(score, 4))
-            for _, *box, score, of in rows.tolist()
+            Detection(_rounded(box), names.get(of, f"category {of}"), round(score, 4))
+            for _, of, box, score in rows.tolist()
         ]
 
     pictures = []

@@ -45,17 +45,17 @@ def _threshold(right: Change) -> Change:
 
 
 def _results(change: Callable[[Any], Any]) -> Callable[[Change], Change]:
-    """The columns image id, x, y, width, height, score, category as *change* makes them."""
+    """The rows of results as *change* makes them."""
     return lambda right: lambda found, spec: change(right(found, spec))
 
 
 def _corners(table: Any) -> Any:
-    table[:, 3:5] += table[:, 1:3]
+    table["box"][:, 2:] += table["box"][:, :2]
     return table
 
 
 def _classes_shifted(table: Any) -> Any:
-    table[:, 6] -= 1
+    table["category"] -= 1
     return table
 
 

@@ -22,7 +22,7 @@ from effd0.data.preprocess import preprocess
 from effd0.detection.postprocess import Detections
 from effd0.diagnosis.parity import fresh_export
 from effd0.evaluation.pipeline import run_dataset
-from effd0.metrics.coco import to_coco_results
+from effd0.metrics.coco import entries_of, to_coco_results
 from effd0.metrics.summary import coco_metrics
 from effd0.results.check import Check, Verdict, verdict_of
 from effd0.runners.base import Runner
@@ -132,10 +132,7 @@ def make_good(folder: Path) -> Good:
             for n, name in enumerate(D0.output_names):
                 heads[name].tofile(results / f"{sample.path.stem}_{n}.bin")
     shutil.copy(bins / "manifest.json", folder / "result_manifest.json")
-    rows = [
-        {"image_id": int(id_), "category_id": int(category), "bbox": box, "score": score}
-        for id_, *box, score, category in to_coco_results(found, D0).tolist()
-    ]
+    rows = [*entries_of(to_coco_results(found, D0))]
     detections.write_text(json.dumps(rows))
     checkpoint = fixture.checkpoint()
     return Good(root, dataset, checkpoint, model, bins, results, detections, D0, 100 * points)

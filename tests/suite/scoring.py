@@ -42,8 +42,8 @@ def pycocotools_metrics(
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         found.createIndex()
-        if len(results):  # loadRes does not take a table without rows.
-            found = truth.loadRes(results)
+        if len(results):  # loadRes does not take an empty list.
+            found = truth.loadRes([*coco.entries_of(results)])
         scored: Any = COCOeval(truth, found, "bbox")
         scored.params.imgIds = dataset.image_ids
         scored.evaluate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from effd0.data.coco import Dataset, check_images
@@ -31,6 +33,9 @@ def test_boxes_lie_in_their_images(dataset_under_test: Dataset) -> None:
     check_boxes(dataset_under_test)
 
 
-def test_a_published_set_is_as_published(dataset_under_test: Dataset) -> None:
+def test_a_published_set_is_as_published(
+    dataset_under_test: Dataset, record_property: Callable[[str, object], None]
+) -> None:
     """val2017 and the embedded scenes have the contents that they are known by."""
+    record_property("evidence", "; ".join(dataset_under_test.notes))
     check_contents(dataset_under_test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from effd0.data.coco import Dataset, Sample, check_images, load_coco, parse_annotations
 from effd0.errors import DatasetError, ImageError
-from tests.helpers import coco_content, encoded, noise, write_coco
+from tests.helpers import coco_content, encoded, noise, write_annotations, write_coco
 
 
 def test_embedded_images_come_by_rising_id(embedded_dataset: Dataset) -> None:
@@ -103,10 +104,13 @@ def test_broken_image_is_found_before_the_run(content: bytes, problem: str, tmp_
     assert checked == list(samples)
 
 
+Change = Callable[[dict[str, Any]], object]
+
+
 def read(content: object) -> dict[str, Any]:
     """What is read of an annotation file with this *content*."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return parse_annotations(data, "some.json")
+    return parse_annotations(data, "some.json")[0]
 
 
 def test_what_nobody_reads_is_not_kept() -> None:
@@ -118,6 +122,109 @@ def test_what_nobody_reads_is_not_kept() -> None:
     full["annotations"][1]["segmentation"] = {"counts": [7, 8], "size": [3, 5]}
     full["images"][0] |= {"coco_url": "http://images", "license": 3}
     assert read(full) == content
+
+
+def test_ids_and_sizes_as_floats_are_whole() -> None:
+    """A table with an empty cell writes 10.0 for 10; it is read as the integer that it was."""
+    content = coco_content()
+    floats = json.loads(json.dumps(content), parse_int=float)
+    for annotation in floats["annotations"]:
+        annotation["iscrowd"] = False
+    assert json.dumps(read(floats)).replace("false", "0") == json.dumps(read(content))
+
+
+def _root_of_classes(content: dict[str, Any]) -> None:
+    content["categories"].insert(0, {"id": 0, "name": "person"})
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        pytest.param(
+            lambda c: (c["annotations"][0].update(area=None), c["annotations"][2].pop("area")),
+            "2 annotations have no area: their boxes' areas count; pycocotools refuses such a file",
+            id="area-null-or-missing",
+        ),
+        pytest.param(
+            _root_of_classes,
+            "category 0 is left out: it has the name of another, person, and no annotation",
+            id="root-of-the-classes",
+        ),
+    ],
+)
+def test_what_is_amended_is_said(change: Change, note: str) -> None:
+    """What needs no correction by the user is read as if it were not there, with one note."""
+    content = coco_content()
+    change(content)
+    data, notes = parse_annotations(json.dumps(content).encode(), "some.json")
+    assert notes == [note]
+    assert data["categories"] == coco_content()["categories"]
+    assert [a.get("area") for a in data["annotations"]] == [
+        annotation.get("area") for annotation in content["annotations"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        pytest.param("sub/1.png", "sub/1.png", id="subfolder"),
+        pytest.param("../val2017/1.png", "1.png", id="through-the-parent"),
+        pytest.param("{root}/val2017/1.png", "1.png", id="absolute"),
+        pytest.param("{root}/other/1.png", "../other/1.png", id="outside"),
+        pytest.param("/another/host/1.png", "1.png", id="of-another-host"),
+        pytest.param("val2017/1.png", "1.png", id="from-the-root"),
+        pytest.param("C:\\data\\1.png", "1.png", id="windows"),
+        pytest.param("http://images.example/1.png", "1.png", id="url"),
+    ],
+)
+def test_a_file_is_found_by_the_path_that_a_tool_wrote(
+    written: str, place: str, tmp_path: Path
+) -> None:
+    """At that path, below the folder, or there under its bare name; it is no extra file then."""
+    root = write_coco(tmp_path)
+    file = root / "val2017" / place
+    file.parent.mkdir(exist_ok=True)
+    (root / "val2017" / "1.png").rename(file)
+    content = coco_content()
+    content["images"][0]["file_name"] = written.format(root=root)
+    write_annotations(root, content)
+    dataset = load_coco(root)
+    assert dataset.samples[0].path.samefile(file)
+    assert (dataset.extra_files, dataset.notes) == ((), ())
+
+
+def test_a_path_that_leads_nowhere_is_shown_as_written(tmp_path: Path) -> None:
+    """One file is not taken for two images whose folders are not there."""
+    content = coco_content()
+    for image, name in zip(
+        content["images"], ("a/1.png", "b/1.png", "c/" + "x" * 999), strict=True
+    ):
+        image["file_name"] = name
+    write_coco(tmp_path)
+    write_annotations(tmp_path, content)
+    message = r"a/1\.png is missing\n  b/1\.png is missing\n  c/x{999} is missing"
+    with pytest.raises(ImageError, match=message):
+        load_coco(tmp_path)
+
+
+def test_a_file_that_lists_a_part_of_the_folder_is_called_a_subset(tmp_path: Path) -> None:
+    """The note counts the pictures on both sides."""
+    write_coco(tmp_path, coco_content(5))
+    write_annotations(tmp_path, coco_content(2))
+    dataset = load_coco(tmp_path)
+    assert dataset.extra_files == ("3.png", "4.png", "5.png")
+    (note,) = dataset.notes
+    said = "instances_val2017.json lists 2 of the 5 pictures in val2017: a subset; the others are"
+    assert re.sub(r"\S+/", "", note) == f"{said} left out"
+
+
+def test_a_turned_picture_is_told_by_its_exif(tmp_path: Path) -> None:
+    """Where width and height are exchanged and the file says that it is turned, both are named."""
+    root, exif = write_coco(tmp_path), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    PHOTO.rotate(90, expand=True).save(root / "val2017" / "2.png", exif=exif)
+    with pytest.raises(ImageError, match="annotated as 40x30: its EXIF orientation 6 turns it, wh"):
+        [*check_images(load_coco(root).samples)]
 
 
 @pytest.mark.parametrize(
@@ -139,9 +246,6 @@ def test_root_that_cannot_be_loaded_is_refused(
         load_coco(root, image_limit=limit)
 
 
-Change = Callable[[dict[str, Any]], object]
-
-
 def second(kind: str, **values: object) -> Change:
     """Return what gives the second entry of *kind* other *values*."""
     return lambda content: content[kind][1].update(values)
@@ -160,19 +264,56 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     "id-0": (second("annotations", id=0), "annotation 0: COCO's metric can never match id 0"),
     "class": (second("annotations", category_id=7), "annotation 2 has unknown category 7"),
     "image": (second("annotations", image_id=77), "annotation 2 belongs to image 77, which is not"),
-    "bbox-negative": (_box(2, 3, -1, 8), "annotation 2 has bbox [2, 3, -1, 8], but x, y, width"),
+    "bbox-negative": (
+        _box(2, 3, -1, 8),
+        "annotation 2 has bbox [2.0, 3.0, -1.0, 8.0], but x, y, width",
+    ),
     "no-image": (lambda content: content.update(images=[], annotations=[]), "it lists no image"),
     "many": (
         lambda content: content["annotations"].extend([{**content["annotations"][0], "id": 0}] * 7),
         "and 3 more; correct the file",
     ),
-    "width-0": (second("images", width=0), "Expected `int` >= 1 - at `$.images[1].width`"),
-    "image-id-text": (second("images", id="20"), "Expected `int`, got `str` - at `$.images[1].id`"),
+    "width-0": (second("images", width=0), "images[1].width: Expected `int` >= 1: 0"),
+    "image-id-text": (
+        second("images", id="20"),
+        'images[1].id: Expected `int | float`, got `str`: "20"',
+    ),
+    "category-id-text": (
+        second("annotations", category_id="1"),
+        'annotations[1].category_id: Expected `int | float`, got `str`: "1"',
+    ),
+    "id-with-a-fraction": (
+        second("annotations", category_id=1.5),
+        "annotations[1].category_id: 1.5 is no whole",
+    ),
+    "id-over-int64": (second("images", id=2**63), "images[1].id: Expected `int` <= 9223372036854"),
+    "id-rounded": (second("images", id=2.0**53), "images[1].id: Expected `float` <= 90071992547"),
+    "area-text": (second("annotations", area="9"), "annotations[1].area: Expected `float | null`"),
+    "area-below-0": (second("annotations", area=-1), "annotations[1].area: Expected `float` >= 0"),
+    "bbox-not-finite": (
+        _box(2, 3, 1e200, 8),
+        "annotations[1].bbox[2]: Expected `float` <= 1000000000000.0: 1e+200",
+    ),
+    "bbox-null": (_box(2, 3, None, 8), "annotations[1].bbox[2]: Expected `float`, got `null`: n"),
+    **{
+        f"iscrowd-{value!r}": (
+            second("annotations", iscrowd=value),
+            f"annotations[1].iscrowd: {message}",
+        )
+        for value, message in {
+            "0": 'Expected `bool | int`, got `str`: "0"',
+            "false": 'Expected `bool | int`, got `str`: "false"',
+            2: "Invalid enum value 2: 2",
+        }.items()
+    },
     "no-id": (
         lambda content: content["annotations"][1].pop("id"),
-        "Object missing required field `id` - at `$.annotations[1]`",
+        'annotations[1]: Object missing required field `id`: {"image_id": 20, "category',
     ),
-    "bbox-of-three": (_box(2, 3, 10), "`array` of length >= 4 - at `$.annotations[1].bbox`"),
+    "bbox-of-three": (
+        _box(2, 3, 10),
+        "annotations[1].bbox: Expected `array` of length >= 4: [2, 3, 10]",
+    ),
 }
 
 
@@ -191,10 +332,10 @@ def test_mistake_is_refused(change: Change, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        pytest.param(b"{'images': []}", "is not a readable JSON file: JSON is mal", id="not-json"),
-        pytest.param(b'{"images": [NaN]}', "is not a readable JSON file: JSON is mal", id="nan"),
-        pytest.param(b'{"x": ' + b"[" * 99_999, "is not a readable JSON file", id="too-deep"),
-        pytest.param([1, 2], "is not a COCO file: Expected `object`, got `array`", id="list"),
+        pytest.param(b"{'images': []}", "is not a COCO file: JSON is mal.*near .*im", id="no-json"),
+        pytest.param(b'{"images": [NaN]}', "is not a COCO file: JSON.*near .*NaN", id="nan"),
+        pytest.param(b'{"x": ' + b"[" * 99_999, "is not a COCO file: .*depth", id="too-deep"),
+        pytest.param([1, 2], "file: Expected `object`, got `array`: .1, 2.; correct", id="list"),
         pytest.param({"images": []}, "missing required field `annotations`", id="lists-missing"),
     ],
 )

@@ -215,7 +215,7 @@ def test_without_fsspec_only_what_looks_like_a_url_needs_it(
     ("name", "content", "message"),
     [
         (f"annotations/instances_{SPLIT}.json", None, "json does not exist; give"),
-        (f"annotations/instances_{SPLIT}.json", b"{", "json is not a readable JSON file: "),
+        (f"annotations/instances_{SPLIT}.json", b"{", "json is not a COCO file: "),
         (SPLIT, None, f"{SPLIT} is not a folder with images; those of"),
     ],
     ids=["no-file", "broken-file", "no-folder"],

@@ -176,10 +176,12 @@ def test_other_counts_than_val2017s_are_broken(dataset: Dataset, diagnosis: str)
 
 
 def test_pictures_that_no_annotation_names_are_a_fault() -> None:
-    """An image without a truth is not detected in, so the file is not all of the folder."""
-    dataset = replace(dataset_of(), extra_files=("a.jpg", "b.jpg"))
+    """A file that lists most of a folder of COCO's lost images; one that lists a part is a part."""
+    dataset = replace(dataset_of(images=8), extra_files=("a.jpg", "b.jpg"))
     evidence = broken_by(check_contents, dataset, "images filtered out of the annotation file")
     assert evidence == "2 images in the folder are not in instances_val2017.json: a.jpg, b.jpg"
+    check_contents(replace(dataset_of(images=7), extra_files=("a.jpg", "b.jpg")))
+    check_contents(replace(dataset_of(images=8, name="{}.jpg"), extra_files=("a.jpg", "b.jpg")))
 
 
 @pytest.fixture(scope="module")

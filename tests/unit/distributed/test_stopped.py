@@ -30,7 +30,7 @@ from effd0.distributed.ray_cluster import started
 from effd0.errors import RunnerError
 from effd0.evaluation.evaluate import EvaluationJob, evaluate
 from effd0.evaluation.model import ModelChoice
-from effd0.metrics.coco import to_coco_results
+from effd0.metrics.coco import entries_of, to_coco_results
 from tests.helpers import ROOT, SMALL
 from tests.helpers.runners import BATCH, ToldRunner, alone, coloured_coco, told_model
 
@@ -115,10 +115,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 def check_result(driver: Driver, dataset: Dataset) -> None:
     """The detections that *driver* wrote are those of one process."""
     rows: list[dict[str, Any]] = json.loads((driver.out / "detections.json").read_text())
-    wanted = to_coco_results(alone(dataset), SMALL).tolist()
-    assert [[row["image_id"], *row["bbox"], row["score"], row["category_id"]] for row in rows] == [
-        list(row) for row in wanted
-    ]
+    assert rows == [*entries_of(to_coco_results(alone(dataset), SMALL))]
 
 
 def test_a_killed_driver_leaves_nothing_but_what_is_done(dataset: Dataset, tmp_path: Path) -> None:

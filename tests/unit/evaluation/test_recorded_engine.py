@@ -18,7 +18,7 @@ from effd0.detection.postprocess import Detections, postprocess
 from effd0.errors import EvaluationError, HeadError, ResultError
 from effd0.evaluation.engines import RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, evaluate, run_of
-from effd0.metrics.coco import to_coco_results
+from effd0.metrics.coco import entries_of, to_coco_results
 from effd0.metrics.summary import coco_metrics
 from effd0.results.run import flat
 from tests.helpers import SMALL, coco_content, write_annotations, write_coco
@@ -40,11 +40,10 @@ def root(tmp_path: Path) -> Path:
     content = coco_content(3, SIZE)
     content["categories"] = [{"id": c, "name": f"c{c}"} for c in range(1, 6)]
     found = {image["id"]: found_in(seed) for seed, image in enumerate(content["images"])}
-    rows = [row for id_, one in found.items() for row in to_coco_results({id_: one}, SMALL)[:8]]
-    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    best = [to_coco_results({id_: one}, SMALL)[:8] for id_, one in found.items()]
     content["annotations"] = [
-        dict(zip(keys, (n, int(id_), int(category), (*place, w, h), w * h, 0), strict=True))
-        for n, (id_, *place, w, h, _, category) in enumerate(np.array(rows).tolist(), 1)
+        entry | {"id": n, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+        for n, entry in enumerate(entries_of(np.concatenate(best)), 1)
     ]
     return write_coco(tmp_path / "coco", content)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from effd0.data.coco import COCO_CATEGORIES
+from effd0.data.coco import COCO_CATEGORIES, load_coco
+from effd0.errors import Effd0Error
 from effd0.evaluation.evaluate import score
 from effd0.metrics import coco
 from effd0.metrics.summary import METRICS
 from effd0.results.run import read_run
-from tests.helpers import assert_one_error, coco_content, effd0, write_annotations
+from tests.helpers import assert_one_error, coco_content, effd0, write_annotations, write_coco
 
 Entries = list[dict[str, Any]]
 IDS = [category["id"] for category in COCO_CATEGORIES]
@@ -30,7 +33,7 @@ def drawn(images: int = 30) -> tuple[dict[str, Any], Entries]:
     """Return objects of all of COCO's categories, and boxes that are a part of theirs each."""
     rng = np.random.default_rng(3)
     content, found = coco_content(images), []
-    content |= {"annotations": [], "categories": COCO_CATEGORIES}
+    content |= {"annotations": [], "categories": copy.deepcopy(COCO_CATEGORIES)}
     for n in range(8 * images):
         image, category = 10 * (1 + n % images), IDS[n % len(IDS)]
         x, y, w, h = (round(float(v), 2) for v in (*rng.uniform(0, 400, 2), *rng.uniform(9, 99, 2)))
@@ -105,6 +108,22 @@ def test_a_file_scores_as_in_pycocotools(together: int, monkeypatch: pytest.Monk
         assert abs(pycocotools(moved)[0] - float(numbers["AP"] or 0)) > 1e-5
 
 
+@pytest.mark.parametrize("first", [2**53, 2**63 - 600], ids=["2**53", "highest"])
+@pytest.mark.usefixtures("place")
+def test_ids_of_any_size_score_alike(first: int) -> None:
+    """Ids of images and categories are int64 from end to end: as float64, neighbours are one."""
+    numbers = score(Path(SCORE[1]), Path(SCORE[3])).metrics.values
+    content, found = drawn()
+    for entry in (*content["images"], *content["categories"]):
+        entry["id"] += first
+    for entry in (*content["annotations"], *found):
+        entry["image_id"] += first
+        entry["category_id"] += first
+    write_annotations(Path("set"), content)
+    Path("found.json").write_text(json.dumps(found))
+    assert score(Path(SCORE[1]), Path(SCORE[3])).metrics.values == numbers
+
+
 @pytest.mark.usefixtures("place")
 def test_a_file_is_judged_without_its_images() -> None:
     """Exit code, verdict and run file follow the threshold; the run names file and data set."""
@@ -150,6 +169,70 @@ def test_ids_of_another_kind_are_refused(change: Any, message: str) -> None:
     """Without a word, pycocotools would score such a file near 0, or stop at an assertion."""
     Path("found.json").write_text(json.dumps([{**e, **change(e)} for e in drawn()[1]]))
     assert_one_error(f"(?m){message}", *SCORE)
+
+
+#: What a field may hold that is not what was meant.
+ODD: tuple[object, ...] = (
+    None, "", "1", "NaN", "\0", "\ud800", "x" * 300, True, False, 0, -1, 0.5, 1000.0, 2**31, 2**53,
+    2.0**53, 2**63, -(2**64), 10**400, 1e15, 1e200, -1e308, float("nan"), float("inf"), [], {},
+    [[]], {"id": 1},
+)  # fmt: skip
+
+
+def mutated(content: Any, rng: random.Random) -> bytes:
+    """The JSON of *content* with one to three faults in values, keys, entries or bytes."""
+    content = [copy.deepcopy(content)]
+    for _ in range(rng.randint(1, 3)):
+        place, key = content, 0
+        while isinstance(place[key], dict | list) and place[key] and rng.random() < 0.9:
+            place = place[key]
+            key = rng.choice([*place] if isinstance(place, dict) else range(len(place)))
+        match rng.randrange(5):
+            case 0 if place is not content:
+                del place[key]
+            case 1 if isinstance(place, list) and place is not content:
+                place.append(copy.deepcopy(place[key]))
+            case 2 if isinstance(place[key], int):
+                place[key] *= rng.choice([-1, 1.5, 10**30])
+            case _:
+                place[key] = rng.choice(ODD)
+    data = json.dumps(content[0]).encode()
+    if rng.random() < 0.1:
+        at = rng.randrange(len(data))
+        data = data[:at] + rng.choice([b"", b"\xff", b"[" * 9999, b"9" * 5000]) + data[at + 1 :]
+    return data[: rng.randrange(len(data))] if rng.random() < 0.02 else data
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(30), pytest.param(range(30, 2000), marks=pytest.mark.slow)],
+    ids=["30-files", "1970-more"],
+)
+@pytest.mark.parametrize("kind", ["annotations", "results"])
+def test_a_mutated_file_gives_an_error_of_its_own_or_finite_numbers(
+    kind: str, seeds: range, tmp_path: Path
+) -> None:
+    """Whatever a file holds, no other error comes out, and nothing that is not finite goes in."""
+    content, found = coco_content(), tmp_path / "found.json"
+    keys = ("image_id", "category_id", "bbox")
+    entries = [{key: a[key] for key in keys} | {"score": 0.5} for a in content["annotations"]]
+    file = write_annotations(write_coco(tmp_path, content), content)
+    found.write_text(json.dumps(entries))
+    wrong, right = (file, content) if kind == "annotations" else (found, entries)
+    taken = 0
+    for seed in seeds:
+        wrong.write_bytes(mutated(right, random.Random(seed)))  # noqa: S311
+        try:
+            dataset = load_coco(tmp_path)
+            values = score(found, file).metrics.values.values()
+        except Effd0Error as error:
+            str(error).encode()
+            continue
+        taken += 1
+        assert all(value is None or 0 <= value <= 1 for value in values), seed
+        assert np.isfinite(coco.truth_table(dataset)["box"]).all(), seed
+        assert np.isfinite(coco.read_results(found).rows["box"]).all(), seed
+    assert 0 < taken < len(seeds)
 
 
 @pytest.mark.usefixtures("place")
