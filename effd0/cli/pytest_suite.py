@@ -29,7 +29,7 @@ from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
-from ..io import is_stdout, sha256
+from ..io import is_stdout, model_sha256
 from ..progress import progress, silent
 from ..report.markdown import tell_github
 from ..results import check, run, suite
@@ -327,7 +327,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is under test, with fingerprints, and what is absent and why."""
 
     def fingerprint(path: Path) -> str:
-        return f"{path.name} sha256 {sha256(path)[:12]}" if path.is_file() else f"{path} IS MISSING"
+        digest = model_sha256(path)[:12] if path.is_file() else None
+        return f"{path} IS MISSING" if digest is None else f"{path.name} sha256 {digest}"
 
     model = config.getoption("--model")
     packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim", "openvino")
