@@ -95,7 +95,7 @@ def main() -> None:
     except Effd0Error as error:
         _end(2, error, str(error), *getattr(error, "__notes__", ()))
     except OSError as error:  # such as the standard output on a full disk
-        sys.stdout = None  # type: ignore[assignment]  # it would be written at exit once more
+        sys.stdout = None  # it would be written at exit once more
         _end(2, error, f"{error}; the system refused this: make room, or choose another place")
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="effd0-", suffix=".txt", delete=False) as file:
