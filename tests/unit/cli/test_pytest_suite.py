@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -239,3 +240,13 @@ def test_workers_of_xdist_say_what_one_process_says(tmp_path: Path) -> None:
         told.append((done.returncode, run.verdict, run.artefact, checks, metrics))
     assert told[0] == told[1]
     assert len(told[0][-1]) == 1
+
+
+@pytest.mark.slow
+def test_a_run_file_on_a_full_disk_is_one_error_behind_the_verdict() -> None:
+    """What was found is not lost with the file: exit code 2, and no traceback."""
+    done = run_pytest(WEIGHTS, "tests/suite/test_dataset.py", "--report-json=/dev/full")
+    assert done.returncode == 2
+    assert "passed     dataset" in done.stdout
+    assert re.match("Exit: /dev/full cannot be written: .*; choose another", done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
