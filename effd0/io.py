@@ -19,6 +19,9 @@ from .errors import OutputError
 #: How a file begins that Git LFS put in place of a large one.
 LFS_MAGIC = b"version https://git-lfs"
 _T = TypeVar("_T")
+#: What stands in an ONNX file before the name of a file with weights: the field external_data of a
+#: TensorProto, the key ``location``, and the size of the name as a varint.
+_EXTERNAL = re.compile(rb"j.{1,2}\n\x08location\x12([\x00-\x7f]|[\x80-\xff].)", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -122,6 +125,24 @@ def check_writable(path: Path) -> None:
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of the file *path*."""
     return digest(path, "sha256")
+
+
+def model_sha256(path: Path) -> str:
+    """
+    Hexadecimal SHA-256 of the model *path*; with external data, of the digests of all its files.
+
+    Found without the package onnx, so that each host knows a model by the same.
+    """
+    own = sha256(path)
+    if path.suffix.lower() != ".onnx":
+        return own
+    content = path.read_bytes()
+    places = set()
+    for found in _EXTERNAL.finditer(content):
+        size = found[1][0] % 128 + 128 * sum(found[1][1:])
+        places.add(path.parent / os.fsdecode(content[found.end() : found.end() + size]))
+    data = [sha256(place) for place in sorted(places) if place.is_file()]
+    return hashlib.sha256("".join([own, *data]).encode()).hexdigest() if data else own
 
 
 def digest(path: Path, algorithm: str) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from ..errors import BenchmarkError
 from ..evaluation.model import ModelChoice
 from ..graph.onnx_info import load_graph, precision_of
-from ..io import sha256
+from ..io import model_sha256, sha256
 from ..results.compare import Ratio, paired_ratio
 from ..results.environment import chip_kind, fingerprint
 from ..results.run import TimedRival, TimedRow
@@ -95,7 +95,7 @@ def open_subject(choice: ModelChoice, accuracy_report: Path | None = None) -> It
         # An export takes long, and only after it the model's own hash is known.
         read_accuracy(accuracy_report, sha256(given), weights=True)
     with choice.file() as path:
-        digest = sha256(path)
+        digest = model_sha256(path)
         report = None if accuracy_report is None else read_accuracy(accuracy_report, digest)
         with open_runner(name, path, choice.spec, options) as runner:
             threads = "" if options.threads is None else f", {options.threads} threads"

@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 import math
+import re
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -198,7 +199,8 @@ def check_values(options: Iterable[Option], given: Mapping[str, Any]) -> None:
     for one in sorted(options, key=lambda one: one.takes in NEW):
         value = given[one.name]
         for each in (value or ()) if one.many else (value,):
-            if each is not None and (wrong := _mistake(one, each, options, given)):
+            foreign = re.search("[\ud800-\udfff]", str(each)) and "which is no UTF-8; rename it"
+            if each is not None and (wrong := foreign or _mistake(one, each, options, given)):
                 called = one.value.strip("[]") if one.positional else one.flag
                 if one.takes in NEW:
                     raise OutputError(f"{called} is {each}, {wrong}")

@@ -1,11 +1,14 @@
 """
 The command line: ``effd0 COMMAND``, or ``python -m effd0 COMMAND``.
 
-Exit codes: 0 all is well, 1 a gate failed, 2 bad input.
+Exit codes: 0 all is well, 1 a gate failed, 2 bad input, 70 a fault of effd0.
 """
 
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import typer
 from rich.markup import escape
@@ -45,7 +48,7 @@ PANELS = {
 }
 COMMANDS: dict[str, Callable[..., None]] = {}
 EXAMPLES: dict[str, str] = {}
-EXIT_CODES = "Exit codes: 0 all is well, 1 a gate failed, 2 bad input."
+EXIT_CODES = "Exit codes: 0 all is well, 1 a gate failed, 2 bad input, 70 a fault of effd0."
 
 app = typer.Typer(
     name="effd0",
@@ -81,14 +84,26 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; known failures are one message and exit code 2."""
+    """Run the command line; known failures are one message and exit code 2, others 70."""
     if sys.argv[1:2] != ["benchmark"]:  # which runs torch as its users do
         let_threads_sleep()
     try:
         app()
     except Effd0Error as error:
-        message = f"[bold red]{type(error).__name__}:[/] {escape(str(error))}"
-        STDERR.print(message, soft_wrap=True)
-        for note in getattr(error, "__notes__", ()):
-            STDERR.print(escape(note), soft_wrap=True)
-        sys.exit(2)
+        _end(2, error, str(error), *getattr(error, "__notes__", ()))
+    except OSError as error:  # such as the standard output on a full disk
+        sys.stdout = None  # it would be written at exit once more
+        _end(2, error, f"{error}; the system refused this: make room, or choose another place")
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="effd0-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        told = f"{error}; this is a fault of effd0 {__version__}: report it with {file.name}"
+        _end(70, error, told)
+
+
+def _end(code: int, error: Exception, *lines: str) -> NoReturn:
+    """Say in *lines* what the *error* is, and exit with *code*."""
+    STDERR.print(f"[bold red]{type(error).__name__}:[/] {escape(lines[0])}", soft_wrap=True)
+    for line in lines[1:]:
+        STDERR.print(escape(line), soft_wrap=True)
+    sys.exit(code)

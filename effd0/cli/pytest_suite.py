@@ -7,6 +7,7 @@ A session of the suite: options, markers, header, which tests run, the verdict a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import importlib.util
@@ -15,6 +16,7 @@ import os
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +29,10 @@ from ..benchmark.measure import rows_of
 from ..data import fixture as embedded
 from ..data.coco import annotation_path
 from ..distributed.pool import Pool, PoolOptions, check_pool
-from ..errors import Effd0Error, OptionError, refuse
+from ..errors import Effd0Error, OptionError, OutputError, refuse
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
-from ..io import is_stdout, sha256
+from ..io import is_stdout, model_sha256
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
@@ -219,6 +221,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if path is not None and is_stdout(path):
         config.pluginmanager.unregister(name=reporter)
         config.pluginmanager.register(pytest.TerminalReporter(config, sys.stderr), reporter)
+    if is_given(config):
+        # A warning is an error in tests of effd0 alone; `pytest_terminal_summary` shows it.
+        config.addinivalue_line("filterwarnings", "default")
+        if (terminal := config.pluginmanager.get_plugin(reporter)) is not None:
+            terminal.reportchars = terminal.reportchars.replace("w", "")
 
 
 def refuse_contradictions(config: pytest.Config) -> None:
@@ -239,9 +246,6 @@ def refuse_contradictions(config: pytest.Config) -> None:
         "pytest's cache; name the folder to resume": given.resume and run_directory(config) is None,
         "--onnx is given, but no compiled --model that was made of it; give the ONNX file under "
         "test as --model": given.onnx and not (given.model or results),
-        "--report-json is given with -n, but a run file is written by one process; leave -n out": (
-            given.report_json and getattr(given, "numprocesses", None)
-        ),
         "--runner=recorded and --results=DIR go together, but one is given without the other": (
             recorded_alone
         ),
@@ -282,7 +286,9 @@ def run_directory(config: pytest.Config) -> Path | None:
     if given is not None or off or config.getoption("--coco") is None:
         return given
     assert config.cache is not None
-    return config.cache.mkdir("effd0")
+    with contextlib.suppress(OSError):  # a checkout may be read-only
+        return config.cache.mkdir("effd0")
+    return None
 
 
 def pool_asked(config: pytest.Config) -> Pool | None:
@@ -322,7 +328,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is under test, with fingerprints, and what is absent and why."""
 
     def fingerprint(path: Path) -> str:
-        return f"{path.name} sha256 {sha256(path)[:12]}" if path.is_file() else f"{path} IS MISSING"
+        digest = model_sha256(path)[:12] if path.is_file() else None
+        return f"{path} IS MISSING" if digest is None else f"{path.name} sha256 {digest}"
 
     model, weights = config.getoption("--model"), config.getoption("--checkpoint")
     if weights is None and not is_given(config):
@@ -491,6 +498,14 @@ class SessionRecord(suite.SuiteRecord):
     #: Whether what comes behind the first broken stage is skipped.
     stops = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.warned: dict[str, None] = {}
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
+        """Keep what a library warned of, once."""
+        self.warned[" ".join(str(warning_message.message).split())] = None
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what is behind the first broken stage, whose faults it can only repeat."""
@@ -506,6 +521,12 @@ class SessionRecord(suite.SuiteRecord):
         if (found := getattr(report, CHECK, None)) is not None:
             self.checks.append(msgspec.convert(found, check.Check))
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker of pytest-xdist found beside its checks; one that died has nothing."""
+        if packed := getattr(node, "workeroutput", {}).get(CHECK):
+            self.unpack(packed)
+
     # Around pytest's own, which ends with the count of tests: the verdict is the last that is said.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
@@ -513,8 +534,16 @@ class SessionRecord(suite.SuiteRecord):
         yield
         config = session.config
         terminal = config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is None or terminal.no_summary:
-            return
+        if terminal is not None and not terminal.no_summary:
+            self._conclude(session, terminal)
+        try:
+            if not hasattr(config, "workeroutput"):
+                _write_run(session)
+        except OutputError as error:
+            pytest.exit(str(error), returncode=int(pytest.ExitCode.INTERRUPTED))
+
+    def _conclude(self, session: pytest.Session, terminal: pytest.TerminalReporter) -> None:
+        config = session.config
         if reports := terminal.stats.get("skipped"):
             reasons = [one.longrepr[2] for one in reports if isinstance(one.longrepr, tuple)]
             terminal.write_line(suite.skipped_line(reasons))
@@ -540,7 +569,9 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Show how far heads were from torch's, and the figures that the accuracy tests measured."""
-    for title, lines in config.stash[RECORD].sections().items():
+    record = config.stash[RECORD]
+    said = {"warnings of libraries, which decide nothing": list(record.warned)}
+    for title, lines in (record.sections() | (said if is_given(config) else {})).items():
         if lines:
             terminalreporter.section(title)
             for line in lines:
@@ -549,7 +580,7 @@ def pytest_terminal_summary(
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """
-    Set the exit code, write the session to --report-json, and in a job on GitHub its summary.
+    Set the exit code, and in a worker of pytest-xdist pack what the main process needs.
 
     It is 2 where the suite's own errors decide, and 1 where the verdict on an artefact is
     undecided, or with --require=complete not that all stages were tested.
@@ -562,9 +593,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         complete = verdict.status == "pass" or "complete" not in config.getoption("--require")
         if verdict.status == "undecided" or not complete:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if (output := getattr(config, "workeroutput", None)) is not None:
+        wanted = config.getoption("--report-json") or "GITHUB_STEP_SUMMARY" in os.environ
+        output[CHECK] = record.pack(drawn=bool(wanted))
+
+
+def _write_run(session: pytest.Session) -> None:
+    """Write the session to --report-json, and in a job on GitHub its summary."""
+    config, record = session.config, session.config.stash[RECORD]
     path: Path | None = config.getoption("--report-json")
-    # A worker of xdist has a part of the checks only.
-    on_github = "GITHUB_STEP_SUMMARY" in os.environ and not hasattr(config, "workerinput")
+    on_github = "GITHUB_STEP_SUMMARY" in os.environ
     if path is not None or on_github:
         status, rows = int(session.exitstatus), rows_of(config)
         made = record.to_run(given_to(config), status, rows)

@@ -22,7 +22,7 @@ from ..data.preprocess import input_scale
 from ..detection.heads import split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import Effd0Error, ResultError
-from ..io import sha256
+from ..io import model_sha256, sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
 from ..results.run import UNKNOWN_MODEL
@@ -116,7 +116,7 @@ class ModelEngine(Engine):
         return {
             "model": None if choice.model is None else str(choice.model),
             "checkpoint": None if choice.checkpoint is None else str(choice.checkpoint),
-            "model_sha256": sha256(file),
+            "model_sha256": model_sha256(file),
             "checkpoint_sha256": None if weights is None else sha256(weights),
             "batch_size": batch_size,
             "runner": choice.runner_name(),

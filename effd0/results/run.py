@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from ..data import fixture
 from ..errors import RunFileError
-from ..io import sha256, write_text
+from ..io import model_sha256, sha256, write_text
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
@@ -335,7 +335,7 @@ def artefact_of(
 ) -> Artefact:
     """The artefact of the files *model* and *checkpoint*, called by *named* or one of them."""
     file = named or model or checkpoint
-    weights, graph = (None if path is None else sha256(path) for path in (checkpoint, model))
+    weights, graph = (None if p is None else model_sha256(p) for p in (checkpoint, model))
     return Artefact("" if file is None else file.name, graph, weights, dataset)
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 #: Makes the insight of an evaluation.
 Draw: TypeAlias = Callable[[], runs.Insight]
+#: What a process of several has found.
+Packed: TypeAlias = tuple[
+    list[runs.Parity], list[str], runs.DatasetUsed | None, list[runs.Accuracy]
+]
 #: Names of a test's properties that its check has too.
 FIGURES = ("figure", "tolerance", "unit")
 #: Errors of what the suite makes or needs for itself: no artefact is at fault.
@@ -155,6 +160,21 @@ class SuiteRecord:
         """Keep what the images under test are."""
         name, digest = runs.dataset_name(root, split), sha256(dataset.annotation_file)
         self.dataset = runs.DatasetUsed(name, len(dataset.samples), digest, release_set)
+
+    def pack(self, *, drawn: bool) -> bytes:
+        """What `unpack` takes: all but the checks; accuracy only where it is *drawn*."""
+        every = self._evaluations.values() if drawn else ()
+        accuracy = [msgspec.structs.replace(one, insight=draw()) for one, draw in every]
+        return msgspec.msgpack.encode((self.parity, self.lines, self.dataset, accuracy))
+
+    def unpack(self, packed: bytes) -> None:
+        """Add what another process has packed."""
+        parity, lines, dataset, accuracy = msgspec.msgpack.decode(packed, type=Packed)
+        self.parity += parity
+        self.lines += [line for line in lines if line not in self.lines]
+        self.dataset = self.dataset or dataset
+        for one in accuracy:
+            self.keep(one, partial(getattr, one, "insight"))
 
     @property
     def could_not_run(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ResultError, listed
-from ..io import sha256
+from ..io import model_sha256
 from ..spec import ModelSpec
 from ..types import Floats, Tensors
 from .inputs import InputFiles, Manifest, find_manifest, natural_key, open_inputs, read_json
@@ -200,7 +200,7 @@ def check_model(folder: Path, model: Path, *, proved: bool = False) -> None:
                 "or run the inference again with 'effd0 infer'"
             )
         return
-    wanted = sha256(model)
+    wanted = model_sha256(model)
     if known != wanted:
         raise ResultError(
             f"{folder} holds the results of {recorded or 'a model'} (sha256 {known[:12]}), but "

@@ -18,9 +18,9 @@ HEAD = """\
 
 Made by `python -m tests.meta.options_page` of what `effd0 COMMAND --help` and `pytest --help` say;
 `tests/meta/test_options.py` compares it with them. Exit codes of `effd0`: 0 all is well, 1 a gate
-failed, 2 bad input. A file, or a folder that is not empty, is never replaced without `--overwrite`;
-devices, pipes and `-` are written. `effd0 init` writes a file that gives the options of pytest and
-`effd0 check` ([release gate](release-gate.md)).
+failed, 2 bad input, 70 a fault of effd0. A file, or a folder that is not empty, is never replaced
+without `--overwrite`; devices, pipes and `-` are written. `effd0 init` writes a file that gives the
+options of pytest and `effd0 check` ([release gate](release-gate.md)).
 """
 #: Options of pytest itself and of pytest-benchmark that pages and environments use.
 PYTESTS_OWN = {"--benchmark-json", "--help", "--junit-xml"}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from effdet import get_efficientdet_config
 from effdet.data import resolve_input_config
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from effd0 import progress as module
 from effd0.errors import OutputError, SpecError
-from effd0.io import check_writable, sha256, written_whole
+from effd0.io import check_writable, model_sha256, sha256, written_whole
 from effd0.progress import download_progress, progress
 from effd0.spec import D0, SPECS, ModelSpec, spec_for
 from effd0.timing import Latency, let_threads_sleep, peak_rss_mb
@@ -99,6 +100,30 @@ def test_fingerprint_is_the_published_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     published = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "file") == published
+
+
+@pytest.mark.parametrize("name", ["d0.data", "data/d0", "é" * 90], ids=["beside", "below", "long"])
+@pytest.mark.parametrize("held", ["initializer", "constant"])
+def test_weights_beside_a_model_are_part_of_its_fingerprint(
+    name: str, held: str, tmp_path: Path
+) -> None:
+    """Other weights are another model; a model that holds its own is known by its file alone."""
+    weights = onnx.numpy_helper.from_array(np.ones(64, np.float32), "w")
+    node = onnx.helper.make_node("Constant", [], ["w"], value=weights)
+    constant = held == "constant"
+    graph = onnx.helper.make_graph([node] * constant, "g", [], [], [weights] * (not constant))
+    model, path = onnx.helper.make_model(graph), tmp_path / "m.onnx"
+    onnx.save(model, path)
+    assert model_sha256(path) == sha256(path)
+    (tmp_path / "data").mkdir()
+    onnx.external_data_helper.convert_model_to_external_data(
+        model, location=name, size_threshold=0, convert_attribute=True
+    )
+    onnx.save(model, path)
+    before = sha256(path), model_sha256(path)
+    (tmp_path / name).write_bytes(bytes(256))
+    assert sha256(path) == before[0]
+    assert model_sha256(path) != before[1]
 
 
 @pytest.mark.parametrize(

@@ -55,18 +55,31 @@ def test_a_shell_completes_values(
     ("code", "status", "shown"),
     [
         ("runpy.run_module('effd0', run_name='__main__')", 2, "No such command 'validate'"),
-        ("setup.packages = lambda: 1 / 0; sys.argv[1] = 'doctor'; main.main()", 1, "ZeroDivision"),
+        (
+            "sys.argv[1] = 'doctor'; sys.stdout = open('/dev/full', 'w'); main.main()",
+            2,
+            r"^OSError: \[Errno 28\] No space left on device; the system refused this: make room",
+        ),
+        (
+            "setup.packages = lambda: 1 / 0; sys.argv[1] = 'doctor'; main.main()",
+            70,
+            rf"^ZeroDivisionError: division by zero; this is a fault of effd0 {__version__}: .*txt",
+        ),
     ],
-    ids=["python -m effd0", "fault-of-the-program"],
+    ids=["python -m effd0", "full-output", "fault-of-the-program"],
 )
 def test_a_process_ends_with_its_exit_code(code: str, status: int, shown: str) -> None:
-    """``python -m effd0`` is the command line, and a fault of the program keeps its traceback."""
+    """``python -m effd0`` is the command line; what is no fault of the user's is said in a line."""
     code = (
         f"import runpy, sys; from effd0.cli import main, setup; sys.argv[1:] = ['validate']; {code}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert shown in done.stderr
+    assert re.search(shown, done.stderr), done.stderr
+    if status == 70:
+        log = Path(done.stderr.split()[-1])
+        assert "ZeroDivisionError" in log.read_text()
+        log.unlink()
 
 
 @pytest.mark.parametrize("place", ["-", "/dev/stdout"])
@@ -118,6 +131,10 @@ def test_what_cannot_be_parsed_is_bad_input(words: str, message: str) -> None:
         (
             "preprocess --bin-save bins --root nowhere",
             r"^DatasetError: nowhere.*2017\.json does not exist; give --",
+        ),
+        (
+            "preprocess --bin-save caf\udce9",
+            r"^OutputError: .*caf\udce9, which is no UTF-8; rename",
         ),
         ("evaluate --split train", r"^DatasetError: .*instances_train\.json .* --split its name"),
         (

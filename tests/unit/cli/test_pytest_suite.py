@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import pytest
+from PIL import Image
 
 from effd0.cli import pytest_suite
 from effd0.cli.pytest_plugin import PATHS
@@ -19,7 +21,14 @@ from effd0.data import fixture as embedded
 from effd0.data.coco import load_coco
 from effd0.io import sha256
 from effd0.results.check import next_step
-from tests.helpers import run_pytest, session_config, write_annotations, write_coco
+from effd0.results.run import read_run
+from tests.helpers import (
+    coco_content,
+    run_pytest,
+    session_config,
+    write_annotations,
+    write_coco,
+)
 from tests.helpers.runs import content_of
 
 WEIGHTS = f"--checkpoint={embedded.checkpoint()}"
@@ -220,3 +229,45 @@ def test_a_job_on_github_gets_the_verdict(tmp_path: Path, monkeypatch: pytest.Mo
     marked = [line for line in done.stderr.splitlines() if line.startswith("::")]
     assert len(marked) == 1
     assert marked[0].startswith("::error title=effd0 MUST NOT SHIP::FAIL  ")
+
+
+@pytest.mark.slow
+def test_a_warning_of_a_library_decides_nothing(tmp_path: Path) -> None:
+    """Damaged EXIF blocks of two pictures are told in one line, and the stage passes."""
+    content = coco_content(2)
+    for entry in content["images"]:
+        entry["file_name"] = f"{entry['id']}.jpg"
+    root = write_coco(tmp_path / "coco", content)
+    for path in (root / "val2017").iterdir():
+        Image.open(path).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01")
+    done = run_pytest(f"--coco={root}", WEIGHTS, "tests/suite/test_dataset.py")
+    assert done.returncode == 0, done.stdout
+    assert "passed     dataset" in done.stdout
+    assert done.stdout.count("Corrupt EXIF data") == 1
+
+
+@pytest.mark.slow
+def test_workers_of_xdist_say_what_one_process_says(tmp_path: Path) -> None:
+    """Verdict, exit code, run file and figures do not depend on who ran the checks."""
+    pytest.importorskip("xdist")
+    scenes = (f"--coco={embedded.coco_root()}", "--image-limit=2", "--runner=torch")
+    tests, told = ("tests/suite/test_dataset.py", "tests/suite/test_accuracy.py"), []
+    for count in (0, 2):
+        path = tmp_path / f"{count}.json"
+        done = run_pytest(WEIGHTS, *scenes, *tests, "-n", count, f"--report-json={path}")
+        run = read_run(path)
+        checks = sorted((check.name, check.status, check.evidence) for check in run.checks)
+        metrics = [each.metrics for each in run.accuracy]
+        told.append((done.returncode, run.verdict, run.artefact, checks, metrics))
+    assert told[0] == told[1]
+    assert len(told[0][-1]) == 1
+
+
+@pytest.mark.slow
+def test_a_run_file_on_a_full_disk_is_one_error_behind_the_verdict() -> None:
+    """What was found is not lost with the file: exit code 2, and no traceback."""
+    done = run_pytest(WEIGHTS, "tests/suite/test_dataset.py", "--report-json=/dev/full")
+    assert done.returncode == 2
+    assert "passed     dataset" in done.stdout
+    assert re.match("Exit: /dev/full cannot be written: .*; choose another", done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
