@@ -16,7 +16,9 @@ from ..data import fixture as embedded
 from ..errors import CheckpointError, RunnerError, require_all
 from ..export import verify as build
 from ..graph.rewrites import ORT_EDITS
+from ..io import CHECKPOINT, check_kind
 from ..runners.base import Runner
+from ..runners.checkpoint import FETCH_ONE
 from ..runners.registry import RUNNERS, RunnerOptions, open_runner
 from ..spec import D0, ModelSpec
 from ..types import BACKEND, option
@@ -77,10 +79,8 @@ class ModelChoice:
         if self.model is not None and not self.model.is_file():
             command = "compile" if runner == "acl" else "export"
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 {command}'")
-        if self.checkpoint is not None and not self.checkpoint.is_file():
-            raise CheckpointError(
-                f"{self.checkpoint} does not exist; get one with 'effd0 fetch checkpoint'"
-            )
+        if self.checkpoint is not None:
+            check_kind(self.checkpoint, CHECKPOINT, CheckpointError, FETCH_ONE)
         require_all(self.needs())
         return runner
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import pickle
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from ..tolerances import UNTRAINED
 _NETWORK = re.compile(r"(|.*?[./])(?:backbone|fpn|class_net|box_net)\.[^/]+")
 #: The name of a moving average, which is what was validated.
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])", re.IGNORECASE)
+FETCH_ONE = "get one with 'effd0 fetch checkpoint'"
 _say_once = cache(say)
 
 
@@ -73,7 +73,7 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
     *named* is taken; without a name the moving average, else the first.  What was taken away and
     which set was taken is said.  Raises `CheckpointError`.
     """
-    check_kind(path, CHECKPOINT, CheckpointError, "get one with 'effd0 fetch checkpoint'")
+    check_kind(path, CHECKPOINT, CheckpointError, FETCH_ONE)
     torch = require("torch", extra="torch")
     load: Any = partial(torch.load, map_location="cpu", weights_only=True)
     if is_safetensors(path) or path.suffix == ".safetensors":
@@ -121,7 +121,7 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
 
 def _plain_kinds() -> list[Any]:
     """What trainers save beside weights: arguments, paths, numpy's numbers; none runs code."""
-    kinds = [argparse.Namespace, pathlib.PosixPath, np.dtype]
+    kinds = [argparse.Namespace, PosixPath, np.dtype]
     kinds += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"]}
     number: Any = np.float64().__reduce__()[0]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # of numpy 1 and 2
