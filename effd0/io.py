@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import OutputError
+from .errors import Effd0Error, OutputError
 
 #: How a file begins that Git LFS put in place of a large one.
 LFS_MAGIC = b"version https://git-lfs"
@@ -22,6 +22,20 @@ _T = TypeVar("_T")
 #: What stands in an ONNX file before the name of a file with weights: the field external_data of a
 #: TensorProto, the key ``location``, and the size of the name as a varint.
 _EXTERNAL = re.compile(rb"j.{1,2}\n\x08location\x12([\x00-\x7f]|[\x80-\xff].)", re.DOTALL)
+CHECKPOINT, ONNX = "a checkpoint", "an ONNX model"
+#: How a file begins -> what it is, and what to do with it where another kind was wanted.
+_KINDS = {
+    LFS_MAGIC: ("a Git LFS pointer", "run 'git lfs pull'"),
+    b"<": ("a web page", "get the file again, since its download failed"),
+    b"\x1f\x8b": ("compressed by gzip", "unpack it with gunzip"),
+    b"BZh": ("compressed by bzip2", "unpack it with bunzip2"),
+    b"\xfd7zXZ": ("compressed by xz", "unpack it with unxz"),
+    b"{": ("JSON", "give the file that holds the weights themselves"),
+    b"IMOD": ("a model compiled for an NPU", "give it by --model, as a file named .om"),
+    b"\x08": (ONNX, "give it by --model"),
+    b"PK": (CHECKPOINT, "give it by --checkpoint"),
+    b"\x80": (CHECKPOINT, "give it by --checkpoint"),
+}
 
 
 @contextlib.contextmanager
@@ -120,6 +134,30 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether *path* begins as safetensors do: the length of a header, and its brace."""
+    with path.open("rb") as file:
+        begins = file.read(9)
+    return begins[3:] == bytes(5) + b"{"
+
+
+def check_kind(path: Path, wanted: str, error: type[Effd0Error], get_one: str) -> None:
+    """
+    Raise *error* where *path* is no file, or begins as one of another kind than *wanted*.
+
+    *wanted* is `CHECKPOINT` or `ONNX`; *get_one* says how to get one that does not exist.
+    """
+    if not path.exists():
+        raise error(f"{path} does not exist; {get_one}")
+    if not path.is_file():
+        raise error(f"{path} is a folder, but {wanted} was wanted; give a file in it")
+    with path.open("rb") as file:
+        begins = b"PK" if is_safetensors(path) else file.read(len(LFS_MAGIC))
+    for start, (kind, remedy) in _KINDS.items():
+        if begins.startswith(start) and kind != wanted:
+            raise error(f"{path} is {kind}, but {wanted} was wanted; {remedy}")
 
 
 def sha256(path: Path) -> str:

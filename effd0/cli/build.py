@@ -13,6 +13,7 @@ from ..export import to_onnx, verify
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..io import sha256
 from ..progress import STDERR, say
+from ..runners.registry import WEIGHTS
 from ..spec import spec_for
 from ..types import OUTPUT, OVERWRITE, option
 from .command import ARCH, FREE_IT, ONNX_FILE, ONNX_OUT, REQUIRED, command, taken
@@ -31,10 +32,12 @@ def export(
     exporter: str = option(
         "Exporter of PyTorch.", default="torchscript", choices=tuple(to_onnx.EXPORTERS)
     ),
+    weights: str | None = WEIGHTS,
     arch: str = ARCH,
 ) -> None:
     """Export a checkpoint to ONNX; the file is named once its outputs equal those of PyTorch."""
-    settings = to_onnx.ExportSettings(None if dynamic_batch else batch_size, opset, exporter)
+    batch = None if dynamic_batch else batch_size
+    settings = to_onnx.ExportSettings(batch, opset, exporter, weights)
     source = fixture.checkpoint() if checkpoint is None else checkpoint
     with STDERR.status(f"exporting {source.name} and comparing it with torch"):
         built = verify.export_onnx(source, out, spec_for(arch), settings)

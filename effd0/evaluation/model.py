@@ -7,14 +7,16 @@ exported first, for the time of the run.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data import fixture as embedded
 from ..errors import CheckpointError, RunnerError, refuse, require_all
 from ..export import verify as build
 from ..graph.rewrites import ORT_EDITS
+from ..io import CHECKPOINT, check_kind
 from ..runners.base import Runner
+from ..runners.checkpoint import FETCH_ONE
 from ..runners.registry import RUNNERS, RunnerOptions, open_runner
 from ..spec import D0, ModelSpec
 from ..types import BACKEND, option
@@ -54,7 +56,7 @@ class ModelChoice:
         weights are missing, and one `MissingExtra` for all that is not installed.
         """
         runner = self.runner_name()
-        self.options.check_for(runner)
+        self.followed().check_for(runner)
         compiled = self.model is not None and self.model.suffix == ".om"
         contradictions = {
             "--runner recorded runs no model; score results that were written before with "
@@ -73,18 +75,24 @@ class ModelChoice:
         if self.model is not None and not self.model.is_file():
             command = "compile" if runner == "acl" else "export"
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 {command}'")
-        if self.checkpoint is not None and not self.checkpoint.is_file():
-            raise CheckpointError(
-                f"{self.checkpoint} does not exist; get one with 'effd0 fetch checkpoint'"
-            )
+        if self.checkpoint is not None:
+            check_kind(self.checkpoint, CHECKPOINT, CheckpointError, FETCH_ONE)
         require_all(self.needs())
         return runner
 
     def needs(self) -> dict[str, str]:
         """The modules of backends that a run imports, each with the extra that brings it."""
         runner = self.runner_name()
-        exports = self.model is None and runner not in ("acl", "torch")
-        return NEEDS.get(runner, {}) | (build.EXPORTING | build.SIMPLIFYING if exports else {})
+        exporting = build.EXPORTING | build.SIMPLIFYING if self.exports() else {}
+        return NEEDS.get(runner, {}) | exporting
+
+    def exports(self) -> bool:
+        """Whether a checkpoint is exported for the time of the run."""
+        return self.model is None and self.runner_name() not in ("acl", "torch")
+
+    def followed(self) -> RunnerOptions:
+        """The options that the runner follows; which weights are taken is left to an export."""
+        return replace(self.options, weights=None) if self.exports() else self.options
 
     def runner_name(self) -> str:
         """The runner's name, as given or by the file."""
@@ -118,8 +126,8 @@ class ModelChoice:
             yield file
             return
         fixed = runner == "ort" and self.options.provider == RunnerOptions.provider
-        best = (batch_size or 1, ORT_EDITS) if fixed else (None, ())
-        with build.exported(file, self.spec, *best) as path:
+        size, edits = (batch_size or 1, ORT_EDITS) if fixed else (None, ())
+        with build.exported(file, self.spec, size, edits, self.options.weights) as path:
             yield path
 
     @contextlib.contextmanager
@@ -127,6 +135,6 @@ class ModelChoice:
         """The open runner and the file that it runs, which takes *batch_size*; see `file`."""
         with (
             self.file(batch_size) as path,
-            open_runner(self.runner_name(), path, self.spec, self.options) as runner,
+            open_runner(self.runner_name(), path, self.spec, self.followed()) as runner,
         ):
             yield runner, path

@@ -35,6 +35,7 @@ class ExportSettings:
     batch_size: int | None = 1
     opset: int | None = None
     exporter: str = "torchscript"
+    weights: str | None = None
 
     def checked_opset(self) -> int:
         """The opset to write; raise `ExportError` for a setting that cannot be had."""
@@ -59,7 +60,7 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
     Raises `ExportError` or `CheckpointError`.
     """
     opset = settings.checked_opset()
-    model = load_model(checkpoint, spec)
+    model = load_model(checkpoint, spec, settings.weights)
     with _silenced():
         try:
             _torch_export(model, out, spec, opset, settings)

@@ -64,7 +64,8 @@ def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSe
     require_all(EXPORTING)
     with written_whole(out) as temporary:
         write_onnx(checkpoint, temporary, spec, settings)
-        return _proved(("torch", checkpoint), temporary, out, spec)
+        source = open_runner("torch", checkpoint, spec, RunnerOptions(weights=settings.weights))
+        return _proved(source, temporary, out, spec)
 
 
 def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
@@ -76,7 +77,8 @@ def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] 
             graph = load_graph(temporary)
             apply_edits(graph, edits)
             save_graph(graph, temporary)
-        return _proved(("ort", model), temporary, out, spec)
+        source = open_runner("ort", model, spec, RunnerOptions())
+        return _proved(source, temporary, out, spec)
 
 
 def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -> Built:
@@ -105,17 +107,17 @@ def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -
     return Built(out, compare_tensors(source, heads), tuple(changes))
 
 
-def _proved(source: tuple[str, Path], made: Path, out: Path, spec: ModelSpec) -> Built:
-    """Run *source* (runner and file) and *made*, which is to be *out*, on embedded images."""
+def _proved(source: Runner, made: Path, out: Path, spec: ModelSpec) -> Built:
+    """Run *source* and *made*, which is to be *out*, on embedded images."""
     with open_runner("ort", made, spec, RunnerOptions()) as candidate:
         images = _sample_images(candidate, spec)
         got = _heads(candidate, images)
-    with open_runner(*source, spec, RunnerOptions()) as reference:
+    with source as reference:
         # One by one: the source may take another batch size.
         rows = [_heads(reference, images[i : i + 1]) for i in range(len(images))]
     wanted = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     diffs = compare_tensors(wanted, got)
-    _require_same(out, source[1], diffs, ExportError)
+    _require_same(out, source.model, diffs, ExportError)
     return Built(out, diffs)
 
 
@@ -144,7 +146,11 @@ def _require_same(
 
 @contextlib.contextmanager
 def exported(
-    checkpoint: Path, spec: ModelSpec, batch_size: int | None = None, edits: Sequence[str] = ()
+    checkpoint: Path,
+    spec: ModelSpec,
+    batch_size: int | None = None,
+    edits: Sequence[str] = (),
+    weights: str | None = None,
 ) -> Iterator[Path]:
     """
     Export and simplify *checkpoint* for the time of a ``with`` block; yield the ONNX file.
@@ -154,7 +160,8 @@ def exported(
     """
     with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
         raw, out = Path(folder) / "raw.onnx", Path(folder) / f"{checkpoint.stem}.onnx"
-        _in_child("export", checkpoint, raw, spec, ExportSettings(batch_size=batch_size))
+        settings = ExportSettings(batch_size=batch_size, weights=weights)
+        _in_child("export", checkpoint, raw, spec, settings)
         _in_child("simplify", raw, out, spec, edits)
         yield out
 
@@ -181,6 +188,7 @@ def _in_child(step: str, source: Path, out: Path, *options: Any) -> None:
             f"the process that had to {step} {source} ended with status {done.returncode}: "
             f"{said[-1]}; run 'effd0 {step}' to see more"
         )
+    sys.stderr.write(done.stderr.decode(errors="replace"))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExportError, GraphError, require
+from ..io import ONNX, check_kind
 from ..spec import ModelSpec
 
 Constants = dict[str, npt.NDArray[Any]]
@@ -56,8 +57,7 @@ DTYPES = {1: "float32", 2: "uint8", 10: "float16"}
 def load_graph(path: Path) -> Any:
     """Read an ONNX file as a ``ModelProto``; raise `GraphError` if it is none."""
     onnx = require("onnx", extra="onnx")
-    if not path.is_file():
-        raise GraphError(f"{path} does not exist; make it with 'effd0 export'")
+    check_kind(path, ONNX, GraphError, "make it with 'effd0 export'")
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's DecodeError has no stable place to import it from

@@ -150,7 +150,7 @@ class Runner:
         every = zip(self.outputs, self.run(session, feed), strict=True)
         # A copy where rows are cut off, so that the rest is freed.
         return {
-            info.name: value if value.shape[0] == rows else value[:rows].copy()
+            info.name: value[:rows].copy() if value.ndim and len(value) != rows else value
             for info, value in every
         }
 

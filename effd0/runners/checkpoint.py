@@ -1,30 +1,42 @@
 """A trained EfficientDet-D0 from a file."""
 
+import argparse
 import pickle
+import re
 import warnings
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
+
 from ..errors import CheckpointError, listed, require
-from ..io import LFS_MAGIC
+from ..io import CHECKPOINT, check_kind, is_safetensors
+from ..progress import say
 from ..spec import SPECS, ModelSpec
 from ..tolerances import UNTRAINED
 
-#: Keys under which training tools wrap the weights, the best ones first.
-WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
+#: A weight of effdet's network, and what wrappers have put before its name.
+_NETWORK = re.compile(r"(|.*?[./])(?:backbone|fpn|class_net|box_net)\.[^/]+")
+#: The name of a moving average, which is what was validated.
+_AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])", re.IGNORECASE)
+FETCH_ONE = "get one with 'effd0 fetch checkpoint'"
+_say_once = cache(say)
 
 
-def load_model(path: Path, spec: ModelSpec) -> Any:
+def load_model(path: Path, spec: ModelSpec, named: str | None = None) -> Any:
     """
     The network of *spec* with the weights of *path*, a ``torch.nn.Module`` in evaluation mode.
+
+    Of several sets of weights it is the one *named*; see `read_weights`.
 
     Raises `CheckpointError` for a file that is no checkpoint of *spec* or is untrained.
     """
     torch = require("torch", extra="torch")
     model = build_model(spec)
-    weights = read_weights(path)
+    weights = read_weights(path, named)
     check_weights(path, weights, model.state_dict(), spec)
     model.load_state_dict(weights, strict=False)  # strictness, with better words, is above
     model.eval()
@@ -50,25 +62,22 @@ def build_model(spec: ModelSpec) -> Any:
         return effdet.EfficientDet(config, pretrained_backbone=False)
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
     """
     The state dict in *path*, as float32 tensors under effdet's names; no code in it is run.
 
-    Takes .safetensors and torch files: a state dict, or one wrapped by a training tool
-    (`WRAPPERS`), with or without the ``module.`` and ``model.`` that wrappers put before names.
+    Takes safetensors and torch files.  What trainers and wrappers put around a state dict and
+    before its names is taken away, whatever it is called.  Of several sets of weights the one
+    *named* is taken; without a name the moving average, else the first.  What was taken away and
+    which set was taken is said.  Raises `CheckpointError`.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; get one with 'effd0 fetch checkpoint'")
-    with path.open("rb") as file:
-        if file.read(len(LFS_MAGIC)) == LFS_MAGIC:
-            raise CheckpointError(
-                f"{path} is a Git LFS pointer, not the checkpoint; run 'git lfs pull'"
-            )
-    load: Any = partial(require("torch", extra="torch").load, map_location="cpu", weights_only=True)
-    if path.suffix == ".safetensors":
+    check_kind(path, CHECKPOINT, CheckpointError, FETCH_ONE)
+    torch = require("torch", extra="torch")
+    load: Any = partial(torch.load, map_location="cpu", weights_only=True)
+    if is_safetensors(path) or path.suffix == ".safetensors":
         load = require("safetensors.torch", extra="torch").load_file
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_kinds()):
             # torch warns of unusual pickles; what matters of them is checked or raised here.
             warnings.simplefilter("ignore")
             content = load(path)
@@ -86,17 +95,70 @@ def read_weights(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, but a state dict was wanted; "
             "save model.state_dict()"
         )
-    content = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), content)
-    named = {n: t for n, t in content.items() if isinstance(n, str) and hasattr(t, "dtype")}
-    if not named:
+    tensors = {
+        place.replace("_orig_mod.", ""): value
+        for place, value in _flat(content)
+        if isinstance(value, torch.Tensor)
+    }
+    weights = _chosen(path, tensors, named)
+    if not weights:
         raise CheckpointError(
-            f"{path} holds [{listed(sorted(map(repr, content)))}], but a state dict was wanted: "
-            f"name -> tensor, or one under {', '.join(WRAPPERS)}"
+            f"{path} holds [{listed(sorted(map(repr, content)))}], but a state dict of an "
+            f"EfficientDet was wanted, with names such as class_net.predict.conv_pw.weight"
         )
-    for prefix in ("module.", "model."):
-        if all(name.startswith(prefix) for name in named):
-            named = {name.removeprefix(prefix): value for name, value in named.items()}
-    return {n: t.float() if t.is_floating_point() else t for n, t in named.items()}
+    odd = [
+        n for n, t in weights.items() if t.is_quantized or t.is_meta or t.layout != torch.strided
+    ]
+    if odd:
+        raise CheckpointError(
+            f"{path} holds quantized, sparse or empty (meta) tensors in {listed(odd)}, but dense "
+            "ones were wanted; save the state dict of the model in floating point"
+        )
+    return {n: t.float() if t.is_floating_point() else t for n, t in weights.items()}
+
+
+def _plain_kinds() -> list[Any]:
+    """What trainers save beside weights: arguments, paths, numpy's numbers; none runs code."""
+    kinds = [argparse.Namespace, PosixPath, np.dtype]
+    kinds += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"]}
+    number: Any = np.float64().__reduce__()[0]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # of numpy 1 and 2
+        scalar: Any = partial(number)
+        scalar.__module__, scalar.__name__, scalar.__qualname__ = module, "scalar", "scalar"
+        kinds.append(scalar)
+    return kinds
+
+
+def _flat(content: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """What *content* and the mappings in it hold, each with its keys, joined by ``/``."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{place}{key}/")
+        else:
+            yield f"{place}{key}", value
+
+
+def _chosen(path: Path, tensors: Mapping[str, Any], named: str | None) -> dict[str, Any]:
+    """The set of *tensors* that is *named*, or the best one, under effdet's names."""
+    sizes = Counter(match[1] for match in map(_NETWORK.fullmatch, tensors) if match)
+    most = max(sizes.values(), default=0)
+    # What holds a few of the names is no set of weights.
+    sets = {start.rstrip("./") or ".": start for start in sizes if 2 * sizes[start] > most}
+    if not sets:
+        return {}
+    whole = [label for label, start in sets.items() if sizes[start] == most]
+    label = named or next(filter(_AVERAGED.search, whole), whole[0])
+    if label not in sets:
+        raise CheckpointError(
+            f"--weights is {label}, but {path} holds {listed(sets)}; give one of these"
+        )
+    start = sets.pop(label)
+    if start or sets:
+        others = f", not those of {listed(sets)}, which --weights takes" if sets else ""
+        _say_once(f"{path}: the weights of {label} were taken{others}")
+    inner = tuple(other for other in sets.values() if other.startswith(start))
+    mine = [n for n in tensors if n.startswith(start) and not n.startswith(inner)]
+    return {n[len(start) :]: tensors[n] for n in mine if "/" not in n[len(start) :]}
 
 
 def check_weights(
@@ -114,6 +176,11 @@ def check_weights(
         f"{name} is {tuple(weights[name].shape)}, but {tuple(wanted[name].shape)} was wanted"
         for name in wanted
         if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    reshaped += [
+        f"{name} is {weights[name].dtype}, but {tensor.dtype} was wanted"
+        for name, tensor in wanted.items()
+        if name in weights and weights[name].is_floating_point() != tensor.is_floating_point()
     ]
     problems += [listed(reshaped)] if reshaped else []
     if problems:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunnerError, require
+from ..io import ONNX, check_kind
 from ..timing import cores
 from ..types import Tensors
 from .base import Runner, TensorInfo, batch_size_of
@@ -18,10 +19,17 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(u
 _CPU = "CPUExecutionProvider"
 #: The most runs at a time, each of which holds the feature maps of an image, 0.1 GB.
 _SIDE_BY_SIDE = 4
-_ALL_OR_NOTHING = (
-    " A model of fixed batch size, simplified, has no nodes that compute shapes, "
-    "which a device leaves to the CPU: 'effd0 export --batch-size 1', then 'effd0 simplify'"
-)
+#: Part of what ONNX Runtime says of a model that it cannot open -> the likely cause and remedy.
+_HINTS = {
+    "fallback to CPU EP": (
+        " A model of fixed batch size, simplified, has no nodes that compute shapes, "
+        "which a device leaves to the CPU: 'effd0 export --batch-size 1', then 'effd0 simplify'"
+    ),
+    "uantizeLinear": (
+        " The quantization does not fit the opset: scales per channel (axis) need opset 13, "
+        "16 and 4 bits opset 21, and a zero point has the type of what is quantized"
+    ),
+}
 
 
 class OrtRunner(Runner):
@@ -72,8 +80,7 @@ class OrtRunner(Runner):
             raise RunnerError(
                 f"--provider is {self.provider}, but this ONNX Runtime has {', '.join(available)}"
             )
-        if not self.model.is_file():
-            raise RunnerError(f"{self.model} does not exist; make it with 'effd0 export'")
+        check_kind(self.model, ONNX, RunnerError, "make it with 'effd0 export'")
         session = self._session(self.threads)
         if session.get_providers()[0] != self.provider:
             raise RunnerError(
@@ -155,7 +162,7 @@ class OrtRunner(Runner):
                 enable_fallback=0,
             )
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
-            hint = "" if "fallback to CPU EP" not in str(error) else _ALL_OR_NOTHING
+            hint = next((hint for part, hint in _HINTS.items() if part in str(error)), "")
             raise RunnerError(
                 f"{self.model} cannot be opened by ONNX Runtime on {self.provider}: {error}{hint}"
             ) from error

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RunnerError, require
+from ..io import ONNX, check_kind
 from ..types import Tensors
 from .base import Runner, TensorInfo
 
@@ -35,8 +36,7 @@ class OpenVinoRunner(Runner):
     def open(self) -> tuple[Any, list[TensorInfo], list[TensorInfo]]:
         """Read the model as ONNX, whatever its file is called, and compile it."""
         openvino = require("openvino", extra="openvino")
-        if not self.model.is_file():
-            raise RunnerError(f"{self.model} does not exist; make it with 'effd0 export'")
+        check_kind(self.model, ONNX, RunnerError, "make it with 'effd0 export'")
         settings: dict[str, Any] = dict(_SETTINGS)
         if self.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self.threads

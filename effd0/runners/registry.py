@@ -4,7 +4,7 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .. import types
 from ..errors import RunnerError
@@ -34,6 +34,11 @@ BACKENDS = {
 }
 #: Runner name -> what it runs.
 RUNNERS = {name: runs for name, (runs, _) in BACKENDS.items()}
+
+#: Of every command that takes a checkpoint by itself.
+WEIGHTS: Any = types.option(
+    "Which set of weights of a checkpoint that holds several.", "NAME", shown="the averaged one"
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class RunnerOptions:
         "eager",
         choices=("eager", "graph", "compile"),
     )
+    weights: str | None = WEIGHTS
     bins: Path | None = None
 
     def check_for(self, runner: str) -> None:

@@ -44,9 +44,10 @@ class TorchRunner(Runner):
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__(checkpoint, f"PyTorch, {device}, {precision}")
-        self.spec, self.threads = spec, threads
+        self.spec, self.threads, self.weights = spec, threads, weights
         self.device, self.precision = device, precision
         self.dtype: Any = None
 
@@ -58,7 +59,7 @@ class TorchRunner(Runner):
             torch.set_num_threads(self.threads)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.dtype = getattr(torch, PRECISIONS[self.precision])
-        network = load_model(self.model, self.spec).to(self.device, self.dtype)
+        network = load_model(self.model, self.spec, self.weights).to(self.device, self.dtype)
         if not self.device.startswith("npu"):
             # A fifth faster on a CPU; an NPU has layouts of its own.
             network = network.to(memory_format=torch.channels_last)
@@ -297,6 +298,7 @@ def open_torch(
     threads: int | None,
     postprocess: str,
     launch: str,
+    weights: str | None,
 ) -> TorchRunner:
     """
     The runner of *checkpoint* whose detections are made where *postprocess* says.
@@ -306,6 +308,7 @@ def open_torch(
     """
     device = "cpu" if device is None else device
     options: dict[str, Any] = {"device": device, "precision": precision, "threads": threads}
+    options["weights"] = weights
     if postprocess == "device" or (postprocess == "auto" and device.startswith("cuda")):
         return TorchDetector(checkpoint, spec, launch=launch, **options)
     if launch != "eager":

@@ -400,7 +400,10 @@ def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple
     heads = [file.head(spec) for file in sized]
     broken = [f.path for f, head in zip(sized, heads, strict=True) if head is None]
     broken += [f.path for f in files if f.path.stat().st_size == 0 and f not in sized]
-    if broken:
+    doubles = [p for p in broken if HeadFile(p, itemsize=8).head(spec) and p.suffix == ".bin"]
+    if doubles:
+        yield "float64, but float32 or float16 was wanted", listed(p.name for p in doubles)
+    elif broken:
         yield "truncated", listed(f"{p.name}: {p.stat().st_size} bytes" for p in broken)
     twice = sorted({head for head in heads if head is not None and heads.count(head) > 1})
     if twice:

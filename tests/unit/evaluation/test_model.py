@@ -107,4 +107,4 @@ def test_a_checkpoint_for_a_runner_of_onnx_is_exported(
     source = embedded.checkpoint() if choice.checkpoint is None else CHECKPOINT
     with choice.file(asked) as path:
         assert path == Path("exported.onnx")
-    assert exports == [(source, D0, *form)]
+    assert exports == [(source, D0, *form, None)]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import effdet
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from effd0.errors import CheckpointError
 from effd0.runners.checkpoint import (
-    WRAPPERS,
     blank_layers,
     build_model,
     check_weights,
@@ -40,9 +44,23 @@ def wanted(spec: ModelSpec) -> State:
     return state
 
 
-def prefixed(prefix: str) -> Callable[[State], Content]:
+def prefixed(prefix: str) -> Callable[[State], State]:
     """Return a wrapper that puts *prefix* before every name, as a training tool's module does."""
     return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def quantized() -> torch.Tensor:
+    """Return a tensor of integers with a scale, of which torch warns that it is to go."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.qint8)
+
+
+def saved(content: object) -> bytes:
+    """Return *content* as torch writes it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def assert_same(loaded: State, weights: State) -> None:
@@ -52,33 +70,91 @@ def assert_same(loaded: State, weights: State) -> None:
     assert [name for name in weights if not torch.equal(loaded[name], weights[name])] == []
 
 
+#: What a bench of effdet and a moving average hold beside the network's weights.
+BESIDE = {"anchors.boxes": torch.ones(9, 4), "n_averaged": torch.tensor(3)}
+#: What timm's CheckpointSaver writes beside the weights.
+TRAINING = {
+    "epoch": np.int64(3),
+    "args": argparse.Namespace(model="d0", lr=np.float32(0.1), output=Path("out")),
+    "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+    "metric": np.float64(34.5),
+}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
         pytest.param(lambda state: state, id="state-dict"),
         *[
-            pytest.param(lambda state, key=key: {"epoch": 3, key: state}, id=key)
-            for key in WRAPPERS
+            pytest.param(lambda state, key=key: TRAINING | {key: state}, id=key)
+            for key in ("state_dict", "model", "model_state_dict", "net", "weights", "my_own_name")
         ],
-        pytest.param(prefixed("module."), id="module-prefix"),
-        pytest.param(prefixed("model."), id="model-prefix"),
-        pytest.param(prefixed("module.model."), id="both-prefixes"),
+        *[
+            pytest.param(lambda state, put=put: BESIDE | prefixed(put)(state), id=put)
+            for put in ("module.", "model.", "module.model.", "model.model.", "_orig_mod.module.",
+                        "module._orig_mod.model.", "_orig_mod.model._orig_mod.")
+        ],
         pytest.param(
-            lambda state: {"state_dict": prefixed("module.")(state)}, id="wrapped-and-prefixed"
+            lambda state: {"a": {"state_dict": BESIDE | prefixed("module.")(state)}},
+            id="wrapped-and-prefixed",
+        ),
+        pytest.param(
+            lambda state: {
+                n.replace("backbone.", "backbone._orig_mod."): t for n, t in state.items()
+            },
+            id="compiled-backbone",
+        ),
+        pytest.param(
+            lambda state: {"optimizer": {n: {"m": t} for n, t in state.items()}, "model": state},
+            id="optimizer-by-name",
+        ),
+        pytest.param(
+            lambda state: {
+                "model": state,
+                "ema": {n: t + 1 for n, t in state.items() if "running" not in n},
+            },
+            id="average-of-parameters-alone",
         ),
     ],
-)
+)  # fmt: skip
 def test_every_form_holds_the_same_weights(
     wrap: Callable[[State], Content], weights: State, tmp_path: Path
 ) -> None:
-    """What training tools put around a state dict and before its names is taken away."""
+    """What training tools put around a state dict, beside it and before its names is taken away."""
     torch.save(wrap(weights), tmp_path / "d0.pth")
     assert_same(read_weights(tmp_path / "d0.pth"), weights)
 
 
-def test_safetensors_hold_the_same_weights(weights: State, tmp_path: Path) -> None:
-    """The suffix .safetensors picks that format."""
-    path = tmp_path / "d0.safetensors"
+@pytest.mark.parametrize("bench", ["DetBenchPredict", "DetBenchTrain"])
+def test_a_bench_holds_the_weights_of_its_model(
+    bench: str, weights: State, spec: ModelSpec, tmp_path: Path
+) -> None:
+    """A checkpoint of effdet's bench, as Lightning saves it, is one of the model in it."""
+    model = build_model(spec)
+    model.load_state_dict(weights)
+    state = getattr(effdet, bench)(model).state_dict()
+    torch.save({"state_dict": prefixed("model.")(state)}, tmp_path / "d0.ckpt")
+    assert_same(read_weights(tmp_path / "d0.ckpt"), weights)
+
+
+def test_numbers_that_numpy_1_wrote_are_read(tmp_path: Path) -> None:
+    """The module of numpy's scalars was renamed in numpy 2; a file may name either."""
+    buffer, path = (
+        io.BytesIO(saved({"class_net.w": torch.ones(1), "m": np.float64(1)})),
+        tmp_path / "d0.pth",
+    )
+    with zipfile.ZipFile(buffer) as new, zipfile.ZipFile(path, "w") as old:
+        for name in new.namelist():
+            old.writestr(
+                name, new.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            )
+    assert read_weights(path).keys() == {"class_net.w"}
+
+
+@pytest.mark.parametrize("name", ["d0.safetensors", "d0.pth"])
+def test_safetensors_hold_the_same_weights(name: str, weights: State, tmp_path: Path) -> None:
+    """The format is known by its content, whatever the file is called."""
+    path = tmp_path / name
     safetensors.torch.save_file({n: t.contiguous() for n, t in weights.items()}, path)
     assert_same(read_weights(path), weights)
 
@@ -86,19 +162,38 @@ def test_safetensors_hold_the_same_weights(weights: State, tmp_path: Path) -> No
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_other_precisions_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     """A weight is the float32 of what the file holds; counters stay whole numbers."""
-    state = {"conv.weight": torch.tensor([0.5, -3.0, 1024.0]), "bn.num": torch.tensor(7)}
+    state = {"fpn.weight": torch.tensor([0.5, -3.0, 1024.0]), "fpn.bn.num": torch.tensor(7)}
     stored = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
     torch.save(stored, tmp_path / "half.pth")
     loaded = read_weights(tmp_path / "half.pth")
     assert_same(loaded, state)
-    assert loaded["bn.num"].dtype == torch.int64
+    assert loaded["fpn.bn.num"].dtype == torch.int64
 
 
-def test_the_averaged_weights_win(tmp_path: Path) -> None:
-    """Where a file holds both, the moving average is what was validated."""
-    last, averaged = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
-    torch.save({"state_dict": last, "state_dict_ema": averaged}, tmp_path / "both.pth")
-    assert read_weights(tmp_path / "both.pth")["w"].item() == 2.0
+LAST, AVERAGED = {"fpn.w": torch.tensor([1.0])}, {"fpn.w": torch.tensor([2.0])}
+#: Files of two sets of weights: the last, and their moving average.
+BOTH = {
+    "timm": ("state_dict", "state_dict_ema", {"state_dict": LAST, "state_dict_ema": AVERAGED}),
+    "plain": ("model", "ema", {"model": LAST, "ema": AVERAGED}),
+    "one-dict": ("net", "model_ema", prefixed("net.")(LAST) | prefixed("model_ema.")(AVERAGED)),
+    "nested": (".", "ema", prefixed("ema.")(AVERAGED) | LAST),
+}
+
+
+@pytest.mark.parametrize(("last", "averaged", "content"), BOTH.values(), ids=BOTH)
+def test_of_two_sets_one_is_taken_by_its_name(
+    last: str, averaged: str, content: Content, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The moving average, which was validated, is the default; the other one can be asked for."""
+    path = tmp_path / "both.pth"
+    torch.save(content, path)
+    assert_same(read_weights(path), AVERAGED)
+    said = f"the weights of {averaged} were taken, not those of {last}, which --weights takes"
+    assert said in capsys.readouterr().err
+    assert_same(read_weights(path, averaged), AVERAGED)
+    assert_same(read_weights(path, last), LAST)
+    with pytest.raises(CheckpointError, match=r"--weights is best, but .* holds .*; give one of"):
+        read_weights(path, "best")
 
 
 def test_batch_counters_may_be_absent(
@@ -145,13 +240,6 @@ class Trap:
         return (Path.touch, (self.sprung,))
 
 
-def saved(content: object) -> bytes:
-    """Return *content* as torch writes it."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -159,22 +247,36 @@ def saved(content: object) -> bytes:
         ("d0.pth", b"not weights\n", "is not a file of plain tensors"),
         ("d0.pth", b"", "is not a readable checkpoint"),
         ("d0.pth", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
-        ("d0.pth", saved({"w": torch.ones(9)})[:-100], "is not a readable checkp"),
+        ("d0.pth", b"<!DOCTYPE html>", "is a web page, but a checkpoint was wanted"),
+        ("d0.pth", b"\x1f\x8b\x08\x00", "is compressed by gzip, .* gunzip"),
+        ("d0.pth", b"\x08\x07\x12\x07pytorch", "is an ONNX model, .* give it by --model"),
+        ("d0.json", b'{"metadata": {}}', "is JSON, .* the file that holds the weights"),
+        ("", b"", "is a folder, but a checkpoint was wanted"),
+        ("d0.pth", saved({"fpn.w": torch.ones(9)})[:-100], "is not a readable checkp"),
         ("d0.safetensors", b"not weights\n", "is not a readable checkpoint"),
         ("d0.pth", saved([torch.ones(1)]), "holds a list, but a state dict was"),
-        ("d0.pth", saved({}), r"holds \[\], but a state dict was"),
+        ("d0.pth", saved({}), r"holds \[\], but a state dict of an"),
         ("d0.pth", saved({"epoch": 3}), r"holds \['epoch'\], but a state dict"),
+        ("d0.pth", saved({"conv.w": torch.ones(1)}), r"holds \['conv.w'\], but a state dict of an"),
+        ("d0.pth", saved({"fpn.w": torch.ones(1, device="meta")}), "holds quantized, sparse or"),
+        ("d0.pth", saved({"fpn.w": torch.ones(1).to_sparse()}), r"holds .* in fpn.w, but dense"),
+        (
+            "d0.pth",
+            saved({"fpn.w": quantized()}),
+            "holds quantized, sparse or empty",
+        ),
     ],
     ids=[
-        "missing", "text", "empty", "lfs-pointer", "cut-off", "safetensors", "list", "empty-dict",
-        "no-tensor",
+        "missing", "text", "empty", "lfs-pointer", "page", "gzip", "onnx", "index", "folder",
+        "cut-off", "safetensors", "list", "empty-dict", "no-tensor", "other-network", "meta",
+        "sparse", "quantized",
     ],
 )  # fmt: skip
 def test_a_file_without_weights_is_refused(
     name: str, content: bytes | None, message: str, tmp_path: Path
 ) -> None:
     """The message says what the file holds and what was wanted."""
-    if content is not None:
+    if content is not None and name:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{name} {message}"):
         read_weights(tmp_path / name)
@@ -214,10 +316,14 @@ def holding(value: float) -> Callable[[State, str], State]:
             lambda state, name: state | {name: torch.cat([state[name], state[name][:1]])},
             r"{first} is (33, 3, 3, 3), but (32, 3, 3, 3) was wanted",
         ),
+        (
+            lambda state, name: state | {name: state[name].to(torch.int8)},
+            "{first} is torch.int8, but torch.float32 was wanted",
+        ),
         (holding(float("nan")), "holds NaN or infinity in {first}, but every weight must be"),
         (holding(float("-inf")), "holds NaN or infinity in {first}"),
     ],
-    ids=["missing", "unexpected", "shape", "nan", "minus-inf"],
+    ids=["missing", "unexpected", "shape", "int8", "nan", "minus-inf"],
 )
 def test_weights_that_do_not_fit_are_named(
     change: Callable[[State, str], State],

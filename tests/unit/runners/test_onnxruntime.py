@@ -12,11 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
-from effd0.errors import FeedError, RunnerError
+from effd0.detection.heads import named_heads
+from effd0.errors import FeedError, GraphError, HeadError, RunnerError
+from effd0.graph.onnx_info import load_graph
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.registry import RunnerOptions, open_runner
-from effd0.spec import ModelSpec
+from effd0.spec import D0, ModelSpec
 from effd0.types import Tensors
 from tests.helpers.onnx_models import identity_model, operators, parsed
 
@@ -71,6 +74,82 @@ def test_nodes_left_to_the_cpu_are_refused(
         pass
     # Said once, by the error: not by ONNX Runtime's own log, nor by what retries on the CPU.
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("opset", "zero", "message"),
+    [
+        pytest.param(11, TensorProto.INT8, "attribute: axis .* per channel .* opset 13", id="axis"),
+        pytest.param(13, TensorProto.UINT8, "different types .* zero point", id="zero-point"),
+        pytest.param(13, TensorProto.INT16, "int16.* 16 .* opset 21", id="int16"),
+    ],
+)
+def test_a_quantized_model_that_does_not_open_is_explained(
+    opset: int, zero: int, message: str, tmp_path: Path
+) -> None:
+    """What ONNX Runtime says of a graph with scales is shown with its likely cause."""
+    values = [
+        helper.make_tensor("q", TensorProto.INT8, [3], [1, 2, 3]),
+        helper.make_tensor("s", TensorProto.FLOAT, [3], [1, 1, 1]),
+        helper.make_tensor("z", zero, [3], [0, 0, 0]),
+    ]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], axis=0),
+        helper.make_node("Add", ["x", "w"], ["y"]),
+    ]
+    x, y = ([helper.make_tensor_value_info(end, TensorProto.FLOAT, [3])] for end in "xy")
+    graph = helper.make_graph(nodes, "quantized", x, y, values)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8),
+        tmp_path / "q.onnx",
+    )
+    with (
+        pytest.raises(RunnerError, match=f"cannot be opened by ONNX Runtime .*{message}"),
+        OrtRunner(tmp_path / "q.onnx", provider=CPU),
+    ):
+        pass
+
+
+def test_an_output_that_is_a_scalar_comes_out_whole(tmp_path: Path) -> None:
+    """What has no rows is no head, which is said where heads are looked for; it is not cut."""
+    nodes = [
+        helper.make_node("Identity", ["x"], ["y"]),
+        helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+    ]
+    x, y = (helper.make_tensor_value_info(end, TensorProto.FLOAT, ["N", 2]) for end in "xy")
+    total = helper.make_tensor_value_info("total", TensorProto.FLOAT, [])
+    graph = helper.make_graph(nodes, "extra", [x], [y, total])
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "s.onnx")
+    with OrtRunner(tmp_path / "s.onnx", provider=CPU) as runner:
+        found = runner.infer({"x": np.ones((3, 2), np.float32)})
+    assert found["total"] == 6
+    with pytest.raises(HeadError, match=r"output y is .* the model gives .*'total'"):
+        named_heads(found, D0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"<html>", "is a web page, but an ONNX model was wanted", id="page"),
+        pytest.param(
+            b"version https://git-lfs", "is a Git LFS pointer, .* 'git lfs pull'", id="lfs"
+        ),
+        pytest.param(b"PK\3\4", "is a checkpoint, .* give it by --checkpoint", id="checkpoint"),
+        pytest.param(b"\x80\2}", "is a checkpoint, .* --checkpoint", id="old-checkpoint"),
+        pytest.param(b"\7\1" + bytes(6) + b"{}", "is a checkpoint, .*", id="safetensors"),
+        pytest.param(b"IMOD", "is a model compiled for an NPU, .* --model", id="om"),
+        pytest.param(b"\x1f\x8b", "is compressed by gzip, .* gunzip", id="gzip"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    """Each reader of ONNX files says what it was given in place of one."""
+    path = tmp_path / "d0.onnx"
+    path.write_bytes(content)
+    with pytest.raises(RunnerError, match=message), OrtRunner(path, provider=CPU):
+        pass
+    with pytest.raises(GraphError, match=message):
+        load_graph(path)
 
 
 @pytest.fixture

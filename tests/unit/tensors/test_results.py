@@ -202,6 +202,12 @@ def transpose(folder: Path) -> None:
     np.save(folder / "10_0.npy", heads_of(1)["class_p3"].transpose(0, 2, 3, 1))
 
 
+def double(folder: Path) -> None:
+    """Write a head again in float64."""
+    path = folder / "10_5.bin"
+    np.fromfile(path, "<f4").astype("<f8").tofile(path)
+
+
 def truncate_array(folder: Path) -> None:
     """Replace a head by the first bytes of an array file."""
     (folder / "10_0.bin").unlink()
@@ -222,6 +228,7 @@ def truncate_array(folder: Path) -> None:
             "1 doubled: 10 (box_p3); run",
         ),
         (lambda d: halve(d / "10_5.bin"), "1 truncated: 10_5.bin (half of box_p3); run"),
+        (double, "1 float64, but float32 or float16 was wanted: 10 (10_5.bin); run"),
         (truncate_array, "1 truncated: 10 (10_0.npy: "),
         (transpose, "1 truncated: 10 (10_0.npy: "),
         (
@@ -239,8 +246,8 @@ def truncate_array(folder: Path) -> None:
         ),
     ],
     ids=[
-        "image-missing", "missing", "doubled", "half", "array-cut", "channels-last", "foreign",
-        "two", "empty", "devices",
+        "image-missing", "missing", "doubled", "half", "float64", "array-cut", "channels-last",
+        "foreign", "two", "empty", "devices",
     ],
 )  # fmt: skip
 def test_a_folder_that_is_not_whole_is_refused(
