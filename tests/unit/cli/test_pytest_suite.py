@@ -165,6 +165,23 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "content",
+    ['{"a":', '[{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]'],
+    ids=["unreadable", "of-other-images"],
+)
+def test_detections_that_cannot_be_compared_test_no_stage(content: str, tmp_path: Path) -> None:
+    """The file is wrong; of its boxes and their suppression, nothing is known."""
+    (tmp_path / "theirs.json").write_text(content)
+    report, tests = tmp_path / "report.json", "tests/suite/test_detections.py"
+    run_pytest(
+        WEIGHTS, f"--detections={tmp_path / 'theirs.json'}", f"--report-json={report}", tests
+    )
+    found = {check["stage"]: check["status"] for check in content_of(report)["checks"]}
+    assert found == {"decode": "skipped", "nms": "skipped", "evaluate": "failed"}
+
+
+@pytest.mark.slow
 def test_twice_verbose_shows_the_code_of_a_failed_check(tmp_path: Path) -> None:
     """Who doubts a check can read it."""
     tests = "tests/suite/test_dataset.py::test_categories_have_cocos_ids"
