@@ -1,12 +1,17 @@
 """A runner's outputs -> the heads of each image, found by name or shape, checked to be finite."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import HeadError
 from ..spec import ModelSpec
-from ..types import Floats, Tensors
+from ..types import Floats, Tensor, Tensors
+
+#: The share of positive values in the last two of four from which on boxes are decoded: codes of
+#: 8 images had at most 0.32 of them, decoded boxes at least 0.9999, measured 2026-11-30.
+DECODED = 0.95
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,9 @@ def split_heads(outputs: Tensors, spec: ModelSpec) -> list[HeadOutputs]:
     Sort a runner's *outputs* into the heads of each image of the batch.
 
     A head is found by its name, or, where a model has other names, by its shape; never by
-    position.  Raises `HeadError` where a head is missing, doubled or of another shape.
+    position.  Two outputs of all anchors, (N, anchors, 90) and (N, anchors, 4), are split; their
+    anchors are in the order of `anchor_boxes`.  Raises `HeadError` where a head is missing, doubled
+    or of another shape, and where these two are probabilities or decoded boxes.
     """
     heads = named_heads(outputs, spec)
     batch = {head.shape[0] for head in heads.values()}
@@ -44,6 +51,8 @@ def named_heads(outputs: Tensors, spec: ModelSpec) -> dict[str, Floats]:
     Finds them as `split_heads` does, and raises what it raises.
     """
     shapes = spec.head_shapes
+    if is_merged([tensor.shape[1:] for tensor in outputs.values()], spec):
+        outputs = _split({tensor.shape[2]: tensor for tensor in outputs.values()}, spec)
     if outputs.keys() == shapes.keys():
         names = {name: name for name in shapes}
     else:
@@ -67,6 +76,36 @@ def named_heads(outputs: Tensors, spec: ModelSpec) -> dict[str, Floats]:
                 "was wanted; the model's outputs may be swapped: export it again"
             )
     return {name: np.asarray(outputs[names[name]], np.float32) for name in shapes}
+
+
+def is_merged(shapes: Sequence[tuple[int | None, ...]], spec: ModelSpec) -> bool:
+    """Whether the outputs of one image, of *shapes*, are the classes and boxes of all anchors."""
+    wanted = {(spec.num_anchors, spec.num_classes), (spec.num_anchors, 4)}
+    return len(shapes) == len(wanted) and set(shapes) == wanted
+
+
+def _split(by_width: Mapping[int, Tensor], spec: ModelSpec) -> Tensors:
+    """The heads that classes and boxes of all anchors, (N, anchors, width), are made of."""
+    classes, boxes = by_width[spec.num_classes], by_width[4]
+    positive = (boxes[..., 2:] > 0).mean()
+    if positive > DECODED:
+        raise HeadError(
+            f"the last two of {positive:.1%} of the boxes are positive, as are corners and sizes, "
+            "but the codes (ty, tx, th, tw) were wanted; export the network without decoding"
+        )
+    if classes.min() >= 0 and classes.max() <= 1:
+        # Back to logits is no way: a runtime's sigmoid gives 0 for -16 already.
+        raise HeadError(
+            "all class outputs are from 0 to 1, as probabilities are, but logits were wanted; "
+            "export the network without its last sigmoid"
+        )
+    ends = np.cumsum([spec.anchors_per_cell * size**2 for size in spec.feature_sizes])[:-1]
+    levels = [level for values in (classes, boxes) for level in np.split(values, ends, axis=1)]
+    heads = zip(spec.head_shapes.items(), levels, strict=True)
+    return {
+        name: np.ascontiguousarray(level.reshape(-1, rows, columns, channels).transpose(0, 3, 1, 2))
+        for (name, (channels, rows, columns)), level in heads
+    }
 
 
 def check_head(name: str, head: Floats) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..detection.heads import is_merged
 from ..errors import ExportError, GraphError, require
 from ..io import ONNX, check_kind
 from ..spec import ModelSpec
@@ -169,7 +170,8 @@ def _sides(sides: Sides) -> str:
 
 def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> None:
     """Raise `ExportError` unless each head of *spec* is an output, known by its name or shape."""
-    if any(None in sides for sides in outputs.values()):
+    every = list(outputs.values())
+    if any(None in sides for sides in every) or is_merged(every, spec):
         return  # what is not declared is seen when it is run
     wanted = spec.head_shapes
     shown = {name: _sides(sides) for name, sides in outputs.items()}

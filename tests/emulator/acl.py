@@ -4,7 +4,13 @@ Emulated pyACL, stricter than the hardware: ``with installed() as emulator: ...`
 What hardware answers, this answers: argument classes, shapes of what comes back, error codes.
 What hardware lets pass, leaves undefined or only logs is noted in a ledger, under one of
 `host.RULES`, and fails the test in `Emulator.assert_clean`.  The functions that a runner needs are
-there; any other one is an `AttributeError`.
+there, and ``app_log``, which Ascend's own helpers call; any other one is an `AttributeError`.
+
+Not emulated: all of ``util`` (host addresses are those of ``malloc_host`` only; that the array of
+``ptr_to_numpy`` takes its memory over, is known from a single board's log); tensor descriptions
+(``create_tensor_desc``, ``destroy_tensor_desc``, ``get_tensor_desc_size``, ``set_tensor_const``)
+and ``data_type_size``; dynamic sizes of images (``mdl.get_dynamic_hw``,
+``mdl.set_dynamic_hw_size``); ``rt.memset`` and ``rt.memset_async``; callbacks; operators, media.
 
 Options (see `Profile`): ``cann`` old or current; ``run_mode`` host (a card) or device (the board
 itself); ``devices``; ``memory_bytes`` of the device; ``seed`` of handles and addresses;
@@ -14,13 +20,14 @@ only compile (100039).
 
 Where it differs from hardware, knowingly:
 
-- A copy's ``kind`` that contradicts its addresses is a violation; hardware decides by addresses.
+- On a card, a copy's ``kind`` that contradicts its addresses is a violation; hardware decides by
+  addresses.  On the board itself every kind is taken, as documented: all copies are within it.
 - Buffers larger than the model's are a violation; hardware warns in its log.
 - Empty output buffers are refused; hardware allocates them.
 - Use after destroy, double destroy and handles of the wrong kind give 100000 (streams and events
   107017) and a violation; hardware may crash.
 - Addresses of freed memory or of nothing give 107000 and a violation, nothing is copied; hardware
-  may copy, fail later, or crash.  Host addresses are those of ``malloc_host`` only.
+  may copy, fail later, or crash.
 - ``synchronize_stream`` of another context's stream is refused (107003); hardware switches.
 - ``init`` after ``finalize`` fails with ``cann="old"`` (500000; the code is not verified).
 - ``reset_device`` closes the device at once; current versions wait until each thread that has set

@@ -30,7 +30,6 @@ RULES = {
     "free": "what was allocated is freed, once, by its own function",
     "copy": "copies stay inside their blocks, are aligned and say their kind",
     "host": "host addresses come from malloc_host",
-    "board": "copies on the board itself are device to device",
     "unload": "a model is unloaded once, and not while it works",
     "execute": "execution reads what was written, in buffers of the exact size",
     "handle": "a handle is used while its object lives, and for its kind",
@@ -43,7 +42,7 @@ POISON_ID, POISON_POINTER = 0x0BAD_0000, 0x0BAD_0000_0000_0000
 #: Addresses that no processor maps for a program: a reader crashes.
 UNMAPPED = 0x00A5_0000_0000_0000
 #: Calls that make sense before init and after finalize.
-ANY_TIME = {"init", "finalize", "get_recent_err_msg"}
+ANY_TIME = {"init", "finalize", "get_recent_err_msg", "app_log"}
 #: What comes beside a return code on failure; None is poison.  Bare answers have no code.
 BESIDE: dict[str, tuple[Any, ...]] = {
     "ret": (),
@@ -54,7 +53,7 @@ BESIDE: dict[str, tuple[Any, ...]] = {
     "dict": ({},),
     "version": (0, 0, 0),
 }
-BARE = {"handle": 0, "number": 0, "text": ""}
+BARE = {"handle": 0, "number": 0, "text": "", "nothing": None}
 _HERE = str(Path(__file__).parent)
 
 Stack = tuple[str, ...]

@@ -235,11 +235,7 @@ class Memory(Part):
         if read.overlaps(write):
             self.host.report("copy", "the ranges of a copy overlap")
         real = 2 * read.block.on_device + write.block.on_device
-        if self.host.profile.run_mode == "device":
-            if kind in (1, 2):
-                text = f"the kind is {kind} on the board itself, where copies are 3 (or 0)"
-                self.host.report("board", text)
-        elif kind not in (real, 4):
+        if self.host.profile.run_mode == "host" and kind not in (real, 4):
             text = f"the kind is {kind}, but {read.block.kind} to {write.block.kind} is {real}"
             self.host.report("copy", text)
         return read, write, real

@@ -87,6 +87,10 @@ class Process(Part):
         self.host.local.message = None
         return message
 
+    @api("app_log", "is", "nothing")
+    def app_log(self, _level: int, _message: str) -> None:
+        """Write to the runtime's log, which nobody reads here."""
+
     @api("get_soc_name", "", "text")
     def get_soc_name(self) -> str:
         """The chip's name."""

@@ -72,6 +72,7 @@ def test_answers_have_their_shapes(emulator: Emulator, acl: Any, om: Path) -> No
     assert acl.mdl.get_input_dims(desc, 0) == (wanted, 0)
     assert acl.mdl.get_output_name_by_index(desc, 1) == "Node_1:0:field"
     assert len(acl.get_version()) == 4
+    assert acl.app_log(1, "text") is None
     # Failures keep the shape.
     assert acl.mdl.get_output_dims(desc, 9) == ({}, 100000)
     assert acl.mdl.get_output_size_by_index(desc, 9) == 0

@@ -174,21 +174,36 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     assert written == [{key: one[key] for key in words if one[key]} for one in content["checks"]]
 
 
-@pytest.mark.slow
 def test_the_next_step_repeats_what_decides_the_run() -> None:
-    """A run that is repeated or resumed has the thresholds, runners and folder of the first."""
+    """A run that is repeated has the thresholds and runners of the first."""
     words = "--min-map=60 --max-drop=0.2 --release-set --runner=ort --runner=torch --image-limit=9"
-    given = pytest_suite.given_to(session_config(f"--model=a.onnx {words} --out=gate/detections"))
+    given = pytest_suite.given_to(session_config(f"--model=a.onnx {words}"))
     assert {option: str(value) for option, value in given.items() if value is not None} == {
-        "--model": "a.onnx", "--out": "gate", "--release-set": "", "--min-map": "60.0",
+        "--model": "a.onnx", "--release-set": "", "--min-map": "60.0",
         "--runner": "ort --runner torch",
     }  # fmt: skip
-    assert next_step("cut-off", given) == (
-        "effd0 check a.onnx --release-set --min-map 60.0 --runner ort --runner torch --out gate "
-        "--resume"
+    repeated = "effd0 check a.onnx --release-set --min-map 60.0 --runner ort --runner torch"
+    assert next_step("limited", given) == repeated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "content",
+    ['{"a":', '[{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]'],
+    ids=["unreadable", "of-other-images"],
+)
+def test_detections_that_cannot_be_compared_test_no_stage(content: str, tmp_path: Path) -> None:
+    """The file is wrong; of its boxes and their suppression, nothing is known."""
+    (tmp_path / "theirs.json").write_text(content)
+    report, tests = tmp_path / "report.json", "tests/suite/test_detections.py"
+    run_pytest(
+        WEIGHTS, f"--detections={tmp_path / 'theirs.json'}", f"--report-json={report}", tests
     )
+    found = {check["stage"]: check["status"] for check in content_of(report)["checks"]}
+    assert found == {"decode": "skipped", "nms": "skipped", "evaluate": "failed"}
 
 
+@pytest.mark.slow
 def test_twice_verbose_shows_the_code_of_a_failed_check(tmp_path: Path) -> None:
     """Who doubts a check can read it."""
     tests = "tests/suite/test_dataset.py::test_categories_have_cocos_ids"

@@ -57,6 +57,24 @@ def test_half_precision_heads_become_single() -> None:
     _assert_split(half, {name: head.astype(np.float32) for name, head in half.items()})
 
 
+def _merged(outputs: Outputs) -> Outputs:
+    """The tables of all anchors that *outputs* are parts of: by level, row, column and anchor."""
+
+    def table(names: tuple[str, ...], width: int) -> np.ndarray:
+        heads = [outputs[name] for name in names]
+        cells = [head.reshape(2, -1, width, *head.shape[2:]) for head in heads]
+        rows = [cell.transpose(0, 3, 4, 1, 2).reshape(2, -1, width) for cell in cells]
+        return np.concatenate(rows, axis=1)
+
+    return {"0": table(SMALL.box_names, 4), "1": table(SMALL.class_names, SMALL.num_classes)}
+
+
+def test_tables_of_all_anchors_are_split_into_heads() -> None:
+    """Two outputs, in whichever order and of whichever names, lead to the ten heads."""
+    wanted = {name: -head for name, head in _outputs().items()}
+    _assert_split(_merged(wanted), wanted)
+
+
 Spoil = Callable[[Outputs], Outputs]
 #: What is done to the outputs -> what the error says.
 REFUSED: dict[str, tuple[Spoil, str]] = {
@@ -72,6 +90,12 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
         "output labels is (2, 100, 6), but each of"),
     "rows-differ": (lambda o: o | {"box_p7": o["box_p7"][:1]},
         "heads hold [1, 2] images, but all must hold the"),
+    "merged-decoded": (_merged,
+        "boxes are positive, as are corners and sizes, but the codes (ty, tx, th, tw) were"),
+    "merged-probabilities": (
+        lambda o: _merged({name: -head for name, head in o.items()})
+        | {"1": np.full((2, SMALL.num_anchors, SMALL.num_classes), 0.5, np.float32)},
+        "all class outputs are from 0 to 1, as probabilities are, but logits were wanted"),
 }  # fmt: skip
 
 

@@ -138,11 +138,20 @@ def listing_weights() -> Any:
 RENAMED = {f"t{n}": shape for n, shape in enumerate(reversed(SHAPES.values()))}
 
 
+def tables() -> Any:
+    """A model of two outputs, the classes and boxes of all anchors."""
+    sides = [f"1,{TINY.num_anchors},{width}" for width in (TINY.num_classes, 4)]
+    given = ", ".join(f"float[{side}] y{n}" for n, side in enumerate(sides))
+    nodes = " ".join(f"y{n} = RandomNormal<shape=[{side}]>()" for n, side in enumerate(sides))
+    return parsed(f"g (float[1,3,128,128] x) => ({given}) {{ {nodes} }}")
+
+
 @pytest.mark.parametrize(
     ("model", "batch"),
     [
         pytest.param(listing_weights(), 2, id="weights-among-the-inputs"),
         pytest.param(head_model(RENAMED), None, id="heads-of-other-names"),
+        pytest.param(tables(), 1, id="tables-of-all-anchors"),
         # Sides that only a run shows are not guessed at.
         pytest.param(sigmoid(sides="N,3,H,W"), None, id="free-sides"),
         pytest.param(sigmoid(sides="4,128,128,3", to="a,b,c,d"), 4, id="channels-last"),
