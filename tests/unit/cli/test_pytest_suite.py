@@ -182,7 +182,7 @@ def test_the_next_step_repeats_what_decides_the_run() -> None:
         "--model": "a.onnx", "--release-set": "", "--min-map": "60.0",
         "--runner": "ort --runner torch",
     }  # fmt: skip
-    repeated = "effd0 check a.onnx --release-set --min-map 60.0 --runner ort --runner torch"
+    repeated = "effd0 check a.onnx --runner ort --runner torch --release-set --min-map 60.0"
     assert next_step("limited", given) == repeated
 
 
