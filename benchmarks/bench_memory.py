@@ -105,6 +105,6 @@ def peak_mb(model: Path, root: Path, images: int) -> float:
     report = root / "evaluation.json"
     code = "from effd0.cli.main import main; main()"
     words = ["evaluate", "--model", str(model), "--root", str(root), "--json", str(report)]
-    words += ["--image-limit", str(images)]
+    words += ["--image-limit", str(images), "--overwrite"]
     subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=True)
     return float(json.loads(report.read_text())["peak_rss_mb"])
