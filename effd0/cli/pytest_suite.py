@@ -224,6 +224,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if is_given(config):
         # A warning is an error in tests of effd0 alone; `pytest_terminal_summary` shows it.
         config.addinivalue_line("filterwarnings", "default")
+        # effdet's own, while it is imported, which nobody can mend.
+        config.addinivalue_line("filterwarnings", "ignore:.*torch.jit.script.* is deprecated")
         if (terminal := config.pluginmanager.get_plugin(reporter)) is not None:
             terminal.reportchars = terminal.reportchars.replace("w", "")
 
