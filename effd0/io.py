@@ -183,6 +183,15 @@ def model_sha256(path: Path) -> str:
     return hashlib.sha256("".join([own, *data]).encode()).hexdigest() if data else own
 
 
+def flattened(content: Mapping[Any, Any], joint: str, place: str = "") -> Iterator[tuple[str, Any]]:
+    """What *content* and the mappings in it hold, each with its keys, joined by *joint*."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, joint, f"{place}{key}{joint}")
+        else:
+            yield f"{place}{key}", value
+
+
 def digest(path: Path, algorithm: str) -> str:
     """Hexadecimal digest of the file *path* by one of hashlib's algorithms."""
     with path.open("rb") as file:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..detection.postprocess import Detections
 from ..errors import OutputError, ResultError
-from ..io import write_text, written_whole
+from ..io import flattened, write_text, written_whole
 from ..metrics.coco import Rows, entries_of
 from ..tensors.inputs import read_json
 
@@ -37,17 +37,9 @@ def backend(description: str) -> str:
 
 def manifest_differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Each key, as ``settings.spec.nms_iou``, in which the two differ, with both values."""
-    mine, other = dict(_flat(recorded)), dict(_flat(asked))
+    mine, other = (dict(flattened(one, ".")) for one in (recorded, asked))
     both = {k: (mine.get(k, "not recorded"), other.get(k, "not known")) for k in mine | other}
     return [f"{key} was {was}, but is {now}" for key, (was, now) in both.items() if was != now]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 _HEAD = struct.Struct("<qI")

@@ -5,7 +5,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path, PosixPath
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, listed, require
-from ..io import CHECKPOINT, check_kind, is_safetensors
+from ..io import CHECKPOINT, check_kind, flattened, is_safetensors
 from ..progress import say
 from ..spec import SPECS, ModelSpec
 from ..tolerances import UNTRAINED
@@ -97,7 +97,7 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
         )
     tensors = {
         place.replace("_orig_mod.", ""): value
-        for place, value in _flat(content)
+        for place, value in flattened(content, "/")
         if isinstance(value, torch.Tensor)
     }
     weights = _chosen(path, tensors, named)
@@ -127,15 +127,6 @@ def _plain_kinds() -> list[Any]:
         scalar.__module__, scalar.__name__, scalar.__qualname__ = module, "scalar", "scalar"
         kinds.append(scalar)
     return kinds
-
-
-def _flat(content: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """What *content* and the mappings in it hold, each with its keys, joined by ``/``."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{place}{key}/")
-        else:
-            yield f"{place}{key}", value
 
 
 def _chosen(path: Path, tensors: Mapping[str, Any], named: str | None) -> dict[str, Any]:
