@@ -352,7 +352,10 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
     check = drop(against.drop, max_drop, limited=candidate.dataset.limited)
     file = theirs.settings.get("model") or theirs.settings.get("checkpoint")
     settings = {**mine.settings, "reference": file}
-    points = record.Sides(*(operating_point(one.matches) for one in (candidate, reference)))
+    points = mine.operating_point and msgspec.structs.replace(
+        mine.operating_point,
+        reference=theirs.operating_point and theirs.operating_point.candidate,
+    )
     accuracy = msgspec.structs.replace(
         mine, against=against, settings=settings, operating_point=points
     )

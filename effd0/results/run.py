@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from ..data import fixture
 from ..errors import RunFileError
-from ..io import model_sha256, sha256, write_text
+from ..io import model_sha256, write_text
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
@@ -341,7 +341,7 @@ def artefact_of(
 
 def standing(artefact: Artefact, accuracy: Iterable[Accuracy] = ()) -> dict[str, Any]:
     """What `verdict_of` is told of *artefact*, measured so: ``demo``, what a release ``lacks``."""
-    bundled = artefact.checkpoint_sha256 == sha256(fixture.checkpoint())
+    bundled = artefact.checkpoint_sha256 == fixture.reference()["checkpoint_sha256"]
     dataset, own, lacks = artefact.dataset, artefact.model_sha256, []
     if dataset is not None and not dataset.release_set:
         said = "the bundled scenes are none"

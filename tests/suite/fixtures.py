@@ -24,7 +24,6 @@ from effd0.errors import Effd0Error
 from effd0.export import verify as build
 from effd0.export.to_onnx import ExportSettings, write_simplified
 from effd0.graph.onnx_info import read_model
-from effd0.io import sha256
 from effd0.results.suite import FIGURES, SuiteRecord
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
@@ -74,7 +73,7 @@ def checkpoint(pytestconfig: pytest.Config) -> Path:
     if named in ("--model", "--onnx") and (path := onnx_given(pytestconfig)) is not None:
         with contextlib.suppress(Effd0Error):  # the checks of stage export say what is wrong
             origin = read_model(path, spec_for(pytestconfig.getoption("--arch"))).origin
-            if origin.get("checkpoint_sha256") == sha256(embedded.checkpoint()):
+            if origin.get("checkpoint_sha256") == embedded.reference()["checkpoint_sha256"]:
                 named = None
     if named is not None:
         pytest.skip(f"needs the weights that {named} is of: no --checkpoint FILE was given")
