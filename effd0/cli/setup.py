@@ -37,7 +37,7 @@ TASKS = {
     "run in OpenVINO: --runner openvino": ("openvino",),
     "share a run among processes and hosts: --workers": ("ray",),
     "write the page of a run: report": ("report",),
-    "check an artefact stage by stage: check, pytest": ("torch", "onnx", "test"),
+    "check an artefact stage by stage: check, pytest": ("torch", "onnx"),
     "compile an .om: compile": ("onnx", "atc"),
     "run an .om on an Ascend NPU: --model FILE.om": ("acl",),
 }
