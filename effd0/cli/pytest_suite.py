@@ -475,9 +475,8 @@ def pytest_runtest_makereport(
         name = item.nodeid
         if artefact:
             name = item.path.name + name[name.index("::") :]
-        of = (marker.args[0], name)
         docstring = item.function.__doc__ if isinstance(item, pytest.Function) else None
-        found = suite.check_of(*of, error, report, item.user_properties, docstring)
+        found = suite.check_of(marker.args[0], name, error, report, item.user_properties, docstring)
         # As it travels from a worker of xdist.
         setattr(report, CHECK, msgspec.to_builtins(found))
         told = suite.properties_of(found)
@@ -485,7 +484,7 @@ def pytest_runtest_makereport(
         judged = isinstance(error, (AssertionError, Effd0Error)) and str(error)
         quiet = config.option.tbstyle == "auto" and config.option.verbose <= 1
         # Whose artefact fails wants to know what is wrong with it, not how it was looked for.
-        if report.failed and judged and quiet and item.get_closest_marker("artefact"):
+        if report.failed and judged and quiet and artefact:
             assert call.excinfo is not None
             shown = call.excinfo.getrepr(style="value", chain=False)
             # The short summary has its message from there.
@@ -514,8 +513,8 @@ class SessionRecord(suite.SuiteRecord):
         marker = item.get_closest_marker("stage")
         failed = [check.STAGES.index(c.stage) for c in self.checks if c.status == "failed"]
         if self.stops and marker is not None and failed:
-            first = check.STAGES[min(failed)]
-            if marker.args[0] in check.STAGES[min(failed) + 1 :]:
+            first, *behind = check.STAGES[min(failed) :]
+            if marker.args[0] in behind:
                 pytest.skip(f"needs --keep-going: it is behind the broken stage {first}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -91,7 +91,7 @@ def _environment() -> Any:
     )
     used = (
         percent, change, figure, milliseconds, with_unit, counted, head_cell, parameters, classes,
-        mistakes,
+        missed_and_false,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in used}
     called = (error_rows, operating_points, confusions)
@@ -231,7 +231,7 @@ def classes(picture: Picture) -> list[str]:
     return list(dict.fromkeys(one.category for one in every))
 
 
-def mistakes(picture: Picture) -> tuple[list[Truth], list[Detection]]:
+def missed_and_false(picture: Picture) -> tuple[list[Truth], list[Detection]]:
     """
     The objects that no drawn detection of the candidate found, and its detections of no object.
 

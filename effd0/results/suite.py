@@ -16,11 +16,12 @@ from ..data import fixture
 from ..data.coco import Dataset
 from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OutputError
 from ..io import sha256
-from . import check as rules
 from . import run as runs
 from .check import (
+    COMPUTED_IN,
     COULD_NOT_RUN,
     STAGES,
+    UNDECIDED,
     Broken,
     Check,
     Given,
@@ -84,8 +85,8 @@ def check_of(
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         reason = str(reason).removeprefix("Skipped: ")
-        status = "undecided" if reason.startswith(rules.UNDECIDED) else "skipped"
-        evidence = reason.removeprefix(rules.UNDECIDED)
+        status = "undecided" if reason.startswith(UNDECIDED) else "skipped"
+        evidence = reason.removeprefix(UNDECIDED)
     elif (told := str(error)).startswith(TIMED_OUT):
         status, evidence = "undecided", f"the test ran out of its time, {told}"
     elif _is_of_the_suite(error, report.when):
@@ -189,7 +190,7 @@ class SuiteRecord:
         named = (one.diagnosis for one in failed if one.stage == "runner" and one.diagnosis)
         upstream = STAGES[1 : STAGES.index("runner")]  # whatever the images are, heads are of them
         return any(one.stage in upstream for one in failed) or not all(
-            diagnosis.startswith(rules.COMPUTED_IN) for diagnosis in named
+            diagnosis.startswith(COMPUTED_IN) for diagnosis in named
         )
 
     def sections(self) -> dict[str, list[str]]:

@@ -137,7 +137,7 @@ def test_mistakes_of_a_picture_are_those_of_ap50() -> None:
             of(box, "dog", 0.5), of(half, "dog", 0.9), of(away, "dog", 0.4), of(away, "cat", 0.6)
         ],
     }  # fmt: skip
-    missed, false = view.mistakes(msgspec.convert(plain, Picture))
+    missed, false = view.missed_and_false(msgspec.convert(plain, Picture))
     assert [one.category for one in missed] == ["cat"]
     assert [(one.category, one.score) for one in false] == [("cat", 0.6), ("dog", 0.5)]
 
