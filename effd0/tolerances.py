@@ -42,6 +42,16 @@ def _flat(content: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, 
 TABLE = dict(_flat(tomllib.loads(Path(__file__).with_suffix(".toml").read_text())))
 #: What the paired gate takes where --max-drop does not say otherwise.
 MAX_DROP = TABLE["MAX_DROP",]
+MAX_DROP_INT8 = TABLE["MAX_DROP_INT8",]
+SAME_DETECTIONS = TABLE["SAME_DETECTIONS",]
+SAME_SCORES = TABLE["SAME_SCORES",]
+
+
+def max_drop_of(precision: str | None) -> float:
+    """Points of mAP that a build in *precision* may lose where --max-drop does not say."""
+    return (MAX_DROP_INT8 if precision == "int8" else MAX_DROP).limit
+
+
 TO_RECORD = TABLE["TO_RECORD",]
 BETWEEN_RUNNERS = TABLE["BETWEEN_RUNNERS",]
 ROUNDED = TABLE["ROUNDED",]

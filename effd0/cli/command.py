@@ -274,6 +274,12 @@ FREE_IT = "give another place, or --overwrite to replace it"
 #: What a threshold is given in.
 PERCENT: dict[str, Any] = {"metavar": "PERCENT", "min": 0, "max": 100, "panel": GATE}
 POINTS: dict[str, Any] = PERCENT | {"metavar": "POINTS"}
+#: What no class may lose.
+MAX_CLASS_DROP = option(
+    "Threshold of each class: none surely loses more AP than this against the reference.",
+    shown="none",
+    **POINTS,
+)
 #: What stands behind the command without a name.
 ARGUMENT: dict[str, Any] = {"default": REQUIRED, "positional": True}
 ARCH = option(

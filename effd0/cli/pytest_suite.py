@@ -40,7 +40,7 @@ from ..runners.registry import RUNNERS, RunnerOptions
 from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
-from ..tolerances import MAX_DROP
+from ..tolerances import MAX_DROP, MAX_DROP_INT8
 from ..types import BACKEND, GATE, PANELS, SCALE, TESTED, option
 from . import command
 from .pytest_plugin import PATHS, is_led_away
@@ -114,10 +114,16 @@ class SuiteOptions:
     min_map: float = option(
         "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
     )
-    max_drop: float = option(
+    max_drop: float | None = option(
         "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
-        default=MAX_DROP.limit,
+        shown=f"{MAX_DROP.limit}, of int8 {MAX_DROP_INT8.limit}",
         **command.POINTS,
+    )
+    max_class_drop: float | None = command.MAX_CLASS_DROP
+    declared_precision: str | None = option(
+        "What an .om or recorded results were computed in; an ONNX file says it itself.",
+        choices=("fp32", "fp16", "int8"),
+        shown="fp16",
     )
     require: tuple[str, ...] = option(
         "End at once where this is absent, in place of skips; with complete, exit 1 where a stage "

@@ -25,7 +25,7 @@ from ..results.run import flat, write_run
 from ..runners.registry import RunnerOptions
 from ..spec import spec_for
 from ..tensors.inputs import write_inputs
-from ..tolerances import MAX_DROP
+from ..tolerances import MAX_DROP, MAX_DROP_INT8
 from ..types import OUTPUT, OVERWRITE, option
 from . import command as cli
 from .show import class_table, show_classes, show_evaluation, show_lines, show_pool
@@ -45,9 +45,10 @@ def evaluate(
     max_drop: float | None = option(
         "Threshold: exit 1 unless the 95 % interval of the mAP drop against --reference ends at or "
         "below this.",
-        shown=f"{MAX_DROP.limit} with --reference",
+        shown=f"{MAX_DROP.limit} with --reference, of int8 {MAX_DROP_INT8.limit}",
         **cli.POINTS,
     ),
+    max_class_drop: float | None = cli.MAX_CLASS_DROP,
     reports: cli.AccuracyReportOptions,
     directory: DirectoryOptions,
     compute: RunnerOptions,
@@ -55,12 +56,20 @@ def evaluate(
 ) -> None:
     """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
     model.check_photographs("--root", images.root)
-    if max_drop is not None and reference is None:
-        raise EvaluationError(
-            f"--max-drop is {max_drop}, but no --reference is given; name what to compare with"
-        )
-    drop = MAX_DROP.limit if max_drop is None else max_drop
-    job = EvaluationJob(**vars(images), **vars(directory), min_map=min_map, max_drop=drop)
+    limits = {"max_drop": max_drop, "max_class_drop": max_class_drop}
+    for name, limit in limits.items():
+        if limit is not None and reference is None:
+            raise EvaluationError(
+                f"--{name.replace('_', '-')} is {limit}, but no --reference is given; name what "
+                "to compare with"
+            )
+    job = EvaluationJob(
+        **vars(images),
+        **vars(directory),
+        min_map=min_map,
+        max_drop=max_drop,
+        max_class_drop=max_class_drop,
+    )
     choice = replace(model, spec=spec_for(arch), options=compute)
     other = None if reference is None else engines.reference_choice(reference, choice)
     workers = pool.pool()

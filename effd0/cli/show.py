@@ -128,6 +128,8 @@ def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
     if (against := accuracy.against) is not None:
         name = f"{against.runner}, model {against.model_sha256[:12]}"
         show_lines(f"reference: {name}", str(against.parity))
+        if against.drop.worst_classes:
+            show_lines(f"classes that lose most, in points: {against.drop.worst_classes}")
     show_status(verdict.status, evaluation.reason)
 
 

@@ -24,15 +24,25 @@ from ..data.coco import Dataset, annotation_path, load_annotations, load_coco
 from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, EvaluationError, OutputError, ResultError, listed
+from ..graph.onnx_info import stored_precision
 from ..io import sha256
 from ..metrics import bootstrap, coco, detection_diff, summary
 from ..metrics.operating_point import operating_point
 from ..progress import OpenProgress, silent
 from ..results import run as record
-from ..results.check import Check, Verdict, detected, drop, reason_of, threshold, verdict_of
+from ..results.check import (
+    Check,
+    Verdict,
+    class_drops,
+    detected,
+    drop,
+    reason_of,
+    threshold,
+    verdict_of,
+)
 from ..spec import D0, ModelSpec
 from ..timing import Latency, children_peak_rss_mb, peak_rss_mb
-from ..tolerances import MAX_DROP, TO_RECORD
+from ..tolerances import TO_RECORD, max_drop_of
 from ..types import OUTPUT, OVERWRITE, SCALE, TESTED, option
 from .engines import Engine, ModelEngine, RecordedEngine
 from .run_dir import RunDirectory, Say, run_directory
@@ -70,10 +80,15 @@ class DirectoryOptions:
 
 @dataclass(frozen=True)
 class EvaluationJob(DirectoryOptions, ImageOptions):
-    """What any engine evaluates; *min_map* is in percent, *max_drop* in points of mAP."""
+    """
+    What any engine evaluates; *min_map* is in percent, *max_drop* in points of mAP.
+
+    A *max_drop* of None is that of the model's precision; *max_class_drop* is of each class.
+    """
 
     min_map: float | None = None
-    max_drop: float = MAX_DROP.limit
+    max_drop: float | None = None
+    max_class_drop: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -164,7 +179,7 @@ def evaluate(
             plain = replace(job, min_map=None)
             wanted = _measured(plain, reference, images, None, "reference", open_progress)
             with open_progress("comparing", 1) as advance:
-                evaluation = compared(evaluation, wanted, job.max_drop)
+                evaluation = compared(evaluation, wanted, job.max_drop, job.max_class_drop)
                 advance(1)
         if place is not None:
             results = coco.to_coco_results(evaluation.found, evaluation.spec)
@@ -338,9 +353,22 @@ def _refuse_places(matches: coco.MatchTable, given: coco.CocoResults, annotation
             )
 
 
-def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> Evaluation:
-    """The evaluation *candidate* with the check that it loses at most *max_drop* points."""
+def compared(
+    candidate: Evaluation,
+    reference: Evaluation,
+    max_drop: float | None = None,
+    max_class_drop: float | None = None,
+) -> Evaluation:
+    """
+    The evaluation *candidate* with the check that it loses at most *max_drop* points.
+
+    None is what the precision of its ONNX file may lose.  With *max_class_drop* each class has a
+    limit.
+    """
     mine, theirs = candidate.accuracy, reference.accuracy
+    if max_drop is None:
+        model = mine.settings.get("model")
+        max_drop = max_drop_of(stored_precision(model and Path(model)))
     against = bootstrap.ReferenceComparison(
         drop=bootstrap.paired_drop(reference.matches, candidate.matches),
         parity=detection_diff.detection_parity(reference.found, candidate.found),
@@ -349,7 +377,10 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
         model_sha256=theirs.model_sha256,
         metrics=reference.metrics,
     )
-    check = drop(against.drop, max_drop, limited=candidate.dataset.limited)
+    limited = candidate.dataset.limited
+    checks = [*candidate.checks, drop(against.drop, max_drop, against.parity, limited=limited)]
+    if max_class_drop is not None:
+        checks.append(class_drops(against.drop, max_class_drop))
     file = theirs.settings.get("model") or theirs.settings.get("checkpoint")
     settings = {**mine.settings, "reference": file}
     points = mine.operating_point and msgspec.structs.replace(
@@ -359,8 +390,7 @@ def compared(candidate: Evaluation, reference: Evaluation, max_drop: float) -> E
     accuracy = msgspec.structs.replace(
         mine, against=against, settings=settings, operating_point=points
     )
-    checks = (*candidate.checks, check)
-    return replace(candidate, checks=checks, accuracy=accuracy, reference=reference)
+    return replace(candidate, checks=tuple(checks), accuracy=accuracy, reference=reference)
 
 
 def run_of(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.heads import is_merged
-from ..errors import ExportError, GraphError, require
+from ..errors import Effd0Error, ExportError, GraphError, require
 from ..io import ONNX, check_kind
 from ..spec import ModelSpec
 
@@ -114,6 +114,16 @@ def precision_of(model: Any) -> str:
         if tensor.data_type in FLOATS:
             kinds[FLOATS[tensor.data_type]] += math.prod(tensor.dims)
     return kinds.most_common(1)[0][0] if kinds else "fp32"
+
+
+def stored_precision(path: Path | None) -> str | None:
+    """The `precision_of` the ONNX file *path*; None for what is none, and without onnx."""
+    if path is None or path.suffix != ".onnx":
+        return None
+    try:
+        return precision_of(load_graph(path))
+    except Effd0Error:  # whoever opens it says what is wrong
+        return None
 
 
 @dataclass(frozen=True)

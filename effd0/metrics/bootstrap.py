@@ -5,6 +5,7 @@ Matching is done once.  AP (IoU .50:.95, all areas, at most 100 detections) of a
 costs sums alone: an image that was drawn n times counts n times.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,11 +22,25 @@ from .summary import RECALLS, CocoMetrics
 RESAMPLES = 1000
 #: A bootstrap of fewer images knows too little of its own spread to decide anything.
 MIN_IMAGES = 30
+#: Classes that a verdict names.
+WORST_CLASSES = 5
 #: Image draws times detections of the largest category that are in memory at a time.
 _CHUNK = 4_000_000
 
 #: How often each image was drawn: (resamples, images), whole numbers.
 Weights = npt.NDArray[np.int32]
+
+
+class ClassDrop(NamedTuple):
+    """Points of AP that a class loses, and the 95 % interval of that."""
+
+    name: str
+    points: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.points:.1f} ({self.low:.1f} to {self.high:.1f})"
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,8 @@ class PairedDrop:
     mAP of the reference less that of the candidate, in points: positive is a loss.
 
     *low* and *high* bound the 95 % interval of a paired bootstrap over *images* images;
-    *reference_ap* and *candidate_ap* are fractions.
+    *reference_ap* and *candidate_ap* are fractions.  *classes* are those with an object, the one
+    that loses most first.
     """
 
     points: float
@@ -43,6 +59,12 @@ class PairedDrop:
     images: int
     reference_ap: float
     candidate_ap: float
+    classes: tuple[ClassDrop, ...] = ()
+
+    @property
+    def worst_classes(self) -> str:
+        """The classes that lose most, with intervals; empty where none loses anything."""
+        return ", ".join(str(one) for one in self.classes[:WORST_CLASSES] if one.points > 0)
 
     def __str__(self) -> str:
         return (
@@ -88,10 +110,11 @@ def paired_drop(
     images hold no object to be found.
     """
     sides = [category_hits(matches) for matches in (reference, candidate)]
-    images = len(reference.dataset.samples)
+    dataset = reference.dataset
+    images = len(dataset.samples)
     whole = np.ones((1, images), np.int32)
-    wanted, got = (float(average_precision(side, whole)[0]) for side in sides)
-    if not np.isfinite(wanted - got):
+    wanted, got = (_class_precision(side, whole)[:, 0] for side in sides)
+    if not wanted.size:
         raise EvaluationError(
             f"the {images} images have no object that is not crowd, but a drop of mAP needs some; "
             "give images with annotations"
@@ -102,11 +125,19 @@ def paired_drop(
     for start in range(0, resamples, together):
         drawn = rng.integers(0, images, (min(together, resamples - start), images))
         weights = np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.int32)
-        parts.append(average_precision(sides[0], weights) - average_precision(sides[1], weights))
-    drops = 100 * np.concatenate(parts)
-    # A draw of images without any object says nothing and is left out.
-    low, high = np.quantile(drops[np.isfinite(drops)], (0.025, 0.975)).tolist()
-    return PairedDrop(100 * (wanted - got), low, high, images, wanted, got)
+        both = [_class_precision(side, weights) for side in sides]
+        parts.append(np.vstack([both[0] - both[1], _mean(both[0]) - _mean(both[1])]))
+    # A draw of images without any object says nothing and is left out; so of each class.
+    drops = 100 * np.hstack(parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class may be in no draw at all
+        *each, (low, high) = np.nanquantile(drops, (0.025, 0.975), axis=1).T.tolist()
+    names = [dataset.categories[found.category] for found in sides[0]]
+    losses = (100 * (wanted - got)).tolist()
+    classes = [ClassDrop(*of, *ends) for *of, ends in zip(names, losses, each, strict=True)]
+    classes.sort(key=lambda one: -one.points)
+    ap, other = float(_mean(wanted[:, None])[0]), float(_mean(got[:, None])[0])
+    return PairedDrop(100 * (ap - other), low, high, images, ap, other, tuple(classes))
 
 
 def reachable_ap(matches: MatchTable) -> float:
@@ -125,13 +156,14 @@ def reachable_ap(matches: MatchTable) -> float:
 
 class CategoryHits(NamedTuple):
     """
-    The detections of one category over all images, by falling score.
+    The detections of one *category*, an id, over all images, by falling score.
 
     *images* is the place of each one's image in the dataset.  *hits* and *ignored* hold, for each
     of COCO's ten IoU thresholds, the positions of detections that found an object and of those
     that count neither way.  *wanted* counts the objects to be found in each image.
     """
 
+    category: int
     images: Indices
     hits: tuple[Indices, ...]
     ignored: tuple[Indices, ...]
@@ -158,7 +190,7 @@ def category_hits(
         if wanted.any():
             hit = (np.append(np.arange(more), np.flatnonzero(row) + more) for row in hits)
             left_out = (np.flatnonzero(row) + more for row in ignored)
-            every.append(CategoryHits(images, tuple(hit), tuple(left_out), wanted))
+            every.append(CategoryHits(category, images, tuple(hit), tuple(left_out), wanted))
     return every
 
 
@@ -168,14 +200,24 @@ def average_precision(categories: Sequence[CategoryHits], weights: Weights) -> F
 
     Weights of one give COCOeval's AP of the images as they are.
     """
-    total, defined = np.zeros(len(weights)), np.zeros(len(weights))
-    for found in categories:
+    return _mean(_class_precision(categories, weights))
+
+
+def _class_precision(categories: Sequence[CategoryHits], weights: Weights) -> Fractions:
+    """AP of each category in each resample, (categories, resamples); NaN without an object."""
+    result = np.full((len(categories), len(weights)), np.nan)
+    for row, found in zip(result, categories, strict=True):
         wanted = weights @ found.wanted
         present = wanted > 0
-        total[present] += _category_precision(found, weights[present], wanted[present])
-        defined += present
-    total[defined == 0] = np.nan
-    return np.asarray(total / np.maximum(defined, 1))
+        row[present] = _category_precision(found, weights[present], wanted[present])
+    return result
+
+
+def _mean(by_class: Fractions) -> Fractions:
+    """The mean over the classes that are there, (resamples,); NaN where none is."""
+    defined = np.isfinite(by_class)
+    total, count = np.where(defined, by_class, 0).sum(axis=0), defined.sum(axis=0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
 
 def _category_precision(found: CategoryHits, weights: Weights, wanted: Indices) -> Fractions:

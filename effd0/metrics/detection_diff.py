@@ -16,6 +16,7 @@ from ..data.remote import localized
 from ..detection.postprocess import Detections
 from ..errors import EvaluationError
 from ..spec import ModelSpec
+from ..tolerances import SAME_DETECTIONS, SAME_SCORES
 from ..types import Boxes, Floats, Indices
 
 #: Boxes of one class that overlap by less show different things.
@@ -68,6 +69,16 @@ class DetectionParity:
     score_difference: Spread | None
     iou: Spread | None
     worst: tuple[tuple[int, float], ...]
+
+    @property
+    def same_but_for_rounding(self) -> bool:
+        """Whether nearly every detection has a partner of nearly its score (see tolerances)."""
+        unmatched, reference = self.missing + self.extra, self.matched + self.missing
+        return (
+            self.score_difference is not None
+            and unmatched <= 2 * SAME_DETECTIONS.limit * reference
+            and self.score_difference[1] <= SAME_SCORES.limit
+        )
 
     def __str__(self) -> str:
         worst = ", ".join(f"{image_id} ({stake:.2g})" for image_id, stake in self.worst)

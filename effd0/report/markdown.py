@@ -139,6 +139,8 @@ def _figures(run: Run) -> Iterable[tuple[str, str, str]]:
                 f"{_two(drop.points)} points (95 % interval {_two(drop.low)} to {_two(drop.high)})",
                 f"interval ends at or below {figure(beside.max_drop)} points",
             )
+            if drop.worst_classes:
+                yield "classes that lose most", _text(drop.worst_classes), NONE
     if heads := [one for one in run.parity if one.heads]:
         worst = max(heads, key=_share)
         error, allowed, unit = worst.worst

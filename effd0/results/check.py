@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from ..metrics.bootstrap import MIN_IMAGES, PairedDrop
+from ..metrics.detection_diff import DetectionParity
 from ..metrics.summary import CocoMetrics
 from ..tolerances import AP_ARITHMETIC
 
@@ -355,12 +356,15 @@ def threshold(
     return Check("gate", name, status, said, figure=ap, tolerance=min_map, unit="%")
 
 
-def drop(found: PairedDrop, max_drop: float, *, limited: bool) -> Check:
+def drop(
+    found: PairedDrop, max_drop: float, parity: DetectionParity | None = None, *, limited: bool
+) -> Check:
     """
     Check that the 95 % interval of the mAP drop against a reference is within *max_drop* points.
 
     A *limited* run, of not all images, can fail, but never pass. The figure is the upper end, which
-    decides.
+    decides. Where the interval says neither, *parity* decides if the detections are the same but
+    for rounding.
     """
     allowed, decided = f"{max_drop:.2f} points", found.status(max_drop)
     status: Status = "undecided"
@@ -372,10 +376,31 @@ def drop(found: PairedDrop, max_drop: float, *, limited: bool) -> Check:
         status, said = "passed", f"at most {allowed} were allowed"
     elif found.images < MIN_IMAGES:
         said = f"but fewer than {MIN_IMAGES} images decide nothing; run on more images"
+    elif found.points <= max_drop and parity is not None and parity.same_but_for_rounding:
+        said = (
+            f"the {allowed} allowed lie within the interval, but the detections are the same but "
+            f"for rounding: {parity.matched} matched, {parity.missing} missing, which decides"
+        )
+        status = "passed"
     else:
         said = f"but the {allowed} allowed lie within the interval; run on more images"
     name, evidence = "mAP does not drop against --reference", f"{found}, {said}"
     return Check("gate", name, status, evidence, "", found.high, max_drop, "points")
+
+
+def class_drops(found: PairedDrop, max_drop: float) -> Check:
+    """Check that no class surely loses more than *max_drop* points: by the interval's lower end."""
+    lost = [one for one in found.classes if one.low > max_drop]
+    said = f"no class surely loses more than {max_drop:.2f} points"
+    if found.worst_classes:
+        said += f"; those that lose most are {found.worst_classes}"
+    if lost:
+        named = ", ".join(map(str, lost))
+        said = f"{len(lost)} classes surely lose more than {max_drop:.2f} points: {named}"
+    worst = max((one.low for one in found.classes), default=None)
+    name = "no class drops against --reference"
+    status: Status = "failed" if lost else "passed"
+    return Check("gate", name, status, first_line(said), "", worst, max_drop, "points")
 
 
 def detected(metrics: CocoMetrics) -> Check:

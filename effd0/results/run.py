@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from ..data import fixture
 from ..errors import RunFileError
+from ..graph.onnx_info import stored_precision
 from ..io import model_sha256, write_text
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
@@ -69,12 +70,17 @@ class DatasetUsed(Part):
 
 
 class Artefact(Part):
-    """What was under test; a hash is None where no such file was given."""
+    """
+    What was under test; a hash is None where no such file was given.
+
+    *precision* is that of the model: as its ONNX file says, else as declared; None if unknown.
+    """
 
     name: str
     model_sha256: Sha256 | None
     checkpoint_sha256: Sha256 | None
     dataset: DatasetUsed | None
+    precision: str | None = None
 
 
 class Environment(Part):
@@ -332,11 +338,17 @@ def artefact_of(
     checkpoint: Path | None,
     dataset: DatasetUsed | None,
     named: Path | None = None,
+    declared: str | None = None,
 ) -> Artefact:
-    """The artefact of the files *model* and *checkpoint*, called by *named* or one of them."""
+    """
+    The artefact of the files *model* and *checkpoint*, called by *named* or one of them.
+
+    *declared* is the precision of a model whose file does not say it.
+    """
     file = named or model or checkpoint
     weights, graph = (None if p is None else model_sha256(p) for p in (checkpoint, model))
-    return Artefact("" if file is None else file.name, graph, weights, dataset)
+    precision = stored_precision(model) or declared
+    return Artefact("" if file is None else file.name, graph, weights, dataset, precision)
 
 
 def standing(artefact: Artefact, accuracy: Iterable[Accuracy] = ()) -> dict[str, Any]:
@@ -478,7 +490,8 @@ def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
             "only runs of one artefact can be merged; write all with --report-json on the "
             "same files"
         )
-    return Artefact(name=runs[0].artefact.name, **known)
+    precision = next((one.precision for one in artefacts if one.precision), None)
+    return Artefact(name=runs[0].artefact.name, **known, precision=precision)
 
 
 def _described(value: str | DatasetUsed | None) -> str:

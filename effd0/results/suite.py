@@ -218,7 +218,9 @@ class SuiteRecord:
         files = {option: value for option, value in given.items() if isinstance(value, Path)}
         named = next((files[option] for option in NAMING if option in files), None)
         weights = files.get("--checkpoint") or (None if named else fixture.checkpoint())
-        return runs.artefact_of(files.get("--model"), weights, self.dataset, named)
+        declared = given.get("--declared-precision")
+        of = (str(declared).strip() if declared else None,)
+        return runs.artefact_of(files.get("--model"), weights, self.dataset, named, *of)
 
     def _cut_off(self, exit_status: int) -> str:
         return "" if self.could_not_run else CUT_OFF.get(exit_status, "")

@@ -26,12 +26,15 @@ BATCH_SIZES = (1, 2, 5)
 
 
 @pytest.fixture(scope="session")
-def precision_of(request: pytest.FixtureRequest, spec: ModelSpec) -> Callable[[str], str]:
+def precision_of(
+    request: pytest.FixtureRequest, spec: ModelSpec, pytestconfig: pytest.Config
+) -> Callable[[str], str]:
     """Return the precision that a runner may compute in: its model's own."""
 
     def precision(name: str) -> str:
         if name in MAY_ROUND:
-            return "fp16"
+            declared: str | None = pytestconfig.getoption("--declared-precision")
+            return declared or "fp16"
         if name not in ("ort", "openvino"):
             return "fp32"
         return read_model(request.getfixturevalue("onnx_model"), spec).precision

@@ -176,7 +176,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
 
 def test_the_next_step_repeats_what_decides_the_run() -> None:
     """A run that is repeated has the thresholds and runners of the first."""
-    words = "--min-map=60 --max-drop=0.2 --release-set --runner=ort --runner=torch --image-limit=9"
+    words = "--min-map=60 --release-set --runner=ort --runner=torch --image-limit=9"
     given = pytest_suite.given_to(session_config(f"--model=a.onnx {words}"))
     assert {option: str(value) for option, value in given.items() if value is not None} == {
         "--model": "a.onnx", "--release-set": "", "--min-map": "60.0",

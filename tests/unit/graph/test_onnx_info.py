@@ -13,7 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from effd0.errors import ExportError, GraphError
-from effd0.graph.onnx_info import ModelFile, check_support, model_input, read_model
+from effd0.graph.onnx_info import (
+    ModelFile,
+    check_support,
+    model_input,
+    read_model,
+    stored_precision,
+)
 from tests.helpers import TINY
 from tests.helpers.onnx_models import halved, head_model, pad_model, parsed
 
@@ -91,7 +97,8 @@ def test_precision_is_what_weights_are_stored_in(
     """A graph that quantises anywhere is int8."""
     model = heads()
     plant(model)
-    assert read(model, tmp_path).precision == precision
+    file = read(model, tmp_path)
+    assert file.precision == stored_precision(file.path) == precision
 
 
 # Files.

@@ -97,6 +97,24 @@ def test_the_drop_is_the_difference_of_the_metrics() -> None:
     assert (drop.points, drop.low, drop.high, drop.images) == (0, 0, 0, 40)
 
 
+def test_each_class_has_its_own_drop_with_an_interval() -> None:
+    """Classes lose what their AP loses, the worst first; their mean is the drop of mAP."""
+    sides = [coco_metrics(SCENES, found, D0).per_class for found in (FOUND, FEWER)]
+    drop = paired_drop(matched(FOUND), matched(FEWER), resamples=200)
+    wanted = {
+        name: 100 * (ap - (sides[1][name] or 0)) for name, ap in sides[0].items() if ap is not None
+    }
+    assert {one.name: one.points for one in drop.classes} == pytest.approx(wanted, abs=100 * SAME)
+    assert [one.points for one in drop.classes] == sorted(
+        (one.points for one in drop.classes), reverse=True
+    )
+    assert np.mean([one.points for one in drop.classes]) == pytest.approx(drop.points)
+    assert all(one.low <= one.points + SAME for one in drop.classes)
+    assert drop.worst_classes.startswith(f"{drop.classes[0].name} {drop.classes[0].points:.1f} (")
+    losing = sum(one.points > 0 for one in drop.classes)
+    assert drop.worst_classes.count("(") == min(5, losing) > 0
+
+
 def test_the_interval_is_that_of_plain_resampling() -> None:
     """Draw images, score both sides, subtract: the quantiles are the interval."""
     drops = []

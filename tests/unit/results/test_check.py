@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.cli.pytest_plugin import PATHS
-from effd0.metrics.bootstrap import PairedDrop
+from effd0.metrics.bootstrap import ClassDrop, PairedDrop
+from effd0.metrics.detection_diff import DetectionParity
 from effd0.metrics.summary import METRICS, CocoMetrics
 from effd0.results.check import (
     EVIDENCE_LENGTH,
@@ -19,6 +20,7 @@ from effd0.results.check import (
     Broken,
     Check,
     Stage,
+    class_drops,
     detected,
     drop,
     first_line,
@@ -332,6 +334,49 @@ def test_the_whole_interval_of_a_drop_decides(
     assert (check.status, check.figure, check.tolerance) == (status, high, 0.2)
     assert evidence in check.evidence
     assert "points against the reference" in check.evidence
+
+
+def parity_of(missing: int, score: float) -> DetectionParity:
+    """Return 1000 detections of the reference, so many without a partner, scores so far apart."""
+    spread = (score / 10, score, 0.3)
+    matched = 1000 - missing
+    return DetectionParity(80, matched, missing, missing, spread, (1.0, 0.99, 0.5), ())
+
+
+@pytest.mark.parametrize(
+    ("low", "points", "parity", "status"),
+    [
+        pytest.param(0.0, 0.14, parity_of(5, 0.0015), "passed", id="rounding-alone"),
+        pytest.param(0.0, 0.21, parity_of(5, 0.0015), "undecided", id="drop-itself-above"),
+        pytest.param(0.0, 0.14, parity_of(11, 0.0015), "undecided", id="detections-lost"),
+        pytest.param(0.0, 0.14, parity_of(5, 0.006), "undecided", id="scores-apart"),
+        pytest.param(0.21, 0.14, parity_of(0, 0.0), "failed", id="interval-above"),
+    ],
+)
+def test_detections_decide_where_the_interval_does_not(
+    low: float, points: float, parity: DetectionParity, status: str
+) -> None:
+    """They pass a build that loses no more than allowed and has them but for rounding."""
+    found = PairedDrop(points, low, 0.25, 80, 0.34, 0.335)
+    assert drop(found, 0.2, parity, limited=False).status == status
+    limited = drop(found, 0.2, parity, limited=True)
+    assert limited.status == ("failed" if status == "failed" else "undecided")
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "evidence"),
+    [
+        (10.0, "failed", "1 classes surely lose more than 10.00 points: frisbee 43.0 (20.0 to"),
+        (25.0, "passed", "no class surely loses more than 25.00 points; those that lose most are "),
+    ],
+    ids=["above", "within-the-interval"],
+)
+def test_a_class_fails_that_surely_loses_more(limit: float, status: str, evidence: str) -> None:
+    """The lower end of a class's interval decides, not its mean."""
+    classes = ClassDrop("frisbee", 43.0, 20.0, 60.0), ClassDrop("cup", 11.0, -2.0, 30.0)
+    check = class_drops(PairedDrop(0.1, 0.0, 0.2, 80, 0.3, 0.3, classes), limit)
+    assert (check.status, check.figure, check.stage) == (status, 20.0, "gate")
+    assert check.evidence.startswith(evidence)
 
 
 def test_a_model_that_detects_nothing_fails() -> None:

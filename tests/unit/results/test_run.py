@@ -18,6 +18,7 @@ from effd0.results.run import (
     Accuracy,
     Artefact,
     Run,
+    artefact_of,
     flat,
     json_schema,
     merge_runs,
@@ -277,3 +278,16 @@ def test_another_artefact_is_refused_with_both_values(artefacts: Any, message: s
     runs = [run(artefact=artefact(**parts)) for parts in artefacts]
     with pytest.raises(RunFileError, match=message):
         merge_runs(runs, ["a", "b", "c"][: len(runs)])
+
+
+@pytest.mark.parametrize("declared", ["int8", None])
+def test_a_compiled_model_has_the_precision_that_was_declared(
+    declared: str | None, tmp_path: Path
+) -> None:
+    """An .om does not say what it computes in, and nothing is guessed; merged runs keep it."""
+    (tmp_path / "d0.om").write_bytes(b"compiled")
+    found = artefact_of(tmp_path / "d0.om", None, None, declared=declared)
+    assert found.precision == declared
+    runs = [as_run(content()), as_run(content())]
+    runs[1].artefact = msgspec.structs.replace(runs[1].artefact, precision=declared)
+    assert merge_runs(runs).artefact.precision == declared
