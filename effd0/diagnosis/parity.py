@@ -129,9 +129,9 @@ class Precision(NamedTuple):
     """
     An estimate of the precision that heads were computed in.
 
-    *error* is the median over heads and images of the root mean square difference, in standard
-    deviations of the reference head; *grid* is fp16, bf16 or None; *possible* are the precisions
-    whose bands contain the error: fp32, tf32, fp16, bf16, int8.
+    *error* is that of the worst image: the median over its heads of the root mean square
+    difference, in standard deviations of the reference head; *grid* is fp16, bf16 or None;
+    *possible* are the precisions whose bands contain the error: fp32, tf32, fp16, bf16, int8.
     """
 
     error: float
@@ -170,7 +170,7 @@ def estimate(reference: Tensors, candidate: Tensors) -> Precision:
             error = np.sqrt((delta**2).mean(axis=1)) / flat.std(axis=1)
         # What is not finite, or of equal values, is infinitely far.
         errors.append(np.where(np.isfinite(error), error, np.inf))
-    error = float(np.median(np.concatenate(errors)))
+    error = float(np.median(errors, axis=0).max())
     heads = [np.asarray(head, np.float32) for head in candidate.values()]
     least, grid = ON_GRID * sum(head.size for head in heads), None
     for name, on_grid in (("bf16", on_bfloat16), ("fp16", on_float16)):
@@ -182,9 +182,11 @@ def estimate(reference: Tensors, candidate: Tensors) -> Precision:
 
 
 def diagnose_precision(reference: Tensors, got: Tensors, precision: str) -> str | None:
-    """Return what the error looks like, if that is another precision than was asked for."""
-    found = estimate(reference, got)
-    if found.name in ("unclear", precision) or not found.error <= INT8_WEIGHTS:
+    """Return what the error looks like, if that is a coarser precision than was asked for."""
+    found, finest_first = estimate(reference, got), [*dict.fromkeys(band[0] for band in BANDS)]
+    if found.name == "unclear" or not found.error <= INT8_WEIGHTS:
+        return None
+    if finest_first.index(found.name) <= finest_first.index(precision):
         return None
     return f"{COMPUTED_IN}{found.name}, not in {precision}: {found}"
 
