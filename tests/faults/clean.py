@@ -22,7 +22,7 @@ from effd0.tensors.inputs import write_inputs
 from tests.helpers.onnx_models import nodes_of, pinned, renamed
 
 from .checkpoint import noisy
-from .model import rename
+from .model import rename, unfused
 from .run import Good, base_options, copy_scenes
 
 #: What is right and an empty folder -> the options of pytest.
@@ -201,6 +201,7 @@ CLEAN: dict[str, Make] = {
     "weights-in-fp16": _edited("fp16"),
     "all-in-fp16": _edited("fp16", then=_float16_outside),
     "renamed-and-shuffled": _model(_shuffled),
+    "unfused-batch-norms": _model(unfused),
     "runner-openvino": _with_model("--runner=openvino"),
     "runner-torch": _plain("--runner=torch"),
     "runner-ort-1-thread-unoptimised": _with_model(
