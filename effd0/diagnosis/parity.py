@@ -5,6 +5,7 @@ Heads that differ are explained further than the heads alone do: by the node of 
 it, by the batch, by the input that they are right for, or by another precision.
 """
 
+import contextlib
 import functools
 import tempfile
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..errors import Effd0Error
+from ..errors import CheckpointError, Effd0Error
 from ..export.to_onnx import ExportSettings, write_onnx, write_simplified
 from ..graph.onnx_info import ModelFile, load_graph
 from ..io import sha256
 from ..results.check import COMPUTED_IN, Broken, finite
 from ..results.run import Head, Parity
 from ..runners.base import NamedRunner
+from ..runners.checkpoint import weight_sets
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
@@ -218,6 +220,7 @@ def compare_plain(
     reference: Tensors,
     spec: ModelSpec,
     diagnose_input: DiagnoseInput,
+    named: str | None = None,
 ) -> tuple[Broken | None, Figure]:
     """
     Compare the heads of the ONNX file *model*, unoptimised, with torch's *reference*.
@@ -225,7 +228,8 @@ def compare_plain(
     Gives how they differ, with the stage that made them, or None; and how far they are off, what
     is allowed, and the unit.  Where they differ, bisection against a fresh export of *checkpoint*
     says which node does it, and so whether weights (export) or the computation (graph) are at
-    fault.  *images* are (N, 3, S, S) and those of *reference*.
+    fault.  *images* are (N, 3, S, S) and those of *reference*; of several sets of weights in the
+    checkpoint, it is the one *named*.
     """
     rows = min(COMPARED, len(images), model.batch or COMPARED)
     images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
@@ -236,8 +240,19 @@ def compare_plain(
     try:
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
+        first_set, *others = weight_sets(checkpoint)
+        used = named or first_set
+        for other in {first_set, *others} - {used}:
+            with (
+                contextlib.suppress(Broken, CheckpointError),  # a set may lack tensors
+                open_runner("torch", checkpoint, spec, RunnerOptions(weights=other)) as runner,
+            ):
+                theirs = runner.infer({spec.input_name: images})
+                check_heads(theirs, heads, spec, model.precision)
+                said = f"another set of weights: these are its {other}, not its {used}"
+                return Broken(broken.evidence, said, "export", broken.details), figure
         bad = Network(load_graph(model.path))
-        good = Network(load_graph(fresh_export(checkpoint, spec)))
+        good = Network(load_graph(fresh_export(checkpoint, spec, named)))
         rows = model.batch or 1
         try:
             found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
@@ -245,13 +260,13 @@ def compare_plain(
         except Effd0Error:
             first, explanation = None, ""  # the heads alone explain what cannot be bisected
         # That a fault is confined to some heads says less than the node does.
-        named = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
+        causes = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
         stage = "graph" if first is None else first.stage
         if first is None or any(s[1:2] == spec.input_shape[:1] for s in first.input_shapes):
             # The graph may do to its input, padded or not, what preprocessing has done already.
             cause = diagnose_input(heads)
-            named.append("" if cause is None else model_expects(cause))
-        diagnosis = "; ".join(filter(None, [*named, explanation]))
+            causes.append("" if cause is None else model_expects(cause))
+        diagnosis = "; ".join(filter(None, [*causes, explanation]))
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure
 
@@ -301,15 +316,16 @@ def diagnose_runner(
     return Broken(broken.evidence, named, stage, broken.details)
 
 
-def fresh_export(checkpoint: Path, spec: ModelSpec) -> Path:
+def fresh_export(checkpoint: Path, spec: ModelSpec, weights: str | None = None) -> Path:
     """Export *checkpoint*, simplified, with a free batch; once for each content in a process."""
-    return _fresh_export(sha256(checkpoint), checkpoint, spec)
+    return _fresh_export(sha256(checkpoint), checkpoint, spec, weights)
 
 
 @functools.cache
-def _fresh_export(digest: str, checkpoint: Path, spec: ModelSpec) -> Path:
-    raw, out = (Path(_FOLDER.name, f"{digest}{end}.onnx") for end in ("_raw", ""))
-    write_onnx(checkpoint, raw, spec, ExportSettings(batch_size=None))
+def _fresh_export(digest: str, checkpoint: Path, spec: ModelSpec, weights: str | None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=digest, dir=_FOLDER.name))
+    raw, out = folder / "raw.onnx", folder / "d0.onnx"
+    write_onnx(checkpoint, raw, spec, ExportSettings(batch_size=None, weights=weights))
     write_simplified(raw, out)
     return out
 

@@ -28,7 +28,7 @@ from tests.helpers.onnx_models import (  # fmt: skip
 )
 
 from .checkpoint import noisy
-from .run import Fault, Good, Plant, Planted, with_model
+from .run import Fault, Good, Plant, Planted, base_options, detections_of, with_model
 
 
 def _graph(change: Callable[[Any], object], *, runs: bool = True) -> Plant:
@@ -80,6 +80,25 @@ def _of_weights(change: Callable[[dict[str, Any]], dict[str, Any]], *, named: bo
         return with_model(good, path)
 
     return plant
+
+
+def _other_backbone(state: dict[str, Any]) -> dict[str, Any]:
+    others = noisy(state, 0.05, 2)
+    return {n: others[n] if n.startswith("backbone.") else value for n, value in state.items()}
+
+
+def _last_weights(good: Good, folder: Path) -> Planted:
+    """The checkpoint is a training file, and the export of its last weights, not of the average."""
+    checkpoint, path = folder / "both.pth", folder / "d0.onnx"
+    average = dict(read_weights(good.checkpoint))
+    torch.save({"state_dict": noisy(average, 0.05, 3), "state_dict_ema": average}, checkpoint)
+    settings = ExportSettings(batch_size=None, weights="state_dict")
+    write_onnx(checkpoint, path, good.spec, settings)
+    options = base_options(good, checkpoint=checkpoint)
+    return Planted(
+        (*options, f"--model={path}", "--runner=ort"),
+        found=lambda: detections_of(path, good.dataset),
+    )
 
 
 def _epsilon(state: dict[str, Any]) -> dict[str, Any]:
@@ -315,6 +334,10 @@ FAULTS = (
           _of_weights(lambda state: noisy(state, 0.05, 1), named=True)),
     Fault("batch-norm-epsilon", "export", "effdet's 1e-3, PyTorch's default 1e-5", "weight",
           _of_weights(_epsilon, named=False)),
+    Fault("of-another-backbone", "export", "a backbone of other pretraining",
+          r"another checkpoint: .* all \d+ in backbone", _of_weights(_other_backbone, named=False)),
+    Fault("of-the-last-weights", "export", "timm's checkpoints: state_dict_ema was validated",
+          "these are its state_dict, not its state_dict_ema", _last_weights),
     Fault("training-mode", "export", "an export without model.eval()", "",
           _unfused(training=True)),
     Fault("weights-scaled-in-a-head", "export", "peers F37", "scaled by 1.02",
