@@ -128,7 +128,7 @@ class Network:
             epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
             factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
             kernel *= factor.reshape(-1, *[1] * (kernel.ndim - 1))
-            bias = [((bias or [0.0])[0] - mean) * factor + shift]
+            bias = [((bias[0] if bias else 0.0) - mean) * factor + shift]
             del conv.input[1:]
             for number, value in enumerate((kernel, *bias)):
                 name = f"{norm.output[0]}_fused_{number}"
