@@ -169,7 +169,6 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
         notes.append(f"the input is {mine}, but {theirs} in the reference")
     if not (floats and fits):
         return Finding("inputs differ", notes=tuple(notes))
-    # Where norms are nodes of one side alone, weights of healthy convolutions would differ.
     if len({any(n.op == "BatchNormalization" for n in side.nodes) for side in (bad, good)}) > 1:
         bad, good = bad.fused(), good.fused()
     for network in (bad, good):
@@ -238,11 +237,13 @@ def _other_weights(
     differ = sum(map(sum, parts.values()))
     if differ <= 1:
         return ""
-    counts = {part: (f"all {len(of)}" if all(of) else f"{sum(of)} of {len(of)}")
-              for part, of in parts.items() if any(of) and part}  # fmt: skip
-    where = ", ".join(f"{count} in {part}" for part, count in counts.items())
+    counts = [
+        f"{'all' if all(of) else f'{sum(of)} of'} {len(of)} in {part}"
+        for part, of in parts.items()
+        if any(of) and part
+    ]
     said = f"{differ} of {sum(map(len, parts.values()))} convolutions have other weights"
-    said += f": {where}" if where else ""
+    said += f": {', '.join(counts)}" if counts else ""
     if any(all(of) for of in parts.values()):
         mine, theirs = zip(*outputs, strict=True)
         both = zip(Network(model).run(mine, images), good.run(theirs, images), strict=True)

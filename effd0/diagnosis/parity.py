@@ -186,9 +186,8 @@ def estimate(reference: Tensors, candidate: Tensors) -> Precision:
 def diagnose_precision(reference: Tensors, got: Tensors, precision: str) -> str | None:
     """Return what the error looks like, if that is a coarser precision than was asked for."""
     found, finest_first = estimate(reference, got), [*dict.fromkeys(band[0] for band in BANDS)]
-    if found.name == "unclear" or not found.error <= INT8_WEIGHTS:
-        return None
-    if finest_first.index(found.name) <= finest_first.index(precision):
+    allowed = finest_first[: finest_first.index(precision) + 1]
+    if found.name in ("unclear", *allowed) or not found.error <= INT8_WEIGHTS:
         return None
     return f"{COMPUTED_IN}{found.name}, not in {precision}: {found}"
 
@@ -240,9 +239,9 @@ def compare_plain(
     try:
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
-        first_set, *others = weight_sets(checkpoint)
-        used = named or first_set
-        for other in {first_set, *others} - {used}:
+        sets = weight_sets(checkpoint)
+        used = named or sets[0]
+        for other in [one for one in sets if one != used]:
             with (
                 contextlib.suppress(Broken, CheckpointError),  # a set may lack tensors
                 open_runner("torch", checkpoint, spec, RunnerOptions(weights=other)) as runner,

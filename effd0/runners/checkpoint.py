@@ -85,11 +85,8 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
     inner = tuple(other for other in sets.values() if other.startswith(start))
     mine = [n for n in tensors if n.startswith(start) and not n.startswith(inner)]
     weights = {n[len(start) :]: tensors[n] for n in mine if "/" not in n[len(start) :]}
-    odd = [
-        n
-        for n, t in weights.items()
-        if t.is_quantized or t.is_meta or str(t.layout) != "torch.strided"
-    ]
+    dense = "torch.strided"
+    odd = [n for n, t in weights.items() if t.is_quantized or t.is_meta or str(t.layout) != dense]
     if odd:
         raise CheckpointError(
             f"{path} holds quantized, sparse or empty (meta) tensors in {listed(odd)}, but dense "
@@ -107,8 +104,7 @@ def weights_digest(weights: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal, of the tensors *weights* by name: the same in every kind of file."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        # Files without batch counters are complete.
-        if not name.endswith("num_batches_tracked"):
+        if not name.endswith("num_batches_tracked"):  # which a whole file may lack
             array = weights[name].numpy(force=True)
             digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
     return digest.hexdigest()
