@@ -116,12 +116,13 @@ class Network:
         model = type(self.model)()
         model.CopyFrom(self.model)
         makers = {name: node for node in model.graph.node for name in node.output}
-        readers = Counter(name for node in model.graph.node for name in node.input)
+        readers = Counter(self.outputs + [n for node in model.graph.node for n in node.input])
         for norm in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
             conv = makers.get(norm.input[0])
             if conv is None or conv.op_type != "Conv" or readers[norm.input[0]] > 1:
                 continue
-            if not self.values.keys() >= {*conv.input[1:], *norm.input[1:]}:
+            known = self.values.keys() >= {*conv.input[1:], *norm.input[1:]}
+            if not known or len(norm.output) > 1:  # more outputs are of training
                 continue
             kernel, *bias = (self.values[name].astype(np.float64) for name in conv.input[1:])
             scale, shift, mean, variance = (self.values[name] for name in norm.input[1:])
