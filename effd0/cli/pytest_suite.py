@@ -67,7 +67,10 @@ WITH_WORKERS = ("ort", "openvino", "torch", "acl")
 DECIDING = (TESTED, GATE, BACKEND, SCALE)
 NOT_REPEATED = ("image_limit", "keep_going", "max_slowdown")
 #: Runner -> what it takes of the session's options beside --threads.
-KNOWN = {"ort": ("provider", "provider_option", "graph_optimization"), "torch": ("postprocess",)}
+KNOWN = {
+    "ort": ("provider", "provider_option", "graph_optimization"),
+    "torch": ("postprocess", "weights"),
+}
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
     "browser": "needs Playwright and a Chromium that it drives",

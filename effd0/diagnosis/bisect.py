@@ -7,8 +7,9 @@ in), not a fault: that runs down to an output, or fades.
 """
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ PADDING = {"Conv": 0.0, "MaxPool": -np.inf}
 _FEW = 8
 #: A ratio is reported only where it explains the difference to this part of it.
 _EXPLAINED = 1e-3
+#: How the difference of a weight ends that lost digits alone.
+ROUNDED_FLOAT16 = ", rounded to float16"
+_PART = re.compile(r"backbone|fpn|class_net|box_net")
 #: A relative L2 beyond this is of a reference of zeros.
 _HUGE = 1e300
 
@@ -83,7 +87,8 @@ class Finding:
 
     *suspects* are in topological order, the culprit first; *worst* is the largest relative L2 of
     an output, *noise* what is allowed; *pairs* counts the pairs by rule; *nodes* are those of the
-    bad model on data, *notes* are sentences on what else differs.
+    bad model on data, *notes* are sentences on what else differs; *weights* says how many
+    convolutions have others.
     """
 
     status: str
@@ -93,6 +98,7 @@ class Finding:
     nodes: int = 0
     pairs: Mapping[str, int] | None = None
     notes: tuple[str, ...] = ()
+    weights: str = ""
 
     @property
     def culprit(self) -> Suspect | None:
@@ -107,9 +113,11 @@ class Finding:
             return ""
         what = "; ".join(first.differences) or "the same node computes something else"
         others = "node errs by itself" if more == 1 else "nodes err by themselves"
+        count = f"{self.weights}; the first is " if self.weights else ""
         return (
-            f"{first.op} {first.node}: {what}; what it reads is off by {first.upstream:.2g}, "
-            f"what it gives by {first.error:.2g}" + (f" ({more} more {others})" if more else "")
+            f"{count}{first.op} {first.node}: {what}; what it reads is off by "
+            f"{first.upstream:.2g}, what it gives by {first.error:.2g}"
+            + (f" ({more} more {others})" if more else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +169,8 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
         notes.append(f"the input is {mine}, but {theirs} in the reference")
     if not (floats and fits):
         return Finding("inputs differ", notes=tuple(notes))
+    if len({any(n.op == "BatchNormalization" for n in side.nodes) for side in (bad, good)}) > 1:
+        bad, good = bad.fused(), good.fused()
     for network in (bad, good):
         network.observe(images)
     pairs = Pairs(bad, good)
@@ -176,6 +186,7 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
     kinds = {seen.dtype for side in (bad, good) for seen in side.seen.values()}
     noise = (NOISE_FLOAT16 if np.dtype(np.float16) in kinds else NOISE).limit
     found = tuple(suspects(pairs, errors, noise))
+    outputs = [(name, names[name]) for name in bad.outputs if name in names]
     worst = max((errors.get(name, np.inf) for name in bad.outputs), default=0.0)
     notes += [
         f"output {name} is {pairs.tensors[name]} in the reference"
@@ -190,7 +201,55 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
         len(bad.nodes),
         dict(Counter(pairs.rules.values())),
         tuple(notes),
+        _other_weights(pairs, outputs, images, noise)
+        if found and found[0].stage == "export"
+        else "",
     )
+
+
+def _other_weights(
+    pairs: Pairs, outputs: Sequence[tuple[str, str]], images: Tensor, noise: float
+) -> str:
+    """
+    How many convolutions have other weights, in which parts of the network; empty for one at most.
+
+    They are of another checkpoint where a part has no other, and all *outputs*, of both sides,
+    agree once the reference's weights are in their place.
+    """
+    to_tensor = require("onnx.numpy_helper", extra="onnx").from_array
+    bad, good, model = pairs.bad, pairs.good, type(pairs.bad.model)()
+    model.CopyFrom(bad.model)
+    parts = defaultdict[str, list[bool]](list)
+    for node in bad.nodes:
+        partner = pairs.nodes.get(node.index)
+        if partner is None or {node.op, partner.op} != {"Conv"}:
+            continue
+        before = len(model.graph.initializer)
+        for at in node.constants.keys() & partner.constants.keys():
+            got, wanted = bad.values[node.constants[at]], good.values[partner.constants[at]]
+            said = _weights_differ(got, wanted)
+            if said and got.shape == wanted.shape and not said.endswith(ROUNDED_FLOAT16):
+                name = f"{node.output}_wanted_{at}"
+                model.graph.initializer.append(to_tensor(wanted.astype(got.dtype), name))
+                model.graph.node[node.index].input[at] = name
+        part = _PART.search(partner.name)
+        parts[part[0] if part else ""].append(len(model.graph.initializer) > before)
+    differ = sum(map(sum, parts.values()))
+    if differ <= 1:
+        return ""
+    counts = [
+        f"{'all' if all(of) else f'{sum(of)} of'} {len(of)} in {part}"
+        for part, of in parts.items()
+        if any(of) and part
+    ]
+    said = f"{differ} of {sum(map(len, parts.values()))} convolutions have other weights"
+    said += f": {', '.join(counts)}" if counts else ""
+    if any(all(of) for of in parts.values()):
+        mine, theirs = zip(*outputs, strict=True)
+        both = zip(Network(model).run(mine, images), good.run(theirs, images), strict=True)
+        if all(distance(got, wanted) <= noise for got, wanted in both):
+            return f"another checkpoint: {said}; with the reference's all outputs agree"
+    return said
 
 
 def distance(got: Array, wanted: Array) -> float:
@@ -359,7 +418,8 @@ def _weights_differ(got: Array, wanted: Array) -> str:
     """How *got* differs from *wanted*, by which rounding or factor; empty where it does not."""
     if got.shape != wanted.shape:
         return f"shape {got.shape}, but {wanted.shape} in the reference"
-    if np.array_equal(got, wanted, equal_nan=np.issubdtype(wanted.dtype, np.floating)):
+    # A norm that is folded in rounds otherwise than the exporter's.
+    if distance(got, wanted) <= (NOISE.limit if np.issubdtype(wanted.dtype, np.floating) else 0):
         return ""
     if not np.issubdtype(wanted.dtype, np.floating) or got.size <= 1:
         more = ", ..." if got.size > _FEW else ""
@@ -370,7 +430,7 @@ def _weights_differ(got: Array, wanted: Array) -> str:
     what = f"max abs {moved.max():.3g} in {moved.size} of {one.size} values"
     with np.errstate(over="ignore"):
         if np.array_equal(one, other.astype(np.float16).astype(np.float64)):
-            return f"{what}, rounded to float16"
+            return f"{what}{ROUNDED_FLOAT16}"
     size = float(np.vdot(other, other))
     factor = float(np.vdot(one, other)) / size if size and np.isfinite(one).all() else np.nan
     left = float(np.linalg.norm(one - factor * other))

@@ -9,7 +9,7 @@ Every tensor is looked at in bounded memory: copies of the graph are given other
 at a time, and run in ONNX Runtime without any optimisation, so that no fusion hides a tensor.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,6 +109,35 @@ class Network:
             self.nodes.append(made)
             self.producer |= dict.fromkeys(made.outputs, made)
             data |= set(made.outputs)
+
+    def fused(self) -> "Network":
+        """The same, its batch norms folded into the convolutions above, as exporters do it."""
+        to_tensor = require("onnx.numpy_helper", extra="onnx").from_array
+        model = type(self.model)()
+        model.CopyFrom(self.model)
+        makers = {name: node for node in model.graph.node for name in node.output}
+        readers = Counter(self.outputs + [n for node in model.graph.node for n in node.input])
+        for norm in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
+            conv = makers.get(norm.input[0])
+            if conv is None or conv.op_type != "Conv" or readers[norm.input[0]] > 1:
+                continue
+            known = self.values.keys() >= {*conv.input[1:], *norm.input[1:]}
+            if not known or len(norm.output) > 1:  # more outputs are of training
+                continue
+            kernel, *bias = (self.values[name].astype(np.float64) for name in conv.input[1:])
+            scale, shift, mean, variance = (self.values[name] for name in norm.input[1:])
+            epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+            factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
+            kernel *= factor.reshape(-1, *[1] * (kernel.ndim - 1))
+            bias = [((bias[0] if bias else 0.0) - mean) * factor + shift]
+            del conv.input[1:]
+            for number, value in enumerate((kernel, *bias)):
+                name = f"{norm.output[0]}_fused_{number}"
+                model.graph.initializer.append(to_tensor(value.astype(scale.dtype), name))
+                conv.input.append(name)
+            conv.output[0] = norm.output[0]
+            model.graph.node.remove(norm)
+        return Network(model)
 
     def fingerprint(self, node: Node) -> Hashable:
         """All that sets *node* apart but its data: weights and attributes."""

@@ -5,6 +5,7 @@ Heads that differ are explained further than the heads alone do: by the node of 
 it, by the batch, by the input that they are right for, or by another precision.
 """
 
+import contextlib
 import functools
 import tempfile
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..errors import Effd0Error
+from ..errors import CheckpointError, Effd0Error
 from ..export.to_onnx import ExportSettings, write_onnx, write_simplified
 from ..graph.onnx_info import ModelFile, load_graph
 from ..io import sha256
 from ..results.check import COMPUTED_IN, Broken, finite
 from ..results.run import Head, Parity
 from ..runners.base import NamedRunner
+from ..runners.checkpoint import weight_sets
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
@@ -129,9 +131,9 @@ class Precision(NamedTuple):
     """
     An estimate of the precision that heads were computed in.
 
-    *error* is the median over heads and images of the root mean square difference, in standard
-    deviations of the reference head; *grid* is fp16, bf16 or None; *possible* are the precisions
-    whose bands contain the error: fp32, tf32, fp16, bf16, int8.
+    *error* is that of the worst image: the median over its heads of the root mean square
+    difference, in standard deviations of the reference head; *grid* is fp16, bf16 or None;
+    *possible* are the precisions whose bands contain the error: fp32, tf32, fp16, bf16, int8.
     """
 
     error: float
@@ -170,7 +172,7 @@ def estimate(reference: Tensors, candidate: Tensors) -> Precision:
             error = np.sqrt((delta**2).mean(axis=1)) / flat.std(axis=1)
         # What is not finite, or of equal values, is infinitely far.
         errors.append(np.where(np.isfinite(error), error, np.inf))
-    error = float(np.median(np.concatenate(errors)))
+    error = float(np.median(errors, axis=0).max())
     heads = [np.asarray(head, np.float32) for head in candidate.values()]
     least, grid = ON_GRID * sum(head.size for head in heads), None
     for name, on_grid in (("bf16", on_bfloat16), ("fp16", on_float16)):
@@ -182,9 +184,10 @@ def estimate(reference: Tensors, candidate: Tensors) -> Precision:
 
 
 def diagnose_precision(reference: Tensors, got: Tensors, precision: str) -> str | None:
-    """Return what the error looks like, if that is another precision than was asked for."""
-    found = estimate(reference, got)
-    if found.name in ("unclear", precision) or not found.error <= INT8_WEIGHTS:
+    """Return what the error looks like, if that is a coarser precision than was asked for."""
+    found, finest_first = estimate(reference, got), [*dict.fromkeys(band[0] for band in BANDS)]
+    allowed = finest_first[: finest_first.index(precision) + 1]
+    if found.name in ("unclear", *allowed) or not found.error <= INT8_WEIGHTS:
         return None
     return f"{COMPUTED_IN}{found.name}, not in {precision}: {found}"
 
@@ -216,6 +219,7 @@ def compare_plain(
     reference: Tensors,
     spec: ModelSpec,
     diagnose_input: DiagnoseInput,
+    named: str | None = None,
 ) -> tuple[Broken | None, Figure]:
     """
     Compare the heads of the ONNX file *model*, unoptimised, with torch's *reference*.
@@ -223,7 +227,8 @@ def compare_plain(
     Gives how they differ, with the stage that made them, or None; and how far they are off, what
     is allowed, and the unit.  Where they differ, bisection against a fresh export of *checkpoint*
     says which node does it, and so whether weights (export) or the computation (graph) are at
-    fault.  *images* are (N, 3, S, S) and those of *reference*.
+    fault.  *images* are (N, 3, S, S) and those of *reference*; of several sets of weights in the
+    checkpoint, it is the one *named*.
     """
     rows = min(COMPARED, len(images), model.batch or COMPARED)
     images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
@@ -234,8 +239,19 @@ def compare_plain(
     try:
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
+        sets = weight_sets(checkpoint)
+        used = named or sets[0]
+        for other in [one for one in sets if one != used]:
+            with (
+                contextlib.suppress(Broken, CheckpointError),  # a set may lack tensors
+                open_runner("torch", checkpoint, spec, RunnerOptions(weights=other)) as runner,
+            ):
+                theirs = runner.infer({spec.input_name: images})
+                check_heads(theirs, heads, spec, model.precision)
+                said = f"another set of weights: these are its {other}, not its {used}"
+                return Broken(broken.evidence, said, "export", broken.details), figure
         bad = Network(load_graph(model.path))
-        good = Network(load_graph(fresh_export(checkpoint, spec)))
+        good = Network(load_graph(fresh_export(checkpoint, spec, named)))
         rows = model.batch or 1
         try:
             found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
@@ -243,13 +259,13 @@ def compare_plain(
         except Effd0Error:
             first, explanation = None, ""  # the heads alone explain what cannot be bisected
         # That a fault is confined to some heads says less than the node does.
-        named = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
+        causes = [broken.diagnosis] if first is None or not _confined(broken.diagnosis) else []
         stage = "graph" if first is None else first.stage
         if first is None or any(s[1:2] == spec.input_shape[:1] for s in first.input_shapes):
             # The graph may do to its input, padded or not, what preprocessing has done already.
             cause = diagnose_input(heads)
-            named.append("" if cause is None else model_expects(cause))
-        diagnosis = "; ".join(filter(None, [*named, explanation]))
+            causes.append("" if cause is None else model_expects(cause))
+        diagnosis = "; ".join(filter(None, [*causes, explanation]))
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure
 
@@ -299,15 +315,16 @@ def diagnose_runner(
     return Broken(broken.evidence, named, stage, broken.details)
 
 
-def fresh_export(checkpoint: Path, spec: ModelSpec) -> Path:
+def fresh_export(checkpoint: Path, spec: ModelSpec, weights: str | None = None) -> Path:
     """Export *checkpoint*, simplified, with a free batch; once for each content in a process."""
-    return _fresh_export(sha256(checkpoint), checkpoint, spec)
+    return _fresh_export(sha256(checkpoint), checkpoint, spec, weights)
 
 
 @functools.cache
-def _fresh_export(digest: str, checkpoint: Path, spec: ModelSpec) -> Path:
-    raw, out = (Path(_FOLDER.name, f"{digest}{end}.onnx") for end in ("_raw", ""))
-    write_onnx(checkpoint, raw, spec, ExportSettings(batch_size=None))
+def _fresh_export(digest: str, checkpoint: Path, spec: ModelSpec, weights: str | None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=digest, dir=_FOLDER.name))
+    raw, out = folder / "raw.onnx", folder / "d0.onnx"
+    write_onnx(checkpoint, raw, spec, ExportSettings(batch_size=None, weights=weights))
     write_simplified(raw, out)
     return out
 

@@ -21,7 +21,7 @@ from ..errors import ExportError, require
 from ..graph.onnx_info import load_graph
 from ..graph.rewrites import save_graph
 from ..io import sha256
-from ..runners.checkpoint import load_model
+from ..runners.checkpoint import load_model, weights_digest
 from ..spec import ModelSpec
 
 #: Exporter -> the opsets it can write.
@@ -71,6 +71,7 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
     origin = {
         "arch": spec.arch,
         "checkpoint_sha256": sha256(checkpoint),
+        "weights_sha256": weights_digest(model.state_dict()),
         "exporter": f"{settings.exporter}, torch {version('torch')}",
         "effd0": version("effd0"),
     }

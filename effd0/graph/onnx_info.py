@@ -29,6 +29,8 @@ Sides = tuple[int | None, ...]
 INT8_OPERATORS = {
     "ConvInteger", "DequantizeLinear", "MatMulInteger", "QLinearConv", "QuantizeLinear",
 }  # fmt: skip
+#: Operators by which training drops values of what it computes.
+CHANCE = ("Bernoulli", "RandomNormalLike", "RandomUniformLike")
 #: ONNX's numbers of float types (TensorProto.DataType) -> our names.
 FLOATS = {1: "fp32", 10: "fp16", 16: "bf16"}
 OPSETS = range(11, 18)
@@ -144,8 +146,9 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
     """
     Read the ONNX file *path* and check that it takes images and gives the heads of *spec*.
 
-    Raises `GraphError` for a file that is no valid ONNX model, and `ExportError` for inputs or
-    outputs that are not those of an EfficientDet-D0, or that cannot be told apart.
+    Raises `GraphError` for a file that is no valid ONNX model, and `ExportError` for one that was
+    exported in training mode, and for inputs or outputs that are not those of an EfficientDet-D0,
+    or that cannot be told apart.
     """
     onnx = require("onnx", extra="onnx")
     model = load_graph(path)
@@ -154,6 +157,13 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
     except Exception as error:  # the checker's errors and those of shape inference share no base
         first = str(error).strip().partition("\n")[0]
         raise GraphError(f"{path} is an invalid ONNX model: {first}; export it again") from error
+    if training := _of_training(model):
+        more = f" and {len(training) - 1} more nodes" if training[1:] else ""
+        raise ExportError(
+            f"{path} was exported in training mode: {training[0]}{more} use statistics of the "
+            "batch or chance, but those of inference were wanted; export it again after "
+            "model.eval(), without training= of torch.onnx.export"
+        )
     inputs = fed_inputs(model)
     if len(inputs) != 1:
         raise ExportError(
@@ -172,6 +182,21 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
     _check_outputs(path, {value.name: sides_of(value)[1:] for value in model.graph.output}, spec)
     origin = {entry.key: entry.value for entry in model.metadata_props}
     return ModelFile(path, precision_of(model), sides[0], origin)
+
+
+def _of_training(model: Any) -> list[str]:
+    """Nodes that take the statistics of the batch, drop values or draw random ones, in words."""
+    known, found = constants(model), list[str]()
+    for node in model.graph.node:
+        op, (switch,) = node.op_type, [*node.input[2:3], ""][:1]
+        norm = op == "BatchNormalization" and (
+            # Before opset 14 there is no attribute, but there are more outputs.
+            len(node.output) > 1 or any(a.name == "training_mode" and a.i for a in node.attribute)
+        )
+        dropout = op == "Dropout" and switch in known and bool(known[switch].any())
+        if norm or dropout or op in CHANCE:
+            found.append(f"{node.name or node.output[0]} ({op})")
+    return found
 
 
 def _sides(sides: Sides) -> str:

@@ -1,6 +1,7 @@
 """A trained EfficientDet-D0 from a file."""
 
 import argparse
+import hashlib
 import pickle
 import re
 import warnings
@@ -71,6 +72,46 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
     *named* is taken; without a name the moving average, else the first.  What was taken away and
     which set was taken is said.  Raises `CheckpointError`.
     """
+    sets, tensors = _sets(path)
+    label = named or next(iter(sets))
+    if label not in sets:
+        raise CheckpointError(
+            f"--weights is {label}, but {path} holds {listed(sets)}; give one of these"
+        )
+    start = sets.pop(label)
+    if start or sets:
+        others = f", not those of {listed(sets)}, which --weights takes" if sets else ""
+        _say_once(f"{path}: the weights of {label} were taken{others}")
+    inner = tuple(other for other in sets.values() if other.startswith(start))
+    mine = [n for n in tensors if n.startswith(start) and not n.startswith(inner)]
+    weights = {n[len(start) :]: tensors[n] for n in mine if "/" not in n[len(start) :]}
+    dense = "torch.strided"
+    odd = [n for n, t in weights.items() if t.is_quantized or t.is_meta or str(t.layout) != dense]
+    if odd:
+        raise CheckpointError(
+            f"{path} holds quantized, sparse or empty (meta) tensors in {listed(odd)}, but dense "
+            "ones were wanted; save the state dict of the model in floating point"
+        )
+    return {n: t.float() if t.is_floating_point() else t for n, t in weights.items()}
+
+
+def weight_sets(path: Path) -> list[str]:
+    """Names of the sets of weights in *path*, the default first; raise `CheckpointError`."""
+    return [*_sets(path)[0]]
+
+
+def weights_digest(weights: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the tensors *weights* by name: the same in every kind of file."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        if not name.endswith("num_batches_tracked"):  # which a whole file may lack
+            array = weights[name].numpy(force=True)
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _sets(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The sets of weights in *path*, what each one's names begin with, and all tensors by name."""
     check_kind(path, CHECKPOINT, CheckpointError, FETCH_ONE)
     torch = require("torch", extra="torch")
     load: Any = partial(torch.load, map_location="cpu", weights_only=True)
@@ -100,21 +141,18 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
         for place, value in flattened(content, "/")
         if isinstance(value, torch.Tensor)
     }
-    weights = _chosen(path, tensors, named)
-    if not weights:
+    sizes = Counter(match[1] for match in map(_NETWORK.fullmatch, tensors) if match)
+    most = max(sizes.values(), default=0)
+    # What holds a few of the names is no set of weights.
+    sets = {start.rstrip("./") or ".": start for start in sizes if 2 * sizes[start] > most}
+    if not sets:
         raise CheckpointError(
             f"{path} holds [{listed(sorted(map(repr, content)))}], but a state dict of an "
             f"EfficientDet was wanted, with names such as class_net.predict.conv_pw.weight"
         )
-    odd = [
-        n for n, t in weights.items() if t.is_quantized or t.is_meta or t.layout != torch.strided
-    ]
-    if odd:
-        raise CheckpointError(
-            f"{path} holds quantized, sparse or empty (meta) tensors in {listed(odd)}, but dense "
-            "ones were wanted; save the state dict of the model in floating point"
-        )
-    return {n: t.float() if t.is_floating_point() else t for n, t in weights.items()}
+    whole = [label for label, start in sets.items() if sizes[start] == most]
+    first = next(filter(_AVERAGED.search, whole), whole[0])
+    return {first: sets[first], **sets}, tensors
 
 
 def _plain_kinds() -> list[Any]:
@@ -127,29 +165,6 @@ def _plain_kinds() -> list[Any]:
         scalar.__module__, scalar.__name__, scalar.__qualname__ = module, "scalar", "scalar"
         kinds.append(scalar)
     return kinds
-
-
-def _chosen(path: Path, tensors: Mapping[str, Any], named: str | None) -> dict[str, Any]:
-    """The set of *tensors* that is *named*, or the best one, under effdet's names."""
-    sizes = Counter(match[1] for match in map(_NETWORK.fullmatch, tensors) if match)
-    most = max(sizes.values(), default=0)
-    # What holds a few of the names is no set of weights.
-    sets = {start.rstrip("./") or ".": start for start in sizes if 2 * sizes[start] > most}
-    if not sets:
-        return {}
-    whole = [label for label, start in sets.items() if sizes[start] == most]
-    label = named or next(filter(_AVERAGED.search, whole), whole[0])
-    if label not in sets:
-        raise CheckpointError(
-            f"--weights is {label}, but {path} holds {listed(sets)}; give one of these"
-        )
-    start = sets.pop(label)
-    if start or sets:
-        others = f", not those of {listed(sets)}, which --weights takes" if sets else ""
-        _say_once(f"{path}: the weights of {label} were taken{others}")
-    inner = tuple(other for other in sets.values() if other.startswith(start))
-    mine = [n for n in tensors if n.startswith(start) and not n.startswith(inner)]
-    return {n[len(start) :]: tensors[n] for n in mine if "/" not in n[len(start) :]}
 
 
 def check_weights(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
+from safetensors.torch import save_file
 
 from effd0.data.coco import load_coco
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
@@ -21,7 +22,7 @@ from effd0.tensors.inputs import write_inputs
 from tests.helpers.onnx_models import nodes_of, pinned, renamed
 
 from .checkpoint import noisy
-from .model import rename
+from .model import rename, unfused
 from .run import Good, base_options, copy_scenes
 
 #: What is right and an empty folder -> the options of pytest.
@@ -94,6 +95,18 @@ def _weights(seed: int, settings: ExportSettings) -> Make:
         options = base_options(good, checkpoint=checkpoint)[:-1]
         # These weights have no record: what they lose is no fault of the pipeline.
         return (*options, "--min-map=30", f"--model={path}", "--runner=ort")
+
+    return make
+
+
+def _same_weights(name: str, wrap: Callable[[Any], Any]) -> Make:
+    """The weights of the model in another kind of file."""
+
+    def make(good: Good, folder: Path) -> Sequence[str]:
+        checkpoint, state = folder / name, wrap(dict(read_weights(good.checkpoint)))
+        (save_file if checkpoint.suffix == ".safetensors" else torch.save)(state, checkpoint)
+        options = base_options(good, checkpoint=checkpoint)
+        return (*options, f"--model={good.model}", "--runner=ort")
 
     return make
 
@@ -188,6 +201,7 @@ CLEAN: dict[str, Make] = {
     "weights-in-fp16": _edited("fp16"),
     "all-in-fp16": _edited("fp16", then=_float16_outside),
     "renamed-and-shuffled": _model(_shuffled),
+    "unfused-batch-norms": _model(unfused),
     "runner-openvino": _with_model("--runner=openvino"),
     "runner-torch": _plain("--runner=torch"),
     "runner-ort-1-thread-unoptimised": _with_model(
@@ -206,6 +220,12 @@ CLEAN: dict[str, Make] = {
     "weights-seed-1": _weights(1, ExportSettings(None, 17)),
     "weights-seed-2": _weights(2, ExportSettings(2, 13)),
     "weights-seed-3": _weights(3, ExportSettings(None, 18, "dynamo")),
+    "weights-as-safetensors": _same_weights("d0.safetensors", lambda state: {
+        name: value.contiguous() for name, value in state.items()}),
+    "weights-in-a-training-file": _same_weights("d0.pth", lambda state: {
+        "model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "epoch": 3}),
+    "weights-of-data-parallel": _same_weights("d0.pth", lambda state: {
+        "state_dict": {f"module.{name}": value for name, value in state.items()}}),
     "other-scenes": _other_scenes,
     # Weights of nobody knows which checkpoint: what needs one is left out.
     "model-without-its-checkpoint": lambda good, folder: [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
-from effd0.runners.checkpoint import read_weights
+from effd0.runners.checkpoint import load_model, read_weights
 from tests.helpers.onnx_models import (  # fmt: skip
     change_weight,
     left_out,
@@ -27,7 +28,7 @@ from tests.helpers.onnx_models import (  # fmt: skip
 )
 
 from .checkpoint import noisy
-from .run import Fault, Good, Plant, Planted, with_model
+from .run import Fault, Good, Plant, Planted, base_options, detections_of, with_model
 
 
 def _graph(change: Callable[[Any], object], *, runs: bool = True) -> Plant:
@@ -81,6 +82,25 @@ def _of_weights(change: Callable[[dict[str, Any]], dict[str, Any]], *, named: bo
     return plant
 
 
+def _other_backbone(state: dict[str, Any]) -> dict[str, Any]:
+    others = noisy(state, 0.05, 2)
+    return {n: others[n] if n.startswith("backbone.") else value for n, value in state.items()}
+
+
+def _last_weights(good: Good, folder: Path) -> Planted:
+    """The checkpoint is a training file, and the export of its last weights, not of the average."""
+    checkpoint, path = folder / "both.pth", folder / "d0.onnx"
+    average = dict(read_weights(good.checkpoint))
+    torch.save({"state_dict": noisy(average, 0.05, 3), "state_dict_ema": average}, checkpoint)
+    settings = ExportSettings(batch_size=None, weights="state_dict")
+    write_onnx(checkpoint, path, good.spec, settings)
+    options = base_options(good, checkpoint=checkpoint)
+    return Planted(
+        (*options, f"--model={path}", "--runner=ort"),
+        found=lambda: detections_of(path, good.dataset),
+    )
+
+
 def _epsilon(state: dict[str, Any]) -> dict[str, Any]:
     """Batch norms folded with PyTorch's default epsilon, 1e-5, in place of the model's 1e-3."""
     # What the exporter adds is 1e-3, so that 1e-5 is all that is left.
@@ -100,6 +120,41 @@ def _as_int8(model: Any, node: Any) -> None:
         return np.round(weight / step) * step
 
     change_weight(model, node, 1, change)
+
+
+def unfused(good: Good, path: Path, *, training: bool = False) -> None:
+    """Write the checkpoint's export with its batch norms as they are; in *training* mode too."""
+    model = load_model(good.checkpoint, good.spec).train(training)
+    ends = (good.spec.input_name, *good.spec.output_names)
+    mode = torch.onnx.TrainingMode
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, which is an old one
+        torch.onnx.export(
+            model, (torch.zeros(2, *good.spec.input_shape),), str(path), dynamo=False,
+            input_names=ends[:1], output_names=ends[1:], opset_version=14,
+            dynamic_axes={name: {0: "N"} for name in ends},
+            training=mode.TRAINING if training else mode.PRESERVE, do_constant_folding=False,
+        )  # fmt: skip
+
+
+def _unfused(change: Callable[[Any], object] = lambda _: None, *, training: bool = False) -> Plant:
+    """Change that export."""
+
+    def plant(good: Good, folder: Path) -> Planted:
+        path = folder / "d0.onnx"
+        unfused(good, path, training=training)
+        model = onnx.load(str(path))
+        change(model)
+        onnx.save(model, str(path))
+        return with_model(good, path)
+
+    return plant
+
+
+def _linear(model: Any) -> None:
+    """The Resize in the middle interpolates."""
+    nodes = nodes_of(model, "Resize")
+    linear(model, nodes[len(nodes) // 2])
 
 
 def _kernels_transposed(model: Any, node: Any) -> None:
@@ -279,6 +334,12 @@ FAULTS = (
           _of_weights(lambda state: noisy(state, 0.05, 1), named=True)),
     Fault("batch-norm-epsilon", "export", "effdet's 1e-3, PyTorch's default 1e-5", "weight",
           _of_weights(_epsilon, named=False)),
+    Fault("of-another-backbone", "export", "a backbone of other pretraining",
+          r"another checkpoint: .* all \d+ in backbone", _of_weights(_other_backbone, named=False)),
+    Fault("of-the-last-weights", "export", "timm's checkpoints: state_dict_ema was validated",
+          "these are its state_dict, not its state_dict_ema", _last_weights),
+    Fault("training-mode", "export", "an export without model.eval()", "",
+          _unfused(training=True)),
     Fault("weights-scaled-in-a-head", "export", "peers F37", "scaled by 1.02",
           _node("Conv", 0.9, scaled)),
     Fault("channel-lost-in-the-backbone", "export", "peers F37", "weight",
@@ -296,6 +357,8 @@ FAULTS = (
     Fault("names-swapped-over-shapes", "export", "peers F23", "",
           _graph(_swapped_names, runs=False)),
     Fault("resize-mode", "graph", "peers F37", "mode is linear", _node("Resize", 0.5, linear)),
+    Fault("resize-mode-unfused", "graph", "an export whose batch norms are nodes of their own",
+          "mode is linear", _unfused(_linear)),
     Fault("max-pool-corner", "graph", "peers F33", "pads", _node("MaxPool", 0.5, other_corner)),
     Fault("zeros-around-max-pool", "graph", "peers F33: the recipe's modify.py", "Pad|pads",
           _graph(_zero_pads)),

@@ -169,6 +169,68 @@ def test_the_same_function_is_no_fault(make: Callable[[], Any], names: str) -> N
     assert sum(finding.pairs.values()) == finding.nodes
 
 
+@pytest.mark.parametrize(
+    ("op", "index", "plant", "stage", "evidence"),
+    [fault for fault in FAULTS if fault.values[0] != "BatchNormalization"],
+)
+@pytest.mark.parametrize("side", ["model", "reference"])
+def test_norms_of_one_side_alone_hide_no_fault(
+    op: str, index: int, plant: Callable[[Any, Any], str], stage: str, evidence: str, side: str
+) -> None:
+    """A batch norm that one file has as a node, and the other folded in, is no difference."""
+    bad, good = (tiny(), folded()) if side == "model" else (folded(), tiny())
+    wanted = plant(bad, nodes_of(bad, op)[index])
+    finding = found(bad, good)
+    assert [suspect.node for suspect in finding.suspects] == [wanted]
+    assert (finding.suspects[0].stage, evidence in finding.explanation) == (stage, True)
+
+
+def other_weights(*convolutions: int) -> Any:
+    """The graph with other weights in some of its convolutions."""
+    model = tiny()
+    for number in convolutions:
+        change_weight(model, nodes_of(model, "Conv")[number], 1, lambda w: w[:, ::-1] + 0.1)
+    return model
+
+
+def in_parts() -> Any:
+    """The graph, the first two of its convolutions in the backbone and the others in the heads."""
+    model = tiny()
+    for number, part in enumerate(("backbone", "backbone", "box_net", "box_net")):
+        nodes_of(model, "Conv")[number].name = f"/{part}/{number}"
+    return model
+
+
+ALL_AGREE = "; with the reference's all outputs agree; the first is Conv node_a: weight "
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "said"),
+    [
+        pytest.param((0, 1, 2, 3), "another checkpoint: 4 of 4 convolutions have other weights: "
+                     f"all 2 in backbone, all 2 in box_net{ALL_AGREE}", id="all"),
+        pytest.param((0, 1), "another checkpoint: 2 of 4 convolutions have other weights: "
+                     f"all 2 in backbone{ALL_AGREE}", id="backbone"),
+        pytest.param((0, 3), "2 of 4 convolutions have other weights: 1 of 2 in backbone, "
+                     "1 of 2 in box_net; the first is Conv node_a: weight ", id="here-and-there"),
+        pytest.param((0,), "Conv node_a: weight ", id="one"),
+    ],
+)  # fmt: skip
+def test_other_weights_are_counted_first(convolutions: tuple[int, ...], said: str) -> None:
+    """How many are others, and in which parts, stands before the first of them."""
+    finding = found(other_weights(*convolutions), in_parts())
+    assert finding.explanation.startswith(said)
+    assert finding.culprit is not None
+    assert finding.culprit.stage == "export"
+
+
+def test_another_checkpoint_is_named_where_its_weights_explain_all() -> None:
+    """Beside a fault of the graph, other weights are counted, but named as no cause of it all."""
+    bad = other_weights(0, 1, 2, 3)
+    graphs.other_corner(bad, nodes_of(bad, "MaxPool")[0])
+    assert found(bad, tiny()).explanation.startswith("4 of 4 convolutions have other weights; the")
+
+
 def unfolded(ring: Ring = (1, 1, 1, 1), filler: float = 0, pool: Ring = (0, 0, 1, 1)) -> Any:
     """The graph with Pads in front of the first convolution and the pooling, as a raw export."""
     model = tiny()

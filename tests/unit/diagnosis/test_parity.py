@@ -98,10 +98,21 @@ def test_a_fault_of_heads_is_the_diagnosis() -> None:
         (1.2e-3, as_float16, "fp32", "computed in fp16, not in fp32: fp16 (relative error 0.0"),
         (1.5e-2, None, "fp16", "computed in int8, not in fp16: int8 ("),
         (6e-3, None, "bf16", None),
+        (3e-6, None, "fp16", None),
+        (5e-4, None, "bf16", None),
         (0.1, None, "fp32", None),
         (7e-4, None, "fp32", None),
     ],
-    ids=["bf16", "fp16", "int8", "as-claimed", "as-large-as-a-fault", "like-two-precisions"],
+    ids=[
+        "bf16",
+        "fp16",
+        "int8",
+        "as-claimed",
+        "finer",
+        "tf32-for-bf16",
+        "as-large-as-a-fault",
+        "like-two-precisions",
+    ],
 )
 def test_another_precision_is_named(
     error: float, round_: Callable[[Floats], Floats] | None, claimed: str, diagnosis: str | None
@@ -113,6 +124,15 @@ def test_another_precision_is_named(
     found = diagnose_precision(HEADS, got, claimed)
     assert (found is None) == (diagnosis is None)
     assert (found or "").startswith(diagnosis or "")
+
+
+@pytest.mark.parametrize("wrong", [6e-3, 0.2], ids=["as-in-bf16", "by-far"])
+def test_the_worst_image_counts(wrong: float) -> None:
+    """Images that are right do not hide one that is wrong."""
+    wanted = {name: np.repeat(head, 5, axis=0) for name, head in HEADS.items()}
+    got = {name: np.concatenate([head[:4], noisy(HEADS, wrong)[name]])
+           for name, head in wanted.items()}  # fmt: skip
+    assert estimate(wanted, got) == estimate(HEADS, noisy(HEADS, wrong))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from effd0.errors import ExportError
 from effd0.export import to_onnx
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.io import sha256
+from effd0.runners.checkpoint import read_weights, weights_digest
 from effd0.spec import ModelSpec
 from tests.helpers.onnx_models import need_own_export, pad_model
 
@@ -56,6 +57,7 @@ def test_the_default_export_is_the_recipes(
     assert {p.key: p.value for p in exported.metadata_props} == {
         "arch": spec.arch,
         "checkpoint_sha256": sha256(checkpoint),
+        "weights_sha256": weights_digest(read_weights(checkpoint)),
         "exporter": f"torchscript, torch {version('torch')}",
         "effd0": version("effd0"),
     }

@@ -101,6 +101,66 @@ def test_precision_is_what_weights_are_stored_in(
     assert file.precision == stored_precision(file.path) == precision
 
 
+# Training.
+
+
+def _behind(op: str, *constants: Any, outputs: int = 1, **attributes: Any) -> Plant:
+    """Put a node of *op*, called behind, behind the mean that box_p7 reads."""
+
+    def plant(model: Any) -> None:
+        (conv,) = [node for node in model.graph.node if node.output[0] == "box_p7"]
+        tensors = [numpy_helper.from_array(np.array(v), f"c{i}") for i, v in enumerate(constants)]
+        model.graph.initializer.extend(tensors)
+        reads = [conv.input[0], *(tensor.name for tensor in tensors)]
+        gives = [f"behind_{number}" for number in range(outputs)]
+        node = helper.make_node(op, reads, gives, name="behind", **attributes)
+        model.graph.node.insert(len(model.graph.node) - 1, node)
+        conv.input[0] = "behind_0"
+
+    return plant
+
+
+STATISTICS = tuple(np.ones(3, np.float32) for _ in range(4))
+RATIO = np.float32(0.2)
+
+
+@pytest.mark.parametrize(
+    ("plant", "opset"),
+    [
+        pytest.param(_behind("BatchNormalization", *STATISTICS, outputs=3, training_mode=1), 15,
+                     id="batch-norm"),
+        pytest.param(_behind("BatchNormalization", *STATISTICS, outputs=5), 13, id="older-opset"),
+        pytest.param(_behind("Dropout", RATIO, True), 15, id="dropout"),
+        pytest.param(_behind("Bernoulli"), 15, id="mask"),
+        pytest.param(_behind("RandomNormalLike"), 15, id="noise"),
+    ],
+)  # fmt: skip
+def test_a_graph_of_training_is_refused(plant: Plant, opset: int, tmp_path: Path) -> None:
+    """Its heads depend on the batch or on chance: the message names the nodes and the remedy."""
+    model = heads()
+    model.opset_import[0].version = opset
+    plant(model)
+    message = r"d0\.onnx was exported in training mode: behind \(.* after model\.eval\(\)"
+    with pytest.raises(ExportError, match=message):
+        read(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        pytest.param(_behind("BatchNormalization", *STATISTICS, training_mode=0), id="batch-norm"),
+        pytest.param(_behind("Dropout", RATIO, False), id="dropout-switched-off"),
+        pytest.param(_behind("Dropout", RATIO), id="dropout-without-switch"),
+    ],
+)
+def test_an_unfused_graph_is_of_inference(plant: Plant, tmp_path: Path) -> None:
+    """Batch norms with the trained statistics and dropout that is off are no training."""
+    model = heads()
+    model.opset_import[0].version = 15
+    plant(model)
+    assert read(model, tmp_path).batch is None
+
+
 # Files.
 
 

@@ -24,6 +24,8 @@ from effd0.runners.checkpoint import (
     check_weights,
     load_model,
     read_weights,
+    weight_sets,
+    weights_digest,
 )
 from effd0.spec import SPECS, ModelSpec
 
@@ -68,6 +70,7 @@ def assert_same(loaded: State, weights: State) -> None:
     assert loaded.keys() == weights.keys()
     assert {t.dtype for t in loaded.values() if t.is_floating_point()} == {torch.float32}
     assert [name for name in weights if not torch.equal(loaded[name], weights[name])] == []
+    assert weights_digest(loaded) == weights_digest(weights)
 
 
 #: What a bench of effdet and a moving average hold beside the network's weights.
@@ -192,8 +195,26 @@ def test_of_two_sets_one_is_taken_by_its_name(
     assert said in capsys.readouterr().err
     assert_same(read_weights(path, averaged), AVERAGED)
     assert_same(read_weights(path, last), LAST)
+    assert weight_sets(path) == [averaged, last]
     with pytest.raises(CheckpointError, match=r"--weights is best, but .* holds .*; give one of"):
         read_weights(path, "best")
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        pytest.param({"b": torch.zeros(2), "a": torch.ones(2)}, True, id="another-order"),
+        pytest.param({"a": torch.ones(2), "b": torch.zeros(2),
+                      "c.num_batches_tracked": torch.tensor(3)}, True, id="batch-counter"),
+        pytest.param({"a": torch.zeros(2), "b": torch.ones(2)}, False, id="names-exchanged"),
+        pytest.param({"a": torch.ones(2), "b": torch.zeros(1, 2)}, False, id="another-shape"),
+        pytest.param({"a": torch.ones(2), "b": torch.tensor([0, 1e-45])}, False, id="one-bit"),
+    ],
+)  # fmt: skip
+def test_a_digest_is_of_tensors_by_name(other: State, *, same: bool) -> None:
+    """One bit of a value, a name and a shape count; the order and batch counters do not."""
+    state = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert (weights_digest(other) == weights_digest(state)) == same
 
 
 def test_batch_counters_may_be_absent(
