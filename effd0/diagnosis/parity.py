@@ -5,6 +5,7 @@ Heads that differ are explained further than the heads alone do: by the node of 
 it, by the batch, by the input that they are right for, or by another precision.
 """
 
+import contextlib
 import functools
 import tempfile
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
 from ..tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
 from ..types import Tensor, Tensors
-from .bisect import bisect_networks
+from .bisect import BATCH, Finding, batch_suspect, bisect_networks, one_among
 from .graph_pairing import Network
 from .heads import ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
@@ -234,8 +235,13 @@ def compare_plain(
     try:
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
-        bad = Network(load_graph(model.path))
-        good = Network(load_graph(fresh_export(checkpoint, spec)))
+        try:
+            check_batch(model, images, spec)
+        except Broken as of_the_batch:
+            return of_the_batch, figure
+        bad, good = (
+            Network(load_graph(path), spec) for path in (model.path, fresh_export(checkpoint, spec))
+        )
         rows = model.batch or 1
         try:
             found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
@@ -252,6 +258,40 @@ def compare_plain(
         diagnosis = "; ".join(filter(None, [*named, explanation]))
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure
+
+
+def check_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> None:
+    """
+    Raise `Broken`, of stage graph, unless the ONNX file *model* gives an image the same in a batch.
+
+    It is compared with the image alone, unoptimised, in the model's own batch or in `BATCH` rows.
+    *images* are (N, 3, S, S).
+    """
+    batch = one_among(images, model.batch or BATCH)
+    options = RunnerOptions(graph_optimization="disable")
+    with NamedRunner(open_runner("ort", model.path, spec, options), spec) as runner:
+        alone, heads = (runner.infer({spec.input_name: fed}) for fed in (batch[:1], batch))
+    differ = [
+        max(np.abs(head[row] - alone[name][0]).max() for name, head in heads.items())
+        if row != 1
+        else 0
+        for row in range(len(batch))
+    ]
+    if not all(np.isfinite(head).all() for head in alone.values()):
+        return  # infinitely far from any
+    row = int(np.argmax(differ))
+    try:
+        check_heads(
+            alone, {n: head[row : row + 1] for n, head in heads.items()}, spec, model.precision
+        )
+    except Broken as broken:
+        where = f"in row {row} of a batch of {len(batch)}"
+        named = "heads depend on the batch: alone, the same image has others"
+        with contextlib.suppress(Effd0Error):
+            first = batch_suspect(Network(load_graph(model.path), spec), batch)
+            named += f"; {Finding('differs', (first,)).explanation}" if first else ""
+        evidence = f"{where}, {broken.evidence} (reference: the image alone)"
+        raise Broken(evidence, named, "graph", broken.details) from broken
 
 
 def _confined(diagnosis: str) -> bool:
