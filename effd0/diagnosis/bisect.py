@@ -168,8 +168,7 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
         notes.append(f"the input is {mine}, but {theirs} in the reference")
         for info in (mine, theirs):
             fed = as_input(images, info, bad.spec)
-            ranks, batches = (fed.ndim, len(info.shape)), (len(fed), None)
-            if len({*ranks}) > 1 or info.shape[0] not in batches or not info.takes(fed):
+            if info.shape[:1] not in ((None,), (len(fed),)) or not info.takes(fed):
                 return Finding("inputs differ", notes=tuple(notes))
     for network in (bad, good):
         network.observe(images)
@@ -215,32 +214,29 @@ def batch_suspect(network: Network, batch: Tensor) -> Suspect | None:
     *batch* is that of `one_among`.  None where the outputs are the same.  Raises `RunnerError`.
     """
     alone = np.repeat(batch[:1], network.inputs[0].shape[0] or 1, axis=0)
-    kinds = {value.dtype for value in network.values.values()}
-    noise = (NOISE_FLOAT16 if np.dtype(np.float16) in kinds else NOISE).limit
+    half = any(value.dtype == np.float16 for value in network.values.values())
+    noise = (NOISE_FLOAT16 if half else NOISE).limit
 
     def part(value: Array, fed: Tensor, row: int) -> Array:
-        """What is of the image in *row*; all of a tensor that has no rows for each image."""
-        size, rest = divmod(len(value), len(fed))
-        return value if rest or not size else value[row * size :][:size]
+        """What is of the image in *row*; the first row where there are fewer rows than images."""
+        rows = np.atleast_1d(value)
+        size = len(rows) // len(fed)
+        return rows[row * size :][: size or 1]
 
     def errors(names: list[str], rows: list[int]) -> Iterator[list[float]]:
         runs = (each([(network, names)], fed) for fed in (alone, batch))
         for (one,), (many,) in zip(*runs, strict=True):
-            wanted = part(one, alone, 0)
-            got = [part(many, batch, row) for row in rows]
-            yield [distance(one, wanted) if one.shape == wanted.shape else 0.0 for one in got]
+            wanted, got = part(one, alone, 0), [part(many, batch, row) for row in rows]
+            yield [distance(has, wanted) if has.shape == wanted.shape else 0.0 for has in got]
 
     rows = [row for row in range(len(batch)) if row != 1]
     by_row = np.max([*errors(network.outputs, rows)], axis=0)
-    row = rows[int(by_row.argmax())]
+    row, names = rows[int(by_row.argmax())], [node.output for node in network.nodes]
+    what = f"row {row} of a batch of {len(batch)} is not what the same image gets alone"
     if not by_row.max() > noise:
         return None
-    names = [node.output for node in network.nodes]
     for node, (error,) in zip(network.nodes, errors(names, [row]), strict=True):
         if error > noise:
-            what = (
-                f"in row {row} of a batch of {len(batch)}, an image gets something else than alone"
-            )
             return Suspect(node.name, node.op, node.output, (), (), error, 0.0, "", "", (what,))
     return None
 

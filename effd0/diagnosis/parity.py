@@ -235,9 +235,7 @@ def compare_plain(
     try:
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
-        try:
-            check_batch(model, images, spec)
-        except Broken as of_the_batch:
+        if (of_the_batch := compare_batch(model, images, spec)) is not None:
             return of_the_batch, figure
         bad, good = (
             Network(load_graph(path), spec) for path in (model.path, fresh_export(checkpoint, spec))
@@ -260,38 +258,32 @@ def compare_plain(
     return None, figure
 
 
-def check_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> None:
+def compare_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> Broken | None:
     """
-    Raise `Broken`, of stage graph, unless the ONNX file *model* gives an image the same in a batch.
+    How the ONNX file *model* gives an image other heads in a batch than alone, of stage graph.
 
-    It is compared with the image alone, unoptimised, in the model's own batch or in `BATCH` rows.
-    *images* are (N, 3, S, S).
+    It is run unoptimised, in its own batch or in `BATCH` rows.  *images* are (N, 3, S, S).
     """
     batch = one_among(images, model.batch or BATCH)
     options = RunnerOptions(graph_optimization="disable")
     with NamedRunner(open_runner("ort", model.path, spec, options), spec) as runner:
         alone, heads = (runner.infer({spec.input_name: fed}) for fed in (batch[:1], batch))
-    differ = [
-        max(np.abs(head[row] - alone[name][0]).max() for name, head in heads.items())
-        if row != 1
-        else 0
-        for row in range(len(batch))
-    ]
     if not all(np.isfinite(head).all() for head in alone.values()):
-        return  # infinitely far from any
-    row = int(np.argmax(differ))
+        return None  # infinitely far from any
+    off = [np.abs(head - alone[name]).max(axis=(1, 2, 3)) for name, head in heads.items()]
+    row = int(np.where(np.arange(len(batch)) == 1, 0, np.max(off, axis=0)).argmax())
+    worst = {name: head[row : row + 1] for name, head in heads.items()}
     try:
-        check_heads(
-            alone, {n: head[row : row + 1] for n, head in heads.items()}, spec, model.precision
-        )
+        check_heads(alone, worst, spec, model.precision)
     except Broken as broken:
-        where = f"in row {row} of a batch of {len(batch)}"
         named = "heads depend on the batch: alone, the same image has others"
         with contextlib.suppress(Effd0Error):
-            first = batch_suspect(Network(load_graph(model.path), spec), batch)
-            named += f"; {Finding('differs', (first,)).explanation}" if first else ""
+            if first := batch_suspect(Network(load_graph(model.path), spec), batch):
+                named += f"; {Finding('differs', (first,)).explanation}"
+        where = f"in row {row} of a batch of {len(batch)}"
         evidence = f"{where}, {broken.evidence} (reference: the image alone)"
-        raise Broken(evidence, named, "graph", broken.details) from broken
+        return Broken(evidence, named, "graph", broken.details)
+    return None
 
 
 def _confined(diagnosis: str) -> bool:

@@ -125,10 +125,10 @@ def fit_rows(
 ) -> tuple[int, int] | None:
     """The first number of rows, and itemsize, with which *files* are all heads of *spec*, once."""
     counts = {size: sorted(value_count(path, size) for path in files) for size in itemsizes}
-    sizes = {name: size for size, name in head_sizes(spec).items()}
-    of = wanted_heads(MERGED if len(files) == len(MERGED) else (), spec)
+    merged = len(files) == len(MERGED)
+    sizes = sorted(n for n, name in head_sizes(spec).items() if (name in MERGED) == merged)
     for rows in possible:
-        wanted = sorted(rows * sizes[name] for name in of)
+        wanted = [rows * size for size in sizes]
         for itemsize, found in counts.items():
             if found == wanted:
                 return rows, itemsize

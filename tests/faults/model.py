@@ -15,12 +15,14 @@ from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.runners.checkpoint import read_weights
 from tests.helpers.onnx_models import (  # fmt: skip
     change_weight,
+    from_row_five,
     left_out,
     linear,
     moved_bias,
     nodes_of,
     one_channel,
     other_corner,
+    over_batch,
     scaled,
     set_attribute,
     swapped_edges,
@@ -264,28 +266,6 @@ def _clipped(model: Any) -> None:
             node.input.extend(bounds)
 
 
-def _over_batch(model: Any, node: Any) -> None:  # noqa: ARG001  # all faults are called alike
-    """A squeeze takes the mean over the batch too: an image's heads depend on its neighbours."""
-    set_attribute(node, "axes", [0, 2, 3])
-
-
-def _from_row_five(model: Any, node: Any) -> None:
-    """What the node gives is a tenth larger for the sixth image of a batch and all behind it."""
-    name = node.output[0]
-    ends = {end: _constant(model, f"end_{end}", [end], np.int64) for end in (0, 5, 1 << 31)}
-    node.output[0] = f"{name}_all"
-    first, last, scaled_ = (f"{name}_{part}" for part in ("first", "last", "scaled"))
-    _replaced(
-        model,
-        node,
-        node,
-        helper.make_node("Slice", [node.output[0], ends[0], ends[5], ends[0]], [first]),
-        helper.make_node("Slice", [node.output[0], ends[5], ends[1 << 31], ends[0]], [last]),
-        helper.make_node("Mul", [last, _constant(model, "tenth", 1.1)], [scaled_]),
-        helper.make_node("Concat", [first, scaled_], [name], axis=0),
-    )
-
-
 def _class_names(name: str) -> bool:
     return name.startswith("class")
 
@@ -335,9 +315,9 @@ FAULTS = (
           _graph(_behind("Softmax", _class_names, axis=1))),
     Fault("logits-clipped", "graph", "peers F41", "[Cc]lip", _graph(_clipped)),
     Fault("se-mean-over-batch", "graph", "a mean over one axis too many",
-          "depend on the batch.*ReduceMean", _node("ReduceMean", 0.3, _over_batch)),
+          "depend on the batch.*ReduceMean", _node("ReduceMean", 0.3, over_batch)),
     Fault("wrong-from-row-five", "graph", "a tile of a batch", "depend on the batch.*Concat",
-          _node("Conv", 0.5, _from_row_five)),
+          _node("Conv", 0.5, from_row_five)),
     Fault("heads-transposed", "graph", "peers F26", "transposed",
           _graph(_behind("Transpose", lambda _: True, perm=[0, 1, 3, 2]))),
 )  # fmt: skip

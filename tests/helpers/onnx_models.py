@@ -302,6 +302,30 @@ def swapped_edges(model: Any, node: Any) -> str:
     return str(min(one.name, other.name, key=order.index))
 
 
+def over_batch(model: Any, node: Any) -> str:  # noqa: ARG001  # all faults are called alike
+    """A mean is taken over the batch too: what an image gets depends on its neighbours."""
+    set_attribute(node, "axes", [0, 2, 3])
+    return str(node.name)
+
+
+def from_row_five(model: Any, node: Any) -> str:
+    """What the node gives is a tenth larger for the sixth image of a batch and all behind it."""
+    name, graph = node.output[0], model.graph
+    values = {"start": [0], "fifth": [5], "end": [1 << 31]}
+    tensors = [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in values.items()]
+    graph.initializer.extend([*tensors, numpy_helper.from_array(np.float32([1.1]), "tenth")])
+    node.output[0] = whole = f"{name}_whole"
+    made = [
+        helper.make_node("Slice", [whole, "start", "fifth", "start"], ["first_rows"]),
+        helper.make_node("Slice", [whole, "fifth", "end", "start"], ["last_rows"]),
+        helper.make_node("Mul", ["last_rows", "tenth"], ["scaled_rows"]),
+        helper.make_node("Concat", ["first_rows", "scaled_rows"], [name], "joined", axis=0),
+    ]
+    for place, other in enumerate(made, list(graph.node).index(node) + 1):
+        graph.node.insert(place, other)
+    return "joined"
+
+
 def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     """Give each tensor and node of *model* a new name and its outputs another order; old -> new."""
     graph = model.graph

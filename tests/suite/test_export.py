@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from effd0.diagnosis.parity import check_batch
+from effd0.diagnosis.parity import compare_batch
 from effd0.graph.onnx_info import ModelFile
 from effd0.io import sha256
 from effd0.results.check import Broken
@@ -38,7 +38,8 @@ def test_it_is_of_this_checkpoint(model_file: ModelFile, checkpoint: Path) -> No
 
 def test_its_batch_is_what_it_says(model_file: ModelFile, images: Tensor, spec: ModelSpec) -> None:
     """A free batch takes one image and eight, a fixed one its own; heads are those of an image."""
-    check_batch(model_file, images, spec)
+    if (broken := compare_batch(model_file, images, spec)) is not None:
+        raise broken
 
 
 def test_its_weights_are_the_checkpoints(
