@@ -78,8 +78,8 @@ def write_merged(folder: Path, stems: Sequence[str], batch: int = 0) -> None:
     for seed in range(len(stems)):
         for width, names in ((5, SMALL.class_names), (4, SMALL.box_names)):
             heads = (heads_of(seed)[name][0] for name in names)
-            rows = [head.transpose(1, 2, 0).reshape(-1, width) for head in heads]
-            tables[width].append(np.concatenate(rows))
+            levels = [head.transpose(1, 2, 0).reshape(-1, width) for head in heads]
+            tables[width].append(np.concatenate(levels))
     for number, every in enumerate(tables.values()):
         for first in range(0, len(stems), batch or 1):
             name = f"sample_id_{first // batch}_output_" if batch else f"{stems[first]}_"
