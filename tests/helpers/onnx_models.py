@@ -313,7 +313,9 @@ def from_row_five(model: Any, node: Any) -> str:
     name, graph = node.output[0], model.graph
     values = {"start": [0], "fifth": [5], "end": [1 << 31]}
     tensors = [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in values.items()]
-    graph.initializer.extend([*tensors, numpy_helper.from_array(np.float32([1.1]), "tenth")])
+    graph.initializer.extend(
+        [*tensors, numpy_helper.from_array(np.array([1.1], np.float32), "tenth")]
+    )
     node.output[0] = whole = f"{name}_whole"
     made = [
         helper.make_node("Slice", [whole, "start", "fifth", "start"], ["first_rows"]),

@@ -243,6 +243,7 @@ def test_another_form_of_a_model_finds_the_same(
             change(content, SMALL)
         onnx.save(content, str(tmp_path / f"{name}.onnx"))
         engine = small_engine(tmp_path / f"{name}.onnx")
+        assert job.root is not None
         dataset = load_coco(job.root)
         with engine.open(dataset, 1, silent) as opened:
             found.append([one for _, one in opened.detect(dataset.samples)])
