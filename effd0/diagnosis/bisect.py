@@ -146,8 +146,9 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     finding = bisect_networks(bad, good, images[:rows] if image is None else images[[0] * rows])
     if finding.status != "same":
         return finding
-    first = batch_suspect(bad, one_among(images, bad.inputs[0].shape[0] or BATCH))
-    return finding if first is None else replace(finding, status="differs", suspects=(first,))
+    if first := batch_suspect(bad, one_among(images, bad.inputs[0].shape[0] or BATCH)):
+        return replace(finding, status="differs", suspects=(first,), worst=first.error)
+    return finding
 
 
 def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:

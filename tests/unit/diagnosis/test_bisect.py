@@ -356,7 +356,9 @@ def test_a_model_that_takes_another_input_is_bisected(pixels: bool, tmp_path: Pa
     assert finding.status == "same"
     assert len(finding.notes) == 1
     assert [s.output for s in bisect(faulty, good, SMALL).suspects] == ["class_p6"]
-    assert [s.node for s in bisect(late, good, SMALL).suspects] == ["joined"]
+    finding = bisect(late, good, SMALL)
+    assert [suspect.node for suspect in finding.suspects] == ["joined"]
+    assert (finding.status, finding.worst > NOISE.limit) == ("differs", True)
 
 
 def test_what_is_no_number_is_compared() -> None:
