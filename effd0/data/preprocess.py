@@ -143,6 +143,13 @@ def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
     return tensor
 
 
+def pixels_of(tensor: Tensor, spec: ModelSpec) -> Pixels:
+    """Undo `normalize` exactly: (N, 3, size, size) float32 becomes (N, size, size, 3) uint8."""
+    mean, std = (255 * np.array(of, np.float32)[:, None, None] for of in (spec.mean, spec.std))
+    pixels: Pixels = np.clip(np.rint(tensor * std + mean), 0, 255).astype(np.uint8)
+    return pixels.transpose(0, 2, 3, 1)
+
+
 def _resized(image: Image.Image, spec: ModelSpec, of: str) -> tuple[Image.Image, float]:
     """The picture in the input's pixels, and the factor from those back to the image's."""
     width, height = image.size

@@ -71,11 +71,17 @@ def named_heads(outputs: Tensors, spec: ModelSpec) -> dict[str, Floats]:
         if name not in names:
             raise HeadError(f"{name} (N, {shape}) is missing among outputs {sorted(outputs)}")
         if outputs[names[name]].shape[1:] != shape:
-            raise HeadError(
-                f"{name} is {outputs[names[name]].shape}, but (N, {', '.join(map(str, shape))}) "
-                "was wanted; the model's outputs may be swapped: export it again"
-            )
+            known = {given: tensor.shape for given, tensor in outputs.items()}
+            raise HeadError(swapped(name, str(known[names[name]]), f"(N, {str(shape)[1:]}", known))
     return {name: np.asarray(outputs[names[name]], np.float32) for name in shapes}
+
+
+def swapped(name: str, got: str, wanted: str, outputs: Mapping[str, object]) -> str:
+    """What to say of the output *name*, one of *outputs* with their shapes, of another's shape."""
+    return (
+        f"output {name} is {got}, but {wanted} was wanted: names and shapes do not fit together, "
+        f"all outputs are {dict(outputs)}; export it with each head under its own name"
+    )
 
 
 def is_merged(shapes: Sequence[tuple[int | None, ...]], spec: ModelSpec) -> bool:
@@ -94,10 +100,9 @@ def _split(by_width: Mapping[int, Tensor], spec: ModelSpec) -> Tensors:
             "but the codes (ty, tx, th, tw) were wanted; export the network without decoding"
         )
     if classes.min() >= 0 and classes.max() <= 1:
-        # Back to logits is no way: a runtime's sigmoid gives 0 for -16 already.
         raise HeadError(
-            "all class outputs are from 0 to 1, as probabilities are, but logits were wanted; "
-            "export the network without its last sigmoid"
+            "all class outputs are from 0 to 1, as probabilities are, but logits were wanted; a "
+            "sigmoid that ran to 0 or 1 cannot be undone: export the network without its last one"
         )
     ends = np.cumsum([spec.anchors_per_cell * size**2 for size in spec.feature_sizes])[:-1]
     levels = [level for values in (classes, boxes) for level in np.split(values, ends, axis=1)]

@@ -21,6 +21,7 @@ from ..data.preprocess import preprocess
 from ..errors import require, require_all
 from ..export import verify
 from ..graph.onnx_info import load_graph
+from ..runners.base import as_input
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..tolerances import NOISE, NOISE_FLOAT16
@@ -39,6 +40,8 @@ JUMP = 10.0
 #: An error that falls below the noise fades if the next tensor keeps this much of it, else heals:
 #: a residual branch may be a hundredth of its trunk, while a false pair is off by nearly all.
 KEPT = 1e-3
+#: Rows of the batch in which an image has to get what it gets alone, where a model takes any.
+BATCH = 8
 #: Operator that pads what it reads -> with what.
 PADDING = {"Conv": 0.0, "MaxPool": -np.inf}
 #: Values of a small tensor that are shown.
@@ -132,22 +135,28 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     """
     Find where the ONNX file *model* leaves *reference*, an ONNX file or a checkpoint.
 
-    Both are run on *image*, or on embedded ones.  Raises `GraphError`, `RunnerError`,
-    `CheckpointError`, `ImageError`.
+    Both are run on *image*, or on embedded ones; where nothing differs, *model* is run on a batch,
+    too.  Raises `GraphError`, `RunnerError`, `CheckpointError`, `ImageError`.
     """
     if reference.suffix != ".onnx":
         require_all(verify.EXPORTING | verify.SIMPLIFYING)
-    bad = Network(load_graph(model))
+    bad = Network(load_graph(model), spec)
     if reference.suffix == ".onnx":
-        good = Network(load_graph(reference))
+        good = Network(load_graph(reference), spec)
     else:
         with verify.exported(reference, spec) as made:
-            good = Network(load_graph(made))
+            good = Network(load_graph(made), spec)
     batches = [network.inputs[0].shape[:1] for network in (bad, good)]
     rows = next((batch[0] for batch in batches if batch and batch[0] is not None), 1)
-    if image is None:
-        return bisect_networks(bad, good, sample_inputs(rows, spec))
-    return bisect_networks(bad, good, np.stack([preprocess(image, spec).tensor] * rows))
+    images = sample_inputs(max(rows, 2), spec)
+    if image is not None:
+        images[0] = preprocess(image, spec).tensor
+    finding = bisect_networks(bad, good, images[:rows] if image is None else images[[0] * rows])
+    if finding.status != "same":
+        return finding
+    if first := batch_suspect(bad, one_among(images, bad.inputs[0].shape[0] or BATCH)):
+        return replace(finding, status="differs", suspects=(first,), worst=first.error)
+    return finding
 
 
 def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
@@ -160,15 +169,16 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
     notes = []
     if mine.name != theirs.name:
         notes.append(f"the input is called {mine.name}, but {theirs.name} in the reference")
-    floats = all(np.issubdtype(info.dtype, np.floating) for info in (mine, theirs))
     fits = len(mine.shape) == len(theirs.shape) and all(
         one == other or None in (one, other)
         for one, other in zip(mine.shape, theirs.shape, strict=True)
     )
     if mine.dtype != theirs.dtype or not fits:
         notes.append(f"the input is {mine}, but {theirs} in the reference")
-    if not (floats and fits):
-        return Finding("inputs differ", notes=tuple(notes))
+        for info in (mine, theirs):
+            fed = as_input(images, info, bad.spec)
+            if info.shape[:1] not in ((None,), (len(fed),)) or not info.takes(fed):
+                return Finding("inputs differ", notes=tuple(notes))
     if len({any(n.op == "BatchNormalization" for n in side.nodes) for side in (bad, good)}) > 1:
         bad, good = bad.fused(), good.fused()
     for network in (bad, good):
@@ -250,6 +260,45 @@ def _other_weights(
         if all(distance(got, wanted) <= noise for got, wanted in both):
             return f"another checkpoint: {said}; with the reference's all outputs agree"
     return said
+
+
+def one_among(images: Tensor, rows: int) -> Tensor:
+    """A batch of *rows* rows of *images*: the second in the second row, the first in all others."""
+    return images[[min(row, len(images) - 1) if row == 1 else 0 for row in range(rows)]]
+
+
+def batch_suspect(network: Network, batch: Tensor) -> Suspect | None:
+    """
+    The first node of *network* that gives an image of *batch* something else than alone.
+
+    *batch* is that of `one_among`.  None where the outputs are the same.  Raises `RunnerError`.
+    """
+    alone = np.repeat(batch[:1], network.inputs[0].shape[0] or 1, axis=0)
+    half = any(value.dtype == np.float16 for value in network.values.values())
+    noise = (NOISE_FLOAT16 if half else NOISE).limit
+
+    def part(value: Array, fed: Tensor, row: int) -> Array:
+        """What is of the image in *row*; the first row where there are fewer rows than images."""
+        rows = np.atleast_1d(value)
+        size = len(rows) // len(fed)
+        return rows[row * size :][: size or 1]
+
+    def errors(names: list[str], rows: list[int]) -> Iterator[list[float]]:
+        runs = (each([(network, names)], fed) for fed in (alone, batch))
+        for (one,), (many,) in zip(*runs, strict=True):
+            wanted, got = part(one, alone, 0), [part(many, batch, row) for row in rows]
+            yield [distance(has, wanted) if has.shape == wanted.shape else 0.0 for has in got]
+
+    rows = [row for row in range(len(batch)) if row != 1]
+    by_row = np.max([*errors(network.outputs, rows)], axis=0)
+    row, names = rows[int(by_row.argmax())], [node.output for node in network.nodes]
+    what = f"row {row} of a batch of {len(batch)} is not what the same image gets alone"
+    if not by_row.max() > noise:
+        return None
+    for node, (error,) in zip(network.nodes, errors(names, [row]), strict=True):
+        if error > noise:
+            return Suspect(node.name, node.op, node.output, (), (), error, 0.0, "", "", (what,))
+    return None
 
 
 def distance(got: Array, wanted: Array) -> float:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from ..errors import GraphError, RunnerError, require
 from ..graph.onnx_info import constants, fed_inputs, sides_of
-from ..runners.base import TensorInfo
+from ..runners.base import TensorInfo, as_input
+from ..spec import D0, ModelSpec
 from ..types import Fractions
 
 Array = npt.NDArray[Any]
@@ -76,12 +77,13 @@ class Network:
     A ``ModelProto`` and its data *nodes* in topological order.
 
     *values* are its constants and *seen* is what was seen of its data tensors, by name; both are
-    filled by `observe`.  Raises `GraphError` if the model has no input for images.
+    filled by `observe`.  Where it takes pixels, they are those of *spec*.  Raises `GraphError` if
+    the model has no input for images.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, spec: ModelSpec = D0) -> None:
         helper = require("onnx.helper", extra="onnx")
-        self.model, self.values = model, constants(model)
+        self.model, self.spec, self.values = model, spec, constants(model)
         self.outputs = [output.name for output in model.graph.output]
         self.nodes: list[Node] = []
         self.producer: dict[str, Node] = {}
@@ -137,7 +139,7 @@ class Network:
                 conv.input.append(name)
             conv.output[0] = norm.output[0]
             model.graph.node.remove(norm)
-        return Network(model)
+        return Network(model, self.spec)
 
     def fingerprint(self, node: Node) -> Hashable:
         """All that sets *node* apart but its data: weights and attributes."""
@@ -161,7 +163,7 @@ class Network:
             self.seen[name] = Seen(value.shape, value.dtype, flat.astype(np.float64))
 
     def run(self, names: Sequence[str], images: Array) -> list[Array]:
-        """Values of the tensors *names* on *images*; raise `RunnerError`."""
+        """Values of the tensors *names* on normalised *images*; raise `RunnerError`."""
         ir, ort = require("onnx_ir", extra="onnx"), require("onnxruntime", extra="onnx")
         info, wanted = self.inputs[0], list(dict.fromkeys(names))
         whole = ir.from_proto(self.model)
@@ -177,7 +179,7 @@ class Network:
             session = ort.InferenceSession(
                 copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-            values = session.run(wanted, {info.name: images.astype(info.dtype)})
+            values = session.run(wanted, {info.name: as_input(images, info, self.spec)})
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception.
             raise RunnerError(
                 f"{self.model.graph.name or 'the model'} failed in ONNX Runtime on {images.shape} "

@@ -27,7 +27,7 @@ from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
 from ..tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
 from ..types import Tensor, Tensors
-from .bisect import bisect_networks
+from .bisect import BATCH, Finding, batch_suspect, bisect_networks, one_among
 from .graph_pairing import Network
 from .heads import ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
@@ -239,6 +239,8 @@ def compare_plain(
     try:
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
+        if (of_the_batch := compare_batch(model, images, spec)) is not None:
+            return of_the_batch, figure
         sets = weight_sets(checkpoint)
         used = named or sets[0]
         for other in [one for one in sets if one != used]:
@@ -250,8 +252,8 @@ def compare_plain(
                 check_heads(theirs, heads, spec, model.precision)
                 said = f"another set of weights: these are its {other}, not its {used}"
                 return Broken(broken.evidence, said, "export", broken.details), figure
-        bad = Network(load_graph(model.path))
-        good = Network(load_graph(fresh_export(checkpoint, spec, named)))
+        bad = Network(load_graph(model.path), spec)
+        good = Network(load_graph(fresh_export(checkpoint, spec, named)), spec)
         rows = model.batch or 1
         try:
             found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
@@ -268,6 +270,34 @@ def compare_plain(
         diagnosis = "; ".join(filter(None, [*causes, explanation]))
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure
+
+
+def compare_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> Broken | None:
+    """
+    How the ONNX file *model* gives an image other heads in a batch than alone, of stage graph.
+
+    It is run unoptimised, in its own batch or in `BATCH` rows.  *images* are (N, 3, S, S).
+    """
+    batch = one_among(images, model.batch or BATCH)
+    options = RunnerOptions(graph_optimization="disable")
+    with NamedRunner(open_runner("ort", model.path, spec, options), spec) as runner:
+        alone, heads = (runner.infer({spec.input_name: fed}) for fed in (batch[:1], batch))
+    if not all(np.isfinite(head).all() for head in alone.values()):
+        return None  # infinitely far from any
+    off = [np.abs(head - alone[name]).max(axis=(1, 2, 3)) for name, head in heads.items()]
+    row = int(np.where(np.arange(len(batch)) == 1, 0, np.max(off, axis=0)).argmax())
+    worst = {name: head[row : row + 1] for name, head in heads.items()}
+    try:
+        check_heads(alone, worst, spec, model.precision)
+    except Broken as broken:
+        named = "heads depend on the batch: alone, the same image has others"
+        with contextlib.suppress(Effd0Error):
+            if first := batch_suspect(Network(load_graph(model.path), spec), batch):
+                named += f"; {Finding('differs', (first,)).explanation}"
+        where = f"in row {row} of a batch of {len(batch)}"
+        evidence = f"{where}, {broken.evidence} (reference: the image alone)"
+        return Broken(evidence, named, "graph", broken.details)
+    return None
 
 
 def _confined(diagnosis: str) -> bool:

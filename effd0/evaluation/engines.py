@@ -19,14 +19,14 @@ from typing import Any, ClassVar
 
 from ..data.coco import Dataset, Sample, check_images, load_coco
 from ..data.preprocess import input_scale
-from ..detection.heads import is_merged, split_heads
+from ..detection.heads import split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import Effd0Error, ResultError
 from ..io import model_sha256, sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
 from ..results.run import UNKNOWN_MODEL
-from ..runners.base import Runner, choose_batch_size
+from ..runners.base import Runner, choose_batch_size, foreign_forms
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
 from ..tensors.inputs import Manifest, find_manifest
@@ -162,7 +162,6 @@ class LocalEngine(ModelEngine):
                     assert given is not None, "a runner of its own comes with the file that it runs"
                     file = given
                 advance(1)
-            merged = is_merged([info.shape[1:] for info in runner.outputs], self.choice.spec)
             times, batch_size = StageTimes(), choose_batch_size(runner, self.batch_size)
 
             def stages() -> dict[str, Latency]:
@@ -171,7 +170,9 @@ class LocalEngine(ModelEngine):
 
             yield OpenEngine(
                 spec=self.choice.spec,
-                description=f"{runner.description}, merged heads" if merged else runner.description,
+                description=", ".join(
+                    [runner.description, *foreign_forms(runner, self.choice.spec)]
+                ),
                 settings=self.settings(file, batch_size),
                 detect=partial(
                     run_dataset,

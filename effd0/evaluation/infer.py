@@ -228,12 +228,8 @@ def _timed(
 
 def check_fits(inputs: InputFiles, info: base.TensorInfo) -> None:
     """Raise `FeedError` unless *inputs*, or their values in another float, are what *info* asks."""
-    alike = inputs.dtype.kind == info.dtype.kind
-    sides = info.shape[1:]
-    fits = len(sides) == len(inputs.shape) and all(
-        side in (None, of) for side, of in zip(sides, inputs.shape, strict=True)
-    )
-    if not (alike and fits):
+    row = base.laid_out(np.zeros((1, *inputs.shape), info.dtype), info)
+    if inputs.dtype.kind != info.dtype.kind or not info.takes(row):
         raise FeedError(
             f"inputs are {inputs.dtype} {inputs.shape}, but the model's {info.name} is {info}; "
             "preprocess for this model, or choose the model that they were made for"

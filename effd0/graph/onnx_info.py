@@ -7,6 +7,7 @@ the published ONNX parsers of CANN (Apache-2.0) register opset 11 and most later
 which ATC reads itself.  Opset 17 is the last that was seen to compile.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..detection.heads import is_merged
+from ..detection.heads import is_merged, swapped
 from ..errors import Effd0Error, ExportError, GraphError, require
 from ..io import ONNX, check_kind
 from ..spec import ModelSpec
@@ -156,6 +157,14 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker's errors and those of shape inference share no base
         first = str(error).strip().partition("\n")[0]
+        # What the nodes give, whatever is declared.
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        with contextlib.suppress(onnx.shape_inference.InferenceError):
+            outputs = onnx.shape_inference.infer_shapes(model).graph.output
+            if all(value.type.tensor_type.HasField("shape") for value in outputs):
+                _check_outputs(path, {value.name: sides_of(value)[1:] for value in outputs}, spec)
         raise GraphError(f"{path} is an invalid ONNX model: {first}; export it again") from error
     if training := _of_training(model):
         more = f" and {len(training) - 1} more nodes" if training[1:] else ""
@@ -213,11 +222,8 @@ def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> No
     if outputs.keys() == wanted.keys():
         wrong = [name for name in wanted if outputs[name] != wanted[name]]
         if wrong:
-            raise ExportError(
-                f"output {wrong[0]} of {path} is {shown[wrong[0]]}, but {_sides(wanted[wrong[0]])} "
-                f"was wanted: names and shapes do not fit together, all outputs are {shown}; "
-                "export it with each head under its own name"
-            )
+            name = f"{wrong[0]} of {path}"
+            raise ExportError(swapped(name, shown[wrong[0]], _sides(wanted[wrong[0]]), shown))
         return
     found = Counter(outputs.values())
     lost = [name for name, shape in wanted.items() if not found[shape]]

@@ -15,8 +15,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from ..data.preprocess import ModelInput
-from ..detection.heads import named_heads
+from ..data.preprocess import ModelInput, pixels_of
+from ..detection.heads import is_merged, named_heads
 from ..detection.postprocess import Detections
 from ..errors import FeedError, RunnerError
 from ..spec import ModelSpec
@@ -220,7 +220,8 @@ class NamedRunner(Runner):
     """
     *inner*, but its input and its heads have the names and the order of *spec*, in float32.
 
-    Where *inner* takes uint8 pixels, because it normalises by itself, it still does.
+    Where *inner* takes pixels, because it normalises by itself, or planes last, that is what it is
+    fed.
     """
 
     def __init__(self, inner: Runner, spec: ModelSpec) -> None:
@@ -236,11 +237,9 @@ class NamedRunner(Runner):
 
     @property
     def inputs(self) -> list[TensorInfo]:
-        """The one input, under the spec's name."""
-        info = only_input(self.inner.inputs)
-        floats = np.issubdtype(info.dtype, np.floating)
-        dtype = np.dtype(np.float32) if floats else info.dtype
-        return [TensorInfo(self.spec.input_name, info.shape, dtype)]
+        """The one input, under the spec's name, of normalised planes."""
+        shape = (only_input(self.inner.inputs).shape[0], *self.spec.input_shape)
+        return [TensorInfo(self.spec.input_name, shape, np.dtype(np.float32))]
 
     @property
     def outputs(self) -> list[TensorInfo]:
@@ -260,7 +259,7 @@ class NamedRunner(Runner):
     def _renamed(self, feed: Tensors) -> Tensors:
         check_feed(feed, self.inputs)
         info = only_input(self.inner.inputs)
-        return {info.name: feed[self.spec.input_name].astype(info.dtype, copy=False)}
+        return {info.name: as_input(feed[self.spec.input_name], info, self.spec)}
 
 
 def choose_batch_size(runner: Runner, asked: int | None) -> int:
@@ -296,11 +295,37 @@ def make_feed(inputs: Sequence[ModelInput], runner: Runner, rows: Tensor | None 
     info = only_input(runner.inputs)
     if rows is None:
         return stacked([i.tensor for i in inputs], info)
-    return {info.name: rows.astype(info.dtype, copy=False)}
+    return {info.name: laid_out(rows, info)}
 
 
 def stacked(tensors: Sequence[np.ndarray], info: TensorInfo) -> Tensors:
-    """Make one batch of *tensors*, in the name and dtype of the input *info*."""
+    """Make one batch of *tensors*, in the name, dtype and layout of the input *info*."""
     # A single image is a batch as it is; copied, it would be three megabytes of fresh memory.
     batch = tensors[0][None] if len(tensors) == 1 else np.stack(tensors)
-    return {info.name: batch.astype(info.dtype, copy=False)}
+    return {info.name: laid_out(batch, info)}
+
+
+def laid_out(batch: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """*batch* of images in the dtype of the input *info*, planes first or last as it declares."""
+    batch = batch.astype(info.dtype, copy=False)
+    if batch.ndim == len(info.shape) == len("NCHW") and not info.takes(batch):
+        for order in ((0, 2, 3, 1), (0, 3, 1, 2)):
+            if info.takes(batch.transpose(order)):
+                return np.ascontiguousarray(batch.transpose(order))
+    return batch
+
+
+def as_input(images: Tensor, info: TensorInfo, spec: ModelSpec) -> np.ndarray:
+    """Normalised *images*, (N, 3, S, S), as the input *info* takes them; their pixels for uint8."""
+    return laid_out(pixels_of(images, spec) if info.dtype == np.uint8 else images, info)
+
+
+def foreign_forms(runner: Runner, spec: ModelSpec) -> list[str]:
+    """What sets inputs and outputs of the open *runner* apart from an export's, in words."""
+    info = only_input(runner.inputs)
+    forms = {
+        "uint8 inputs": info.dtype == np.uint8,
+        "NHWC inputs": info.shape[1:] == (*spec.input_shape[1:], 3),
+        "merged heads": is_merged([output.shape[1:] for output in runner.outputs], spec),
+    }
+    return [form for form, found in forms.items() if found]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..detection.heads import named_heads
 from ..errors import RunnerError
 from ..spec import ModelSpec
 from ..tensors.inputs import find_manifest, input_shape
@@ -61,7 +62,7 @@ class RecordedRunner(Runner):
                     f"row {number} (sha256 {digest[:12]}) is none of the {len(stems)} inputs "
                     f"that {self.model} has results of; feed these, preprocessed by the same --arch"
                 )
-            heads.append(results.heads(stems[digest]))
+            heads.append(named_heads(results.heads(stems[digest]), self.spec))
         return [np.concatenate([of[name] for of in heads]) for name in self.spec.output_names]
 
 

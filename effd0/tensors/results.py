@@ -1,9 +1,9 @@
 """
 Results on disk: the heads of each image, whichever of the known namings their files have.
 
-Which head a file holds is told by its size alone.  No head of any spec has the size of another, in
-float32 as in float16, so that neither a file's number nor the order of a model's outputs is
-trusted.
+Which head a file holds is told by its size alone, or which of the two tables of all anchors.  None
+of any spec has the size of another, in float32 as in float16, so that neither a file's number nor
+the order of a model's outputs is trusted.
 """
 
 import json
@@ -49,10 +49,11 @@ class HeadFile:
             return name
         shape = np.load(self.path, mmap_mode="r", allow_pickle=False).shape
         # A flat one says nothing; one of another layout says that it is not to be read.
-        return name if len(shape) == 1 or shape[-3:] == spec.head_shapes[name] else None
+        wanted = file_shapes(spec)[name]
+        return name if len(shape) == 1 or shape[-len(wanted) :] == wanted else None
 
     def load(self, spec: ModelSpec) -> tuple[str, Floats]:
-        """Name and values of this image's head, (1, C, H, W) float32; `ResultError` if none."""
+        """Name and values of this image's head, (1, *shape) float32; `ResultError` if none."""
         try:
             values = _content(self.path, self.itemsize)
         except (OSError, ValueError, EOFError) as error:
@@ -65,7 +66,7 @@ class HeadFile:
                 f"{self.path} holds {values.size} values, but {self.rows} times one of "
                 f"{sorted(head_sizes(spec))} were wanted; run the inference again"
             )
-        rows = values.reshape(self.rows, *spec.head_shapes[name])
+        rows = values.reshape(self.rows, *file_shapes(spec)[name])
         # Of a batch, a copy: the other rows are not to stay in memory.
         return name, rows[self.row : self.row + 1].astype(np.float32, copy=self.rows > 1)
 
@@ -74,10 +75,25 @@ class HeadFile:
         return None if rest else head_sizes(spec).get(size)
 
 
+#: The two tables of all anchors.
+MERGED = ("classes", "boxes")
+
+
+def file_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of what a file may hold of one image: the ten heads, and the two merged ones."""
+    merged = {"classes": (spec.num_anchors, spec.num_classes), "boxes": (spec.num_anchors, 4)}
+    return {**spec.head_shapes, **merged}
+
+
+def wanted_heads(names: Iterable[str | None], spec: ModelSpec) -> tuple[str, ...]:
+    """All heads of an image some of whose are *names*: the merged ones, or else the ten."""
+    return MERGED if set(MERGED) & set(names) else tuple(spec.head_shapes)
+
+
 @cache
 def head_sizes(spec: ModelSpec) -> dict[int, str]:
     """How many values each head of one image has -> its name."""
-    return {math.prod(shape): name for name, shape in spec.head_shapes.items()}
+    return {math.prod(shape): name for name, shape in file_shapes(spec).items()}
 
 
 def value_count(path: Path, itemsize: int) -> int:
@@ -109,8 +125,10 @@ def fit_rows(
 ) -> tuple[int, int] | None:
     """The first number of rows, and itemsize, with which *files* are all heads of *spec*, once."""
     counts = {size: sorted(value_count(path, size) for path in files) for size in itemsizes}
+    merged = len(files) == len(MERGED)
+    sizes = sorted(n for n, name in head_sizes(spec).items() if (name in MERGED) == merged)
     for rows in possible:
-        wanted = [rows * size for size in sorted(head_sizes(spec))]
+        wanted = [rows * size for size in sizes]
         for itemsize, found in counts.items():
             if found == wanted:
                 return rows, itemsize
@@ -326,18 +344,20 @@ class Results:
 
     def heads(self, stem: str) -> Tensors:
         """
-        Head outputs of the image *stem* by name, in the recipe's order, (1, C, H, W) float32.
+        Head outputs of the image *stem* by name, in the recipe's order, (1, C, H, W) float32;
+        `MERGED` ones are (1, anchors, classes or 4).
 
         Raises `ResultError` where its files have changed since the folder was opened.
         """
         found = dict(file.load(self.spec) for file in self.files[stem])
-        missing = [name for name in self.spec.head_shapes if name not in found]
+        wanted = wanted_heads(found, self.spec)
+        missing = [name for name in wanted if name not in found]
         if missing:
             raise ResultError(
                 f"{self.folder} has no {listed(missing)} of {stem}, but every head was wanted; "
                 "run the inference again"
             )
-        return {name: found[name] for name in self.spec.head_shapes}
+        return {name: found[name] for name in wanted}
 
 
 def open_results(
@@ -408,7 +428,7 @@ def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple
     twice = sorted({head for head in heads if head is not None and heads.count(head) > 1})
     if twice:
         yield "doubled", "all heads" if len(twice) == len(spec.head_shapes) else listed(twice)
-    missing = [name for name in spec.head_shapes if name not in heads]
+    missing = [name for name in wanted_heads(heads, spec) if name not in heads]
     unread = len(files) - len(sized)
     if len(missing) > unread + len(broken):
         yield "incomplete", f"{unread} files" if unread else f"no {listed(missing)}"

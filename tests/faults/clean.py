@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from onnx import TensorProto
 from safetensors.torch import save_file
@@ -19,7 +21,13 @@ from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits, save_graph
 from effd0.runners.checkpoint import read_weights
 from effd0.spec import D0
 from effd0.tensors.inputs import write_inputs
-from tests.helpers.onnx_models import nodes_of, pinned, renamed
+from tests.helpers.onnx_models import (
+    nodes_of,
+    pinned,
+    renamed,
+    with_foreign_input,
+    with_merged_heads,
+)
 
 from .checkpoint import noisy
 from .model import rename, unfused
@@ -146,6 +154,24 @@ def _reordered(good: Good, folder: Path) -> Sequence[str]:
     return (*base_options(good), f"--results={results}")
 
 
+def _merged_results(good: Good, folder: Path) -> Sequence[str]:
+    """Two files an image, as a network gives them that joins its levels."""
+    results = folder / "result"
+    results.mkdir()
+    for image in good.dataset.samples:
+        heads = [
+            np.fromfile(good.results / f"{image.path.stem}_{n}.bin", np.float32)
+            for n in range(len(D0.output_names))
+        ]
+        for n, (width, levels) in enumerate(((D0.num_classes, heads[:5]), (4, heads[5:]))):
+            tables = [
+                level.reshape(-1, size, size).transpose(1, 2, 0).reshape(-1, width)
+                for level, size in zip(levels, D0.feature_sizes, strict=True)
+            ]
+            np.concatenate(tables).tofile(results / f"{image.path.stem}_{n}.bin")
+    return (*base_options(good), f"--results={results}")
+
+
 def _other_scenes(good: Good, folder: Path) -> Sequence[str]:
     """Other pictures, under names and ids that no published set has."""
     root = copy_scenes(folder / "coco", 20)
@@ -202,6 +228,13 @@ CLEAN: dict[str, Make] = {
     "all-in-fp16": _edited("fp16", then=_float16_outside),
     "renamed-and-shuffled": _model(_shuffled),
     "unfused-batch-norms": _model(unfused),
+    "input-of-pixels-planes-last": _edited(
+        then=partial(with_foreign_input, spec=D0, pixels=True, last=True)),
+    "input-of-pixels": _edited(then=partial(with_foreign_input, spec=D0, pixels=True, last=False)),
+    "input-planes-last": _edited(
+        then=partial(with_foreign_input, spec=D0, pixels=False, last=True)),
+    "heads-merged": _edited(then=partial(with_merged_heads, spec=D0)),
+    "results-of-merged-heads": _merged_results,
     "runner-openvino": _with_model("--runner=openvino"),
     "runner-torch": _plain("--runner=torch"),
     "runner-ort-1-thread-unoptimised": _with_model(

@@ -16,12 +16,14 @@ from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.runners.checkpoint import load_model, read_weights
 from tests.helpers.onnx_models import (  # fmt: skip
     change_weight,
+    from_row_five,
     left_out,
     linear,
     moved_bias,
     nodes_of,
     one_channel,
     other_corner,
+    over_batch,
     scaled,
     set_attribute,
     swapped_edges,
@@ -375,6 +377,10 @@ FAULTS = (
     Fault("softmax-in-the-graph", "graph", "TFLite's conversions", "Softmax",
           _graph(_behind("Softmax", _class_names, axis=1))),
     Fault("logits-clipped", "graph", "peers F41", "[Cc]lip", _graph(_clipped)),
+    Fault("se-mean-over-batch", "graph", "a mean over one axis too many",
+          "depend on the batch.*ReduceMean", _node("ReduceMean", 0.3, over_batch)),
+    Fault("wrong-from-row-five", "graph", "a tile of a batch", "depend on the batch.*Concat",
+          _node("Conv", 0.5, from_row_five)),
     Fault("heads-transposed", "graph", "peers F26", "transposed",
           _graph(_behind("Transpose", lambda _: True, perm=[0, 1, 3, 2]))),
 )  # fmt: skip

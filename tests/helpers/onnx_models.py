@@ -14,6 +14,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from effd0.spec import ModelSpec
+
 Array = npt.NDArray[Any]
 
 POOL = {"kernel_shape": [3, 3], "strides": [2, 2]}
@@ -147,6 +149,57 @@ def with_swapped_outputs(model: Path, out: Path, one: str, other: str) -> Path:
     return out
 
 
+def with_foreign_input(model: Any, spec: ModelSpec, *, pixels: bool, last: bool) -> Any:
+    """Give *model*, in place, an input of *pixels*, normalised inside, or of planes *last*."""
+    graph, (value, *_) = model.graph, model.graph.input
+    steps: list[tuple[str, list[str], dict[str, Any]]] = []
+    if last:
+        steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
+        sides = value.type.tensor_type.shape.dim
+        for dim, side in zip(sides[1:], (spec.image_size, spec.image_size, 3), strict=True):
+            dim.dim_value = side
+    if pixels:
+        value.type.tensor_type.elem_type = TensorProto.UINT8
+        steps.insert(0, ("Cast", [], {"to": TensorProto.FLOAT}))
+        for op, of in (("Sub", spec.mean), ("Div", spec.std)):
+            constant = 255 * np.reshape(np.array(of, np.float32), (1, 3, 1, 1))
+            graph.initializer.append(numpy_helper.from_array(constant, f"own_{op}"))
+            steps.append((op, [f"own_{op}"], {}))
+    for node in graph.node:
+        node.input[:] = [f"own_{len(steps)}" if n == value.name else n for n in node.input]
+    for n, (op, more, attributes) in enumerate(steps):
+        given = f"own_{n}" if n else value.name
+        made = helper.make_node(op, [given, *more], [f"own_{n + 1}"], f"own_{op}", **attributes)
+        graph.node.insert(n, made)
+    return model
+
+
+def with_merged_heads(model: Any, spec: ModelSpec) -> Any:
+    """Give *model*, in place, one output of all classes and one of all boxes."""
+    outputs, widths = model.graph.output, {"labels": spec.num_classes, "offsets": 4}
+    names = zip(widths.items(), (spec.class_names, spec.box_names), strict=True)
+    for (merged, width), heads in names:
+        rows = numpy_helper.from_array(np.array([0, -1, width], np.int64), f"{merged}_rows")
+        model.graph.initializer.append(rows)
+        for name in heads:
+            last, table = f"{name}_last", f"{name}_table"
+            model.graph.node.extend(
+                [
+                    helper.make_node("Transpose", [name], [last], perm=[0, 2, 3, 1]),
+                    helper.make_node("Reshape", [last, rows.name], [table]),
+                ]
+            )
+        tables = [f"{name}_table" for name in heads]
+        model.graph.node.append(helper.make_node("Concat", tables, [merged], axis=1))
+    batch = outputs[0].type.tensor_type.shape.dim[0]
+    sides = [batch.dim_param or batch.dim_value, spec.num_anchors]
+    del outputs[:]
+    for merged, width in widths.items():
+        shape = [*sides, width]
+        outputs.append(helper.make_tensor_value_info(merged, TensorProto.FLOAT, shape))
+    return model
+
+
 #: Of a model's heads, by name: channels, rows and columns.
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -247,6 +300,32 @@ def swapped_edges(model: Any, node: Any) -> str:
     one.input[0], other.input[0] = other.input[0], one.input[0]
     order = [n.name for n in model.graph.node]
     return str(min(one.name, other.name, key=order.index))
+
+
+def over_batch(model: Any, node: Any) -> str:  # noqa: ARG001  # all faults are called alike
+    """A mean is taken over the batch too: what an image gets depends on its neighbours."""
+    set_attribute(node, "axes", [0, 2, 3])
+    return str(node.name)
+
+
+def from_row_five(model: Any, node: Any) -> str:
+    """What the node gives is a tenth larger for the sixth image of a batch and all behind it."""
+    name, graph = node.output[0], model.graph
+    values = {"start": [0], "fifth": [5], "end": [1 << 31]}
+    tensors = [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in values.items()]
+    graph.initializer.extend(
+        [*tensors, numpy_helper.from_array(np.array([1.1], np.float32), "tenth")]
+    )
+    node.output[0] = whole = f"{name}_whole"
+    made = [
+        helper.make_node("Slice", [whole, "start", "fifth", "start"], ["first_rows"]),
+        helper.make_node("Slice", [whole, "fifth", "end", "start"], ["last_rows"]),
+        helper.make_node("Mul", ["last_rows", "tenth"], ["scaled_rows"]),
+        helper.make_node("Concat", ["first_rows", "scaled_rows"], [name], "joined", axis=0),
+    ]
+    for place, other in enumerate(made, list(graph.node).index(node) + 1):
+        graph.node.insert(place, other)
+    return "joined"
 
 
 def renamed(model: Any, seed: int = 0) -> dict[str, str]:

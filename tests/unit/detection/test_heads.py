@@ -79,7 +79,7 @@ Spoil = Callable[[Outputs], Outputs]
 #: What is done to the outputs -> what the error says.
 REFUSED: dict[str, tuple[Spoil, str]] = {
     "swapped": (lambda o: o | {"class_p3": o["class_p4"], "class_p4": o["class_p3"]},
-        "class_p3 is (2, 45, 8, 8), but (N, 45, 16, 16) was wanted; the model's outputs may be"),
+        "output class_p3 is (2, 45, 8, 8), but (N, 45, 16, 16) was wanted: names and shapes do"),
     "flat": (lambda o: o | {"class_p7": o["class_p7"].reshape(-1)},
         "class_p7 is (90,), but (N, 45, 1, 1) was wanted"),
     "missing": (lambda o: {name: head for name, head in o.items() if name != "box_p5"},
@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Spoil, str]] = {
     "merged-probabilities": (
         lambda o: _merged({name: -head for name, head in o.items()})
         | {"1": np.full((2, SMALL.num_anchors, SMALL.num_classes), 0.5, np.float32)},
-        "all class outputs are from 0 to 1, as probabilities are, but logits were wanted"),
+        "all class outputs are from 0 to 1, as probabilities are, but logits were wanted; a"),
 }  # fmt: skip
 
 

@@ -13,12 +13,21 @@ import pytest
 from onnx import helper, numpy_helper
 
 from effd0.data import fixture
-from effd0.diagnosis.bisect import Finding, bisect_networks, distance
+from effd0.diagnosis.bisect import (
+    BATCH,
+    Finding,
+    batch_suspect,
+    bisect,
+    bisect_networks,
+    distance,
+    one_among,
+)
 from effd0.diagnosis.graph_pairing import Network
 from effd0.errors import GraphError, RunnerError
 from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.spec import D0
 from effd0.tolerances import NOISE
+from tests.helpers import SMALL
 from tests.helpers import onnx_models as graphs
 from tests.helpers.onnx_models import change_weight, moved_bias, nodes_of, parsed, renamed, scaled
 
@@ -362,6 +371,56 @@ def test_a_model_that_cannot_run_is_refused() -> None:
     del bad.graph.input[:]
     with pytest.raises(GraphError, match="the model has no input"):
         Network(bad)
+
+
+#: Each image times its mean.
+MEANS = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { m = ReduceMean<axes=[2,3]>(x) y = Mul(x, m) }"
+
+
+@pytest.mark.parametrize(
+    ("op", "plant", "row"),
+    [("ReduceMean", graphs.over_batch, 0), ("Mul", graphs.from_row_five, 5)],
+    ids=["mean-over-batch", "rows-from-five"],
+)
+def test_an_image_that_depends_on_its_batch_names_the_node(
+    op: str, plant: Callable[[Any, Any], str], row: int
+) -> None:
+    """In a batch of eight, the first node that gives an image something else than alone."""
+    model = parsed(MEANS)
+    for node in model.graph.node:
+        node.name = node.op_type
+    batch = one_among(RNG.standard_normal((2, 3, 8, 8), np.float32), BATCH)
+    assert batch_suspect(Network(model), batch) is None
+    (node,) = nodes_of(model, op)
+    wanted = plant(model, node)
+    suspect = batch_suspect(Network(model), batch)
+    assert suspect is not None
+    assert (suspect.node, suspect.stage) == (wanted, "graph")
+    assert suspect.differences[0].startswith(f"row {row} of a batch of 8 is not what")
+
+
+@pytest.mark.parametrize("pixels", [False, True], ids=["planes-last", "pixels"])
+def test_a_model_that_takes_another_input_is_bisected(pixels: bool, tmp_path: Path) -> None:
+    """Both are fed the same images, each in its own form; a fault is found where it lies."""
+    paths = good, bad, faulty, late = [tmp_path / f"{name}.onnx" for name in "abcd"]
+    for path in paths:
+        model = graphs.head_model(SMALL.head_shapes)
+        if path is not good:
+            graphs.with_foreign_input(model, SMALL, pixels=pixels, last=True)
+        wanted = {
+            faulty: lambda m: scaled(m, nodes_of(m, "Conv")[3]),
+            late: lambda m: graphs.from_row_five(m, nodes_of(m, "Conv")[3]),
+        }
+        if path in wanted:
+            wanted[path](model)
+        onnx.save(model, str(path))
+    finding = bisect(bad, good, SMALL)
+    assert finding.status == "same"
+    assert len(finding.notes) == 1
+    assert [s.output for s in bisect(faulty, good, SMALL).suspects] == ["class_p6"]
+    finding = bisect(late, good, SMALL)
+    assert [suspect.node for suspect in finding.suspects] == ["joined"]
+    assert (finding.status, finding.worst > NOISE.limit) == ("differs", True)
 
 
 def test_what_is_no_number_is_compared() -> None:

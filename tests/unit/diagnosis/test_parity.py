@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from effd0.data import fixture
@@ -16,11 +18,13 @@ from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.diagnosis.parity import (
     RELATIVE_L2,
     check_heads,
+    compare_batch,
     diagnose_precision,
     diagnose_runner,
     estimate,
     record,
 )
+from effd0.graph.onnx_info import read_model
 from effd0.results.check import Broken
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
@@ -28,6 +32,7 @@ from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Floats, Tensors
 from tests.helpers import SMALL
+from tests.helpers.onnx_models import from_row_five, head_model, nodes_of
 from tests.helpers.results import as_bfloat16, as_float16, heads_of, noisy
 
 HEADS = heads_of(0)
@@ -209,6 +214,28 @@ def test_what_is_not_finite_is_null_in_a_record() -> None:
     infinite = written.heads[0]
     assert (infinite.head, infinite.level, infinite.max_abs) == ("class", "P5", None)
     assert written.worst == (math.inf, SAME_FLOAT32.limit, "max abs")
+
+
+def test_a_batch_that_changes_an_image_is_of_the_graph(tmp_path: Path) -> None:
+    """The evidence has the row, and the diagnosis the node; a fixed batch is tried whole."""
+    images = fixture.sample_inputs(2, SMALL)
+
+    def broken(plant: bool, batch: int | None) -> Broken | None:
+        model, path = head_model(SMALL.head_shapes, batch=batch), tmp_path / "d0.onnx"
+        if plant:
+            from_row_five(model, nodes_of(model, "Conv")[1])
+        onnx.save(model, str(path))
+        return compare_batch(read_model(path, SMALL), images, SMALL)
+
+    for batch in (None, 1, 6):
+        assert broken(False, batch) is None
+    for batch in (None, 6):
+        said = broken(True, batch)
+        assert said is not None
+        assert said.evidence.startswith(f"in row 5 of a batch of {batch or 8}, class_p4 differs by")
+        named = "heads depend on the batch: alone, the same image has others; Concat joined: row 5"
+        assert said.diagnosis.startswith(named)
+        assert said.stage == "graph"
 
 
 @pytest.mark.slow

@@ -6,9 +6,12 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from effd0.data import fixture
@@ -20,8 +23,11 @@ from effd0.evaluation.engines import LocalEngine, reference_choice
 from effd0.evaluation.evaluate import EvaluationJob, evaluate, loaded, run_of
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
+from effd0.progress import silent
 from effd0.results.run import flat
+from effd0.spec import ModelSpec
 from tests.helpers import SMALL, coco_content, names_in, write_coco
+from tests.helpers.onnx_models import head_model, with_foreign_input, with_merged_heads
 from tests.helpers.runners import BATCH, FakeRunner, NeighbourRunner, outcome, small_engine
 
 IMAGES = 5
@@ -214,6 +220,39 @@ def test_the_reference_runs_on_the_same_images(
     assert against.model_sha256 == sha256(reference) != evaluation.accuracy.model_sha256
     assert evaluation.verdict.status == status
     assert evaluation.accuracy.settings["reference"] == str(reference)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (partial(with_foreign_input, pixels=False, last=True), ", NHWC inputs"),
+        (partial(with_foreign_input, pixels=True, last=False), ", uint8 inputs"),
+        (partial(with_foreign_input, pixels=True, last=True), ", uint8 inputs, NHWC inputs"),
+        (with_merged_heads, ", merged heads"),
+    ],
+    ids=["planes-last", "pixels", "pixels-planes-last", "merged-heads"],
+)
+def test_another_form_of_a_model_finds_the_same(
+    change: Callable[[Any, ModelSpec], Any], said: str, job: EvaluationJob, tmp_path: Path
+) -> None:
+    """Whatever layout, pixels or tables it has, detections are the same, and the form is said."""
+    found, described = [], []
+    for name in ("own", "foreign"):
+        content = head_model(SMALL.head_shapes)
+        if name == "foreign":
+            change(content, SMALL)
+        onnx.save(content, str(tmp_path / f"{name}.onnx"))
+        engine = small_engine(tmp_path / f"{name}.onnx")
+        assert job.root is not None
+        dataset = load_coco(job.root)
+        with engine.open(dataset, 1, silent) as opened:
+            found.append([one for _, one in opened.detect(dataset.samples)])
+            described.append(opened.description)
+    assert described[1] == described[0] + said
+    for own, foreign in zip(*found, strict=True):
+        assert len(own) > 0
+        for field in ("boxes", "scores", "classes"):
+            np.testing.assert_allclose(getattr(foreign, field), getattr(own, field), 1e-4, 1e-3)
 
 
 def test_the_record_is_the_threshold_of_the_bundled_default_alone() -> None:

@@ -236,6 +236,15 @@ def invalid() -> Any:
     return model
 
 
+def crossed() -> Any:
+    """A model whose nodes give two heads under each other's names, as its declarations do not."""
+    model = heads()
+    names = {"class_p6": "box_p7", "box_p7": "class_p6"}
+    for node in model.graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+    return model
+
+
 SIZE = r"but \(N, 3, 128, 128\) was wanted; export it for images of 128 pixels$"
 OTHER = "the outputs of FILE are not the ten heads of an EfficientDet-D0: "
 SWAPPED = SHAPES | {"class_p6": SHAPES["box_p6"], "box_p6": SHAPES["class_p6"]}
@@ -254,6 +263,8 @@ REFUSED = {
     "one-more": (head_model({**SHAPES, "scores": (5, 4, 4)}), f"{OTHER}5 outputs are there; heads"),
     "names-swapped": (head_model(SWAPPED),
         r"output class_p6 of FILE is \(36, 2, 2\), but \(27, 2, 2\) was wanted: .*own name$"),
+    "names-swapped-of-nodes": (crossed(),
+        r"output class_p6 of FILE is \(36, 1, 1\), but \(27, 2, 2\) was wanted: .*own name$"),
 }  # fmt: skip
 
 

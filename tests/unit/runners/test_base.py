@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from effd0.data.preprocess import ModelInput
+from effd0.data.preprocess import ModelInput, normalize
 from effd0.errors import FeedError, HeadError, RunnerError
 from effd0.runners.base import (
     DeviceTimes,
@@ -19,8 +20,10 @@ from effd0.runners.base import (
     TensorInfo,
     check_feed,
     choose_batch_size,
+    laid_out,
     make_feed,
 )
+from effd0.spec import SPECS, ModelSpec
 from effd0.types import Tensors
 from tests.helpers import SMALL
 from tests.helpers.results import heads_of
@@ -195,16 +198,35 @@ def test_float16_stays_inside() -> None:
         assert np.array_equal(head, half[name].astype(np.float32)), name
 
 
-def test_pixels_stay_pixels() -> None:
-    """A model that normalises by itself takes uint8 in its own layout, and nothing else."""
-    inner = Given(HEADS, info(dtype=np.uint8, last=True))
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
-    with NamedRunner(inner, SMALL) as runner:
-        assert runner.inputs == [info("x.1", np.uint8, last=True)]
-        runner.infer({"x.1": pixels})
-        with pytest.raises(FeedError, match=r"is float32 .*, but the model takes uint8"):
-            runner.infer({"x.1": pixels.astype(np.float32)})
-    assert inner.fed[0]["images"] is pixels
+@pytest.mark.parametrize("last", [False, True], ids=["planes-first", "planes-last"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_model_is_fed_its_own_layout_and_pixels(dtype: Any, last: bool, spec: ModelSpec) -> None:
+    """One that normalises by itself gets each pixel as it was; all are spoken to alike."""
+    spec = replace(SMALL, mean=spec.mean, std=spec.std)
+    inner = Given(HEADS, info(dtype=dtype, last=last))
+    values = np.arange(128 * 128 * 3, dtype=np.uint32).astype(np.uint8)
+    pixels = values.reshape(128, 128, 3)
+    planes = normalize(pixels, spec)[None]
+    with NamedRunner(inner, spec) as runner:
+        assert runner.inputs == [info("x.1")]
+        runner.infer({"x.1": planes})
+        with pytest.raises(FeedError, match=r"is uint8 .*, but the model takes float32"):
+            runner.infer({"x.1": pixels[None]})
+    wanted = pixels[None] if dtype == np.uint8 else planes.transpose(0, 2, 3, 1)
+    wanted = wanted if last else wanted.transpose(0, 3, 1, 2)
+    assert np.array_equal(inner.fed[0]["images"], wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("last", [False, True], ids=["planes-first", "planes-last"])
+def test_a_batch_is_laid_out_as_the_model_declares(dtype: Any, last: bool) -> None:
+    """What lies as wanted, or fits in no order, is left as it is."""
+    batch = images(dtype) if not last else images(dtype).transpose(0, 2, 3, 1)
+    assert laid_out(batch, info(dtype=dtype, last=last)) is batch
+    other = laid_out(batch, info(dtype=dtype, last=not last))
+    assert np.array_equal(other, batch.transpose((0, 3, 1, 2) if last else (0, 2, 3, 1)))
+    assert laid_out(batch[:, :, :9], info(dtype=dtype, last=last)).shape == batch[:, :, :9].shape
 
 
 def test_heads_that_are_none_are_refused() -> None:

@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effd0.data.coco import load_coco
+from effd0.detection.heads import named_heads
 from effd0.errors import ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS, ModelSpec
-from effd0.tensors.results import Results, check_model, open_results
+from effd0.tensors.results import Results, check_model, file_shapes, open_results
 from tests.helpers import SMALL, assert_one_error, effd0, write_coco
 from tests.helpers.results import (
     FORMATS,
@@ -54,11 +55,10 @@ def assert_heads(results: Results, stems: Sequence[str], dtype: Any = np.float32
 
 @pytest.mark.parametrize("spec", [*SPECS.values(), SMALL], ids=[*SPECS, "small"])
 def test_no_two_heads_have_one_size(spec: ModelSpec) -> None:
-    """Ten heads in float32 and in float16 have twenty sizes: a size alone names head and dtype."""
-    sizes = [
-        math.prod(shape) * itemsize for shape in spec.head_shapes.values() for itemsize in (2, 4)
-    ]
-    assert len(set(sizes)) == 20
+    """Ten heads and the two merged ones have 24 sizes: a size alone names head and dtype."""
+    shapes = file_shapes(spec).values()
+    sizes = [math.prod(shape) * itemsize for shape in shapes for itemsize in (2, 4)]
+    assert len(set(sizes)) == 24
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -69,6 +69,40 @@ def test_each_naming_and_format_gives_the_same_heads(
     """By any version of ais_infer or ais_bench, or by effd0, with outputs in any order."""
     write_results(tmp_path / "result", STEMS, naming, suffix)
     assert_heads(open_results(tmp_path / "result", SMALL, STEMS), STEMS)
+
+
+def write_merged(folder: Path, stems: Sequence[str], batch: int = 0) -> None:
+    """Write the synthetic heads of *stems*, as one table of classes and one of boxes each."""
+    folder.mkdir()
+    tables: dict[int, list[Any]] = {5: [], 4: []}
+    for seed in range(len(stems)):
+        for width, names in ((5, SMALL.class_names), (4, SMALL.box_names)):
+            heads = (heads_of(seed)[name][0] for name in names)
+            levels = [head.transpose(1, 2, 0).reshape(-1, width) for head in heads]
+            tables[width].append(np.concatenate(levels))
+    for number, every in enumerate(tables.values()):
+        for first in range(0, len(stems), batch or 1):
+            name = f"sample_id_{first // batch}_output_" if batch else f"{stems[first]}_"
+            rows = np.stack(every[first : first + (batch or 1)])
+            rows.astype(np.float32).tofile(folder / f"{name}{number}.bin")
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2], ids=["by-stem", "by-number", "in-batches"])
+def test_merged_heads_are_split_as_a_models_are(batch: int, tmp_path: Path) -> None:
+    """Two files an image, the classes and the boxes of all anchors, lead to the ten heads."""
+    write_merged(tmp_path / "result", STEMS, batch)
+    results = open_results(tmp_path / "result", SMALL, STEMS)
+    for seed, stem in enumerate(STEMS):
+        found, wanted = named_heads(results.heads(stem), SMALL), heads_of(seed)
+        assert [name for name in wanted if not np.array_equal(found[name], wanted[name])] == []
+
+
+def test_half_of_merged_heads_is_refused(tmp_path: Path) -> None:
+    """An image without its boxes is incomplete; the message names what is missing."""
+    write_merged(tmp_path / "result", STEMS)
+    (tmp_path / "result" / "9_1.bin").unlink()
+    with pytest.raises(ResultError, match=r"1 incomplete: 9 \(no boxes\)"):
+        open_results(tmp_path / "result", SMALL, STEMS)
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["tail-padded", "tail-cut"])
