@@ -204,14 +204,17 @@ def decoded(data: bytes, kind: type[_T]) -> _T:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at ")
-        came: Any = None
-        with contextlib.suppress(ValueError, RecursionError):
-            came = json.loads(data)
-            for number, key in re.findall(r"\[(\d+)\]|\.(\w+)", place):
+        # What is behind any key, which is written [...], cannot be looked up.
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+            came: Any = json.loads(data)
+            for number, key in re.findall(r"\[(\d+|\.{3})\]|\.(\w+)", place):
                 came = came[int(number)] if number else came[key]
             text += f": {json.dumps(came)[:80]}"
-        raise ValueError(f"{place.strip('`$.') or 'the file'}: {text}") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        place = place.replace("`", "").strip("$.")
+        raise ValueError(f"{place or 'the file'}: {text}") from error
+    except RecursionError as error:
+        raise ValueError("its lists and objects have too large a depth") from error
+    except (msgspec.DecodeError, UnicodeError) as error:
         at = re.search(r"byte (\d+)", str(error))
         near = data[max(int(at[1]) - 30, 0) :][:50] if at else data[-50:]
         raise ValueError(f"{error}, near {near.decode(errors='replace')!r}") from error

@@ -11,11 +11,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..errors import ResultError, listed
@@ -117,8 +118,7 @@ def fit_rows(
     return None
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """
     What a run says of itself: the stems that each numbered sample was made of, in order.
 
@@ -127,13 +127,22 @@ class Summary:
     manifest.
     """
 
-    path: Path
-    samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    path: Path = Path()
+    samples: dict[int, tuple[str, ...]] = {}
     runner: str | None = None
     model: str | None = None
     model_sha256: str | None = None
     manifest_sha256: str | None = None
-    spec: Mapping[str, Any] | None = None
+    spec: dict[str, Any] | None = None
+
+
+class _Sample(msgspec.Struct):
+    infiles: tuple[str, ...] = ()
+
+
+class _SummaryFile(msgspec.Struct):
+    filesinfo: dict[int, _Sample] = {}
+    effd0: Summary = Summary()
 
 
 def read_summary(folder: Path) -> Summary:
@@ -143,17 +152,12 @@ def read_summary(folder: Path) -> Summary:
     path = next((p for p in (beside, folder / "sumary.json") if p.exists()), None)
     if path is None:
         return Summary(beside)
-    remedy = "delete it, or run the inference again"
-    content = read_json(path, remedy)
-    try:
-        samples = {
-            int(number): tuple(Path(file).stem for file in sample.get("infiles", ()))
-            for number, sample in content.get("filesinfo", {}).items()
-        }
-        own, first = content.get("effd0", {}), list(Summary.__dataclass_fields__)[2:]
-        return Summary(path, samples, *(own.get(key) for key in first))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ResultError(f"{path} is no summary of a run: {error}; {remedy}") from error
+    content = read_json(path, _SummaryFile, "delete it, or run the inference again")
+    samples = {
+        number: tuple(Path(file).stem for file in sample.infiles)
+        for number, sample in content.filesinfo.items()
+    }
+    return msgspec.structs.replace(content.effd0, path=path, samples=samples)
 
 
 def check_origin(
