@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from .. import __version__
-from ..errors import Effd0Error
+from ..errors import Effd0Error, OutputError
 from ..progress import STDERR
 from ..timing import let_threads_sleep
 from . import build, judge, run, setup
@@ -88,6 +88,8 @@ def main() -> None:
     if sys.argv[1:2] != ["benchmark"]:  # which runs torch as its users do
         let_threads_sleep()
     try:
+        if sys.stdout is None:  # the next file that is opened would take its place
+            raise OutputError("the standard output is closed; open it, or lead it to /dev/null")
         app()
     except Effd0Error as error:
         _end(2, error, str(error), *getattr(error, "__notes__", ()))

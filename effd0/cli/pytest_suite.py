@@ -67,7 +67,10 @@ WITH_WORKERS = ("ort", "openvino", "torch", "acl")
 DECIDING = (TESTED, GATE, BACKEND, SCALE)
 NOT_REPEATED = ("image_limit", "keep_going", "max_slowdown")
 #: Runner -> what it takes of the session's options beside --threads.
-KNOWN = {"ort": ("provider", "provider_option", "graph_optimization"), "torch": ("postprocess",)}
+KNOWN = {
+    "ort": ("provider", "provider_option", "graph_optimization"),
+    "torch": ("postprocess", "weights"),
+}
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
     "browser": "needs Playwright and a Chromium that it drives",
@@ -251,6 +254,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         "--runner=recorded and --results=DIR go together, but one is given without the other": (
             recorded_alone
         ),
+        "--weights is given, but it names a set of --checkpoint, which is not": given.weights
+        and not given.checkpoint,
         "--image-limit is given, but it limits --coco, which is not": given.image_limit
         and not coco,
         "--results is given with --workers or --devices, but what was recorded is not run; "

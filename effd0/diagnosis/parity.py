@@ -216,14 +216,15 @@ def compare_plain(
     reference: Tensors,
     spec: ModelSpec,
     diagnose_input: DiagnoseInput,
+    weights: str | None = None,
 ) -> tuple[Broken | None, Figure]:
     """
     Compare the heads of the ONNX file *model*, unoptimised, with torch's *reference*.
 
     Gives how they differ, with the stage that made them, or None; and how far they are off, what
     is allowed, and the unit.  Where they differ, bisection against a fresh export of *checkpoint*
-    says which node does it, and so whether weights (export) or the computation (graph) are at
-    fault.  *images* are (N, 3, S, S) and those of *reference*.
+    (of its set called *weights*) says which node does it, and so whether weights (export) or the
+    computation (graph) are at fault.  *images* are (N, 3, S, S) and those of *reference*.
     """
     rows = min(COMPARED, len(images), model.batch or COMPARED)
     images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
@@ -235,7 +236,7 @@ def compare_plain(
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
         bad = Network(load_graph(model.path))
-        good = Network(load_graph(fresh_export(checkpoint, spec)))
+        good = Network(load_graph(fresh_export(checkpoint, spec, weights)))
         rows = model.batch or 1
         try:
             found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
@@ -299,15 +300,16 @@ def diagnose_runner(
     return Broken(broken.evidence, named, stage, broken.details)
 
 
-def fresh_export(checkpoint: Path, spec: ModelSpec) -> Path:
+def fresh_export(checkpoint: Path, spec: ModelSpec, weights: str | None = None) -> Path:
     """Export *checkpoint*, simplified, with a free batch; once for each content in a process."""
-    return _fresh_export(sha256(checkpoint), checkpoint, spec)
+    return _fresh_export(sha256(checkpoint), checkpoint, spec, weights)
 
 
 @functools.cache
-def _fresh_export(digest: str, checkpoint: Path, spec: ModelSpec) -> Path:
-    raw, out = (Path(_FOLDER.name, f"{digest}{end}.onnx") for end in ("_raw", ""))
-    write_onnx(checkpoint, raw, spec, ExportSettings(batch_size=None))
+def _fresh_export(digest: str, checkpoint: Path, spec: ModelSpec, weights: str | None) -> Path:
+    folder = tempfile.mkdtemp(dir=_FOLDER.name)
+    raw, out = (Path(folder, f"{digest}{end}.onnx") for end in ("_raw", ""))
+    write_onnx(checkpoint, raw, spec, ExportSettings(batch_size=None, weights=weights))
     write_simplified(raw, out)
     return out
 

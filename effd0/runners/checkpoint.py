@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, listed, require
+from ..errors import CheckpointError, OptionError, listed, require
 from ..io import CHECKPOINT, check_kind, flattened, is_safetensors
 from ..progress import say
 from ..spec import SPECS, ModelSpec
@@ -69,7 +69,7 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
     Takes safetensors and torch files.  What trainers and wrappers put around a state dict and
     before its names is taken away, whatever it is called.  Of several sets of weights the one
     *named* is taken; without a name the moving average, else the first.  What was taken away and
-    which set was taken is said.  Raises `CheckpointError`.
+    which set was taken is said.  Raises `CheckpointError`, and `OptionError` for another name.
     """
     check_kind(path, CHECKPOINT, CheckpointError, FETCH_ONE)
     torch = require("torch", extra="torch")
@@ -140,7 +140,7 @@ def _chosen(path: Path, tensors: Mapping[str, Any], named: str | None) -> dict[s
     whole = [label for label, start in sets.items() if sizes[start] == most]
     label = named or next(filter(_AVERAGED.search, whole), whole[0])
     if label not in sets:
-        raise CheckpointError(
+        raise OptionError(
             f"--weights is {label}, but {path} holds {listed(sets)}; give one of these"
         )
     start = sets.pop(label)

@@ -115,10 +115,17 @@ def check_plain_model(
     torch_heads: Tensors,
     spec: ModelSpec,
     diagnose_first_input: DiagnoseInput,
+    pytestconfig: pytest.Config,
 ) -> CheckStage:
     """Return what raises where the ONNX file as it stands differs from torch by a stage's fault."""
     broken, figure = compare_plain(
-        model_file, checkpoint, images, torch_heads, spec, diagnose_first_input
+        model_file,
+        checkpoint,
+        images,
+        torch_heads,
+        spec,
+        diagnose_first_input,
+        pytestconfig.getoption("--weights"),
     )
 
     def check(stage: str, note_figure: NoteFigure) -> None:

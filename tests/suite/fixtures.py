@@ -101,7 +101,8 @@ def onnx_model(
         tmp_path_factory.mktemp("model") / "d0.onnx",
         request.getfixturevalue("checkpoint"),
     )
-    return build.export_onnx(weights, out, spec, ExportSettings(batch_size=None)).path
+    settings = ExportSettings(batch_size=None, weights=pytestconfig.getoption("--weights"))
+    return build.export_onnx(weights, out, spec, settings).path
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,11 @@ def torch_is_there() -> None:
 
 
 @pytest.fixture(scope="module")
-def load(checkpoint: Path, spec: ModelSpec) -> Load:
+def load(checkpoint: Path, spec: ModelSpec, pytestconfig: pytest.Config) -> Load:
     """Return what loads the checkpoint under test, once: it fails in a test, not before."""
-    return functools.cache(functools.partial(load_model, checkpoint, spec))
+    return functools.cache(
+        functools.partial(load_model, checkpoint, spec, pytestconfig.getoption("--weights"))
+    )
 
 
 def test_the_weights_are_a_trained_d0s(load: Load) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
 from PIL import Image
 
 from effd0.cli import pytest_suite
@@ -286,3 +287,21 @@ def test_a_run_file_on_a_full_disk_is_one_error_behind_the_verdict() -> None:
     assert "passed     dataset" in done.stdout
     assert re.match("Exit: /dev/full cannot be written: .*; choose another", done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_suite_takes_the_weights_that_are_named(tmp_path: Path) -> None:
+    """Of two sets the named one is loaded, exported, and the reference; the default is broken."""
+    good = torch.load(embedded.checkpoint(), weights_only=True)
+    broken = {name: v * float("nan") if v.is_floating_point() else v for name, v in good.items()}
+    torch.save({"model": good, "ema": broken}, tmp_path / "both.pth")
+    stages = [f"tests/suite/test_{name}.py" for name in ("checkpoint", "export")]
+    words = (*stages, f"--checkpoint={tmp_path / 'both.pth'}")
+    done = run_pytest(*words, "--weights=model", "-rf")
+    assert done.returncode == 0, done.stdout
+    done = run_pytest(stages[0], words[2])
+    assert "holds NaN or infinity" in done.stdout
+    done = run_pytest(stages[0], words[2], "--weights=best")
+    assert done.returncode == 2
+    assert "--weights is best, but" in done.stdout
+    assert "UNDECIDED" in done.stdout
