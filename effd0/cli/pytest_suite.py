@@ -32,7 +32,7 @@ from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error, OptionError, OutputError, refuse
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
-from ..io import is_stdout, model_sha256
+from ..io import external_files, is_stdout, model_sha256
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
@@ -270,6 +270,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         own = given.model or results or given.detections
         ModelChoice(own, given.checkpoint).check_photographs("--coco", coco)
         command.check_values(OPTIONS, vars(given))
+        for file in filter(None, (given.model, given.onnx)):
+            external_files(file)
         spec_for(given.arch)
         if coco and not (listed := annotation_path(coco, given.split)).is_file():
             raise OptionError(

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import CheckpointError, OptionError, listed, require
 from ..io import CHECKPOINT, check_kind, flattened, is_safetensors
-from ..progress import say
+from ..progress import say_once
 from ..spec import SPECS, ModelSpec
 from ..tolerances import UNTRAINED
 
@@ -23,7 +23,6 @@ _NETWORK = re.compile(r"(|.*?[./])(?:backbone|fpn|class_net|box_net)\.[^/]+")
 #: The name of a moving average, which is what was validated.
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])", re.IGNORECASE)
 FETCH_ONE = "get one with 'effd0 fetch checkpoint'"
-_say_once = cache(say)
 
 
 def load_model(path: Path, spec: ModelSpec, named: str | None = None) -> Any:
@@ -146,7 +145,7 @@ def _chosen(path: Path, tensors: Mapping[str, Any], named: str | None) -> dict[s
     start = sets.pop(label)
     if start or sets:
         others = f", not those of {listed(sets)}, which --weights takes" if sets else ""
-        _say_once(f"{path}: the weights of {label} were taken{others}")
+        say_once(f"{path}: the weights of {label} were taken{others}")
     inner = tuple(other for other in sets.values() if other.startswith(start))
     mine = [n for n in tensors if n.startswith(start) and not n.startswith(inner)]
     return {n[len(start) :]: tensors[n] for n in mine if "/" not in n[len(start) :]}

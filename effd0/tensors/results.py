@@ -11,7 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ _NAMED = re.compile(r"(.+)_\d+")
 _DEVICE = re.compile(r"device\d+(_\d+)?")
 #: Rows that one file of an early ais_infer may hold.
 MAX_ROWS = 1024
+#: No logit or box code is so large; of the lower halves of float64, read as float32, at least a
+#: quarter is (of values that were float32, those whose last three bits are 3 or 7), and of a head
+#: that overflowed, both halves are.
+_WILD, _HALVES = 1e9, 0.05
 
 
 @dataclass(frozen=True)
@@ -295,6 +299,8 @@ def _by_number(
     # One batch may be broken, but not ten; where none fits, all will be reported.
     tried = (fit_rows(numbered[n], possible, spec) for n in sorted(numbered)[:10])
     rows, itemsize = next(filter(None, tried), (max(1, fewest), 4))
+    if (rows % 2, itemsize) == (0, 4) and _is_float64(numbered[min(numbered)][0]):
+        rows //= 2  # then no file has the size of a head, and all will be reported
     samples = samples or {n: order[n * rows : (n + 1) * rows] for n in range(count)}
     files: dict[str, list[HeadFile]] = defaultdict(list)
     foreign: list[Path] = []
@@ -306,6 +312,14 @@ def _by_number(
             files[stem] += [HeadFile(path, row, of, itemsize) for path in paths]
         foreign += [] if stems else paths
     return files, foreign
+
+
+def _is_float64(path: Path) -> bool:
+    """Whether each second float32 in *path* is wild, as the lower halves of float64 are."""
+    if path.suffix != ".bin":
+        return False
+    lower, upper = (~(np.abs(_content(path, 4)[half::2]) < _WILD) for half in (0, 1))
+    return bool(lower.mean() > _HALVES and not upper.any())
 
 
 @dataclass(frozen=True)
@@ -404,7 +418,8 @@ def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple
     heads = [file.head(spec) for file in sized]
     broken = [f.path for f, head in zip(sized, heads, strict=True) if head is None]
     broken += [f.path for f in files if f.path.stat().st_size == 0 and f not in sized]
-    doubles = [p for p in broken if HeadFile(p, itemsize=8).head(spec) and p.suffix == ".bin"]
+    wide = (replace(file, itemsize=8) for file in files if file.path in broken)
+    doubles = [file.path for file in wide if file.path.suffix == ".bin" and file.head(spec)]
     if doubles:
         yield "float64, but float32 or float16 was wanted", listed(p.name for p in doubles)
     elif broken:

@@ -491,3 +491,23 @@ def test_a_mutated_summary_is_read_or_refused(seeds: range, beside: bool, tmp_pa
         return read_summary(folder)
 
     assert_read_or_refused(path, json.loads(path.read_text()), seeds, read)
+
+
+@pytest.mark.parametrize("computed", [np.float32, np.float64], ids=["widened", "computed"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_numbered_float64_is_no_batch_of_float32(
+    computed: Any, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of float64 have the size of twice as many float32: their values tell them apart."""
+    monkeypatch.setattr(
+        "tests.helpers.results.heads_of",
+        lambda seed: {name: head.astype(computed) / 3 for name, head in heads_of(seed).items()},
+    )
+    folder, stems = tmp_path / "result", STEMS[:2]
+    samples = [[f"{stem}.bin" for stem in stems[n : n + batch]] for n in range(0, 2, batch)]
+    write_summary(tmp_path / "result_summary.json", samples)
+    write_results(folder, stems, "sample-id", batch=batch)
+    open_results(folder, SMALL, stems)
+    write_results(folder, stems, "sample-id", batch=batch, dtype=np.float64)
+    with pytest.raises(ResultError, match="2 float64, but float32 or float16 was wanted: "):
+        open_results(folder, SMALL, stems)
