@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import Effd0Error, OutputError
+from .errors import Effd0Error, GraphError, OutputError, listed
 
 #: How a file begins that Git LFS put in place of a large one.
 LFS_MAGIC = b"version https://git-lfs"
@@ -147,7 +147,8 @@ def check_kind(path: Path, wanted: str, error: type[Effd0Error], get_one: str) -
     """
     Raise *error* where *path* is no file, or begins as one of another kind than *wanted*.
 
-    *wanted* is `CHECKPOINT` or `ONNX`; *get_one* says how to get one that does not exist.
+    *wanted* is `CHECKPOINT` or `ONNX`; *get_one* says how to get one that does not exist.  Raises
+    `GraphError` as `external_files` does.
     """
     if not path.exists():
         raise error(f"{path} does not exist; {get_one}")
@@ -158,6 +159,8 @@ def check_kind(path: Path, wanted: str, error: type[Effd0Error], get_one: str) -
     for start, (kind, remedy) in _KINDS.items():
         if begins.startswith(start) and kind != wanted:
             raise error(f"{path} is {kind}, but {wanted} was wanted; {remedy}")
+    if wanted == ONNX:
+        external_files(path)
 
 
 def sha256(path: Path) -> str:
@@ -169,18 +172,26 @@ def model_sha256(path: Path) -> str:
     """
     Hexadecimal SHA-256 of the model *path*; with external data, of the digests of all its files.
 
-    Found without the package onnx, so that each host knows a model by the same.
+    Found without the package onnx, so that each host knows a model by the same.  Raises
+    `GraphError` where a file with weights is not there.
     """
-    own = sha256(path)
-    if path.suffix.lower() != ".onnx":
-        return own
-    content = path.read_bytes()
+    own, data = sha256(path), [sha256(place) for place in external_files(path)]
+    return hashlib.sha256("".join([own, *data]).encode()).hexdigest() if data else own
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files with weights of the model *path*; raise `GraphError` where one is not there."""
+    content = path.read_bytes() if path.suffix.lower() == ".onnx" else b""
     places = set()
     for found in _EXTERNAL.finditer(content):
         size = found[1][0] % 128 + 128 * sum(found[1][1:])
         places.add(path.parent / os.fsdecode(content[found.end() : found.end() + size]))
-    data = [sha256(place) for place in sorted(places) if place.is_file()]
-    return hashlib.sha256("".join([own, *data]).encode()).hexdigest() if data else own
+    if missing := sorted(str(place) for place in places if not place.is_file()):
+        raise GraphError(
+            f"{path} has weights in {listed(missing)}, but no such file is there; copy it to its "
+            "place, or export the model in one file"
+        )
+    return sorted(places)
 
 
 def flattened(content: Mapping[Any, Any], joint: str, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -204,14 +215,17 @@ def decoded(data: bytes, kind: type[_T]) -> _T:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at ")
-        came: Any = None
-        with contextlib.suppress(ValueError, RecursionError):
-            came = json.loads(data)
-            for number, key in re.findall(r"\[(\d+)\]|\.(\w+)", place):
+        # What is behind any key, which is written [...], cannot be looked up.
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+            came: Any = json.loads(data)
+            for number, key in re.findall(r"\[(\d+|\.{3})\]|\.(\w+)", place):
                 came = came[int(number)] if number else came[key]
             text += f": {json.dumps(came)[:80]}"
-        raise ValueError(f"{place.strip('`$.') or 'the file'}: {text}") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        place = place.replace("`", "").strip("$.")
+        raise ValueError(f"{place or 'the file'}: {text}") from error
+    except RecursionError as error:
+        raise ValueError("its lists and objects have too large a depth") from error
+    except (msgspec.DecodeError, UnicodeError) as error:
         at = re.search(r"byte (\d+)", str(error))
         near = data[max(int(at[1]) - 30, 0) :][:50] if at else data[-50:]
         raise ValueError(f"{error}, near {near.decode(errors='replace')!r}") from error

@@ -1,6 +1,7 @@
 """Progress of long work: a live bar on a terminal, now and then a plain line in a log."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -25,6 +26,10 @@ def silent(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
 def say(line: str) -> None:
     """Print *line* where progress goes."""
     STDERR.print(line, soft_wrap=True, markup=False)
+
+
+#: `say`, once for each line in a process.
+say_once = functools.cache(say)
 
 
 class _Rate(bars.ProgressColumn):

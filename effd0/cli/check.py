@@ -81,9 +81,10 @@ def check(
         except MissingExtra as error:
             show_lines(f"no {PAGE}: {error}")
         show_lines(f"wrote {', '.join(written)} to {out}")
-    # Whatever pytest could not do is no verdict.
+    # Whatever pytest could not do is no verdict, and a fault of its hooks is no bad input.
     if code:
-        raise typer.Exit(1 if code == pytest.ExitCode.TESTS_FAILED else 2)
+        faults = {pytest.ExitCode.TESTS_FAILED: 1, pytest.ExitCode.INTERNAL_ERROR: 70}
+        raise typer.Exit(faults.get(pytest.ExitCode(code), 2))
 
 
 def _typed(given: Mapping[str, Any]) -> Iterator[str]:
@@ -142,6 +143,12 @@ class StageLines:
         """Count the check that a report brings."""
         if (found := getattr(report, CHECK, None)) is not None:
             self._counts[found["status"]] += 1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Leave a fault to the command line, which writes it down and says so in one line."""
+        if isinstance(excinfo.value, Exception):
+            raise excinfo.value
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

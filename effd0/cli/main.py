@@ -7,6 +7,7 @@ Exit codes: 0 all is well, 1 a gate failed, 2 bad input, 70 a fault of effd0.
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -14,8 +15,8 @@ import typer
 from rich.markup import escape
 
 from .. import __version__
-from ..errors import Effd0Error
-from ..progress import STDERR
+from ..errors import Effd0Error, OutputError
+from ..progress import STDERR, say_once
 from ..timing import let_threads_sleep
 from . import build, judge, run, setup
 from .check import check
@@ -87,7 +88,13 @@ def main() -> None:
     """Run the command line; known failures are one message and exit code 2, others 70."""
     if sys.argv[1:2] != ["benchmark"]:  # which runs torch as its users do
         let_threads_sleep()
+    # Of libraries, by default with the line of their code.
+    warnings.showwarning = lambda message, *_, **__: say_once(
+        f"a library warns, which decides nothing: {' '.join(str(message).split())}"
+    )
     try:
+        if sys.stdout is None:  # the next file that is opened would take its place
+            raise OutputError("the standard output is closed; open it, or lead it to /dev/null")
         app()
     except Effd0Error as error:
         _end(2, error, str(error), *getattr(error, "__notes__", ()))

@@ -32,7 +32,7 @@ from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error, OptionError, OutputError, refuse
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
-from ..io import is_stdout, model_sha256
+from ..io import external_files, is_stdout, model_sha256
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
@@ -260,6 +260,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         "--runner=recorded and --results=DIR go together, but one is given without the other": (
             recorded_alone
         ),
+        "--weights is given, but it names a set of --checkpoint, which is not": given.weights
+        and not given.checkpoint,
         "--image-limit is given, but it limits --coco, which is not": given.image_limit
         and not coco,
         "--results is given with --workers or --devices, but what was recorded is not run; "
@@ -274,6 +276,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         own = given.model or results or given.detections
         ModelChoice(own, given.checkpoint).check_photographs("--coco", coco)
         command.check_values(OPTIONS, vars(given))
+        for file in filter(None, (given.model, given.onnx)):
+            external_files(file)
         spec_for(given.arch)
         if coco and not (listed := annotation_path(coco, given.split)).is_file():
             raise OptionError(

@@ -111,6 +111,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "it is a Git LFS pointer, not the image; run 'git lfs pull'"
     if not start:
         return "the file is empty; copy or download it again"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{str(error).partition(',')[0]}; scale it and its annotations down"
     if "truncated" in str(error):
         return f"{error}; copy or download it again"
     return f"{error} (it begins with {start[:8]!r})"

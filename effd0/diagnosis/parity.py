@@ -219,16 +219,15 @@ def compare_plain(
     reference: Tensors,
     spec: ModelSpec,
     diagnose_input: DiagnoseInput,
-    named: str | None = None,
+    weights: str | None = None,
 ) -> tuple[Broken | None, Figure]:
     """
     Compare the heads of the ONNX file *model*, unoptimised, with torch's *reference*.
 
     Gives how they differ, with the stage that made them, or None; and how far they are off, what
     is allowed, and the unit.  Where they differ, bisection against a fresh export of *checkpoint*
-    says which node does it, and so whether weights (export) or the computation (graph) are at
-    fault.  *images* are (N, 3, S, S) and those of *reference*; of several sets of weights in the
-    checkpoint, it is the one *named*.
+    (of its set called *weights*) says which node does it, and so whether weights (export) or the
+    computation (graph) are at fault.  *images* are (N, 3, S, S) and those of *reference*.
     """
     rows = min(COMPARED, len(images), model.batch or COMPARED)
     images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
@@ -242,7 +241,7 @@ def compare_plain(
         if (of_the_batch := compare_batch(model, images, spec)) is not None:
             return of_the_batch, figure
         sets = weight_sets(checkpoint)
-        used = named or sets[0]
+        used = weights or sets[0]
         for other in [one for one in sets if one != used]:
             with (
                 contextlib.suppress(Broken, CheckpointError),  # a set may lack tensors
@@ -253,7 +252,7 @@ def compare_plain(
                 said = f"another set of weights: these are its {other}, not its {used}"
                 return Broken(broken.evidence, said, "export", broken.details), figure
         bad = Network(load_graph(model.path), spec)
-        good = Network(load_graph(fresh_export(checkpoint, spec, named)), spec)
+        good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
         rows = model.batch or 1
         try:
             found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])

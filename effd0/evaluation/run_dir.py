@@ -109,7 +109,9 @@ class RunDirectory:
         path = self.folder / MANIFEST
         if path.exists():
             try:
-                recorded = read_json(path, "it cannot be continued; give another --out")
+                recorded = read_json(
+                    path, dict[str, Any], "it cannot be continued; give another --out"
+                )
             except ResultError as error:  # it is no result that is wrong
                 raise OutputError(str(error)) from error
             asked = json.loads(text)

@@ -20,7 +20,7 @@ from msgspec import Meta
 from ..data import fixture
 from ..errors import RunFileError
 from ..graph.onnx_info import stored_precision
-from ..io import model_sha256, write_text
+from ..io import decoded, model_sha256, write_text
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
@@ -410,24 +410,22 @@ def read_run(path: Path) -> Run:
         "'postprocess' or 'benchmark' (docs/run-json.md)"
     )
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        content = decoded(data := path.read_bytes(), dict[str, Any])
     except OSError as error:
         raise RunFileError(f"{path} cannot be read: {error.strerror}, {wanted}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RunFileError(f"{path} is empty, cut off or not JSON ({error}), {wanted}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        kind = f"JSON {type(content).__name__}"
-        if isinstance(content, dict):
-            kind = f"JSON object with {', '.join(sorted(content)[:5]) or 'no key'}"
-        raise RunFileError(f"{path} holds a {kind}, {wanted}")
+    except ValueError as error:
+        raise RunFileError(f"{path} is no JSON object ({error}), {wanted}") from error
+    if content.get("format") != FORMAT:
+        keys = ", ".join(sorted(content)[:5]) or "no key"
+        raise RunFileError(f"{path} holds a JSON object with {keys}, {wanted}")
     if content.get("schema") != SCHEMA:
         raise RunFileError(
             f"{path} is a run in schema {content.get('schema')!r}, but this effd0 reads {SCHEMA}; "
             "run it again with this version"
         )
     try:
-        return msgspec.convert(content, Run)
-    except msgspec.ValidationError as error:
+        return decoded(data, Run)
+    except ValueError as error:
         raise RunFileError(f"{path} is invalid: {error}; {_KEYS}") from error
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from ..data import fixture
 from ..data.coco import Dataset
-from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OutputError
+from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OptionError, OutputError
 from ..io import sha256
 from . import run as runs
 from .check import (
@@ -45,7 +45,7 @@ Packed: TypeAlias = tuple[
 #: Names of a test's properties that its check has too.
 FIGURES = ("figure", "tolerance", "unit")
 #: Errors of what the suite makes or needs for itself: no artefact is at fault.
-OF_THE_SUITE = (AtcError, FetchError, MissingExtra, OutputError)
+OF_THE_SUITE = (AtcError, FetchError, MissingExtra, OptionError, OutputError)
 #: How pytest-timeout says that it stopped a test.
 TIMED_OUT = "Timeout "
 #: Options that name an artefact, the one that a run is called by first.

@@ -7,15 +7,15 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path, PosixPath
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, listed, require
+from ..errors import CheckpointError, OptionError, listed, require
 from ..io import CHECKPOINT, check_kind, flattened, is_safetensors
-from ..progress import say
+from ..progress import say_once
 from ..spec import SPECS, ModelSpec
 from ..tolerances import UNTRAINED
 
@@ -24,7 +24,6 @@ _NETWORK = re.compile(r"(|.*?[./])(?:backbone|fpn|class_net|box_net)\.[^/]+")
 #: The name of a moving average, which is what was validated.
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])", re.IGNORECASE)
 FETCH_ONE = "get one with 'effd0 fetch checkpoint'"
-_say_once = cache(say)
 
 
 def load_model(path: Path, spec: ModelSpec, named: str | None = None) -> Any:
@@ -70,18 +69,18 @@ def read_weights(path: Path, named: str | None = None) -> dict[str, Any]:
     Takes safetensors and torch files.  What trainers and wrappers put around a state dict and
     before its names is taken away, whatever it is called.  Of several sets of weights the one
     *named* is taken; without a name the moving average, else the first.  What was taken away and
-    which set was taken is said.  Raises `CheckpointError`.
+    which set was taken is said.  Raises `CheckpointError`, and `OptionError` for another name.
     """
     sets, tensors = _sets(path)
     label = named or next(iter(sets))
     if label not in sets:
-        raise CheckpointError(
+        raise OptionError(
             f"--weights is {label}, but {path} holds {listed(sets)}; give one of these"
         )
     start = sets.pop(label)
     if start or sets:
         others = f", not those of {listed(sets)}, which --weights takes" if sets else ""
-        _say_once(f"{path}: the weights of {label} were taken{others}")
+        say_once(f"{path}: the weights of {label} were taken{others}")
     inner = tuple(other for other in sets.values() if other.startswith(start))
     mine = [n for n in tensors if n.startswith(start) and not n.startswith(inner)]
     weights = {n[len(start) :]: tensors[n] for n in mine if "/" not in n[len(start) :]}

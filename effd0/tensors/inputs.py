@@ -7,7 +7,6 @@ with a manifest is complete.  A folder of another tool, without one, is read in 
 
 import hashlib
 import io
-import json
 import math
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -25,7 +24,7 @@ import numpy.typing as npt
 from ..data.coco import Dataset, Sample
 from ..data.preprocess import preprocess
 from ..errors import OutputError, ResultError, listed
-from ..io import sha256, write_json, writing_to, written_whole
+from ..io import decoded, sha256, write_json, writing_to, written_whole
 from ..spec import ModelSpec
 
 MANIFEST = "manifest.json"
@@ -35,6 +34,10 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 SUFFIXES = (".bin", ".npy")
 
 
+_Side = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+_Content = TypeVar("_Content")
+
+
 class ManifestImage(msgspec.Struct, frozen=True):
     """
     One image: its file of input, and what `ModelInput` says of its geometry.
@@ -42,10 +45,10 @@ class ManifestImage(msgspec.Struct, frozen=True):
     *picture_sha256* is of the picture it was made from; None in manifests of early versions.
     """
 
-    image_id: int
+    image_id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     file: str
-    image_scale: float
-    image_size: tuple[int, int]
+    image_scale: Annotated[float, msgspec.Meta(gt=0, lt=2**31)]
+    image_size: tuple[_Side, _Side]
     sha256: str
     picture_sha256: str | None = None
 
@@ -66,8 +69,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     *path* is the file that it was read from and *sha256* the fingerprint of that.
     """
 
-    path: Path
-    sha256: str
+    path: Path = Path()
+    sha256: str = ""
     spec: ModelSpec
     dtype: Dtype
     images: tuple[ManifestImage, ...]
@@ -96,11 +99,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 def read_manifest(path: Path) -> Manifest:
     """The manifest *path*; raise `ResultError` if it is missing, broken or contradicts itself."""
     remedy = "write the inputs again with 'effd0 preprocess --bin-save'"
-    content = read_json(path, remedy)
-    try:
-        manifest = msgspec.convert(content | {"path": path, "sha256": sha256(path)}, Manifest)
-    except msgspec.ValidationError as error:
-        raise ResultError(f"{path} is no manifest of inputs: {error}; {remedy}") from error
+    content = read_json(path, Manifest, remedy)
+    manifest = msgspec.structs.replace(content, path=path, sha256=sha256(path))
     for kind, values in (
         ("image ids", (image.image_id for image in manifest.images)),
         ("stems", (image.stem for image in manifest.images)),
@@ -120,17 +120,14 @@ def find_manifest(folder: Path, bins: Path | None) -> Manifest | None:
     return next((read_manifest(path) for path in places if path.exists()), None)
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in *path*; raise `ResultError`, ending with *remedy*, if there is none."""
+def read_json(path: Path, kind: type[_Content], remedy: str) -> _Content:
+    """The JSON in *path* as *kind*; raise `ResultError`, ending with *remedy*, if it is not one."""
     try:
-        content = json.loads(path.read_bytes())
+        return decoded(path.read_bytes(), kind)
     except FileNotFoundError as error:
         raise ResultError(f"{path} does not exist; {remedy}") from error
     except (OSError, ValueError) as error:
-        raise ResultError(f"{path} is not a readable JSON file: {error}; {remedy}") from error
-    if not isinstance(content, dict):
-        raise ResultError(f"{path} holds a {type(content).__name__}, not an object; {remedy}")
-    return content
+        raise ResultError(f"{path} cannot be read: {error}; {remedy}") from error
 
 
 def input_shape(dtype: str, spec: ModelSpec) -> tuple[int, int, int]:

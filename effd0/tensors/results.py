@@ -11,11 +11,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..errors import ResultError, listed
@@ -31,6 +32,10 @@ _NAMED = re.compile(r"(.+)_\d+")
 _DEVICE = re.compile(r"device\d+(_\d+)?")
 #: Rows that one file of an early ais_infer may hold.
 MAX_ROWS = 1024
+#: No logit or box code is so large; of the lower halves of float64, read as float32, at least a
+#: quarter is (of values that were float32, those whose last three bits are 3 or 7), and of a head
+#: that overflowed, both halves are.
+_WILD, _HALVES = 1e9, 0.05
 
 
 @dataclass(frozen=True)
@@ -135,8 +140,7 @@ def fit_rows(
     return None
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """
     What a run says of itself: the stems that each numbered sample was made of, in order.
 
@@ -145,13 +149,22 @@ class Summary:
     manifest.
     """
 
-    path: Path
-    samples: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    path: Path = Path()
+    samples: dict[int, tuple[str, ...]] = {}
     runner: str | None = None
     model: str | None = None
     model_sha256: str | None = None
     manifest_sha256: str | None = None
-    spec: Mapping[str, Any] | None = None
+    spec: dict[str, Any] | None = None
+
+
+class _Sample(msgspec.Struct):
+    infiles: tuple[str, ...] = ()
+
+
+class _SummaryFile(msgspec.Struct):
+    filesinfo: dict[int, _Sample] = {}
+    effd0: Summary = Summary()
 
 
 def read_summary(folder: Path) -> Summary:
@@ -161,17 +174,12 @@ def read_summary(folder: Path) -> Summary:
     path = next((p for p in (beside, folder / "sumary.json") if p.exists()), None)
     if path is None:
         return Summary(beside)
-    remedy = "delete it, or run the inference again"
-    content = read_json(path, remedy)
-    try:
-        samples = {
-            int(number): tuple(Path(file).stem for file in sample.get("infiles", ()))
-            for number, sample in content.get("filesinfo", {}).items()
-        }
-        own, first = content.get("effd0", {}), list(Summary.__dataclass_fields__)[2:]
-        return Summary(path, samples, *(own.get(key) for key in first))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ResultError(f"{path} is no summary of a run: {error}; {remedy}") from error
+    content = read_json(path, _SummaryFile, "delete it, or run the inference again")
+    samples = {
+        number: tuple(Path(file).stem for file in sample.infiles)
+        for number, sample in content.filesinfo.items()
+    }
+    return msgspec.structs.replace(content.effd0, path=path, samples=samples)
 
 
 def check_origin(
@@ -309,6 +317,8 @@ def _by_number(
     # One batch may be broken, but not ten; where none fits, all will be reported.
     tried = (fit_rows(numbered[n], possible, spec) for n in sorted(numbered)[:10])
     rows, itemsize = next(filter(None, tried), (max(1, fewest), 4))
+    if (rows % 2, itemsize) == (0, 4) and _is_float64(numbered[min(numbered)][0]):
+        rows //= 2  # then no file has the size of a head, and all will be reported
     samples = samples or {n: order[n * rows : (n + 1) * rows] for n in range(count)}
     files: dict[str, list[HeadFile]] = defaultdict(list)
     foreign: list[Path] = []
@@ -320,6 +330,14 @@ def _by_number(
             files[stem] += [HeadFile(path, row, of, itemsize) for path in paths]
         foreign += [] if stems else paths
     return files, foreign
+
+
+def _is_float64(path: Path) -> bool:
+    """Whether each second float32 in *path* is wild, as the lower halves of float64 are."""
+    if path.suffix != ".bin":
+        return False
+    lower, upper = (~(np.abs(_content(path, 4)[half::2]) < _WILD) for half in (0, 1))
+    return bool(lower.mean() > _HALVES and not upper.any())
 
 
 @dataclass(frozen=True)
@@ -420,7 +438,8 @@ def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple
     heads = [file.head(spec) for file in sized]
     broken = [f.path for f, head in zip(sized, heads, strict=True) if head is None]
     broken += [f.path for f in files if f.path.stat().st_size == 0 and f not in sized]
-    doubles = [p for p in broken if HeadFile(p, itemsize=8).head(spec) and p.suffix == ".bin"]
+    wide = (replace(file, itemsize=8) for file in files if file.path in broken)
+    doubles = [file.path for file in wide if file.path.suffix == ".bin" and file.head(spec)]
     if doubles:
         yield "float64, but float32 or float16 was wanted", listed(p.name for p in doubles)
     elif broken:

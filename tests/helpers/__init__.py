@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -29,6 +32,7 @@ from PIL import Image
 from effd0.cli import main as cli
 from effd0.cli import pytest_suite
 from effd0.detection.heads import HeadOutputs
+from effd0.errors import Effd0Error
 from effd0.spec import D0, ModelSpec
 from effd0.types import Floats
 
@@ -118,6 +122,89 @@ def synthetic_heads(seed: int, spec: ModelSpec = D0, shift: float = -6.0) -> Hea
         tuple(normal(name, shift, 2.5) for name in spec.class_names),
         tuple(normal(name, 0, 0.3) for name in spec.box_names),
     )
+
+
+#: What a field may hold that is not what was meant.
+ODD: tuple[object, ...] = (
+    None, "", "1", "NaN", "\0", "\ud800", "x" * 300, True, False, 0, -1, 0.5, 1000.0, 2**31, 2**53,
+    2.0**53, 2**63, -(2**64), 10**400, 1e15, 1e200, -1e308, float("nan"), float("inf"), [], {},
+    [[]], {"id": 1},
+)  # fmt: skip
+#: The seeds of mutated files: a few by default, 2,000 in all.
+EVERY_SEED = pytest.mark.parametrize(
+    "seeds",
+    [range(30), pytest.param(range(30, 2000), marks=pytest.mark.slow)],
+    ids=["30-files", "1970-more"],
+)
+#: What Python says of a mistake in its own code.
+_PYTHONS_WORDS = re.compile(
+    r"NoneType|has no attribute|unhashable|unpack|invalid literal|not subscriptable|not iterable|"
+    r"object is not|argument must be|codec can't|Expecting |recursion|too large to convert|"
+    r"unsupported operand|not supported between|integer string conversion|\bdict\b"
+)
+
+
+def as_toml(content: Any) -> str:
+    """The TOML of *content*, which has no null: empty text stands for it."""
+    if isinstance(content, dict):
+        return f"{{{', '.join(f'{json.dumps(k)} = {as_toml(v)}' for k, v in content.items())}}}"
+    if isinstance(content, list):
+        return f"[{', '.join(map(as_toml, content))}]"
+    text = json.dumps("" if content is None else content)
+    return {"NaN": "nan", "Infinity": "inf"}.get(text, text)
+
+
+def mutated(content: Any, rng: random.Random, *, toml: bool = False) -> bytes:
+    """The JSON or TOML of *content*, with up to three faults in values, keys, entries or bytes."""
+    content = [copy.deepcopy(content)]
+    for _ in range(rng.randint(1, 3)):
+        place, key = content, 0
+        while isinstance(place[key], dict | list) and place[key] and rng.random() < 0.9:
+            place = place[key]
+            key = rng.choice([*place] if isinstance(place, dict) else range(len(place)))
+        match rng.randrange(5):
+            case 0 if place is not content:
+                del place[key]
+            case 1 if isinstance(place, list) and place is not content:
+                place.append(copy.deepcopy(place[key]))
+            case 2 if isinstance(place[key], int) and abs(place[key]) < 2**64:
+                place[key] *= rng.choice([-1, 1.5, 10**30])
+            case _:
+                place[key] = rng.choice(ODD)
+    data = json.dumps(content[0]).encode()
+    if toml:
+        lines = content[0].items() if isinstance(content[0], dict) else []
+        data = "".join(f"{json.dumps(k)} = {as_toml(v)}\n" for k, v in lines).encode()
+    if rng.random() < 0.1 and data:
+        at = rng.randrange(len(data))
+        data = data[:at] + rng.choice([b"", b"\xff", b"[" * 9999, b"9" * 5000]) + data[at + 1 :]
+    return data[: rng.randrange(len(data))] if rng.random() < 0.02 and data else data
+
+
+def assert_read_or_refused(
+    path: Path, content: Any, seeds: range, read: Callable[[], object], *, toml: bool = False
+) -> None:
+    """
+    Each file at *path* that is mutated from *content* is read, or refused in effd0's words.
+
+    What *read* returns holds no number that is not finite.
+    """
+    taken = 0
+    for seed in seeds:
+        path.write_bytes(mutated(content, random.Random(seed), toml=toml))  # noqa: S311
+        try:
+            found = read()
+        except Effd0Error as error:
+            message = str(error)
+            message.encode()
+            assert not _PYTHONS_WORDS.search(message), f"seed {seed}: {message}"
+            continue
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
+        taken += 1
+        shown = msgspec.to_builtins(found, str_keys=True, enc_hook=str)
+        json.dumps(shown, allow_nan=False)
+    assert 0 < taken < len(seeds)
 
 
 _ERROR = re.compile(r"^[A-Z]\w+(Error|Extra): ")

@@ -119,9 +119,14 @@ def check_plain_model(
 ) -> CheckStage:
     """Return what raises where the ONNX file as it stands differs from torch by a stage's fault."""
     broken, figure = compare_plain(
-        model_file, checkpoint, images, torch_heads, spec, diagnose_first_input,
+        model_file,
+        checkpoint,
+        images,
+        torch_heads,
+        spec,
+        diagnose_first_input,
         pytestconfig.getoption("--weights"),
-    )  # fmt: skip
+    )
 
     def check(stage: str, note_figure: NoteFigure) -> None:
         mine = broken is None or broken.stage == stage

@@ -16,6 +16,7 @@ from effd0.evaluation.evaluate import Evaluation, EvaluationJob, evaluate
 from effd0.evaluation.model import ModelChoice
 from effd0.progress import OpenProgress, silent
 from effd0.results.check import UNDECIDED, Broken, Check, reason_of, verdict_of
+from effd0.runners.registry import RunnerOptions
 from effd0.spec import ModelSpec
 
 #: Images on which other architectures are tried where the threshold is missed.
@@ -108,15 +109,22 @@ def settle(
     return reason
 
 
-def points_in(dataset: Dataset, checkpoint: Path) -> Callable[[ModelSpec], float | None]:
-    """Return what gives the mAP of *checkpoint* in an architecture that it fits, on some images."""
+def points_in(
+    dataset: Dataset, checkpoint: Path, options: RunnerOptions
+) -> Callable[[ModelSpec], float | None]:
+    """
+    Return what gives the mAP of *checkpoint* in an architecture that it fits, on some images.
+
+    *options* are those of torch.
+    """
     samples = dataset.samples[:TRIED]
     ids = {sample.image_id for sample in samples}
     annotations = tuple(a for a in dataset.annotations if a["image_id"] in ids)
     few = replace(dataset, samples=samples, annotations=annotations, total=len(samples))
 
     def measured(spec: ModelSpec) -> float | None:
-        engine = LocalEngine(ModelChoice(checkpoint=checkpoint, runner="torch", spec=spec))
+        choice = ModelChoice(None, checkpoint, "torch", spec, options)
+        engine = LocalEngine(choice)
         try:
             ap = evaluate(EvaluationJob(), engine, dataset=few).metrics.ap
         except CheckpointError:

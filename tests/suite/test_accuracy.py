@@ -251,7 +251,8 @@ def test_coco_map_reaches_the_gate(
         weights: Path | None = config.getoption("--checkpoint")
         if weights is None:
             return None
-        return diagnose_architecture(points_in(dataset_under_test, weights), spec)
+        options = runner_options(config, "torch")
+        return diagnose_architecture(points_in(dataset_under_test, weights, options), spec)
 
     said = settle(measured.checks, required=_required(config), diagnose=diagnose)
     record_property("evidence", said)

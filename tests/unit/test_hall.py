@@ -18,7 +18,7 @@ from effdet.data.transforms import resolve_fill_color
 from rich.console import Console
 
 from effd0 import progress as module
-from effd0.errors import OutputError, SpecError
+from effd0.errors import GraphError, OutputError, SpecError
 from effd0.io import check_writable, model_sha256, sha256, written_whole
 from effd0.progress import download_progress, progress
 from effd0.spec import D0, SPECS, ModelSpec, spec_for
@@ -124,6 +124,9 @@ def test_weights_beside_a_model_are_part_of_its_fingerprint(
     (tmp_path / name).write_bytes(bytes(256))
     assert sha256(path) == before[0]
     assert model_sha256(path) != before[1]
+    (tmp_path / name).unlink()
+    with pytest.raises(GraphError, match=rf"m\.onnx has weights in .*{name}, but no such file"):
+        model_sha256(path)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from effd0.benchmark import published
 from effd0.benchmark.measure import END_TO_END, NETWORK
-from effd0.benchmark.published import published_accuracies, published_figures
+from effd0.benchmark.published import TABLE, published_accuracies, published_figures
+from tests.helpers import EVERY_SEED, assert_read_or_refused
 
 FIGURES = published_figures()
 
@@ -45,3 +48,18 @@ def test_published_maps_are_those_of_the_docs() -> None:
     assert [one["map"] for one in accuracies] == [34.3, 34.2, 33.4, 31.95]
     words = [word for one in accuracies for word in (one["by"], f"{one['map']:g}")]
     assert [word for word in words if word not in page] == []
+
+
+@EVERY_SEED
+def test_a_mutated_table_is_read_or_refused(
+    seeds: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No figure without a source, a unit and a finite value comes out of the table."""
+    path = tmp_path / "published.toml"
+    monkeypatch.setattr(published, "_content", lambda: published.read_table(path))
+
+    def read() -> object:
+        return published_accuracies(), published_figures()
+
+    content = tomllib.loads(TABLE.read_text())
+    assert_read_or_refused(path, content, seeds, read, toml=True)

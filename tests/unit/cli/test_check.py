@@ -73,11 +73,11 @@ def test_every_option_reaches_the_suite(asked: list[str], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("of_pytest", "code"),
-    [(0, 0), (1, 1), (2, 2), (3, 2), (4, 2), (5, 2)],
+    [(0, 0), (1, 1), (2, 2), (3, 70), (4, 2), (5, 2)],
     ids=["passed", "failed", "interrupted", "internal-error", "usage", "nothing-collected"],
 )
 def test_only_a_failure_is_1(of_pytest: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What pytest could not do says nothing of a build: exit code 2."""
+    """What pytest could not do says nothing of a build: exit code 2, or 70 for a fault of effd0."""
     monkeypatch.setattr(pytest, "main", lambda *_, **__: of_pytest)
     assert effd0("check").code == code
 

@@ -65,8 +65,26 @@ def test_a_shell_completes_values(
             70,
             rf"^ZeroDivisionError: division by zero; this is a fault of effd0 {__version__}: .*txt",
         ),
+        pytest.param(
+            "from effd0.cli.check import StageLines; StageLines._print = lambda *_: 1 / 0; "
+            "sys.argv[1:] = ['check', '--runner', 'ort']; main.main()",
+            70,
+            rf"^ZeroDivisionError: division by zero; this is a fault of effd0 {__version__}: .*txt",
+            marks=pytest.mark.slow,
+        ),
+        (
+            "sys.stdout = None; sys.argv[1] = 'doctor'; main.main()",  # as Python begins behind >&-
+            2,
+            r"^OutputError: the standard output is closed; open it, or lead it to /dev/null$",
+        ),
     ],
-    ids=["python -m effd0", "full-output", "fault-of-the-program"],
+    ids=[
+        "python -m effd0",
+        "full-output",
+        "fault-of-the-program",
+        "fault-in-the-suite",
+        "closed-output",
+    ],
 )
 def test_a_process_ends_with_its_exit_code(code: str, status: int, shown: str) -> None:
     """``python -m effd0`` is the command line; what is no fault of the user's is said in a line."""

@@ -84,6 +84,7 @@ def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
         ("--coco=.", "--coco is given without --checkpoint"),
         ("--image-limit=3", "it limits --coco, which is not"),
         ("--runner=recorded", "--runner=recorded and --results=DIR go together"),
+        ("--weights=ema", "--weights is given, but it names a set of --checkpoint, which is not"),
         ("--model=no.onnx", "--model is no.onnx, which does not exist"),
         ("--resume", "--resume is given, but no --out"),
         ("--devices=0,1", "--devices names 2, but --runner ort, .* computes on the CPU"),

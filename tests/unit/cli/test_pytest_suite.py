@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
 from PIL import Image
 
 from effd0.cli import pytest_suite
@@ -248,17 +250,24 @@ def test_a_job_on_github_gets_the_verdict(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_warning_of_a_library_decides_nothing(tmp_path: Path) -> None:
-    """Damaged EXIF blocks of two pictures are told in one line, and the stage passes."""
-    content = coco_content(2)
+    """Damaged EXIF blocks, and a picture of 90 megapixels, are told in a line; the stage passes."""
+    content, side = coco_content(3), 9500
+    content["images"][2] |= {"width": side, "height": side}
     for entry in content["images"]:
         entry["file_name"] = f"{entry['id']}.jpg"
     root = write_coco(tmp_path / "coco", content)
-    for path in (root / "val2017").iterdir():
+    for name in ("10.jpg", "20.jpg"):
+        path = root / "val2017" / name
         Image.open(path).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01")
+    Image.new("L", (side, side), 99).save(root / "val2017" / "30.jpg", "PNG")
     done = run_pytest(f"--coco={root}", WEIGHTS, "tests/suite/test_dataset.py")
     assert done.returncode == 0, done.stdout
     assert "passed     dataset" in done.stdout
     assert done.stdout.count("Corrupt EXIF data") == 1
+    assert done.stdout.count("(90250000 pixels) exceeds limit") == 1
+    command = [sys.executable, "-m", "effd0", "evaluate", "--root", str(root), *WEIGHTS.split("=")]
+    ran = subprocess.run([*command, "--runner=torch"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr.count("(90250000 pixels) exceeds limit")) == (0, 1)
 
 
 @pytest.mark.slow
@@ -286,3 +295,21 @@ def test_a_run_file_on_a_full_disk_is_one_error_behind_the_verdict() -> None:
     assert "passed     dataset" in done.stdout
     assert re.match("Exit: /dev/full cannot be written: .*; choose another", done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_suite_takes_the_weights_that_are_named(tmp_path: Path) -> None:
+    """Of two sets the named one is loaded, exported, and the reference; the default is broken."""
+    good = torch.load(embedded.checkpoint(), weights_only=True)
+    broken = {name: v * float("nan") if v.is_floating_point() else v for name, v in good.items()}
+    torch.save({"model": good, "ema": broken}, tmp_path / "both.pth")
+    stages = [f"tests/suite/test_{name}.py" for name in ("checkpoint", "export")]
+    words = (*stages, f"--checkpoint={tmp_path / 'both.pth'}")
+    done = run_pytest(*words, "--weights=model", "-rf")
+    assert done.returncode == 0, done.stdout
+    done = run_pytest(stages[0], words[2])
+    assert "holds NaN or infinity" in done.stdout
+    done = run_pytest(stages[0], words[2], "--weights=best")
+    assert done.returncode == 2
+    assert "--weights is best, but" in done.stdout
+    assert "UNDECIDED" in done.stdout

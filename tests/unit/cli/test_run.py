@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -98,6 +99,31 @@ def test_the_threshold_decides_the_exit_code(
     assert len(merged.accuracy) == 2
     assert merged.verdict.next_step == runs[0].verdict.next_step
     assert (merged.verdict.next_step == "") == (status == "NOT GATED")
+
+
+@pytest.mark.slow
+def test_other_weights_beside_a_model_are_another_model(
+    onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight changed in the data file: no resuming, no merging, another hash in the run."""
+    monkeypatch.chdir(tmp_path)
+    graph = onnx.load(onnx_model)
+    onnx.save_model(graph, "d0.onnx", save_as_external_data=True, location="d0.data")
+    asked = ("evaluate", "--model", "d0.onnx", "--image-limit", 2)
+    assert effd0(*asked, "--out", "run", "--report-json", "a.json").code == 0
+    resumed = effd0(*asked, "--out", "run", "--resume")
+    assert (resumed.code, "run: 2 of 2 images are there" in resumed.err) == (0, True)
+    content = bytearray(Path("d0.data").read_bytes())
+    content[0] ^= 1
+    Path("d0.data").write_bytes(content)
+    assert_one_error("whose model_sha256 was .*, but is", *asked, "--out", "run", "--resume")
+    assert effd0(*asked, "--report-json", "b.json").code == 0
+    assert_one_error("b.json is of the model .*, but a.json of", "merge", "a.json", "b.json",
+                     "--out", "both.json")  # fmt: skip
+    hashes = {read_run(Path(name)).artefact.model_sha256 for name in ("a.json", "b.json")}
+    assert len(hashes) == 2
+    Path("d0.data").unlink()
+    assert_one_error("d0.onnx has weights in d0.data, but no such file is there", *asked)
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.cli import pytest_suite
+from effd0.cli.command import check_values
 from effd0.cli.pytest_suite import OPTION_GROUPS, OPTIONS
 from effd0.cli.settings import Settings, read_settings, template
 from effd0.errors import OptionError
-from tests.helpers import assert_one_error, effd0, run_pytest
+from tests.helpers import EVERY_SEED, assert_one_error, assert_read_or_refused, effd0, run_pytest
 
 FILE = """\
 model = "build/d0.onnx"
@@ -249,3 +250,26 @@ def test_a_mutated_file_is_read_or_refused(beside: Path, text: str, data: st.Dat
     for name, value in (settings.values if settings else {}).items():
         kind, several = known[name].kind, value if known[name].many else [value]
         assert all(isinstance(each, kind) for each in several)
+
+
+@EVERY_SEED
+@pytest.mark.parametrize("name", ["effd0.toml", "pyproject.toml"])
+def test_mutated_values_are_read_or_refused(
+    name: str, seeds: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value of each option has its type and range, or the error names file and key."""
+    monkeypatch.chdir(tmp_path)
+    content = {
+        key: value for key, value in tomllib.loads(VALID[1]).items() if not str(value).isupper()
+    }
+    if name == "pyproject.toml":
+        content = {"tool": {"effd0": content}}
+    defaults = {one.name: list(one.default) if one.many else one.default for one in OPTIONS}
+
+    def read() -> object:
+        found = read_settings(OPTIONS)
+        values = {} if found is None else found.values
+        check_values(OPTIONS, defaults | values | {"overwrite": False})
+        return values
+
+    assert_read_or_refused(tmp_path / name, content, seeds, read, toml=True)

@@ -19,7 +19,7 @@ from effd0.results.check import Broken
 
 SIZE = (40, 30)
 Annotation = dict[str, Any]
-Check = Callable[[Dataset], None]
+Check = Callable[[Dataset], object]
 
 
 def dataset_of(
@@ -153,6 +153,19 @@ def test_whole_and_unknown_sets_are_left_alone() -> None:
         val2017(5000, 9, name="{}.jpg"),
     ):  # fmt: skip
         check_contents(dataset)
+
+
+@pytest.mark.parametrize("images", [1, 80, 3999])
+def test_a_part_of_val2017_is_called_a_subset(images: int, scenes: Dataset) -> None:
+    """A set of any size under its file names is; one of other names, or the scenes, are not."""
+    part = val2017(images, 9)
+    assert (
+        check_contents(part)
+        == f"{images} of the 5000 images of val2017, by their file names: a subset"
+    )
+    other = replace(part, annotation_file=Path("instances_train2017.json"))
+    for dataset in (val2017(), other, val2017(images, 9, name="{}.jpg"), scenes):
+        assert check_contents(dataset) == ""
 
 
 @pytest.mark.parametrize(

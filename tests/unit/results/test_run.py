@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from effd0.errors import OutputError, RunFileError
+from effd0.report.markdown import write_markdown
+from effd0.results.compare import compare_runs
 from effd0.results.run import (
     SCHEMA,
     UNKNOWN_MODEL,
@@ -26,6 +28,7 @@ from effd0.results.run import (
     standing,
     write_run,
 )
+from tests.helpers import EVERY_SEED, assert_read_or_refused
 from tests.helpers.runs import (
     ANNOTATIONS,
     CHECKPOINT,
@@ -36,6 +39,7 @@ from tests.helpers.runs import (
     as_run,
     check,
     content,
+    good_content,
     latency,
     parity,
     pictured,
@@ -106,7 +110,7 @@ def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
 
 
 WHOLE = json.dumps(content())
-NOT_JSON = r"is empty, cut off or not JSON \(%s.*\), but a run file was wanted"
+NOT_JSON = r"is no JSON object \(%s.*\), but a run file was wanted"
 #: What is in the file, or what of a run is replaced by what -> what the message says of it.
 REFUSED = {
     "missing": (None, r"cannot be read: No such file or directory, but a run file was wanted"),
@@ -114,7 +118,7 @@ REFUSED = {
     "html": ("<!DOCTYPE html>", NOT_JSON % "JSON is malformed"),
     "binary": ("\udc80\udc81", NOT_JSON % "JSON is malformed"),
     "cut-off": (WHOLE[:500], NOT_JSON % "Input data was truncated"),
-    "list": ('[{"image_id": 1}]', "holds a JSON list, but a run file"),
+    "list": ('[{"image_id": 1}]', NOT_JSON % "the file: Expected `object`, got `array`"),
     "foreign": ('{"images": [], "b": 1}', "holds a JSON object with b, images, but"),
     "other-schema": (
         ('"schema": 3', '"schema": 2'),
@@ -122,14 +126,23 @@ REFUSED = {
     ),
     "nan": (("33.4", "NaN"), "JSON is malformed: invalid character"),
     "infinite": (("33.4", "1e999"), "Number out of range"),
-    "typo": (('"parity"', '"partiy"'), "is invalid: Object contains unknown field `partiy`"),
-    "type": (('"batch": 1', '"batch": "one"'), r"Expected `int.*` - at `\$\.\w+\[0\]\.batch"),
-    "lacking": (('"status": "passed", ', ""), r"missing required field `status` - at `\$\.checks"),
-    "percent": (('"AP": 0.336', '"AP": 33.6'), r"<= 1.0 - at `\$\.accuracy\[0\]\.metrics"),
-    "no-metric": (('"AP50": 0.336, ', ""), r"metrics lack AP50 - at `\$\.accuracy\[0\]"),
-    "hash": (("a" * 64, "abc"), r"regex .* - at `\$\.artefact\.model_sha256"),
-    "no-sample": (('"samples_ms": [', '"samples_ms": [0.0, '), r"> 0.0 - at `\$\.latency\[0\]"),
-    "status": (('"pass"', '"passed"'), r"Invalid enum .* - at `\$\.verdict\.status"),
+    "typo": (
+        ('"parity"', '"partiy"'),
+        "is invalid: the file: Object contains unknown field `partiy`",
+    ),
+    "type": (
+        ('"batch": 1', '"batch": "one"'),
+        r"parity\[0\]\.batch: Expected `int`, got `str`: \"one\"",
+    ),
+    "lacking": (('"status": "passed", ', ""), r"checks\[0\]: .*missing required field `status`"),
+    "percent": (('"AP": 0.336', '"AP": 33.6'), r"accuracy\[0\]\.metrics\[\.{3}\]: .*<= 1.0"),
+    "no-metric": (('"AP50": 0.336, ', ""), r"accuracy\[0\]: metrics lack AP50"),
+    "hash": (("a" * 64, "abc"), r"artefact\.model_sha256: .* regex .*: \"abc\""),
+    "no-sample": (
+        ('"samples_ms": [', '"samples_ms": [0.0, '),
+        r"latency\[0\]\.samples_ms\[0\]: .*> 0.0: 0.0",
+    ),
+    "status": (('"pass"', '"passed"'), r"verdict\.status: Invalid enum .*: \"passed\""),
 }
 
 
@@ -291,3 +304,18 @@ def test_a_compiled_model_has_the_precision_that_was_declared(
     runs = [as_run(content()), as_run(content())]
     runs[1].artefact = msgspec.structs.replace(runs[1].artefact, precision=declared)
     assert merge_runs(runs).artefact.precision == declared
+
+
+@EVERY_SEED
+def test_a_mutated_run_is_read_or_refused(seeds: range, tmp_path: Path) -> None:
+    """What is read of a run file can be merged, shown and written again; all else is refused."""
+    path, plain = tmp_path / "run.json", good_content(pictures=1)
+
+    def read() -> object:
+        found = read_run(path)
+        write_run(tmp_path / "again.json", merge_runs([found, found]))
+        write_markdown(tmp_path / "run.md", found)
+        compare_runs(found, found)
+        return found
+
+    assert_read_or_refused(path, plain, seeds, read)

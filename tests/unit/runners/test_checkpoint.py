@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from effd0.errors import CheckpointError
+from effd0.errors import CheckpointError, OptionError
 from effd0.runners.checkpoint import (
     blank_layers,
     build_model,
@@ -196,7 +196,7 @@ def test_of_two_sets_one_is_taken_by_its_name(
     assert_same(read_weights(path, averaged), AVERAGED)
     assert_same(read_weights(path, last), LAST)
     assert weight_sets(path) == [averaged, last]
-    with pytest.raises(CheckpointError, match=r"--weights is best, but .* holds .*; give one of"):
+    with pytest.raises(OptionError, match=r"--weights is best, but .* holds .*; give one of"):
         read_weights(path, "best")
 
 

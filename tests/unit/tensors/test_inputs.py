@@ -18,8 +18,15 @@ from effd0.data.preprocess import preprocess
 from effd0.errors import ImageError, OutputError, ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS
-from effd0.tensors.inputs import MANIFEST, natural_key, open_inputs, write_inputs
-from tests.helpers import SMALL, coco_content, names_in, write_coco
+from effd0.tensors.inputs import MANIFEST, natural_key, open_inputs, read_manifest, write_inputs
+from tests.helpers import (
+    EVERY_SEED,
+    SMALL,
+    assert_read_or_refused,
+    coco_content,
+    names_in,
+    write_coco,
+)
 from tests.helpers.results import coco_of, write_array, write_bins
 
 PLANES, PIXELS = SMALL.input_shape, (128, 128, 3)
@@ -149,12 +156,18 @@ def cut(bins: Path) -> None:
         (cut, r"1 inputs in .* not the 196608 bytes of float32 .*: 2\.bin \(98304\)"),
         (
             lambda d: (d / MANIFEST).write_text("{"),
-            r"manifest\.json is not a readable JSON file: .*; write the inputs again",
+            r"manifest\.json cannot be read: .*; write the inputs again",
         ),
-        (lambda d: (d / MANIFEST).write_text("[]"), r"holds a list, not an obj"),
-        (lambda d: edit(d, images=None), r"is no manifest .*missing required field `images`"),
-        (lambda d: edit(d, dtype="int4"), r"Invalid enum value 'int4' - at `\$\.dtype`"),
-        (lambda d: edit(d, spec={"arch": 3}), r"Expected `str`, got `int`"),
+        (
+            lambda d: (d / MANIFEST).write_text("[]"),
+            r"the file: Expected `object`, got `array`: \[\]; write",
+        ),
+        (
+            lambda d: edit(d, images=None),
+            r"the file: Object missing required field `images`: ",
+        ),
+        (lambda d: edit(d, dtype="int4"), r"dtype: Invalid enum value 'int4'"),
+        (lambda d: edit(d, spec={"arch": 3}), r"spec\.arch: Expected `str`, got `int`: 3; write"),
     ],
     ids=["lost", "added", "cut", "broken-json", "list", "key", "dtype", "spec-key"],
 )
@@ -171,9 +184,11 @@ def test_a_damaged_folder_is_refused(damage: Any, message: str, bins: Path) -> N
         ({"image_id": 10}, "has image ids more than once: 10; write"),
         ({"file": "1.npy"}, "has stems more than once: 1; write"),
         ({"file": "../2.bin"}, r"'\.\./2\.bin' is not the name of a file"),
-        ({"image_size": [40]}, "is no manifest of inputs"),
+        ({"image_size": [40]}, r"images\[1\]\.image_size: Expected `array` of length 2: \[40\]"),
+        ({"image_size": [40, 0]}, r"images\[1\]\.image_size\[1\]: Expected `int` >= 1: 0"),
+        ({"image_scale": 0.0}, r"images\[1\]\.image_scale: Expected `float` > 0\.0: 0\.0"),
     ],
-    ids=["id", "stem", "path", "size"],
+    ids=["id", "stem", "path", "size", "no-row", "scale"],
 )
 def test_an_entry_that_cannot_be_is_refused(
     change: dict[str, Any], message: str, bins: Path
@@ -240,3 +255,16 @@ def test_a_foreign_array_unlike_the_first_is_not_read(tensor: Any, tmp_path: Pat
     inputs = open_inputs(tmp_path, SMALL)
     with pytest.raises(ResultError, match=re.escape(f"is {tensor.dtype} {tensor.shape}, but")):
         inputs.read(tmp_path / "2.npy")
+
+
+@EVERY_SEED
+def test_a_mutated_manifest_is_read_or_refused(seeds: range, bins: Path) -> None:
+    """No error but effd0's comes out of a manifest, and nothing that is not finite."""
+    path = bins / MANIFEST
+    content = json.loads(path.read_text())
+
+    def read() -> object:
+        open_inputs(bins, SMALL)
+        return read_manifest(path)
+
+    assert_read_or_refused(path, content, seeds, read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -24,8 +25,15 @@ from effd0.detection.heads import named_heads
 from effd0.errors import ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS, ModelSpec
-from effd0.tensors.results import Results, check_model, file_shapes, open_results
-from tests.helpers import SMALL, assert_one_error, effd0, write_coco
+from effd0.tensors.results import Results, check_model, file_shapes, open_results, read_summary
+from tests.helpers import (
+    EVERY_SEED,
+    SMALL,
+    assert_one_error,
+    assert_read_or_refused,
+    effd0,
+    write_coco,
+)
 from tests.helpers.results import (
     FORMATS,
     INTERLEAVED,
@@ -367,9 +375,15 @@ def test_results_of_other_inputs_are_stale(folder: Path, bins: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a readable JSON file: .*; delete it, or run"),
-        ('{"filesinfo": {"x": {}}}', "is no summary of a run: .*'x'"),
-        ('{"filesinfo": {"0": {"infiles": [[1]]}}}', "is no summary"),
+        ("{", "cannot be read: .* truncated, near .*; delete it, or run"),
+        (
+            '{"filesinfo": {"x": {}}}',
+            "cannot be read: key in .*filesinfo: Expected `int`",
+        ),
+        (
+            '{"filesinfo": {"0": {"infiles": [[1]]}}}',
+            "cannot be read: .*infiles.*got `array`; ",
+        ),
     ],
     ids=["broken", "number", "no-file"],
 )
@@ -491,3 +505,43 @@ def test_postprocess_proves_the_model_if_asked(folder: Path, model: Path, tmp_pa
     words = ("postprocess", "--root", tmp_path / "coco", "--omfile", folder, "--model", model)
     assert_one_error(r"ResultError: .*holds the results of other\.onnx", *words)
     assert effd0(*words[:-2]).errors != effd0(*words).errors
+
+
+@EVERY_SEED
+@pytest.mark.parametrize("beside", [True, False], ids=["beside", "in-the-folder"])
+def test_a_mutated_summary_is_read_or_refused(seeds: range, beside: bool, tmp_path: Path) -> None:
+    """No error but effd0's comes out of a summary of ais_bench or of effd0."""
+    folder = write_results(tmp_path / "result", STEMS, "sample-id")
+    own = {"runner": "ort", "model": "d0.onnx", "model_sha256": "0" * 64, "spec": asdict(SMALL)}
+    path = tmp_path / "result_summary.json" if beside else folder / "sumary.json"
+    write_summary(path, [[f"{stem}.bin"] for stem in STEMS], effd0=own)
+    model = tmp_path / "d0.onnx"
+    model.write_bytes(b"any")
+
+    def read() -> object:
+        with contextlib.suppress(ResultError):
+            check_model(folder, model, proved=True)
+        open_results(folder, SMALL, STEMS)
+        return read_summary(folder)
+
+    assert_read_or_refused(path, json.loads(path.read_text()), seeds, read)
+
+
+@pytest.mark.parametrize("computed", [np.float32, np.float64], ids=["widened", "computed"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_numbered_float64_is_no_batch_of_float32(
+    computed: Any, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of float64 have the size of twice as many float32: their values tell them apart."""
+    monkeypatch.setattr(
+        "tests.helpers.results.heads_of",
+        lambda seed: {name: head.astype(computed) / 3 for name, head in heads_of(seed).items()},
+    )
+    folder, stems = tmp_path / "result", STEMS[:2]
+    samples = [[f"{stem}.bin" for stem in stems[n : n + batch]] for n in range(0, 2, batch)]
+    write_summary(tmp_path / "result_summary.json", samples)
+    write_results(folder, stems, "sample-id", batch=batch)
+    open_results(folder, SMALL, stems)
+    write_results(folder, stems, "sample-id", batch=batch, dtype=np.float64)
+    with pytest.raises(ResultError, match="2 float64, but float32 or float16 was wanted: "):
+        open_results(folder, SMALL, stems)
