@@ -253,7 +253,7 @@ def test_outputs_that_cannot_be_heads_are_refused(
     """Swapped outputs and outputs that are not finite are no low score."""
     need_own_export(pytestconfig)
     swapped = with_swapped_outputs(onnx_model, tmp_path / "swapped.onnx", "class_p3", "box_p3")
-    message = r"HeadError: class_p3 is \(1, 36, 64, 64\), .* outputs may be swapped"
+    message = r"HeadError: output class_p3 is \(1, 36, 64, 64\), .* names and shapes do not fit"
     assert_one_error(message, "evaluate", "--model", swapped, "--image-limit", 1)
     broken = perturbed(onnx_model, tmp_path / "nan.onnx", "class_p4", float("nan"))
     assert_one_error(r"HeadError: class_p\d", "evaluate", "--model", broken, "--image-limit", 1)

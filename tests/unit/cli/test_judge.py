@@ -102,7 +102,7 @@ def test_what_is_no_run_is_bad_input(command: str) -> None:
     """Code 2, what to do, and nothing is written."""
     Path("found.json").write_text('[{"image_id": 1, "category_id": 1}]')
     more = ("--out", "run.json") if command == "merge" else ()
-    message = r"found\.json holds a JSON list, but a run file was wanted; write one with"
+    message = r"found\.json is no JSON object .*, but a run file was wanted; write one with"
     assert_one_error(message, command, "base.json", "found.json", *more)
     assert not Path("run.json").exists()
 
