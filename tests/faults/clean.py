@@ -21,6 +21,7 @@ from effd0.tensors.inputs import write_inputs
 from tests.helpers.onnx_models import nodes_of, pinned, renamed
 
 from .checkpoint import noisy
+from .dataset import own_scenes
 from .model import rename
 from .run import Good, base_options, copy_scenes
 
@@ -155,6 +156,18 @@ def _other_scenes(good: Good, folder: Path) -> Sequence[str]:
     return (*options, f"--model={good.model}", "--runner=ort")
 
 
+def _converted(good: Good, folder: Path) -> Sequence[str]:
+    """One's own scenes as converters write them: areas of boxes, whole pixels, no crowds."""
+    root = own_scenes(folder / "coco")
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for a in content["annotations"]:
+        a |= {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0}
+    path.write_text(json.dumps(content))
+    options = (f"--coco={root}", f"--checkpoint={good.checkpoint}", "--min-map=30")
+    return (*options, f"--model={good.model}", "--runner=ort")
+
+
 def _shuffled(good: Good, path: Path) -> None:
     graph = load_graph(good.model)
     renamed(graph, seed=3)
@@ -207,6 +220,7 @@ CLEAN: dict[str, Make] = {
     "weights-seed-2": _weights(2, ExportSettings(2, 13)),
     "weights-seed-3": _weights(3, ExportSettings(None, 18, "dynamo")),
     "other-scenes": _other_scenes,
+    "own-scenes-whole-pixels-no-crowds": _converted,
     # Weights of nobody knows which checkpoint: what needs one is left out.
     "model-without-its-checkpoint": lambda good, folder: [
         *(o for o in _weights(4, ExportSettings())(good, folder) if "--checkpoint" not in o)],
