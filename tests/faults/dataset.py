@@ -219,8 +219,8 @@ FAULTS = (
     Fault("own-annotations-doubled", "dataset", "own data sets", "doubled", _own(truth=_doubled)),
     Fault("own-half-left-out", "dataset", "own data sets", "", _own(
         truth=lambda content: content["annotations"].__delitem__(slice(None, None, 2)))),
-    Fault("own-classes-exchanged", "dataset", "own data sets", "person and bottle exchanged", _own(
-        truth=lambda content: _renumbered(content, {1: 44, 44: 1}))),
+    Fault("own-classes-exchanged", "dataset", "own data sets", "bus and tv exchanged", _own(
+        truth=lambda content: _renumbered(content, {6: 72, 72: 6}))),
     Fault("own-ids-contiguous", "dataset", "own data sets", "", _own(
         truth=_contiguous, runs=False)),
     Fault("own-ids-contiguous-and-known", "dataset", "own data sets", "1 to 80", _own(
