@@ -70,6 +70,7 @@ DEVICES = {key[1]: row for key, row in TABLE.items() if key[0] == "DEVICES"}
 INPUTS = {key[1]: row for key, row in TABLE.items() if key[0] == "INPUTS"}
 NOISE = TABLE["NOISE",]
 NOISE_FLOAT16 = TABLE["NOISE_FLOAT16",]
+TO_EXPECTED = TABLE["TO_EXPECTED",]
 UNTRAINED = TABLE["UNTRAINED",]
 BOXES = TABLE["BOXES",]
 SCORES = TABLE["SCORES",]

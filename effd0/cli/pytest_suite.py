@@ -117,6 +117,11 @@ class SuiteOptions:
     min_map: float = option(
         "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
     )
+    expected_map: float | None = option(
+        "mAP that --checkpoint reaches on --coco, in percent: below it, the data are wrong.",
+        takes="percent",
+        **command.PERCENT,
+    )
     max_drop: float | None = option(
         "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
         shown=f"{MAX_DROP.limit}, of int8 {MAX_DROP_INT8.limit}",

@@ -235,8 +235,10 @@ _TURNED = range(5, 9)
 def other_size(sample: Sample, size: tuple[int, int]) -> str:
     """What is wrong with *sample*, whose file has another *size* than is annotated."""
     turned = ""
-    if size == sample.size[::-1] and (orientation := exif_orientation(sample.path)) in _TURNED:
-        turned = f": its EXIF orientation {orientation} turns it, which COCO ignores"
+    if size == sample.size[::-1]:
+        turned = ": it is turned, as if an EXIF orientation were baked in"
+        if (orientation := exif_orientation(sample.path)) in _TURNED:
+            turned = f": its EXIF orientation {orientation} turns it, which COCO ignores"
     return (
         f"{sample.path.name} is {size[0]}x{size[1]} pixels, "
         f"but annotated as {sample.size[0]}x{sample.size[1]}{turned}"
@@ -358,6 +360,10 @@ def _mistakes(content: dict[str, Any]) -> Iterator[str]:
             yield f"{kind}s used more than once: {twice[:SHOWN]}"
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    if not used <= categories and used <= {*range(len(categories) + 1)}:
+        first = int(0 not in used)
+        yield f"category ids are places in the list of categories, counted from {first}"
     for annotation in content["annotations"]:
         name, box = f"annotation {annotation['id']}", annotation["bbox"]
         if annotation["id"] == 0:

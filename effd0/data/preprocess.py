@@ -22,6 +22,8 @@ from ..types import Pixels, Tensor
 
 #: Rows of the picture that are normalised at a time.
 _BAND = 128
+#: The sum of libjpeg's table for luma at quality 50; how far channels of a gray pixel may differ.
+_LUMA, _ROUNDED = 3688, 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,18 @@ def exif_orientation(path: Path) -> int:
     with _opened(path) as image:
         value = image.getexif().get(ExifTags.Base.Orientation, 0)
     return value if isinstance(value, int) else 0
+
+
+def gray_and_quality(path: Path) -> tuple[bool, int]:
+    """Whether *path* is without colour, and its JPEG quality by libjpeg; 100 of other formats."""
+    with _opened(path) as image:
+        luma: list[int] = getattr(image, "quantization", {}).get(0, [])
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        pixels = np.asarray(image.convert("RGB"))
+    # The table of quality 50 is multiplied by a percentage.
+    percent = sum(luma) / _LUMA
+    quality = 100 - 50 * percent if percent <= 1 else 50 / percent
+    return bool(np.ptp(pixels, axis=2).max() <= _ROUNDED), round(quality)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from tests.helpers.onnx_models import (
 )
 
 from .checkpoint import noisy
+from .dataset import own_scenes
 from .model import rename, unfused
 from .run import Good, base_options, copy_scenes
 
@@ -194,6 +195,18 @@ def _other_scenes(good: Good, folder: Path) -> Sequence[str]:
     return (*options, f"--model={good.model}", "--runner=ort")
 
 
+def _converted(good: Good, folder: Path) -> Sequence[str]:
+    """One's own scenes as converters write them: areas of boxes, whole pixels, no crowds."""
+    root = own_scenes(folder / "coco")
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for a in content["annotations"]:
+        a |= {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0}
+    path.write_text(json.dumps(content))
+    options = (f"--coco={root}", f"--checkpoint={good.checkpoint}", "--min-map=30")
+    return (*options, f"--model={good.model}", "--runner=ort")
+
+
 def _shuffled(good: Good, path: Path) -> None:
     graph = load_graph(good.model)
     renamed(graph, seed=3)
@@ -260,6 +273,7 @@ CLEAN: dict[str, Make] = {
     "weights-of-data-parallel": _same_weights("d0.pth", lambda state: {
         "state_dict": {f"module.{name}": value for name, value in state.items()}}),
     "other-scenes": _other_scenes,
+    "own-scenes-whole-pixels-no-crowds": _converted,
     # Weights of nobody knows which checkpoint: what needs one is left out.
     "model-without-its-checkpoint": lambda good, folder: [
         *(o for o in _weights(4, ExportSettings())(good, folder) if "--checkpoint" not in o)],

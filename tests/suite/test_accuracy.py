@@ -21,6 +21,7 @@ from effd0.cli.pytest_suite import (
 )
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset
+from effd0.diagnosis.dataset_hypotheses import check_reference
 from effd0.diagnosis.parity import diagnose_architecture
 from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import check_pool
@@ -229,6 +230,15 @@ def test_embedded_map_does_not_depend_on_the_batch(
     assert points(measure_embedded(runner_beside_torch, 7)) == pytest.approx(
         one_by_one, abs=BETWEEN_RUNNERS.limit
     )
+
+
+@pytest.mark.coco
+def test_the_checkpoint_itself_knows_the_data(
+    measure_coco: Measure, spec: ModelSpec, pytestconfig: pytest.Config
+) -> None:
+    """In torch, the checkpoint finds what is annotated: else the data are wrong, not the build."""
+    reference = measure_coco("torch", None)
+    check_reference(reference.matches, spec, pytestconfig.getoption("--expected-map"))
 
 
 @pytest.mark.coco

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from effd0.data.coco import Dataset, check_images
-from effd0.diagnosis.dataset import check_boxes, check_categories, check_contents
+from effd0.diagnosis.dataset import (
+    check_boxes,
+    check_categories,
+    check_contents,
+    check_doubles,
+    facts,
+)
 
 from .conftest import NoteFigure
 
@@ -33,9 +39,18 @@ def test_boxes_lie_in_their_images(dataset_under_test: Dataset) -> None:
     check_boxes(dataset_under_test)
 
 
+def test_no_object_is_annotated_twice(dataset_under_test: Dataset) -> None:
+    """Annotations differ in image, category or box."""
+    check_doubles(dataset_under_test)
+
+
 def test_a_published_set_is_as_published(
-    dataset_under_test: Dataset, record_property: Callable[[str, object], None]
+    dataset_under_test: Dataset,
+    record_property: Callable[[str, object], None],
+    pytestconfig: pytest.Config,
 ) -> None:
     """val2017 and the embedded scenes have the contents that they are known by."""
     notes = [*dataset_under_test.notes, check_contents(dataset_under_test)]
+    if pytestconfig.getoption("--coco") is not None:
+        notes += facts(dataset_under_test)
     record_property("evidence", "; ".join(filter(None, notes)))

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
-from effd0.data.coco import Dataset, Sample, check_images, load_coco, parse_annotations
+from effd0.data.coco import (
+    COCO_CATEGORIES,
+    Dataset,
+    Sample,
+    check_images,
+    load_coco,
+    parse_annotations,
+)
 from effd0.errors import DatasetError, ImageError
 from tests.helpers import coco_content, encoded, noise, write_annotations, write_coco
 
@@ -225,6 +232,28 @@ def test_a_turned_picture_is_told_by_its_exif(tmp_path: Path) -> None:
     PHOTO.rotate(90, expand=True).save(root / "val2017" / "2.png", exif=exif)
     with pytest.raises(ImageError, match="annotated as 40x30: its EXIF orientation 6 turns it, wh"):
         [*check_images(load_coco(root).samples)]
+    PHOTO.rotate(90, expand=True).save(root / "val2017" / "2.png")
+    with pytest.raises(ImageError, match="annotated as 40x30: it is turned, as if an EXIF"):
+        [*check_images(load_coco(root).samples)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_category_ids_that_are_places_are_called_so(first: int) -> None:
+    """Where one of them is no id, and all are places in the list, counted from 0 or 1."""
+    content = coco_content(1)
+    content["categories"] = COCO_CATEGORIES
+    places = [first, 11 + first, 79 + first]
+    content["annotations"] = [
+        content["annotations"][0] | {"id": n, "category_id": place}
+        for n, place in enumerate(places, start=1)
+    ]
+    said = f"category ids are places in the list of categories, counted from {first}; annotation"
+    with pytest.raises(DatasetError, match=said):
+        parse_annotations(json.dumps(content).encode(), "a.json")
+    content["annotations"][2]["category_id"] = 81
+    with pytest.raises(DatasetError, match="has unknown category") as caught:
+        parse_annotations(json.dumps(content).encode(), "a.json")
+    assert "places" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

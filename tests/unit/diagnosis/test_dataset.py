@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from effd0.data import fixture
 from effd0.data.coco import NAMES, VAL2017, Dataset, Sample, load_coco
 from effd0.diagnosis import dataset as checks
-from effd0.diagnosis.dataset import check_boxes, check_categories, check_contents
+from effd0.diagnosis.dataset import (
+    check_boxes,
+    check_categories,
+    check_contents,
+    check_doubles,
+    facts,
+)
 from effd0.errors import DatasetError
 from effd0.results.check import Broken
 
@@ -133,6 +140,72 @@ def test_another_meaning_of_boxes_is_named(
 ) -> None:
     """A reading that brings every box inside is named; where none does, there is no name."""
     broken_by(check_boxes, boxes(*(write(*box) for box in RIGHT)), diagnosis)
+
+
+def test_moved_image_ids_are_named_by_sizes(scenes: Dataset) -> None:
+    """Where every box fits the image before its own, or behind it."""
+    ids = scenes.image_ids
+    for side, others in (("next", ids[1:] + ids[:1]), ("previous", ids[-1:] + ids[:-1])):
+        new = dict(zip(ids, others, strict=True))
+        moved = tuple(a | {"image_id": new[a["image_id"]]} for a in scenes.annotations)
+        named = f"annotations moved to the {side} image id: moved back, all"
+        broken_by(check_boxes, replace(scenes, annotations=moved), named)
+
+
+def test_annotations_that_are_there_twice_are_counted(scenes: Dataset) -> None:
+    """Those of one image, category and box, from more than one in a hundred on."""
+    hundred = scenes.annotations[:1] + tuple(
+        {"image_id": 1, "category_id": n, "bbox": [1, 1, 9, 9]} for n in range(98)
+    )
+    check_doubles(replace(scenes, annotations=(*hundred, hundred[0])))
+    check_doubles(dataset_of())
+    twice = replace(scenes, annotations=(*hundred, *hundred[:2]))
+    assert broken_by(check_doubles, twice, "annotations doubled: 99 are left") == (
+        "2 of 101 annotations have the image, category and box of another, but at most 1% are "
+        "allowed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"bbox": [1.0, 2.0, 30.0, 4.0]}, ["boxes are of whole pixels"]),
+        ({"area": 30.5 * 4}, ["areas are those of boxes, not of outlines"]),
+        ({"iscrowd": 0}, ["none of 504 annotations is a crowd"]),
+    ],
+    ids=["nothing", "whole-pixels", "areas", "crowds"],
+)
+def test_what_is_unlike_coco_is_a_fact(
+    change: Annotation, said: list[str], scenes: Dataset
+) -> None:
+    """Where it holds of all annotations: it may be meant."""
+    plain = {"bbox": [1.0, 2.0, 30.5, 4.0], "area": 100.0, "iscrowd": 1}
+    made = [plain | change | {"image_id": s.image_id} for s in scenes.samples for _ in range(63)]
+    several = replace(scenes, samples=scenes.samples * 9, annotations=tuple(made))
+    assert facts(several) == said
+
+
+@pytest.mark.parametrize(
+    ("mode", "quality", "said"),
+    [
+        ("RGB", 90, []),
+        ("RGB", 30, ["JPEGs are of quality 30"]),
+        ("L", 90, ["8 of 8 pictures are gray"]),
+    ],
+    ids=["colour", "quality-30", "gray"],
+)
+def test_pictures_that_are_all_alike_are_a_fact(
+    mode: str, quality: int, said: list[str], scenes: Dataset, tmp_path: Path
+) -> None:
+    """Coarse quantisation and pictures without colour, more than COCO has."""
+    for sample in scenes.samples:
+        with Image.open(sample.path) as image:
+            image.convert(mode).save(tmp_path / sample.path.name, quality=quality)
+    copies = tuple(replace(s, path=tmp_path / s.path.name) for s in scenes.samples)
+    assert facts(replace(scenes, samples=copies)) == ["boxes are of whole pixels", *said]
+    few = replace(scenes, samples=copies, annotations=scenes.annotations[::4])
+    assert facts(few)[1] == f"{len(few.annotations) / 8:.1f} objects per image"
 
 
 def val2017(
