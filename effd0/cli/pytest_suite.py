@@ -410,10 +410,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Skip what needs something absent, with the reason.
     """
 
-    def place(item: pytest.Item) -> int:
+    def place(item: pytest.Item) -> tuple[int, bool]:
         marker = item.get_closest_marker("stage")
         assert marker is not None, f"{item.nodeid} checks an artefact, but no stage"
-        return check.STAGES.index(marker.args[0])
+        # What needs a run over all images comes last in its stage.
+        long = item.get_closest_marker("accuracy") is not None
+        return check.STAGES.index(marker.args[0]), long
 
     checks = [item for item in items if item.get_closest_marker("artefact")]
     others = [item for item in items if not item.get_closest_marker("artefact")]

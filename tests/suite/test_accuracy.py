@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -20,8 +19,9 @@ from effd0.cli.pytest_suite import (
     runners_here,
 )
 from effd0.data import fixture as embedded
-from effd0.data.coco import Dataset
-from effd0.diagnosis.parity import diagnose_architecture
+from effd0.data.coco import Dataset, Sample
+from effd0.data.preprocess import preprocess
+from effd0.diagnosis.parity import compare_recorded, diagnose_architecture, excess
 from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import check_pool
 from effd0.distributed.ray_cluster import Cluster, started
@@ -29,13 +29,17 @@ from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
-from effd0.progress import progress, silent
+from effd0.progress import OpenProgress
 from effd0.report.insight import insight_of
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
+from effd0.runners.base import make_feed, takes_pixels
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
+from effd0.types import Tensor, Tensors
 
+from .conftest import OpenRunner
+from .fixtures import onnx_given
 from .gate import Gate, points, points_in, settle
 from .scoring import pycocotools_metrics
 
@@ -45,18 +49,6 @@ Measure = Callable[[str, int | None], Evaluation]
 CheckDrop = Callable[[Measure, str, int | None], None]
 NoteEvaluation = Callable[[Evaluation], None]
 NoteFigure = Callable[[float | None, float | None, str], None]
-#: Images from which a run shows its progress.
-LONG = 200
-
-
-@contextlib.contextmanager
-def shown_progress(config: pytest.Config, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on the terminal, or in a log, how far a long run is, whatever pytest captures."""
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    shown = progress if total >= LONG else silent
-    free = contextlib.nullcontext if capture is None else capture.global_and_fixture_disabled
-    with free(), shown(what, total) as advance:
-        yield advance
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +108,7 @@ def gate(
     engine_of: Callable[[str, int | None], Engine],
     session_record: SuiteRecord,
     note_evaluation: NoteEvaluation,
+    open_progress: OpenProgress,
     pytestconfig: pytest.Config,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
@@ -126,7 +119,7 @@ def gate(
         option("--resume"),
         session_record.lines.append,
         note_evaluation,
-        functools.partial(shown_progress, pytestconfig),
+        open_progress,
         overwrite=option("--overwrite") or option("--out") is None,
     )
 
@@ -149,6 +142,51 @@ def measure_coco(gate: Gate, dataset_under_test: Dataset, pytestconfig: pytest.C
 
 def _between(runner_name: str) -> float:
     return (ROUNDED if runner_name in MAY_ROUND else BETWEEN_RUNNERS).limit
+
+
+@pytest.mark.stage("runner")
+def test_every_recorded_image_gives_the_references_detections(
+    request: pytest.FixtureRequest,
+    opened: OpenRunner,
+    images: Tensor,
+    dataset_under_test: Dataset,
+    spec: ModelSpec,
+    precision_of: Callable[[str], str],
+    open_progress: OpenProgress,
+    note_figure: NoteFigure,
+) -> None:
+    """What --results give of each image, torch, or the ONNX file given, finds there too."""
+    option = request.config.getoption
+    folder: Path | None = option("--results")
+    if folder is None:
+        pytest.skip("needs results made elsewhere: no --results DIR was given")
+    other = option("--checkpoint") is None and onnx_given(request.config) is not None
+    name, precision = "ort" if other else "torch", precision_of("recorded")
+    runner, recorded = opened(name), opened("recorded")
+
+    def infer(tensor: Tensor) -> Tensors:
+        return runner.infer({spec.input_name: tensor})
+
+    def given(sample: Sample) -> Tensors:
+        pixels = takes_pixels(recorded)
+        return recorded.infer(
+            make_feed([preprocess(sample.path, spec, normalized=not pixels)], recorded)
+        )
+
+    samples = dataset_under_test.samples
+    first = zip(samples, images, strict=False)
+    if all(excess(infer(image[None]), given(sample), precision) for sample, image in first):
+        pytest.skip("needs right heads of some image: those of the first ones differ, all of them")
+    measure = request.getfixturevalue("measure_coco" if option("--coco") else "measure_embedded")
+    found, wanted = (
+        {sample: measure(one, None).found[sample.image_id] for sample in samples}
+        for one in ("recorded", name)
+    )
+    files = {path.stem.rpartition("_")[0]: path for path in folder.rglob("*_*")}
+    broken = compare_recorded(found, wanted, given, infer, spec, precision, files, open_progress)
+    note_figure(len(broken.details) if broken else 0, 0, "images")
+    if broken:
+        raise broken
 
 
 def _for_the_embedded_alone(config: pytest.Config) -> None:

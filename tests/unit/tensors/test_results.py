@@ -457,3 +457,13 @@ def test_postprocess_proves_the_model_if_asked(folder: Path, model: Path, tmp_pa
     words = ("postprocess", "--root", tmp_path / "coco", "--omfile", folder, "--model", model)
     assert_one_error(r"ResultError: .*holds the results of other\.onnx", *words)
     assert effd0(*words[:-2]).errors != effd0(*words).errors
+
+
+def test_big_endian_heads_are_named(tmp_path: Path) -> None:
+    """Values that make sense only with their bytes turned over are refused by what they are."""
+    write_results(tmp_path / "result", ["a"], "whole-stem")
+    for file in (tmp_path / "result").iterdir():
+        np.fromfile(file, "<f4").astype(">f4").tofile(file)
+    results = open_results(tmp_path / "result", SMALL, ["a"])
+    with pytest.raises(ResultError, match=r"holds big-endian values, but float32, little-endian"):
+        results.heads("a")
