@@ -255,6 +255,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         and not coco,
         "--results is given with --workers or --devices, but what was recorded is not run; "
         "leave one out": parallel and results,
+        "--bins is given with --workers or --devices, but workers prepare inputs by themselves; "
+        "leave one out": parallel and given.bins,
         f"--device-id is {given.device_id}, but each worker has a device of its own; name them "
         "with --devices": parallel and given.device_id,
         f"--runner is {alone}, but workers run {', '.join(WITH_WORKERS)}; leave --workers and "

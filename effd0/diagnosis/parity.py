@@ -34,7 +34,7 @@ from .graph_pairing import Network
 from .heads import EXPLAINED, ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
 from .images import differing, misplaced
-from .inputs import DIAGNOSED, ImageFile, Infer, diagnose_input_of, model_expects
+from .inputs import ImageFile, Infer, diagnose_input_of, model_expects
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {
@@ -54,7 +54,7 @@ COMPARED = 2
 #: IoU from which two boxes are one where detections of recorded heads are compared.
 SAME_BOX = 0.9
 #: Every so many values of heads tell which image they are of.
-PRINT = 97
+PRINT = 997
 #: Heads of the first images -> the fault in preprocessing that they are right for.
 DiagnoseInput = Callable[[Tensors], Diagnosis | None]
 #: How large a difference is, what is allowed, and the unit.
@@ -338,18 +338,18 @@ def compare_recorded(
         if match_detections(wanted, found[sample], SAME_BOX).worst > RECORDED.limit
     ]
     wrong: dict[Sample, str] = {}
-    prints: dict[Sample, tuple[Floats, Floats]] = {}
-    some: list[tuple[Tensors, Tensors]] = []
+    prints: dict[Sample, list[Floats]] = {}
+    heads_of_first: tuple[Tensors, Tensors] = {}, {}
     with open_progress("heads of results", len(suspects)) as advance:
         for sample in suspects:
             pair = infer(ImageFile(sample.path, spec).tensor[None]), given(sample)
             if said := excess(*pair, precision):
+                heads_of_first = heads_of_first if wrong else pair
                 wrong[sample] = said
-                wanted, got = (
-                    np.concatenate([h.ravel()[::PRINT] for h in s.values()]) for s in pair
-                )
-                prints[sample] = wanted, got
-                some += [pair] * (len(some) < DIAGNOSED)
+                prints[sample] = [
+                    np.concatenate([head.ravel()[::PRINT] for head in heads.values()])
+                    for heads in pair
+                ]
             advance(1)
     if not wrong:
         return None
@@ -357,21 +357,18 @@ def compare_recorded(
     def error(one: Sample, other: Sample) -> float:
         if other not in prints:
             return np.inf
-        (wanted, _), (_, got) = prints[other], prints[one]
+        wanted, got = prints[other][0], prints[one][1]
         return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
 
-    first, *_ = wrong
-    sides = zip(*some, strict=True)
-    ours, theirs = ({n: np.concatenate([s[n] for s in of]) for n in of[0]} for of in sides)
+    first, stage = next(iter(wrong)), None
     cause: object = misplaced([*wrong], [*reference], error, EXPLAINED)
-    stage = None
     if not any(got.any() for _, got in prints.values()):
         cause = "nothing was written: every value of their heads is 0"
     elif cause is None:
-        cause = diagnose_heads(ours, theirs, spec)
+        cause = diagnose_heads(*heads_of_first, spec)
         if cause is None or _confined(str(cause)):
-            of_first = diagnose_input_of(first.path, some[0][1], infer, spec)
-            cause, stage = (of_first, "preprocess") if of_first else (cause, None)
+            of_input = diagnose_input_of(first.path, heads_of_first[1], infer, spec)
+            cause, stage = (of_input, "preprocess") if of_input else (cause, None)
     evidence = f"{differing([*wrong], [*reference], 'heads', files)}; {wrong[first]}"
     details = [f"{sample.path.name}: {said}" for sample, said in wrong.items()]
     return Broken(evidence, cause, stage, details)

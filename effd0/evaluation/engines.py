@@ -21,7 +21,7 @@ from ..data.coco import Dataset, Sample, check_images, load_coco
 from ..data.preprocess import input_scale
 from ..detection.heads import is_merged, split_heads
 from ..detection.postprocess import Detections, postprocess
-from ..errors import Effd0Error, ResultError
+from ..errors import Effd0Error, ResultError, listed
 from ..io import model_sha256, sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
@@ -29,7 +29,7 @@ from ..results.run import UNKNOWN_MODEL
 from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
-from ..tensors.inputs import Manifest, find_manifest
+from ..tensors.inputs import Manifest, find_manifest, open_inputs
 from ..tensors.results import check_model, open_results
 from ..timing import Latency
 from .model import ModelChoice
@@ -131,11 +131,13 @@ class LocalEngine(ModelEngine):
     Runs *choice* in this process.
 
     *runner*, where given, is an unopened runner of the file that *choice* names, in place of the
-    one that its runner's name stands for.
+    one that its runner's name stands for.  *bins*, where given, is a folder of network inputs that
+    it runs in place of effd0's own, by the images' stems.
     """
 
     batch_size: int | None = None
     runner: Runner | None = None
+    bins: Path | None = None
 
     def check(self) -> None:
         """Raise as `ModelChoice.checked_runner` does."""
@@ -164,6 +166,20 @@ class LocalEngine(ModelEngine):
                 advance(1)
             merged = is_merged([info.shape[1:] for info in runner.outputs], self.choice.spec)
             times, batch_size = StageTimes(), choose_batch_size(runner, self.batch_size)
+            description = f"{runner.description}, merged heads" if merged else runner.description
+            settings, files = self.settings(file, batch_size), {}
+            if self.bins is not None:
+                inputs = open_inputs(self.bins, self.choice.spec)
+                files = {one.stem: partial(inputs.read, one) for one in inputs.files}
+                written = [(one.name, one.stat().st_mtime_ns) for one in inputs.files]
+                settings["inputs"] = hashlib.sha256(repr(written).encode()).hexdigest()
+                description += f", inputs in {self.bins.name}"
+                stems = [sample.path.stem for sample in (dataset.samples if dataset else ())]
+                if missing := [stem for stem in stems if stem not in files]:
+                    raise ResultError(
+                        f"{self.bins} has no input of {len(missing)} images: {listed(missing)}; "
+                        "preprocess all images"
+                    )
 
             def stages() -> dict[str, Latency]:
                 device = runner.device_times  # transfers too, per batch, where they are timed
@@ -171,8 +187,8 @@ class LocalEngine(ModelEngine):
 
             yield OpenEngine(
                 spec=self.choice.spec,
-                description=f"{runner.description}, merged heads" if merged else runner.description,
-                settings=self.settings(file, batch_size),
+                description=description,
+                settings=settings,
                 detect=partial(
                     run_dataset,
                     runner=runner,
@@ -180,6 +196,7 @@ class LocalEngine(ModelEngine):
                     batch_size=batch_size,
                     host_threads=host_threads,
                     times=times,
+                    inputs=files,
                 ),
                 stages=stages,
                 infer=lambda run, *given: (run(runner, *given), len(runner.outputs)),

@@ -15,6 +15,7 @@ from effd0.cli.pytest_suite import (
     WITH_WORKERS,
     pool_asked,
     run_directory,
+    runner_names,
     runner_options,
     runners_here,
 )
@@ -68,6 +69,7 @@ def engine_of(
 ) -> Callable[[str, int | None], Engine]:
     """Return what runs a runner of a name, with the artefact under test, at a batch size."""
     option, fixture_value = request.config.getoption, request.getfixturevalue
+    names = runner_names(request.config)
 
     def engine(name: str, batch_size: int | None) -> Engine:
         if name == "recorded":
@@ -77,6 +79,8 @@ def engine_of(
         if name in ("torch", "openvino") and importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name} to compare with: pip install 'effd0[torch,onnx,openvino]'")
         options, runner = runner_options(request.config, name), None
+        # What the others are compared with runs effd0's own inputs, if there are others.
+        bins = option("--bins") if name != "torch" or names == ["torch"] else None
         if name == "torch":
             weights = fixture_value("checkpoint")
             choice = ModelChoice(checkpoint=weights, runner=name, spec=spec, options=options)
@@ -92,7 +96,7 @@ def engine_of(
             runner = EmulatedRunner(fixture_value("emulated_model"))
         if name in WITH_WORKERS and (pool := pool_asked(request.config)) is not None:
             return RayEngine(choice, pool, batch_size, fixture_value("ray_cluster"))
-        return LocalEngine(choice, batch_size, runner)
+        return LocalEngine(choice, batch_size, runner, bins)
 
     return engine
 
