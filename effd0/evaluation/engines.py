@@ -30,7 +30,7 @@ from ..runners.base import Runner, choose_batch_size
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
 from ..tensors.inputs import Manifest, find_manifest, open_inputs
-from ..tensors.results import check_model, open_results
+from ..tensors.results import Results, check_model, open_results
 from ..timing import Latency
 from .model import ModelChoice
 from .pipeline import StageTimes, noted, run_dataset
@@ -235,24 +235,24 @@ class RecordedEngine(Engine):
         if self.model is not None:
             check_model(self.results, self.model, proved=True)
 
-    @contextlib.contextmanager
-    def open(
-        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[OpenEngine]:
-        """Find the results of every image; raise `ResultError` where one has none."""
-        del open_progress
-        assert dataset is not None, "results are of images"
+    def read(self, dataset: Dataset) -> tuple[Results, dict[int, str]]:
+        """The results, and the stem of each image id; raise `ResultError` where one has none."""
         manifest, fed = find_manifest(self.results, self.bins), dataset.samples
         if dataset.limited:
             fed = load_coco(dataset.annotation_file.parents[1], self.split).samples
         stems = {s.image_id: stem_of(s, manifest, self.spec) for s in dataset.samples}
-        results = open_results(
-            self.results,
-            self.spec,
-            list(stems.values()),
-            bins=self.bins,
-            fed=[sample.path.stem for sample in fed],
-        )
+        names = [sample.path.stem for sample in fed]
+        every = list(stems.values())
+        return open_results(self.results, self.spec, every, bins=self.bins, fed=names), stems
+
+    @contextlib.contextmanager
+    def open(
+        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
+    ) -> Iterator[OpenEngine]:
+        """Open the results of every image, as `read` does; raises as that does."""
+        del open_progress
+        assert dataset is not None, "results are of images"
+        results, stems = self.read(dataset)
         known = results.summary.model_sha256
         settings = {
             "results": str(self.results),

@@ -307,14 +307,16 @@ def misread(values: npt.NDArray[Any]) -> str:
     """Name how float *values* were written, where they make sense in that way alone; else empty."""
 
     def sensible(values: npt.NDArray[Any]) -> bool:
-        sizes = np.abs(values[:: max(values.size // _SAMPLE, 1)])
+        # An odd step: of values that were read in pairs, both are looked at.
+        sizes = np.abs(values[:: values.size // _SAMPLE | 1])
         sizes, (low, high) = sizes[sizes != 0], ORDINARY
         within = (sizes >= low) & (sizes <= high)
-        return not sizes.size or bool(within.mean() >= MOST)
+        return sizes.size > 0 and bool(within.mean() >= MOST)
 
     with np.errstate(all="ignore"):
-        ways = {} if values.dtype.kind != "f" or sensible(values.ravel()) else REREAD
-        return next((name for name, read in ways.items() if sensible(read(values))), "")
+        if values.dtype.kind != "f" or sensible(values.ravel()):
+            return ""
+        return next((name for name, read in REREAD.items() if sensible(read(values))), "")
 
 
 def other_layout(values: npt.NDArray[Any]) -> str:

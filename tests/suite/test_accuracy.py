@@ -21,7 +21,6 @@ from effd0.cli.pytest_suite import (
 )
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, Sample
-from effd0.data.preprocess import preprocess
 from effd0.diagnosis.parity import compare_recorded, diagnose_architecture, excess
 from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import check_pool
@@ -34,7 +33,6 @@ from effd0.progress import OpenProgress
 from effd0.report.insight import insight_of
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
-from effd0.runners.base import make_feed, takes_pixels
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD
 from effd0.types import Tensor, Tensors
@@ -152,6 +150,7 @@ def _between(runner_name: str) -> float:
 def test_every_recorded_image_gives_the_references_detections(
     request: pytest.FixtureRequest,
     opened: OpenRunner,
+    engine_of: Callable[[str, int | None], Engine],
     images: Tensor,
     dataset_under_test: Dataset,
     spec: ModelSpec,
@@ -161,21 +160,19 @@ def test_every_recorded_image_gives_the_references_detections(
 ) -> None:
     """What --results give of each image, torch, or the ONNX file given, finds there too."""
     option = request.config.getoption
-    folder: Path | None = option("--results")
-    if folder is None:
+    if option("--results") is None:
         pytest.skip("needs results made elsewhere: no --results DIR was given")
     other = option("--checkpoint") is None and onnx_given(request.config) is not None
     name, precision = "ort" if other else "torch", precision_of("recorded")
-    runner, recorded = opened(name), opened("recorded")
+    runner, recorded = opened(name), engine_of("recorded", None)
+    assert isinstance(recorded, RecordedEngine)
+    results, stems = recorded.read(dataset_under_test)
 
     def infer(tensor: Tensor) -> Tensors:
         return runner.infer({spec.input_name: tensor})
 
     def given(sample: Sample) -> Tensors:
-        pixels = takes_pixels(recorded)
-        return recorded.infer(
-            make_feed([preprocess(sample.path, spec, normalized=not pixels)], recorded)
-        )
+        return results.heads(stems[sample.image_id])
 
     samples = dataset_under_test.samples
     first = zip(samples, images, strict=False)
@@ -186,7 +183,7 @@ def test_every_recorded_image_gives_the_references_detections(
         {sample: measure(one, None).found[sample.image_id] for sample in samples}
         for one in ("recorded", name)
     )
-    files = {path.stem.rpartition("_")[0]: path for path in folder.rglob("*_*")}
+    files = {stem: of[0].path for stem, of in results.files.items()}
     broken = compare_recorded(found, wanted, given, infer, spec, precision, files, open_progress)
     note_figure(len(broken.details) if broken else 0, 0, "images")
     if broken:
