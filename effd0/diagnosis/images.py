@@ -1,6 +1,5 @@
 """Which images of a set are wrong: what they have in common, and whose content they hold."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -52,7 +51,12 @@ def in_common(wrong: Sequence[Sample], samples: Sequence[Sample], files: Mapping
     right = [sample for sample in ordered if sample not in bad]
     if len(wrong) <= 1 or not right:
         return ""
-    found = _places([n for n, sample in enumerate(ordered) if sample in bad], ordered)
+    first, *_, last = (n for n, sample in enumerate(ordered) if sample in bad)
+    found = []
+    if last - first < len(wrong):
+        end = ", the last of all" if last == len(ordered) - 1 else ""
+        span = f"{ordered[first].path.name} to {ordered[last].path.name}"
+        found.append(f"neighbours in file order, {span}{end}")
 
     def folder(sample: Sample) -> str:
         file = files.get(sample.path.stem)
@@ -73,19 +77,6 @@ def in_common(wrong: Sequence[Sample], samples: Sequence[Sample], files: Mapping
             if (pause := one[0] - other[-1]) > max(PAUSE_S, 2 * within):
                 found.append(f"their files were written {pause:.0f} s {word} those of all others")
     return "; ".join(found)
-
-
-def _places(places: Sequence[int], ordered: Sequence[Sample]) -> list[str]:
-    """How the *places* of images follow each other among the *ordered* ones, if they do."""
-    first, last = places[0], places[-1]
-    every, name = math.gcd(*np.diff(places).tolist()), ordered[first].path.name
-    if last - first >= every * len(places):
-        return []
-    if every == 1:
-        end = ", the last of all" if last == len(ordered) - 1 else ""
-        return [f"neighbours in file order, {name} to {ordered[last].path.name}{end}"]
-    whole = first < every >= len(ordered) - last and len(places) >= PATTERN
-    return [f"every {every}th image in file order, from {name}"] if whole else []
 
 
 def _orientation(sample: Sample) -> str:
