@@ -60,6 +60,7 @@ AP_ARITHMETIC = TABLE["AP_ARITHMETIC",]
 SAME_FLOAT32 = TABLE["SAME_FLOAT32",]
 ROUNDED_L2 = TABLE["ROUNDED_L2",]
 INT8_L2 = TABLE["INT8_L2",]
+RECORDED = TABLE["RECORDED",]
 #: Runners whose model was compiled for a chip, or that others ran: perhaps in float16.
 MAY_ROUND = ("acl", "recorded")
 #: By runner and precision: what the heads may differ by from torch's in float32.

@@ -271,6 +271,8 @@ def refuse_contradictions(config: pytest.Config) -> None:
         and not coco,
         "--results is given with --workers or --devices, but what was recorded is not run; "
         "leave one out": parallel and results,
+        "--bins is given with --workers or --devices, but workers prepare inputs by themselves; "
+        "leave one out": parallel and given.bins,
         f"--device-id is {given.device_id}, but each worker has a device of its own; name them "
         "with --devices": parallel and given.device_id,
         f"--runner is {alone}, but workers run {', '.join(WITH_WORKERS)}; leave --workers and "
@@ -428,10 +430,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Skip what needs something absent, with the reason.
     """
 
-    def place(item: pytest.Item) -> int:
+    def place(item: pytest.Item) -> tuple[int, bool]:
         marker = item.get_closest_marker("stage")
         assert marker is not None, f"{item.nodeid} checks an artefact, but no stage"
-        return check.STAGES.index(marker.args[0])
+        # What needs a run over all images comes last in its stage.
+        long = item.get_closest_marker("accuracy") is not None
+        return check.STAGES.index(marker.args[0]), long
 
     checks = [item for item in items if item.get_closest_marker("artefact")]
     others = [item for item in items if not item.get_closest_marker("artefact")]

@@ -6,12 +6,13 @@ detections, the fault is named.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
 
-from ..data.coco import NAMES, Dataset
+from ..data.coco import NAMES, Dataset, Sample
 from ..detection.postprocess import Detections
 from ..errors import listed
 from ..metrics.coco import CocoResults, Rows, to_coco_results
@@ -22,6 +23,7 @@ from ..types import Fractions, Indices
 from . import detection_hypotheses as catalogue
 from .detection_hypotheses import EXACT, FIELDS, NEAR, Trial, same_rows, share_different
 from .hypothesis import Diagnosis, Hypothesis, best
+from .images import in_common, misplaced
 
 #: Rows of one image that may differ, where they are not most of them: where scores or overlaps are
 #: nearly equal, none did in float32 and 2 of 200 with noise of 2e-5, measured 2026-11-25.
@@ -96,7 +98,7 @@ def faults_of_detections(
     if order is not None:
         add("detections are not of the images under whose ids they stand", order)
     rows = {image: rows[id_] for id_, image in image_of.items() if id_ in rows}
-    differing, threshold = _compared(own, rows, reference, spec, candidates)
+    differing, threshold = _compared(dataset, own, rows, reference, spec, candidates)
     faults += differing
     due = [id_ for id_, part in own.items() if len(part) and part[0, 4] > threshold]
     if missing := [id_ for id_ in due if id_ not in images]:
@@ -124,14 +126,7 @@ def _image_order(
     ids that count the images from 0 or from 1, the reversed order, and any other: then only some
     are known.
     """
-    ids = [*own]
-
-    def unlike(image_of: Mapping[int, int]) -> float:
-        """One less the share of the best rows that are there, whatever else was done to them."""
-        known = [id_ for id_ in image_of if id_ in given and len(own.get(image_of[id_], ()))]
-        pairs = [(given[id_][:BEST], own[image_of[id_]][: 2 * BEST]) for id_ in known[:LOOKED_AT]]
-        same = [sum(len(same_rows(*pair, NEAR, but)[0]) for pair in pairs) for but in FIELDS]
-        return 1 - max(same) / sum(len(rows) for rows, _ in pairs) if pairs else 1.0
+    ids, unlike = [*own], partial(_unlike, own, given)
 
     def orders() -> Iterator[tuple[str, str, Mapping[int, int]]]:
         shifted, places = "images shifted by one", "image ids are the images' places, counted"
@@ -162,10 +157,19 @@ def _image_order(
     return image_of, Diagnosis(name, inverse, before, after), set(given) if mixed else images
 
 
+def _unlike(own: ByImage, given: ByImage, image_of: Mapping[int, int]) -> float:
+    """One less the share of the best rows that are there, whatever else was done to them."""
+    known = [id_ for id_ in image_of if id_ in given and len(own.get(image_of[id_], ()))]
+    pairs = [(given[id_][:BEST], own[image_of[id_]][: 2 * BEST]) for id_ in known[:LOOKED_AT]]
+    same = [sum(len(same_rows(*pair, NEAR, but)[0]) for pair in pairs) for but in FIELDS]
+    return 1 - max(same) / sum(len(rows) for rows, _ in pairs) if pairs else 1.0
+
+
 # What differs within images.
 
 
 def _compared(
+    dataset: Dataset,
     own: ByImage,
     rows: ByImage,
     reference: Mapping[int, Detections],
@@ -188,6 +192,8 @@ def _compared(
     if not differ.any():
         return [], threshold
     wrong, right = (np.array(common)[some].tolist() for some in (differ, ~differ))
+    bad = [sample for sample in dataset.samples if sample.image_id in {*wrong}]
+    shared = in_common(bad, dataset.samples, {})
     trials = [
         Trial(candidates(ids[place]), rows[ids[place]], spec)
         for ids, most in ((wrong, TRIED - RIGHT), (right, RIGHT))
@@ -198,8 +204,15 @@ def _compared(
     shown = ", ".join(map(str, wrong[:SHOWN])) + (", ..." if len(wrong) > SHOWN else "")
     text = (
         f"{100 * alone / counted:.3g} % of detections differ, in {len(wrong)} of {len(exact)} "
-        f"images ({shown})"
+        f"images ({shown}){shared and f': {shared}'}"
     )
+    if len(bad) <= LOOKED_AT:
+
+        def unlike(one: Sample, other: Sample) -> float:
+            return _unlike(own, rows, {one.image_id: other.image_id})
+
+        if (order := misplaced(bad, bad, unlike, 1 - ALIKE)) is not None:
+            return [Broken(text, order, "evaluate")], threshold
     named, unnamed = _explained(trials, lowest, EXACT, text), None
     if not named and (unnamed := _of_one_field(trials, text)) is None:
         if _as_noise(exact, counts(NEAR)):

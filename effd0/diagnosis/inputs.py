@@ -5,9 +5,10 @@ A fault remakes the whole input from the image's file, so that it can be compare
 question, or the reference network can be run on it where only the heads are known.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..data.coco import Dataset, Sample
-from ..data.preprocess import letterbox, normalize, preprocess, read_image
+from ..data.preprocess import letterbox, normalize, read_image
 from ..errors import ResultError, listed
+from ..progress import OpenProgress, silent
 from ..results.check import Broken
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import compare_tensors
-from ..tensors.inputs import open_inputs
+from ..tensors.inputs import REREAD, open_inputs
 from ..tolerances import INPUTS
 from ..types import Floats, Fractions, Pixels, Tensor, Tensors
 from .heads import CLEAN, EXPLAINED, FALL
 from .hypothesis import Diagnosis, Hypothesis, best
+from .images import differing, misplaced
 
 #: Largest relative L2 error of an input that is right, in whatever order it was computed: 9e-8 was
 #: measured with the division by 255 first (three embedded scenes, 2026-11-23).
@@ -43,10 +46,12 @@ ROUNDING = 1.25
 STRAYS = 0.02
 #: Sides of the thumbnail that tells images apart.
 THUMBNAIL = 16
-#: The first images and every so many behind them are compared, the others only counted.
-FIRST, EVERY = 20, 50
 #: How many wrong inputs are diagnosed.
 DIAGNOSED = 5
+#: Less than this part of an error is none; the steepest part of a picture is its edges, which
+#: differ so many times as much where the error is theirs; thirds of the picture differ so much more
+#: from the first to the last where it grows.
+ONE_PART, STEEP, AT_EDGES, GROWS = 0.01, 0.1, 3, 1.3
 
 #: Network input, (1, 3, size, size) -> heads by the spec's names, as the reference computes them.
 Infer = Callable[[Tensor], Tensors]
@@ -122,6 +127,11 @@ def diagnose_input(path: Path, given: Floats, spec: ModelSpec) -> Diagnosis | No
         )
     file = ImageFile(path, spec)
     before = _relative_error(given, file.tensor)
+    for name, reread in REREAD.items() if given.dtype.kind == "f" else ():
+        read = np.resize(reread(np.ascontiguousarray(given)), given.shape)
+        after = _relative_error(read, file.tensor)
+        if after <= SAME_THUMBNAIL and not before <= SAME_THUMBNAIL:
+            return Diagnosis(f"{name} values", f"they are read as {name}", before, after)
     if not SAME < before < np.inf:
         return None
     levels = max(int(np.ptp(file.pixels)), 1)
@@ -170,56 +180,64 @@ def model_expects(cause: Diagnosis) -> str:
     return f"{lead}: {cause}"
 
 
-def diagnose_order(
-    samples: Sequence[Sample], thumbnails: Sequence[Floats], spec: ModelSpec
-) -> Diagnosis | None:
-    """
-    Name how the inputs, whose `block_means` are given, are out of the order of *samples*.
-
-    Tried are shifts by one in either direction, reversed order and one image for all.  None where
-    the order is right or none fits.  Raises `ImageError` for an image that cannot be read.
-    """
-    given = np.stack(thumbnails)
-    own = np.stack([block_means(ImageFile(sample.path, spec).tensor) for sample in samples])
-    places, count = np.arange(len(samples)), len(samples)
-    before = _relative_error(given, own)
-    if before <= SAME_THUMBNAIL:
-        return None
-    orders = {
-        "images shifted by one (each holds the next)": places + 1,
-        "images shifted by one (each holds the one before)": places - 1,
-        "images in reversed order": places[::-1],
-        **{f"all images are {samples[i].path.name}": np.full(count, i) for i in (0, count - 1)},
-    }
-
-    def error_with(name: str) -> float:
-        order = orders[name]
-        # What was shifted out at an end is not of these images.
-        inside = (order >= 0) & (order < count)
-        if inside.sum() < min(count, 2):
-            return np.inf
-        return _relative_error(given[inside], own[order[inside]])
-
-    if (found := best(orders, error_with, SAME_THUMBNAIL)) is None:
-        return None
-    return Diagnosis(found[0], "each is compared with that image", before, found[1])
-
-
 def block_means(tensor: Floats) -> Floats:
     """The means of blocks of *tensor* (3, size, size), (3, 16, 16): they tell images apart."""
     side = tensor.shape[-1] // THUMBNAIL
     blocks = tensor.astype(np.float32).reshape(3, THUMBNAIL, side, THUMBNAIL, side)
-    return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(blocks.mean(axis=(2, 4), dtype=np.float32))
 
 
-def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[Broken]:
+def pattern(path: Path, given: Floats, spec: ModelSpec) -> str:
+    """
+    Say how *given*, (3, size, size), differs from the network input of the image *path*.
+
+    In which channels, outside the picture only, by a constant, everywhere or at edges, and whether
+    more and more to the right and down.
+    """
+    file = ImageFile(path, spec)
+    delta = np.abs(given.astype(np.float64) - file.tensor)
+    if not np.isfinite(delta).all():
+        return f"{np.mean(~np.isfinite(delta)):.1%} of the values are not finite"
+    if np.ptp(given) == 0:
+        return f"every value is {given.flat[0]:.3g}"
+    width, height = file.scaled
+    inside = delta[:, :height, :width]
+    energy = (delta**2).sum(axis=(1, 2))
+    channels = np.flatnonzero(energy > ONE_PART * energy.sum())
+    names = " and ".join("RGB"[channel] for channel in channels)
+    said = ["in all channels" if len(channels) == len(energy) else f"in {names} only"]
+    if (inside**2).sum() < ONE_PART * energy.sum():
+        return f"{said[0]}, outside the picture only"
+    offset = (given.astype(np.float64) - file.tensor)[channels]
+    if (offset.std(axis=(1, 2)) <= ONE_PART * np.abs(offset.mean(axis=(1, 2)))).all():
+        return f"{said[0]}, a constant offset of {', '.join(f'{c.mean():.3g}' for c in offset)}"
+    # What is flat in the picture differs little where pixels are moved, or filtered otherwise.
+    slope = sum(np.abs(np.gradient(file.tensor[:, :height, :width], axis=axis)) for axis in (1, 2))
+    steep = slope > np.quantile(slope, 1 - STEEP)
+    edges = inside[steep].mean() > AT_EDGES * max(inside[~steep].mean(), 1e-12)
+    said.append("at edges" if edges else "everywhere")
+    # Relative to the slope, what a wrong scale does grows with the distance from the corner.
+    parts = [np.array_split(side, 3, axis=axis) for axis in (1, 2) for side in (inside, slope)]
+    ways = [
+        [one.sum() / max(other.sum(), 1e-12) for one, other in zip(*pair, strict=True)]
+        for pair in (parts[:2], parts[2:])
+    ]
+    grows = [way == sorted(way) and way[-1] > GROWS * way[0] for way in ways]
+    where = [name for name, so in zip(("down", "to the right"), grows, strict=True) if so]
+    return ", ".join(said) + (f", growing {' and '.join(where)} (a scale)" if where else "")
+
+
+def faults_of_inputs(
+    dataset: Dataset, folder: Path, spec: ModelSpec, open_progress: OpenProgress = silent
+) -> list[Broken]:
     """
     Return what is wrong with the inputs in *folder* as those of *dataset*.
 
     Missing and foreign files are faults; the latter are not looked for where the dataset is
-    limited.  The first `FIRST` images and every `EVERY`-th behind them are compared: bit for bit
-    where effd0's manifest is beside them, else within `INPUTS`' limits.  Raises `ResultError` where
-    the folder cannot be read as inputs of *spec*.
+    limited.  Every image is compared: bit for bit where effd0's manifest is beside them, else
+    within `INPUTS`' limits.  Raises `ResultError` where the folder cannot be read as inputs of
+    *spec*.
     """
     inputs = open_inputs(folder, spec)
     files = {file.stem: file for file in inputs.files}
@@ -233,48 +251,61 @@ def faults_of_inputs(dataset: Dataset, folder: Path, spec: ModelSpec) -> list[Br
         text = f"{len(foreign)} of {len(files)} inputs are of no image: {listed(foreign)}"
         faults.append(Broken(text))
 
-    def planes(sample: Sample) -> Floats:
-        """The input of *sample* as float32 (3, size, size), whatever the folder holds."""
+    def values(sample: Sample) -> Floats:
+        """The input of *sample* as floats (3, size, size), whatever the folder holds."""
         given: npt.NDArray[Any] = inputs.read(files[sample.path.stem])
-        return normalize(given, spec) if given.dtype == np.uint8 else given.astype(np.float32)
+        return normalize(given, spec) if given.dtype == np.uint8 else given
 
-    def difference(sample: Sample) -> str | None:
-        """How the given input of *sample* differs from effd0's own; None where it is right."""
-        given = inputs.read(files[sample.path.stem])
-        own = preprocess(sample.path, spec, normalized=inputs.dtype != np.uint8).tensor
-        wanted = own.astype(inputs.dtype, copy=False)
+    def compared(sample: Sample) -> tuple[str, Floats]:
+        """How the given input of *sample* differs from effd0's own, whose means come second."""
+        given, own = values(sample), ImageFile(sample.path, spec).tensor
+        wanted, means = own.astype(given.dtype, copy=False), block_means(own)
         if np.array_equal(given, wanted):
-            return None
-        differences = np.abs(given.astype(np.float64) - wanted)
+            return "", means
+        with np.errstate(invalid="ignore"):
+            differences = np.abs(given.astype(np.float64) - wanted)
         worst = np.unravel_index(np.argmax(differences), differences.shape)
         allowed = 0.0 if inputs.manifest is not None else INPUTS[str(inputs.dtype)].limit
         # Not the other way round: NaN is not within any tolerance.
         if differences[worst] <= allowed:
-            return None
+            return "", means
         return (
             f"{sample.path.name}: the largest difference is {differences[worst]:.3g} at "
             f"{tuple(map(int, worst))}, {given[worst]:.6g} where {wanted[worst]:.6g} was wanted "
             f"(allowed: {allowed:g})"
-        )
+        ), means
 
     samples = [sample for sample in dataset.samples if sample.path.stem in files]
-    first = samples[:FIRST]
-    compared = [*first, *samples[FIRST::EVERY]]
-    wrong = {sample: worst for sample in compared if (worst := difference(sample))}
-    if wrong:
-        order = diagnose_order(first, [block_means(planes(sample)) for sample in first], spec)
-        if order is not None:
-            faults.append(Broken(f"{len(wrong)} inputs are those of other images", order))
-    for n, (sample, text) in enumerate(wrong.items()):
-        named = diagnose_input(sample.path, planes(sample), spec) if n < DIAGNOSED else None
-        faults.append(Broken(text, named))
-    return faults
+    found: dict[Sample, tuple[str, Floats]] = {}
+    with ThreadPoolExecutor(2) as pool, open_progress("inputs", len(samples)) as advance:
+        for sample, one in zip(samples, pool.map(compared, samples), strict=True):
+            found[sample] = one
+            advance(1)
+    wrong = [sample for sample, (text, _) in found.items() if text]
+    if not wrong:
+        return faults
+    means = cache(lambda sample: block_means(values(sample)))
+    order = misplaced(
+        wrong,
+        samples,
+        lambda one, other: _relative_error(means(one), found[other][1]),
+        SAME_THUMBNAIL,
+    )
+    details, named = [], order
+    for sample in wrong[:DIAGNOSED]:
+        cause = diagnose_input(sample.path, values(sample), spec)
+        named = named or cause
+        details.append(f"{found[sample][0]}; {cause or pattern(sample.path, values(sample), spec)}")
+    first = details[0] if named is None else found[wrong[0]][0]
+    evidence = f"{differing(wrong, samples, 'inputs', files)}; {first}"
+    return [*faults, Broken(evidence, named, details=details)]
 
 
 def _relative_error(given: Floats, wanted: Floats) -> float:
     """L2 norm of the difference over that of *wanted*: NaN or infinite where *given* is."""
-    given = given.astype(np.float64)
-    return float(np.linalg.norm(given - wanted) / np.linalg.norm(wanted.astype(np.float64)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = given.astype(np.float64) - wanted
+        return float(np.linalg.norm(difference) / np.linalg.norm(wanted.astype(np.float64)))
 
 
 def _diagnosis(

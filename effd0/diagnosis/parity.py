@@ -8,16 +8,20 @@ it, by the batch, by the input that they are right for, or by another precision.
 import contextlib
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..data.coco import Sample
+from ..detection.postprocess import Detections
 from ..errors import CheckpointError, Effd0Error
 from ..export.to_onnx import ExportSettings, write_onnx, write_simplified
 from ..graph.onnx_info import ModelFile, load_graph
 from ..io import sha256
+from ..metrics.detection_diff import match_detections
+from ..progress import OpenProgress, silent
 from ..results.check import COMPUTED_IN, Broken, finite
 from ..results.run import Head, Parity
 from ..runners.base import NamedRunner
@@ -25,13 +29,14 @@ from ..runners.checkpoint import weight_sets
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
-from ..tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
-from ..types import Tensor, Tensors
+from ..tolerances import HEADS, INT8_L2, RECORDED, ROUNDED_L2, SAME_FLOAT32
+from ..types import Floats, Tensor, Tensors
 from .bisect import BATCH, Finding, batch_suspect, bisect_networks, one_among
 from .graph_pairing import Network
-from .heads import ON_GRID, diagnose_heads, on_bfloat16, on_float16
+from .heads import EXPLAINED, ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
-from .inputs import model_expects
+from .images import differing, misplaced
+from .inputs import ImageFile, Infer, diagnose_input_of, model_expects
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {
@@ -48,6 +53,10 @@ INT8_WEIGHTS = 2e-2
 CLEARLY = 0.5
 #: Images of the heads compared; one tells where a node errs.
 COMPARED = 2
+#: IoU from which two boxes are one where detections of recorded heads are compared.
+SAME_BOX = 0.9
+#: Every so many values of heads tell which image they are of.
+PRINT = 997
 #: Heads of the first images -> the fault in preprocessing that they are right for.
 DiagnoseInput = Callable[[Tensors], Diagnosis | None]
 #: How large a difference is, what is allowed, and the unit.
@@ -76,21 +85,26 @@ def check_heads(reference: Tensors, got: Tensors, spec: ModelSpec, precision: st
 
     Both are (N, channels, rows, columns) by the spec's names, *reference* in float32.
     """
+    if not (said := excess(reference, got, precision)):
+        return
+    table = [
+        f"{d.name:<9} max abs {d.max_abs:.2g}, 99.9 % within {d.q999:.2g}, relative L2 "
+        f"{d.relative_l2:.2g}, cosine {d.cosine:.7f}, would need a tolerance of {d.required:g}"
+        for d in compare_tensors(reference, got)
+    ]
+    raise Broken(said, diagnose_heads(reference, got, spec), details=table)
+
+
+def excess(reference: Tensors, got: Tensors, precision: str) -> str:
+    """Say by how much a head of *got* differs more than *precision* allows; empty if none does."""
     measure, limit = _limit(precision)
     diffs = compare_tensors(reference, got)
     # Not the other way round: NaN is not within any tolerance.
     worst = next((diff for diff in diffs if not getattr(diff, measure) <= limit), None)
-    if worst is None:
-        return
     allowed = f"a relative L2 of at most {limit} is allowed in {precision}"
     if precision == "fp32":
         allowed = f"at most {limit} is allowed in float32"
-    table = [
-        f"{d.name:<9} max abs {d.max_abs:.2g}, 99.9 % within {d.q999:.2g}, relative L2 "
-        f"{d.relative_l2:.2g}, cosine {d.cosine:.7f}, would need a tolerance of {d.required:g}"
-        for d in diffs
-    ]
-    raise Broken(f"{worst}, but {allowed}", diagnose_heads(reference, got, spec), details=table)
+    return "" if worst is None else f"{worst}, but {allowed}"
 
 
 def _limit(precision: str) -> tuple[Literal["max_abs", "relative_l2"], float]:
@@ -342,6 +356,69 @@ def diagnose_runner(
             wanted = {name: head[: len(got[name])] for name, head in reference.items()}
             named = diagnose_precision(wanted, got, precision) or ""
     return Broken(broken.evidence, named, stage, broken.details)
+
+
+def compare_recorded(
+    found: Mapping[Sample, Detections],
+    reference: Mapping[Sample, Detections],
+    given: Callable[[Sample], Tensors],
+    infer: Infer,
+    spec: ModelSpec,
+    precision: str,
+    files: Mapping[str, Path],
+    open_progress: OpenProgress = silent,
+) -> Broken | None:
+    """
+    Compare what recorded results of every image give with what the *reference* network gives.
+
+    *found* and *reference* are the detections of both.  Where those of an image differ by more than
+    `RECORDED`, its heads decide: *given* are the recorded ones, (1, ...) each, *infer* computes the
+    reference's of an input.  *files* are the results by the images' stems.  Asked in turn, where
+    heads differ by more than *precision* allows: whether nothing was written, whether images have
+    each other's heads, which fault the heads have, which one the input.
+    """
+    suspects = [
+        sample
+        for sample, wanted in reference.items()
+        # Boxes without an area overlap nothing, not even themselves.
+        if not all(map(np.array_equal, vars(wanted).values(), vars(found[sample]).values()))
+        and match_detections(wanted, found[sample], SAME_BOX).worst > RECORDED.limit
+    ]
+    wrong: dict[Sample, str] = {}
+    prints: dict[Sample, list[Floats]] = {}
+    heads_of_first: tuple[Tensors, Tensors] = {}, {}
+    with open_progress("heads of results", len(suspects)) as advance:
+        for sample in suspects:
+            pair = infer(ImageFile(sample.path, spec).tensor[None]), given(sample)
+            if said := excess(*pair, precision):
+                heads_of_first = heads_of_first if wrong else pair
+                wrong[sample] = said
+                prints[sample] = [
+                    np.concatenate([head.ravel()[::PRINT] for head in heads.values()])
+                    for heads in pair
+                ]
+            advance(1)
+    if not wrong:
+        return None
+
+    def error(one: Sample, other: Sample) -> float:
+        if other not in prints:
+            return np.inf
+        wanted, got = prints[other][0], prints[one][1]
+        return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+    first, stage = next(iter(wrong)), None
+    cause: object = misplaced([*wrong], [*reference], error, EXPLAINED)
+    if not any(got.any() for _, got in prints.values()):
+        cause = "nothing was written: every value of their heads is 0"
+    elif cause is None:
+        cause = diagnose_heads(*heads_of_first, spec)
+        if cause is None or _confined(str(cause)):
+            of_input = diagnose_input_of(first.path, heads_of_first[1], infer, spec)
+            cause, stage = (of_input, "preprocess") if of_input else (cause, None)
+    evidence = f"{differing([*wrong], [*reference], 'heads', files)}; {wrong[first]}"
+    details = [f"{sample.path.name}: {said}" for sample, said in wrong.items()]
+    return Broken(evidence, cause, stage, details)
 
 
 def fresh_export(checkpoint: Path, spec: ModelSpec, weights: str | None = None) -> Path:

@@ -21,7 +21,7 @@ from ..data.coco import Dataset, Sample, check_images, load_coco
 from ..data.preprocess import input_scale
 from ..detection.heads import split_heads
 from ..detection.postprocess import Detections, postprocess
-from ..errors import Effd0Error, ResultError
+from ..errors import Effd0Error, ResultError, listed
 from ..io import model_sha256, sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
@@ -29,8 +29,8 @@ from ..results.run import UNKNOWN_MODEL
 from ..runners.base import Runner, choose_batch_size, foreign_forms
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
-from ..tensors.inputs import Manifest, find_manifest
-from ..tensors.results import check_model, open_results
+from ..tensors.inputs import Manifest, find_manifest, open_inputs
+from ..tensors.results import Results, check_model, open_results
 from ..timing import Latency
 from .model import ModelChoice
 from .pipeline import StageTimes, noted, run_dataset
@@ -131,11 +131,13 @@ class LocalEngine(ModelEngine):
     Runs *choice* in this process.
 
     *runner*, where given, is an unopened runner of the file that *choice* names, in place of the
-    one that its runner's name stands for.
+    one that its runner's name stands for.  *bins*, where given, is a folder of network inputs that
+    it runs in place of effd0's own, by the images' stems.
     """
 
     batch_size: int | None = None
     runner: Runner | None = None
+    bins: Path | None = None
 
     def check(self) -> None:
         """Raise as `ModelChoice.checked_runner` does."""
@@ -163,6 +165,21 @@ class LocalEngine(ModelEngine):
                     file = given
                 advance(1)
             times, batch_size = StageTimes(), choose_batch_size(runner, self.batch_size)
+            said = [runner.description, *foreign_forms(runner, self.choice.spec)]
+            description = ", ".join(said)
+            settings, files = self.settings(file, batch_size), {}
+            if self.bins is not None:
+                inputs = open_inputs(self.bins, self.choice.spec)
+                files = {one.stem: partial(inputs.read, one) for one in inputs.files}
+                written = [(one.name, one.stat().st_mtime_ns) for one in inputs.files]
+                settings["inputs"] = hashlib.sha256(repr(written).encode()).hexdigest()
+                description += f", inputs in {self.bins.name}"
+                stems = [sample.path.stem for sample in (dataset.samples if dataset else ())]
+                if missing := [stem for stem in stems if stem not in files]:
+                    raise ResultError(
+                        f"{self.bins} has no input of {len(missing)} images: {listed(missing)}; "
+                        "preprocess all images"
+                    )
 
             def stages() -> dict[str, Latency]:
                 device = runner.device_times  # transfers too, per batch, where they are timed
@@ -170,10 +187,8 @@ class LocalEngine(ModelEngine):
 
             yield OpenEngine(
                 spec=self.choice.spec,
-                description=", ".join(
-                    [runner.description, *foreign_forms(runner, self.choice.spec)]
-                ),
-                settings=self.settings(file, batch_size),
+                description=description,
+                settings=settings,
                 detect=partial(
                     run_dataset,
                     runner=runner,
@@ -181,6 +196,7 @@ class LocalEngine(ModelEngine):
                     batch_size=batch_size,
                     host_threads=host_threads,
                     times=times,
+                    inputs=files,
                 ),
                 stages=stages,
                 infer=lambda run, *given: (run(runner, *given), len(runner.outputs)),
@@ -219,24 +235,24 @@ class RecordedEngine(Engine):
         if self.model is not None:
             check_model(self.results, self.model, proved=True)
 
-    @contextlib.contextmanager
-    def open(
-        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
-    ) -> Iterator[OpenEngine]:
-        """Find the results of every image; raise `ResultError` where one has none."""
-        del open_progress
-        assert dataset is not None, "results are of images"
+    def read(self, dataset: Dataset) -> tuple[Results, dict[int, str]]:
+        """The results, and the stem of each image id; raise `ResultError` where one has none."""
         manifest, fed = find_manifest(self.results, self.bins), dataset.samples
         if dataset.limited:
             fed = load_coco(dataset.annotation_file.parents[1], self.split).samples
         stems = {s.image_id: stem_of(s, manifest, self.spec) for s in dataset.samples}
-        results = open_results(
-            self.results,
-            self.spec,
-            list(stems.values()),
-            bins=self.bins,
-            fed=[sample.path.stem for sample in fed],
-        )
+        names = [sample.path.stem for sample in fed]
+        every = list(stems.values())
+        return open_results(self.results, self.spec, every, bins=self.bins, fed=names), stems
+
+    @contextlib.contextmanager
+    def open(
+        self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
+    ) -> Iterator[OpenEngine]:
+        """Open the results of every image, as `read` does; raises as that does."""
+        del open_progress
+        assert dataset is not None, "results are of images"
+        results, stems = self.read(dataset)
         known = results.summary.model_sha256
         settings = {
             "results": str(self.results),

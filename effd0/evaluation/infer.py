@@ -148,7 +148,7 @@ def infer_files(
     """
     info, loop = base.only_input(runner.inputs), job.loop
     size, fixed = base.choose_batch_size(runner, job.batch_size), base.batch_size_of(runner.inputs)
-    files, read = _zeros(info, size) if inputs is None else (inputs.files, inputs.read)
+    files, read = _zeros(info, size) if inputs is None else (inputs.files, inputs.checked)
     if inputs is not None:
         check_fits(inputs, info)
     batches = [files[i : i + size] for i in range(0, len(files), size)]

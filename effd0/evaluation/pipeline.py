@@ -3,18 +3,19 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data.coco import Sample, other_size
-from ..data.preprocess import ModelInput, preprocess, probe_image
+from ..data.preprocess import ModelInput, input_scale, normalize, preprocess, probe_image
 from ..detection.heads import HeadOutputs, split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import ImageError, RunnerError
@@ -111,12 +112,14 @@ def run_dataset(
     host_threads: int = 2,
     times: StageTimes | None = None,
     device: AbstractContextManager[object] | None = None,
+    inputs: Mapping[str, Callable[[], npt.NDArray[Any]]] | None = None,
 ) -> Generator[tuple[Sample, Detections]]:
     """
     Yield the detections of every sample, in order, as they are done; *runner* is open.
 
     Raises what the stages raise.  *times*, where given, is filled.  *device*, where given, is
-    entered once the first batch is read, and left once the last one is inferred.
+    entered once the first batch is read, and left once the last one is inferred.  *inputs*, where
+    there are any, read the network input of an image, by its stem, in place of preprocessing.
     """
     times = StageTimes() if times is None else times
     pixels = takes_pixels(runner) or isinstance(runner, DetectingRunner)
@@ -125,7 +128,15 @@ def run_dataset(
 
     def read(path: Path, out: Tensor | None) -> ModelInput:
         with noted(times.preprocess):
-            return preprocess(path, spec, normalized=not pixels, out=out)
+            if not inputs:
+                return preprocess(path, spec, normalized=not pixels, out=out)
+            given, size = inputs[path.stem](), probe_image(path)
+            if given.dtype == np.uint8 and not pixels:
+                given = normalize(given, spec)
+            if out is not None:
+                out[...] = given
+                given = out
+            return ModelInput(given, 1.0 / input_scale(size, spec), size)
 
     def take() -> Tensor:
         return free.pop() if free else np.empty((batch_size, *spec.input_shape), np.float32)

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,6 +32,21 @@ Dtype = Literal["float32", "float16", "uint8"]
 #: What an input may hold: normalised planes, or, for a model with AIPP, (rows, columns, RGB).
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 SUFFIXES = (".bin", ".npy")
+#: How floats may have been written that were read as little-endian ones of their type -> the values
+#: that they are then, flat.
+REREAD: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+    "big-endian": lambda values: values.ravel().byteswap(),
+    "float64": lambda values: values.ravel()[: values.size // 2 * 2].view(np.float64),
+    "float16": lambda values: values.ravel().view(np.float16),
+}
+#: What values of images and heads lie between, but for zeros and strays, and the share that does.
+#: Of 128 scenes and photographs at least 0.9965 of the values of an input or head do, and at most
+#: 0.82 of what is to be read by `REREAD`, 2026-11-30.
+ORDINARY, MOST = (1e-4, 1e3), 0.95
+#: So many values are looked at.
+_SAMPLE = 4096
+#: Planes of one image are this much rougher where they are read as pixels, or the other way.
+_ROUGHER = 2
 
 
 _Side = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
@@ -197,6 +212,22 @@ class InputFiles:
     shape: tuple[int, int, int]
     manifest: Manifest | None
 
+    def checked(self, file: Path) -> npt.NDArray[Any]:
+        """
+        The tensor in *file*, as `read` gives it.
+
+        Raises `ResultError` as `read` does, and where the values show another type or layout: those
+        of effd0's manifest are known.
+        """
+        tensor = self.read(file)
+        found = "" if self.manifest is not None else misread(tensor) or other_layout(tensor)
+        if found:
+            raise ResultError(
+                f"{file} holds {found} values, but {self.dtype} {self.shape}, little-endian, was "
+                "wanted; write the inputs again"
+            )
+        return tensor
+
     def read(self, file: Path) -> npt.NDArray[Any]:
         """
         The tensor in *file*, of `shape` and `dtype`.
@@ -267,6 +298,36 @@ def open_inputs(folder: Path, spec: ModelSpec) -> InputFiles:
             f"{inputs.dtype} {inputs.shape}: {listed(wrong)}; write them again"
         )
     return inputs
+
+
+def misread(values: npt.NDArray[Any]) -> str:
+    """Name how float *values* were written, where they make sense in that way alone; else empty."""
+
+    def sensible(values: npt.NDArray[Any]) -> bool:
+        # An odd step: of values that were read in pairs, both are looked at.
+        sizes = np.abs(values[:: values.size // _SAMPLE | 1])
+        sizes, (low, high) = sizes[sizes != 0], ORDINARY
+        within = (sizes >= low) & (sizes <= high)
+        return sizes.size > 0 and bool(within.mean() >= MOST)
+
+    with np.errstate(all="ignore"):
+        if values.dtype.kind != "f" or sensible(values.ravel()):
+            return ""
+        return next((name for name, read in REREAD.items() if sensible(read(values))), "")
+
+
+def other_layout(values: npt.NDArray[Any]) -> str:
+    """Name the other layout of one input's *values* where they are smoother in it; else empty."""
+
+    def roughness(picture: npt.NDArray[Any]) -> float:
+        return sum(float(np.abs(np.diff(picture, axis=axis)).mean()) for axis in (0, 1))
+
+    floats, side = values.astype(np.float32).ravel(), max(values.shape)
+    planes = roughness(np.moveaxis(floats.reshape(3, side, side), 0, -1))
+    pixels = roughness(floats.reshape(side, side, 3))
+    if values.shape[0] == side:
+        return "NCHW" if _ROUGHER * planes < pixels else ""
+    return "NHWC" if _ROUGHER * pixels < planes else ""
 
 
 def natural_key(name: str) -> list[Any]:

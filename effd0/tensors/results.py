@@ -23,7 +23,15 @@ from ..errors import ResultError, listed
 from ..io import model_sha256
 from ..spec import ModelSpec
 from ..types import Floats, Tensors
-from .inputs import InputFiles, Manifest, find_manifest, natural_key, open_inputs, read_json
+from .inputs import (
+    InputFiles,
+    Manifest,
+    find_manifest,
+    misread,
+    natural_key,
+    open_inputs,
+    read_json,
+)
 
 SUFFIXES = (".bin", ".npy", ".txt")
 _NUMBERED = re.compile(r"(?:sample_id_|input)(\d+)_output_\d+")
@@ -70,6 +78,11 @@ class HeadFile:
             raise ResultError(
                 f"{self.path} holds {values.size} values, but {self.rows} times one of "
                 f"{sorted(head_sizes(spec))} were wanted; run the inference again"
+            )
+        if found := misread(values):
+            raise ResultError(
+                f"{self.path} holds {found} values, but float{8 * self.itemsize}, little-endian, "
+                "was wanted; write the results again"
             )
         rows = values.reshape(self.rows, *file_shapes(spec)[name])
         # Of a batch, a copy: the other rows are not to stay in memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -222,6 +223,36 @@ def _half(paths: list[Path]) -> None:
     paths[2].write_bytes(paths[2].read_bytes()[: paths[2].stat().st_size // 2])
 
 
+def _exchanged(paths: list[Path]) -> None:
+    one, other = paths[2].read_bytes(), paths[9].read_bytes()
+    paths[2].write_bytes(other)
+    paths[9].write_bytes(one)
+
+
+def _each(change: Callable[[Floats], npt.NDArray[Any]]) -> Plant:
+    """Each file holds what *change* makes of the right input."""
+
+    def rewrite(paths: list[Path]) -> None:
+        for path in paths:
+            change(np.fromfile(path, np.float32).reshape(D0.input_shape)).tofile(path)
+
+    return _files(rewrite)
+
+
+def _three_by_another_dct(good: Good, folder: Path) -> Planted:
+    """Three of the pictures, decoded by a DCT that rounds a tenth of the grey levels otherwise."""
+    bins, rng = folder / "bins", np.random.default_rng(0)
+    shutil.copytree(good.bins, bins)
+    (bins / "manifest.json").unlink()
+    for sample in good.dataset.samples[5:8]:
+        pixels = decoded(sample.path)
+        steps = rng.choice([-1, 0, 1], pixels.shape, p=[0.05, 0.9, 0.05])
+        square = normal(boxed((pixels + steps).clip(0, 255), D0.image_size))
+        tensor = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)
+        tensor.tofile(bins / f"{sample.path.stem}.bin")
+    return Planted((*base_options(good), f"--bins={bins}", "--runner=ort"))
+
+
 FAULTS = (
     *(Fault(id_, "preprocess", source, said, _bins(name)) for id_, source, said, name in (
         ("bgr", "peers F1", "BGR", "RGB/BGR swapped"),
@@ -246,4 +277,11 @@ FAULTS = (
     Fault("inputs-shifted-by-one", "preprocess", "peers F18", "shifted by one", _files(_next)),
     Fault("input-missing", "preprocess", "peers F20", "", _files(lambda p: p[3].unlink())),
     Fault("input-cut-off", "preprocess", "peers F20", "", _files(_half)),
+    Fault("inputs-two-exchanged", "preprocess", "two workers on one queue", "images exchanged",
+          _files(_exchanged)),
+    Fault("inputs-three-other-dct", "preprocess", "libjpeg's fast DCT", "", _three_by_another_dct),
+    Fault("inputs-float16-as-float32", "preprocess", "batches of two in float16", "float16 values",
+          _each(lambda own: np.stack([own, own]).astype(np.float16))),
+    Fault("inputs-big-endian", "preprocess", "Java's DataOutputStream", "big-endian values",
+          _each(lambda own: own.astype(">f4"))),
 )  # fmt: skip

@@ -18,6 +18,7 @@ import torch
 
 from effd0.data import fixture
 from effd0.data.preprocess import preprocess
+from effd0.runners.checkpoint import read_weights
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.recorded import RecordedRunner
 from effd0.runners.registry import RunnerOptions, open_runner
@@ -25,6 +26,7 @@ from effd0.runners.torch import TorchRunner
 from effd0.spec import D0
 from effd0.types import Tensors
 
+from .checkpoint import noisy
 from .inputs import MEAN, STD
 from .run import Fault, Good, Plant, Planted, base_options, detections_by, with_model
 
@@ -99,6 +101,13 @@ def _cut(paths: list[Path]) -> None:
     paths[4].write_bytes(content[: len(content) // 2])
 
 
+def _turned(paths: list[Path]) -> None:
+    for path in paths:
+        values = np.fromfile(path, "<f4")
+        path.unlink()  # a link to the good one
+        values.astype(">f4").tofile(path)
+
+
 def _by_anchor(change: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """*change* is given (9, classes or 4, H, W)."""
     return lambda head: change(head.reshape(9, -1, *head.shape[1:])).reshape(head.shape)
@@ -125,6 +134,32 @@ def _of_inputs(remake: Callable[[Array], Array]) -> Plant:
                 _write(folder, sample.path.stem, dict(enumerate(heads)))
 
     return _folder(rewrite)
+
+
+def _three_of_another_checkpoint(good: Good, folder: Path) -> None:
+    """The heads of three images by weights a twentieth of their spread away."""
+    other = folder.parent / "other.pth"
+    torch.save(noisy(read_weights(good.checkpoint), 0.05, 1), other)
+    with open_runner("torch", other, good.spec, RunnerOptions()) as runner:
+        for sample in good.dataset.samples[6:9]:
+            heads = runner.infer({D0.input_name: preprocess(sample.path, good.spec).tensor[None]})
+            _write(folder, sample.path.stem, dict(enumerate(heads.values())))
+
+
+def _stale_box_head(heads: Heads) -> Heads:
+    """One file of one image is of the image before."""
+    stems = list(heads)
+    return {stems[8]: {**heads[stems[8]], 6: heads[stems[7]][6]}}
+
+
+def _rotated(heads: Heads) -> Heads:
+    """The rows of the second batch of four are one place on, those of the first are right."""
+    stems = list(heads)[8:]
+    return dict(zip(stems, [heads[s] for s in stems[1:] + stems[:1]], strict=True))
+
+
+def _last_batch_zero(heads: Heads) -> Heads:
+    return {s: {n: np.zeros_like(h) for n, h in heads[s].items()} for s in list(heads)[8:]}
 
 
 #: A runner's right heads and its feed -> what the faulty backend gives.
@@ -248,6 +283,15 @@ FAULTS = (
     Fault("results-of-bgr-inputs", "preprocess", "peers F1", "BGR", _of_inputs(lambda t: t[::-1])),
     Fault("results-of-unnormalised-inputs", "preprocess", "peers F2", "divided by 255|normalised",
           _of_inputs(lambda t: (t.T * STD + MEAN).T.astype(np.float32))),
+    Fault("results-three-of-another-checkpoint", "runner", "a board with last week's model", "",
+          _folder(_three_of_another_checkpoint)),
+    Fault("results-one-stale-box-head", "runner", "a file that was not overwritten",
+          "a fault in box_p4 alone", _heads(_stale_box_head)),
+    Fault("results-rows-rotated", "runner", "peers F39", "images rotated within a batch of 4",
+          _heads(_rotated)),
+    Fault("results-last-batch-zero", "runner", "a batch that was not filled",
+          "nothing was written", _heads(_last_batch_zero)),
+    Fault("results-big-endian", "runner", "Java's DataOutputStream", "", _files(_turned)),
     Fault("quietly-bf16", "runner", "peers F40: OpenVINO on CPUs with AMX", "bf16|bfloat16",
           _by_torch("bf16")),
     Fault("weights-in-int8", "runner", "peers 2: int8 loses 4.2 points", "int8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +14,10 @@ from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.diagnosis.inputs import diagnose_input_of
 from effd0.diagnosis.parity import DiagnoseInput, compare_plain
 from effd0.graph.onnx_info import ModelFile, read_model
+from effd0.progress import OpenProgress, progress, silent
 from effd0.runners.base import Runner, batch_size_of
 from effd0.spec import ModelSpec
+from effd0.tolerances import MAY_ROUND
 from effd0.types import Tensor, Tensors
 
 from .fixtures import onnx_given
@@ -22,6 +25,8 @@ from .fixtures import onnx_given
 OpenRunner = Callable[[str], Runner]
 HeadsOf = Callable[[str, int], Tensors]
 NoteFigure = Callable[[float | None, float | None, str], None]
+#: Images from which a run shows its progress.
+LONG = 200
 CheckStage = Callable[[str, NoteFigure], None]
 
 
@@ -31,6 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.artefact)
+
+
+@pytest.fixture(scope="session")
+def open_progress(pytestconfig: pytest.Config) -> OpenProgress:
+    """Return what shows, on the terminal or in a log, how far a long run is, captured or not."""
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+    free = contextlib.nullcontext if capture is None else capture.global_and_fixture_disabled
+
+    @contextlib.contextmanager
+    def shown(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        with free(), (progress if total >= LONG else silent)(what, total) as advance:
+            yield advance
+
+    return shown
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +105,21 @@ def heads_of(
         return found[name, rows]
 
     return heads
+
+
+@pytest.fixture(scope="session")
+def precision_of(request: pytest.FixtureRequest, spec: ModelSpec) -> Callable[[str], str]:
+    """Return the precision that a runner may compute in: its model's own."""
+
+    def precision(name: str) -> str:
+        if name in MAY_ROUND:
+            declared: str | None = request.config.getoption("--declared-precision")
+            return declared or "fp16"
+        if name not in ("ort", "openvino"):
+            return "fp32"
+        return read_model(request.getfixturevalue("onnx_model"), spec).precision
+
+    return precision
 
 
 @pytest.fixture(scope="session")

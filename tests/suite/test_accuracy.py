@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -16,13 +15,14 @@ from effd0.cli.pytest_suite import (
     WITH_WORKERS,
     pool_asked,
     run_directory,
+    runner_names,
     runner_options,
     runners_here,
 )
 from effd0.data import fixture as embedded
-from effd0.data.coco import Dataset
+from effd0.data.coco import Dataset, Sample
 from effd0.diagnosis.dataset_hypotheses import check_reference
-from effd0.diagnosis.parity import diagnose_architecture
+from effd0.diagnosis.parity import compare_recorded, diagnose_architecture, excess
 from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import check_pool
 from effd0.distributed.ray_cluster import Cluster, started
@@ -30,13 +30,16 @@ from effd0.evaluation.engines import Engine, LocalEngine, RecordedEngine
 from effd0.evaluation.evaluate import Evaluation, EvaluationJob, compared
 from effd0.evaluation.model import ModelChoice
 from effd0.io import sha256
-from effd0.progress import progress, silent
+from effd0.progress import OpenProgress
 from effd0.report.insight import insight_of
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
 from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD, max_drop_of
+from effd0.types import Tensor, Tensors
 
+from .conftest import OpenRunner
+from .fixtures import onnx_given
 from .gate import Gate, points, points_in, settle
 from .scoring import pycocotools_metrics
 
@@ -46,18 +49,6 @@ Measure = Callable[[str, int | None], Evaluation]
 CheckDrop = Callable[[Measure, str, int | None], None]
 NoteEvaluation = Callable[[Evaluation], None]
 NoteFigure = Callable[[float | None, float | None, str], None]
-#: Images from which a run shows its progress.
-LONG = 200
-
-
-@contextlib.contextmanager
-def shown_progress(config: pytest.Config, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show on the terminal, or in a log, how far a long run is, whatever pytest captures."""
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    shown = progress if total >= LONG else silent
-    free = contextlib.nullcontext if capture is None else capture.global_and_fixture_disabled
-    with free(), shown(what, total) as advance:
-        yield advance
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +68,7 @@ def engine_of(
 ) -> Callable[[str, int | None], Engine]:
     """Return what runs a runner of a name, with the artefact under test, at a batch size."""
     option, fixture_value = request.config.getoption, request.getfixturevalue
+    names = runner_names(request.config)
 
     def engine(name: str, batch_size: int | None) -> Engine:
         if name == "recorded":
@@ -86,6 +78,8 @@ def engine_of(
         if name in ("torch", "openvino") and importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name} to compare with: pip install 'effd0[torch,onnx,openvino]'")
         options, runner = runner_options(request.config, name), None
+        # What the others are compared with runs effd0's own inputs, if there are others.
+        bins = option("--bins") if name != "torch" or names == ["torch"] else None
         if name == "torch":
             weights = fixture_value("checkpoint")
             choice = ModelChoice(checkpoint=weights, runner=name, spec=spec, options=options)
@@ -101,7 +95,7 @@ def engine_of(
             runner = EmulatedRunner(fixture_value("emulated_model"))
         if name in WITH_WORKERS and (pool := pool_asked(request.config)) is not None:
             return RayEngine(choice, pool, batch_size, fixture_value("ray_cluster"))
-        return LocalEngine(choice, batch_size, runner)
+        return LocalEngine(choice, batch_size, runner, bins)
 
     return engine
 
@@ -117,6 +111,7 @@ def gate(
     engine_of: Callable[[str, int | None], Engine],
     session_record: SuiteRecord,
     note_evaluation: NoteEvaluation,
+    open_progress: OpenProgress,
     pytestconfig: pytest.Config,
 ) -> Gate:
     """The runs of this session, each of which is made once."""
@@ -127,7 +122,7 @@ def gate(
         option("--resume"),
         session_record.lines.append,
         note_evaluation,
-        functools.partial(shown_progress, pytestconfig),
+        open_progress,
         overwrite=option("--overwrite") or option("--out") is None,
     )
 
@@ -150,6 +145,50 @@ def measure_coco(gate: Gate, dataset_under_test: Dataset, pytestconfig: pytest.C
 
 def _between(runner_name: str) -> float:
     return (ROUNDED if runner_name in MAY_ROUND else BETWEEN_RUNNERS).limit
+
+
+@pytest.mark.stage("runner")
+def test_every_recorded_image_gives_the_references_detections(
+    request: pytest.FixtureRequest,
+    opened: OpenRunner,
+    engine_of: Callable[[str, int | None], Engine],
+    images: Tensor,
+    dataset_under_test: Dataset,
+    spec: ModelSpec,
+    precision_of: Callable[[str], str],
+    open_progress: OpenProgress,
+    note_figure: NoteFigure,
+) -> None:
+    """What --results give of each image, torch, or the ONNX file given, finds there too."""
+    option = request.config.getoption
+    if option("--results") is None:
+        pytest.skip("needs results made elsewhere: no --results DIR was given")
+    other = option("--checkpoint") is None and onnx_given(request.config) is not None
+    name, precision = "ort" if other else "torch", precision_of("recorded")
+    runner, recorded = opened(name), engine_of("recorded", None)
+    assert isinstance(recorded, RecordedEngine)
+    results, stems = recorded.read(dataset_under_test)
+
+    def infer(tensor: Tensor) -> Tensors:
+        return runner.infer({spec.input_name: tensor})
+
+    def given(sample: Sample) -> Tensors:
+        return results.heads(stems[sample.image_id])
+
+    samples = dataset_under_test.samples
+    first = zip(samples, images, strict=False)
+    if all(excess(infer(image[None]), given(sample), precision) for sample, image in first):
+        pytest.skip("needs right heads of some image: those of the first ones differ, all of them")
+    measure = request.getfixturevalue("measure_coco" if option("--coco") else "measure_embedded")
+    found, wanted = (
+        {sample: measure(one, None).found[sample.image_id] for sample in samples}
+        for one in ("recorded", name)
+    )
+    files = {stem: of[0].path for stem, of in results.files.items()}
+    broken = compare_recorded(found, wanted, given, infer, spec, precision, files, open_progress)
+    note_figure(len(broken.details) if broken else 0, 0, "images")
+    if broken:
+        raise broken
 
 
 def _for_the_embedded_alone(config: pytest.Config) -> None:

@@ -11,6 +11,7 @@ from effd0.data.coco import Dataset
 from effd0.data.preprocess import preprocess
 from effd0.diagnosis.hypothesis import one_of
 from effd0.diagnosis.inputs import faults_of_inputs
+from effd0.progress import OpenProgress
 from effd0.results.check import Broken
 from effd0.spec import ModelSpec
 
@@ -46,13 +47,14 @@ def test_inputs_made_elsewhere_are_effd0s_own(
     pytestconfig: pytest.Config,
     dataset_under_test: Dataset,
     spec: ModelSpec,
+    open_progress: OpenProgress,
     note_figure: NoteFigure,
 ) -> None:
     """Every image has its input, which is effd0's own; no input is of another image."""
     folder: Path | None = pytestconfig.getoption("--bins")
     if folder is None:
         pytest.skip("needs inputs made elsewhere: no --bins DIR was given")
-    faults = faults_of_inputs(dataset_under_test, folder, spec)
+    faults = faults_of_inputs(dataset_under_test, folder, spec, open_progress)
     note_figure(len(faults), 0, "faults")
     if faults:
         raise one_of(faults)

@@ -11,36 +11,17 @@ import pytest
 from effd0.diagnosis.bisect import BATCH, one_among
 from effd0.diagnosis.parity import DiagnoseInput, check_heads, diagnose_runner, record
 from effd0.errors import FeedError, RunnerError
-from effd0.graph.onnx_info import read_model
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
 from effd0.runners.base import batch_size_of
 from effd0.spec import D0, ModelSpec
 from effd0.tensor_diff import scan
-from effd0.tolerances import MAY_ROUND
 from effd0.types import Tensor, Tensors
 
 from .conftest import HeadsOf, NoteFigure, OpenRunner
 
 pytestmark = pytest.mark.stage("runner")
 BATCH_SIZES = (1, 2, 5)
-
-
-@pytest.fixture(scope="session")
-def precision_of(
-    request: pytest.FixtureRequest, spec: ModelSpec, pytestconfig: pytest.Config
-) -> Callable[[str], str]:
-    """Return the precision that a runner may compute in: its model's own."""
-
-    def precision(name: str) -> str:
-        if name in MAY_ROUND:
-            declared: str | None = pytestconfig.getoption("--declared-precision")
-            return declared or "fp16"
-        if name not in ("ort", "openvino"):
-            return "fp32"
-        return read_model(request.getfixturevalue("onnx_model"), spec).precision
-
-    return precision
 
 
 @pytest.mark.parametrize("rows", BATCH_SIZES, ids="batch={}".format)

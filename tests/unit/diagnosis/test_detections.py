@@ -267,6 +267,19 @@ def test_odd_values_are_listed(scene: Scene, right: Entries) -> None:
     )  # fmt: skip
 
 
+def test_two_images_exchanged_are_named(scene: Scene, right: Entries) -> None:
+    """Among right images, two whose detections were exchanged are told by both ids."""
+    one, two = scene.dataset.samples[1], scene.dataset.samples[4]
+    ids = {one.image_id: two.image_id, two.image_id: one.image_id}
+    (fault,) = scene.faults(
+        [{**e, "image_id": ids.get(e["image_id"], e["image_id"])} for e in right]
+    )
+    assert f"in 2 of 5 images ({one.image_id}, {two.image_id})" in fault.evidence
+    assert fault.stage == "evaluate"
+    assert fault.diagnosis.startswith("images exchanged: the error falls from ")
+    assert f"{one.path.name} holds {two.path.name}" in fault.diagnosis
+
+
 def test_few_images_are_looked_into(scene: Scene, right: Entries) -> None:
     """Candidates are asked for of some images only, and of none where nothing is wrong."""
     ids = [10 * n for n in range(1, 41)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
-from effd0.diagnosis import inputs
+from effd0.diagnosis import images, inputs
 from effd0.errors import ResultError
 from effd0.spec import D0, SPECS
 from effd0.tensors.inputs import MANIFEST
@@ -209,16 +211,20 @@ def test_right_inputs_have_no_fault(dtype: str, dataset: Dataset, tmp_path: Path
     assert said(dataset, folder) == []
 
 
-def test_a_fault_names_image_values_and_cause(dataset: Dataset, bins: Path) -> None:
-    """Which image, how far off, and what explains it; a NaN has no name and is a fault."""
+def test_a_fault_names_images_values_and_cause(dataset: Dataset, bins: Path) -> None:
+    """Which images, how far off, and what explains it; a NaN has no name and is a fault."""
     _change([bins / "2.bin"], lambda tensor: tensor[::-1])
     _change([bins / "3.bin"], lambda tensor: np.where(np.arange(128) == 3, np.nan, tensor))
-    (swapped, cause), (nan, none) = said(dataset, bins)
-    assert swapped.startswith("2.png: the largest difference is ")
-    assert cause.startswith("RGB/BGR swapped: the error falls from ")
+    (fault,) = inputs.faults_of_inputs(dataset, bins, SMALL)
+    assert fault.evidence.startswith(
+        "inputs of 2 of 4 images differ (2.png, 3.png): neighbours in file order, 2.png to 3.png; "
+        "2.png: the largest difference is "
+    )
+    assert fault.diagnosis.startswith("RGB/BGR swapped: the error falls from ")
+    swapped, nan = fault.details
+    assert "; RGB/BGR swapped: the error falls from " in swapped
     assert nan.startswith("3.png: the largest difference is nan at (0, 0, 3), nan where ")
-    assert nan.endswith("(allowed: 1e-05)")
-    assert none == ""
+    assert nan.endswith("(allowed: 1e-05); 0.8% of the values are not finite")
 
 
 def test_pixels_are_diagnosed_too(dataset: Dataset, tmp_path: Path) -> None:
@@ -227,7 +233,8 @@ def test_pixels_are_diagnosed_too(dataset: Dataset, tmp_path: Path) -> None:
     (folder / MANIFEST).unlink()
     for file in folder.iterdir():
         np.fromfile(file, np.uint8).reshape(-1, 3)[:, ::-1].tofile(file)
-    assert ["RGB/BGR swapped" in cause for _, cause in said(dataset, folder)] == [True] * 4
+    (fault,) = inputs.faults_of_inputs(dataset, folder, SMALL)
+    assert ["; RGB/BGR swapped" in line for line in fault.details] == [True] * 4
 
 
 def test_missing_and_foreign_inputs_are_faults(dataset: Dataset, bins: Path) -> None:
@@ -240,54 +247,172 @@ def test_missing_and_foreign_inputs_are_faults(dataset: Dataset, bins: Path) -> 
     ]  # fmt: skip
 
 
-def test_shifted_inputs_come_first(dataset: Dataset, bins: Path) -> None:
-    """Where each file holds the next image, the first fault says so."""
-    contents = [(bins / f"{n}.bin").read_bytes() for n in (1, 2, 3, 4)]
-    for n, content in zip((1, 2, 3, 4), [*contents[1:], contents[0]], strict=True):
-        (bins / f"{n}.bin").write_bytes(content)
-    first, *others = said(dataset, bins)
-    assert first[1].startswith("images shifted by one (each holds the next)")
-    assert len(others) == 4
-
-
 def test_stale_inputs_are_found_beside_their_manifest(dataset: Dataset, tmp_path: Path) -> None:
     """Inputs of a picture that has changed since are wrong, though their manifest is whole."""
     folder = write_bins(tmp_path / "bins", dataset)
     Image.fromarray(noise((40, 30), seed=99)).save(dataset.samples[0].path)
     ((text, _),) = said(dataset, folder)
-    assert text.startswith("1.png: the largest difference is ")
-    assert text.endswith("(allowed: 0)")
+    assert text.startswith("inputs of 1 of 4 images differ (1.png); 1.png: the largest difference ")
+    assert "(allowed: 0)" in text
 
 
-def test_of_many_images_the_first_and_some_are_compared(tmp_path: Path) -> None:
-    """A fault in every input comes out once for each image looked at: 20, and the 21st."""
+def test_every_image_is_compared(tmp_path: Path) -> None:
+    """One wrong input among thirty is found, wherever it is, with the progress of all."""
     dataset = load_coco(write_coco(tmp_path / "coco", coco_content(images=30)))
     folder = write_bins(tmp_path / "bins", dataset)
     (folder / MANIFEST).unlink()
-    _change(folder.iterdir(), lambda tensor: tensor * 2)
-    images = [text.partition(".")[0] for text, _ in said(dataset, folder)]
-    assert images == [str(n + 1) for n in range(inputs.FIRST + 1)]
+    _change([folder / "23.bin"], lambda tensor: tensor * 2)
+    done: list[int] = []
+
+    @contextlib.contextmanager
+    def counted(_what: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield done.append
+        assert sum(done) == total == len(dataset.samples)
+
+    (fault,) = inputs.faults_of_inputs(dataset, folder, SMALL, counted)
+    assert fault.evidence.startswith("inputs of 1 of 30 images differ (23.png); 23.png: ")
+
+
+#: Places of images that inputs hold -> the name of that order; None is an image of no data set.
+ORDERS = {
+    "next": ([1, 2, 3, None], "images shifted by one (each holds the next)"),
+    "before": ([None, 0, 1, 2], "images shifted by one (each holds the one before)"),
+    "next-round": ([1, 2, 3, 0], "images shifted by one (each holds the next)"),
+    "reversed": ([3, 2, 1, 0], "images in reversed order"),
+    "first-repeated": ([0, 0, 0, 0], "all images are 1.png"),
+    "two-exchanged": ([0, 3, 2, 1], "images exchanged"),
+    "rotated": ([0, 2, 3, 1], "images rotated within a batch of 3"),
+    "mixed-up": ([2, 3, 1, 0], "images mixed up"),
+    "foreign": ([None, None, None, None], ""),
+}
+
+
+@pytest.mark.parametrize(("order", "name"), ORDERS.values(), ids=ORDERS)
+def test_a_wrong_order_is_named(
+    order: list[int | None], name: str, dataset: Dataset, bins: Path
+) -> None:
+    """Inputs of other images of the set are told from inputs of none."""
+    contents = [(bins / f"{n}.bin").read_bytes() for n in (1, 2, 3, 4)]
+    foreign = np.random.default_rng(1).standard_normal(SMALL.input_shape, np.float32).tobytes()
+    for n, place in enumerate(order, 1):
+        (bins / f"{n}.bin").write_bytes(foreign if place is None else contents[place])
+    ((_, cause),) = said(dataset, bins)
+    assert cause.partition(": ")[0] == name
 
 
 @pytest.mark.parametrize(
-    ("order", "name"),
+    ("write", "name"),
     [
-        pytest.param([1, 2, 3, None], "shifted by one (each holds the next)", id="next"),
-        pytest.param([None, 0, 1, 2], "shifted by one (each holds the one before)", id="before"),
-        pytest.param([3, 2, 1, 0], "in reversed order", id="reversed"),
-        pytest.param([0, 0, 0, 0], "all images are 1.png", id="first-repeated"),
-        pytest.param([0, 1, 2, 3], "", id="right"),
-        pytest.param([None, None, None, None], "", id="foreign"),
+        pytest.param(lambda own: own.astype(">f4"), "big-endian values", id="big-endian"),
+        pytest.param(
+            lambda own: np.stack([own, own]).astype("<f2"), "float16 values", id="two-in-float16"
+        ),
     ],
 )
-def test_a_wrong_order_is_named(order: list[int | None], name: str, dataset: Dataset) -> None:
-    """Inputs of other images of the set are told from inputs of none, in half precision too."""
-    own = [
-        preprocess(sample.path, SMALL).tensor.astype(np.float16).astype(np.float32)
-        for sample in dataset.samples
-    ]
-    foreign = np.random.default_rng(1).standard_normal(SMALL.input_shape, np.float32)
-    thumbnails = [inputs.block_means(foreign if i is None else own[i]) for i in order]
-    found = inputs.diagnose_order(dataset.samples, thumbnails, SMALL)
-    assert ("" if found is None else found.name).endswith(name)
-    assert (found is None) == (name == "")
+def test_bytes_of_another_type_are_named(
+    write: Callable[[Floats], Floats], name: str, dataset: Dataset, bins: Path
+) -> None:
+    """What was written in another order of bytes or type is right once it is read so."""
+    file = bins / "2.bin"
+    write(np.fromfile(file, "<f4").reshape(SMALL.input_shape)).tofile(file)
+    ((_, cause),) = said(dataset, bins)
+    assert cause.startswith(f"{name}: the error falls from ")
+
+
+def _stretched(own: Floats) -> Floats:
+    """The picture, grown by one part in fifty from the corner at the top left."""
+    places = (np.arange(own.shape[1]) / 1.02).astype(int)
+    return own[:, places][:, :, places]
+
+
+PATTERNS: dict[str, tuple[Callable[[Floats], Floats], str]] = {
+    "zeros": (np.zeros_like, "every value is 0"),
+    "offset": (lambda own: own + np.float32(0.5), "in all channels, a constant offset of 0.5, "),
+    "one-channel": (
+        lambda own: own + np.array([[[0]], [[0.1]], [[0]]], np.float32),
+        "in G only, a constant offset of 0.1",
+    ),
+    "noise": (
+        lambda own: own + noise((128, 128)).transpose(2, 0, 1) * np.float32(0.001),
+        "in all channels, everywhere",
+    ),
+    "fill": (
+        lambda own: np.where(np.arange(128)[:, None] >= 96, own + np.float32(1), own),
+        "in all channels, outside the picture only",
+    ),
+    "stretched": (_stretched, "growing down and to the right (a scale)"),
+    "blurred": (
+        lambda own: (own + np.roll(own, 1, 2)) / np.float32(2), "in all channels, at edges"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "said"), PATTERNS.values(), ids=PATTERNS)
+def test_the_pattern_of_an_unnamed_fault_is_said(
+    change: Callable[[Floats], Floats], said: str, tmp_path: Path
+) -> None:
+    """Channels, places and growth of the difference are those of what was done to the picture."""
+    rows, columns = np.mgrid[:300, :400]
+    waves = 128 + 60 * np.sin(rows / 19) + 60 * np.sin(columns / 23)
+    squares = np.where((rows // 50 + columns // 50) % 2, waves, 30).astype(np.uint8)
+    path = tmp_path / "image.png"
+    picture = squares if said.endswith("at edges") else waves.astype(np.uint8)
+    Image.fromarray(np.repeat(picture[..., None], 3, axis=2)).save(path)
+    own = preprocess(path, SMALL).tensor.astype(np.float32)
+    assert said in inputs.pattern(path, change(own), SMALL)
+
+
+# What the wrong images have in common.
+
+
+PORTRAIT, GRAY = {2, 7}, {4, 9}
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Forty images: the third and eighth are portraits, the fifth and tenth grayscale."""
+    content = coco_content(40)
+    for n in PORTRAIT:
+        content["images"][n].update(width=30, height=40)
+    dataset = load_coco(write_coco(tmp_path_factory.mktemp("album"), content))
+    for n in GRAY:
+        with Image.open(dataset.samples[n].path) as image:
+            image.convert("L").save(dataset.samples[n].path)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shared"),
+    [
+        pytest.param({11, 12, 13}, "neighbours in file order, 12.png to 14.png", id="neighbours"),
+        pytest.param(
+            {*range(32, 40)}, "neighbours in file order, 33.png to 40.png, the last of all",
+            id="the-last-batch",
+        ),
+        pytest.param(PORTRAIT, "all are portrait", id="portrait"),
+        pytest.param(GRAY, "all are grayscale", id="grayscale"),
+        pytest.param(GRAY | {30}, "", id="gray-and-another"),
+        pytest.param({*range(3, 38, 3)} - {9}, "", id="nothing"),
+        pytest.param({17}, "", id="one-image"),
+        pytest.param({*range(40)}, "", id="all-images"),
+    ],
+)  # fmt: skip
+def test_what_wrong_images_share_is_said(wrong: set[int], shared: str, album: Dataset) -> None:
+    """It is said where all wrong images have it and few others."""
+    bad = [album.samples[n] for n in sorted(wrong)]
+    assert images.in_common(bad, album.samples, {}) == shared
+
+
+def test_files_of_another_run_or_device_are_said(album: Dataset, tmp_path: Path) -> None:
+    """Files that a later run wrote, or one device of several, are what their images share."""
+    files, wrong = {}, [album.samples[n] for n in (3, 10, 30)]
+    for n, sample in enumerate(album.samples):
+        late = sample in wrong
+        path = tmp_path / f"device{int(late)}" / f"{sample.path.stem}_0.bin"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (n, 7200 + n if late else n))
+        files[sample.path.stem] = path
+    assert images.in_common(wrong, album.samples, files) == (
+        "all are in device1; their files were written 7164 s after those of all others"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,16 @@ import onnx
 import pytest
 
 from effd0.data import fixture
-from effd0.data.coco import load_coco
+from effd0.data.coco import Sample, load_coco
 from effd0.data.preprocess import preprocess
+from effd0.detection.heads import split_heads
+from effd0.detection.postprocess import Detections, postprocess
 from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.diagnosis.parity import (
     RELATIVE_L2,
     check_heads,
     compare_batch,
+    compare_recorded,
     diagnose_precision,
     diagnose_runner,
     estimate,
@@ -31,7 +34,7 @@ from effd0.spec import D0
 from effd0.tensor_diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Floats, Tensors
-from tests.helpers import SMALL
+from tests.helpers import SMALL, coco_content, write_coco
 from tests.helpers.onnx_models import from_row_five, head_model, nodes_of
 from tests.helpers.results import as_bfloat16, as_float16, heads_of, noisy
 
@@ -253,3 +256,97 @@ def test_torch_is_named_by_its_precision(precision: str) -> None:
     assert estimate(wanted, got).name == precision
     rounded = {name: as_float16(head) for name, head in wanted.items()}
     assert (estimate(wanted, rounded).name, estimate(wanted, rounded).grid) == ("fp32", "fp16")
+
+
+# Recorded results of a whole set.
+
+
+IMAGES = 12
+
+
+def other(place: int | None, seed: int = 99) -> Tensors:
+    """Heads of the image at a *place*; of *seed* where that is None."""
+    return heads_of(seed if place is None else place)
+
+
+RECORDED: dict[str, tuple[dict[int, Tensors], str, str]] = {
+    "three-of-another-model": (
+        {n: other(None, 50 + n) for n in (2, 6, 11)}, "(3.png, 7.png, 12.png); class_p", "",
+    ),
+    "two-exchanged": (
+        {1: other(7), 7: other(1)}, "(2.png, 8.png); class_p",
+        r"images exchanged: .*: 2.png holds 8.png, 8.png holds 2.png",
+    ),
+    "rotated": (
+        {8: other(9), 9: other(10), 10: other(11), 11: other(8)},
+        "(9.png, 10.png, 11.png, ...): neighbours in file order, 9.png to 12.png, the last of all;",
+        "images rotated within a batch of 4: ",
+    ),
+    "zeros": (
+        {n: {k: np.zeros_like(h) for k, h in HEADS.items()} for n in (10, 11)},
+        "(11.png, 12.png): neighbours in file order, 11.png to 12.png, the last of all;",
+        "nothing was written: every value of their heads is 0",
+    ),
+    "a-stale-head": (
+        {4: {**other(4), "box_p3": other(3)["box_p3"]}}, "(5.png); box_p3 differs by ",
+        "a fault in box_p3 alone: ",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
+    """Twelve images of noise; the heads of each are those of its place as seed."""
+    root = write_coco(tmp_path_factory.mktemp("coco"), coco_content(IMAGES))
+    return load_coco(root).samples
+
+
+def compared(
+    samples: Sequence[Sample], recorded: Mapping[int, Tensors]
+) -> tuple[Broken | None, list[int]]:
+    """What is said of *recorded* heads, by place, beside right ones; and whose heads were read."""
+    tensors = {preprocess(s.path, SMALL).tensor.tobytes(): n for n, s in enumerate(samples)}
+    read: list[int] = []
+
+    def found(of: Callable[[int], Tensors]) -> dict[Sample, Detections]:
+        return {
+            sample: postprocess(split_heads(of(n), SMALL)[0], 0.3, sample.size, SMALL)
+            for n, sample in enumerate(samples)
+        }
+
+    def given(sample: Sample) -> Tensors:
+        read.append(samples.index(sample))
+        return recorded.get(read[-1], heads_of(read[-1]))
+
+    broken = compare_recorded(
+        found(lambda n: recorded.get(n, heads_of(n))),
+        found(heads_of),
+        given,
+        lambda tensor: heads_of(tensors.get(tensor.tobytes(), 999)),
+        SMALL,
+        "fp16",
+        {},
+    )
+    return broken, read
+
+
+@pytest.mark.parametrize(("recorded", "said", "cause"), RECORDED.values(), ids=RECORDED)
+def test_wrong_ones_among_recorded_heads_are_listed_and_named(
+    recorded: dict[int, Tensors], said: str, cause: str, pictures: tuple[Sample, ...]
+) -> None:
+    """Which images, what they share and whose heads they have; heads of right ones are not read."""
+    broken, read = compared(pictures, recorded)
+    assert broken is not None
+    assert broken.evidence.startswith(f"heads of {len(recorded)} of {IMAGES} images differ {said}")
+    assert len(broken.details) == len(recorded)
+    assert read == sorted(recorded)
+    if cause:
+        assert re.match(cause, broken.diagnosis)
+    assert bool(cause) == bool(broken.diagnosis)
+
+
+def test_recorded_heads_in_float16_pass(pictures: tuple[Sample, ...]) -> None:
+    """Heads that were rounded decide where detections are turned over by that."""
+    halves = {n: {k: as_float16(h) for k, h in heads_of(n).items()} for n in range(IMAGES)}
+    broken, _ = compared(pictures, halves)
+    assert broken is None

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from effd0.data.coco import load_coco
-from effd0.errors import FeedError, RunnerError
+from effd0.errors import FeedError, ResultError, RunnerError
 from effd0.evaluation.engines import LocalEngine
 from effd0.evaluation.infer import InferJob, Performance, infer_files, run_infer_job, together
 from effd0.evaluation.model import ModelChoice
@@ -271,3 +271,11 @@ def test_times_of_units_are_those_of_one_run() -> None:
     assert (whole.compute_ms, whole.h2d_ms, whole.d2h_ms) == ((1.5, 2.5, 3.5), (1.0,) * 3, ())
     assert whole.images_per_second == 8 / 4.0
     assert whole.images_per_second_with_files == 8 / 6.0
+
+
+def test_big_endian_inputs_are_refused(inputs: InputFiles, tmp_path: Path) -> None:
+    """No inference is made of values that make sense only with their bytes turned over."""
+    for file in inputs.files:
+        np.fromfile(file, "<f4").astype(">f4").tofile(tmp_path / file.name)
+    with pytest.raises(ResultError, match=r"1.bin holds big-endian values, but float32 .* was"):
+        infer_files(DeclaringRunner(), open_inputs(tmp_path, SMALL), None, InferJob())

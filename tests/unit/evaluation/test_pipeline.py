@@ -5,6 +5,7 @@ memory.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import weakref
@@ -192,3 +193,24 @@ def test_a_model_that_normalises_by_itself_is_fed_pixels(
     wanted = [letterbox(read_image(sample.path), SMALL)[0] for sample in (*samples, samples[0])]
     assert {pixels.dtype for pixels in fed} == {np.dtype(np.uint8)}
     assert [np.array_equal(a, b) for a, b in zip(fed, wanted, strict=True)] == [True] * 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_inputs_made_elsewhere_are_run_in_place_of_own_ones(
+    dtype: str, samples: Sequence[Sample]
+) -> None:
+    """What a file holds reaches the runner as its type; the geometry is that of the image."""
+    behind = dict(zip(samples, [*samples[1:], samples[0]], strict=True))
+
+    def given(sample: Sample) -> Any:
+        """The input of the image behind *sample*."""
+        normalized = dtype != "uint8"
+        return preprocess(behind[sample].path, SMALL, normalized=normalized).tensor.astype(dtype)
+
+    inputs = {sample.path.stem: functools.partial(given, sample) for sample in samples}
+    with FakeRunner() as runner:
+        found = dict(run_dataset(samples, runner, SMALL, batch_size=2, inputs=inputs))
+        own = dict(run_dataset(samples, runner, SMALL, batch_size=2))
+    classes = {sample: of.classes[0] for sample, of in own.items()}
+    assert {s: of.classes[0] for s, of in found.items()} == {s: classes[behind[s]] for s in samples}
+    assert all(np.array_equal(found[s].boxes[0], own[s].boxes[0]) for s in samples)

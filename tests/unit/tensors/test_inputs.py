@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effd0.data import fixture
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.errors import ImageError, OutputError, ResultError
 from effd0.io import sha256
 from effd0.spec import SPECS
-from effd0.tensors.inputs import MANIFEST, natural_key, open_inputs, read_manifest, write_inputs
+from effd0.tensors.inputs import (
+    MANIFEST,
+    natural_key,
+    open_inputs,
+    other_layout,
+    read_manifest,
+    write_inputs,
+)
 from tests.helpers import (
     EVERY_SEED,
     SMALL,
@@ -268,3 +277,36 @@ def test_a_mutated_manifest_is_read_or_refused(seeds: range, bins: Path) -> None
         return read_manifest(path)
 
     assert_read_or_refused(path, content, seeds, read)
+
+
+#: How a file of floats is written that is not as it is read -> what it is called.
+OTHERWISE: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "big-endian": (lambda own: own.astype(">f4"), "big-endian"),
+    "two-in-float16": (lambda own: np.stack([own, own]).astype("<f2"), "float16"),
+    "channels-last": (lambda own: own.transpose(1, 2, 0), "NHWC"),
+}
+
+
+@pytest.mark.parametrize(("write", "said"), OTHERWISE.values(), ids=OTHERWISE)
+def test_values_of_another_type_or_layout_are_refused(
+    write: Callable[[Any], Any], said: str, tmp_path: Path
+) -> None:
+    """Where the values show it, the error says what they are; right ones pass, zeros too."""
+    dataset = load_coco(fixture.coco_root(), image_limit=1)
+    own = preprocess(dataset.samples[0].path, SMALL).tensor
+    file = tmp_path / "1.bin"
+    for right in (own, np.zeros_like(own)):
+        right.tofile(file)
+        assert np.array_equal(open_inputs(tmp_path, SMALL).checked(file), right)
+    np.ascontiguousarray(write(own)).tofile(file)
+    with pytest.raises(ResultError, match=f"1.bin holds {said} values, but float32 .* was wanted"):
+        open_inputs(tmp_path, SMALL).checked(file)
+
+
+def test_planes_of_bytes_are_told_from_pixels() -> None:
+    """Bytes are pixels, channels last: planes of them are refused."""
+    dataset = load_coco(fixture.coco_root(), image_limit=1)
+    pixels = preprocess(dataset.samples[0].path, SMALL, normalized=False).tensor
+    assert other_layout(pixels) == ""
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)).reshape(pixels.shape)
+    assert other_layout(planes) == "NCHW"

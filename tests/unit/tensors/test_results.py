@@ -545,3 +545,13 @@ def test_numbered_float64_is_no_batch_of_float32(
     write_results(folder, stems, "sample-id", batch=batch, dtype=np.float64)
     with pytest.raises(ResultError, match="2 float64, but float32 or float16 was wanted: "):
         open_results(folder, SMALL, stems)
+
+
+def test_big_endian_heads_are_named(tmp_path: Path) -> None:
+    """Values that make sense only with their bytes turned over are refused by what they are."""
+    write_results(tmp_path / "result", ["a"], "whole-stem")
+    for file in (tmp_path / "result").iterdir():
+        np.fromfile(file, "<f4").astype(">f4").tofile(file)
+    results = open_results(tmp_path / "result", SMALL, ["a"])
+    with pytest.raises(ResultError, match=r"holds big-endian values, but float32, little-endian"):
+        results.heads("a")
