@@ -192,7 +192,7 @@ def _planted(name: str, change: Callable[[Any], object] = lambda _: None) -> Pla
 def _conv(
     share: float, position: int, of: int, change: Callable[[Any], Any]
 ) -> Callable[..., None]:
-    """*change* of input *of* of what turns back a Conv's data (*position* 0), weight or bias (2)."""
+    """*change* of input *of* of what turns back a Conv's data (*position* 0), weight or bias."""
 
     def plant(model: Any) -> None:
         convs = nodes_of(model, "Conv")
