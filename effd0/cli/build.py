@@ -1,5 +1,7 @@
-"""Commands that build models: export, simplify, modify, compile."""
+"""Commands that build models: export, simplify, modify, quantize, compile."""
 
+import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,17 +9,18 @@ import typer
 from rich.markup import escape
 
 from ..ascend import aipp, atc, atc_options
-from ..data import fixture
-from ..errors import OutputError
+from ..data import coco, fixture
+from ..errors import OptionError, OutputError
 from ..export import to_onnx, verify
+from ..export.quantize import quantize_onnx
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
-from ..io import sha256
+from ..io import decoded, sha256
 from ..progress import STDERR, say
 from ..runners.registry import WEIGHTS
 from ..spec import spec_for
 from ..types import OUTPUT, OVERWRITE, option
 from .command import ARCH, FREE_IT, ONNX_FILE, ONNX_OUT, REQUIRED, command, taken
-from .show import show_built, show_edits
+from .show import show_built, show_edits, show_lines
 
 
 @command()
@@ -70,6 +73,44 @@ def modify(
     with STDERR.status(f"editing {model.name} and comparing it with the original"):
         built = verify.modify_onnx(model, out, spec_for(arch), edit or DEFAULT_EDITS)
     show_built(built)
+
+
+@command()
+def quantize(
+    calibration: Path = option("COCO folder to calibrate on.", default=REQUIRED, takes="images"),
+    out: Path = ONNX_OUT,
+    model: Path | None = option("ONNX file in float32 to read.", takes="onnx"),
+    checkpoint: Path | None = option("Weights, in place of --model.", takes="weights"),
+    split: str = option("Image folder, and instances_SPLIT.json.", "SPLIT", "val2017"),
+    calibration_images: int = option("Images that calibrate, the last by id.", default=20),
+    per_channel: bool = option("One scale for each channel of a weight.", default=True),
+    exclude: Path | None = option("JSON list of nodes to leave in float.", takes="json"),
+    weights: str | None = WEIGHTS,
+    arch: str = ARCH,
+) -> None:
+    """Quantise a model to int8 with ONNX Runtime, as the plain build to compare others with."""
+    given = [path for path in (model, checkpoint) if path is not None]
+    if len(given) != 1:
+        raise OptionError(f"{len(given)} of --model and --checkpoint are given; give one of them")
+    spec, dataset, start = spec_for(arch), coco.load_coco(calibration, split), time.perf_counter()
+    try:
+        names = () if exclude is None else decoded(exclude.read_bytes(), tuple[str, ...])
+    except ValueError as error:
+        raise OptionError(f'--exclude is {exclude}, but ["NAME"] is wanted: {error}') from error
+    exported = checkpoint and verify.exported(checkpoint, spec, 1, weights=weights)
+    with STDERR.status(f"quantising {given[0].name}"), exported or nullcontext(given[0]) as source:
+        notes = quantize_onnx(
+            source, out, spec, dataset, calibration_images, per_channel=per_channel, exclude=names
+        )
+        before, after = (path.stat().st_size / 1e6 for path in (source, out))
+    others = len(dataset.samples) - calibration_images
+    measured = f"--root {calibration} --split {split} --image-limit {others}"
+    show_lines(
+        *notes,
+        f"wrote {out}: {after:.1f} MB of {before:.1f}, in {time.perf_counter() - start:.1f} s",
+        f"next step effd0 evaluate --model {out} --reference {given[0]} "
+        + (measured if others else "--root FOLDER, of other images than these"),
+    )
 
 
 @command()

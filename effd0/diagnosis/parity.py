@@ -19,6 +19,7 @@ from ..detection.postprocess import Detections
 from ..errors import CheckpointError, Effd0Error
 from ..export.to_onnx import ExportSettings, write_onnx, write_simplified
 from ..graph.onnx_info import ModelFile, load_graph
+from ..graph.rewrites import save_graph
 from ..io import sha256
 from ..metrics.detection_diff import match_detections
 from ..progress import OpenProgress, silent
@@ -37,6 +38,7 @@ from .heads import EXPLAINED, ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
 from .images import differing, misplaced
 from .inputs import ImageFile, Infer, diagnose_input_of, model_expects
+from .rounding import Restored, restored
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {
@@ -245,18 +247,22 @@ def compare_plain(
     """
     rows = min(COMPARED, len(images), model.batch or COMPARED)
     images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
-    options = RunnerOptions(graph_optimization="disable")
-    with NamedRunner(open_runner("ort", model.path, spec, options), spec) as runner:
-        heads = runner.infer({spec.input_name: images})
+    heads = _unoptimised(model.path, images, spec)
     figure = record("ort", reference, heads, model.precision).worst
+    mine, rows = None, model.batch or 1
+    fed = np.concatenate([images] * rows)[:rows]
     try:
+        if model.precision != "fp32":
+            mine = _restored(model.path, checkpoint, fed, spec, weights)
+        if mine is not None:
+            _check_restored(mine, images, reference, spec)
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
         if (of_the_batch := compare_batch(model, images, spec)) is not None:
             return of_the_batch, figure
         sets = weight_sets(checkpoint)
         used = weights or sets[0]
-        for other in [one for one in sets if one != used]:
+        for other in [one for one in sets if one != used and model.precision != "int8"]:
             with (
                 contextlib.suppress(Broken, CheckpointError),  # a set may lack tensors
                 open_runner("torch", checkpoint, spec, RunnerOptions(weights=other)) as runner,
@@ -265,11 +271,13 @@ def compare_plain(
                 check_heads(theirs, heads, spec, model.precision)
                 said = f"another set of weights: these are its {other}, not its {used}"
                 return Broken(broken.evidence, said, "export", broken.details), figure
-        bad = Network(load_graph(model.path), spec)
-        good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
-        rows = model.batch or 1
         try:
-            found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
+            if mine is not None:
+                found = mine.bisect(fed)
+            else:
+                bad = Network(load_graph(model.path), spec)
+                good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
+                found = bisect_networks(bad, good, fed)
             first, explanation = found.culprit, found.explanation
         except Effd0Error:
             first, explanation = None, ""  # the heads alone explain what cannot be bisected
@@ -311,6 +319,38 @@ def compare_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> Broken |
         evidence = f"{where}, {broken.evidence} (reference: the image alone)"
         return Broken(evidence, named, "graph", broken.details)
     return None
+
+
+def _unoptimised(path: Path, images: Tensor, spec: ModelSpec) -> Tensors:
+    """Heads of the ONNX file *path* in ONNX Runtime, its graph as it stands."""
+    options = RunnerOptions(graph_optimization="disable")
+    with NamedRunner(open_runner("ort", path, spec, options), spec) as runner:
+        return runner.infer({spec.input_name: images})
+
+
+def _restored(
+    path: Path, checkpoint: Path, images: Tensor, spec: ModelSpec, weights: str | None
+) -> Restored | None:
+    """The model *path* without its honest rounding; None where that cannot be taken away."""
+    try:
+        good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
+        found = restored(load_graph(path), good, images)
+    except Effd0Error:
+        return None
+    return found if found.rounding.rounded else None
+
+
+def _check_restored(mine: Restored, images: Tensor, reference: Tensors, spec: ModelSpec) -> None:
+    """Raise `Broken` unless a model without its rounding computes *reference*, as float32 does."""
+    with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
+        save_graph(mine.network.model, path := Path(folder, "float32.onnx"))
+        heads = _unoptimised(path, images, spec)
+    try:
+        check_heads(reference, heads, spec)
+    except Broken as broken:
+        evidence = f"its rounding undone, {broken.evidence}"
+        details = [*mine.notes, *broken.details]
+        raise Broken(evidence, broken.diagnosis, broken.stage, details) from broken
 
 
 def _confined(diagnosis: str) -> bool:
