@@ -16,6 +16,7 @@ from rich.text import Text
 from ..benchmark.measure import rivals_of
 from ..benchmark.published import Published, published_figures
 from ..diagnosis.bisect import STATUSES, Finding
+from ..diagnosis.explain_drop import DropExplained
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
@@ -24,6 +25,7 @@ from ..results.check import Verdict
 from ..results.compare import Ratio, RunComparison
 from ..results.run import Accuracy, TimedRival, TimedRow
 from ..timing import Latency
+from ..tolerances import MAX_DROP
 
 #: Color -> the words of verdicts that have it.
 COLORS = {
@@ -36,6 +38,8 @@ COLORS = {
 PER_IMAGE = ("preprocess", "read results", "postprocess")
 #: Rows that are shown: the slowest workers, the first faults, the classes whose AP moved most.
 WORKERS, FAULTS, CLASSES = 16, 10, 10
+#: Nodes of a quantised build that are shown.
+NODES = 8
 #: Wide enough for all tables where output goes to a file, which has no width of its own.
 WIDTH = 180
 
@@ -253,6 +257,56 @@ def show_bisection(finding: Finding) -> None:
     show_status(finding.status, reason)
     if finding.explanation:
         show_lines(f"first: {finding.explanation}")
+
+
+def show_drop(found: DropExplained, max_drop: float) -> None:
+    """Print what a quantised build loses, where, and which nodes to leave in float."""
+    graph, host = found.graph, 100 * (found.graph.candidate_ap - found.runtime.candidate_ap)
+    costs = [(name, one, other, f"{other - one:+.2f}") for name, one, other in found.rows]
+    columns = ("points", ">reference", ">build", ">change")
+    show_table("what quantisation costs, as the graph computes it", columns, costs, box=SIMPLE)
+    worst = [(one.group, _within(one.node, one.group), one.op, f"{one.error:.3f}")
+             for one in found.nodes[:NODES]]  # fmt: skip
+    columns = ("group", "node", "operator", ">error by itself")
+    show_table(f"the worst of {len(found.nodes)} quantised nodes", columns, worst, box=SIMPLE)
+    trials = {trial.groups: trial.drop for trial in found.trials}
+    rows = []
+    for place, group in enumerate(found.groups, 1):
+        drop = trials.get(place)
+        gained = "" if drop is None else f"{graph.points - drop.points:.2f}"
+        alone = (f"{group.worst.error:.3f}", f"{group.classes:.3f}", f"{group.boxes:.3f}")
+        rows.append((group.name, str(len(group.nodes)), *alone, gained))
+    columns = ("group", ">nodes", ">worst", ">class heads", ">box heads", ">regained")
+    title = "one group quantised alone: relative L2; points regained in float down to there"
+    show_table(title, columns, rows, box=SIMPLE)
+    show_lines(f"the graph: {graph}")
+    if found.unpaired:
+        show_lines(f"{found.unpaired} nodes have no partner: their weights stay quantised")
+    if abs(host) > MAX_DROP.limit:
+        reached = f"{100 * found.runtime.candidate_ap:.2f} %"
+        what = f"{abs(host):.2f} points {'less' if host > 0 else 'more'}"
+        show_lines(
+            f"ONNX Runtime's kernels on whole numbers reach {reached} on this host, {what}: that "
+            "is of the kernels, not of the graph"
+        )
+    if not found.trials:
+        return show_lines(f"leave nothing in float: at most {max_drop:g} points are lost")
+    last, names = found.trials[-1], [group.name for group in found.groups]
+    kept = "all groups" if last.groups == len(names) else ", ".join(names[: last.groups])
+    show_lines(
+        f"leave in float: {kept} ({len(found.names)} nodes)",
+        f"that reaches {100 * last.drop.candidate_ap:.2f} %, {100 * graph.candidate_ap:.2f} % "
+        f"without: {last.drop}",
+        "next step: effd0 quantize --exclude DIR/nodes_to_exclude.json, with the DIR of --out"
+        if found.explained
+        else "the drop is not explained by rounding: look for another fault with 'effd0 bisect'",
+    )
+    return None
+
+
+def _within(node: str, group: str) -> str:
+    """The name of *node* behind that of its *group*."""
+    return node.rpartition(f"{group}/")[2]
 
 
 def show_built(built: Built) -> None:
