@@ -1,5 +1,7 @@
-"""Commands that build models: export, simplify, modify, compile."""
+"""Commands that build models: export, simplify, modify, quantize, compile."""
 
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,17 +9,18 @@ import typer
 from rich.markup import escape
 
 from ..ascend import aipp, atc, atc_options
-from ..data import fixture
-from ..errors import OutputError
+from ..data import coco, fixture
+from ..errors import OptionError, OutputError
 from ..export import to_onnx, verify
+from ..export.quantize import Quantisation
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
-from ..io import sha256
+from ..io import decoded, sha256
 from ..progress import STDERR, say
 from ..runners.registry import WEIGHTS
 from ..spec import spec_for
 from ..types import OUTPUT, OVERWRITE, option
 from .command import ARCH, FREE_IT, ONNX_FILE, ONNX_OUT, REQUIRED, command, taken
-from .show import show_built, show_edits
+from .show import show_built, show_edits, show_lines
 
 
 @command()
@@ -70,6 +73,53 @@ def modify(
     with STDERR.status(f"editing {model.name} and comparing it with the original"):
         built = verify.modify_onnx(model, out, spec_for(arch), edit or DEFAULT_EDITS)
     show_built(built)
+
+
+@command()
+def quantize(
+    calibration: Path = option(
+        "COCO folder whose last images by id calibrate; measure on others.",
+        default=REQUIRED,
+        takes="images",
+    ),
+    out: Path = ONNX_OUT,
+    model: Path | None = option("ONNX file in float32 to read.", takes="onnx"),
+    checkpoint: Path | None = option("Weights, in place of --model.", takes="weights"),
+    split: str = option("Image folder, and instances_SPLIT.json.", "SPLIT", "val2017"),
+    calibration_images: int = option("Images that calibrate.", default=20),
+    per_channel: bool = option(
+        "One scale for each channel of a weight, not for all.", default=True
+    ),
+    exclude: Path | None = option("JSON list of nodes to leave in float.", takes="json"),
+    weights: str | None = WEIGHTS,
+    arch: str = ARCH,
+) -> None:
+    """Quantise a model to int8 with ONNX Runtime, as the plain build to compare others with."""
+    given = [path for path in (model, checkpoint) if path is not None]
+    if len(given) != 1:
+        raise OptionError(f"{len(given)} of --model and --checkpoint are given; give one of them")
+    spec, dataset, start = spec_for(arch), coco.load_coco(calibration, split), time.perf_counter()
+    try:
+        names = () if exclude is None else decoded(exclude.read_bytes(), tuple[str, ...])
+    except ValueError as error:
+        raise OptionError(
+            f'--exclude is {exclude}, but a list of names is wanted, as ["Conv_1"]: {error}'
+        ) from error
+    how = Quantisation(dataset, calibration_images, per_channel, names)
+    with STDERR.status(f"quantising {given[0].name}"), ExitStack() as stack:
+        if checkpoint is not None:
+            model = stack.enter_context(verify.exported(checkpoint, spec, 1, weights=weights))
+        assert model is not None  # one of both is given
+        built = verify.quantize_onnx(model, out, spec, how)
+        size = model.stat().st_size
+    show_built(built)
+    seconds, others = time.perf_counter() - start, len(dataset.samples) - calibration_images
+    measured = f"--root {calibration} --split {split} --image-limit {others}"
+    show_lines(
+        f"{size / 1e6:.1f} MB before, {out.stat().st_size / 1e6:.1f} MB now, in {seconds:.1f} s",
+        f"next step effd0 evaluate --model {out} --reference {given[0]} "
+        + (measured if others else "--root FOLDER, of other images than these"),
+    )
 
 
 @command()

@@ -43,6 +43,7 @@ PANELS = {
         build.export: "--checkpoint d0.pth --batch-size 1 --out d0_bs1.onnx",
         build.simplify: "--model d0_bs1.onnx --out d0_bs1_sim.onnx",
         build.modify: "--model d0_bs1_sim.onnx --out d0_bs1_m.onnx",
+        build.quantize: "--model d0_bs1_m.onnx --calibration coco_data --out d0_bs1_int8.onnx",
         build.compile: "--model d0_bs1_m.onnx --output d0_bs1 --soc-version Ascend310P3",
     },
     "Set up": {setup.doctor: "", setup.init: "", setup.fetch: "checkpoint --out d0.pth"},

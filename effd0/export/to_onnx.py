@@ -8,6 +8,7 @@ computes what it should is proved by `verify` before the file gets its name.
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import warnings
@@ -61,7 +62,7 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
     """
     opset = settings.checked_opset()
     model = load_model(checkpoint, spec, settings.weights)
-    with _silenced():
+    with silenced():
         try:
             _torch_export(model, out, spec, opset, settings)
         except Exception as error:  # the exporters raise whatever their many stages raise
@@ -83,7 +84,7 @@ def write_simplified(model: Path, out: Path) -> None:
     """Write onnxsim's simplification of the ONNX file *model* to *out*; keep its metadata."""
     graph = load_graph(model)
     onnxsim = require("onnxsim", extra="onnx")
-    with _silenced():
+    with silenced():
         try:
             simplified, _ = onnxsim.simplify(graph)
         except Exception as error:  # onnxsim raises RuntimeError and more from its compiled core
@@ -134,7 +135,7 @@ def _torch_export(
 
 
 @contextlib.contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """
     Keep the exporters' chatter off the terminal; errors still come out.
 
@@ -142,6 +143,9 @@ def _silenced() -> Iterator[None]:
     away for the time of the block.
     """
     sys.stderr.flush()
+    # Who logs where nobody listens would have the root logger write to standard error for good.
+    silent = logging.NullHandler()
+    logging.root.addHandler(silent)
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -150,5 +154,6 @@ def _silenced() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.root.removeHandler(silent)
         os.dup2(kept, 2)
         os.close(kept)
