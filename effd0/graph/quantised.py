@@ -234,6 +234,7 @@ def with_errors(
         if name not in quantised:
             continue
         copy.CopyFrom(node)
+        copy.ClearField("name")
         for at, source in enumerate(node.input):
             if (name, at) in read.reads:
                 copy.input[at] = rounding.of(source, read.reads[name, at])
