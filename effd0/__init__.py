@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .evaluation.engines import LocalEngine, RecordedEngine
     from .evaluation.evaluate import Evaluation, EvaluationJob, evaluate
     from .evaluation.model import ModelChoice
-    from .export.to_onnx import ExportSettings
     from .export.quantize import Quantisation
+    from .export.to_onnx import ExportSettings
     from .export.verify import export_onnx, modify_onnx, quantize_onnx, simplify_onnx
     from .metrics.summary import CocoMetrics, coco_metrics
     from .runners.registry import RunnerOptions, open_runner

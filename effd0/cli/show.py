@@ -267,8 +267,10 @@ def show_drop(found: DropExplained, max_drop: float) -> None:
     show_table("what quantisation costs, as the graph computes it", columns, costs, box=SIMPLE)
     worst = [(one.group, _within(one.node, one.group), one.op, f"{one.error:.3f}")
              for one in found.nodes[:NODES]]  # fmt: skip
-    columns = ("group", "node", "operator", ">error by itself")
-    show_table(f"the worst of {len(found.nodes)} quantised nodes", columns, worst, box=SIMPLE)
+    columns = ("group", "node", "operator", ">error")
+    show_table(
+        f"the worst of {len(found.nodes)} quantised nodes by themselves", columns, worst, box=SIMPLE
+    )
     trials = {trial.groups: trial.drop for trial in found.trials}
     rows = []
     for place, group in enumerate(found.groups, 1):
@@ -277,7 +279,7 @@ def show_drop(found: DropExplained, max_drop: float) -> None:
         alone = (f"{group.worst.error:.3f}", f"{group.classes:.3f}", f"{group.boxes:.3f}")
         rows.append((group.name, str(len(group.nodes)), *alone, gained))
     columns = ("group", ">nodes", ">worst", ">class heads", ">box heads", ">regained")
-    title = "one group quantised alone: relative L2; points regained in float down to there"
+    title = "one group quantised alone: relative L2; points regained, in float down to here"
     show_table(title, columns, rows, box=SIMPLE)
     show_lines(f"the graph: {graph}")
     if found.unpaired:

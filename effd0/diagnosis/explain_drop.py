@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,9 @@ IMAGES = 2
 REGAINED = 0.9
 #: Classes shown, those that lose most.
 CLASSES = 5
-#: What names a group within the name of a node, as effdet calls its modules.
-_GROUP = re.compile(r"blocks\.\d+\.\d+|cell\.\d+|class_net|box_net|backbone|fpn")
+#: What names a group within the name of a node, as effdet calls its modules, and the rest of both.
+_GROUP = re.compile(r"blocks\.\d+\.\d+|cell\.\d+|class_net|box_net")
+_REST = {"backbone": "stem", "fpn": "resample", "": "rest"}
 #: Operators that AMCT quantises, which it calls layers.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool")
 
@@ -96,7 +97,7 @@ class DropExplained:
     graph; *rows* are (figure, reference, build), in points, of the latter.  *nodes* stand by
     falling error, *groups* by falling effect, *trials* in the order in which they were measured,
     the last one recommended; it is *explained* where that regains enough.  *unpaired* nodes have
-    no partner in the reference; *layers* are the nodes that AMCT quantises.
+    no partner in the reference.
     """
 
     runtime: PairedDrop
@@ -107,7 +108,6 @@ class DropExplained:
     trials: list[Trial]
     explained: bool
     unpaired: int
-    layers: frozenset[str]
 
     @property
     def names(self) -> list[str]:
@@ -117,9 +117,7 @@ class DropExplained:
 
     def to_json(self) -> dict[str, Any]:
         """All figures as plain values."""
-        plain = asdict(self) | {"left_in_float": self.names}
-        del plain["layers"]
-        return plain
+        return asdict(self) | {"left_in_float": self.names}
 
     def write(self, folder: Path) -> None:
         """
@@ -132,7 +130,7 @@ class DropExplained:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(json.dumps(self.names, indent=1) + "\n", folder / "nodes_to_exclude.json")
         write_text("".join(f"{name}\n" for name in self.names), folder / "keep_dtype.cfg")
-        layers = [name for name in self.names if name in self.layers]
+        layers = [n.node for n in self.nodes if n.op in _LAYERS and n.node in self.names]
         write_json({"skip_layers": layers}, folder / "skip_layers.json")
 
 
@@ -171,9 +169,10 @@ def explain_drop(
 
         with loaded(job, LocalEngine(own)) as dataset:
             images = np.stack([preprocess(s.path, spec).tensor for s in dataset.samples[:IMAGES]])
-            weights, names, unpaired = _partners(read, Network(load_graph(file)), images)
-            nodes = node_errors(read, weights, names, images)
-            groups = group_effects(read, weights, names, nodes, images, spec, open_progress)
+            weights, of, unpaired = _partners(read, Network(load_graph(file)), images)
+            nodes = node_errors(read, weights, of, images)
+            with open_progress("groups", len({node.group for node in nodes})) as advance:
+                groups = group_effects(read, weights, of, nodes, images, spec, advance)
             wanted = measured(reference_choice(reference, own))
             runtime = paired_drop(wanted.matches, measured(own).matches)
             plain, graph = drop_of(())
@@ -186,16 +185,15 @@ def explain_drop(
                 regained = graph.points - left.points
                 explained = left.high <= job.max_drop or regained >= REGAINED * graph.points
                 count *= 2
-    layers = frozenset(n.name for n in read.model.graph.node if n.op_type in _LAYERS)
-    rows = _costs(wanted, plain)
-    return DropExplained(runtime, graph, rows, nodes, groups, trials, explained, unpaired, layers)
+            rows = _costs(wanted, plain)
+    return DropExplained(runtime, graph, rows, nodes, groups, trials, explained, unpaired)
 
 
 def _partners(
     read: InFloat32, reference: Network, images: Tensor
 ) -> tuple[dict[Place, Array], dict[str, str], int]:
     """
-    The reference's weights by place, the reference's name of each node, and how many have none.
+    The reference's weights by place, the group of each node by output, and how many lack a partner.
 
     Nodes of both graphs are partners by name where all of one graph are, else as `Pairs` finds.
     """
@@ -216,74 +214,70 @@ def _partners(
             theirs = reference.values.get(other.constants.get(at, "")) if other else None
             if name in read.steps and np.shape(theirs) == build.values[name].shape:
                 weights[node.output, at] = theirs.astype(np.float32)
-    names = {node.output: pairs.get(node.index, node).name for node in build.nodes}
-    return weights, names, len(build.nodes) - len(pairs)
+    of = {node.output[0]: group_of(node.name) for node in read.model.graph.node}
+    of |= {node.output: group_of(pairs.get(node.index, node).name) for node in build.nodes}
+    return weights, of, len(build.nodes) - len(pairs)
 
 
 def group_of(name: str) -> str:
     """The group of the node *name*: a block of the backbone, a cell, a head's net, the rest."""
     found = _GROUP.search(name)
-    if found is None:
-        return "rest"
-    return {"backbone": "stem", "fpn": "resample"}.get(found[0], found[0])
+    return found[0] if found else next(rest for part, rest in _REST.items() if part in name)
 
 
 def node_errors(
-    read: InFloat32, weights: Mapping[Place, Array], names: Mapping[str, str], images: Tensor
+    read: InFloat32, weights: Mapping[Place, Array], of: Mapping[str, str], images: Tensor
 ) -> list[NodeError]:
     """
     The error that each quantised node makes by itself, on *images* (N, 3, S, S), largest first.
 
-    It is that of its rounded inputs, weights and output, given the inputs in float.  *names* are
-    the reference's names of nodes by output.
+    It is that of its rounded inputs, weights and output, given the inputs in float.  *of* is the
+    group of a node by its first output.
     """
     model, sums = with_errors(read, weights)
     scalars = [name for both in sums.values() for name in both]
     totals = sum(np.array(part, np.float64) for part in _run(model, scalars, images))
-    nodes = {node.output[0]: node for node in read.model.graph.node}
     found = []
-    for output, (error, size) in zip(sums, np.reshape(totals, (-1, 2)).tolist(), strict=True):
-        node = nodes[output]
-        by_itself = float(np.sqrt(error / size)) if size else 0.0
-        group = group_of(names.get(output, node.name))
-        found.append(NodeError(node.name or output, node.op_type, group, by_itself))
+    for node in read.model.graph.node:
+        if (output := node.output[0]) in sums:
+            error, size = totals[:2]
+            totals = totals[2:]
+            by_itself = float(np.sqrt(error / size)) if size else 0.0
+            found.append(NodeError(node.name or output, node.op_type, of[output], by_itself))
     return sorted(found, key=lambda one: -one.error)
 
 
 def group_effects(
     read: InFloat32,
     weights: Mapping[Place, Array],
-    names: Mapping[str, str],
+    of: Mapping[str, str],
     nodes: Sequence[NodeError],
     images: Tensor,
     spec: ModelSpec,
-    open_progress: OpenProgress = silent,
+    advance: Callable[[int], None] = lambda _count: None,
 ) -> list[Group]:
     """What each group of nodes does to the heads where it alone is quantised, most first."""
     members: dict[str, list[str]] = defaultdict(list)
     for node in read.model.graph.node:
         if node.name and node.op_type != "Constant":
-            members[group_of(names.get(node.output[0], node.name))].append(node.name)
+            members[of[node.output[0]]].append(node.name)
     every = {node.name for node in read.model.graph.node}
     outputs = [output.name for output in read.model.graph.output]
 
-    def heads(left: set[str]) -> tuple[Array, Array]:
+    def heads(left: set[str]) -> list[Array]:
         parts = _run(given_back(read, left, weights), outputs, images)
         given = [named_heads(dict(zip(outputs, part, strict=True)), spec) for part in parts]
-        both = (spec.class_names, spec.box_names)
-        classes, boxes = (
-            np.concatenate([head[name].ravel() for head in given for name in kind]) for kind in both
-        )
-        return classes, boxes
+        return [
+            np.concatenate([head[name].ravel() for head in given for name in names])
+            for names in (spec.class_names, spec.box_names)
+        ]
 
     wanted, found = heads(every), []
-    quantised = {node.group: node for node in reversed(nodes)}  # the worst comes last, and stays
-    with open_progress("groups", len(quantised)) as advance:
-        for group, worst in quantised.items():
-            got = heads(every - set(members[group]))
-            far = [distance(*both) for both in zip(got, wanted, strict=True)]
-            found.append(Group(group, tuple(members[group]), worst, *far))
-            advance(1)
+    worst = {node.group: node for node in reversed(nodes)}  # it comes last, and stays
+    for group, node in worst.items():
+        far = map(distance, heads(every - set(members[group])), wanted)
+        found.append(Group(group, tuple(members[group]), node, *far))
+        advance(1)
     return sorted(found, key=lambda group: -group.effect)
 
 
@@ -297,19 +291,21 @@ def _run(model: Any, names: Sequence[str], images: Tensor) -> list[list[Array]]:
 
 def _costs(reference: Evaluation, build: Evaluation) -> list[tuple[str, float, float]]:
     """COCO's AP by size, AP of the classes that lose most, AP50 that each kind of error costs."""
-    sides = (reference, build)
-    rows: list[tuple[str, float | None, float | None]] = [
-        (name, *(side.metrics.values[name] for side in sides))  # type: ignore[misc]  # two
-        for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    sides = reference.metrics, build.metrics
+    numbers, classes = (
+        [(name, 100 * ap, 100 * other[name]) for name, ap in one.items()
+         if ap is not None and other.get(name) is not None]
+        for one, other in (
+            [side.values for side in sides], [side.per_class for side in sides]
+        )
+    )  # fmt: skip
+    errors = [find_errors(side.matches) for side in (reference, build)]
+    kinds = [[error.delta_ap(kind) or 0.0 for error in errors] for kind in KINDS]
+    return [
+        *(row for row in numbers if row[0].startswith("AP")),
+        *sorted(classes, key=lambda row: row[2] - row[1])[:CLASSES],
+        *(
+            (f"AP50 lost: {kind}", one, other)
+            for kind, (one, other) in zip(KINDS, kinds, strict=True)
+        ),
     ]
-    per_class = [side.metrics.per_class for side in sides]
-    classes = [(name, ap, per_class[1].get(name)) for name, ap in per_class[0].items()]
-    classes.sort(key=lambda row: (row[2] or 0) - (row[1] or 0))
-    shown = [
-        (name, 100 * one, 100 * other)
-        for name, one, other in [*rows, *classes[:CLASSES]]
-        if one is not None and other is not None
-    ]
-    errors = [find_errors(side.matches) for side in sides]
-    kinds = [(f"{kind} errors", *(e.delta_ap(kind) or 0.0 for e in errors)) for kind in KINDS]
-    return [*shown, *kinds]  # type: ignore[list-item]  # two of each

@@ -13,6 +13,7 @@ operators, so that no kernel on whole numbers of the host has a part in the resu
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -98,14 +99,14 @@ class InFloat32:
 
     *model* is a ``ModelProto`` that computes in float32.  *steps* holds, by the name of a weight in
     it, half the step to which it was rounded, by channel.  *pairs* are what quantises a tensor of
-    data and what turns it back, *reads* where a tensor is read through which of them; *rounded* is
-    whether there was any rounding.
+    data and what turns it back, *reads* which tensor is read through which of them, and where;
+    *rounded* is whether there was any rounding.
     """
 
     model: Any
     steps: Constants
     pairs: list[tuple[Quantiser, Quantiser]]
-    reads: Mapping[Place, Pair] = field(default_factory=dict)
+    reads: Mapping[Place, tuple[str, Pair]] = field(default_factory=dict)
 
     @property
     def rounded(self) -> bool:
@@ -113,7 +114,7 @@ class InFloat32:
         return bool(self.steps or self.pairs)
 
 
-def in_float32(model: Any) -> InFloat32:  # noqa: C901, PLR0912  # one case an operator
+def in_float32(model: Any) -> InFloat32:
     """
     Take quantisation and float16 away from *model*, a ``ModelProto``, which is not changed.
 
@@ -132,7 +133,7 @@ def in_float32(model: Any) -> InFloat32:  # noqa: C901, PLR0912  # one case an o
     now: dict[str, str] = {}  # a tensor that is gone -> the one that it stands for
     made: dict[str, Quantiser] = {}
     through: dict[str, Pair] = {}  # a tensor that is gone -> what rounds it
-    reads: dict[Place, Pair] = {}
+    reads: dict[Place, tuple[str, Pair]] = {}
     pairs, left = [], []
     for node in _float_nodes(copy, values):
         names, result = list(node.input), node.output[0]
@@ -140,8 +141,7 @@ def in_float32(model: Any) -> InFloat32:  # noqa: C901, PLR0912  # one case an o
         cast = node.op_type == "Cast" and names[0] in floats and node.attribute[0].i in FLOATS
         if cast or node.op_type == "DynamicQuantizeLinear":
             now[result] = source
-            if not cast:
-                through[result] = None
+            through |= {} if cast else {result: None}
         elif node.op_type == "QuantizeLinear":
             made[result] = one = _quantiser(node, values, source)
             now[result] = source
@@ -161,24 +161,27 @@ def in_float32(model: Any) -> InFloat32:  # noqa: C901, PLR0912  # one case an o
                     through[result] = (made[names[0]], one)
                     pairs.append((made[names[0]], one))
         else:
-            for position, name in enumerate(names):
-                if name in through and node.op_type != "Shape":
-                    reads[result, position] = through[name]
+            if node.op_type != "Shape":
+                reads |= {(result, at): (now[name], through[name])
+                          for at, name in enumerate(names) if name in through}  # fmt: skip
             node.input[:] = [now.get(name, name) for name in names]
             left.append(node)
-    reads |= {(out.name, _OUTPUT): through[out.name] for out in copy.graph.output
-              if out.name in through}  # fmt: skip
+    reads |= {(out.name, _OUTPUT): (now[out.name], through[out.name])
+              for out in copy.graph.output if out.name in through}  # fmt: skip
     called = _rebuild(copy, left, now, weights)
 
-    def renamed(pair: Pair) -> Any:
-        return pair and tuple(replace(a, tensor=called.get(a.tensor, a.tensor)) for a in pair)
+    def renamed(one: Quantiser) -> Quantiser:
+        return replace(one, tensor=called.get(one.tensor, one.tensor))
 
-    placed = {(called.get(name, name), at): renamed(pair) for (name, at), pair in reads.items()}
-    return InFloat32(copy, steps, [renamed(pair) for pair in pairs], placed)
+    placed = {
+        (called.get(name, name), at): (called.get(tensor, tensor), pair)
+        for (name, at), (tensor, pair) in reads.items()
+    }
+    return InFloat32(copy, steps, [(renamed(one), renamed(back)) for one, back in pairs], placed)
 
 
 def given_back(
-    read: InFloat32, names: Container[str], weights: Mapping[Place, Array] | None = None
+    read: InFloat32, names: Container[str], weights: Mapping[Place, Array] = MappingProxyType({})
 ) -> Any:
     """
     The ``ModelProto`` that rounds what the build of *read* rounds, but for the nodes in *names*.
@@ -190,32 +193,31 @@ def given_back(
     onnx = require("onnx", extra="onnx")
     model = onnx.ModelProto()
     model.CopyFrom(read.model)
-    graph, nodes, weights = model.graph, list(model.graph.node), weights or {}
+    graph, nodes, reads = model.graph, list(model.graph.node), read.reads
     whole = {node.output[0] for node in nodes if node.name not in names} & _quantised(read)
     rounded = {name for node in nodes if node.output[0] in whole for name in node.output}
-    rounded |= {name for name, place, _ in _rounded_reads(read) if place[0] in whole}
-    ends = {name: pair for (name, at), pair in read.reads.items() if at == _OUTPUT}
-    inner = {name: f"{name}_before_rounding" for name in ends if name in rounded}
+    rounded |= {tensor for (own, _), (tensor, _) in reads.items() if own in whole}
+    inner = {name: f"{name}_before_rounding" for name in rounded if (name, _OUTPUT) in reads}
     del graph.node[:]
     rounding = _Rounding(graph)
     for node in nodes:
         own = node.output[0]
         for at, name in enumerate(node.input):
             node.input[at] = source = inner.get(name, name)
-            if name in rounded and (own, at) in read.reads:
-                node.input[at] = rounding.of(source, read.reads[own, at])
+            if name in rounded and (own, at) in reads:
+                node.input[at] = rounding.of(source, reads[own, at][1])
             elif own not in whole and (own, at) in weights:
                 node.input[at] = rounding.constant(weights[own, at], f"{own}_{at}_in_float")
         node.output[:] = [inner.get(name, name) for name in node.output]
         graph.node.append(node)
     for name, source in inner.items():
-        last = rounding.of(source, ends[name])
+        last = rounding.of(source, reads[name, _OUTPUT][1])
         graph.node.add(op_type="Identity", input=[last], output=[name])
     return model
 
 
 def with_errors(
-    read: InFloat32, weights: Mapping[Place, Array] | None = None
+    read: InFloat32, weights: Mapping[Place, Array]
 ) -> tuple[Any, dict[str, tuple[str, str]]]:
     """
     A ``ModelProto`` in float32 that computes what each quantised node of *read* loses by itself.
@@ -228,7 +230,7 @@ def with_errors(
     model = given_back(read, {node.name for node in read.model.graph.node}, weights)
     graph, quantised = model.graph, _quantised(read)
     rounding, sums = _Rounding(graph), {}
-    pairs = {name: pair for name, _, pair in _rounded_reads(read)}
+    pairs = dict(read.reads.values())
     for node in read.model.graph.node:
         name, copy = node.output[0], onnx.NodeProto()
         if name not in quantised:
@@ -237,7 +239,7 @@ def with_errors(
         copy.ClearField("name")
         for at, source in enumerate(node.input):
             if (name, at) in read.reads:
-                copy.input[at] = rounding.of(source, read.reads[name, at])
+                copy.input[at] = rounding.of(source, read.reads[name, at][1])
         copy.output[:] = [f"{output}_alone" for output in node.output]
         graph.node.append(copy)
         last = rounding.of(copy.output[0], pairs[name]) if name in pairs else copy.output[0]
@@ -253,17 +255,6 @@ def _quantised(read: InFloat32) -> set[str]:
     """The first outputs of the nodes that read a rounded tensor or a rounded weight."""
     stored = {n.output[0] for n in read.model.graph.node if read.steps.keys() & set(n.input)}
     return stored | {name for name, at in read.reads if at != _OUTPUT}
-
-
-def _rounded_reads(read: InFloat32) -> Iterator[tuple[str, Place, Pair]]:
-    """Each tensor that is read rounded, where, and by what; outputs of the model among them."""
-    for node in read.model.graph.node:
-        for at, name in enumerate(node.input):
-            if (node.output[0], at) in read.reads:
-                yield name, (node.output[0], at), read.reads[node.output[0], at]
-    for (name, at), pair in read.reads.items():
-        if at == _OUTPUT:
-            yield name, (name, at), pair
 
 
 @dataclass
@@ -300,9 +291,7 @@ class _Rounding:
             shape = one.scale.shape if one.scale.size > 1 else ()
             scale = self.constant(one.scale.reshape(shape).astype(np.float32), f"{output}_scale")
             zero = self.constant(one.zero_point.reshape(shape).astype(kind), f"{output}_zero")
-            node = add(op_type=op, input=[source, scale, zero], output=[output])
-            if shape:
-                node.attribute.add(name="axis", type=2, i=one.axis)
+            add(op_type=op, input=[source, scale, zero], output=[output])
         return result
 
 

@@ -28,6 +28,7 @@ from effd0.metrics.bootstrap import PairedDrop
 from effd0.spec import D0
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+GROUPS = dict.fromkeys("csmpy", "rest")
 FLOAT = """
 <ir_version: 8, opset_import: ["": 17]>
 small (float[2,3,8,8] x) => (float[2,2,4,4] y)
@@ -146,14 +147,14 @@ def test_the_node_at_a_bad_scale_errs_most_by_itself(
 ) -> None:
     """Where a scale 16 times too fine clips a tensor, what reads or makes it comes first."""
     bad = in_float32(with_scale(small["qdq"], tensor, 1 / 16))
-    found = node_errors(bad, weights_of(small["float"]), {}, IMAGES)
+    found = node_errors(bad, weights_of(small["float"]), GROUPS, IMAGES)
     assert {one.node for one in found[: len(nodes)]} == nodes
     assert found[0].error > 0.2 > 5 * found[len(nodes)].error
 
 
 def test_no_node_of_a_good_build_errs_much_by_itself(small: dict[str, Any]) -> None:
     """Eight bits lose about a percent at each node."""
-    found = node_errors(in_float32(small["qdq"]), weights_of(small["float"]), {}, IMAGES)
+    found = node_errors(in_float32(small["qdq"]), weights_of(small["float"]), GROUPS, IMAGES)
     assert {one.node for one in found} >= {"one", "two", "three", "five"}
     assert 1e-4 < found[0].error < 0.03
 
@@ -199,7 +200,6 @@ def test_the_recommendation_is_written_and_printed(
         [module.Trial(1, drop(0.1))],
         explained=True,
         unpaired=0,
-        layers=frozenset({"cell.0/Conv", "class_net/Conv"}),
     )
     found.write(tmp_path / "out")
     assert json.loads((tmp_path / "out/nodes_to_exclude.json").read_text()) == [*nodes[0]]
