@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import Effd0Error
 from ..export.to_onnx import ExportSettings, write_onnx, write_simplified
 from ..graph.onnx_info import ModelFile, load_graph
+from ..graph.rewrites import save_graph
 from ..io import sha256
 from ..results.check import COMPUTED_IN, Broken, finite
 from ..results.run import Head, Parity
@@ -30,6 +31,7 @@ from .graph_pairing import Network
 from .heads import ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
 from .inputs import model_expects
+from .rounding import Restored, restored
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {
@@ -227,18 +229,24 @@ def compare_plain(
     """
     rows = min(COMPARED, len(images), model.batch or COMPARED)
     images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
-    options = RunnerOptions(graph_optimization="disable")
-    with NamedRunner(open_runner("ort", model.path, spec, options), spec) as runner:
-        heads = runner.infer({spec.input_name: images})
+    heads = _unoptimised(model.path, images, spec)
     figure = record("ort", reference, heads, model.precision).worst
+    mine, rows = None, model.batch or 1
+    fed = np.concatenate([images] * rows)[:rows]
     try:
+        if model.precision != "fp32":
+            mine = _restored(model.path, checkpoint, fed, spec)
+        if mine is not None:
+            _check_restored(mine, images, reference, spec)
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
-        bad = Network(load_graph(model.path))
-        good = Network(load_graph(fresh_export(checkpoint, spec)))
-        rows = model.batch or 1
         try:
-            found = bisect_networks(bad, good, np.concatenate([images] * rows)[:rows])
+            if mine is not None:
+                found = mine.bisect(fed)
+            else:
+                bad = Network(load_graph(model.path))
+                good = Network(load_graph(fresh_export(checkpoint, spec)))
+                found = bisect_networks(bad, good, fed)
             first, explanation = found.culprit, found.explanation
         except Effd0Error:
             first, explanation = None, ""  # the heads alone explain what cannot be bisected
@@ -252,6 +260,36 @@ def compare_plain(
         diagnosis = "; ".join(filter(None, [*named, explanation]))
         return Broken(broken.evidence, diagnosis, stage, broken.details), figure
     return None, figure
+
+
+def _unoptimised(path: Path, images: Tensor, spec: ModelSpec) -> Tensors:
+    """Heads of the ONNX file *path* in ONNX Runtime, its graph as it stands."""
+    options = RunnerOptions(graph_optimization="disable")
+    with NamedRunner(open_runner("ort", path, spec, options), spec) as runner:
+        return runner.infer({spec.input_name: images})
+
+
+def _restored(path: Path, checkpoint: Path, images: Tensor, spec: ModelSpec) -> Restored | None:
+    """The model *path* without its honest rounding; None where that cannot be taken away."""
+    try:
+        good = Network(load_graph(fresh_export(checkpoint, spec)))
+        found = restored(load_graph(path), good, images)
+    except Effd0Error:
+        return None
+    return found if found.rounding.rounded else None
+
+
+def _check_restored(mine: Restored, images: Tensor, reference: Tensors, spec: ModelSpec) -> None:
+    """Raise `Broken` unless a model without its rounding computes *reference*, as float32 does."""
+    with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
+        save_graph(mine.network.model, path := Path(folder, "float32.onnx"))
+        heads = _unoptimised(path, images, spec)
+    try:
+        check_heads(reference, heads, spec)
+    except Broken as broken:
+        evidence = f"its rounding undone, {broken.evidence}"
+        details = [*mine.notes, *broken.details]
+        raise Broken(evidence, broken.diagnosis, broken.stage, details) from broken
 
 
 def _confined(diagnosis: str) -> bool:

@@ -1,8 +1,8 @@
 """
 A float32 ONNX file -> QDQ in 8 bits, by ONNX Runtime: the plain build to compare others with.
 
-Whole numbers are int8 on both sides.  ONNX Runtime adds products of uint8 and int8 in 16 bits where
-a CPU has no VNNI, and they saturate: what such a build finds depends on the host.
+Weights have 7 of the 8 bits.  Where a CPU has no VNNI, ONNX Runtime adds products of 8 bits
+in pairs in 16 bits, and they saturate: what a build of 8 bits finds depends on the host.
 """
 
 import hashlib
@@ -43,7 +43,8 @@ class Quantisation:
     def __str__(self) -> str:
         kind = "channel" if self.per_channel else "tensor"
         left = f", {len(self.exclude)} nodes left in float" if self.exclude else ""
-        return f"ONNX Runtime {version('onnxruntime')}, QDQ, int8 per {kind}, MinMax{left}"
+        by = f"ONNX Runtime {version('onnxruntime')}"
+        return f"{by}, QDQ, uint8 x int8 per {kind}, 7 bits, MinMax{left}"
 
 
 def write_quantised(model: Path, out: Path, spec: ModelSpec, how: Quantisation) -> list[str]:
@@ -81,15 +82,16 @@ def write_quantised(model: Path, out: Path, spec: ModelSpec, how: Quantisation) 
             return next(feeds, None)
 
     opset = max(one.version for one in loaded.opset_import if one.domain in DOMAINS)
-    int8 = quantization.QuantType.QInt8
+    kinds = quantization.QuantType
     try:
         with silenced():
             if how.per_channel and opset < _PER_CHANNEL_OPSET:
                 converter = require("onnx.version_converter", extra="onnx")
                 loaded = converter.convert_version(loaded, _PER_CHANNEL_OPSET)
             quantization.quantize_static(
-                loaded, out, Reader(), per_channel=how.per_channel, activation_type=int8,
-                weight_type=int8, nodes_to_exclude=list(how.exclude),
+                loaded, out, Reader(), per_channel=how.per_channel, reduce_range=True,
+                activation_type=kinds.QUInt8, weight_type=kinds.QInt8,
+                nodes_to_exclude=list(how.exclude),
             )  # fmt: skip
     except Effd0Error:  # an image that cannot be read
         raise

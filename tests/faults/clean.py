@@ -22,6 +22,7 @@ from tests.helpers.onnx_models import nodes_of, pinned, renamed
 
 from .checkpoint import noisy
 from .model import rename
+from .quantised import CLEAN as QUANTISED
 from .run import Good, base_options, copy_scenes
 
 #: What is right and an empty folder -> the options of pytest.
@@ -214,4 +215,5 @@ CLEAN: dict[str, Make] = {
         *(o for o in _results(manifest=False)(good, folder) if "--checkpoint" not in o)],
     "bins-and-results": lambda good, _: (
         *base_options(good), f"--bins={good.bins}", f"--results={good.results}"),
+    **QUANTISED,
 }  # fmt: skip

@@ -65,13 +65,15 @@ class Planted:
     A pipeline with a fault: the *options* of pytest that name it, and what is *patched* meanwhile.
 
     *found* gives the detections that come of it in *dataset* (None: the good one), for the effect
-    on mAP, asked for while the patch is on; None where none can.
+    on mAP, asked for while the patch is on; None where none can.  *points* is the mAP of what the
+    fault was planted in (None: the good one's).
     """
 
     options: tuple[str, ...]
     patched: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     found: Callable[[], Found] | None = None
     dataset: Path | None = None
+    points: float | None = None
 
 
 #: What is right and an empty folder for what is not -> the pipeline with the fault.

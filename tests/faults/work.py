@@ -12,11 +12,11 @@ from effd0.errors import Effd0Error
 from effd0.metrics.summary import coco_metrics
 from effd0.results.check import STAGES
 
-from . import checkpoint, dataset, detections, inputs, model, own, runner
+from . import checkpoint, dataset, detections, inputs, model, own, quantised, runner
 from .clean import CLEAN
 from .run import Fault, Good, Outcome, Planted, run_suite
 
-_TABLES = (dataset, inputs, checkpoint, model, runner, own, detections)
+_TABLES = (dataset, inputs, checkpoint, model, quantised, runner, own, detections)
 #: Id -> fault, in the order of the stages.
 FAULTS: dict[str, Fault] = {
     fault.id: fault
@@ -51,7 +51,8 @@ def run_fault(good: Good, name: str) -> tuple[Outcome, float | None]:
                 ap = coco_metrics(images, planted.found(), good.spec).ap
         except Effd0Error:
             return outcome, None  # it does not get as far as a score
-        return outcome, (0 if ap is None else 100 * ap) - good.points
+        before = good.points if planted.points is None else planted.points
+        return outcome, (0 if ap is None else 100 * ap) - before
 
 
 def run_clean(good: Good, name: str) -> Outcome:

@@ -13,6 +13,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 
 Array = npt.NDArray[Any]
 
@@ -273,3 +280,108 @@ def renamed(model: Any, seed: int = 0) -> dict[str, str]:
     del graph.output[:]
     graph.output.extend(copies)
     return names
+
+
+# The same small network in 8 and 16 bits.
+
+#: Two levels that share a class head, a pool, a fusion and a gate, as a D0 has them.
+SMALL = """
+small (float[N,3,16,16] x) => (float[N,6,16,16] class, float[N,4,8,8] box) {
+  a = Conv<pads=[1,1,1,1]>(x, wa, ba)
+  s = Sigmoid(a)
+  m = Mul(a, s)
+  b = Conv<pads=[1,1,1,1], group=8>(m, wb, bb)
+  f = Add(m, b)
+  class = Conv(f, wc, bc)
+  p = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[0,0,1,1]>(f)
+  box = Conv(p, wd, bd)
+}
+"""
+_SIDES = {"wa": (8, 3, 3, 3), "wb": (8, 1, 3, 3), "wc": (6, 8, 1, 1), "wd": (4, 8, 1, 1)}
+#: How onnxruntime.quantization rounds a model.
+QUANTISED: Mapping[str, Mapping[str, Any]] = {
+    "qdq-per-tensor": {"weight_type": QuantType.QInt8},
+    "qdq-per-channel": {"per_channel": True, "weight_type": QuantType.QInt8},
+    "qdq-symmetric": {
+        "per_channel": True,
+        "activation_type": QuantType.QInt8,
+        "extra_options": {"ActivationSymmetric": True},
+    },
+    "qoperator": {"quant_format": QuantFormat.QOperator, "per_channel": True},
+}
+FORMS = (*QUANTISED, "dynamic", "weights-only", "fp16")
+
+
+def small_model(seed: int = 0) -> Any:
+    """`SMALL` with weights drawn by *seed*, its nodes named after what they give."""
+    more = "".join(f", float[{','.join(map(str, s))}] {n}" for n, s in _SIDES.items())
+    more += "".join(f", float[{s[0]}] b{n[1]}" for n, s in _SIDES.items())
+    model, rng = parsed(SMALL.replace("] x)", f"] x{more})"), 17), np.random.default_rng(seed)
+    for name, shape in _SIDES.items():
+        size = rng.uniform(0.2, 2, (shape[0], 1, 1, 1)) / np.sqrt(np.prod(shape[1:]))
+        values = {name: rng.standard_normal(shape) * size, f"b{name[1]}": rng.normal(size=shape[0])}
+        for key, value in values.items():
+            model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), key))
+    del model.graph.input[1:]
+    for node in model.graph.node:
+        node.name = f"node_{node.output[0]}"
+    return model
+
+
+def small_images(rows: int = 2, seed: int = 0) -> Array:
+    """Noise for `small_model`, (*rows*, 3, 16, 16)."""
+    return np.random.default_rng(seed).standard_normal((rows, 3, 16, 16), np.float32)
+
+
+class _Feed(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """*images*, once."""
+
+    def __init__(self, images: Array) -> None:
+        self._rows = iter(images[:, None])
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next image, or None."""
+        row = next(self._rows, None)
+        return None if row is None else {"x": row}
+
+
+def quantised(model: Any, form: str, folder: Path, images: Array | None = None) -> Any:
+    """Return *model* rounded in one of `FORMS`, calibrated on *images*, by default noise."""
+    if form == "fp16":
+        return halved(model)
+    if form == "weights-only":
+        return weights_quantised(model)
+    out = folder / f"{form}.onnx"
+    if form == "dynamic":
+        quantize_dynamic(model, str(out), weight_type=QuantType.QUInt8)
+    else:
+        given = small_images(8) if images is None else images
+        quantize_static(model, str(out), _Feed(given), **QUANTISED[form])
+    return onnx.load(str(out))
+
+
+def weights_quantised(model: Any) -> Any:
+    """Return *model* with the weights of its convolutions alone in 8 bits, by channel."""
+    made = copy.deepcopy(model)
+    known = {tensor.name: tensor for tensor in made.graph.initializer}
+    for node in [n for n in made.graph.node if n.op_type == "Conv"]:
+        name = node.input[1]
+        value = numpy_helper.to_array(known[name])
+        scale = (np.abs(value).reshape(len(value), -1).max(1) / 127).astype(np.float32)
+        whole = np.rint(value / scale[:, None, None, None]).astype(np.int8)
+        stored = {f"{name}_scale": scale, f"{name}_zero": np.zeros(len(value), np.int8)}
+        known[name].CopyFrom(numpy_helper.from_array(whole, name))
+        made.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in stored.items())
+        back = helper.make_node("DequantizeLinear", [name, *stored], [f"{name}_float"], axis=0)
+        made.graph.node.insert(0, back)
+        node.input[1] = f"{name}_float"
+    return made
+
+
+def change_stored(model: Any, name: str, change: Callable[[Array], Array]) -> None:
+    """Replace the initializer *name* of *model* by *change* of it, its type as it was."""
+    (tensor,) = [t for t in model.graph.initializer if t.name == name]
+    before = numpy_helper.to_array(tensor)
+    value = np.asarray(change(before.copy())).astype(before.dtype)
+    assert not np.array_equal(before, value), f"{name} is as it was: no fault"
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
