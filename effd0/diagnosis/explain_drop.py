@@ -198,11 +198,8 @@ def _partners(
     Nodes of both graphs are partners by name where all of one graph are, else as `Pairs` finds.
     """
     build = Network(read.model)
-    pairs = {
-        node.index: reference.producer[node.output]
-        for node in build.nodes
-        if node.output in reference.producer and reference.producer[node.output].op == node.op
-    }
+    named = {(node.name, node.op): node for node in reference.nodes}
+    pairs = {n.index: named[n.name, n.op] for n in build.nodes if (n.name, n.op) in named}
     if len(pairs) < len(build.nodes):
         for network in (build, reference):
             network.observe(images[: build.inputs[0].shape[0] or len(images)])

@@ -330,7 +330,7 @@ def _convolutions(model: Any, values: Constants) -> tuple[dict[str, list[Any]], 
         scales = maker[next(n for n in last.input if n != cast.output[0])]
         (scale,) = (name for name in scales.input if name in values)
         behind, bias = [cast, last, scales], []
-        (add,) = readers[last.output[0]]
+        add = next(iter(readers.get(last.output[0], ())), last)
         reshape = maker.get(next((n for n in add.input if n != last.output[0]), ""))
         if add.op_type == "Add" and reshape is not None and reshape.op_type == "Reshape":
             behind, last, bias = [*behind, add, reshape], add, [reshape.input[0]]

@@ -23,7 +23,7 @@ from effd0.diagnosis.graph_pairing import Network
 from effd0.diagnosis.parity import fresh_export
 from effd0.errors import GraphError
 from effd0.evaluation.evaluate import EvaluationJob
-from effd0.graph.quantised import given_back, in_float32
+from effd0.graph.quantised import InFloat32, given_back, in_float32
 from effd0.metrics.bootstrap import PairedDrop
 from effd0.spec import D0
 
@@ -83,10 +83,11 @@ def run(model: Any) -> np.ndarray:
     return Network(model).run(["y"], IMAGES)[0]
 
 
-def weights_of(model: Any) -> dict[tuple[str, int], np.ndarray]:
-    """The weights of the small *model* by place."""
-    values = Network(model).values
-    return {("c", 1): values["v"], ("c", 2): values["b"], ("y", 1): values["w"]}
+def weights_of(model: Any, read: InFloat32) -> dict[tuple[str, int], np.ndarray]:
+    """The weights of the small *model* by place in the build *read*."""
+    output, values = {n.name: n.output[0] for n in read.model.graph.node}, Network(model).values
+    one, five = output["one"], output["five"]
+    return {(one, 1): values["v"], (one, 2): values["b"], (five, 1): values["w"]}
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("qdq", 0.0), ("qoperator", 5e-3), ("dynamic", 1e-6)])
@@ -104,7 +105,8 @@ def test_the_rounding_of_a_build_is_computed_between_float_operators(
 def test_all_nodes_given_back_are_the_float_model(small: dict[str, Any], kind: str) -> None:
     """With the reference's weights, nothing of the rounding is left."""
     names = {"one", "two", "three", "four", "five"}
-    back = given_back(in_float32(small[kind]), names, weights_of(small["float"]))
+    read = in_float32(small[kind])
+    back = given_back(read, names, weights_of(small["float"], read))
     assert distance(run(back), run(small["float"])) == 0
 
 
@@ -147,14 +149,15 @@ def test_the_node_at_a_bad_scale_errs_most_by_itself(
 ) -> None:
     """Where a scale 16 times too fine clips a tensor, what reads or makes it comes first."""
     bad = in_float32(with_scale(small["qdq"], tensor, 1 / 16))
-    found = node_errors(bad, weights_of(small["float"]), GROUPS, IMAGES)
+    found = node_errors(bad, weights_of(small["float"], bad), GROUPS, IMAGES)
     assert {one.node for one in found[: len(nodes)]} == nodes
     assert found[0].error > 0.2 > 5 * found[len(nodes)].error
 
 
 def test_no_node_of_a_good_build_errs_much_by_itself(small: dict[str, Any]) -> None:
     """Eight bits lose about a percent at each node."""
-    found = node_errors(in_float32(small["qdq"]), weights_of(small["float"]), GROUPS, IMAGES)
+    good = in_float32(small["qdq"])
+    found = node_errors(good, weights_of(small["float"], good), GROUPS, IMAGES)
     assert {one.node for one in found} >= {"one", "two", "three", "five"}
     assert 1e-4 < found[0].error < 0.03
 
