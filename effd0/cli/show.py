@@ -261,54 +261,45 @@ def show_bisection(finding: Finding) -> None:
 
 def show_drop(found: DropExplained, max_drop: float) -> None:
     """Print what a quantised build loses, where, and which nodes to leave in float."""
-    graph, host = found.graph, 100 * (found.graph.candidate_ap - found.runtime.candidate_ap)
+    graph, title = found.graph, "what quantisation costs, as the graph computes it"
     costs = [(name, one, other, f"{other - one:+.2f}") for name, one, other in found.rows]
-    columns = ("points", ">reference", ">build", ">change")
-    show_table("what quantisation costs, as the graph computes it", columns, costs, box=SIMPLE)
-    worst = [(one.group, _within(one.node, one.group), one.op, f"{one.error:.3f}")
-             for one in found.nodes[:NODES]]  # fmt: skip
-    columns = ("group", "node", "operator", ">error")
-    show_table(
-        f"the worst of {len(found.nodes)} quantised nodes by themselves", columns, worst, box=SIMPLE
-    )
-    trials = {trial.groups: trial.drop for trial in found.trials}
+    show_table(title, ("points", ">reference", ">build", ">change"), costs, box=SIMPLE)
+    worst = [
+        (one.group, one.node.rpartition(f"{one.group}/")[2], one.op, f"{one.error:.3f}")
+        for one in found.nodes[:NODES]
+    ]
+    title = f"the worst of {len(found.nodes)} quantised nodes by themselves"
+    show_table(title, ("group", "node", "operator", ">error"), worst, box=SIMPLE)
+    gained = {n: f"{graph.points - drop.points:.2f}" for n, drop in found.trials.items()}
     rows = []
-    for place, group in enumerate(found.groups, 1):
-        drop = trials.get(place)
-        gained = "" if drop is None else f"{graph.points - drop.points:.2f}"
-        alone = (f"{group.worst.error:.3f}", f"{group.classes:.3f}", f"{group.boxes:.3f}")
-        rows.append((group.name, str(len(group.nodes)), *alone, gained))
+    for place, one in enumerate(found.groups, 1):
+        alone = (f"{error:.3f}" for error in (one.worst.error, one.classes, one.boxes))
+        rows.append((one.name, str(len(one.nodes)), *alone, gained.get(place, "")))
     columns = ("group", ">nodes", ">worst", ">class heads", ">box heads", ">regained")
     title = "one group quantised alone: relative L2; points regained, in float down to here"
     show_table(title, columns, rows, box=SIMPLE)
-    show_lines(f"the graph: {graph}")
+    lines = [f"the graph: {graph}"]
     if found.unpaired:
-        show_lines(f"{found.unpaired} nodes have no partner: their weights stay quantised")
+        lines.append(f"{found.unpaired} nodes have no partner: their weights stay quantised")
+    host = 100 * (graph.candidate_ap - found.runtime.candidate_ap)
     if abs(host) > MAX_DROP.limit:
-        reached = f"{100 * found.runtime.candidate_ap:.2f} %"
-        what = f"{abs(host):.2f} points {'less' if host > 0 else 'more'}"
-        show_lines(
-            f"ONNX Runtime's kernels on whole numbers reach {reached} on this host, {what}: that "
-            "is of the kernels, not of the graph"
+        lines.append(
+            f"ONNX Runtime's kernels reach {100 * found.runtime.candidate_ap:.2f} % on this host, "
+            f"{abs(host):.2f} points {'less' if host > 0 else 'more'}: that is not of the graph"
         )
-    if not found.trials:
-        return show_lines(f"leave nothing in float: at most {max_drop:g} points are lost")
-    last, names = found.trials[-1], [group.name for group in found.groups]
-    kept = "all groups" if last.groups == len(names) else ", ".join(names[: last.groups])
-    show_lines(
-        f"leave in float: {kept} ({len(found.names)} nodes)",
-        f"that reaches {100 * last.drop.candidate_ap:.2f} %, {100 * graph.candidate_ap:.2f} % "
-        f"without: {last.drop}",
-        "next step: effd0 quantize --exclude DIR/nodes_to_exclude.json, with the DIR of --out"
-        if found.explained
-        else "the drop is not explained by rounding: look for another fault with 'effd0 bisect'",
-    )
-    return None
-
-
-def _within(node: str, group: str) -> str:
-    """The name of *node* behind that of its *group*."""
-    return node.rpartition(f"{group}/")[2]
+    lines.append(f"leave nothing in float: at most {max_drop:g} points are lost")
+    if found.trials:
+        left, drop = max(found.trials.items())
+        names = ", ".join(group.name for group in found.groups[:left])
+        every = "all groups" if left == len(found.groups) else names
+        lines[-1:] = [
+            f"leave in float: {every} ({len(found.names)} nodes)",
+            f"that reaches {100 * drop.candidate_ap:.2f} %: {drop}",
+            "next step: effd0 quantize --exclude DIR/nodes_to_exclude.json, with the DIR of --out"
+            if found.explained
+            else "rounding does not explain the drop: look for another fault with 'effd0 bisect'",
+        ]
+    show_lines(*lines)
 
 
 def show_built(built: Built) -> None:

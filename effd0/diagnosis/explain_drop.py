@@ -74,19 +74,6 @@ class Group:
     classes: float
     boxes: float
 
-    @property
-    def effect(self) -> float:
-        """The larger of both."""
-        return max(self.classes, self.boxes)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The first *groups* left in float, and the *drop* that remains."""
-
-    groups: int
-    drop: PairedDrop
-
 
 @dataclass(frozen=True)
 class DropExplained:
@@ -95,9 +82,9 @@ class DropExplained:
 
     *runtime* is the drop as ONNX Runtime computes the build on this host, *graph* that of its
     graph; *rows* are (figure, reference, build), in points, of the latter.  *nodes* stand by
-    falling error, *groups* by falling effect, *trials* in the order in which they were measured,
-    the last one recommended; it is *explained* where that regains enough.  *unpaired* nodes have
-    no partner in the reference.
+    falling error, *groups* by falling effect.  *trials* are the drops that remain with so many
+    groups in float; the last is recommended, and *explained* is whether it regains enough.
+    *unpaired* nodes have no partner in the reference.
     """
 
     runtime: PairedDrop
@@ -105,15 +92,15 @@ class DropExplained:
     rows: list[tuple[str, float, float]]
     nodes: list[NodeError]
     groups: list[Group]
-    trials: list[Trial]
+    trials: dict[int, PairedDrop]
     explained: bool
     unpaired: int
 
     @property
     def names(self) -> list[str]:
         """The nodes that are recommended to be left in float."""
-        count = self.trials[-1].groups if self.trials else 0
-        return [name for group in self.groups[:count] for name in group.nodes]
+        left = max(self.trials, default=0)
+        return [name for group in self.groups[:left] for name in group.nodes]
 
     def to_json(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -176,12 +163,12 @@ def explain_drop(
             wanted = measured(reference_choice(reference, own))
             runtime = paired_drop(wanted.matches, measured(own).matches)
             plain, graph = drop_of(())
-            trials: list[Trial] = []
+            trials: dict[int, PairedDrop] = {}
             count, explained = 1, graph.high <= job.max_drop
             while not explained and count // 2 < len(groups):
                 some = groups[:count]
                 left = drop_of([name for group in some for name in group.nodes])[1]
-                trials.append(Trial(len(some), left))
+                trials[len(some)] = left
                 regained = graph.points - left.points
                 explained = left.high <= job.max_drop or regained >= REGAINED * graph.points
                 count *= 2
@@ -275,7 +262,7 @@ def group_effects(
         far = map(distance, heads(every - set(members[group])), wanted)
         found.append(Group(group, tuple(members[group]), node, *far))
         advance(1)
-    return sorted(found, key=lambda group: -group.effect)
+    return sorted(found, key=lambda group: -max(group.classes, group.boxes))
 
 
 def _run(model: Any, names: Sequence[str], images: Tensor) -> list[list[Array]]:
