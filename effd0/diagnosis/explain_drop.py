@@ -155,7 +155,8 @@ def explain_drop(
             return got, paired_drop(wanted.matches, got.matches)
 
         with loaded(job, LocalEngine(own)) as dataset:
-            images = np.stack([preprocess(s.path, spec).tensor for s in dataset.samples[:IMAGES]])
+            tensors = [preprocess(s.path, spec).tensor for s in dataset.samples[:IMAGES]]
+            images = np.stack(tensors).astype(np.float32)
             weights, of, unpaired = _partners(read, Network(load_graph(file)), images)
             nodes = node_errors(read, weights, of, images)
             with open_progress("groups", len({node.group for node in nodes})) as advance:
@@ -196,7 +197,9 @@ def _partners(
         other = pairs.get(node.index)
         for at, name in node.constants.items():
             theirs = reference.values.get(other.constants.get(at, "")) if other else None
-            if name in read.steps and np.shape(theirs) == build.values[name].shape:
+            if theirs is None or name not in read.steps:
+                continue
+            if theirs.shape == build.values[name].shape:
                 weights[node.output, at] = theirs.astype(np.float32)
     of = {node.output[0]: group_of(node.name) for node in read.model.graph.node}
     of |= {node.output: group_of(pairs.get(node.index, node).name) for node in build.nodes}
@@ -220,7 +223,7 @@ def node_errors(
     """
     model, sums = with_errors(read, weights)
     scalars = [name for both in sums.values() for name in both]
-    totals = sum(np.array(part, np.float64) for part in _run(model, scalars, images))
+    totals = np.array(_run(model, scalars, images), np.float64).sum(axis=0)
     found = []
     for node in read.model.graph.node:
         if (output := node.output[0]) in sums:
@@ -277,8 +280,8 @@ def _costs(reference: Evaluation, build: Evaluation) -> list[tuple[str, float, f
     """COCO's AP by size, AP of the classes that lose most, AP50 that each kind of error costs."""
     sides = reference.metrics, build.metrics
     numbers, classes = (
-        [(name, 100 * ap, 100 * other[name]) for name, ap in one.items()
-         if ap is not None and other.get(name) is not None]
+        [(name, 100 * ap, 100 * now) for name, ap in one.items()
+         if ap is not None and (now := other.get(name)) is not None]
         for one, other in (
             [side.values for side in sides], [side.per_class for side in sides]
         )

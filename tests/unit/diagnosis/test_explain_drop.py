@@ -15,7 +15,6 @@ from onnxruntime import quantization as ort_quantization
 from effd0.cli.show import show_drop
 from effd0.data import fixture
 from effd0.data.coco import load_coco
-from effd0.data.preprocess import preprocess
 from effd0.diagnosis import explain_drop as module
 from effd0.diagnosis.bisect import distance
 from effd0.diagnosis.explain_drop import explain_drop, group_of, node_errors
@@ -23,6 +22,7 @@ from effd0.diagnosis.graph_pairing import Network
 from effd0.diagnosis.parity import fresh_export
 from effd0.errors import GraphError
 from effd0.evaluation.evaluate import EvaluationJob
+from effd0.export.quantize import Quantisation, write_quantised
 from effd0.graph.quantised import InFloat32, given_back, in_float32
 from effd0.metrics.bootstrap import PairedDrop
 from effd0.spec import D0
@@ -43,11 +43,11 @@ small (float[2,3,8,8] x) => (float[2,2,4,4] y)
 """
 
 
-class Calibration(ort_quantization.CalibrationDataReader):
-    """Feeds *tensors* to the input *name*, one after the other."""
+class Calibration(ort_quantization.CalibrationDataReader):  # type: ignore[misc]  # no types
+    """Feeds `IMAGES`, once."""
 
-    def __init__(self, name: str, tensors: list[np.ndarray]) -> None:
-        self.feeds = iter([{name: tensor} for tensor in tensors])
+    def __init__(self) -> None:
+        self.feeds = iter([{"x": IMAGES}])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next feed."""
@@ -70,7 +70,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("qoperator", ort_quantization.QuantFormat.QOperator),
     ):
         ort_quantization.quantize_static(
-            source, folder / f"{kind}.onnx", Calibration("x", [IMAGES]), quant_format=form
+            source, folder / f"{kind}.onnx", Calibration(), quant_format=form
         )
     ort_quantization.quantize_dynamic(
         source, folder / "dynamic.onnx", weight_type=ort_quantization.QuantType.QUInt8
@@ -227,9 +227,8 @@ def test_a_float_model_has_no_drop_to_explain(small: dict[str, Any], tmp_path: P
 def test_a_bad_scale_in_a_build_of_the_embedded_weights_is_named_first(tmp_path: Path) -> None:
     """Its nodes err most, its group is left in float first, and the mAP comes back."""
     source = fresh_export(fixture.checkpoint(), D0)
-    name = onnx.load(source).graph.input[0].name
-    scenes = [preprocess(s.path, D0).tensor[None] for s in load_coco(fixture.coco_root()).samples]
-    ort_quantization.quantize_static(source, tmp_path / "int8.onnx", Calibration(name, scenes[-4:]))
+    how = Quantisation(load_coco(fixture.coco_root()), images=4, per_channel=False)
+    write_quantised(source, tmp_path / "int8.onnx", D0, how)
     good = onnx.load(tmp_path / "int8.onnx")
     tensor = next(
         node.output[0]
