@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from .evaluation.engines import LocalEngine, RecordedEngine
     from .evaluation.evaluate import Evaluation, EvaluationJob, evaluate
     from .evaluation.model import ModelChoice
-    from .export.quantize import Quantisation
+    from .export.quantize import quantize_onnx
     from .export.to_onnx import ExportSettings
-    from .export.verify import export_onnx, modify_onnx, quantize_onnx, simplify_onnx
+    from .export.verify import export_onnx, modify_onnx, simplify_onnx
     from .metrics.summary import CocoMetrics, coco_metrics
     from .runners.registry import RunnerOptions, open_runner
     from .spec import D0, ModelSpec, spec_for
@@ -45,7 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "D0", "CocoMetrics", "Dataset", "Detections", "Effd0Error", "Evaluation", "EvaluationJob",
     "ExportSettings", "HeadOutputs", "LocalEngine", "ModelChoice", "ModelInput", "ModelSpec",
-    "Quantisation", "RecordedEngine", "RunnerOptions", "Sample", "checkpoint", "coco_metrics",
+    "RecordedEngine", "RunnerOptions", "Sample", "checkpoint", "coco_metrics",
     "coco_root", "draw_detections", "evaluate", "export_onnx", "load_coco", "modify_onnx",
     "open_runner", "postprocess", "preprocess", "quantize_onnx", "simplify_onnx", "spec_for",
     "split_heads",
@@ -63,8 +63,8 @@ _DEFINED = {
     "evaluation.evaluate": ("Evaluation", "EvaluationJob", "evaluate"),
     "evaluation.model": ("ModelChoice",),
     "export.to_onnx": ("ExportSettings",),
-    "export.quantize": ("Quantisation",),
-    "export.verify": ("export_onnx", "modify_onnx", "quantize_onnx", "simplify_onnx"),
+    "export.quantize": ("quantize_onnx",),
+    "export.verify": ("export_onnx", "modify_onnx", "simplify_onnx"),
     "metrics.summary": ("CocoMetrics", "coco_metrics"),
     "runners.registry": ("RunnerOptions", "open_runner"),
     "spec": ("D0", "ModelSpec", "spec_for"),

@@ -1,7 +1,7 @@
 """Commands that build models: export, simplify, modify, quantize, compile."""
 
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..ascend import aipp, atc, atc_options
 from ..data import coco, fixture
 from ..errors import OptionError, OutputError
 from ..export import to_onnx, verify
-from ..export.quantize import Quantisation
+from ..export.quantize import quantize_onnx
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..io import decoded, sha256
 from ..progress import STDERR, say
@@ -77,19 +77,13 @@ def modify(
 
 @command()
 def quantize(
-    calibration: Path = option(
-        "COCO folder whose last images by id calibrate; measure on others.",
-        default=REQUIRED,
-        takes="images",
-    ),
+    calibration: Path = option("COCO folder to calibrate on.", default=REQUIRED, takes="images"),
     out: Path = ONNX_OUT,
     model: Path | None = option("ONNX file in float32 to read.", takes="onnx"),
     checkpoint: Path | None = option("Weights, in place of --model.", takes="weights"),
     split: str = option("Image folder, and instances_SPLIT.json.", "SPLIT", "val2017"),
-    calibration_images: int = option("Images that calibrate.", default=20),
-    per_channel: bool = option(
-        "One scale for each channel of a weight, not for all.", default=True
-    ),
+    calibration_images: int = option("Images that calibrate, the last by id.", default=20),
+    per_channel: bool = option("One scale for each channel of a weight.", default=True),
     exclude: Path | None = option("JSON list of nodes to leave in float.", takes="json"),
     weights: str | None = WEIGHTS,
     arch: str = ARCH,
@@ -102,21 +96,18 @@ def quantize(
     try:
         names = () if exclude is None else decoded(exclude.read_bytes(), tuple[str, ...])
     except ValueError as error:
-        raise OptionError(
-            f'--exclude is {exclude}, but a list of names is wanted, as ["Conv_1"]: {error}'
-        ) from error
-    how = Quantisation(dataset, calibration_images, per_channel, names)
-    with STDERR.status(f"quantising {given[0].name}"), ExitStack() as stack:
-        if checkpoint is not None:
-            model = stack.enter_context(verify.exported(checkpoint, spec, 1, weights=weights))
-        assert model is not None  # one of both is given
-        built = verify.quantize_onnx(model, out, spec, how)
-        size = model.stat().st_size
-    show_built(built)
-    seconds, others = time.perf_counter() - start, len(dataset.samples) - calibration_images
+        raise OptionError(f'--exclude is {exclude}, but ["NAME"] is wanted: {error}') from error
+    exported = checkpoint and verify.exported(checkpoint, spec, 1, weights=weights)
+    with STDERR.status(f"quantising {given[0].name}"), exported or nullcontext(given[0]) as source:
+        notes = quantize_onnx(
+            source, out, spec, dataset, calibration_images, per_channel=per_channel, exclude=names
+        )
+        before, after = (path.stat().st_size / 1e6 for path in (source, out))
+    others = len(dataset.samples) - calibration_images
     measured = f"--root {calibration} --split {split} --image-limit {others}"
     show_lines(
-        f"{size / 1e6:.1f} MB before, {out.stat().st_size / 1e6:.1f} MB now, in {seconds:.1f} s",
+        *notes,
+        f"wrote {out}: {after:.1f} MB of {before:.1f}, in {time.perf_counter() - start:.1f} s",
         f"next step effd0 evaluate --model {out} --reference {given[0]} "
         + (measured if others else "--root FOLDER, of other images than these"),
     )

@@ -303,8 +303,7 @@ def show_drop(found: DropExplained, max_drop: float) -> None:
 
 
 def show_built(built: Built) -> None:
-    """Print what was made and how far each head is from its source's."""
-    show_lines(*built.notes)
+    """Print what was made and how far each head is from its source's, on embedded images."""
     for change in built.changes:
         moved = f", heads moved by at most {change.worst.max_abs:.2e}" if change.matches else ""
         show_lines(f"{change}{moved}  ({change.edit.explanation})")

@@ -28,7 +28,6 @@ from ..spec import ModelSpec
 from ..tensor_diff import TensorDiff, compare_tensors
 from ..tolerances import SAME_FLOAT32
 from ..types import Tensor, Tensors
-from .quantize import Quantisation, network_input, write_quantised
 from .to_onnx import ExportSettings, write_onnx, write_simplified
 
 #: Modules that a step imports -> the extra that brings them.
@@ -53,12 +52,11 @@ class MeasuredChange:
 
 @dataclass(frozen=True)
 class Built:
-    """A file that was made: what changed, how far its heads are from its source's, *notes*."""
+    """A file that was made: what changed, and how far its heads are from its source's."""
 
     path: Path
     diffs: list[TensorDiff]
     changes: tuple[MeasuredChange, ...] = ()
-    notes: Sequence[str] = ()
 
 
 def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings) -> Built:
@@ -107,23 +105,6 @@ def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -
                 _require_same(out, f"{model} before {edit.name}", diffs, GraphError)
             changes.append(MeasuredChange(edit, matches, diffs[0]))
     return Built(out, compare_tensors(source, heads), tuple(changes))
-
-
-def quantize_onnx(model: Path, out: Path, spec: ModelSpec, how: Quantisation) -> Built:
-    """
-    Write *model* in 8 bits as *out*, with how far its heads are on the data set's first image.
-
-    Raises what `write_quantised` raises.
-    """
-    require_all(dict.fromkeys(("onnx", "onnxruntime"), "onnx"))
-    with written_whole(out) as temporary:
-        notes = write_quantised(model, temporary, spec, how)
-        source, made = (open_runner("ort", p, spec, RunnerOptions()) for p in (model, temporary))
-        with source, made:
-            rows = batch_size_of(source.inputs) or 1
-            images = network_input(how.dataset.samples[0], rows, spec)
-            diffs = compare_tensors(_heads(source, images), _heads(made, images))
-    return Built(out, diffs, notes=notes)
 
 
 def _proved(source: Runner, made: Path, out: Path, spec: ModelSpec) -> Built:

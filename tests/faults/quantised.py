@@ -16,12 +16,12 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 
 from effd0.data import fixture
 from effd0.data.coco import load_coco
-from effd0.export.quantize import Quantisation, network_input, write_quantised
+from effd0.data.preprocess import preprocess
+from effd0.export.quantize import quantize_onnx
 from effd0.export.to_onnx import silenced
 from effd0.graph.onnx_info import load_graph
 from effd0.graph.rewrites import apply_edits, save_graph
 from effd0.metrics.summary import coco_metrics
-from effd0.types import Tensor
 from tests.helpers.onnx_models import linear, nodes_of, other_corner, swapped_edges
 
 from .run import SCENES, Fault, Good, Plant, Planted, base_options, detections_of
@@ -39,10 +39,10 @@ Build = Callable[[Good, Path], object]
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # published without types
     def __init__(self, good: Good, name: str, images: slice, *, bgr: bool) -> None:
         samples = load_coco(fixture.coco_root()).samples[SCENES:][images]
-        self.tensors = (network_input(sample, 1, good.spec) for sample in samples)
+        self.tensors = (preprocess(sample.path, good.spec).tensor[None] for sample in samples)
         self.name, self.bgr = name, bgr
 
-    def get_next(self) -> dict[str, Tensor] | None:
+    def get_next(self) -> dict[str, Any] | None:
         """The next scene as the network's input."""
         tensor = next(self.tensors, None)
         if tensor is None:
@@ -56,8 +56,10 @@ def _own(images: int = CALIBRATION, *, per_channel: bool = True, heads: bool = T
     def build(good: Good, out: Path) -> None:
         dataset = load_coco(fixture.coco_root())
         named = [n.name for n in load_graph(good.model).graph.node if "_net/" in n.name]
-        how = Quantisation(dataset, images, per_channel, () if heads else named)
-        write_quantised(good.model, out, good.spec, how)
+        left = () if heads else named
+        quantize_onnx(
+            good.model, out, good.spec, dataset, images, per_channel=per_channel, exclude=left
+        )
 
     return build
 
