@@ -22,7 +22,7 @@ from effd0.diagnosis.graph_pairing import Network
 from effd0.diagnosis.parity import fresh_export
 from effd0.errors import GraphError
 from effd0.evaluation.evaluate import EvaluationJob
-from effd0.export.quantize import Quantisation, write_quantised
+from effd0.export.quantize import quantize_onnx
 from effd0.graph.quantised import InFloat32, given_back, in_float32
 from effd0.metrics.bootstrap import PairedDrop
 from effd0.spec import D0
@@ -227,8 +227,8 @@ def test_a_float_model_has_no_drop_to_explain(small: dict[str, Any], tmp_path: P
 def test_a_bad_scale_in_a_build_of_the_embedded_weights_is_named_first(tmp_path: Path) -> None:
     """Its nodes err most, its group is left in float first, and the mAP comes back."""
     source = fresh_export(fixture.checkpoint(), D0)
-    how = Quantisation(load_coco(fixture.coco_root()), images=4, per_channel=False)
-    write_quantised(source, tmp_path / "int8.onnx", D0, how)
+    dataset = load_coco(fixture.coco_root())
+    quantize_onnx(source, tmp_path / "int8.onnx", D0, dataset, 4, per_channel=False)
     good = onnx.load(tmp_path / "int8.onnx")
     tensor = next(
         node.output[0]
