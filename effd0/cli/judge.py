@@ -1,4 +1,4 @@
-"""Commands that compare: bisect, benchmark, merge, compare, report."""
+"""Commands that compare: bisect, explain-drop, benchmark, merge, compare, report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +7,9 @@ import typer
 
 from ..benchmark.job import BenchmarkJob, run_benchmark
 from ..diagnosis import bisect as bisection
+from ..diagnosis import explain_drop as explaining
 from ..errors import OptionError
-from ..evaluation.evaluate import ImageOptions
+from ..evaluation.evaluate import EvaluationJob, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress
@@ -21,7 +22,14 @@ from ..spec import spec_for
 from ..tolerances import MAX_DROP
 from ..types import option
 from . import command as cli
-from .show import show_benchmark, show_bisection, show_comparison, show_lines, show_status
+from .show import (
+    show_benchmark,
+    show_bisection,
+    show_comparison,
+    show_drop,
+    show_lines,
+    show_status,
+)
 
 
 @cli.command()
@@ -43,6 +51,44 @@ def bisect(
     if json is not None:
         write_json(finding.to_json(), json)
     if finding.status != "same":
+        raise typer.Exit(1)
+
+
+@cli.command()
+def explain_drop(
+    *,
+    model: Path = option("Quantised build.", "MODEL", takes="onnx", **cli.ARGUMENT),
+    reference: Path = option(
+        "What it was quantised from: an ONNX file, or weights.",
+        default=cli.REQUIRED,
+        takes="source",
+    ),
+    arch: str = cli.ARCH,
+    images: ImageOptions,
+    max_drop: float = option(
+        "Drop that may remain: its 95 % interval ends at or below this.",
+        default=MAX_DROP.limit,
+        **cli.POINTS,
+    ),
+    out: Path | None = option(
+        "Folder for what to leave in float, as ONNX Runtime, ATC and AMCT take it.",
+        "DIR",
+        takes="new folder",
+    ),
+    json: Path | None = option(
+        "Write the figures as JSON; - is the standard output.", takes="new file"
+    ),
+) -> None:
+    """Explain what quantisation cost and where, and try which nodes to leave in float."""
+    job = EvaluationJob(**vars(images), max_drop=max_drop)
+    found = explaining.explain_drop(model, reference, job, spec_for(arch), progress)
+    show_drop(found, max_drop)
+    if out is not None:
+        found.write(out)
+        show_lines(f"wrote {out}: nodes_to_exclude.json, keep_dtype.cfg, skip_layers.json")
+    if json is not None:
+        write_json(found.to_json(), json)
+    if not found.explained:
         raise typer.Exit(1)
 
 

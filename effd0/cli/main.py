@@ -32,6 +32,7 @@ PANELS = {
         run.postprocess: "--omfile out/result --root coco_data --min-map 33.4",
         run.score: "found.json --annotations coco_data/annotations/instances_val2017.json",
         judge.bisect: "--model mine.onnx --reference d0.pth",
+        judge.explain_drop: "d0_int8.onnx --reference d0.pth --root coco_data --out mixed",
         judge.benchmark: "--model d0.onnx --batch-size 1 --batch-size 8 --against old.onnx",
     },
     "Judge": {
@@ -63,10 +64,10 @@ app = typer.Typer(
 )
 for panel, commands in PANELS.items():
     for command, words in commands.items():
-        name = command.__name__
+        name = command.__name__.replace("_", "-")
         COMMANDS[name], EXAMPLES[name] = command, f"effd0 {name} {words}".rstrip()
         example = f"Example: {EXAMPLES[name]}\n\n{EXIT_CODES}"
-        app.command(rich_help_panel=panel, epilog=example)(command)
+        app.command(name, rich_help_panel=panel, epilog=example)(command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from ..benchmark.measure import rivals_of
 from ..benchmark.published import Published, published_figures
 from ..diagnosis.bisect import STATUSES, Finding
+from ..diagnosis.explain_drop import DropExplained
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
@@ -24,6 +25,7 @@ from ..results.check import Verdict
 from ..results.compare import Ratio, RunComparison
 from ..results.run import Accuracy, TimedRival, TimedRow
 from ..timing import Latency
+from ..tolerances import MAX_DROP
 
 #: Color -> the words of verdicts that have it.
 COLORS = {
@@ -36,6 +38,8 @@ COLORS = {
 PER_IMAGE = ("preprocess", "read results", "postprocess")
 #: Rows that are shown: the slowest workers, the first faults, the classes whose AP moved most.
 WORKERS, FAULTS, CLASSES = 16, 10, 10
+#: Nodes of a quantised build that are shown.
+NODES = 8
 #: Wide enough for all tables where output goes to a file, which has no width of its own.
 WIDTH = 180
 
@@ -255,6 +259,49 @@ def show_bisection(finding: Finding) -> None:
     show_status(finding.status, reason)
     if finding.explanation:
         show_lines(f"first: {finding.explanation}")
+
+
+def show_drop(found: DropExplained, max_drop: float) -> None:
+    """Print what a quantised build loses, where, and which nodes to leave in float."""
+    graph, title = found.graph, "what quantisation costs, as the graph computes it"
+    costs = [(name, one, other, f"{other - one:+.2f}") for name, one, other in found.rows]
+    show_table(title, ("points", ">reference", ">build", ">change"), costs, box=SIMPLE)
+    worst = [
+        (one.group, one.node.rpartition(f"{one.group}/")[2], one.op, f"{one.error:.3f}")
+        for one in found.nodes[:NODES]
+    ]
+    title = f"the worst of {len(found.nodes)} quantised nodes by themselves"
+    show_table(title, ("group", "node", "operator", ">error"), worst, box=SIMPLE)
+    gained = {n: f"{graph.points - drop.points:.2f}" for n, drop in found.trials.items()}
+    rows = []
+    for place, one in enumerate(found.groups, 1):
+        alone = (f"{error:.3f}" for error in (one.worst.error, one.classes, one.boxes))
+        rows.append((one.name, str(len(one.nodes)), *alone, gained.get(place, "")))
+    columns = ("group", ">nodes", ">worst", ">class heads", ">box heads", ">regained")
+    title = "one group quantised alone: relative L2; points regained, in float down to here"
+    show_table(title, columns, rows, box=SIMPLE)
+    lines = [f"the graph: {graph}"]
+    if found.unpaired:
+        lines.append(f"{found.unpaired} nodes have no partner: their weights stay quantised")
+    host = 100 * (graph.candidate_ap - found.runtime.candidate_ap)
+    if abs(host) > MAX_DROP.limit:
+        lines.append(
+            f"ONNX Runtime's kernels reach {100 * found.runtime.candidate_ap:.2f} % on this host, "
+            f"{abs(host):.2f} points {'less' if host > 0 else 'more'}: that is not of the graph"
+        )
+    lines.append(f"leave nothing in float: at most {max_drop:g} points are lost")
+    if found.trials:
+        left, drop = max(found.trials.items())
+        names = ", ".join(group.name for group in found.groups[:left])
+        every = "all groups" if left == len(found.groups) else names
+        lines[-1:] = [
+            f"leave in float: {every} ({len(found.names)} nodes)",
+            f"that reaches {100 * drop.candidate_ap:.2f} %: {drop}",
+            "next step: effd0 quantize --exclude DIR/nodes_to_exclude.json, with the DIR of --out"
+            if found.explained
+            else "rounding does not explain the drop: look for another fault with 'effd0 bisect'",
+        ]
+    show_lines(*lines)
 
 
 def show_built(built: Built) -> None:

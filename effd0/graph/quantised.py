@@ -5,11 +5,16 @@ A graph that computes in 8 or 16 bits, read as the float32 graph that it stands 
 that are stored.  So a rounded graph is compared with its source node by node.  It reads ONNX's
 pairs of QuantizeLinear and DequantizeLinear, operators on whole numbers (QLinearConv and ONNX
 Runtime's own), ConvInteger behind DynamicQuantizeLinear, and float16.
+
+`given_back` puts the rounding in again, but for chosen nodes, and `with_errors` computes what each
+node loses by its own rounding.  Both round by QuantizeLinear and DequantizeLinear around float
+operators, so that no kernel on whole numbers of the host has a part in the result.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +39,7 @@ WHOLE_NUMBERS: Mapping[str, tuple[str, Sequence[int]]] = {
 #: Half a step of float16 relative to a value, and where its numbers are no longer normal.
 _HALF_STEP, _SMALLEST = 2.0**-11, 2.0**-25
 _FLOAT, _FLOAT16 = 1, 10
+_WHOLE = (np.uint8, np.int8, np.uint16, np.int16)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,15 @@ class Quantiser:
         return self.back(np.clip(np.rint(values / scale) + zero, self.low, self.high))
 
 
+#: What quantises a tensor and what turns it back; None where the scale is that of the tensor's own
+#: range, computed while the model runs.
+Pair: TypeAlias = tuple[Quantiser, Quantiser] | None
+#: Where a tensor is read: the first output of the node, and the position among its inputs.
+Place: TypeAlias = tuple[str, int]
+#: The position at which an output of the model reads itself.
+_OUTPUT = -1
+
+
 @dataclass(frozen=True)
 class InFloat32:
     """
@@ -84,12 +99,14 @@ class InFloat32:
 
     *model* is a ``ModelProto`` that computes in float32.  *steps* holds, by the name of a weight in
     it, half the step to which it was rounded, by channel.  *pairs* are what quantises a tensor of
-    data and what turns it back; *rounded* is whether there was any rounding.
+    data and what turns it back, *reads* which tensor is read through which of them, and where;
+    *rounded* is whether there was any rounding.
     """
 
     model: Any
     steps: Constants
     pairs: list[tuple[Quantiser, Quantiser]]
+    reads: Mapping[Place, tuple[str, Pair]] = field(default_factory=dict)
 
     @property
     def rounded(self) -> bool:
@@ -115,6 +132,8 @@ def in_float32(model: Any) -> InFloat32:
     floats = {v.name for v in typed if v.type.tensor_type.elem_type in FLOATS}
     now: dict[str, str] = {}  # a tensor that is gone -> the one that it stands for
     made: dict[str, Quantiser] = {}
+    through: dict[str, Pair] = {}  # a tensor that is gone -> what rounds it
+    reads: dict[Place, tuple[str, Pair]] = {}
     pairs, left = [], []
     for node in _float_nodes(copy, values):
         names, result = list(node.input), node.output[0]
@@ -122,10 +141,13 @@ def in_float32(model: Any) -> InFloat32:
         cast = node.op_type == "Cast" and names[0] in floats and node.attribute[0].i in FLOATS
         if cast or node.op_type == "DynamicQuantizeLinear":
             now[result] = source
+            through |= {} if cast else {result: None}
         elif node.op_type == "QuantizeLinear":
             made[result] = one = _quantiser(node, values, source)
             now[result] = source
-            if source in values:
+            if source not in values:
+                through[result] = (one, one)
+            else:
                 weights[source] = one.rounded(values[source])
                 steps[source] = one.half_step(values[source].ndim)
         elif node.op_type == "DequantizeLinear":
@@ -136,16 +158,141 @@ def in_float32(model: Any) -> InFloat32:
             else:
                 now[result] = source
                 if names[0] in made and source not in values:
+                    through[result] = (made[names[0]], one)
                     pairs.append((made[names[0]], one))
         else:
+            if node.op_type != "Shape":
+                reads |= {(result, at): (now[name], through[name])
+                          for at, name in enumerate(names) if name in through}  # fmt: skip
             node.input[:] = [now.get(name, name) for name in names]
             left.append(node)
+    reads |= {(out.name, _OUTPUT): (now[out.name], through[out.name])
+              for out in copy.graph.output if out.name in through}  # fmt: skip
     called = _rebuild(copy, left, now, weights)
 
     def renamed(one: Quantiser) -> Quantiser:
         return replace(one, tensor=called.get(one.tensor, one.tensor))
 
-    return InFloat32(copy, steps, [(renamed(one), renamed(back)) for one, back in pairs])
+    placed = {
+        (called.get(name, name), at): (called.get(tensor, tensor), pair)
+        for (name, at), (tensor, pair) in reads.items()
+    }
+    return InFloat32(copy, steps, [(renamed(one), renamed(back)) for one, back in pairs], placed)
+
+
+def given_back(
+    read: InFloat32, names: Container[str], weights: Mapping[Place, Array] = MappingProxyType({})
+) -> Any:
+    """
+    The ``ModelProto`` that rounds what the build of *read* rounds, but for the nodes in *names*.
+
+    A tensor stays rounded as long as a quantised node outside *names* reads or makes it, as where
+    ONNX Runtime leaves nodes out.  *weights*, float32 by place, are what the named nodes read in
+    place of those stored.
+    """
+    onnx = require("onnx", extra="onnx")
+    model = onnx.ModelProto()
+    model.CopyFrom(read.model)
+    graph, nodes, reads = model.graph, list(model.graph.node), read.reads
+    whole = {node.output[0] for node in nodes if node.name not in names} & _quantised(read)
+    rounded = {name for node in nodes if node.output[0] in whole for name in node.output}
+    rounded |= {tensor for (own, _), (tensor, _) in reads.items() if own in whole}
+    inner = {name: f"{name}_before_rounding" for name in rounded if (name, _OUTPUT) in reads}
+    del graph.node[:]
+    rounding = _Rounding(graph)
+    for node in nodes:
+        own = node.output[0]
+        for at, name in enumerate(node.input):
+            node.input[at] = source = inner.get(name, name)
+            if name in rounded and (own, at) in reads:
+                node.input[at] = rounding.of(source, reads[own, at][1])
+            elif own not in whole and (own, at) in weights:
+                node.input[at] = rounding.constant(weights[own, at], f"{own}_{at}_in_float")
+        node.output[:] = [inner.get(name, name) for name in node.output]
+        graph.node.append(node)
+    for name, source in inner.items():
+        last = rounding.of(source, reads[name, _OUTPUT][1])
+        graph.node.add(op_type="Identity", input=[last], output=[name])
+    return model
+
+
+def with_errors(
+    read: InFloat32, weights: Mapping[Place, Array]
+) -> tuple[Any, dict[str, tuple[str, str]]]:
+    """
+    A ``ModelProto`` in float32 that computes what each quantised node of *read* loses by itself.
+
+    Beside a node, a copy of it reads the same float tensors, rounded, and the weights that are
+    stored, and its output is rounded.  The dictionary holds, by the first output of the node, the
+    names of two scalars: the sum of squares of the difference, and of the float output.
+    """
+    onnx = require("onnx", extra="onnx")
+    model = given_back(read, {node.name for node in read.model.graph.node}, weights)
+    graph, quantised = model.graph, _quantised(read)
+    rounding, sums = _Rounding(graph), {}
+    pairs = dict(read.reads.values())
+    for node in read.model.graph.node:
+        name, copy = node.output[0], onnx.NodeProto()
+        if name not in quantised:
+            continue
+        copy.CopyFrom(node)
+        copy.ClearField("name")
+        for at, source in enumerate(node.input):
+            if (name, at) in read.reads:
+                copy.input[at] = rounding.of(source, read.reads[name, at][1])
+        copy.output[:] = [f"{output}_alone" for output in node.output]
+        graph.node.append(copy)
+        last = rounding.of(copy.output[0], pairs[name]) if name in pairs else copy.output[0]
+        difference, sums[name] = f"{name}_difference", (f"{name}_error", f"{name}_size")
+        graph.node.add(op_type="Sub", input=[last, name], output=[difference])
+        for source, total in zip((difference, name), sums[name], strict=True):
+            add = graph.node.add(op_type="ReduceSumSquare", input=[source], output=[total])
+            add.attribute.add(name="keepdims", type=2, i=0)
+    return model, sums
+
+
+def _quantised(read: InFloat32) -> set[str]:
+    """The first outputs of the nodes that read a rounded tensor or a rounded weight."""
+    stored = {n.output[0] for n in read.model.graph.node if read.steps.keys() & set(n.input)}
+    return stored | {name for name, at in read.reads if at != _OUTPUT}
+
+
+@dataclass
+class _Rounding:
+    """What adds nodes that round, and their constants, to *graph*, each once: *made* are names."""
+
+    graph: Any
+    made: set[str] = field(default_factory=set)
+
+    def constant(self, value: Array, name: str) -> str:
+        """The name of *value* in the graph."""
+        if name not in self.made:
+            numpy_helper = require("onnx.numpy_helper", extra="onnx")
+            self.graph.initializer.append(numpy_helper.from_array(value, name))
+            self.made.add(name)
+        return name
+
+    def of(self, name: str, pair: Pair) -> str:
+        """The tensor that is left of *name* behind *pair*."""
+        result = f"{name}_at_{pair[1].node if pair else 'run'}"
+        if result in self.made:
+            return result
+        self.made.add(result)
+        whole, add = f"{result}_whole", self.graph.node.add
+        if pair is None:
+            own = [whole, f"{result}_scale", f"{result}_zero"]
+            add(op_type="DynamicQuantizeLinear", input=[name], output=own)
+            add(op_type="DequantizeLinear", input=own, output=[result])
+            return result
+        steps = (("QuantizeLinear", name, whole), ("DequantizeLinear", whole, result))
+        for one, (op, source, output) in zip(pair, steps, strict=True):
+            ends = (one.low, one.high)
+            kind = next(k for k in _WHOLE if ends == (np.iinfo(k).min, np.iinfo(k).max))
+            shape = one.scale.shape if one.scale.size > 1 else ()
+            scale = self.constant(one.scale.reshape(shape).astype(np.float32), f"{output}_scale")
+            zero = self.constant(one.zero_point.reshape(shape).astype(kind), f"{output}_zero")
+            add(op_type=op, input=[source, scale, zero], output=[output])
+        return result
 
 
 def _float_nodes(model: Any, values: Constants) -> Iterator[Any]:
@@ -183,7 +330,7 @@ def _convolutions(model: Any, values: Constants) -> tuple[dict[str, list[Any]], 
         scales = maker[next(n for n in last.input if n != cast.output[0])]
         (scale,) = (name for name in scales.input if name in values)
         behind, bias = [cast, last, scales], []
-        (add,) = readers[last.output[0]]
+        add = next(iter(readers.get(last.output[0], ())), last)
         reshape = maker.get(next((n for n in add.input if n != last.output[0]), ""))
         if add.op_type == "Add" and reshape is not None and reshape.op_type == "Reshape":
             behind, last, bias = [*behind, add, reshape], add, [reshape.input[0]]

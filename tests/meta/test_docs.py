@@ -35,9 +35,9 @@ SHOWN = {
     for number, line in enumerate(lines, 1)
     if line.startswith(("    effd0 ", "    pytest "))
 }
-COMMANDS, GUIDE = (
+COMMANDS, GUIDE, QUANTISED = (
     [line for place, line in SHOWN.items() if place.startswith(page) and line.startswith("effd0 ")]
-    for page in (("README.md", "CONTRIBUTING.md"), "docs/ascend.md")
+    for page in (("README.md", "CONTRIBUTING.md"), "docs/ascend.md", "docs/quantised.md")
 )
 
 
@@ -130,3 +130,15 @@ def test_the_guides_commands_lead_from_weights_to_a_score(
             outcome = effd0(*shlex.split(command)[1:])
             assert outcome.code == 0, f"{command}\n{outcome.err}"
         emulator.assert_clean()
+
+
+@pytest.mark.slow
+def test_the_page_on_int8_leads_from_weights_to_a_mixed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command succeeds where it stands; those before it made its files."""
+    monkeypatch.chdir(fetched(tmp_path))
+    assert len(QUANTISED) == 4
+    for command in QUANTISED:
+        outcome = effd0(*shlex.split(command)[1:])
+        assert outcome.code == 0, f"{command}\n{outcome.out}\n{outcome.err}"

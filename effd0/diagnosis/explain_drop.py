@@ -1,0 +1,298 @@
+"""
+What quantisation cost, and where: which nodes of an int8 build to leave in float.
+
+All is measured on graphs that round between float operators, without any optimisation, so that no
+kernel of the host on whole numbers has a part in it.  Nodes come in groups: a tensor stays rounded
+as long as one quantised node reads or makes it, so that a node left alone gains next to nothing.
+"""
+
+import json
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.preprocess import preprocess
+from ..detection.heads import named_heads
+from ..errors import GraphError
+from ..evaluation.engines import LocalEngine, reference_choice
+from ..evaluation.evaluate import Evaluation, EvaluationJob, evaluate, loaded
+from ..evaluation.model import ModelChoice
+from ..graph.onnx_info import load_graph
+from ..graph.quantised import Array, InFloat32, Place, given_back, in_float32, with_errors
+from ..io import write_json, write_text
+from ..metrics.bootstrap import PairedDrop, paired_drop
+from ..metrics.tide import KINDS, find_errors
+from ..progress import OpenProgress, silent
+from ..runners.registry import RunnerOptions
+from ..spec import ModelSpec
+from ..types import Tensor
+from .bisect import distance
+from .graph_pairing import Network, Pairs
+from .parity import fresh_export
+
+#: Images on which nodes and groups are compared; the drop is measured on all.
+IMAGES = 2
+#: The drop is explained where so much of it is regained.
+REGAINED = 0.9
+#: Classes shown, those that lose most.
+CLASSES = 5
+#: What names a group within the name of a node, as effdet calls its modules, and the rest of both.
+_GROUP = re.compile(r"blocks\.\d+\.\d+|cell\.\d+|class_net|box_net")
+_REST = {"backbone": "stem", "fpn": "resample", "": "rest"}
+#: Operators that AMCT quantises, which it calls layers.
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool")
+
+
+@dataclass(frozen=True)
+class NodeError:
+    """The relative L2 *error* that a quantised node makes by itself, given float inputs."""
+
+    node: str
+    op: str
+    group: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """
+    The *nodes* of one part of the network, and what quantising it alone does.
+
+    *worst* is its node with the largest error by itself; *classes* and *boxes* are the relative L2
+    of the heads where all other groups compute in float.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    worst: NodeError
+    classes: float
+    boxes: float
+
+
+@dataclass(frozen=True)
+class DropExplained:
+    """
+    What a quantised build loses to its reference, and where.
+
+    *runtime* is the drop as ONNX Runtime computes the build on this host, *graph* that of its
+    graph; *rows* are (figure, reference, build), in points, of the latter.  *nodes* stand by
+    falling error, *groups* by falling effect.  *trials* are the drops that remain with so many
+    groups in float; the last is recommended, and *explained* is whether it regains enough.
+    *unpaired* nodes have no partner in the reference.
+    """
+
+    runtime: PairedDrop
+    graph: PairedDrop
+    rows: list[tuple[str, float, float]]
+    nodes: list[NodeError]
+    groups: list[Group]
+    trials: dict[int, PairedDrop]
+    explained: bool
+    unpaired: int
+
+    @property
+    def names(self) -> list[str]:
+        """The nodes that are recommended to be left in float."""
+        left = max(self.trials, default=0)
+        return [name for group in self.groups[:left] for name in group.nodes]
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as plain values."""
+        return asdict(self) | {"left_in_float": self.names}
+
+    def write(self, folder: Path) -> None:
+        """
+        Write the recommendation for each tool to *folder*.
+
+        ``nodes_to_exclude.json`` is a list for ONNX Runtime and ``effd0 quantize --exclude``;
+        ``keep_dtype.cfg`` is for ATC, whose --modify_mixlist takes types of operators alone;
+        ``skip_layers.json`` is a part of AMCT's configuration.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(json.dumps(self.names, indent=1) + "\n", folder / "nodes_to_exclude.json")
+        write_text("".join(f"{name}\n" for name in self.names), folder / "keep_dtype.cfg")
+        layers = [n.node for n in self.nodes if n.op in _LAYERS and n.node in self.names]
+        write_json({"skip_layers": layers}, folder / "skip_layers.json")
+
+
+def explain_drop(
+    model: Path,
+    reference: Path,
+    job: EvaluationJob,
+    spec: ModelSpec,
+    open_progress: OpenProgress = silent,
+) -> DropExplained:
+    """
+    Explain the drop of the quantised ONNX file *model* against *reference*, ONNX or weights.
+
+    Both are evaluated as *job* says, whose ``max_drop`` is what may remain.  Raises `GraphError`
+    for a model without any rounding, and what evaluation and ONNX Runtime raise.
+    """
+    read = in_float32(load_graph(model))
+    if not read.rounded:
+        raise GraphError(
+            f"{model} holds no quantised node, but a quantised build is wanted; make one with "
+            "'effd0 quantize', or find a difference in float with 'effd0 bisect'"
+        )
+    file = reference if reference.suffix == ".onnx" else fresh_export(reference, spec)
+    own = ModelChoice(model, None, "ort", spec)
+    with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
+        made = Path(folder) / "mixed.onnx"
+        mixed = ModelChoice(made, None, "ort", spec, RunnerOptions(graph_optimization="disable"))
+
+        def measured(choice: ModelChoice) -> Evaluation:
+            return evaluate(job, LocalEngine(choice), dataset=dataset, open_progress=open_progress)
+
+        def drop_of(names: Sequence[str]) -> tuple[Evaluation, PairedDrop]:
+            made.write_bytes(given_back(read, set(names), weights).SerializeToString())
+            got = measured(mixed)
+            return got, paired_drop(wanted.matches, got.matches)
+
+        with loaded(job, LocalEngine(own)) as dataset:
+            tensors = [preprocess(s.path, spec).tensor for s in dataset.samples[:IMAGES]]
+            images = np.stack(tensors).astype(np.float32)
+            weights, of, unpaired = _partners(read, Network(load_graph(file)), images)
+            nodes = node_errors(read, weights, of, images)
+            with open_progress("groups", len({node.group for node in nodes})) as advance:
+                groups = group_effects(read, weights, of, nodes, images, spec, advance)
+            wanted = measured(reference_choice(reference, own))
+            runtime = paired_drop(wanted.matches, measured(own).matches)
+            plain, graph = drop_of(())
+            trials: dict[int, PairedDrop] = {}
+            count, explained = 1, graph.high <= job.max_drop
+            while not explained and count // 2 < len(groups):
+                some = groups[:count]
+                left = drop_of([name for group in some for name in group.nodes])[1]
+                trials[len(some)] = left
+                regained = graph.points - left.points
+                explained = left.high <= job.max_drop or regained >= REGAINED * graph.points
+                count *= 2
+            rows = _costs(wanted, plain)
+    return DropExplained(runtime, graph, rows, nodes, groups, trials, explained, unpaired)
+
+
+def _partners(
+    read: InFloat32, reference: Network, images: Tensor
+) -> tuple[dict[Place, Array], dict[str, str], int]:
+    """
+    The reference's weights by place, the group of each node by output, and how many lack a partner.
+
+    Nodes of both graphs are partners by name where all of one graph are, else as `Pairs` finds.
+    """
+    build = Network(read.model)
+    named = {(node.name, node.op): node for node in reference.nodes}
+    pairs = {n.index: named[n.name, n.op] for n in build.nodes if (n.name, n.op) in named}
+    if len(pairs) < len(build.nodes):
+        for network in (build, reference):
+            network.observe(images[: build.inputs[0].shape[0] or len(images)])
+        pairs = Pairs(build, reference).nodes
+    weights: dict[Place, Array] = {}
+    for node in build.nodes:
+        other = pairs.get(node.index)
+        for at, name in node.constants.items():
+            theirs = reference.values.get(other.constants.get(at, "")) if other else None
+            if theirs is None or name not in read.steps:
+                continue
+            if theirs.shape == build.values[name].shape:
+                weights[node.output, at] = theirs.astype(np.float32)
+    of = {node.output[0]: group_of(node.name) for node in read.model.graph.node}
+    of |= {node.output: group_of(pairs.get(node.index, node).name) for node in build.nodes}
+    return weights, of, len(build.nodes) - len(pairs)
+
+
+def group_of(name: str) -> str:
+    """The group of the node *name*: a block of the backbone, a cell, a head's net, the rest."""
+    found = _GROUP.search(name)
+    return found[0] if found else next(rest for part, rest in _REST.items() if part in name)
+
+
+def node_errors(
+    read: InFloat32, weights: Mapping[Place, Array], of: Mapping[str, str], images: Tensor
+) -> list[NodeError]:
+    """
+    The error that each quantised node makes by itself, on *images* (N, 3, S, S), largest first.
+
+    It is that of its rounded inputs, weights and output, given the inputs in float.  *of* is the
+    group of a node by its first output.
+    """
+    model, sums = with_errors(read, weights)
+    scalars = [name for both in sums.values() for name in both]
+    totals = np.array(_run(model, scalars, images), np.float64).sum(axis=0)
+    found = []
+    for node in read.model.graph.node:
+        if (output := node.output[0]) in sums:
+            error, size = totals[:2]
+            totals = totals[2:]
+            by_itself = float(np.sqrt(error / size)) if size else 0.0
+            found.append(NodeError(node.name or output, node.op_type, of[output], by_itself))
+    return sorted(found, key=lambda one: -one.error)
+
+
+def group_effects(
+    read: InFloat32,
+    weights: Mapping[Place, Array],
+    of: Mapping[str, str],
+    nodes: Sequence[NodeError],
+    images: Tensor,
+    spec: ModelSpec,
+    advance: Callable[[int], None] = lambda _count: None,
+) -> list[Group]:
+    """What each group of nodes does to the heads where it alone is quantised, most first."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for node in read.model.graph.node:
+        if node.name and node.op_type != "Constant":
+            members[of[node.output[0]]].append(node.name)
+    every = {node.name for node in read.model.graph.node}
+    outputs = [output.name for output in read.model.graph.output]
+
+    def heads(left: set[str]) -> list[Array]:
+        parts = _run(given_back(read, left, weights), outputs, images)
+        given = [named_heads(dict(zip(outputs, part, strict=True)), spec) for part in parts]
+        return [
+            np.concatenate([head[name].ravel() for head in given for name in names])
+            for names in (spec.class_names, spec.box_names)
+        ]
+
+    wanted, found = heads(every), []
+    worst = {node.group: node for node in reversed(nodes)}  # it comes last, and stays
+    for group, node in worst.items():
+        far = map(distance, heads(every - set(members[group])), wanted)
+        found.append(Group(group, tuple(members[group]), node, *far))
+        advance(1)
+    return sorted(found, key=lambda group: -max(group.classes, group.boxes))
+
+
+def _run(model: Any, names: Sequence[str], images: Tensor) -> list[list[Array]]:
+    """Values of the tensors *names* of *model* for each batch of *images*."""
+    network = Network(model)
+    size = network.inputs[0].shape[0] or len(images)
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    return [network.run(names, np.resize(b, (size, *b.shape[1:]))) for b in batches]
+
+
+def _costs(reference: Evaluation, build: Evaluation) -> list[tuple[str, float, float]]:
+    """COCO's AP by size, AP of the classes that lose most, AP50 that each kind of error costs."""
+    sides = reference.metrics, build.metrics
+    numbers, classes = (
+        [(name, 100 * ap, 100 * now) for name, ap in one.items()
+         if ap is not None and (now := other.get(name)) is not None]
+        for one, other in (
+            [side.values for side in sides], [side.per_class for side in sides]
+        )
+    )  # fmt: skip
+    errors = [find_errors(side.matches) for side in (reference, build)]
+    kinds = [[error.delta_ap(kind) or 0.0 for error in errors] for kind in KINDS]
+    return [
+        *(row for row in numbers if row[0].startswith("AP")),
+        *sorted(classes, key=lambda row: row[2] - row[1])[:CLASSES],
+        *(
+            (f"AP50 lost: {kind}", one, other)
+            for kind, (one, other) in zip(KINDS, kinds, strict=True)
+        ),
+    ]
