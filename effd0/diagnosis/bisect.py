@@ -19,12 +19,13 @@ from ..data.fixture import sample_inputs
 from ..data.preprocess import preprocess
 from ..errors import require, require_all
 from ..export import verify
-from ..graph.onnx_info import load_graph
+from ..graph.onnx_info import load_graph, precision_of
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..tolerances import NOISE, NOISE_FLOAT16
 from ..types import Tensor
 from .graph_pairing import COMMUTATIVE, Array, Network, Node, Pairs, each
+from .rounding import SHOWN, Restored, own_errors, restored
 
 #: Status of a finding -> what it means.
 STATUSES = {
@@ -124,7 +125,8 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     """
     Find where the ONNX file *model* leaves *reference*, an ONNX file or a checkpoint.
 
-    Both are run on *image*, or on embedded ones.  Raises `GraphError`, `RunnerError`,
+    Both are run on *image*, or on embedded ones.  A rounded model is compared without its rounding,
+    and the worst of its quantisers are noted.  Raises `GraphError`, `RunnerError`,
     `CheckpointError`, `ImageError`.
     """
     if reference.suffix != ".onnx":
@@ -138,8 +140,32 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     batches = [network.inputs[0].shape[:1] for network in (bad, good)]
     rows = next((batch[0] for batch in batches if batch and batch[0] is not None), 1)
     if image is None:
-        return bisect_networks(bad, good, sample_inputs(rows, spec))
-    return bisect_networks(bad, good, np.stack([preprocess(image, spec).tensor] * rows))
+        images = sample_inputs(rows, spec)
+    else:
+        images = np.stack([preprocess(image, spec).tensor] * rows)
+    mine = restored(bad.model, good, images) if precision_of(bad.model) != "fp32" else None
+    if mine is None:
+        return bisect_networks(bad, good, images)
+    found = bisect_restored(mine, images)
+    count = f"{len(mine.rounding.steps) - len(mine.wrong)} of {len(mine.rounding.steps)}"
+    notes = [f"compared without its rounding: {count} stored weights are the reference's, rounded"]
+    notes += [f"quantiser of {own}" for own in own_errors(mine, images)[:SHOWN]]
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def bisect_restored(mine: Restored, images: Tensor) -> Finding:
+    """Find where a model without its rounding leaves the reference; `RunnerError`."""
+    found = bisect_networks(mine.network, mine.pairs.good, images)
+    texts = {f"weight {name} differs: ": text for name, text in mine.wrong.items()}
+
+    def in_steps(text: str) -> str:
+        start = next((start for start in texts if text.startswith(start)), None)
+        return text if start is None else start + texts[start]
+
+    suspects = tuple(
+        replace(one, differences=tuple(map(in_steps, one.differences))) for one in found.suspects
+    )
+    return replace(found, suspects=suspects, notes=(*found.notes, *mine.notes))
 
 
 def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:

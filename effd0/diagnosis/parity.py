@@ -5,6 +5,7 @@ Heads that differ are explained further than the heads alone do: by the node of 
 it, by the batch, by the input that they are right for, or by another precision.
 """
 
+import contextlib
 import functools
 import tempfile
 from collections.abc import Callable
@@ -26,12 +27,12 @@ from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
 from ..tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
 from ..types import Tensor, Tensors
-from .bisect import bisect_networks
+from .bisect import bisect_networks, bisect_restored
 from .graph_pairing import Network
 from .heads import ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
 from .inputs import model_expects
-from .rounding import Restored, restored
+from .rounding import Restored, check_quantisers, restored
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {
@@ -238,11 +239,12 @@ def compare_plain(
             mine = _restored(model.path, checkpoint, fed, spec)
         if mine is not None:
             _check_restored(mine, images, reference, spec)
+            check_quantisers(mine, images)
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
         try:
             if mine is not None:
-                found = mine.bisect(fed)
+                found = bisect_restored(mine, fed)
             else:
                 bad = Network(load_graph(model.path))
                 good = Network(load_graph(fresh_export(checkpoint, spec)))
@@ -271,12 +273,10 @@ def _unoptimised(path: Path, images: Tensor, spec: ModelSpec) -> Tensors:
 
 def _restored(path: Path, checkpoint: Path, images: Tensor, spec: ModelSpec) -> Restored | None:
     """The model *path* without its honest rounding; None where that cannot be taken away."""
-    try:
+    with contextlib.suppress(Effd0Error):
         good = Network(load_graph(fresh_export(checkpoint, spec)))
-        found = restored(load_graph(path), good, images)
-    except Effd0Error:
-        return None
-    return found if found.rounding.rounded else None
+        return restored(load_graph(path), good, images)
+    return None
 
 
 def _check_restored(mine: Restored, images: Tensor, reference: Tensors, spec: ModelSpec) -> None:
