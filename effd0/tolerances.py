@@ -64,6 +64,8 @@ QUANTISER = TABLE["QUANTISER",]
 CALIBRATION = TABLE["CALIBRATION",]
 #: By how much the largest values of a head may be clipped.
 CLASS_RANGE = TABLE["CLASS_RANGE",]
+#: ONNX Runtime's kernels on whole numbers, of an int8 model, against its graph as it stands.
+KERNELS = TABLE["KERNELS",]
 NOISE = TABLE["NOISE",]
 NOISE_FLOAT16 = TABLE["NOISE_FLOAT16",]
 UNTRAINED = TABLE["UNTRAINED",]

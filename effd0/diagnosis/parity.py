@@ -25,7 +25,7 @@ from ..runners.base import NamedRunner
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
-from ..tolerances import HEADS, INT8_L2, ROUNDED_L2, SAME_FLOAT32
+from ..tolerances import HEADS, INT8_L2, KERNELS, ROUNDED_L2, SAME_FLOAT32
 from ..types import Tensor, Tensors
 from .bisect import bisect_networks, bisect_restored
 from .graph_pairing import Network
@@ -290,6 +290,27 @@ def _check_restored(mine: Restored, images: Tensor, reference: Tensors, spec: Mo
         evidence = f"its rounding undone, {broken.evidence}"
         details = [*mine.notes, *broken.details]
         raise Broken(evidence, broken.diagnosis, broken.stage, details) from broken
+
+
+def check_kernels(
+    path: Path, images: Tensor, reference: Tensors, got: Tensors, spec: ModelSpec
+) -> None:
+    """
+    Raise `Broken` where heads *got* of an int8 model by ONNX Runtime's optimised kernels err more
+    than the graph itself does.
+
+    *images* are those of *got* and of torch's *reference*, all (N, ...).
+    """
+    plain = _unoptimised(path, images, spec)
+    errors = [max(d.relative_l2 for d in compare_tensors(reference, one)) for one in (got, plain)]
+    if errors[0] > KERNELS.limit * errors[1]:
+        raise Broken(
+            f"optimised, the heads are off by {errors[0]:.2g} (relative L2), but as the graph "
+            f"stands by {errors[1]:.2g}; at most {KERNELS.limit:g} times as much is allowed",
+            "ONNX Runtime's integer kernels saturate on this CPU (no VNNI): run with "
+            "--graph-optimization=disable, or quantise with reduce_range or int8 activations",
+            "runner",
+        )
 
 
 def _confined(diagnosis: str) -> bool:
