@@ -69,6 +69,14 @@ HEADS = {key[1:]: row for key, row in TABLE.items() if key[0] == "HEADS"}
 DEVICES = {key[1]: row for key, row in TABLE.items() if key[0] == "DEVICES"}
 #: By type: inputs that another tool made; where effd0's manifest lies beside them, none differs.
 INPUTS = {key[1]: row for key, row in TABLE.items() if key[0] == "INPUTS"}
+#: How much more a quantiser may err than one whose range is that of the images: one of a large
+#: tensor, and of all the one with the largest error but for a twentieth.
+QUANTISER = TABLE["QUANTISER",]
+CALIBRATION = TABLE["CALIBRATION",]
+#: By how much the largest values of a head may be clipped.
+CLASS_RANGE = TABLE["CLASS_RANGE",]
+#: ONNX Runtime's kernels on whole numbers, of an int8 model, against its graph as it stands.
+KERNELS = TABLE["KERNELS",]
 NOISE = TABLE["NOISE",]
 NOISE_FLOAT16 = TABLE["NOISE_FLOAT16",]
 TO_EXPECTED = TABLE["TO_EXPECTED",]

@@ -20,13 +20,14 @@ from ..data.fixture import sample_inputs
 from ..data.preprocess import preprocess
 from ..errors import require, require_all
 from ..export import verify
-from ..graph.onnx_info import load_graph
+from ..graph.onnx_info import load_graph, precision_of
 from ..runners.base import as_input
 from ..spec import ModelSpec
 from ..tensor_diff import compare_tensors
 from ..tolerances import NOISE, NOISE_FLOAT16
 from ..types import Tensor
 from .graph_pairing import COMMUTATIVE, Array, Network, Node, Pairs, each
+from .rounding import SHOWN, Restored, own_errors, restored
 
 #: Status of a finding -> what it means.
 STATUSES = {
@@ -136,7 +137,8 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     Find where the ONNX file *model* leaves *reference*, an ONNX file or a checkpoint.
 
     Both are run on *image*, or on embedded ones; where nothing differs, *model* is run on a batch,
-    too.  Raises `GraphError`, `RunnerError`, `CheckpointError`, `ImageError`.
+    too.  A rounded model is compared without its rounding, and the worst of its quantisers are
+    noted.  Raises `GraphError`, `RunnerError`, `CheckpointError`, `ImageError`.
     """
     if reference.suffix != ".onnx":
         require_all(verify.EXPORTING | verify.SIMPLIFYING)
@@ -151,12 +153,38 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
     images = sample_inputs(max(rows, 2), spec)
     if image is not None:
         images[0] = preprocess(image, spec).tensor
-    finding = bisect_networks(bad, good, images[:rows] if image is None else images[[0] * rows])
+    fed = images[:rows] if image is None else images[[0] * rows]
+    mine = restored(bad.model, good, fed) if precision_of(bad.model) != "fp32" else None
+    if mine is None:
+        finding = bisect_networks(bad, good, fed)
+    else:
+        finding = bisect_restored(mine, fed)
+        count = f"{len(mine.rounding.steps) - len(mine.wrong)} of {len(mine.rounding.steps)}"
+        notes = [
+            f"compared without its rounding: {count} stored weights are the reference's, rounded"
+        ]
+        notes += [f"quantiser of {own}" for own in own_errors(mine, fed)[:SHOWN]]
+        finding = replace(finding, notes=(*notes, *finding.notes))
     if finding.status != "same":
         return finding
     if first := batch_suspect(bad, one_among(images, bad.inputs[0].shape[0] or BATCH)):
         return replace(finding, status="differs", suspects=(first,), worst=first.error)
     return finding
+
+
+def bisect_restored(mine: Restored, images: Tensor) -> Finding:
+    """Find where a model without its rounding leaves the reference; `RunnerError`."""
+    found = bisect_networks(mine.network, mine.pairs.good, images)
+    texts = {f"weight {name} differs: ": text for name, text in mine.wrong.items()}
+
+    def in_steps(text: str) -> str:
+        start = next((start for start in texts if text.startswith(start)), None)
+        return text if start is None else start + texts[start]
+
+    suspects = tuple(
+        replace(one, differences=tuple(map(in_steps, one.differences))) for one in found.suspects
+    )
+    return replace(found, suspects=suspects, notes=(*found.notes, *mine.notes))
 
 
 def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:

@@ -30,15 +30,22 @@ from ..runners.checkpoint import weight_sets
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
 from ..tensor_diff import check_pair, compare_tensors
-from ..tolerances import HEADS, INT8_L2, RECORDED, ROUNDED_L2, SAME_FLOAT32
+from ..tolerances import HEADS, INT8_L2, KERNELS, RECORDED, ROUNDED_L2, SAME_FLOAT32
 from ..types import Floats, Tensor, Tensors
-from .bisect import BATCH, Finding, batch_suspect, bisect_networks, one_among
+from .bisect import (
+    BATCH,
+    Finding,
+    batch_suspect,
+    bisect_networks,
+    bisect_restored,
+    one_among,
+)
 from .graph_pairing import Network
 from .heads import EXPLAINED, ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
 from .images import differing, misplaced
 from .inputs import ImageFile, Infer, diagnose_input_of, model_expects
-from .rounding import Restored, restored
+from .rounding import Restored, check_quantisers, restored
 
 #: Precision of a model that is not float32 -> relative L2 that a head of it may have.
 RELATIVE_L2 = {
@@ -256,6 +263,7 @@ def compare_plain(
             mine = _restored(model.path, checkpoint, fed, spec, weights)
         if mine is not None:
             _check_restored(mine, images, reference, spec)
+            check_quantisers(mine, images)
         check_heads(reference, heads, spec, model.precision)
     except Broken as broken:
         if (of_the_batch := compare_batch(model, images, spec)) is not None:
@@ -273,7 +281,7 @@ def compare_plain(
                 return Broken(broken.evidence, said, "export", broken.details), figure
         try:
             if mine is not None:
-                found = mine.bisect(fed)
+                found = bisect_restored(mine, fed)
             else:
                 bad = Network(load_graph(model.path), spec)
                 good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
@@ -332,12 +340,10 @@ def _restored(
     path: Path, checkpoint: Path, images: Tensor, spec: ModelSpec, weights: str | None
 ) -> Restored | None:
     """The model *path* without its honest rounding; None where that cannot be taken away."""
-    try:
+    with contextlib.suppress(Effd0Error):
         good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
-        found = restored(load_graph(path), good, images)
-    except Effd0Error:
-        return None
-    return found if found.rounding.rounded else None
+        return restored(load_graph(path), good, images)
+    return None
 
 
 def _check_restored(mine: Restored, images: Tensor, reference: Tensors, spec: ModelSpec) -> None:
@@ -351,6 +357,27 @@ def _check_restored(mine: Restored, images: Tensor, reference: Tensors, spec: Mo
         evidence = f"its rounding undone, {broken.evidence}"
         details = [*mine.notes, *broken.details]
         raise Broken(evidence, broken.diagnosis, broken.stage, details) from broken
+
+
+def check_kernels(
+    path: Path, images: Tensor, reference: Tensors, got: Tensors, spec: ModelSpec
+) -> None:
+    """
+    Raise `Broken` where heads *got* of an int8 model by ONNX Runtime's optimised kernels err more
+    than the graph itself does.
+
+    *images* are those of *got* and of torch's *reference*, all (N, ...).
+    """
+    plain = _unoptimised(path, images, spec)
+    errors = [max(d.relative_l2 for d in compare_tensors(reference, one)) for one in (got, plain)]
+    if errors[0] > KERNELS.limit * errors[1]:
+        raise Broken(
+            f"optimised, the heads are off by {errors[0]:.2g} (relative L2), but as the graph "
+            f"stands by {errors[1]:.2g}; at most {KERNELS.limit:g} times as much is allowed",
+            "ONNX Runtime's integer kernels saturate on this CPU (no VNNI): run with "
+            "--graph-optimization=disable, or quantise with reduce_range or int8 activations",
+            "runner",
+        )
 
 
 def _confined(diagnosis: str) -> bool:

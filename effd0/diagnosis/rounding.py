@@ -6,25 +6,35 @@ puts the reference's value in its place.  What still differs from the reference 
 a bisection at float32's noise names it, as in a model that was never rounded.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import require
-from ..graph.quantised import InFloat32, in_float32
+from ..errors import listed, require
+from ..graph.quantised import InFloat32, Quantiser, in_float32
+from ..results.check import Broken
+from ..tolerances import CALIBRATION, CLASS_RANGE, QUANTISER, Tolerance
 from ..types import Tensor
-from .bisect import Finding, bisect_networks
-from .graph_pairing import Network, Pairs
+from .graph_pairing import Network, Pairs, each
 
 Array = npt.NDArray[Any]
 #: Half steps that a stored weight is off by: rounding to the nearest, its scale in float32; and
 #: rounding to either side, as is learned (AdaRound).
 NEAREST, EITHER = 1.02, 2.02
-#: Channels of a weight that are listed.
-_FEW = 4
+#: Channels of a weight that are listed, and quantisers.
+SHOWN = 4
+#: Values of a tensor for an image from which on its range does not hang on a few images; and so
+#: many are rounded to learn a quantiser's own error.
+_MANY, _SAMPLE = 5000, 100_000
+#: Relative L2 below which no range in 8 bits is called better.
+_LEAST = 1e-3
+#: Of all quantisers, so many have a smaller error than the one by which a calibration is judged.
+_MOST = 0.95
 
 
 class Restored(NamedTuple):
@@ -42,105 +52,200 @@ class Restored(NamedTuple):
     wrong: dict[str, str]
     notes: tuple[str, ...]
 
-    def bisect(self, images: Tensor) -> Finding:
-        """Where the network leaves the reference; its weights are described with their steps."""
-        found = bisect_networks(self.network, self.pairs.good, images)
-        texts = {f"weight {name} differs: ": text for name, text in self.wrong.items()}
 
-        def said(text: str) -> str:
-            start = next((start for start in texts if text.startswith(start)), None)
-            return text if start is None else start + texts[start]
-
-        suspects = tuple(
-            replace(one, differences=tuple(map(said, one.differences))) for one in found.suspects
-        )
-        return replace(found, suspects=suspects, notes=(*found.notes, *self.notes))
-
-
-def restored(model: Any, reference: Network, images: Tensor) -> Restored:
+def restored(model: Any, reference: Network, images: Tensor) -> Restored | None:
     """
-    Take the rounding of *model*, a ``ModelProto``, away where it is honest.
+    Take the rounding of *model*, a ``ModelProto``, away where it is honest; None without any.
 
     The nodes are paired with those of *reference* by what both compute from *images*, (N, 3, S, S).
     Raises `GraphError`, `RunnerError`.
     """
     numpy_helper = require("onnx.numpy_helper", extra="onnx")
     rounding = in_float32(model)
-    network = Network(rounding.model)
+    if not rounding.rounded:
+        return None
+    network = Network(rounding.model, reference.spec)
     for side in (network, reference):
         side.observe(images)
     pairs = Pairs(network, reference)
     right: dict[str, Array] = {}
     wrong: dict[str, str] = {}
     either = 0
-    for name, partner in sorted(_weights(pairs)):
-        if name not in rounding.steps or name in right or name in wrong:
-            continue
-        got, wanted = network.values[name], reference.values[partner]
-        if got.shape != wanted.shape:
-            wrong[name] = f"shape {got.shape}, but {wanted.shape} in the reference"
-            continue
-        half = np.broadcast_to(rounding.steps[name], got.shape)
-        with np.errstate(invalid="ignore"):
-            off = float(np.max(np.abs(got - wanted.astype(np.float64)) / half, initial=0))
-        if off <= EITHER:
-            right[name] = wanted
-            either += off > NEAREST
-        else:
-            wrong[name] = "; ".join(_differs(got, wanted, rounding.steps[name]))
+    for name, partner in _weights(pairs):
+        if name in rounding.steps:
+            got, wanted = network.values[name], reference.values[partner]
+            off, wrong[name] = _differs(got, wanted, rounding.steps[name])
+            if not wrong[name]:
+                del wrong[name]
+                right[name] = wanted
+                either += off > NEAREST
     for tensor in rounding.model.graph.initializer:
         if tensor.name in right:
             tensor.CopyFrom(numpy_helper.from_array(right[tensor.name], tensor.name))
     notes = []
     if either:
         notes.append(f"{either} of {len(right)} weights are not rounded to the nearest value")
-    return Restored(Network(rounding.model), rounding, pairs, wrong, tuple(notes))
+    convs = [node for node in network.nodes if node.op == "Conv"]
+    left = [one.name for one in convs if not rounding.steps.keys() & set(one.constants.values())]
+    if left:
+        notes.append(f"{len(left)} of {len(convs)} Conv are left in float: {listed(left)}")
+    return Restored(Network(rounding.model, reference.spec), rounding, pairs, wrong, tuple(notes))
 
 
 def _weights(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """Constants of nodes that have a partner, with the partner's at the same place."""
+    """Constants of nodes that have a partner, each once, with the partner's at the same place."""
+    found: dict[str, str] = {}
     for node in pairs.bad.nodes:
-        partner = pairs.nodes.get(node.index)
-        if partner is not None:
-            for position in node.constants.keys() & partner.constants.keys():
-                yield node.constants[position], partner.constants[position]
+        theirs = pairs.nodes[node.index].constants if node.index in pairs.nodes else {}
+        found |= {mine: theirs[at] for at, mine in node.constants.items() if at in theirs}
+    yield from found.items()
 
 
-def _differs(got: Array, wanted: Array, half: Array) -> Iterator[str]:
-    """How *got* differs from *wanted* by more than steps of twice *half*: of all, or by channel."""
-    axis = next((i for i, side in enumerate(half.shape) if side > 1), None)
-    rows = got.shape[axis] if axis is not None and half.shape != got.shape else 1
-    flat = [np.moveaxis(a, axis or 0, 0).reshape(rows, -1).astype(np.float64)
-            for a in (got, wanted, np.broadcast_to(half, got.shape))]  # fmt: skip
-    said = [_one_differs(*row) for row in zip(*flat, strict=True)]
+def _differs(got: Array, wanted: Array, half: Array) -> tuple[float, str]:
+    """By how many half steps *got* is off, and how it differs from *wanted*, where not by one."""
+    if got.shape != wanted.shape:
+        return np.inf, f"shape {got.shape}, but {wanted.shape} in the reference"
+    got, wanted, half = np.atleast_1d(got, wanted, half)
+    # Channels have scales of their own; of a bias or in float16, each value has one.
+    axis = next((i for i, side in enumerate(half.shape) if side > 1), 0)
+    rows = 1 if half.shape == got.shape else half.shape[axis]
+    each_row = [np.moveaxis(a, axis, 0).reshape(rows, -1).astype(np.float64)
+                for a in (got, wanted, np.broadcast_to(half, got.shape))]  # fmt: skip
+    with np.errstate(all="ignore"):
+        off = float(np.max(np.abs(each_row[0] - each_row[1]) / each_row[2], initial=0))
+        if off <= EITHER:
+            return off, ""
+        said = [_one_differs(*row) for row in zip(*each_row, strict=True)]
     wrong = [(channel, text) for channel, text in enumerate(said) if text]
-    if rows == 1 or len({text for _, text in wrong}) == 1 < len(wrong) == rows:
-        yield wrong[0][1]
-        return
-    for channel, text in wrong[:_FEW]:
-        yield f"channel {channel} {text}"
-    if len(wrong) > 1:
-        yield f"{len(wrong)} of {rows} channels differ"
+    text, count = Counter(text for _, text in wrong).most_common(1)[0]
+    if count > rows / 2:
+        return off, text if count == rows else f"{text} in {count} of {rows} channels"
+    shown = [f"channel {channel} {text}" for channel, text in wrong[:SHOWN]]
+    return off, f"{'; '.join(shown)} ({len(wrong)} of {rows} channels differ)"
 
 
 def _one_differs(got: Array, wanted: Array, half: Array) -> str:
     """How the values *got*, of one scale, differ from *wanted*; empty where by rounding alone."""
     off = got - wanted
-    beyond = np.abs(off) > EITHER * half
+    beyond = ~(np.abs(off) <= EITHER * half)
+    count = f"{np.count_nonzero(beyond)} of {got.size} values"
+    factor = float(np.vdot(got, wanted)) / (float(np.vdot(wanted, wanted)) or np.nan)
+    steps = np.rint(np.median(off / (2 * half)))
+    said = f"is off by up to {np.abs(off / half).max() / 2:.3g} steps in {count}"
     if not beyond.any():
-        return ""
-    if not got.any():
-        return "is zero"
-    size = float(np.vdot(wanted, wanted))
-    factor = float(np.vdot(got, wanted)) / size if size else np.nan
-    if np.all(np.abs(got - factor * wanted) <= EITHER * half * max(1.0, abs(factor))):
-        return f"is scaled by {factor:.4g}"
-    shift = float(np.median(off / (2 * half)))
-    if np.all(np.abs(off - 2 * half * round(shift)) <= EITHER * half):
-        return f"is shifted by {round(shift)} steps: a zero point is off"
-    ends = np.isin(got[beyond], (got.min(), got.max()))
-    if ends.all() and np.all(np.abs(got[beyond]) < np.abs(wanted[beyond])):
-        span = f"{got.min():.4g} to {got.max():.4g}"
-        return f"is saturated: {beyond.sum()} of {got.size} values are clipped to {span}"
-    steps = np.abs(off / half).max() / 2
-    return f"is off by up to {steps:.3g} steps in {beyond.sum()} of {got.size} values"
+        said = ""
+    elif not np.isfinite(got).all():
+        said = f"is not finite in {np.count_nonzero(~np.isfinite(got))} of {got.size} values"
+    elif not got.any():
+        said = "is zero"
+    elif np.all(np.abs(got - factor * wanted) <= EITHER * half * max(1.0, abs(factor))):
+        said = f"is scaled by {factor:.3g}"
+    elif np.all(np.abs(off - 2 * half * steps) <= EITHER * half):
+        said = f"is shifted by {steps:.0f} steps: a zero point is off"
+    elif np.isin(got[beyond], (got.min(), got.max())).all() and np.all(
+        np.abs(got[beyond]) < np.abs(wanted[beyond])
+    ):
+        said = f"is saturated: {count} are clipped to {got.min():.4g} .. {got.max():.4g}"
+    return said
+
+
+class Own(NamedTuple):
+    """
+    What a *quantiser* does to the reference's values of its tensor, by itself.
+
+    *error* is the relative L2 of the rounded values, *best* that of a quantiser of the same kind
+    whose range is that of these values, *low* to *high*; *clipped* is the share of the values
+    that lie beyond its ends, *many* whether an image has enough of them to judge by.
+    """
+
+    quantiser: Quantiser
+    error: float
+    best: float
+    low: float
+    high: float
+    clipped: float
+    many: bool
+
+    @property
+    def excess(self) -> float:
+        """How many times the error is the best quantiser's."""
+        return self.error / max(self.best, _LEAST)
+
+    @property
+    def beyond(self) -> float:
+        """By how much the largest value is clipped."""
+        return self.high - float(self.quantiser.ends[1][0])
+
+    def __str__(self) -> str:
+        ends = [float(end.min()) for end in self.quantiser.ends]
+        factor = (ends[1] - ends[0]) / ((self.high - self.low) or 1)
+        lost = f"{100 * self.clipped:.2g} % of the values are clipped"
+        if self.clipped < 1 / _MANY and factor > 1:
+            lost = f"{np.log2(factor):.1f} bits are unused"
+        return (
+            f"{self.quantiser.tensor}: range {ends[0]:.3g} to {ends[1]:.3g}, the images need "
+            f"{self.low:.3g} to {self.high:.3g}: {factor:.2g} times that; {lost}; "
+            f"own error {self.error:.2g}, {self.excess:.2g} times that of the range needed"
+        )
+
+
+def own_errors(mine: Restored, images: Tensor) -> list[Own]:
+    """What each quantiser of data does to the reference's values on *images*, the worst first."""
+    good, named = mine.pairs.good, mine.pairs.tensors
+    fed, ones = good.inputs[0].name, dict[tuple[Any, ...], tuple[str, Quantiser]]()
+    for one, _ in mine.rounding.pairs:
+        name = named.get(one.tensor)
+        if one.scale.size == 1 and name is not None:
+            ones[name != fed, name, one.scale[0], one.zero_point[0]] = (name, one)
+    placed = [ones[key] for key in sorted(ones)]  # the input first: no node gives it
+    inner = [name for name, _ in placed if name != fed]
+    first = [(images,)] * (len(placed) - len(inner))
+    both = zip(placed, chain(first, each([(good, inner)], images)), strict=True)
+    found = [_own(one, values, len(images)) for (_, one), (values,) in both]
+    return sorted(found, key=lambda own: -own.excess)
+
+
+def _own(one: Quantiser, values: Array, rows: int) -> Own:
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    sample = values.reshape(-1)[:: max(1, values.size // _SAMPLE)]
+    ends = low, high
+    if one.zero_point[0] == (one.low + one.high + 1) // 2:  # symmetric
+        ends = -max(-low, high), max(-low, high)
+    scale = np.array([(ends[1] - ends[0]) / (one.high - one.low) or 1.0])
+    best = replace(one, scale=scale, zero_point=np.rint(one.low - ends[0] / scale))
+    step, (bottom, top) = one.scale[0], (end[0] for end in one.ends)
+    clipped = np.mean((sample < bottom - step) | (sample > top + step))
+    size = float(np.linalg.norm(sample)) or 1.0
+    error, least = (float(np.linalg.norm(q.rounded(sample) - sample)) / size for q in (one, best))
+    return Own(one, error, least, low, high, float(clipped), values.size >= _MANY * rows)
+
+
+def check_quantisers(mine: Restored, images: Tensor) -> None:
+    """
+    Raise `Broken` unless each tensor of data is quantised as it is turned back, in a range that
+    fits *images*, (N, 3, S, S).
+    """
+    for one, back in mine.rounding.pairs:
+        sides = {"scale": (one.scale, back.scale), "zero point": (one.zero_point, back.zero_point)}
+        for what, (here, there) in sides.items():
+            if not np.array_equal(here, there):
+                said = f"{one.node} has the {what} {here[0]:.6g}, but {back.node} {there[0]:.6g}"
+                evidence = f"{one.tensor} is turned back otherwise than it was quantised"
+                raise Broken(evidence, said, "graph")
+    found = own_errors(mine, images)
+    large = [own for own in found if own.many]
+    heads = [own for own in large if own.quantiser.tensor in mine.network.outputs]
+    figures: list[tuple[Tolerance, float, object]] = []
+    if large:
+        figures.append((QUANTISER, large[0].excess, large[0]))
+    if heads:
+        cut = max(heads, key=lambda own: own.beyond)
+        figures.append((CLASS_RANGE, cut.beyond, cut))
+    if found:
+        most = float(np.quantile([own.excess for own in found], _MOST))
+        why = f"ranges of a calibration on too few images, or on others; the worst is {found[0]}"
+        figures.append((CALIBRATION, most, why))
+    for row, figure, cause in figures:
+        if figure > row.limit:
+            evidence = f"{row.name}: {figure:.3g} {row.unit}, but at most {row.limit:g} is allowed"
+            raise Broken(evidence, cause, "graph", [str(own) for own in found[:SHOWN]])

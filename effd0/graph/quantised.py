@@ -297,7 +297,13 @@ class _Rounding:
 
 def _float_nodes(model: Any, values: Constants) -> Iterator[Any]:
     """The nodes of *model*; operators on whole numbers become float ones between pairs."""
-    of_conv, gone = _convolutions(model, values)
+    try:
+        of_conv, gone = _convolutions(model, values)
+    except (KeyError, StopIteration, ValueError) as error:
+        raise GraphError(
+            "a ConvInteger is not followed by Cast, Mul by both scales and Add, as ONNX Runtime "
+            "writes it; quantise the model with ONNX Runtime"
+        ) from error
     for node in model.graph.node:
         if node.output[0] in of_conv:
             yield from of_conv[node.output[0]]

@@ -365,7 +365,7 @@ def renamed(model: Any, seed: int = 0) -> dict[str, str]:
 
 #: Two levels that share a class head, a pool, a fusion and a gate, as a D0 has them.
 SMALL = """
-small (float[N,3,16,16] x) => (float[N,6,16,16] class, float[N,4,8,8] box) {
+small (float[N,3,32,32] x) => (float[N,6,32,32] class, float[N,4,16,16] box) {
   a = Conv<pads=[1,1,1,1]>(x, wa, ba)
   s = Sigmoid(a)
   m = Mul(a, s)
@@ -408,20 +408,20 @@ def small_model(seed: int = 0) -> Any:
 
 
 def small_images(rows: int = 2, seed: int = 0) -> Array:
-    """Noise for `small_model`, (*rows*, 3, 16, 16)."""
-    return np.random.default_rng(seed).standard_normal((rows, 3, 16, 16), np.float32)
+    """Noise for `small_model`, (*rows*, 3, 32, 32)."""
+    return np.random.default_rng(seed).standard_normal((rows, 3, 32, 32), np.float32)
 
 
 class _Feed(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """*images*, once."""
+    """*images*, once, for the input *name*."""
 
-    def __init__(self, images: Array) -> None:
-        self._rows = iter(images[:, None])
+    def __init__(self, name: str, images: Array) -> None:
+        self._name, self._rows = name, iter(images[:, None])
 
     def get_next(self) -> dict[str, Array] | None:
         """The next image, or None."""
         row = next(self._rows, None)
-        return None if row is None else {"x": row}
+        return None if row is None else {self._name: row}
 
 
 def quantised(model: Any, form: str, folder: Path, images: Array | None = None) -> Any:
@@ -435,7 +435,7 @@ def quantised(model: Any, form: str, folder: Path, images: Array | None = None) 
         quantize_dynamic(model, str(out), weight_type=QuantType.QUInt8)
     else:
         given = small_images(8) if images is None else images
-        quantize_static(model, str(out), _Feed(given), **QUANTISED[form])
+        quantize_static(model, str(out), _Feed(model.graph.input[0].name, given), **QUANTISED[form])
     return onnx.load(str(out))
 
 

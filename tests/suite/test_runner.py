@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from effd0.diagnosis.bisect import BATCH, one_among
-from effd0.diagnosis.parity import DiagnoseInput, check_heads, diagnose_runner, record
+from effd0.diagnosis.parity import (
+    DiagnoseInput,
+    check_heads,
+    check_kernels,
+    diagnose_runner,
+    record,
+)
 from effd0.errors import FeedError, RunnerError
 from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
@@ -86,6 +92,7 @@ def test_heads_are_those_of_torch(
     diagnose_first_input: DiagnoseInput,
     session_record: SuiteRecord,
     note_figure: NoteFigure,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Every backend computes the same network, whatever the batch, as exactly as it claims to."""
     got = heads_of(runner_name, rows)
@@ -113,6 +120,9 @@ def test_heads_are_those_of_torch(
             recorded=runner_name == "recorded",
             explained=session_record.explained,
         ) from broken
+    if runner_name == "ort" and rows == 1 and precision_of(runner_name) == "int8":
+        model = request.getfixturevalue("onnx_model")
+        check_kernels(model, images[: len(got[next(iter(got))])], wanted, got, spec)
 
 
 @pytest.mark.parametrize("row", [0, 1, -1], ids=["first", "second", "last"])

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
-from effd0.diagnosis.bisect import Finding
+from effd0.diagnosis.bisect import Finding, bisect_restored
 from effd0.diagnosis.graph_pairing import Network
-from effd0.diagnosis.rounding import Restored, restored
+from effd0.diagnosis.parity import compare_plain, fresh_export
+from effd0.diagnosis.rounding import Restored, check_quantisers, own_errors, restored
+from effd0.graph.onnx_info import load_graph, read_model
+from effd0.graph.rewrites import apply_edits, save_graph
+from effd0.results.check import Broken
+from effd0.spec import ModelSpec
 from effd0.tolerances import NOISE
+from effd0.types import Tensor, Tensors
 from tests.helpers import onnx_models as graphs
 
 IMAGES = graphs.small_images(1, seed=5)
@@ -20,12 +27,14 @@ IMAGES = graphs.small_images(1, seed=5)
 
 def undone(model: Any) -> Restored:
     """The rounded *model* beside the small network that it was made of."""
-    return restored(model, Network(graphs.small_model()), IMAGES)
+    mine = restored(model, Network(graphs.small_model()), IMAGES)
+    assert mine is not None
+    return mine
 
 
 def found(model: Any) -> Finding:
     """What a bisection finds once the rounding is undone."""
-    return undone(model).bisect(IMAGES)
+    return bisect_restored(undone(model), IMAGES)
 
 
 @pytest.mark.parametrize("form", graphs.FORMS)
@@ -33,7 +42,7 @@ def test_honest_rounding_is_undone(form: str, tmp_path: Path) -> None:
     """What is left of a model that was only rounded is its source, up to float32's noise."""
     mine = undone(graphs.quantised(graphs.small_model(), form, tmp_path))
     assert mine.rounding.rounded
-    finding = mine.bisect(IMAGES)
+    finding = bisect_restored(mine, IMAGES)
     assert (finding.status, mine.wrong, mine.notes) == ("same", {}, ())
     assert finding.worst <= NOISE.limit
 
@@ -99,10 +108,120 @@ def test_a_fault_in_a_quantised_graph_is_named(
 def test_rounding_to_either_side_is_a_note(tmp_path: Path) -> None:
     """Weights that were rounded up or down at will, as is learned, are rounding all the same."""
     model = graphs.quantised(graphs.small_model(), "weights-only", tmp_path)
-    source = graphs.numpy_helper.to_array(graphs.small_model().graph.initializer[0])
+    source = numpy_helper.to_array(graphs.small_model().graph.initializer[0])
     scale = np.abs(source).reshape(len(source), -1).max(1).astype(np.float32) / np.float32(127)
     graphs.change_stored(model, "wa", lambda _: np.floor(source / scale[:, None, None, None]))
     mine = undone(model)
     assert mine.wrong == {}
     assert mine.notes == ("1 of 4 weights are not rounded to the nearest value",)
-    assert mine.bisect(IMAGES).status == "same"
+    assert bisect_restored(mine, IMAGES).status == "same"
+
+
+@pytest.mark.parametrize("form", graphs.FORMS)
+def test_quantisers_of_an_honest_build_fit_their_tensors(form: str, tmp_path: Path) -> None:
+    """Ranges that were calibrated on a few images fit others of their kind."""
+    mine = undone(graphs.quantised(graphs.small_model(), form, tmp_path))
+    check_quantisers(mine, graphs.small_images(2, seed=9))
+    assert (len(own_errors(mine, IMAGES)) > 0) == (form in graphs.QUANTISED)
+
+
+def _both(tensor: str, position: int, change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """*change* of the scale (1) or zero point (2) of *tensor*, where it is rounded and back."""
+
+    def plant(model: Any) -> None:
+        (one,) = [n for n in graphs.nodes_of(model, "QuantizeLinear") if n.output[0] == tensor]
+        graphs.change_stored(model, one.input[position], change)
+
+    return plant
+
+
+def _one_side(position: int, change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """*change* of the scale (1) or zero point (2) of the gate's output, where it is turned back."""
+
+    def plant(model: Any) -> None:
+        nodes = graphs.nodes_of(model, "DequantizeLinear")
+        (node,) = [n for n in nodes if n.input[0] == "s_QuantizeLinear_Output"]
+        (stored,) = [t for t in model.graph.initializer if t.name == node.input[position]]
+        own = numpy_helper.from_array(numpy_helper.to_array(stored), "own")
+        model.graph.initializer.append(own)
+        node.input[position] = "own"
+        graphs.change_stored(model, "own", change)
+
+    return plant
+
+
+MISFITS = [
+    pytest.param(_one_side(2, lambda zero: zero + 8), "the zero point -128, but", id="zero-point"),
+    pytest.param(_one_side(1, lambda scale: scale * 1.5), "the scale 0.0", id="scale"),
+    pytest.param(_both("f_QuantizeLinear_Output", 1, lambda scale: scale * 16),
+                 "bits are unused", id="range-too-large"),
+    pytest.param(_both("f_QuantizeLinear_Output", 1, lambda scale: scale / 4),
+                 "% of the values are clipped", id="range-too-small"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("plant", "said"), MISFITS)
+def test_a_quantiser_that_does_not_fit_is_named(
+    plant: Callable[[Any], None], said: str, tmp_path: Path
+) -> None:
+    """The tensor is named whose range or zero point is not that of its values, and how far."""
+    model = graphs.quantised(graphs.small_model(), "qdq-per-channel", tmp_path)
+    plant(model)
+    with pytest.raises(Broken) as caught:
+        check_quantisers(undone(model), graphs.small_images(2, seed=9))
+    assert caught.value.stage == "graph"
+    assert said in caught.value.diagnosis
+
+
+def test_clipped_classes_are_named(tmp_path: Path) -> None:
+    """The largest values of a head decide what is detected: they are not clipped by much."""
+    source = graphs.small_model()
+    bias = {t.name: t for t in source.graph.initializer}["bc"]
+    values = numpy_helper.to_array(bias)
+    low = np.array([-120, 0, 0, 0, 0, 0], np.float32)
+    bias.CopyFrom(numpy_helper.from_array(values + low, "bc"))
+    model = graphs.quantised(source, "qdq-per-channel", tmp_path)
+    _both("class_QuantizeLinear_Output", 2, lambda zero: zero + 10)(model)
+    mine = restored(model, Network(source), IMAGES)
+    assert mine is not None
+    with pytest.raises(Broken, match="largest value of a head beyond its range"):
+        check_quantisers(mine, IMAGES)
+
+
+def test_a_calibration_on_other_images_is_named(tmp_path: Path) -> None:
+    """Where most ranges are too small, it is not one quantiser that is wrong."""
+    images = graphs.small_images(8) / 8
+    model = graphs.quantised(graphs.small_model(), "qdq-per-channel", tmp_path, images)
+    with pytest.raises(Broken) as caught:
+        check_quantisers(undone(model), graphs.small_images(2, seed=9))
+    assert "clipped" in caught.value.diagnosis
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["qdq-per-tensor", "fp16"])
+def test_a_build_of_trained_weights_is_compared_without_its_rounding(
+    form: str, checkpoint: Path, images: Tensor, torch_heads: Tensors, spec: ModelSpec,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """It passes as it is, and a weight of it that is twice too large is named."""
+    model = load_graph(fresh_export(checkpoint, spec))
+    if form == "fp16":
+        apply_edits(model, ["fp16"])
+    else:
+        model = graphs.quantised(model, form, tmp_path, images[2:])
+    convs = graphs.nodes_of(model, "Conv")
+    node = convs[len(convs) // 2].name
+    for broken in (False, True):
+        if form == "fp16" and broken:
+            graphs.change_stored(model, convs[len(convs) // 2].input[1], lambda w: 2 * w)
+        elif broken:
+            graphs.change_stored(model, _stored(model, node, 1, 1), lambda scale: 2 * scale)
+        save_graph(model, path := tmp_path / "build.onnx")
+        found, _ = compare_plain(
+            read_model(path, spec), checkpoint, images, torch_heads, spec, lambda _: None
+        )
+        assert (found is None) == (not broken)
+    assert found is not None
+    assert found.stage == "export"
+    assert f"Conv {node}: weight" in found.diagnosis
+    assert "is scaled by 2" in found.diagnosis

@@ -91,3 +91,12 @@ def test_a_scale_that_is_computed_is_refused(tmp_path: Path) -> None:
     model.graph.node.insert(0, twice)
     with pytest.raises(GraphError, match="computed while the model runs"):
         in_float32(model)
+
+
+def test_a_convolution_in_another_form_is_refused(tmp_path: Path) -> None:
+    """A ConvInteger whose scales are not where they are expected is named, not guessed at."""
+    model = graphs.quantised(graphs.small_model(), "dynamic", tmp_path)
+    for node in graphs.nodes_of(model, "Mul"):
+        node.output[0] += "_elsewhere"
+    with pytest.raises(GraphError, match="ConvInteger is not followed by"):
+        in_float32(model)
