@@ -50,7 +50,7 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # publ
         return {self.name: np.ascontiguousarray(tensor[:, ::-1]) if self.bgr else tensor}
 
 
-def _own(images: int = CALIBRATION, *, per_channel: bool = True, heads: bool = True) -> Build:
+def _own(images: int = CALIBRATION, *, per_channel: bool = False, heads: bool = True) -> Build:
     """What `effd0 quantize` writes, with its *heads* left in float or not."""
 
     def build(good: Good, out: Path) -> None:
@@ -111,7 +111,7 @@ def _fp16(good: Good, out: Path) -> None:
 #: Name of a build -> what makes it.
 BASES: dict[str, Build] = {
     "plain": _own(),
-    "per-tensor": _own(per_channel=False),
+    "per-channel": _own(per_channel=True),
     "twelve-images": _own(12),
     "heads-in-float": _own(heads=False),
     "other-images": _static(slice(0, CALIBRATION), reduce_range=True, **_EIGHT_BITS),
@@ -359,7 +359,7 @@ FAULTS = (
 CLEAN = {
     f"int8-{name}": clean(name)
     for name in (
-        "plain", "per-tensor", "twelve-images", "heads-in-float", "other-images", "signed",
+        "plain", "per-channel", "twelve-images", "heads-in-float", "other-images", "signed",
         "symmetric", "entropy", "percentile", "dynamic", "weights-only",
     )
 } | {
