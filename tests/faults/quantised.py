@@ -266,6 +266,14 @@ def _edges(model: Any) -> None:
 
     fusions = [n for n in nodes_of(model, "Concat") if "combine/Concat" in n.name and terms(n)]
     swapped_edges(model, fusions[len(fusions) // 2])
+    # A quantiser stands beside its first reader, behind which others read it now.
+    left, made = list(model.graph.node), {name for n in model.graph.node for name in n.output}
+    del model.graph.node[:]
+    while left:
+        node = next(n for n in left if made.isdisjoint(n.input))
+        left.remove(node)
+        made -= {*node.output}
+        model.graph.node.append(node)
 
 
 def _in_node(op: str, fault: Callable[[Any, Any], object]) -> Callable[[Any], None]:
