@@ -83,7 +83,7 @@ def quantize(
     checkpoint: Path | None = option("Weights, in place of --model.", takes="weights"),
     split: str = option("Image folder, and instances_SPLIT.json.", "SPLIT", "val2017"),
     calibration_images: int = option("Images that calibrate, the last by id.", default=20),
-    per_channel: bool = option("One scale for each channel of a weight.", default=True),
+    per_channel: bool = option("One scale for each channel of a weight.", default=False),
     exclude: Path | None = option("JSON list of nodes to leave in float.", takes="json"),
     weights: str | None = WEIGHTS,
     arch: str = ARCH,

@@ -1,11 +1,12 @@
 """
 A float32 ONNX file -> QDQ in 8 bits, by ONNX Runtime: the plain build to compare others with.
 
-Weights have 7 of the 8 bits.  Where a CPU has no VNNI, ONNX Runtime adds products of 8 bits
-in pairs in 16 bits, and they saturate: what a build of 8 bits finds depends on the host.
+It is run once before it is named.  Weights have 7 of the 8 bits: where a CPU has no VNNI, ONNX
+Runtime adds products of 8 bits in pairs in 16 bits, and they saturate.
 """
 
 import hashlib
+import itertools
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +14,11 @@ from types import SimpleNamespace
 
 from ..data.coco import Dataset
 from ..data.preprocess import preprocess
-from ..errors import DatasetError, Effd0Error, ExportError, GraphError, listed, refuse, require
+from ..errors import DatasetError, ExportError, GraphError, listed, refuse, require
 from ..graph.onnx_info import DOMAINS, load_graph, model_input, read_model
 from ..graph.rewrites import save_graph
 from ..io import written_whole
+from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec
 from .to_onnx import silenced
 
@@ -31,7 +33,7 @@ def quantize_onnx(
     dataset: Dataset,
     images: int = 20,
     *,
-    per_channel: bool = True,
+    per_channel: bool = False,
     exclude: Collection[str] = (),
 ) -> tuple[str, ...]:
     """
@@ -54,8 +56,9 @@ def quantize_onnx(
     few = f"{images} images are to calibrate, but {dataset.annotation_file} lists {len(samples)}"
     refuse({f"{few}; give --calibration-images at most that": images > len(samples)}, DatasetError)
     chosen, (name, *_) = samples[-images:], model_input(loaded)
-    tensors = (preprocess(sample.path, spec).tensor[None] for sample in chosen)
+    tensors = (preprocess(sample.path, spec).tensor[None] for sample in (*chosen, samples[0]))
     feeds = ({name: tensor.repeat(file.batch or 1, axis=0)} for tensor in tensors)
+    calibrating = itertools.islice(feeds, images)
     quantization = require("onnxruntime.quantization", extra="onnx")
     opset = max(one.version for one in loaded.opset_import if one.domain in DOMAINS)
     how = f"QDQ, uint8 x int8 per {'channel' if per_channel else 'tensor'}, 7 bits, MinMax"
@@ -66,11 +69,13 @@ def quantize_onnx(
                     converter = require("onnx.version_converter", extra="onnx")
                     loaded = converter.convert_version(loaded, _PER_CHANNEL_OPSET)
                 quantization.quantize_static(
-                    loaded, temporary, SimpleNamespace(get_next=lambda: next(feeds, None)),
+                    loaded, temporary, SimpleNamespace(get_next=lambda: next(calibrating, None)),
                     per_channel=per_channel, reduce_range=True, nodes_to_exclude=list(exclude),
                     activation_type=quantization.QuantType.QUInt8,
                 )  # fmt: skip
-        except Effd0Error:  # an image that cannot be read
+            with open_runner("ort", temporary, spec, RunnerOptions()) as runner:
+                runner.infer(next(feeds))
+        except DatasetError:  # an image that cannot be read
             raise
         except Exception as error:  # onnx and ONNX Runtime raise whatever their many steps raise
             raise ExportError(
