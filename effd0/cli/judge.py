@@ -19,7 +19,7 @@ from ..results.compare import NO_WORSE, compare_runs
 from ..results.run import merge_runs, read_run, write_run
 from ..runners.registry import RunnerOptions
 from ..spec import spec_for
-from ..tolerances import MAX_DROP
+from ..tolerances import MAX_DROP, MAX_DROP_INT8
 from ..types import option
 from . import command as cli
 from .show import (
@@ -67,7 +67,7 @@ def explain_drop(
     images: ImageOptions,
     max_drop: float = option(
         "Drop that may remain: its 95 % interval ends at or below this.",
-        default=MAX_DROP.limit,
+        default=MAX_DROP_INT8.limit,
         **cli.POINTS,
     ),
     out: Path | None = option(

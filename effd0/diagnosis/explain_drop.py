@@ -31,6 +31,7 @@ from ..metrics.tide import KINDS, find_errors
 from ..progress import OpenProgress, silent
 from ..runners.registry import RunnerOptions
 from ..spec import ModelSpec
+from ..tolerances import MAX_DROP_INT8
 from ..types import Tensor
 from .bisect import distance
 from .graph_pairing import Network, Pairs
@@ -131,7 +132,7 @@ def explain_drop(
     """
     Explain the drop of the quantised ONNX file *model* against *reference*, ONNX or weights.
 
-    Both are evaluated as *job* says, whose ``max_drop`` is what may remain.  Raises `GraphError`
+    Both are evaluated as *job* says, whose ``max_drop`` may remain.  Raises `GraphError`
     for a model without any rounding, and what evaluation and ONNX Runtime raise.
     """
     read = in_float32(load_graph(model))
@@ -165,13 +166,14 @@ def explain_drop(
             runtime = paired_drop(wanted.matches, measured(own).matches)
             plain, graph = drop_of(())
             trials: dict[int, PairedDrop] = {}
-            count, explained = 1, graph.high <= job.max_drop
+            limit = MAX_DROP_INT8.limit if job.max_drop is None else job.max_drop
+            count, explained = 1, graph.high <= limit
             while not explained and count // 2 < len(groups):
                 some = groups[:count]
                 left = drop_of([name for group in some for name in group.nodes])[1]
                 trials[len(some)] = left
                 regained = graph.points - left.points
-                explained = left.high <= job.max_drop or regained >= REGAINED * graph.points
+                explained = left.high <= limit or regained >= REGAINED * graph.points
                 count *= 2
             rows = _costs(wanted, plain)
     return DropExplained(runtime, graph, rows, nodes, groups, trials, explained, unpaired)
