@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
+from ..graph.onnx_info import stored_precision
 from ..metrics.bootstrap import MIN_IMAGES, PairedDrop
 from ..metrics.detection_diff import DetectionParity
 from ..metrics.summary import CocoMetrics
@@ -48,9 +49,10 @@ LIMITED = "run without --image-limit"
 USUAL = {
     "--model": "model.onnx", "--checkpoint": "d0.pth", "--coco": "coco_data", "--bins": "inputs",
 }  # fmt: skip
-#: Broken stages, or what the verdict is; the option, or suffix of --model, that a row is for; the
-#: command that helps: ``again`` is this one, resumed; ``given`` is all that was given, ``whole``
-#: with what a release takes, ``larger`` with COCO's images; ``root`` is --coco where it is given.
+#: Broken stages, or what the verdict is; the option, or suffix or precision of --model, that a row
+#: is for; the command that helps: ``again`` is this one, resumed; ``given`` is all that was given,
+#: ``whole`` with what a release takes, ``larger`` with COCO's images; ``root`` is --coco where it
+#: is given.
 NEXT_STEPS = (
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
@@ -66,6 +68,7 @@ NEXT_STEPS = (
     # Where these break without an artefact, effd0 itself is broken on this host.
     ("preprocess decode nms evaluate", "", "effd0 check"),
     ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),
+    ("gate", "int8", "effd0 explain-drop {model} --reference {checkpoint}{root}"),
     ("gate", "--model", "effd0 evaluate --model {model} --reference {checkpoint}{root} {page}"),
     ("gate", "", "effd0 evaluate --checkpoint {checkpoint}{root} --runner torch"),
     ("cut-off", "", "{again}"),
@@ -228,7 +231,9 @@ def next_step(wrong: str, given: Given) -> str:
         # Where another runner stood in for the board, the board is wanted.
         whole = {**whole, "--onnx": paths.get("--onnx", USUAL["--model"])}
         whole.pop("--runner", None)
-    has = {"", *paths, suffix}
+    model = given.get("--model")
+    precision = stored_precision(model) if isinstance(model, Path) else None
+    has = {"", *paths, suffix, precision}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
     # What the command names by itself, and what check does not take.
     files, words = USUAL | paths, [*command.split(), "--score"]
@@ -319,6 +324,8 @@ def reason_of(checks: Sequence[Check]) -> str:
     """What *checks* say, the gravest first; of the skipped only what was measured."""
     order: tuple[Status, ...] = ("failed", "undecided", "passed", "skipped")
     telling = [check for check in checks if check.status != "skipped" or check.figure is not None]
+    # What a stage that passed has to note decides nothing; the gate's figures do.
+    telling = [check for check in telling if check.status != "passed" or check.stage == "gate"]
     telling.sort(key=lambda check: order.index(check.status))
     return "; ".join(dict.fromkeys(check.evidence for check in telling if check.evidence))
 

@@ -225,3 +225,14 @@ def test_a_build_of_trained_weights_is_compared_without_its_rounding(
     assert found.stage == "export"
     assert f"Conv {node}: weight" in found.diagnosis
     assert "is scaled by 2" in found.diagnosis
+
+
+def test_a_float16_weight_that_overflowed_is_named(tmp_path: Path) -> None:
+    """An infinite weight has no step, so no rounding made it."""
+    model = graphs.quantised(graphs.small_model(), "fp16", tmp_path)
+    tensor = model.graph.initializer[0]
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] = np.inf
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    (said,) = undone(model).wrong.values()
+    assert "is not finite in 1 of" in said

@@ -6,9 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 from effd0.cli.pytest_plugin import PATHS
 from effd0.metrics.bootstrap import ClassDrop, PairedDrop
@@ -25,6 +27,7 @@ from effd0.results.check import (
     drop,
     first_line,
     next_step,
+    reason_of,
     threshold,
     verdict_of,
 )
@@ -224,6 +227,24 @@ def test_the_verdict_has_a_next_step_where_something_is_to_be_done() -> None:
     limited = drop(PairedDrop(0.0, 0.0, 0.1, 500, 0.3, 0.3), 0.2, limited=True)
     assert verdict_of([limited], given=model).next_step == "effd0 check m.onnx"
     assert verdict_of(EVERY, given=model).next_step == verdict_of([FAILED]).next_step == ""
+
+
+def test_a_drop_of_an_int8_build_is_explained_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What rounding costs is asked of a file that rounds; of others the evaluation says more."""
+    monkeypatch.chdir(tmp_path)
+    for op, command in (("QuantizeLinear", "explain-drop"), ("Relu", "evaluate")):
+        node = helper.make_node(op, ["x", "s"] if op == "QuantizeLinear" else ["x"], ["y"])
+        onnx.save(helper.make_model(helper.make_graph([node], "g", [], [])), "m.onnx")
+        step = next_step("gate", {"--model": Path("m.onnx"), "--checkpoint": Path("d0.pth")})
+        assert step.startswith(f"effd0 {command} ")
+
+
+def test_what_a_stage_that_passed_notes_is_no_reason() -> None:
+    """The reason of what is undecided is what is open, with the gate's figures."""
+    noted = Check("dataset", "n", "passed", "boxes are of whole pixels")
+    assert reason_of([noted, OPEN, GOOD]) == f"{OPEN.evidence}; {GOOD.evidence}"
 
 
 GIVEN: list[dict[str, Path | str | None]] = [{}, {"--coco": Path("c")}]
