@@ -20,7 +20,7 @@ PROCESSES = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the zoo; return 0 if all was caught, nothing falsely, and the table is as it stands."""
+    """Run the zoo; return 0 if nothing was caught falsely and the table is as it stands."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="ID", help="these alone, with evidence")
     parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         TABLE.write_text(page)
     changed = differences(TABLE.read_text(), page)
     print("\n".join(changed))
-    return 1 if changed or alarms or any(row.outcome.passed for row in rows) else 0
+    return 1 if changed or alarms else 0
 
 
 if __name__ == "__main__":
