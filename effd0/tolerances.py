@@ -72,6 +72,7 @@ INPUTS = {key[1]: row for key, row in TABLE.items() if key[0] == "INPUTS"}
 #: How much more a quantiser may err than one whose range is that of the images: one of a large
 #: tensor, and of all the one with the largest error but for a twentieth.
 QUANTISER = TABLE["QUANTISER",]
+CLIPPED = TABLE["CLIPPED",]
 CALIBRATION = TABLE["CALIBRATION",]
 #: By how much the largest values of a head may be clipped.
 CLASS_RANGE = TABLE["CLASS_RANGE",]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from onnx import numpy_helper
 from effd0.diagnosis.bisect import Finding, bisect_restored
 from effd0.diagnosis.graph_pairing import Network
 from effd0.diagnosis.parity import compare_plain, fresh_export
-from effd0.diagnosis.rounding import Restored, check_quantisers, own_errors, restored
+from effd0.diagnosis.rounding import Own, Restored, check_quantisers, own_errors, restored
 from effd0.graph.onnx_info import load_graph, read_model
 from effd0.graph.rewrites import apply_edits, save_graph
 from effd0.results.check import Broken
@@ -185,6 +186,26 @@ def test_clipped_classes_are_named(tmp_path: Path) -> None:
     mine = restored(model, Network(source), IMAGES)
     assert mine is not None
     with pytest.raises(Broken, match="largest value of a head beyond its range"):
+        check_quantisers(mine, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("clipped", "factor", "fails"),
+    [(0.004, 0.6, False), (0.02, 0.6, True), (0.0, 20.0, True), (0.0, 0.9, False)],
+    ids=["few-values", "many-values", "too-wide", "none"],
+)
+def test_a_range_is_too_small_where_it_clips_many_values(
+    clipped: float, factor: float, fails: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Few values beyond it are those that another calibration did not have, however far."""
+    mine = undone(graphs.quantised(graphs.small_model(), "qdq-per-channel", tmp_path))
+    (first, *others) = own_errors(mine, IMAGES)
+    wide = float((first.quantiser.ends[1] - first.quantiser.ends[0])[0]) / factor
+    own = first._replace(error=9.0 * first.best, low=0.0, high=wide, clipped=clipped, many=True)
+    others = [one._replace(error=one.best) for one in others]
+    monkeypatch.setattr("effd0.diagnosis.rounding.own_errors", lambda *_: [own, *others])
+    monkeypatch.setattr(Own, "beyond", 0.0)
+    with pytest.raises(Broken) if fails else contextlib.nullcontext():
         check_quantisers(mine, IMAGES)
 
 
