@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from .run import Row
@@ -68,9 +68,11 @@ def rendered(rows: Sequence[Row], clean: Sequence[str], alarms: Sequence[str]) -
     return _HEAD + "\n".join([*shares, "", *lines, "", *textwrap.wrap(without, 98)]) + "\n"
 
 
-def differences(recorded: str, now: str) -> list[str]:
-    """Rows of the table that say something else now; times and mAP may move."""
+def differences(recorded: str, now: str, chosen: Collection[str] | None = None) -> list[str]:
+    """Rows of the table, all or those *chosen*, that say something else now but times and mAP."""
     before, after = _verdicts(recorded), _verdicts(now)
+    if chosen is not None:
+        before = {name: said for name, said in before.items() if name in chosen}
     return [
         f"{name}: {TABLE.name} says {before.get(name, 'nothing')}, this run {found}"
         for name, found in after.items()
