@@ -21,6 +21,7 @@ from effd0.cli.pytest_suite import (
 )
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, Sample
+from effd0.detection.heads import named_heads
 from effd0.diagnosis.dataset_hypotheses import check_reference
 from effd0.diagnosis.parity import compare_recorded, diagnose_architecture, excess
 from effd0.distributed.engine import RayEngine
@@ -173,7 +174,7 @@ def test_every_recorded_image_gives_the_references_detections(
         return runner.infer({spec.input_name: tensor})
 
     def given(sample: Sample) -> Tensors:
-        return results.heads(stems[sample.image_id])
+        return named_heads(results.heads(stems[sample.image_id]), spec)
 
     samples = dataset_under_test.samples
     first = zip(samples, images, strict=False)
