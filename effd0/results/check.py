@@ -232,7 +232,10 @@ def next_step(wrong: str, given: Given) -> str:
         whole = {**whole, "--onnx": paths.get("--onnx", USUAL["--model"])}
         whole.pop("--runner", None)
     model = given.get("--model")
-    precision = stored_precision(model) if isinstance(model, Path) else None
+    # Reading a model takes a moment, and only the gate's row asks.
+    precision = None
+    if wrong == "gate" and isinstance(model, Path):
+        precision = stored_precision(model)
     has = {"", *paths, suffix, precision}
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
     # What the command names by itself, and what check does not take.
