@@ -148,7 +148,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     assert (content["exit_status"], content["accuracy"], content["latency"]) == (1, [], [])
     verdict = content["verdict"]
     (failed,) = [check for check in content["checks"] if check["status"] == "failed"]
-    assert len(content["checks"]) == 4
+    assert len(content["checks"]) == 5
     (command,) = content["commands"]
     assert shlex.split(command)[-1] == "tests/suite/test_dataset.py"
     artefact, scenes = content["artefact"], load_coco(tmp_path / "coco")
