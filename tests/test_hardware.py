@@ -13,7 +13,7 @@ from effd0.evaluation.pipeline import run_dataset
 from effd0.metrics.summary import coco_metrics
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec
-from effd0.tensor_diff import compare_tensors
+from effd0.tensors.diff import compare_tensors
 from effd0.tolerances import DEVICES, ROUNDED, TO_RECORD
 from effd0.types import Tensor, Tensors
 from tests.suite.reference import Geometry

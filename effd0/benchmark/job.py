@@ -26,7 +26,7 @@ from ..results.compare import MAX_SLOWDOWN
 from ..results.run import Run, TimedRival, TimedRow, artefact_of, dataset_name, new_run
 from ..runners.base import DetectingRunner, Runner, choose_batch_size, make_feed, takes_pixels
 from ..spec import ModelSpec
-from ..tensor_diff import compare_tensors
+from ..tensors.diff import compare_tensors
 from ..types import GATE, Tensors, option
 from . import measure
 

@@ -23,7 +23,7 @@ from ..export import verify
 from ..graph.onnx_info import load_graph, precision_of
 from ..runners.base import as_input
 from ..spec import ModelSpec
-from ..tensor_diff import compare_tensors
+from ..tensors.diff import compare_tensors
 from ..tolerances import NOISE, NOISE_FLOAT16
 from ..types import Tensor
 from .graph_pairing import COMMUTATIVE, Array, Network, Node, Pairs, each

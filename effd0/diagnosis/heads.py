@@ -16,7 +16,7 @@ from ..data.coco import NAMES
 from ..detection.postprocess import sigmoid
 from ..errors import HeadError
 from ..spec import ModelSpec
-from ..tensor_diff import check_pair, compare_tensors
+from ..tensors.diff import check_pair, compare_tensors
 from ..types import Floats, Indices, Tensors
 from .hypothesis import Diagnosis, Hypothesis, best
 

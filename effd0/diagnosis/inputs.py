@@ -22,7 +22,7 @@ from ..errors import ResultError, listed
 from ..progress import OpenProgress, silent
 from ..results.check import Broken
 from ..spec import SPECS, ModelSpec
-from ..tensor_diff import compare_tensors
+from ..tensors.diff import compare_tensors
 from ..tensors.inputs import REREAD, open_inputs
 from ..tolerances import INPUTS
 from ..types import Floats, Fractions, Pixels, Tensor, Tensors

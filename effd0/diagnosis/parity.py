@@ -29,7 +29,7 @@ from ..runners.base import NamedRunner
 from ..runners.checkpoint import weight_sets
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
-from ..tensor_diff import check_pair, compare_tensors
+from ..tensors.diff import check_pair, compare_tensors
 from ..tolerances import HEADS, INT8_L2, KERNELS, RECORDED, ROUNDED_L2, SAME_FLOAT32
 from ..types import Floats, Tensor, Tensors
 from .bisect import (

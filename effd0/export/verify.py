@@ -25,7 +25,7 @@ from ..io import written_whole
 from ..runners.base import Runner, batch_size_of
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec
-from ..tensor_diff import TensorDiff, compare_tensors
+from ..tensors.diff import TensorDiff, compare_tensors
 from ..tolerances import SAME_FLOAT32
 from ..types import Tensor, Tensors
 from .to_onnx import ExportSettings, write_onnx, write_simplified

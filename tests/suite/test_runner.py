@@ -21,7 +21,7 @@ from effd0.results.check import Broken
 from effd0.results.suite import SuiteRecord
 from effd0.runners.base import batch_size_of
 from effd0.spec import D0, ModelSpec
-from effd0.tensor_diff import scan
+from effd0.tensors.diff import scan
 from effd0.types import Tensor, Tensors
 
 from .conftest import HeadsOf, NoteFigure, OpenRunner

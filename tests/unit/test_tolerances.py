@@ -19,7 +19,7 @@ from effd0.graph.onnx_info import load_graph
 from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits, save_graph
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import ModelSpec
-from effd0.tensor_diff import compare_tensors
+from effd0.tensors.diff import compare_tensors
 from effd0.tolerances import HEADS, TABLE, Tolerance
 from effd0.types import Tensor, Tensors
 

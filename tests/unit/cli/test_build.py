@@ -17,7 +17,7 @@ from effd0.export.verify import Built
 from effd0.graph.rewrites import DEFAULT_EDITS, EDITS
 from effd0.io import sha256
 from effd0.spec import D0, ModelSpec
-from effd0.tensor_diff import TensorDiff
+from effd0.tensors.diff import TensorDiff
 from tests.emulator.om import read_om
 from tests.emulator.tools import tiny_onnx, use_emulated_tools, use_tool
 from tests.helpers import assert_one_error, effd0, names_in

@@ -31,7 +31,7 @@ from effd0.graph.onnx_info import read_model
 from effd0.results.check import Broken
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0
-from effd0.tensor_diff import compare_tensors
+from effd0.tensors.diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Floats, Tensors
 from tests.helpers import SMALL, coco_content, write_coco

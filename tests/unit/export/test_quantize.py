@@ -22,7 +22,7 @@ from effd0.export.to_onnx import write_simplified
 from effd0.graph.quantised import InFloat32, in_float32
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec
-from effd0.tensor_diff import compare_tensors
+from effd0.tensors.diff import compare_tensors
 from tests.helpers import assert_one_error, effd0, write_coco
 from tests.helpers.onnx_models import halved, head_model, nodes_of, operators
 

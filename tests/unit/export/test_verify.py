@@ -21,7 +21,7 @@ from effd0.graph.onnx_info import check_support, load_graph
 from effd0.graph.rewrites import DEFAULT_EDITS, EDITS, ORT_EDITS
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.spec import ModelSpec
-from effd0.tensor_diff import compare_tensors
+from effd0.tensors.diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Tensor, Tensors
 from tests.helpers.onnx_models import need_own_export, operators, perturbed, pinned

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from effd0.errors import FeedError, MissingExtra, RunnerError
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.spec import D0, ModelSpec
-from effd0.tensor_diff import compare_tensors
+from effd0.tensors.diff import compare_tensors
 from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Tensor, Tensors
 from tests.helpers.onnx_models import identity_model, need_own_export, parsed, pinned

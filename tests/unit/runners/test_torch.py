@@ -24,7 +24,7 @@ from effd0.runners.base import DetectingRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.runners.torch import Lane, TorchDetector, TorchRunner
 from effd0.spec import ModelSpec
-from effd0.tensor_diff import compare_tensors
+from effd0.tensors.diff import compare_tensors
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Tensor, Tensors
 from tests.helpers import SMALL, coco_content, write_coco

@@ -1,4 +1,4 @@
-"""Tests for `effd0.tensor_diff`: two sets of heads side by side."""
+"""Tests for `effd0.tensors.diff`: two sets of heads side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effd0.errors import HeadError
-from effd0.tensor_diff import TensorDiff, compare_tensors
+from effd0.tensors.diff import TensorDiff, compare_tensors
 from effd0.types import Tensors
 
 REFERENCE = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import HeadError
-from .types import Floats, Tensors
+from ..errors import HeadError
+from ..types import Floats, Tensors
 
 #: Where float16 ends, and from where bfloat16 and float32 do: a value here was cut off.
 _FLOAT16_MAX, _BFLOAT16_MAX = 65504.0, 3.3895e38
