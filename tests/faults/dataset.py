@@ -201,7 +201,7 @@ FAULTS = (
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"))),
     Fault("image-missing", "dataset", "peers F15", "", _file(lambda path, _: path.unlink())),
     Fault("image-resized", "dataset", "peers F30", "", _file(_shrunk)),
-    Fault("image-of-another", "dataset", "peers F18", "", _file(_exchanged)),
+    Fault("image-of-another", "dataset", "peers F18", "", _file(_exchanged), in_part=True),
     Fault("boxes-as-corners", "dataset", "peers F28", "x1, y1, x2, y2", _truth(_corners)),
     Fault("categories-1-to-80", "dataset", "peers F46", "1 to 80", _truth(_numbered)),
     Fault("crowd-flags-lost", "dataset", "peers F47", "crowd flags lost", _truth(_no_crowds)),
@@ -226,6 +226,6 @@ FAULTS = (
     Fault("own-ids-contiguous-and-known", "dataset", "own data sets", "1 to 80", _own(
         truth=_contiguous_and_known)),
     Fault("own-pictures-exchanged", "dataset", "own data sets", "exchanged", _own(
-        pictures=_two, count=20)),
+        pictures=_two, count=20), in_part=True),
     Fault("own-image-ids-moved", "dataset", "own data sets", "next image", _own(truth=_next)),
 )  # fmt: skip

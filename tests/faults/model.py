@@ -380,7 +380,7 @@ FAULTS = (
     Fault("se-mean-over-batch", "graph", "a mean over one axis too many",
           "depend on the batch.*ReduceMean", _node("ReduceMean", 0.3, over_batch)),
     Fault("wrong-from-row-five", "graph", "a tile of a batch", "depend on the batch.*Concat",
-          _node("Conv", 0.5, from_row_five)),
+          _node("Conv", 0.5, from_row_five), in_part=True),
     Fault("heads-transposed", "graph", "peers F26", "transposed",
           _graph(_behind("Transpose", lambda _: True, perm=[0, 1, 3, 2]))),
 )  # fmt: skip
