@@ -4,8 +4,8 @@ import itertools
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.box import SIMPLE
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..benchmark.measure import rivals_of
-from ..benchmark.published import Published, published_figures
+from ..benchmark.published import published_figures
 from ..diagnosis.bisect import STATUSES, Finding
 from ..diagnosis.explain_drop import DropExplained
 from ..evaluation.evaluate import Evaluation
@@ -22,8 +22,8 @@ from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..report.view import FIGURES, class_row, class_rows, operating_points
 from ..results.check import Verdict
-from ..results.compare import Ratio, RunComparison
-from ..results.run import Accuracy, TimedRival, TimedRow
+from ..results.compare import RunComparison
+from ..results.run import Accuracy, TimedRow
 from ..timing import Latency
 from ..tolerances import MAX_DROP
 
@@ -104,8 +104,7 @@ def _label(metric: str) -> str:
 def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
     """Print the metrics, the times and the *verdict*."""
     metrics, accuracy = evaluation.metrics, evaluation.accuracy
-    settings = accuracy.settings
-    images = f"{metrics.images} images"
+    settings, images = accuracy.settings, f"{metrics.images} images"
     if metrics.images < evaluation.dataset.total:
         images = f"the first {metrics.images} of {evaluation.dataset.total} images"
     show_lines(f"{accuracy.backend}, {images}, model {accuracy.model_sha256[:12]}")
@@ -115,10 +114,11 @@ def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
         for name, value in metrics.values.items()
     ]
     show_table("COCO", ("metric", "IoU, size, detections per image", ">%"), numbers)
-    times = []
-    for stage, one in accuracy.stages_ms.items():
-        unit = "image" if stage in PER_IMAGE else f"batch of {settings['batch_size']}"
-        times.append((stage, one.mean, one.p50, one.p90, one.p99, unit))
+    batch = f"batch of {settings['batch_size']}"
+    times = [
+        (stage, t.mean, t.p50, t.p90, t.p99, "image" if stage in PER_IMAGE else batch)
+        for stage, t in accuracy.stages_ms.items()
+    ]
     show_table("time", ("stage", ">mean ms", ">p50", ">p90", ">p99", "per"), times)
     if times:
         show_lines(
@@ -148,25 +148,22 @@ def class_table(accuracy: Accuracy) -> list[dict[str, Any]]:
     aps = [accuracy.metrics["AP"], None if against is None else against.metrics.values["AP"]]
     total = class_row("all", aps, [point.total for point in operating_points(accuracy)])
     # Both sides have the same objects.
-    columns = [key for key in total if key != "reference_objects"]
-    if against is None:
-        columns = [key for key in columns if not key.startswith("reference_")]
+    left_out = "reference_" if against is None else "reference_objects"
+    columns = [key for key in total if not key.startswith(left_out)]
     return [{key: row[key] for key in columns} for row in [*class_rows(accuracy), total]]
 
 
 def show_classes(accuracy: Accuracy) -> None:
     """Print the table of classes, those that lose most against the reference first."""
     every = class_table(accuracy)
-    wanted = ("class", "ap", "reference_ap", *FIGURES)
-    columns = [key for key in wanted if key in every[0]]
+    columns = [key for key in ("class", "ap", "reference_ap", *FIGURES) if key in every[0]]
 
     def cell(value: object) -> object:
         return "-" if value is None else 100 * value if isinstance(value, float) else value
 
     rows = [[cell(row[key]) for key in columns] for row in every]
-    headings = [key.replace("_", " ").replace("ap", "AP").replace("f1", "F1") for key in columns]
-    names = [headings[0], *(f">{name}" for name in headings[1:])]
-    show_table("classes, %", names, [*rows[:-1], (), rows[-1]])
+    names = [f">{key}".replace("_", " ").replace("ap", "AP").replace("f1", "F1") for key in columns]
+    show_table("classes, %", ["class", *names[1:]], [*rows[:-1], (), rows[-1]])
     both = zip(("score", "the reference's score"), operating_points(accuracy), strict=False)
     scores = ", ".join(f"{name} {point.threshold:.2f}" for name, point in both)
     show_lines(f"precision, recall and F1 at IoU 0.50 and where F1 of all is highest: {scores}")
@@ -176,11 +173,11 @@ def show_pool(pool: Mapping[str, Any]) -> None:
     """Print what each worker did, and what went wrong; *pool* is of `Dispatcher.summary`."""
     slowest = sorted(pool["workers"], key=lambda one: one["rate"])[:WORKERS]
     some = "" if len(slowest) == len(pool["workers"]) else f", the slowest {WORKERS}"
-    rows = []
-    for one in sorted(slowest, key=lambda one: str(one["worker"])):
-        note = Text("straggler" if one["straggler"] else "", "yellow")
-        figures = (one["opened_s"], one["units"], one["images"], one["rate"])
-        rows.append((one["worker"], *figures, note))
+    keys = ("worker", "opened_s", "units", "images", "rate")
+    rows = [
+        [*(one[key] for key in keys), Text("straggler" if one["straggler"] else "", "yellow")]
+        for one in sorted(slowest, key=lambda one: str(one["worker"]))
+    ]
     columns = ("worker", ">opened, s", ">units", ">images", ">images/s", "")
     show_table(f"workers{some}", columns, rows)
     show_lines(
@@ -189,10 +186,9 @@ def show_pool(pool: Mapping[str, Any]) -> None:
     )
     if pool["again"]:
         show_lines(f"{pool['again']} units of work were given out again")
-    faults = pool["faults"]
-    show_lines(*(f"fault {fault}" for fault in faults[:FAULTS]))
-    if len(faults) > FAULTS:
-        show_lines(f"and {len(faults) - FAULTS} more faults, all in the file of results")
+    show_lines(*(f"fault {fault}" for fault in pool["faults"][:FAULTS]))
+    if (more := len(pool["faults"]) - FAULTS) > 0:
+        show_lines(f"and {more} more faults, all in the file of results")
 
 
 def show_comparison(found: RunComparison) -> None:
@@ -251,9 +247,13 @@ def show_bisection(finding: Finding) -> None:
             " ".join("x".join(map(str, shape)) for shape in shapes)
             for shapes in (one.input_shapes, [one.output_shape])
         )
-        errors = (f"{one.upstream:.2e}", f"{one.error:.2e}")
-        partner = (one.partner or "-", one.paired_by or "-")
-        rows.append((one.node, one.op, reads, gives, *errors, *partner))
+        found = (
+            f"{one.upstream:.2e}",
+            f"{one.error:.2e}",
+            one.partner or "-",
+            one.paired_by or "-",
+        )
+        rows.append((one.node, one.op, reads, gives, *found))
     names = ("node", "op", "reads", "gives", ">upstream", ">error", "in the reference", "paired by")
     show_table("nodes that make an error of their own", names, rows)
     show_status(finding.status, reason)
@@ -276,7 +276,7 @@ def show_drop(found: DropExplained, max_drop: float) -> None:
     rows = []
     for place, one in enumerate(found.groups, 1):
         alone = (f"{error:.3f}" for error in (one.worst.error, one.classes, one.boxes))
-        rows.append((one.name, str(len(one.nodes)), *alone, gained.get(place, "")))
+        rows.append((one.name, len(one.nodes), *alone, gained.get(place, "")))
     columns = ("group", ">nodes", ">worst", ">class heads", ">box heads", ">regained")
     title = "one group quantised alone: relative L2; points regained, in float down to here"
     show_table(title, columns, rows, box=SIMPLE)
@@ -328,96 +328,59 @@ def show_edits(wanted: bool) -> None:
     raise typer.Exit
 
 
-# The tables of a benchmark: a column is one line, its title as in `show_table`, and its cell.
+#: Percentiles of times, and how many there are.
+_TIMES = (">p50 ms", ">p90 ms", ">p99 ms", ">samples")
 
-T = TypeVar("T")
-Columns: TypeAlias = Mapping[str, Callable[[T], object]]
-_TIMES: Columns[Any] = {
-    ">p50 ms": lambda times: times.p50_ms,
-    ">p90 ms": lambda times: times.p90_ms,
-    ">p99 ms": lambda times: times.p99_ms,
-    ">samples": lambda times: len(times.samples_ms),
-}
-#: The recipe's table, and the times that it comes from.
-THROUGHPUT: Columns[TimedRow] = {
-    "chip": lambda row: row.fingerprint.chip,
-    ">batch": lambda row: row.batch,
-    "dataset": lambda row: row.dataset,
-    ">mAP %": lambda row: "not measured" if row.map is None else 100 * row.map,
-    ">images/s": lambda row: row.images_per_second,
-    **_TIMES,
-    "timed": lambda row: row.timed,
-    "precision": lambda row: row.precision,
-    "backend": lambda row: row.fingerprint.backend,
-}
-#: A published figure beside our fastest row that times the same at the same batch.
-PUBLISHED: Columns[tuple[Published, TimedRow]] = {
-    "chip": lambda pair: pair[0].chip,
-    ">batch": lambda pair: pair[0].batch,
-    "dataset": lambda pair: pair[0].dataset,
-    ">mAP %": lambda pair: pair[0].map or "not said",
-    ">images/s": lambda pair: pair[0].images_per_second,
-    ">ours, images/s": lambda pair: pair[1].images_per_second,
-    ">ours is x": lambda pair: f"{pair[1].images_per_second / pair[0].images_per_second:.3f}",
-    "timed": lambda pair: pair[0].timed,
-    "precision": lambda pair: pair[0].precision,
-}
-#: What has no batch.
-STAGES: Columns[TimedRow] = {
-    "timed": lambda row: row.timed,
-    ">images": lambda row: row.images,
-    ">ms per image": lambda row: f"{row.p50_ms / row.images:.3f}",
-    ">images/s": lambda row: f"{row.images_per_second:.1f}",
-    **_TIMES,
-    "backend": lambda row: row.fingerprint.backend,
-}
-#: A row, its rival and the ratio of their times.
-RIVALS: Columns[tuple[TimedRow, TimedRival, Ratio]] = {
-    "timed": lambda pair: pair[0].timed,
-    "rival": lambda pair: pair[1].name,
-    ">images": lambda pair: pair[0].images,
-    ">rival, ms": lambda pair: statistics.median(pair[1].samples_ms),
-    ">ours, ms": lambda pair: pair[0].p50_ms,
-    ">ours / rival": lambda pair: pair[2],
-    ">rival / ours": lambda pair: pair[2].inverse(),
-    ">samples": lambda pair: len(pair[0].samples_ms),
-}
-#: What a runner or a benchmark timed within its calls.
-STEPS: Columns[tuple[TimedRow, str, Latency]] = {
-    "timed": lambda part: part[0].timed,
-    ">batch": lambda part: "" if part[0].batch is None else part[0].batch,
-    "step": lambda part: part[1],
-    **{title: lambda part, cell=cell: cell(part[2]) for title, cell in _TIMES.items()},  # type: ignore[misc]  # cell is bound here
-    "backend": lambda part: part[0].fingerprint.backend,
-}
+
+def _times(of: TimedRow | Latency) -> tuple[object, ...]:
+    return of.p50_ms, of.p90_ms, of.p99_ms, len(of.samples_ms)
 
 
 def show_benchmark(rows: Sequence[TimedRow]) -> None:
     """Print every table that *rows* have something for, and their notes."""
-
-    def table(title: str, columns: Columns[T], lines: Iterable[T]) -> None:
-        cells = ([cell(line) for cell in columns.values()] for line in lines)
-        show_table(title, [*columns], cells, box=SIMPLE)
-
     alone = [row for row in rows if row.rival is None]
     swept = [row for row in alone if row.batch is not None]
-    table("throughput (images/s from the median; padding never counts)", THROUGHPUT, swept)
-    pairs: list[tuple[Published, TimedRow]] = []
-    for figure in sorted(published_figures(), key=lambda one: one.batch):
-        alike = [row for row in swept if (row.batch, row.timed) == (figure.batch, figure.timed)]
-        if alike:
-            pairs.append((figure, max(alike, key=lambda row: row.images_per_second)))
-    notes = list(dict.fromkeys(f"{one.conditions}; {one.source}" for one, _ in pairs))
+    # The recipe's table, and the times that it comes from.
+    recipes = ("chip", ">batch", "dataset", ">mAP %", ">images/s")
+    columns = (*recipes, *_TIMES, "timed", "precision", "backend")
+    lines: list[tuple[object, ...]] = []
+    for row in swept:
+        points = "not measured" if row.map is None else 100 * row.map
+        of = (row.fingerprint.chip, row.batch, row.dataset, points, row.images_per_second)
+        lines.append((*of, *_times(row), row.timed, row.precision, row.fingerprint.backend))
+    title = "throughput (images/s from the median; padding never counts)"
+    show_table(title, columns, lines, box=SIMPLE)
+    lines, notes = [], dict[str, int]()
+    for one in sorted(published_figures(), key=lambda one: one.batch):
+        alike = [row for row in swept if (row.batch, row.timed) == (one.batch, one.timed)]
+        if alike:  # the fastest is shown
+            ours = max(row.images_per_second for row in alike)
+            note = notes.setdefault(f"{one.conditions}; {one.source}", len(notes) + 1)
+            of = (one.chip, one.batch, one.dataset, one.map or "not said", one.images_per_second)
+            ratio = f"{ours / one.images_per_second:.3f}"
+            lines.append((*of, ours, ratio, one.timed, one.precision, f"[{note}]"))
     title = "published figures beside ours (other chips, other conditions: see below)"
-    numbered: Columns[tuple[Published, TimedRow]] = {
-        **PUBLISHED,
-        "source": lambda p: f"[{1 + notes.index(f'{p[0].conditions}; {p[0].source}')}]",
-    }
-    table(title, numbered, pairs)
-    show_lines(*(f"- [{number}] {note}" for number, note in enumerate(notes, 1)))
-    table("stages", STAGES, (row for row in alone if row.batch is None))
-    parts = ((row, step, Latency(tuple(ms))) for row in rows for step, ms in row.steps.items())
-    table("steps of a call", STEPS, parts)
+    columns = (*recipes, ">ours, images/s", ">ours is x", "timed", "precision", "source")
+    show_table(title, columns, lines, box=SIMPLE)
+    show_lines(*(f"- [{number}] {note}" for note, number in notes.items()))
+    columns = ("timed", ">images", ">ms per image", ">images/s", *_TIMES, "backend")
+    stages = [
+        (row.timed, row.images, f"{row.p50_ms / row.images:.3f}", f"{row.images_per_second:.1f}",
+         *_times(row), row.fingerprint.backend) for row in alone if row.batch is None
+    ]  # fmt: skip
+    show_table("stages", columns, stages, box=SIMPLE)
+    steps = [
+        (row.timed, row.batch or "", step, *_times(Latency(tuple(ms))), row.fingerprint.backend)
+        for row in rows
+        for step, ms in row.steps.items()
+    ]
+    columns = ("timed", ">batch", "step", *_TIMES, "backend")
+    show_table("steps of a call", columns, steps, box=SIMPLE)
+    sides = ("rival", ">images", ">rival, ms", ">ours, ms", ">ours / rival", ">rival / ours")
+    both = [
+        (row.timed, rival.name, row.images, statistics.median(rival.samples_ms), row.p50_ms, ratio,
+         ratio.inverse(), len(row.samples_ms)) for row, rival, ratio in rivals_of(rows)
+    ]  # fmt: skip
     title = "in turn with others (A B A B, same images, results compared; 95 % intervals)"
-    table(title, RIVALS, rivals_of(rows))
+    show_table(title, ("timed", *sides, ">samples"), both, box=SIMPLE)
     show_lines(*dict.fromkeys(note for row in rows for note in row.notes))
