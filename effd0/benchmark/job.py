@@ -27,7 +27,7 @@ from ..results.run import Run, TimedRival, TimedRow, artefact_of, dataset_name, 
 from ..runners.base import DetectingRunner, Runner, choose_batch_size, make_feed, takes_pixels
 from ..spec import ModelSpec
 from ..tensors.diff import compare_tensors
-from ..types import GATE, Tensors, option
+from ..types import GATE, Tensors, check_choices, option
 from . import measure
 
 SCENARIOS = ("single-stream", "offline")
@@ -72,9 +72,8 @@ class BenchmarkJob:
         """Raise `BenchmarkError` for options that contradict each other."""
         name, sizes, other = self.scenario, self.batch_sizes, self.against
         slower = self.max_slowdown
+        check_choices(self, BenchmarkError)
         wrong = {
-            f"--scenario is {name!r}, but {', '.join(SCENARIOS)} exist; leave it out to sweep "
-            "batch sizes": name not in (None, *SCENARIOS),
             f"--batch-size is {', '.join(map(str, sizes))}, but single-stream is one image at a "
             "time; leave it out, or choose --scenario offline": (
                 name == "single-stream" and set(sizes) - {1}
@@ -125,7 +124,7 @@ def detect_batches(
         stream = runner.detect_stream([batch.images for batch in batches])
         return list(itertools.chain.from_iterable(stream))
 
-    def postprocess_one(heads: HeadOutputs, image: ModelInput) -> Detections:
+    def decoded(heads: HeadOutputs, image: ModelInput) -> Detections:
         return postprocess(heads, image.image_scale, image.image_size, spec)
 
     found: list[Detections] = []
@@ -134,7 +133,7 @@ def detect_batches(
     for outputs, batch in zip(outputs_of, batches, strict=True):
         found += pending  # the batch before ends here, so that memory stays bounded
         heads = split_heads(outputs, spec)
-        pending = (map if pool is None else pool.map)(postprocess_one, heads, batch.images)
+        pending = (map if pool is None else pool.map)(decoded, heads, batch.images)
     return [*found, *pending]
 
 

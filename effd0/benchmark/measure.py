@@ -80,10 +80,10 @@ class Subject:
         """This model with the mAP of *report*, if that is of the same file."""
         if report is None or report.model_sha256 != self.about["model_sha256"]:
             return self
-        ap, part = report.metrics["AP"], f"the first {report.images} of {report.images_total}"
+        ap = report.metrics["AP"]
         notes = ["mAP is undefined"] if ap is None else []
         if report.images < report.images_total:
-            notes.append(f"mAP is of {part} images")
+            notes.append(f"mAP is of the first {report.images} of {report.images_total} images")
         return Subject(self.runner, {**self.about, "map": ap, "notes": notes})
 
 

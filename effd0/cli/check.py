@@ -73,14 +73,14 @@ def check(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = pytest.main([*_suite(), *words], plugins=[StageLines()])
     if out is not None and (out / RUN).exists():
-        run, written = read_run(out / RUN), [RUN, SUMMARY]
+        run, written = read_run(out / RUN), f"{RUN}, {SUMMARY}"
         write_markdown(out / SUMMARY, run)
         try:
             write_page(out / PAGE, run)
-            written.append(PAGE)
+            written += f", {PAGE}"
         except MissingExtra as error:
             show_lines(f"no {PAGE}: {error}")
-        show_lines(f"wrote {', '.join(written)} to {out}")
+        show_lines(f"wrote {written} to {out}")
     # Whatever pytest could not do is no verdict, and a fault of its hooks is no bad input.
     if code:
         faults = {pytest.ExitCode.TESTS_FAILED: 1, pytest.ExitCode.INTERNAL_ERROR: 70}
@@ -92,12 +92,10 @@ def _typed(given: Mapping[str, Any]) -> Iterator[str]:
     flags = {word.partition("=")[0] for word in sys.argv}
     for one in OPTIONS:
         value = given.get(one.name)
-        if one.kind is bool and value:
-            yield one.flag
-        elif one.kind is bool or value is None:
-            continue
+        if one.kind is bool:
+            yield from [one.flag] if value else []
         # A default that is typed replaces what a file gives.
-        elif value != one.default or one.flag in flags:
+        elif value is not None and (value != one.default or one.flag in flags):
             yield from (f"{one.flag}={each}" for each in (value if one.many else (value,)))
 
 
@@ -160,8 +158,7 @@ class StageLines:
         found, seconds, self._counts, self._seconds = self._counts, self._seconds, Counter(), 0.0
         if not self._stage:
             return
-        state = next((one for one in SHOWN if found[one]), "skipped")
-        word, color = SHOWN[state]
+        word, color = SHOWN[next((one for one in SHOWN if found[one]), "skipped")]
         parts = [f"{found[one]} {one}" for one in SHOWN if found[one]]
         terminal.write(f"{self._stage:<11} ")
         terminal.write(f"{word:<11}", **{color: True})

@@ -243,16 +243,15 @@ def _wrong_path(one: Option, path: Path, options: Iterable[Option]) -> str:
     kind = KINDS[str(one.takes)]
     if not path.exists():
         return f"which does not exist; {kind.remedy}"
-    found = kinds_of(path)
-    if one.takes in found:
+    if one.takes in (found := kinds_of(path)):
         return ""
     # A folder without tensors can be anything.
     fits = [o for o in options if o.takes in found] if path.is_file() or len(found) == 1 else []
-    remedy = f"give it as {fits[0].flag}" if fits else None
+    remedy = f"give it as {fits[0].flag}" if fits else kind.remedy
     if one.takes == "results" and "json" in found:
         remedy = f"score a list of detections with 'effd0 score {path} --annotations FILE'"
     folder = "a folder, " if path.is_dir() and kind.suffixes else ""
-    return f"{folder}but {kind.called} is wanted; {remedy or kind.remedy}"
+    return f"{folder}but {kind.called} is wanted; {remedy}"
 
 
 def kinds_of(path: Path) -> set[str]:
@@ -305,13 +304,14 @@ def max_slowdown(where: str) -> Any:
     return option(text, "PERCENT", 100 * MAX_SLOWDOWN, min=0, panel=GATE)
 
 
+JSON = option("Write the figures as JSON; - is the standard output.", takes="new file")
+
+
 @dataclass(frozen=True)
 class ReportOptions:
     """Files that a command writes about itself."""
 
-    json: Path | None = option(
-        "Write the figures as JSON; - is the standard output.", takes="new file"
-    )
+    json: Path | None = JSON
     report_json: Path | None = option(
         "Run file, for 'effd0 merge', 'compare', 'report'; as --json.", takes="new file"
     )

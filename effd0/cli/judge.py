@@ -22,14 +22,8 @@ from ..spec import spec_for
 from ..tolerances import MAX_DROP, MAX_DROP_INT8
 from ..types import option
 from . import command as cli
-from .show import (
-    show_benchmark,
-    show_bisection,
-    show_comparison,
-    show_drop,
-    show_lines,
-    show_status,
-)
+from . import show
+from .show import show_lines
 
 
 @cli.command()
@@ -39,15 +33,13 @@ def bisect(
         "Model that is right: an ONNX file, or weights.", default=cli.REQUIRED, takes="source"
     ),
     image: Path | None = option("Image to run.", shown="an embedded scene", takes="image"),
-    json: Path | None = option(
-        "Write the finding as JSON; - is the standard output.", takes="new file"
-    ),
+    json: Path | None = cli.JSON,
     arch: str = cli.ARCH,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
     with STDERR.status(f"comparing all tensors of {model.name} with {reference.name}"):
         finding = bisection.bisect(model, reference, spec_for(arch), image)
-    show_bisection(finding)
+    show.show_bisection(finding)
     if json is not None:
         write_json(finding.to_json(), json)
     if finding.status != "same":
@@ -75,14 +67,12 @@ def explain_drop(
         "DIR",
         takes="new folder",
     ),
-    json: Path | None = option(
-        "Write the figures as JSON; - is the standard output.", takes="new file"
-    ),
+    json: Path | None = cli.JSON,
 ) -> None:
     """Explain what quantisation cost and where, and try which nodes to leave in float."""
     job = EvaluationJob(**vars(images), max_drop=max_drop)
     found = explaining.explain_drop(model, reference, job, spec_for(arch), progress)
-    show_drop(found, max_drop)
+    show.show_drop(found, max_drop)
     if out is not None:
         found.write(out)
         show_lines(f"wrote {out}: nodes_to_exclude.json, keep_dtype.cfg, skip_layers.json")
@@ -110,17 +100,11 @@ def benchmark(
     compute: RunnerOptions,
 ) -> None:
     """Time a model on real images; print the recipe's table beside published figures."""
-    job = replace(
-        job,
-        choice=replace(model, spec=spec_for(arch), options=compute),
-        batch_sizes=(*batch_size, *batch_sizes),
-        root=images.root,
-        split=images.split,
-        host_threads=images.host_threads,
-        accuracy_report=accuracy_report,
-    )
+    given = {name: getattr(images, name) for name in ("root", "split", "host_threads")}
+    given |= {"batch_sizes": (*batch_size, *batch_sizes), "accuracy_report": accuracy_report}
+    job = replace(job, choice=replace(model, spec=spec_for(arch), options=compute), **given)
     run = run_benchmark(job, progress)
-    show_benchmark(run.latency)
+    show.show_benchmark(run.latency)
     for path in (reports.json, reports.report_json):
         if path is not None:
             write_run(path, run)
@@ -140,8 +124,8 @@ def merge(
     parts = ("checks", "parity", "accuracy", "latency")
     counts = ", ".join(f"{part} {len(getattr(merged, part))}" for part in parts)
     show_lines(f"wrote {out}: {len(runs)} runs; {counts}")
-    verdict = merged.verdict
-    show_status(verdict.status, verdict.evidence, verdict.stage)
+    told = merged.verdict
+    show.show_status(told.status, told.evidence, told.stage)
 
 
 @cli.command()
@@ -156,7 +140,7 @@ def compare(
     """Compare two runs. Exit 0: no regression; 1: regression or undecided; 2: not comparable."""
     runs = read_run(baseline), read_run(candidate)
     found = compare_runs(*runs, max_drop=max_drop, max_slowdown=max_slowdown / 100)
-    show_comparison(found)
+    show.show_comparison(found)
     add_to_summary(comparison(found))
     if found.status != NO_WORSE:
         raise typer.Exit(1)

@@ -221,14 +221,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # Nothing has imported torch yet.  Benchmarks take it as its users do.
     if not any("benchmarks" in argument for argument in config.args):
         let_threads_sleep()
-    config.stash[RECORD] = SessionRecord()
+    config.stash[RECORD] = SessionRecord(given_to(config))
     config.pluginmanager.register(config.stash[RECORD])
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     settings = config.stash.get(SETTINGS, None)
     try:
         refuse_contradictions(config)
-    except pytest.UsageError as error:
+    except (Effd0Error, pytest.UsageError) as error:
         told = settings.blamed(str(error), vars(config.option)) if settings else str(error)
         raise pytest.UsageError(told) from error
     path, reporter = config.getoption("--report-json"), "terminalreporter"
@@ -245,7 +245,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def refuse_contradictions(config: pytest.Config) -> None:
-    """Raise a usage error where options contradict each other, or led pytest away."""
+    """Raise a usage error, or one of effd0's, for options that contradict or led pytest away."""
     given = config.option
     coco, results, parallel = given.coco, given.results, given.workers or given.devices
     files = {one.flag for one in OPTIONS if one.kind is Path}
@@ -279,23 +279,20 @@ def refuse_contradictions(config: pytest.Config) -> None:
         "--devices out": parallel and alone,
     }
     refuse(wrong, pytest.UsageError)
-    try:
-        own = given.model or results or given.detections
-        ModelChoice(own, given.checkpoint).check_photographs("--coco", coco)
-        command.check_values(OPTIONS, vars(given))
-        for file in filter(None, (given.model, given.onnx)):
-            external_files(file)
-        spec_for(given.arch)
-        if coco and not (listed := annotation_path(coco, given.split)).is_file():
-            raise OptionError(
-                f"--split is {given.split}, but {listed} does not exist; name a split of --coco"
-            )
-        if results is not None and given.model is not None:
-            check_model(results, given.model)
-        if (pool := pool_asked(config)) is not None:
-            check_pool(pool, {name: runner_options(config, name) for name in runners_here(config)})
-    except Effd0Error as error:
-        raise pytest.UsageError(str(error)) from error
+    own = given.model or results or given.detections
+    ModelChoice(own, given.checkpoint).check_photographs("--coco", coco)
+    command.check_values(OPTIONS, vars(given))
+    for file in filter(None, (given.model, given.onnx)):
+        external_files(file)
+    spec_for(given.arch)
+    if coco and not (listed := annotation_path(coco, given.split)).is_file():
+        raise OptionError(
+            f"--split is {given.split}, but {listed} does not exist; name a split of --coco"
+        )
+    if results is not None and given.model is not None:
+        check_model(results, given.model)
+    if (pool := pool_asked(config)) is not None:
+        check_pool(pool, {name: runner_options(config, name) for name in runners_here(config)})
     for name in given.require:
         if reason := absent(name, config):
             raise pytest.UsageError(f"{name} is required (--require {name}), but {reason}")
@@ -326,7 +323,7 @@ def runner_options(config: pytest.Config, name: str) -> RunnerOptions:
         own = pool_asked(config) is not None
         return RunnerOptions(device=None if own else str(config.getoption("--device-id")))
     known = ("threads", *KNOWN.get(name, ()))
-    given = {one.name: config.getoption(one.flag) for one in OPTIONS if one.name in known}
+    given = {one: getattr(config.option, one) for one in known}
     if "provider_option" in given:
         given["provider_option"] = tuple(given["provider_option"])
     return RunnerOptions(**given)
@@ -350,8 +347,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is under test, with fingerprints, and what is absent and why."""
 
     def fingerprint(path: Path) -> str:
-        digest = model_sha256(path)[:12] if path.is_file() else None
-        return f"{path} IS MISSING" if digest is None else f"{path.name} sha256 {digest}"
+        found = path.is_file()
+        return f"{path.name} sha256 {model_sha256(path)[:12]}" if found else f"{path} IS MISSING"
 
     model, weights = config.getoption("--model"), config.getoption("--checkpoint")
     if weights is None and not is_given(config):
@@ -396,9 +393,7 @@ def _no_npu(config: pytest.Config) -> str | None:
     if importlib.util.find_spec("acl") is None:
         return "pyACL cannot be imported; source CANN's set_env.sh"
     model: Path | None = config.getoption("--model")
-    if model is None or model.suffix != ".om":
-        return "no --model=FILE.om was given"
-    return None
+    return None if model and model.suffix == ".om" else "no --model=FILE.om was given"
 
 
 @functools.cache
@@ -492,10 +487,8 @@ def pytest_runtest_makereport(
     marker, config = item.get_closest_marker("stage"), item.config
     if marker is not None and (report.when == "call" or not report.passed):
         error = None if call.excinfo is None else call.excinfo.value
-        # One name in a clone and in an installed effd0.
-        artefact = item.get_closest_marker("artefact")
-        name = item.nodeid
-        if artefact:
+        artefact, name = item.get_closest_marker("artefact"), item.nodeid
+        if artefact:  # one name in a clone and in an installed effd0
             name = item.path.name + name[name.index("::") :]
         docstring = item.function.__doc__ if isinstance(item, pytest.Function) else None
         found = suite.check_of(marker.args[0], name, error, report, item.user_properties, docstring)
@@ -521,8 +514,8 @@ class SessionRecord(suite.SuiteRecord):
     #: Whether what comes behind the first broken stage is skipped.
     stops = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, given: check.Given | None = None) -> None:
+        super().__init__(given=given or {})
         self.warned: dict[str, None] = {}
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
@@ -555,25 +548,27 @@ class SessionRecord(suite.SuiteRecord):
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         """End with one line of what was skipped, and the verdict where there is one."""
         yield
-        config = session.config
+        config, status = session.config, int(session.exitstatus)
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None and not terminal.no_summary:
-            self._conclude(session, terminal)
+            if reports := terminal.stats.get("skipped"):
+                reasons = [one.longrepr[2] for one in reports if isinstance(one.longrepr, tuple)]
+                terminal.write_line(suite.skipped_line(reasons))
+            if _only_artefact(config) or any(one.status != "skipped" for one in self.checks):
+                terminal.section("verdict")
+                for line in self.verdict(status).lines():
+                    terminal.write_line(line)
+        path, on_github = config.getoption("--report-json"), "GITHUB_STEP_SUMMARY" in os.environ
+        if hasattr(config, "workeroutput") or not (path or on_github):
+            return
+        made = self.to_run(status, rows_of(config))
         try:
-            if not hasattr(config, "workeroutput"):
-                _write_run(session)
+            if path is not None:
+                run.write_run(path, made)
         except OutputError as error:
             pytest.exit(str(error), returncode=int(pytest.ExitCode.INTERRUPTED))
-
-    def _conclude(self, session: pytest.Session, terminal: pytest.TerminalReporter) -> None:
-        config = session.config
-        if reports := terminal.stats.get("skipped"):
-            reasons = [one.longrepr[2] for one in reports if isinstance(one.longrepr, tuple)]
-            terminal.write_line(suite.skipped_line(reasons))
-        if _only_artefact(config) or any(one.status != "skipped" for one in self.checks):
-            terminal.section("verdict")
-            for line in self.verdict(given_to(config), int(session.exitstatus)).lines():
-                terminal.write_line(line)
+        if on_github:
+            tell_github(made)
 
 
 def given_to(config: pytest.Config) -> dict[str, Path | str | None]:
@@ -612,24 +607,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.exitstatus == pytest.ExitCode.TESTS_FAILED and record.could_not_run:
         session.exitstatus = pytest.ExitCode.INTERRUPTED
     elif session.exitstatus == pytest.ExitCode.OK and is_given(config):
-        verdict = record.verdict(given_to(config), 0)
+        verdict = record.verdict(0)
         complete = verdict.status == "pass" or "complete" not in config.getoption("--require")
         if verdict.status == "undecided" or not complete:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if (output := getattr(config, "workeroutput", None)) is not None:
         wanted = config.getoption("--report-json") or "GITHUB_STEP_SUMMARY" in os.environ
         output[CHECK] = record.pack(drawn=bool(wanted))
-
-
-def _write_run(session: pytest.Session) -> None:
-    """Write the session to --report-json, and in a job on GitHub its summary."""
-    config, record = session.config, session.config.stash[RECORD]
-    path: Path | None = config.getoption("--report-json")
-    on_github = "GITHUB_STEP_SUMMARY" in os.environ
-    if path is not None or on_github:
-        status, rows = int(session.exitstatus), rows_of(config)
-        made = record.to_run(given_to(config), status, rows)
-        if path is not None:
-            run.write_run(path, made)
-        if on_github:
-            tell_github(made)

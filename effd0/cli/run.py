@@ -9,8 +9,8 @@ import typer
 from ..data import coco, fixture
 from ..detection.draw import draw_detections
 from ..distributed.engine import RayEngine
-from ..distributed.pool import PoolOptions
-from ..errors import EvaluationError, OutputError, require_all
+from ..distributed.pool import Pool, PoolOptions
+from ..errors import EvaluationError, OutputError, refuse, require_all
 from ..evaluation import engines, pipeline
 from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, ImageOptions, run_of
 from ..evaluation.evaluate import evaluate as run_evaluation
@@ -56,32 +56,33 @@ def evaluate(
 ) -> None:
     """Evaluate a model: from image files to COCO's twelve numbers and a verdict."""
     model.check_photographs("--root", images.root)
-    limits = {"max_drop": max_drop, "max_class_drop": max_class_drop}
-    for name, limit in limits.items():
-        if limit is not None and reference is None:
-            raise EvaluationError(
-                f"--{name.replace('_', '-')} is {limit}, but no --reference is given; name what "
-                "to compare with"
-            )
-    job = EvaluationJob(
-        **vars(images),
-        **vars(directory),
-        min_map=min_map,
-        max_drop=max_drop,
-        max_class_drop=max_class_drop,
-    )
+    remedy = "but no --reference is given; name what to compare with"
+    alone = {
+        f"--max-drop is {max_drop}, {remedy}": max_drop is not None,
+        f"--max-class-drop is {max_class_drop}, {remedy}": max_class_drop is not None,
+    }
+    refuse(alone if reference is None else {}, EvaluationError)
+    given = {**vars(images), **vars(directory), "min_map": min_map, "max_drop": max_drop}
+    job = EvaluationJob(**given, max_class_drop=max_class_drop)
     choice = replace(model, spec=spec_for(arch), options=compute)
     other = None if reference is None else engines.reference_choice(reference, choice)
     workers = pool.pool()
     needs = choice.needs() | (other.needs() if other else {}) | ({"ray": "ray"} if workers else {})
     require_all(needs)
-    engine: engines.Engine = engines.LocalEngine(choice, batch_size)
-    beside: engines.Engine | None = None if other is None else engines.LocalEngine(other)
-    if workers is not None:
-        engine = RayEngine(choice, workers, batch_size)
-        beside = None if other is None else RayEngine(other, replace(workers, devices=()))
+    engine = _engine(choice, workers, batch_size)
+    cpus = workers and replace(workers, devices=())
+    beside = None if other is None else _engine(other, cpus)
     evaluation = run_evaluation(job, engine, beside, open_progress=progress, say=say)
     _report(evaluation, engine, reports)
+
+
+def _engine(
+    choice: ModelChoice, workers: Pool | None, batch_size: int | None = None
+) -> engines.ModelEngine:
+    """What runs *choice*: this process, or *workers*."""
+    if workers is None:
+        return engines.LocalEngine(choice, batch_size)
+    return RayEngine(choice, workers, batch_size)
 
 
 def _report(
@@ -90,7 +91,7 @@ def _report(
     """Print *evaluation*, write what was asked for; exit 1 where a check failed."""
     if reports.per_class:
         show_classes(evaluation.accuracy)
-    pictures = reports.report_json is not None and evaluation.found
+    pictures = reports.report_json and evaluation.found
     run = run_of(evaluation, engine, insight_of(evaluation) if pictures else None)
     show_evaluation(evaluation, run.verdict)
     if reports.csv is not None:
@@ -147,9 +148,8 @@ def preprocess(
     with progress("checking images", count) as advance:
         for _ in coco.check_images(dataset.samples, threads):
             advance(1)
-    if overwrite:  # of an earlier run, no file stays
-        for path in bin_save.glob("*.bin"):
-            path.unlink()
+    for path in bin_save.glob("*.bin") if overwrite else ():  # of an earlier run, no file stays
+        path.unlink()
     with progress("preprocessing", count) as advance:
         for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
             advance(1)
@@ -187,16 +187,10 @@ def infer(
             "name the folder it goes to"
         )
     choice = replace(model, spec=spec_for(arch), options=compute)
-    workers = pool.pool()
-    job = replace(
-        job,
-        inputs=input,
-        results=None if output is None else output / (output_dirname or "result"),
-        host_threads=images.host_threads,
-        args=tuple(sys.argv[1:]),
-    )
-    here = engines.LocalEngine(choice, job.batch_size)
-    engine = here if workers is None else RayEngine(choice, workers, job.batch_size)
+    place = None if output is None else output / (output_dirname or "result")
+    threads, words = images.host_threads, tuple(sys.argv[1:])
+    job = replace(job, inputs=input, results=place, host_threads=threads, args=words)
+    engine = _engine(choice, pool.pool(), job.batch_size)
     performance, source = run_infer_job(job, engine, progress)
     show_lines(source.description, *performance.lines())
     if "pool" in source.settings:

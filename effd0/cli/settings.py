@@ -43,11 +43,8 @@ class Settings(NamedTuple):
     def blamed(self, message: str, given: Mapping[str, Any]) -> str:
         """Put file and key before a *message* about an option, if its value in *given* is ours."""
         flags = set(re.findall(r"--[a-z-]+[a-z]", message))
-        keys = [
-            name
-            for name, value in self.values.items()
-            if f"--{name.replace('_', '-')}" in flags and given[name] == value
-        ]
+        told = {k: f"--{k.replace('_', '-')}" in flags for k in self.values}
+        keys = [k for k, value in self.values.items() if told[k] and given[k] == value]
         return f"{self.file} ({', '.join(keys)}): {message}" if keys else message
 
 
@@ -60,10 +57,10 @@ def read_settings(options: Iterable[Option], model: Path | None = None) -> Setti
     `OptionError` if the file cannot be read, for an unknown key, and for a value of another type.
     """
     known = {one.name: one for one in options}
-    for folder in (Path(), *(() if model is None else (model.parent,))):
-        for file in (folder / NAME, folder / "pyproject.toml"):
-            if table := _table_of(file):
-                return Settings(file, _typed(file, table, known))
+    folders = [Path()] if model is None else [Path(), model.parent]
+    for file in (folder / name for folder in folders for name in (NAME, "pyproject.toml")):
+        if table := _table_of(file):
+            return Settings(file, _typed(file, table, known))
     return None
 
 
@@ -87,7 +84,7 @@ def _table_of(file: Path) -> dict[str, Any]:
     if file.name == NAME:
         return dict(content)
     for key in ("tool", "effd0"):
-        content = content.get(key) if isinstance(content, dict) else None
+        content = content.get(key, {}) if isinstance(content, dict) else {}
     # What `pytest_plugin` looks for is no option.
     return {k: v for k, v in content.items() if k != "suite"} if isinstance(content, dict) else {}
 

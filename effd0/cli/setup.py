@@ -70,8 +70,7 @@ def tasks(absent: Set[str]) -> Iterator[tuple[str, str]]:
 
 def packages() -> Iterator[Finding]:
     """Yield a finding for every declared dependency, by the extra that brings it."""
-    for line in requires("effd0") or []:
-        wanted = Requirement(line)
+    for wanted in map(Requirement, requires("effd0") or []):
         marked = re.search(r"extra == ['\"]([\w-]+)", str(wanted.marker))
         extra = marked[1] if marked else ""
         if wanted.name == "effd0" or extra == "all":
@@ -86,14 +85,13 @@ def packages() -> Iterator[Finding]:
 
 def devices() -> Iterator[Finding]:
     """Yield a finding for each kind of device, and for the embedded default."""
-    for part, module, look in (
-        ("ONNX Runtime providers", "onnxruntime", lambda ort: ort.get_available_providers()),
-        ("CUDA (torch)", "torch", _cuda_devices),
-    ):
-        found = f"unknown: {module} is not installed"
-        if importlib.util.find_spec(module) is not None:
-            found = ", ".join(look(importlib.import_module(module))) or "none"
-        yield f"device: {part}", found, True, ""
+    parts = {"onnxruntime": "ONNX Runtime providers", "torch": "CUDA (torch)"}
+    for name, part in parts.items():
+        names = [f"unknown: {name} is not installed"]
+        if importlib.util.find_spec(name) is not None:
+            module = importlib.import_module(name)
+            names = _cuda_devices(module) if name == "torch" else module.get_available_providers()
+        yield f"device: {part}", ", ".join(names) or "none", True, ""
     yield "device: Ascend NPU", *_ascend(), ""
     try:
         yield "data: embedded default", str(fixture.folder()), True, ""

@@ -342,7 +342,7 @@ def show_benchmark(rows: Sequence[TimedRow]) -> None:
     swept = [row for row in alone if row.batch is not None]
     # The recipe's table, and the times that it comes from.
     recipes = ("chip", ">batch", "dataset", ">mAP %", ">images/s")
-    columns = (*recipes, *_TIMES, "timed", "precision", "backend")
+    columns = [*recipes, *_TIMES, "timed", "precision", "backend"]
     lines: list[tuple[object, ...]] = []
     for row in swept:
         points = "not measured" if row.map is None else 100 * row.map
@@ -360,10 +360,10 @@ def show_benchmark(rows: Sequence[TimedRow]) -> None:
             ratio = f"{ours / one.images_per_second:.3f}"
             lines.append((*of, ours, ratio, one.timed, one.precision, f"[{note}]"))
     title = "published figures beside ours (other chips, other conditions: see below)"
-    columns = (*recipes, ">ours, images/s", ">ours is x", "timed", "precision", "source")
+    columns = [*recipes, ">ours, images/s", ">ours is x", "timed", "precision", "source"]
     show_table(title, columns, lines, box=SIMPLE)
     show_lines(*(f"- [{number}] {note}" for note, number in notes.items()))
-    columns = ("timed", ">images", ">ms per image", ">images/s", *_TIMES, "backend")
+    columns = ["timed", ">images", ">ms per image", ">images/s", *_TIMES, "backend"]
     stages = [
         (row.timed, row.images, f"{row.p50_ms / row.images:.3f}", f"{row.images_per_second:.1f}",
          *_times(row), row.fingerprint.backend) for row in alone if row.batch is None
@@ -374,7 +374,7 @@ def show_benchmark(rows: Sequence[TimedRow]) -> None:
         for row in rows
         for step, ms in row.steps.items()
     ]
-    columns = ("timed", ">batch", "step", *_TIMES, "backend")
+    columns = ["timed", ">batch", "step", *_TIMES, "backend"]
     show_table("steps of a call", columns, steps, box=SIMPLE)
     sides = ("rival", ">images", ">rival, ms", ">ours, ms", ">ours / rival", ">rival / ours")
     both = [

@@ -152,12 +152,8 @@ def load_coco(
         )
     found = {name: name if name in names else bare[name] for name in given}
     images_of = Counter(found.values())
-    missing = [
-        name
-        for name, place in found.items()
-        if place not in names or (place != name and images_of[place] > 1)
-    ]
-    _refuse([f"{name} is missing" for name in missing], files.shown(folder))
+    lost = {n: p not in names or (p != n and images_of[p] > 1) for n, p in found.items()}
+    _refuse([f"{name} is missing" for name in lost if lost[name]], files.shown(folder))
     extra = sorted(n for n in names - {*bare, *bare.values()} if PICTURE.fullmatch(n))
     if extra:
         text = f"{called} lists {len(images)} of the {len(images) + len(extra)} pictures in "
@@ -248,10 +244,10 @@ def other_size(sample: Sample, size: tuple[int, int]) -> str:
 def _refuse(problems: Sequence[str], folder: str) -> None:
     """Raise one `ImageError` that counts *problems* and shows the first few."""
     if problems:
-        shown = "\n  ".join(problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        shown = "\n  ".join([*problems[:SHOWN], *more])
         raise ImageError(
-            f"{len(problems)} of the images in {folder} cannot be used:\n  {shown}{more}\n"
+            f"{len(problems)} of the images in {folder} cannot be used:\n  {shown}\n"
             "copy or download them again, or correct the annotation file"
         )
 
@@ -348,15 +344,11 @@ def _mistakes(content: dict[str, Any]) -> Iterator[str]:
     """What would make COCO's metric wrong without a word."""
     if not content["images"]:
         yield "it lists no image"
-    for kind, key, values in (
-        ("image id", "id", content["images"]),
-        ("category id", "id", content["categories"]),
-        ("category name", "name", content["categories"]),
-        ("annotation id", "id", content["annotations"]),
-    ):
-        counts = Counter(entry[key] for entry in values)
-        if len(counts) < len(values):
-            twice = [value for value, count in counts.items() if count > 1]
+    ids = {"image": "images", "category": "categories", "annotation": "annotations"}
+    kinds = [(f"{kind} id", "id", entries) for kind, entries in ids.items()]
+    for kind, key, entries in (*kinds, ("category name", "name", "categories")):
+        counts = Counter(entry[key] for entry in content[entries])
+        if twice := [value for value, count in counts.items() if count > 1]:
             yield f"{kind}s used more than once: {twice[:SHOWN]}"
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}

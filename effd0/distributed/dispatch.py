@@ -137,11 +137,11 @@ class Dispatcher:
             if (done := self._next()) is not None:
                 yield done
         if self._failed:
-            images = sum(len(unit.items) for unit, _ in self._failed)
-            errors = _some(list(dict.fromkeys(str(error) for _, error in self._failed)))
-            kinds = {type(error) for _, error in self._failed}
-            kind = ImageError if kinds == {ImageError} else RunnerError
-            what = f"{len(self._failed)} units of work ({images} images) could not be done"
+            units, all_errors = zip(*self._failed, strict=True)
+            images = sum(len(unit.items) for unit in units)
+            errors = _some(list(dict.fromkeys(map(str, all_errors))))
+            kind = ImageError if {*map(type, all_errors)} == {ImageError} else RunnerError
+            what = f"{len(units)} units of work ({images} images) could not be done"
             faults = _some([fault for fault in self.faults if fault not in errors])
             raise kind("\n".join([f"{what}:\n  " + "\n  ".join(errors), *faults, kept]).rstrip())
 
@@ -161,15 +161,10 @@ class Dispatcher:
         for one in shares:
             one["straggler"] = one["units"] >= FEW and one["rate"] * STRAGGLES < middle
         images, seconds = sum(one["images"] for one in shares), self._last - self._begun
-        return {
-            "workers": shares,
-            "again": self._again,
-            "start_s": self._first - self._made,
-            "seconds": seconds,
-            "images": images,
-            "images_per_second": images / seconds if seconds else 0.0,
-            "faults": list(dict.fromkeys(self.faults)),
-        }
+        rate, faults = images / seconds if seconds else 0.0, list(dict.fromkeys(self.faults))
+        of = {"workers": shares, "again": self._again, "start_s": self._first - self._made}
+        done = {"seconds": seconds, "images": images, "images_per_second": rate}
+        return {**of, **done, "faults": faults}
 
     def _start(self, worker: _Worker) -> None:
         worker.process, worker.ready = self.cluster.start(self._opens), False
@@ -214,10 +209,9 @@ class Dispatcher:
                 if worker.ready and isinstance(reply.error, RunnerError):
                     # What a device recalls of it ends with its process.
                     raise Died(str(reply.error))
+                done = self._answered(worker, worker.calls.pop(call), reply)
             except Died as death:
                 self._died(worker, death)
-            else:
-                done = self._answered(worker, worker.calls.pop(call), reply)
         self._deal()
         return done
 
@@ -268,11 +262,9 @@ class Dispatcher:
                 self._fresh.append(unit)
                 self._again += 1
                 continue
-            error = RunnerError(
-                f"{ATTEMPTS} workers died over {self._images([unit])}; the last was "
-                f"{worker.name}: {death}; {self._remedy}"
-            )
-            self._suspect(worker, unit, error)
+            told = f"{ATTEMPTS} workers died over {self._images([unit])}; the last was "
+            told += f"{worker.name}: {death}; {self._remedy}"
+            self._suspect(worker, unit, RunnerError(told))
         # What has ended a process before is more suspected than the device.
         worker.deaths += not (death.node or any(unit.tries for unit in lost))
         if worker.deaths < ATTEMPTS:

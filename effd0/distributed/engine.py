@@ -74,14 +74,9 @@ class RayEngine(engines.ModelEngine):
                 advance(1)
             description = f"{opened.description}, {self.pool.workers} workers"
             settings = self.settings(file, opened.batch_size)
-            yield engines.OpenEngine(
-                spec,
-                description,
-                settings,
-                partial(detect_by, workers, partial(detect_unit, spec, host_threads), settings),
-                workers.stages.latencies,
-                partial(infer_by, workers, settings),
-            )
+            detect = partial(detect_by, workers, partial(detect_unit, spec, host_threads), settings)
+            infers, stages = partial(infer_by, workers, settings), workers.stages.latencies
+            yield engines.OpenEngine(spec, description, settings, detect, stages, infers)
 
 
 def detect_by(
@@ -125,10 +120,9 @@ def infer_by(
     assert inputs is not None, "workers share files"
     infer.check_fits(inputs, only_input(workers.open().inputs))
     here = None if writer is None else replace(writer, place=writer.place.absolute())
-    manifest, entries = inputs.manifest, list[Any]([None] * len(inputs.files))
+    manifest, entries = inputs.manifest, tuple[Any, ...]([None] * len(inputs.files))
     if manifest is not None:  # its images are in the order of the files
-        entries = list(manifest.images)
-        manifest = msgspec.structs.replace(manifest, images=())
+        entries, manifest = manifest.images, msgspec.structs.replace(manifest, images=())
     bare = replace(inputs, files=(), manifest=manifest)
     done = workers.run(
         [(f.absolute(), entry) for f, entry in zip(inputs.files, entries, strict=True)],
@@ -158,16 +152,10 @@ def detect_unit(
     spec: ModelSpec, host_threads: int, worker: Worker, items: Sequence[Sample], stages: StageTimes
 ) -> list[Detections]:
     """The detections of *items* by *worker*; raise `ImageError` for all broken ones."""
+    how: dict[str, Any] = {"batch_size": worker.batch_size, "host_threads": host_threads}
     with localized(items, Path(tempfile.gettempdir())) as samples:
-        stream = run_dataset(
-            samples,
-            worker.runner,
-            spec,
-            batch_size=worker.batch_size,
-            host_threads=host_threads,
-            times=stages,
-            device=worker.device,
-        )
+        of = (samples, worker.runner, spec)
+        stream = run_dataset(*of, **how, times=stages, device=worker.device)
         try:
             with contextlib.closing(stream):
                 return [detections for _, detections in stream]

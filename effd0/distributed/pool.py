@@ -81,17 +81,14 @@ def check_pool(pool: Pool, runners: Mapping[str, RunnerOptions]) -> str | None:
     """
     kinds = {accelerator(runner, options) for runner, options in runners.items()} - {None}
     names = ", ".join(runners)
-    if len(kinds) > 1:
-        raise RunnerError(
-            f"runners {names} need {' and '.join(sorted(map(str, kinds)))}, but all workers have "
-            "one kind; choose one with --runner"
-        )
-    if pool.devices and not kinds:
-        raise RunnerError(
-            f"--devices names {len(pool.devices)}, but --runner {names} as asked computes on the "
-            "CPU; use --workers, or choose a device (--runner acl, --device cuda, "
-            "--provider CUDAExecutionProvider)"
-        )
+    wrong = {
+        f"runners {names} need {' and '.join(sorted(map(str, kinds)))}, but all workers have one "
+        "kind; choose one with --runner": len(kinds) > 1,
+        f"--devices names {len(pool.devices)}, but --runner {names} as asked computes on the CPU; "
+        "use --workers, or choose a device (--runner acl, --device cuda, "
+        "--provider CUDAExecutionProvider)": pool.devices and not kinds,
+    }
+    refuse(wrong, RunnerError)
     for options in runners.values():
         number = "" if options.device is None else options.device.rpartition(":")[2]
         numbered = any(pair.startswith("device_id=") for pair in options.provider_option)
@@ -116,6 +113,5 @@ def worker_options(runner: str, options: RunnerOptions, number: int | None) -> R
     if kind == GPU or number is None:
         return options
     if runner == "ort":
-        own = (*options.provider_option, f"device_id={number}")
-        return replace(options, provider_option=own)
+        return replace(options, provider_option=(*options.provider_option, f"device_id={number}"))
     return replace(options, device=f"npu:{number}")

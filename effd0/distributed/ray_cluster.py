@@ -79,12 +79,10 @@ class Cluster:
 
     def start(self, open_model: OpenModel) -> Any:
         """A new process of a `Worker`, once there is a place for it."""
-        needs: dict[str, Any] = {"num_gpus": 1} if self.kind == GPU else {}
-        if self.kind == NPU:
-            needs = {"resources": {NPU: 1}}
-        actor = self.ray.remote(Worker).options(
-            num_cpus=1, max_restarts=0, max_concurrency=CALLS, **needs
-        )
+        needs: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "max_concurrency": CALLS}
+        needs |= {"num_gpus": 1} if self.kind == GPU else {}
+        needs |= {"resources": {NPU: 1}} if self.kind == NPU else {}
+        actor = self.ray.remote(Worker).options(**needs)
         return actor.remote(open_model, partial(this_place, self.pool.devices))
 
     def call(self, worker: Any, method: str, *args: Any) -> Any:

@@ -111,8 +111,7 @@ class Worker:
         self, work: Callable[[Worker, Sequence[Any], StageTimes], Any], items: Sequence[Any]
     ) -> Reply:
         """Do *work* on *items*; errors are in the reply."""
-        start, stages = time.perf_counter(), StageTimes()
-        result, error = None, None
+        start, stages, result, error = time.perf_counter(), StageTimes(), None, None
         try:
             result = work(self, items, stages)
         except Exception as other:  # the driver decides what becomes of the items

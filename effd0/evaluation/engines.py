@@ -155,25 +155,23 @@ class LocalEngine(ModelEngine):
                     advance(1)
         with contextlib.ExitStack() as stack:
             with open_progress("opening the model", 1) as advance:
+                given = self.choice.model or self.choice.checkpoint
                 if self.runner is None:
-                    opened = self.choice.opened(self.batch_size)
-                    runner, file = stack.enter_context(opened)
+                    runner, given = stack.enter_context(self.choice.opened(self.batch_size))
                 else:
                     runner = stack.enter_context(self.runner)
-                    given = self.choice.model or self.choice.checkpoint
-                    assert given is not None, "a runner of its own comes with the file that it runs"
-                    file = given
+                assert given is not None, "a runner of its own comes with the file that it runs"
                 advance(1)
-            times, batch_size = StageTimes(), choose_batch_size(runner, self.batch_size)
-            said = [runner.description, *foreign_forms(runner, self.choice.spec)]
-            description = ", ".join(said)
-            settings, files = self.settings(file, batch_size), {}
+            spec, times = self.choice.spec, StageTimes()
+            batch_size = choose_batch_size(runner, self.batch_size)
+            said = [runner.description, *foreign_forms(runner, spec)]
+            settings, files = self.settings(given, batch_size), {}
             if self.bins is not None:
-                inputs = open_inputs(self.bins, self.choice.spec)
+                inputs = open_inputs(self.bins, spec)
                 files = {one.stem: partial(inputs.read, one) for one in inputs.files}
                 written = [(one.name, one.stat().st_mtime_ns) for one in inputs.files]
                 settings["inputs"] = hashlib.sha256(repr(written).encode()).hexdigest()
-                description += f", inputs in {self.bins.name}"
+                said.append(f"inputs in {self.bins.name}")
                 stems = [sample.path.stem for sample in (dataset.samples if dataset else ())]
                 if missing := [stem for stem in stems if stem not in files]:
                     raise ResultError(
@@ -185,22 +183,14 @@ class LocalEngine(ModelEngine):
                 device = runner.device_times  # transfers too, per batch, where they are timed
                 return times.latencies() | ({} if device is None else device.latencies())
 
-            yield OpenEngine(
-                spec=self.choice.spec,
-                description=description,
-                settings=settings,
-                detect=partial(
-                    run_dataset,
-                    runner=runner,
-                    spec=self.choice.spec,
-                    batch_size=batch_size,
-                    host_threads=host_threads,
-                    times=times,
-                    inputs=files,
-                ),
-                stages=stages,
-                infer=lambda run, *given: (run(runner, *given), len(runner.outputs)),
-            )
+            how: dict[str, Any] = {"batch_size": batch_size, "host_threads": host_threads}
+            how |= {"runner": runner, "spec": spec, "times": times, "inputs": files}
+            detect = partial(run_dataset, **how)
+
+            def infer(run: Callable[..., Any], *given: Any) -> tuple[Any, int]:
+                return run(runner, *given), len(runner.outputs)
+
+            yield OpenEngine(spec, ", ".join(said), settings, detect, stages, infer)
 
 
 def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
@@ -209,10 +199,10 @@ def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
 
     It has the architecture of *candidate*.
     """
-    options = RunnerOptions(threads=candidate.options.threads)
+    spec, options = candidate.spec, RunnerOptions(threads=candidate.options.threads)
     if file.suffix.lower() == ".onnx":
-        return ModelChoice(file, None, "ort", candidate.spec, options)
-    return ModelChoice(None, file, "torch", candidate.spec, options)
+        return ModelChoice(file, None, "ort", spec, options)
+    return ModelChoice(None, file, "torch", spec, options)
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,8 @@ from ..io import sha256
 from ..metrics import bootstrap, coco, detection_diff, summary
 from ..metrics.operating_point import operating_point
 from ..progress import OpenProgress, silent
+from ..results import check as gate
 from ..results import run as record
-from ..results.check import (
-    Check,
-    Verdict,
-    class_drops,
-    detected,
-    drop,
-    reason_of,
-    threshold,
-    verdict_of,
-)
 from ..spec import D0, ModelSpec
 from ..timing import Latency, children_peak_rss_mb, peak_rss_mb
 from ..tolerances import TO_RECORD, max_drop_of
@@ -122,7 +113,7 @@ class Evaluation:
     spec: ModelSpec
     matches: coco.MatchTable
     metrics: summary.CocoMetrics
-    checks: tuple[Check, ...]
+    checks: tuple[gate.Check, ...]
     accuracy: record.Accuracy
     reference: Evaluation | None = None
 
@@ -137,14 +128,14 @@ class Evaluation:
         return self.matches.detections
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> gate.Verdict:
         """What the checks say together; one accuracy alone decides no release."""
-        return verdict_of(self.checks)
+        return gate.verdict_of(self.checks)
 
     @property
     def reason(self) -> str:
         """What the checks say, the gravest first."""
-        return reason_of(self.checks)
+        return gate.reason_of(self.checks)
 
 
 def evaluate(
@@ -163,16 +154,14 @@ def evaluate(
     directory holds.  Raises what the stages raise, what can be known early before any image is
     run, and `EvaluationError` for detections that are not of all images, each its own.
     """
-    engine.check()
-    if reference is not None:
-        reference.check()
+    for one in filter(None, (engine, reference)):
+        one.check()
     if job.resume and job.out is None:
         raise OutputError("--resume is given, but no --out; name the run directory to resume")
     with contextlib.ExitStack() as stack:
-        place = None
+        place, how = None, {"resume": job.resume, "overwrite": job.overwrite}
         if job.out is not None:
-            kept = run_directory(job.out, resume=job.resume, overwrite=job.overwrite, say=say)
-            place = stack.enter_context(kept)
+            place = stack.enter_context(run_directory(job.out, **how, say=say))
         images = stack.enter_context(loaded(job, engine)) if dataset is None else dataset
         evaluation = _measured(job, engine, images, place, "detecting", open_progress)
         if reference is not None:
@@ -253,8 +242,8 @@ def _scored(
     dataset, metrics, least = matches.dataset, summary.summarize(matches), job.min_map
     limited = dataset.limited and least is not None
     reachable = bootstrap.reachable_ap(matches) if limited else None
-    checks = [check for check in [detected(metrics)] if check.status == "failed"]
-    checks.append(threshold(metrics, dataset.total, least, reachable))
+    checks = [one for one in [gate.detected(metrics)] if one.status == "failed"]
+    checks.append(gate.threshold(metrics, dataset.total, least, reachable))
     url = url_of(annotation_path(job.folder, job.split))
     converted = settings["runner"] in ("ort", "openvino") and settings["model"] is None
     accuracy = record.Accuracy(
@@ -319,14 +308,9 @@ def score(
     folder = annotations.absolute().parent
     root = folder.parent if folder.name == "annotations" else folder
     job = EvaluationJob(root, annotations.stem.removeprefix("instances_"), min_map=min_map)
-    digest = sha256(results)
-    settings = {
-        "results": str(results),
-        "results_sha256": digest,
-        "model_sha256": record.UNKNOWN_MODEL,
-        "batch_size": None,
-        "runner": "recorded",
-    }
+    digest, of = sha256(results), record.UNKNOWN_MODEL
+    settings: dict[str, Any] = {"results": str(results), "results_sha256": digest}
+    settings |= {"model_sha256": of, "batch_size": None, "runner": "recorded"}
     return _scored(job, matches, D0, f"{results.name} ({digest[:12]})", settings, None, {})
 
 
@@ -378,19 +362,16 @@ def compared(
         metrics=reference.metrics,
     )
     limited = candidate.dataset.limited
-    checks = [*candidate.checks, drop(against.drop, max_drop, against.parity, limited=limited)]
+    checks = (*candidate.checks, gate.drop(against.drop, max_drop, against.parity, limited=limited))
     if max_class_drop is not None:
-        checks.append(class_drops(against.drop, max_class_drop))
+        checks += (gate.class_drops(against.drop, max_class_drop),)
     file = theirs.settings.get("model") or theirs.settings.get("checkpoint")
-    settings = {**mine.settings, "reference": file}
-    points = mine.operating_point and msgspec.structs.replace(
-        mine.operating_point,
-        reference=theirs.operating_point and theirs.operating_point.candidate,
-    )
-    accuracy = msgspec.structs.replace(
-        mine, against=against, settings=settings, operating_point=points
-    )
-    return replace(candidate, checks=tuple(checks), accuracy=accuracy, reference=reference)
+    settings, points = {**mine.settings, "reference": file}, mine.operating_point
+    if points is not None and theirs.operating_point is not None:
+        points = record.Sides(points.candidate, theirs.operating_point.candidate)
+    changed = {"against": against, "settings": settings, "operating_point": points}
+    accuracy = msgspec.structs.replace(mine, **changed)
+    return replace(candidate, checks=checks, accuracy=accuracy, reference=reference)
 
 
 def run_of(
@@ -402,11 +383,9 @@ def run_of(
     Recorded results name their model themselves.
     """
     job, accuracy = evaluation.job, evaluation.accuracy
-    digest = accuracy.settings["annotations_sha256"]
-    name = record.dataset_name(job.root, job.split)
-    release_set = evaluation.dataset.is_val2017
-    dataset = record.DatasetUsed(name, accuracy.images, digest, release_set)
-    given = {"--coco": job.root}
+    digest, name = accuracy.settings["annotations_sha256"], record.dataset_name(job.root, job.split)
+    of = (name, accuracy.images, digest, evaluation.dataset.is_val2017)
+    dataset, given = record.DatasetUsed(*of), {"--coco": job.root}
     if isinstance(engine, ModelEngine):
         given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}
         artefact = record.artefact_of(engine.choice.model, engine.choice.weights(), dataset)

@@ -70,28 +70,23 @@ class Performance:
         """Both figures for the terminal, and why they differ."""
         batch, latency = float(np.mean(self.rows)), float(np.mean(self.compute_ms))
         formula = f"1000*batchsize.mean({batch:g})/NPU_compute_time.mean({latency:.4f})"
-        files = self.images_per_second_with_files
+        both = self.images_per_second, self.images_per_second_with_files
         one = "" if self.workers == 1 else f" on one of {self.workers} workers"
         return [
             f"[INFO] throughput {formula}: {self.ais_bench_throughput:.4f}",
-            f"images/s {self.images_per_second:.2f}, copies included; {files:.2f} with the files",
+            "images/s {:.2f}, copies included; {:.2f} with the files".format(*both),
             f"the first, as ais_bench counts, is of computing alone{one}, and padding counts too",
         ]
 
     def ais_bench_summary(self) -> dict[str, Any]:
         """The figures under the keys of ais_bench's summary; null where nothing was measured."""
-
-        def known(ms: Sequence[float]) -> dict[str, Any]:
-            found = {key: float(of(ms)) if ms else None for key, of in _STATISTICS.items()}
-            return {**found, "count": len(ms)}
-
-        return {
-            "NPU_compute_time": known(self.compute_ms),
-            "H2D_latency": known(self.h2d_ms),
-            "D2H_latency": known(self.d2h_ms),
-            "npu_compute_time_list": list(self.compute_ms),
-            "throughput": self.ais_bench_throughput,
-        }
+        names = ("NPU_compute_time", "H2D_latency", "D2H_latency")
+        summary: dict[str, Any] = {}
+        for name, ms in zip(names, (self.compute_ms, self.h2d_ms, self.d2h_ms), strict=True):
+            known = {key: float(of(ms)) if ms else None for key, of in _STATISTICS.items()}
+            summary[name] = {**known, "count": len(ms)}
+        listed = {"npu_compute_time_list": list(self.compute_ms)}
+        return {**summary, **listed, "throughput": self.ais_bench_throughput}
 
 
 def together(parts: Sequence[tuple[str, Performance]], seconds: float, workers: int) -> Performance:
@@ -99,13 +94,12 @@ def together(parts: Sequence[tuple[str, Performance]], seconds: float, workers: 
     infer_s = dict.fromkeys((worker for worker, _ in parts), 0.0)
     for worker, part in parts:
         infer_s[worker] += part.infer_s
-    rows, compute_ms, h2d_ms, d2h_ms = (
-        tuple(chain.from_iterable(getattr(part, name) for _, part in parts))
+    joined: dict[str, Any] = {
+        name: tuple(chain.from_iterable(getattr(part, name) for _, part in parts))
         for name in ("rows", "compute_ms", "h2d_ms", "d2h_ms")
-    )
-    images = sum(part.images for _, part in parts)
-    slowest = max(infer_s.values())
-    return Performance(images, rows, compute_ms, h2d_ms, d2h_ms, slowest, seconds, workers)
+    }
+    images, slowest = sum(part.images for _, part in parts), max(infer_s.values())
+    return Performance(images, infer_s=slowest, total_s=seconds, workers=workers, **joined)
 
 
 @dataclass(frozen=True)
@@ -176,19 +170,13 @@ def infer_files(
             total_s = time.perf_counter() - start
         finally:
             pool.shutdown(cancel_futures=True)
-    lists = (device.h2d_ms, device.compute_ms, device.d2h_ms)
-    h2d, compute, d2h = (tuple(times[warm:]) for times in lists)
+    lists = (device.compute_ms, device.h2d_ms, device.d2h_ms)
+    compute, h2d, d2h = (tuple(times[warm:]) for times in lists)
     compute = compute or tuple(1000 * seconds for seconds in infer_s)
-    return Performance(
-        images=loop * len(files),
-        rows=tuple(fixed or len(batch) for batch in batches for _ in range(loop)),
-        compute_ms=compute,
-        h2d_ms=h2d,
-        d2h_ms=d2h,
-        # A streaming runner computes while files are written, too.
-        infer_s=max(sum(infer_s), sum(compute) / 1000),
-        total_s=total_s,
-    )
+    fed = tuple(fixed or len(batch) for batch in batches for _ in range(loop))
+    # A streaming runner computes while files are written, too.
+    seconds = max(sum(infer_s), sum(compute) / 1000)
+    return Performance(loop * len(files), fed, compute, h2d, d2h, seconds, total_s)
 
 
 def _timed(
@@ -204,10 +192,9 @@ def _timed(
     def feeds() -> Iterator[tuple[tuple[Sequence[Path], bool], Tensors]]:
         """Each batch, as often as it runs; the next one is being read meanwhile."""
         reading = ((batch, [pool.submit(read, file) for file in batch]) for batch in batches)
+        info = base.only_input(runner.inputs)
         for batch, futures in ahead(reading):
-            feed = base.stacked(
-                [future.result() for future in futures], base.only_input(runner.inputs)
-            )
+            feed = base.stacked([future.result() for future in futures], info)
             for again in reversed(range(loop)):
                 yield (batch, again == 0), feed
 

@@ -131,10 +131,9 @@ class RunDirectory:
         records = list(whole_records(data, frozenset(image_ids), self._seed))
         there = {image_id: detections for image_id, detections, _ in records}
         size = batch_size or 1
-        batches = [image_ids[place : place + size] for place in range(0, len(image_ids), size)]
-        whole = [id_ for ids in batches if all(id_ in there for id_ in ids) for id_ in ids]
-        kept = frozenset(whole)
-        end = max((end for id_, _, end in records if id_ in kept), default=0)
+        batches = (image_ids[place : place + size] for place in range(0, len(image_ids), size))
+        whole = {id_ for ids in batches if all(id_ in there for id_ in ids) for id_ in ids}
+        end = max((end for id_, _, end in records if id_ in whole), default=0)
         if end < len(data):
             with _keeping(self.folder):
                 self._file.truncate(end)
@@ -142,7 +141,7 @@ class RunDirectory:
         if data:
             cut = f", {len(data) - end} bytes after them cut off" if len(data) > end else ""
             self.say(f"{self.folder}: {self.images} of {len(image_ids)} images are there{cut}")
-        return {image_id: there[image_id] for image_id in whole}
+        return {image_id: there[image_id] for image_id in image_ids if image_id in whole}
 
     def append(self, image_id: int, found: Detections) -> None:
         """Write what was *found* in an image; raise `OutputError` if it cannot be."""

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,7 @@ def insight_of(evaluation: Evaluation) -> Insight:
         """What is made of each table; the reference's is None without one."""
         return [*values, None][:2]
 
-    ours, theirs = both(found)
-    scores = [to_coco_results(some, spec)["score"] for some in found]
+    scores = (to_coco_results(some, spec)["score"] for some in found)
     kinds = (
         {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in KINDS} for one in errors
     )
@@ -67,7 +66,7 @@ def insight_of(evaluation: Evaluation) -> Insight:
         # The last bin holds its upper bound too.
         scores=Scores(EDGES.tolist(), *both(np.histogram(s, EDGES)[0].tolist() for s in scores)),
         errors=Sides(*both(kinds)),
-        gallery=gallery(dataset, ours, theirs, differences, spec),
+        gallery=gallery(dataset, found, differences, spec),
     )
 
 
@@ -82,12 +81,15 @@ def _curves(matches: MatchTable) -> dict[str, list[float | None]]:
 
 def gallery(
     dataset: Dataset,
-    candidate: Mapping[int, Detections],
-    reference: Mapping[int, Detections] | None,
+    sides: Sequence[Mapping[int, Detections]],
     differences: Mapping[int, float],
     spec: ModelSpec,
 ) -> list[Picture]:
-    """The `PICTURES` images with the greatest of *differences* (by image id), greatest first."""
+    """
+    The `PICTURES` images with the greatest of *differences* (by image id), greatest first.
+
+    *sides* are the detections of the candidate and, where there is one, of the reference.
+    """
     chosen = sorted(dataset.samples, key=lambda sample: -differences[sample.image_id])[:PICTURES]
     truth: dict[int, list[Truth]] = {sample.image_id: [] for sample in chosen}
     for one in dataset.annotations:
@@ -110,10 +112,9 @@ def gallery(
     pictures = []
     for sample in chosen:
         id_, path = sample.image_id, sample.path
-        theirs = None if reference is None else shown(reference, id_)
-        boxes = (truth[id_], shown(candidate, id_), theirs)
-        of = (id_, path.name, *sample.size, thumbnail(path), differences[id_])
-        pictures.append(Picture(*of, *boxes))
+        of = (id_, path.name, *sample.size, thumbnail(path), differences[id_], truth[id_])
+        candidate, reference, *_ = *(shown(found, id_) for found in sides), None
+        pictures.append(Picture(*of, candidate, reference))
     return pictures
 
 

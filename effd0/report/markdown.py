@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from ..errors import RunFileError
 from ..io import write_text
@@ -35,12 +36,11 @@ def write_markdown(path: Path, run: Run, baseline: Run | None = None) -> None:
 
 def markdown(run: Run, baseline: Run | None = None) -> str:
     """The verdict of *run*, its stages, figures and hashes; what *baseline* says of it."""
-    verdict, artefact = run.verdict, run.artefact
-    sign, failed = SIGNS.get(verdict.status, NONE), verdict.status == "fail"
+    verdict, artefact, sign = run.verdict, run.artefact, SIGNS.get(run.verdict.status, NONE)
     later = f" {verdict.later} more failed, which may follow from it." if verdict.later else ""
     said = {
         "Check": verdict.check,
-        "Evidence" if failed else "Reason": verdict.evidence,
+        "Evidence" if verdict.status == "fail" else "Reason": verdict.evidence,
         "Diagnosis": verdict.diagnosis,
         "Lacking": "; ".join(verdict.lacks),
     }
@@ -97,12 +97,10 @@ def tell_github(run: Run) -> None:
 
 def add_to_summary(text: str) -> None:
     """Append Markdown to the summary of a job on GitHub; elsewhere do nothing."""
-    place = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not place:
-        return
     try:
-        with Path(place).open("a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+        if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(place).open("a", encoding="utf-8") as file:
+                file.write(f"{text}\n")
     except OSError as error:  # in a container, the path may be the host's: no verdict changes
         print(f"GITHUB_STEP_SUMMARY cannot be written: {error}", file=sys.stderr)
 
@@ -111,9 +109,7 @@ def annotation(verdict: Verdict) -> str:
     """GitHub's workflow command that shows *verdict* beside the log; empty for what passed."""
     if verdict.status not in LEVELS:
         return ""
-    said = "\n".join(verdict.lines())
-    for sign, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
-        said = said.replace(sign, code)
+    said = "\n".join(verdict.lines()).translate({ord(sign): quote(sign) for sign in "%\r\n"})
     return f"::{LEVELS[verdict.status]} title=effd0 {verdict.headline}::{said}"
 
 
@@ -134,11 +130,10 @@ def _figures(run: Run) -> Iterable[tuple[str, str, str]]:
         yield f"mAP, {_text(one.title)}", f"{percent(one.metrics['AP'])} %{part}", least
         if (beside := one.against) is not None:
             drop = beside.drop
-            yield (
-                f"mAP drop against {_text(beside.runner)}",
-                f"{_two(drop.points)} points (95 % interval {_two(drop.low)} to {_two(drop.high)})",
-                f"interval ends at or below {figure(beside.max_drop)} points",
-            )
+            points, low, high = map(_two, (drop.points, drop.low, drop.high))
+            wanted = f"interval ends at or below {figure(beside.max_drop)} points"
+            said = f"{points} points (95 % interval {low} to {high})"
+            yield f"mAP drop against {_text(beside.runner)}", said, wanted
             if drop.worst_classes:
                 yield "classes that lose most", _text(drop.worst_classes), NONE
     if heads := [one for one in run.parity if one.heads]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ..benchmark.published import Published
 from ..errors import require
 from ..metrics.operating_point import SCORES, OperatingPoint
@@ -24,13 +26,9 @@ _INK, _MUTED, _RULE, *_SERIES = _COLOURS.values()
 _DASHES = ("solid", "dashed")
 _MARKS = ("o", "s", "^", "D", "v")
 _COLORED = {
-    "axes.edgecolor": _RULE,
-    "axes.labelcolor": _MUTED,
-    "grid.color": _RULE,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-}
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), _RULE), "text.color": _INK,
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), _MUTED),
+}  # fmt: skip
 #: Beyond this ratio of largest to smallest, a linear axis hides the small ones.
 _WIDE = 8
 #: Inches of plots that stand in threes and in twos: their text comes out alike.
@@ -53,8 +51,7 @@ def precision_recall(insight: Insight, iou: str) -> Any:
 
     def draw(axes: Any) -> None:
         for values, color, dash in zip(sides, _SERIES, _DASHES, strict=False):
-            holes = [float("nan") if value is None else value for value in values]
-            axes.plot(insight.recall, holes, color=color, linestyle=dash)
+            axes.plot(insight.recall, np.array(values, float), color=color, linestyle=dash)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
 
     known = [[value for value in side if value is not None] for side in sides]
@@ -85,9 +82,8 @@ def by_threshold(sides: Sequence[OperatingPoint], figure: str) -> Any:
 
     def draw(axes: Any) -> None:
         for side, color, dash in zip(sides, _SERIES, _DASHES, strict=False):
-            values = getattr(side.curves, figure)
-            holes = [float("nan") if value is None else value for value in values]
-            axes.plot(SCORES, holes, color=color, linestyle=dash)
+            values = np.array(getattr(side.curves, figure), float)  # None is a hole
+            axes.plot(SCORES, values, color=color, linestyle=dash)
             axes.axvline(side.threshold, color=color, linestyle=dash, linewidth=1)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score threshold", ylabel=_WORDS[figure])
 

@@ -44,11 +44,10 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
     script = (_TEMPLATES / "page.js").read_text()
     shown, dataset = foremost(run), run.artefact.dataset
     found, reason = None, ""
-    if baseline is not None:
-        try:
-            found = compare_runs(baseline, run)
-        except RunFileError as error:
-            reason = str(error)
+    try:
+        found = None if baseline is None else compare_runs(baseline, run)
+    except RunFileError as error:
+        reason = str(error)
     # What failed or stayed undecided before what passed before what was skipped, by stage.
     order = {"failed": 0, "undecided": 0, "passed": 1, "skipped": 2}
     page: str = _environment().get_template("page.html").render(
@@ -82,13 +81,9 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
 @functools.cache
 def _environment() -> Any:
     jinja2 = require("jinja2", extra="report")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    how = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **how)
     used = (
         percent, change, figure, milliseconds, with_unit, counted, head_cell, parameters, classes,
         missed_and_false,
@@ -103,8 +98,7 @@ def _environment() -> Any:
 def stage_mark(stage: str, every: Sequence[Check], verdict: Verdict) -> dict[str, str]:
     """The state of a stage, the figure of the check, of *every*, that decides it, and its limit."""
     checks = [check for check in every if check.stage == stage]
-    statuses: set[str] = {check.status for check in checks}
-    statuses |= {"passed"} if stage in verdict.passed else set()
+    statuses = {*(check.status for check in checks), "passed" if stage in verdict.passed else ""}
     worst = next((one for one in ("failed", "undecided", "passed") if one in statuses), "untested")
     state = "broken" if stage == verdict.stage else "later" if worst == "failed" else worst
     mark = {"stage": stage, "state": state, "figure": "", "limit": ""}
@@ -215,14 +209,12 @@ def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:
     """TIDE's kinds of error in their order; shares are in percent of the costliest kind."""
     sides = [side for side in (errors.candidate, errors.reference) if side is not None]
     greatest = max(one.delta_ap or 0.0 for side in sides for one in side.values()) or 1.0
-    return [
-        {
-            "name": kind,
-            "sides": [side[kind] for side in sides],
-            "shares": [100 * max(0.0, side[kind].delta_ap or 0.0) / greatest for side in sides],
-        }
-        for kind in KINDS
-    ]
+    rows = []
+    for kind in KINDS:
+        own = [side[kind] for side in sides]
+        shares = [100 * max(0.0, one.delta_ap or 0.0) / greatest for one in own]
+        rows.append({"name": kind, "sides": own, "shares": shares})
+    return rows
 
 
 def classes(picture: Picture) -> list[str]:
@@ -270,15 +262,13 @@ def _share(head: Head) -> float | None:
 
 def head_cell(head: Head) -> dict[str, Any]:
     """A cell of the heat map: the error, its step of the scale, the share in words."""
-    error, share = getattr(head, head.measure), _share(head)
-    step, shown = None, "no limit"
+    error, share, step, shown = getattr(head, head.measure), _share(head), None, "no limit"
     if share is not None and share > 1:
         step, shown = len(STEPS), f"{share:.3g} × limit"  # noqa: RUF001  # times
     elif share is not None:
         step = max(n for n, begin in enumerate(STEPS) if share >= begin)
         # Two digits, but no power of ten where the head uses up all of it.
-        percent = 100 * share
-        shown = f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"  # noqa: PLR2004
+        shown = f"{100 * share:.{'0f' if share >= 0.1 else '2g'}} %"  # noqa: PLR2004
     figured = "not finite" if error is None else figure(error, 2)
     return {"error": figured, "shown": shown, "step": step}
 

@@ -89,7 +89,10 @@ MEANINGS = {
     "fail": ("MUST NOT SHIP", "The first broken stage is {stage}."),
     "undecided": ("UNDECIDED", "No check failed, but what was measured does not decide."),
     "incomplete": ("INCOMPLETE", "What was tested passed, but not all was that a release needs."),
-    "demo": ("DEMO", "The bundled model passed; none of yours was tested."),
+    "demo": (
+        "DEMO",
+        "The bundled model passed; yours, a model.onnx and its d0.pth, is still to be tested.",
+    ),
     "not gated": ("NOT GATED", "No threshold was set; this run does not decide a release."),
 }
 
@@ -189,7 +192,7 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The verdict in words; what is empty has no line."""
         passed = ", ".join(self.passed) or "nothing"
         if self.status == "not gated":
-            return ["NONE  nothing was tested, so nothing is known: no check of a stage was run"]
+            return [f"NONE  {NOTHING_TESTED}: no check of a stage was run"]
         first = {
             "fail": f"FAIL  {self.headline}: the first broken stage is {self.stage}",
             "pass": f"PASS  {self.headline}: every stage passed, on the release set",
@@ -222,7 +225,8 @@ def next_step(wrong: str, given: Given) -> str:
         for option, value in given.items()
         if value is not None
     }
-    suffix = Path(str(given.get("--model") or "")).suffix
+    model = given.get("--model")
+    suffix = Path(str(model or "")).suffix
     # --coco is taken with a checkpoint only.
     weights = {"--checkpoint": USUAL["--checkpoint"]}
     again = (weights if "--coco" in paths else {}) | paths
@@ -231,12 +235,9 @@ def next_step(wrong: str, given: Given) -> str:
         # Where another runner stood in for the board, the board is wanted.
         whole = {**whole, "--onnx": paths.get("--onnx", USUAL["--model"])}
         whole.pop("--runner", None)
-    model = given.get("--model")
-    # Reading a model takes a moment, and only the gate's row asks.
-    precision = None
-    if wrong == "gate" and isinstance(model, Path):
-        precision = stored_precision(model)
-    has = {"", *paths, suffix, precision}
+    has = {"", *paths, suffix}
+    if wrong == "gate" and isinstance(model, Path):  # reading it takes a moment
+        has.add(str(stored_precision(model)))
     command = next((said for of, needs, said in NEXT_STEPS if wrong in of.split() and needs in has))
     # What the command names by itself, and what check does not take.
     files, words = USUAL | paths, [*command.split(), "--score"]
@@ -289,37 +290,34 @@ def verdict_of(
     what was *given*. Where all was of the bundled *demo*, or a stage was not tested, or anything
     *lacks* that a release needs, no build may ship.
     """
-    open_ = {check.stage for check in checks if check.status == "undecided"}
-    tested = {check.stage for check in checks if check.status in ("passed", "failed")}
-    passed = tuple(stage for stage in STAGES if stage in tested - open_)
-    if cut_off:  # in the midst of the last stage
-        passed = passed[:-1]
+    of = {kind: [one for one in checks if one.status == kind] for kind in get_args(Status)}
+    open_ = {one.stage for one in of["undecided"]}
+    tested = {one.stage for kind in ("passed", "failed") for one in of[kind]}
+    passed = [stage for stage in STAGES if stage in tested - open_]
+    passed = passed[:-1] if cut_off else passed  # in the midst of the last stage
     untested = tuple(stage for stage in STAGES if stage not in tested | open_)
-    if failed := [check for check in checks if check.status == "failed"]:
-        first = min(failed, key=lambda check: STAGES.index(check.stage))
-        said, limit = first_line(first.evidence), STAGES.index(first.stage)
-        before = tuple(stage for stage in passed if STAGES.index(stage) < limit)
-        broken = (first.stage, first.name, said, first.diagnosis, before, untested, len(failed) - 1)
+    if of["failed"]:
+        first = min(of["failed"], key=lambda one: STAGES.index(one.stage))
+        before = tuple(one for one in passed if STAGES.index(one) < STAGES.index(first.stage))
+        said = (first.stage, first.name, first_line(first.evidence), first.diagnosis)
         step = "" if given is None else next_step(first.stage, given)
-        return Verdict("fail", *broken, next_step=step)
-    said = cut_off or reason_of(checks) or ("" if tested else otherwise or NOTHING_TESTED)
+        return Verdict("fail", *said, before, untested, len(of["failed"]) - 1, next_step=step)
+    reason = cut_off or reason_of(checks) or ("" if tested else otherwise or NOTHING_TESTED)
     status: Literal["undecided", "incomplete", "demo", "pass", "not gated"] = "not gated"
-    wrong = ""
     if cut_off or open_:
         status = "undecided"
-        again = LIMITED in said or COULD_NOT_RUN in said
-        wrong = "cut-off" if cut_off else "limited" if again else status
     elif tested:
         status = "demo" if demo else "incomplete" if untested or lacks else "pass"
-        wrong = "" if status == "pass" else status
-    step = next_step(wrong, given) if wrong and given is not None else ""
+    again = open_ and (LIMITED in reason or COULD_NOT_RUN in reason)
+    wrong = "cut-off" if cut_off else "limited" if again else status
+    done = given is None or status in ("pass", "not gated")
     return Verdict(
         status,
-        evidence=first_line(said),
-        passed=passed,
+        evidence=first_line(reason),
+        passed=tuple(passed),
         untested=untested,
         lacks=tuple(lacks) if status == "incomplete" else (),
-        next_step=step,
+        next_step="" if done else next_step(wrong, given or {}),
     )
 
 
@@ -400,26 +398,24 @@ def drop(
 
 def class_drops(found: PairedDrop, max_drop: float) -> Check:
     """Check that no class surely loses more than *max_drop* points: by the interval's lower end."""
-    lost = [one for one in found.classes if one.low > max_drop]
-    said = f"no class surely loses more than {max_drop:.2f} points"
-    if found.worst_classes:
-        said += f"; those that lose most are {found.worst_classes}"
+    lost, limit = [one for one in found.classes if one.low > max_drop], f"{max_drop:.2f} points"
+    most = f"; those that lose most are {found.worst_classes}" if found.worst_classes else ""
+    status: Status = "passed"
+    said = f"no class surely loses more than {limit}{most}"
     if lost:
-        named = ", ".join(map(str, lost))
-        said = f"{len(lost)} classes surely lose more than {max_drop:.2f} points: {named}"
+        status = "failed"
+        said = f"{len(lost)} classes surely lose more than {limit}: {', '.join(map(str, lost))}"
     worst = max((one.low for one in found.classes), default=None)
     name = "no class drops against --reference"
-    status: Status = "failed" if lost else "passed"
     return Check("gate", name, status, first_line(said), "", worst, max_drop, "points")
 
 
 def detected(metrics: CocoMetrics) -> Check:
     """Check that there is a detection at all: a model without one recognised nothing."""
-    name, found, evidence = "something is detected", metrics.detections, ""
-    if not found:
-        evidence = (
-            f"not one detection in {metrics.images} images; the model gave nothing: "
-            "look at its heads, its precision and the inputs that it was fed"
-        )
-    status: Status = "passed" if found else "failed"
-    return Check("gate", name, status, evidence, figure=found, tolerance=1, unit="detections")
+    evidence = (
+        f"not one detection in {metrics.images} images; the model gave nothing: "
+        "look at its heads, its precision and the inputs that it was fed"
+    )
+    name, found = "something is detected", metrics.detections
+    told: tuple[Status, str] = ("passed", "") if found else ("failed", evidence)
+    return Check("gate", name, *told, figure=found, tolerance=1, unit="detections")

@@ -171,7 +171,7 @@ def compare_runs(
         )
     metrics, classes = (
         [
-            _points(of, name, getattr(then, figures).get(name), value)
+            Pair(of, name, _points(getattr(then, figures).get(name)), _points(value))
             for of, then, now in sides
             for name, value in getattr(now, figures).items()
         ]
@@ -208,9 +208,9 @@ def compare_runs(
 def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float) -> None:
     """Fill in what is worse and what is undecided; raise `RunFileError` for nothing in common."""
     worse, undecided = found.worse, found.undecided
-    decided = {one.name: one for one in baseline.checks if one.status in ("passed", "failed")}
-    checks = [one for one in candidate.checks if one.status in ("passed", "failed")]
-    common = [one for one in checks if one.name in decided]
+    says = ("passed", "failed")
+    decided = {one.name: one.status for one in baseline.checks if one.status in says}
+    common = [one for one in candidate.checks if one.status in says and one.name in decided]
     if not (found.metrics or found.parity or found.speeds or common):
         raise RunFileError(
             "the two runs have no check, no accuracy, no parity and no row of times in common, "
@@ -225,14 +225,14 @@ def _judge(found: RunComparison, baseline: Run, candidate: Run, max_drop: float)
         undecided.append(f"the candidate fails{where}, and the baseline was {before.status}")
     elif before.status in passed and after.status not in (before.status, "pass"):
         undecided.append(f"the baseline passed, but the candidate is {after.status}")
-    lost = [one for one in common if decided[one.name].status == "passed" != one.status]
+    lost = [one for one in common if decided[one.name] == "passed" != one.status]
     worse += [f"{one.name} failed, but passed in the baseline: {one.evidence}" for one in lost]
-    for pair in found.metrics:
-        if pair.name == "AP" and pair.change is None:
+    for pair in (one for one in found.metrics if one.name == "AP"):
+        if pair.change is None:
             undecided.append(f"mAP of {pair.of} is undefined on one side")
-        elif pair.name == "AP" and -(pair.change or 0) > max_drop + AP_ARITHMETIC.limit:
-            drop = f"drops by {-(pair.change or 0):.2f} points"
-            worse.append(f"mAP of {pair.of} {drop}, {max_drop:.2f} are allowed")
+        elif (drop := -pair.change) > max_drop + AP_ARITHMETIC.limit:
+            said = f"drops by {drop:.2f} points, {max_drop:.2f} are allowed"
+            worse.append(f"mAP of {pair.of} {said}")
     if baseline.accuracy and not candidate.accuracy:
         undecided.append("the baseline has an mAP, but the candidate has none")
     worse += [f"{one}; {one.reason}" for one in found.speeds if one.status == SLOWER]
@@ -251,18 +251,16 @@ def _paired(
     # Merged runs may have measured the same thing twice: the last counts.
     for title, entry in {one.title: one for one in after}.items():
         alike = [one for one in before if one.runner == entry.runner]
-        same = [one for one in alike if one.batch == entry.batch]
-        if alike:
-            pairs.append((title, (same or alike)[0], entry))
+        alike.sort(key=lambda one: one.batch != entry.batch)
+        pairs += [(title, alike[0], entry)] if alike else []
     # A model and what was compiled of it have no runner in common.
     if not pairs and before and after:
         pairs.append((f"{before[0].runner} -> {after[0].runner}", before[0], after[0]))
     return pairs
 
 
-def _points(of: str, name: str, before: float | None, after: float | None) -> Pair:
-    """A pair of fractions in points."""
-    return Pair(of, name, *(None if value is None else 100 * value for value in (before, after)))
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
 
 
 def _parities(run: Run) -> dict[str, Parity]:
@@ -281,13 +279,11 @@ def _alone(
 ) -> list[str]:
     """What only *run* has, in words."""
     paired = {one.title for _, *both in sides for one in both}
-    found = [one for one in run.accuracy if one.title not in paired]
     heads, rows = _parities(other), _timed(other.latency)
-    return [
-        *(f"{side} alone: mAP of {one.title}" for one in found),
-        *(f"{side} alone: parity of {title}" for title in _parities(run) if title not in heads),
-        *(f"{side} alone: times of {key[0]}" for key in _timed(run.latency) if key not in rows),
-    ]
+    found = [f"mAP of {one.title}" for one in run.accuracy if one.title not in paired]
+    found += [f"parity of {title}" for title in _parities(run) if title not in heads]
+    found += [f"times of {key[0]}" for key in _timed(run.latency) if key not in rows]
+    return [f"{side} alone: {one}" for one in found]
 
 
 def row_title(row: TimedRow) -> str:

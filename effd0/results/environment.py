@@ -57,10 +57,8 @@ class Fingerprint:
 
 def fingerprint(backend: str, kind: str = "cpu") -> Fingerprint:
     """The fingerprint of this host for *backend*, which computes on a chip of *kind*."""
-    chip, driver = cpu_name(), ""
-    if kind != "cpu":
-        chip, driver = next(iter(chips(kind)), (f"unknown {kind}", ""))
-    threads = os.environ.get("OMP_NUM_THREADS", "")
+    own = [(cpu_name(), "")] if kind == "cpu" else [*chips(kind), (f"unknown {kind}", "")]
+    (chip, driver), threads = own[0], os.environ.get("OMP_NUM_THREADS", "")
     return Fingerprint(chip, cpu_name(), cores(), threads, driver, backend)
 
 

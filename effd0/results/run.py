@@ -440,14 +440,12 @@ def merge_runs(runs: Sequence[Run], names: Sequence[str] = ()) -> Run:
     for run in runs:
         for key, found in entries.items():
             found += [one for one in getattr(run, key) if one not in found]
-    # A session that was cut off is undecided, whatever its checks say.
-    cut = [run.verdict.evidence for run in runs if run.verdict.status == "undecided"]
     artefact = _merged_artefact(runs, names or [f"run {n + 1}" for n in range(len(runs))])
-    before, cut_off = runs[0].verdict.evidence, "".join(cut[:1])
-    of = standing(artefact, entries["accuracy"])
-    verdict = verdict_of(entries["checks"], before, cut_off, **of)
-    same = (run.verdict for run in runs if run.verdict.evidence == verdict.evidence)
-    step = next((one.next_step for one in same), "")
+    told, of = [run.verdict for run in runs], standing(artefact, entries["accuracy"])
+    # A session that was cut off is undecided, whatever its checks say.
+    cut_off = next((one.evidence for one in told if one.status == "undecided"), "")
+    verdict = verdict_of(entries["checks"], told[0].evidence, cut_off, **of)
+    step = next((one.next_step for one in told if one.evidence == verdict.evidence), "")
     return Run(
         created=max(run.created for run in runs),
         artefact=artefact,
@@ -461,27 +459,26 @@ def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
     """All that *runs* say of their artefact; raise `RunFileError` where that differs."""
     known: dict[str, Any] = {}
     artefacts = [run.artefact for run in runs]
+    sets = [one.dataset for one in artefacts]
     # Whoever calls images the release set need not say so in every run.
-    if any(one.dataset is not None and one.dataset.release_set for one in artefacts):
-        replaced = msgspec.structs.replace
-        artefacts = [
-            replaced(one, dataset=one.dataset and replaced(one.dataset, release_set=True))
-            for one in artefacts
-        ]
-    for what in ("model", "checkpoint", "dataset"):
-        kind = what if what == "dataset" else f"{what}_sha256"
-        said = [(getattr(one, kind), name) for one, name in zip(artefacts, names, strict=True)]
+    if any(one is not None and one.release_set for one in sets):
+        sets = [one and msgspec.structs.replace(one, release_set=True) for one in sets]
+    for kind, what, values in (
+        ("model_sha256", "model", [one.model_sha256 for one in artefacts]),
+        ("checkpoint_sha256", "checkpoint", [one.checkpoint_sha256 for one in artefacts]),
+        ("dataset", "dataset", sets),
+    ):
         # Weights may be inside the model, and times need no data set: then nothing is said.
-        said = [one for one in said if one[0] is not None or what == "model"]
+        said = [p for p in zip(values, names, strict=True) if p[0] is not None or what == "model"]
         known[kind], first = said[0] if said else (None, "")
-        for value, name in said[1:]:
+        for value, name in said:
             if value != known[kind]:
                 raise RunFileError(
                     f"{name} is of the {what} {_described(value)}, but {first} of "
                     f"{_described(known[kind])}; only runs of one artefact can be merged: run both "
                     "on the same files, or compare them with 'effd0 compare'"
                 )
-    nameless = any(run.artefact.checkpoint_sha256 is None for run in runs)
+    nameless = any(one.checkpoint_sha256 is None for one in artefacts)
     if len(runs) > 1 and known["model_sha256"] is None and nameless:
         raise RunFileError(
             f"{' and '.join(names)} name no model and no checkpoint that all were run on, but "

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -16,22 +16,9 @@ from ..data import fixture
 from ..data.coco import Dataset
 from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OptionError, OutputError
 from ..io import sha256
+from . import check
 from . import run as runs
-from .check import (
-    COMPUTED_IN,
-    COULD_NOT_RUN,
-    STAGES,
-    UNDECIDED,
-    Broken,
-    Check,
-    Given,
-    Stage,
-    Status,
-    Verdict,
-    finite,
-    first_line,
-    verdict_of,
-)
+from .check import COULD_NOT_RUN, STAGES, UNDECIDED, Broken, Check, Given, Stage, Status, Verdict
 
 if TYPE_CHECKING:
     import pytest
@@ -102,11 +89,11 @@ def check_of(
         crash = getattr(report.longrepr, "reprcrash", None)
         message = report.longreprtext if crash is None else crash.message
         evidence = message.removeprefix("Failed: ")
-    figures: dict[str, Any] = {key: noted.get(key) for key in FIGURES}
-    figure, tolerance = finite(figures.get("figure")), finite(figures.get("tolerance"))
-    measured = (figure, tolerance, figures["unit"] or "", round(report.duration, 6))
+    figure, tolerance, unit = (cast(Any, noted.get(key)) for key in FIGURES)
+    limits = check.finite(figure), check.finite(tolerance)
+    measured = (*limits, unit or "", round(report.duration, 6))
     sentence = " ".join((docstring or "").split()).partition(". ")[0].removesuffix(".")
-    return Check(stage, name, status, first_line(evidence), diagnosis, *measured, sentence)
+    return Check(stage, name, status, check.first_line(evidence), diagnosis, *measured, sentence)
 
 
 def _is_of_the_suite(error: BaseException | None, when: str | None) -> bool:
@@ -117,9 +104,9 @@ def _is_of_the_suite(error: BaseException | None, when: str | None) -> bool:
     return unforeseen or isinstance(error, OF_THE_SUITE)
 
 
-def properties_of(check: Check) -> list[tuple[str, object]]:
-    """What JUnit's XML tells of a *check* beside the figures that its test noted itself."""
-    return [(k, v) for k in ("stage", "evidence", "diagnosis") if (v := getattr(check, k))]
+def properties_of(found: Check) -> list[tuple[str, object]]:
+    """What JUnit's XML tells of a check beside the figures that its test noted itself."""
+    return [(k, v) for k in ("stage", "evidence", "diagnosis") if (v := getattr(found, k))]
 
 
 def skipped_line(reasons: Sequence[str]) -> str:
@@ -138,13 +125,15 @@ class SuiteRecord:
     """
     Checks, heads beside torch's, evaluations and *lines* of accuracy, in the order they came.
 
-    *dataset* is what the images under test are, once they were loaded.
+    *dataset* is what the images under test are, once they were loaded; *given* are the session's
+    options.
     """
 
     checks: list[Check] = field(default_factory=list)
     parity: list[runs.Parity] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     dataset: runs.DatasetUsed | None = None
+    given: Given = field(default_factory=dict)
     _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Draw]] = field(default_factory=dict)
 
     def keep(self, accuracy: runs.Accuracy, draw: Draw) -> None:
@@ -180,7 +169,7 @@ class SuiteRecord:
     @property
     def could_not_run(self) -> bool:
         """Whether no check failed, but the suite's own errors kept some from being made."""
-        undecided = verdict_of(self.checks).status == "undecided"
+        undecided = check.verdict_of(self.checks).status == "undecided"
         return undecided and any(one.evidence.startswith(COULD_NOT_RUN) for one in self.checks)
 
     @property
@@ -190,7 +179,7 @@ class SuiteRecord:
         named = (one.diagnosis for one in failed if one.stage == "runner" and one.diagnosis)
         upstream = STAGES[1 : STAGES.index("runner")]  # whatever the images are, heads are of them
         return any(one.stage in upstream for one in failed) or not all(
-            diagnosis.startswith(COMPUTED_IN) for diagnosis in named
+            diagnosis.startswith(check.COMPUTED_IN) for diagnosis in named
         )
 
     def sections(self) -> dict[str, list[str]]:
@@ -207,40 +196,37 @@ class SuiteRecord:
             )
         return {"parity": heads, "accuracy": self.lines}
 
-    def verdict(self, given: Given, exit_status: int) -> Verdict:
-        """The verdict of a session that ended so; *given* is what its options were."""
-        measured = [accuracy for accuracy, _ in self._evaluations.values()]
-        of = runs.standing(self.artefact(given), measured)
-        return verdict_of(self.checks, "", self._cut_off(exit_status), given, **of)
+    def verdict(self, exit_status: int) -> Verdict:
+        """The verdict of a session that ended so."""
+        of = runs.standing(self.artefact, [accuracy for accuracy, _ in self._evaluations.values()])
+        return check.verdict_of(self.checks, "", self._cut_off(exit_status), self.given, **of)
 
-    def artefact(self, given: Given) -> runs.Artefact:
-        """What was under test; *given* is what its options were."""
-        files = {option: value for option, value in given.items() if isinstance(value, Path)}
+    @cached_property
+    def artefact(self) -> runs.Artefact:
+        """What was under test, its files read once, when the session ends."""
+        files = {option: value for option, value in self.given.items() if isinstance(value, Path)}
         named = next((files[option] for option in NAMING if option in files), None)
         weights = files.get("--checkpoint") or (None if named else fixture.checkpoint())
-        declared = given.get("--declared-precision")
-        of = (str(declared).strip() if declared else None,)
-        return runs.artefact_of(files.get("--model"), weights, self.dataset, named, *of)
+        declared = str(self.given.get("--declared-precision") or "").strip() or None
+        return runs.artefact_of(files.get("--model"), weights, self.dataset, named, declared)
 
     def _cut_off(self, exit_status: int) -> str:
         return "" if self.could_not_run else CUT_OFF.get(exit_status, "")
 
-    def to_run(
-        self, given: Given, exit_status: int, rows: Sequence[runs.TimedRow] = ()
-    ) -> runs.Run:
-        """The session as a run; *given* is what its options were, *rows* those of benchmarks."""
+    def to_run(self, exit_status: int, rows: Sequence[runs.TimedRow] = ()) -> runs.Run:
+        """The session as a run; *rows* are those of benchmarks."""
         # What was compared with a reference is what the run is about.
         every = sorted(self._evaluations.values(), key=lambda one: one[0].against is None)
         parity = self.parity
         if self.explained:
             parity = [msgspec.structs.replace(one, precision=None) for one in parity]
         return runs.new_run(
-            self.artefact(given),
+            self.artefact,
             exit_status=exit_status,
             checks=self.checks,
             otherwise="times have no threshold" if rows and not self.checks else "",
             cut_off=self._cut_off(exit_status),
-            given=given,
+            given=self.given,
             parity=parity,
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,

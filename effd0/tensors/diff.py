@@ -82,10 +82,8 @@ def _diff_of(name: str, reference: Floats, candidate: Floats) -> TensorDiff:
         block = slice(start, start + _BLOCK)
         sums += _accumulate(wanted[block], got[block], delta[block])
     of_delta, of_wanted, of_got, of_both = sums
-    at = int(delta.argmax())
-    norm = math.sqrt(of_wanted)
-    infinite = not math.isfinite(delta[at])
-    length = norm * math.sqrt(of_got)
+    at, norm = int(delta.argmax()), math.sqrt(of_wanted)
+    infinite, length = not math.isfinite(delta[at]), norm * math.sqrt(of_got)
     return TensorDiff(
         name=name,
         max_abs=float(delta[at]),

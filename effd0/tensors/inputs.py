@@ -116,11 +116,9 @@ def read_manifest(path: Path) -> Manifest:
     remedy = "write the inputs again with 'effd0 preprocess --bin-save'"
     content = read_json(path, Manifest, remedy)
     manifest = msgspec.structs.replace(content, path=path, sha256=sha256(path))
-    for kind, values in (
-        ("image ids", (image.image_id for image in manifest.images)),
-        ("stems", (image.stem for image in manifest.images)),
-    ):
-        if twice := [value for value, count in Counter(values).items() if count > 1]:
+    for kind, name in (("image ids", "image_id"), ("stems", "stem")):
+        counts = Counter(getattr(image, name) for image in manifest.images)
+        if twice := [value for value, count in counts.items() if count > 1]:
             raise ResultError(
                 f"{path} has {kind} more than once: {listed(twice)}; write the inputs again"
             )
@@ -165,10 +163,10 @@ def write_inputs(
     uint8, the letterboxed 512 x 512 x 3 pixels.  A manifest of an earlier run is removed first,
     since it no longer tells the truth.  Raises `OutputError` where two images have the same stem.
     """
-    stems = {sample.path.stem for sample in dataset.samples}
-    if len(stems) != len(dataset.samples):
+    stems, count = {sample.path.stem for sample in dataset.samples}, len(dataset.samples)
+    if len(stems) != count:
         raise OutputError(
-            f"{len(dataset.samples)} images have only {len(stems)} different stems, "
+            f"{count} images have only {len(stems)} different stems, "
             f"but each needs a file of its own in {folder}; rename the images"
         )
     with writing_to(folder):
@@ -180,9 +178,8 @@ def write_inputs(
         path = folder / f"{sample.path.stem}.bin"
         with written_whole(path) as temporary:
             tensor.tofile(temporary)
-        scale, size = model_input.image_scale, model_input.image_size
-        digests = sha256(path), sha256(sample.path)
-        return ManifestImage(sample.image_id, path.name, scale, size, *digests)
+        of = path.name, model_input.image_scale, model_input.image_size
+        return ManifestImage(sample.image_id, *of, sha256(path), sha256(sample.path))
 
     images = []
     with ThreadPoolExecutor(host_threads) as pool:
@@ -220,8 +217,7 @@ class InputFiles:
         of effd0's manifest are known.
         """
         tensor = self.read(file)
-        found = "" if self.manifest is not None else misread(tensor) or other_layout(tensor)
-        if found:
+        if self.manifest is None and (found := misread(tensor) or other_layout(tensor)):
             raise ResultError(
                 f"{file} holds {found} values, but {self.dtype} {self.shape}, little-endian, was "
                 "wanted; write the inputs again"
@@ -274,28 +270,25 @@ def open_inputs(folder: Path, spec: ModelSpec) -> InputFiles:
     if manifest is not None:
         manifest.check_spec(spec)
         there, wanted = {path.name for path in found}, {image.file for image in manifest.images}
-        problems = [
-            f"{len(names)} {what}: {listed(sorted(names))}"
-            for what, names in (("are missing", wanted - there), ("are foreign", there - wanted))
-            if names
-        ]
-        if problems:
+        wrong = {"are missing": wanted - there, "are foreign": there - wanted}
+        if problems := [f"{len(n)} {w}: {listed(sorted(n))}" for w, n in wrong.items() if n]:
             raise ResultError(
                 f"{folder} holds {len(there)} inputs, but its manifest lists {len(wanted)}; "
                 f"{'; '.join(problems)}; write the inputs again, into an empty folder"
             )
         found = [folder / image.file for image in manifest.images]
-    twice = [stem for stem, n in Counter(path.stem for path in found).items() if n > 1]
-    if twice:
+    if twice := [stem for stem, n in Counter(path.stem for path in found).items() if n > 1]:
         raise ResultError(f"{folder} has two files each for {listed(twice)}; keep one of each")
     dtype = _common_dtype(folder, found, spec) if manifest is None else manifest.dtype
     inputs = InputFiles(tuple(found), np.dtype(dtype), input_shape(dtype, spec), manifest)
-    raw, size = (path for path in found if path.suffix == ".bin"), _size(dtype, spec)
-    wrong = [f"{p.name} ({found_size})" for p in raw if (found_size := p.stat().st_size) != size]
-    if wrong:
+    sizes, size = (
+        {p.name: p.stat().st_size for p in found if p.suffix == ".bin"},
+        _size(dtype, spec),
+    )
+    if other := [f"{name} ({own})" for name, own in sizes.items() if own != size]:
         raise ResultError(
-            f"{len(wrong)} inputs in {folder} have not the {size} bytes of "
-            f"{inputs.dtype} {inputs.shape}: {listed(wrong)}; write them again"
+            f"{len(other)} inputs in {folder} have not the {size} bytes of "
+            f"{inputs.dtype} {inputs.shape}: {listed(other)}; write them again"
         )
     return inputs
 

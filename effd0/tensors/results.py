@@ -23,15 +23,8 @@ from ..errors import ResultError, listed
 from ..io import model_sha256
 from ..spec import ModelSpec
 from ..types import Floats, Tensors
-from .inputs import (
-    InputFiles,
-    Manifest,
-    find_manifest,
-    misread,
-    natural_key,
-    open_inputs,
-    read_json,
-)
+from . import inputs as fed_by
+from .inputs import InputFiles, Manifest
 
 SUFFIXES = (".bin", ".npy", ".txt")
 _NUMBERED = re.compile(r"(?:sample_id_|input)(\d+)_output_\d+")
@@ -67,19 +60,17 @@ class HeadFile:
 
     def load(self, spec: ModelSpec) -> tuple[str, Floats]:
         """Name and values of this image's head, (1, *shape) float32; `ResultError` if none."""
+        again = "run the inference again"
         try:
             values = _content(self.path, self.itemsize)
         except (OSError, ValueError, EOFError) as error:
-            raise ResultError(
-                f"{self.path} cannot be read: {error}; run the inference again"
-            ) from error
-        name = self._named(values.size, spec)
-        if name is None:
+            raise ResultError(f"{self.path} cannot be read: {error}; {again}") from error
+        if (name := self._named(values.size, spec)) is None:
             raise ResultError(
                 f"{self.path} holds {values.size} values, but {self.rows} times one of "
-                f"{sorted(head_sizes(spec))} were wanted; run the inference again"
+                f"{sorted(head_sizes(spec))} were wanted; {again}"
             )
-        if found := misread(values):
+        if found := fed_by.misread(values):
             raise ResultError(
                 f"{self.path} holds {found} values, but float{8 * self.itemsize}, little-endian, "
                 "was wanted; write the results again"
@@ -187,11 +178,9 @@ def read_summary(folder: Path) -> Summary:
     path = next((p for p in (beside, folder / "sumary.json") if p.exists()), None)
     if path is None:
         return Summary(beside)
-    content = read_json(path, _SummaryFile, "delete it, or run the inference again")
-    samples = {
-        number: tuple(Path(file).stem for file in sample.infiles)
-        for number, sample in content.filesinfo.items()
-    }
+    content = fed_by.read_json(path, _SummaryFile, "delete it, or run the inference again")
+    files = {number: sample.infiles for number, sample in content.filesinfo.items()}
+    samples = {number: tuple(Path(file).stem for file in of) for number, of in files.items()}
     return msgspec.structs.replace(content.effd0, path=path, samples=samples)
 
 
@@ -232,15 +221,13 @@ def check_model(folder: Path, model: Path, *, proved: bool = False) -> None:
     summary = read_summary(folder)
     known, recorded = summary.model_sha256, summary.model
     if known is None or Path(recorded or model).suffix != model.suffix:
+        what = "no model" if known is None else recorded
         if proved:
-            what = "no model" if known is None else recorded
             raise ResultError(
                 f"--model is {model}, but the summary of {folder} names {what}; leave --model out, "
                 "or run the inference again with 'effd0 infer'"
             )
-        return
-    wanted = model_sha256(model)
-    if known != wanted:
+    elif known != (wanted := model_sha256(model)):
         raise ResultError(
             f"{folder} holds the results of {recorded or 'a model'} (sha256 {known[:12]}), but "
             f"--model is {model} (sha256 {wanted[:12]}); run the inference again with it, or give "
@@ -293,10 +280,8 @@ def _by_stem(
 
     The second are those of no input, the third names that several inputs have when cut.
     """
-    by_key: dict[str, list[Path]] = defaultdict(list)
-    named: dict[str, list[Path]] = defaultdict(list)
-    cut: dict[str, list[str]] = defaultdict(list)
-    foreign: list[Path] = []
+    by_key, named = defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list)
+    cut, foreign = defaultdict[str, list[str]](list), list[Path]()
     collisions, whole = [], set(stems)
     for path in files:
         match = _NAMED.fullmatch(path.stem)
@@ -320,21 +305,20 @@ def _by_number(
 ) -> tuple[HeadFiles, list[Path]]:
     """Files by stem, and those of no stem, where names only count samples, or whole batches."""
     samples: Mapping[int, Sequence[str]] = summary.samples
-    order, count = sorted(fed, key=lambda stem: natural_key(f"{stem}.bin")), max(numbered) + 1
-    if samples:
-        fewest, most = max(map(len, samples.values())), MAX_ROWS
-    else:
-        fewest = -(-len(order) // count)
-        most = MAX_ROWS if count == 1 else (len(order) - 1) // (count - 1)
-    possible = range(max(1, fewest), most + 1)
+    order, count = (
+        sorted(fed, key=lambda stem: fed_by.natural_key(f"{stem}.bin")),
+        max(numbered) + 1,
+    )
+    fewest = max(map(len, samples.values())) if samples else -(-len(order) // count)
+    most = MAX_ROWS if samples or count == 1 else (len(order) - 1) // (count - 1)
+    possible = range(fewest := max(1, fewest), most + 1)
     # One batch may be broken, but not ten; where none fits, all will be reported.
     tried = (fit_rows(numbered[n], possible, spec) for n in sorted(numbered)[:10])
-    rows, itemsize = next(filter(None, tried), (max(1, fewest), 4))
+    rows, itemsize = next(filter(None, tried), (fewest, 4))
     if (rows % 2, itemsize) == (0, 4) and _is_float64(numbered[min(numbered)][0]):
         rows //= 2  # then no file has the size of a head, and all will be reported
     samples = samples or {n: order[n * rows : (n + 1) * rows] for n in range(count)}
-    files: dict[str, list[HeadFile]] = defaultdict(list)
-    foreign: list[Path] = []
+    files, foreign = defaultdict[str, list[HeadFile]](list), list[Path]()
     for n, paths in numbered.items():
         stems, of = samples.get(n, ()), rows
         if 0 < len(stems) < rows:  # the last batch: filled up to all rows, or cut to what was left
@@ -382,8 +366,7 @@ class Results:
         """
         found = dict(file.load(self.spec) for file in self.files[stem])
         wanted = wanted_heads(found, self.spec)
-        missing = [name for name in wanted if name not in found]
-        if missing:
+        if missing := [name for name in wanted if name not in found]:
             raise ResultError(
                 f"{self.folder} has no {listed(missing)} of {stem}, but every head was wanted; "
                 "run the inference again"
@@ -406,8 +389,8 @@ def open_results(
     that is more.  Raises `ResultError` with a list of what is missing, doubled, truncated,
     foreign or stale.
     """
-    inputs = None if bins is None else open_inputs(bins, spec)
-    manifest = find_manifest(folder, bins)
+    inputs = None if bins is None else fed_by.open_inputs(bins, spec)
+    manifest = fed_by.find_manifest(folder, bins)
     if manifest is not None:
         manifest.check_spec(spec)
         fed = list(manifest.digests)
@@ -432,8 +415,7 @@ def open_results(
             problems[kind].append(f"{stem} ({what})")
     results = Results(folder, spec, files, manifest, summary)
     problems["stale"] = list(_stale(results, stems, inputs))
-    found = [f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
-    if found:
+    if found := [f"{len(of)} {kind}: {listed(of)}" for kind, of in problems.items() if of]:
         remedy = "run the inference again, into a new folder"
         if any("older than" in name for name in problems["stale"]):
             remedy += "; or, where the inputs are only a later copy, touch the results"
@@ -471,10 +453,9 @@ def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple
 def _stale(results: Results, stems: Iterable[str], inputs: InputFiles | None) -> Iterator[str]:
     """Stems whose *results* were made of other inputs than those at hand."""
     listed_stems = {stem for sample in results.summary.samples.values() for stem in sample}
-    manifest, current = results.manifest, None if inputs is None else inputs.manifest
-    digests = []
-    if current is not None and manifest is not None and manifest.path != current.path:
-        digests = [current.digests, manifest.digests]
+    current = None if inputs is None else inputs.manifest
+    both = [one for one in (current, results.manifest) if one is not None]
+    digests = [one.digests for one in both] if len({one.path for one in both}) > 1 else []
     paths = {} if inputs is None else {path.stem: path for path in inputs.files}
     for stem in stems:
         found = [file.path for file in results.files.get(stem, ())]

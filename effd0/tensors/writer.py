@@ -92,13 +92,10 @@ def results_whole(folder: Path, outfmt: str, *, overwrite: bool) -> Iterator[Res
         check_free(folder, overwrite=overwrite)
         with writing_to(folder):
             # The folder comes last: where it is, all that belongs to it is.
-            for suffix in ("_summary.json", "_manifest.json", ""):
-                name = folder.name + suffix
-                target = folder.parent / name
-                if target.exists():
-                    target.rename(old / name)
-                if (new / name).exists():
-                    (new / name).rename(target)
+            for name in (f"{folder.name}{end}" for end in ("_summary.json", "_manifest.json", "")):
+                for source, target in ((folder.parent, old), (new, folder.parent)):
+                    if (source / name).exists():
+                        (source / name).rename(target / name)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

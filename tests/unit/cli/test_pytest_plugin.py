@@ -10,6 +10,7 @@ import pytest
 
 from effd0.cli import pytest_plugin, pytest_suite
 from effd0.data import fixture as embedded
+from effd0.errors import Effd0Error
 from tests.helpers import ROOT, run_pytest, session_config
 
 #: A project with an option and a fixture of its own, of the names that the suite has too.
@@ -98,7 +99,7 @@ def test_option_with_space_says_how_to_write_it(tmp_path: Path) -> None:
 )
 def test_contradictory_options_are_refused(words: str, message: str) -> None:
     """What cannot be meant is a usage error, not a choice among readings."""
-    with pytest.raises(pytest.UsageError, match=message):
+    with pytest.raises((Effd0Error, pytest.UsageError), match=message):
         pytest_suite.refuse_contradictions(session_config(words))
 
 

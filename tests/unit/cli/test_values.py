@@ -10,6 +10,7 @@ import pytest
 
 from effd0.cli import pytest_suite
 from effd0.data import fixture
+from effd0.errors import Effd0Error
 from effd0.evaluation.model import ModelChoice
 from tests.helpers import assert_one_error, run_pytest, session_config, write_coco
 
@@ -138,7 +139,7 @@ def test_what_an_option_cannot_mean_names_it(
     if words is not None:
         assert_one_error(message, *words.split())
     if given is not None:
-        with pytest.raises(pytest.UsageError, match=message):
+        with pytest.raises((Effd0Error, pytest.UsageError), match=message):
             pytest_suite.refuse_contradictions(session_config(given))
     assert sorted(folder.iterdir()) == before
 

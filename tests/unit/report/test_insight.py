@@ -190,7 +190,7 @@ def test_the_greatest_differences_come_first(tmp_path: Path) -> None:
     dataset = Dataset(Path("drawn"), samples, (), {1: "a"}, len(samples), ())
     found = dict.fromkeys(dataset.image_ids, NOTHING)
     differences = dict.fromkeys(dataset.image_ids, 0.25) | {50: 0.5, 84: 0.75}
-    pictures = gallery(dataset, found, None, differences, D0)
+    pictures = gallery(dataset, [found], differences, D0)
     chosen = [84, 50, *(n for n in range(1, PICTURES) if n != 50)]
     assert [picture.image_id for picture in pictures] == chosen
     assert [picture.difference for picture in pictures[:3]] == [0.75, 0.5, 0.25]
@@ -203,7 +203,7 @@ def test_a_picture_holds_what_is_drawn_on_it(tmp_path: Path) -> None:
     dataset = load_coco(write_coco(tmp_path, content))
     reference = {10: made([(1, 2, 4, 6, 0.75, 3), (0, 0, 1, 1, 0.5, 12)])}
     candidate = {10: made([(1.234, 2, 4, 6, 0.5, 2), (0, 0, 1, 1, 0.25, 2)])}
-    (picture,) = gallery(dataset, candidate, reference, {10: 0.25}, D0)
+    (picture,) = gallery(dataset, [candidate, reference], {10: 0.25}, D0)
     plain = msgspec.to_builtins(picture)
     assert decoded(plain.pop("jpeg")).size == (40, 30)
     assert plain == {

@@ -20,15 +20,11 @@ from effd0.results.check import (
     EVIDENCE_LENGTH,
     Broken,
     Check,
+    Given,
     Stage,
 )
 from effd0.results.run import Accuracy, Insight, Parity, TimedRow
-from effd0.results.suite import (
-    SuiteRecord,
-    check_of,
-    properties_of,
-    skipped_line,
-)
+from effd0.results.suite import SuiteRecord, check_of, properties_of, skipped_line
 from tests.helpers.runs import accuracy, against, insight, latency, parity
 
 LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, DIAGNOSIS_LENGTH))
@@ -151,9 +147,10 @@ ROW = msgspec.convert(latency(), TimedRow)
 GIVEN: dict[str, Path | None] = dict.fromkeys(("--model", "--checkpoint", "--results", "--bins"))
 
 
-def session() -> SuiteRecord:
+def session(given: Given | None = None) -> SuiteRecord:
     """What a session found that ran two checks, two runners and the bundled scenes."""
-    record = SuiteRecord([Check("gate", "t", "passed"), Check("nms", "s", "skipped", "no coco")])
+    checks = [Check("gate", "t", "passed"), Check("nms", "s", "skipped", "no coco")]
+    record = SuiteRecord(checks, given=given or GIVEN)
     record.parity.append(HEADS)
     record.note_dataset(load_coco(fixture.coco_root()), None, "", release_set=False)
     record.keep(measured("torch"), no_pictures)
@@ -164,7 +161,7 @@ def session() -> SuiteRecord:
 
 def test_a_session_is_a_run() -> None:
     """Checks with what was skipped, parity, each runner's accuracy once, and the verdict."""
-    found = session().to_run(GIVEN, 0, [ROW])
+    found = session().to_run(0, [ROW])
     assert [check.status for check in found.checks] == ["passed", "skipped"]
     # What is compared with a reference comes first, and pictures are made of what is written.
     assert [one.runner for one in found.accuracy] == ["ort", "torch"]
@@ -195,7 +192,7 @@ def test_a_session_is_called_by_what_is_under_test(
     for option in options:
         given[option] = path = tmp_path / f"{option[2:]}.onnx"
         path.write_bytes(option.encode())
-    artefact = SuiteRecord().to_run(given, 0).artefact
+    artefact = SuiteRecord(given=given).to_run(0).artefact
     model, weights = given["--model"], given["--checkpoint"]
     if not options:
         weights = fixture.checkpoint()
@@ -212,13 +209,13 @@ def test_a_session_is_called_by_what_is_under_test(
 def test_a_session_that_was_cut_off_passes_nothing(status: int, wanted: str) -> None:
     """What passed so far is kept, a failed check stays one; a failed test of effd0 is no check."""
     record = session()
-    found = record.to_run(GIVEN, status).verdict
+    found = record.to_run(status).verdict
     # The last stage was not finished where the session was cut off.
     passed = () if wanted == "undecided" else ("gate",)
     assert (found.status, found.passed) == (wanted, passed)
     assert ("not all checks were run" in found.evidence) == (wanted == "undecided")
     record.checks.append(Check("runner", "t", "failed", "0.3 off"))
-    failed = record.to_run(GIVEN, status).verdict
+    failed = record.to_run(status).verdict
     assert (failed.status, failed.evidence) == ("fail", "0.3 off")
 
 
@@ -228,12 +225,12 @@ def test_an_error_of_the_suite_is_no_broken_stage() -> None:
     said = f"{COULD_NOT_RUN}AtcError: batch is fixed"
     record.checks += [Check("runner", name, "undecided", said) for name in "ab"]
     assert [record.could_not_run] == [True]
-    assert record.verdict(GIVEN, 2).lines()[0] == f"UNDECIDED  {said}"
-    found = record.to_run(GIVEN, 2).verdict
+    assert record.verdict(2).lines()[0] == f"UNDECIDED  {said}"
+    found = record.to_run(2).verdict
     assert (found.status, found.evidence) == ("undecided", said)
     record.checks.append(Check("decode", "t", "failed", "0.3 off"))
     assert [record.could_not_run] == [False]
-    assert record.to_run(GIVEN, 1).verdict.stage == "decode"
+    assert record.to_run(1).verdict.stage == "decode"
 
 
 @pytest.mark.parametrize(
@@ -255,12 +252,12 @@ def test_a_precision_is_told_where_no_fault_explains_the_heads(
     record.checks += [Check(stage, "t", "failed", "off", cause) for stage, cause in failed]
     (line,) = record.sections()["parity"]
     assert line.endswith("; computes like fp32") == told
-    assert record.to_run(GIVEN, 1).parity[0].precision == ("fp32" if told else None)
+    assert record.to_run(1).parity[0].precision == ("fp32" if told else None)
 
 
 def test_a_session_of_benchmarks_is_not_gated() -> None:
     """Times without a baseline pass nothing, and say so."""
-    found = SuiteRecord().to_run(GIVEN, 0, [ROW])
+    found = SuiteRecord().to_run(0, [ROW])
     assert (found.verdict.status, found.artefact.dataset) == ("not gated", None)
     assert found.verdict.evidence == "times have no threshold"
 
@@ -278,9 +275,9 @@ def test_the_summary_has_heads_and_accuracy() -> None:
 
 def test_terminal_and_run_file_have_one_verdict() -> None:
     """Also where the session was cut off, and with the same next step."""
-    record, given = session(), GIVEN | {"--coco": fixture.coco_root()}
-    assert record.verdict(given, 2) == record.to_run(given, 2).verdict
-    assert record.verdict(given, 2).next_step.endswith(" --resume")
+    record = session(GIVEN | {"--coco": fixture.coco_root()})
+    assert record.verdict(2) == record.to_run(2).verdict
+    assert record.verdict(2).next_step.endswith(" --resume")
 
 
 def test_skips_are_one_line_grouped_by_what_would_lift_them() -> None:
