@@ -89,8 +89,7 @@ def quantize(
     arch: str = ARCH,
 ) -> None:
     """Quantise a model to int8 with ONNX Runtime, as the plain build to compare others with."""
-    given = [path for path in (model, checkpoint) if path is not None]
-    if len(given) != 1:
+    if len(given := [path for path in (model, checkpoint) if path is not None]) != 1:
         raise OptionError(f"{len(given)} of --model and --checkpoint are given; give one of them")
     spec, dataset, start = spec_for(arch), coco.load_coco(calibration, split), time.perf_counter()
     try:
@@ -150,7 +149,5 @@ def compile(  # noqa: A001  # a command is called as its function is
         return
     with STDERR.status(f"compiling {escape(call.model.name)} for {call.soc_version}"):
         seconds = atc.run_atc(call)
-    typer.echo(
-        f"wrote {call.om}: {call.om.stat().st_size / 1e6:.1f} MB, sha256 {sha256(call.om)[:12]}, "
-        f"in {seconds:.1f} s"
-    )
+    of = f"{call.om.stat().st_size / 1e6:.1f} MB, sha256 {sha256(call.om)[:12]}"
+    typer.echo(f"wrote {call.om}: {of}, in {seconds:.1f} s")

@@ -97,7 +97,7 @@ def main() -> None:
     try:
         if sys.stdout is None:  # the next file that is opened would take its place
             raise OutputError("the standard output is closed; open it, or lead it to /dev/null")
-        app()
+        app(prog_name="effd0")  # whoever runs it, a shell completes this name
     except Effd0Error as error:
         _end(2, error, str(error), *getattr(error, "__notes__", ()))
     except OSError as error:  # such as the standard output on a full disk

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import importlib.util
+import inspect
 import itertools
 import os
 import shlex
@@ -36,7 +37,7 @@ from ..io import external_files, is_stdout, model_sha256
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
-from ..runners.registry import RUNNERS, RunnerOptions
+from ..runners.registry import RUNNERS, RunnerOptions, opener
 from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
@@ -66,11 +67,6 @@ WITH_WORKERS = ("ort", "openvino", "torch", "acl")
 #: Panels of the options that decide what a run says; the next step repeats them, but for these.
 DECIDING = (TESTED, GATE, BACKEND, SCALE)
 NOT_REPEATED = ("image_limit", "keep_going", "max_slowdown")
-#: Runner -> what it takes of the session's options beside --threads.
-KNOWN = {
-    "ort": ("provider", "provider_option", "graph_optimization"),
-    "torch": ("postprocess", "weights"),
-}
 MARKERS = {
     "artefact": "checks the artefact under test; the others test effd0 itself",
     "browser": "needs Playwright and a Chromium that it drives",
@@ -180,13 +176,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         for one in options:
             how: dict[str, Any] = {"action": "store_true"}
             if one.kind is not bool:
-                how = {
-                    "action": "append" if one.many else "store",
-                    "type": functools.partial(_value_of, one),
-                    "default": list(one.default) if one.many else one.default,
-                    "metavar": one.value,
-                    "choices": one.choices or None,
-                }
+                how = {"action": "append" if one.many else "store", "metavar": one.value}
+                how |= {"default": list(one.default) if one.many else one.default}
+                how |= {"type": functools.partial(_value_of, one), "choices": one.choices or None}
             group.addoption(one.flag, help=one.help.replace("%", "%%"), **how)
 
 
@@ -301,13 +293,11 @@ def refuse_contradictions(config: pytest.Config) -> None:
 def run_directory(config: pytest.Config) -> Path | None:
     """Where the gate keeps detections: --out; those of --coco below pytest's cache, if it is on."""
     given: Path | None = config.getoption("--out")
-    off = not hasattr(config, "cache") or hasattr(config, "workerinput")
-    if given is not None or off or config.getoption("--coco") is None:
-        return given
-    assert config.cache is not None
-    with contextlib.suppress(OSError):  # a checkout may be read-only
-        return config.cache.mkdir("effd0")
-    return None
+    cache = None if hasattr(config, "workerinput") else getattr(config, "cache", None)
+    if given is None and cache is not None and config.getoption("--coco") is not None:
+        with contextlib.suppress(OSError):  # a checkout may be read-only
+            given = cache.mkdir("effd0")
+    return given
 
 
 def pool_asked(config: pytest.Config) -> Pool | None:
@@ -322,11 +312,11 @@ def runner_options(config: pytest.Config, name: str) -> RunnerOptions:
         # Each worker has a device of its own.
         own = pool_asked(config) is not None
         return RunnerOptions(device=None if own else str(config.getoption("--device-id")))
-    known = ("threads", *KNOWN.get(name, ()))
-    given = {one: getattr(config.option, one) for one in known}
-    if "provider_option" in given:
-        given["provider_option"] = tuple(given["provider_option"])
-    return RunnerOptions(**given)
+    takes = inspect.signature(opener(name)).parameters if name in WITH_WORKERS else ()
+    given = {
+        k: v for k, v in vars(config.option).items() if k in takes and hasattr(RunnerOptions, k)
+    }
+    return RunnerOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
 def runner_names(config: pytest.Config) -> list[str]:
@@ -466,12 +456,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         left_out = {"emulated", "recorded"} if benchmark else set()
         left_out |= {"torch"} if fixture == "runner_beside_torch" else set()
         params = []
-        for name in runner_names(config):
+        for name in (one for one in runner_names(config) if one not in left_out):
             marks = [pytest.mark.npu] if name == "acl" else []
             marks += [pytest.mark.slow] if name in slow else []
             shown = {"acl": "acl-npu", "emulated": "acl-emulated"}.get(name, name)
-            if name not in left_out:
-                params.append(pytest.param(name, marks=marks, id=f"runner={shown}"))
+            params.append(pytest.param(name, marks=marks, id=f"runner={shown}"))
         metafunc.parametrize(fixture, params)
     if "given_batch" in metafunc.fixturenames:
         sizes = config.getoption("--batch-size") or [None]

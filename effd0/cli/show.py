@@ -121,10 +121,8 @@ def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
     ]
     show_table("time", ("stage", ">mean ms", ">p50", ">p90", ">p99", "per"), times)
     if times:
-        show_lines(
-            f"{accuracy.images_per_second:.2f} images/s from file to detections (stages "
-            f"overlap), {accuracy.peak_memory}"
-        )
+        rate = f"{accuracy.images_per_second:.2f} images/s from file to detections"
+        show_lines(f"{rate} (stages overlap), {accuracy.peak_memory}")
     elif accuracy.images_per_second is not None:
         show_lines("nothing was run: all images were in the run directory")
     if (pool := settings.get("pool")) is not None:
@@ -180,10 +178,8 @@ def show_pool(pool: Mapping[str, Any]) -> None:
     ]
     columns = ("worker", ">opened, s", ">units", ">images", ">images/s", "")
     show_table(f"workers{some}", columns, rows)
-    show_lines(
-        f"{pool['images']} images in {pool['seconds']:.1f} s, after {pool['start_s']:.1f} s in "
-        f"which the first worker started: {pool['images_per_second']:.1f} images/s"
-    )
+    took = "{images} images in {seconds:.1f} s, after {start_s:.1f} s in which the first worker "
+    show_lines((took + "started: {images_per_second:.1f} images/s").format(**pool))
     if pool["again"]:
         show_lines(f"{pool['again']} units of work were given out again")
     show_lines(*(f"fault {fault}" for fault in pool["faults"][:FAULTS]))
@@ -202,17 +198,18 @@ def show_comparison(found: RunComparison) -> None:
     most = moved[:CLASSES]
     classes = f"AP of the classes that moved most ({len(most)} of {len(moved)}), %"
     for title, pairs, form, unit in (
-        ("COCO, %", found.metrics, "{:.2f}", "points"),
-        (classes, most, "{:.2f}", "points"),
-        ("heads, furthest from the reference", found.parity, "{:.2g}", "change"),
+        ("COCO, %", found.metrics, ".2f", "points"),
+        (classes, most, ".2f", "points"),
+        ("heads, furthest from the reference", found.parity, ".2g", "change"),
     ):
         rows: list[Sequence[object]] = []
         for of, group in itertools.groupby(pairs, lambda pair: pair.of):
-            for pair in group:
-                values = (pair.before, pair.after)
-                both = ("undefined" if value is None else form.format(value) for value in values)
-                change = "" if pair.change is None else form.replace(":", ":+").format(pair.change)
-                rows.append((of, pair.name.replace("_", " "), *both, change))
+            for one in group:
+                both = (
+                    "undefined" if v is None else f"{v:{form}}" for v in (one.before, one.after)
+                )
+                change = "" if one.change is None else f"{one.change:+{form}}"
+                rows.append((of, one.name.replace("_", " "), *both, change))
             rows.append(())
         columns = ("of", "figure", ">baseline", ">candidate", f">{unit}")
         show_table(title, columns, rows, box=SIMPLE)
@@ -237,9 +234,8 @@ def show_bisection(finding: Finding) -> None:
         rules = ", ".join(f"{count} by {rule}" for rule, count in finding.pairs.items())
         paired = sum(finding.pairs.values())
         show_lines(f"{paired} of {finding.nodes} nodes have a partner: {rules or 'none'}")
-        reason += (
-            f": worst output off by {finding.worst:.2e} (relative L2), {finding.noise:.0e} is noise"
-        )
+        off = f"{finding.worst:.2e} (relative L2), {finding.noise:.0e} is noise"
+        reason += f": worst output off by {off}"
     show_lines(*finding.notes)
     rows = []
     for one in finding.suspects:
@@ -320,10 +316,11 @@ def show_edits(wanted: bool) -> None:
     if not wanted:
         return
     columns = ("edit", "what it does", "why a compiler likes it", "exact", "default")
-    rows = []
-    for edit in EDITS.values():
-        flags = ("yes" if flag else "no" for flag in (edit.exact, edit.name in DEFAULT_EDITS))
-        rows.append((edit.name, edit.explanation, edit.benefit, *flags))
+    flag = ("no", "yes")
+    rows = [
+        (one.name, one.explanation, one.benefit, flag[one.exact], flag[one.name in DEFAULT_EDITS])
+        for one in EDITS.values()
+    ]
     show_table("edits of a graph", columns, rows, show_lines=True)
     raise typer.Exit
 

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -158,32 +158,16 @@ def load_coco(
     if extra:
         text = f"{called} lists {len(images)} of the {len(images) + len(extra)} pictures in "
         notes.append(f"{text}{files.shown(folder)}: a subset; the others are left out")
-    ids = {image["id"] for image in chosen}
-    others = (a for a in content["annotations"] if a["image_id"] not in ids)
-    return Dataset(
-        annotation_file=annotation_file,
-        samples=_samples([i | {"file_name": found[i["file_name"]]} for i in chosen], folder),
-        annotations=tuple(a for a in content["annotations"] if a["image_id"] in ids),
-        categories={c["id"]: c["name"] for c in content["categories"]},
-        total=len(images),
-        extra_files=tuple(extra),
-        left_out=Counter(a["category_id"] for a in others if not a.get("iscrowd")),
-        notes=tuple(notes),
-    )
+    chosen = [image | {"file_name": found[image["file_name"]]} for image in chosen]
+    dataset = _dataset(annotation_file, content, chosen, folder)
+    return replace(dataset, extra_files=tuple(extra), notes=tuple(notes))
 
 
 def load_annotations(path: Path) -> Dataset:
     """The data set of the annotation file *path*; its image files need not be there."""
     content, notes = _content(path, str(path))
-    return Dataset(
-        annotation_file=path,
-        samples=_samples(sorted(content["images"], key=lambda image: image["id"]), path.parent),
-        annotations=tuple(content["annotations"]),
-        categories={c["id"]: c["name"] for c in content["categories"]},
-        total=len(content["images"]),
-        extra_files=(),
-        notes=tuple(notes),
-    )
+    images = sorted(content["images"], key=lambda image: image["id"])
+    return replace(_dataset(path, content, images, path.parent), notes=tuple(notes))
 
 
 def _content(path: Path, called: str) -> tuple[dict[str, Any], list[str]]:
@@ -194,10 +178,20 @@ def _content(path: Path, called: str) -> tuple[dict[str, Any], list[str]]:
         raise DatasetError(f"{called} cannot be read: {error}; make it readable") from error
 
 
-def _samples(images: Sequence[dict[str, Any]], folder: Path) -> tuple[Sample, ...]:
-    """The *images* of an annotation file, whose files lie in *folder*."""
-    return tuple(
-        Sample(i["id"], folder / i["file_name"], (i["width"], i["height"])) for i in images
+def _dataset(
+    file: Path, content: dict[str, Any], images: Sequence[dict[str, Any]], folder: Path
+) -> Dataset:
+    """The chosen *images* of the *content* of an annotation *file*; they lie in *folder*."""
+    every, ids = content["annotations"], {image["id"] for image in images}
+    others = (a for a in every if a["image_id"] not in ids and not a.get("iscrowd"))
+    return Dataset(
+        file,
+        tuple(Sample(i["id"], folder / i["file_name"], (i["width"], i["height"])) for i in images),
+        tuple(annotation for annotation in every if annotation["image_id"] in ids),
+        {category["id"]: category["name"] for category in content["categories"]},
+        total=len(content["images"]),
+        extra_files=(),
+        left_out=Counter(annotation["category_id"] for annotation in others),
     )
 
 

@@ -34,7 +34,7 @@ from ..results import run as record
 from ..spec import D0, ModelSpec
 from ..timing import Latency, children_peak_rss_mb, peak_rss_mb
 from ..tolerances import TO_RECORD, max_drop_of
-from ..types import OUTPUT, OVERWRITE, SCALE, TESTED, option
+from ..types import OUTPUT, OVERWRITE, SCALE, TESTED, Indices, option
 from .engines import Engine, ModelEngine, RecordedEngine
 from .run_dir import RunDirectory, Say, run_directory
 
@@ -296,9 +296,8 @@ def score(
             f"{len(foreign)} of {len(given.images)} image ids in {results} are of no image of "
             f"{annotations}: {listed(foreign)}; give the annotations of the same images"
         )
-    matches = coco.match_results(dataset, given)
-    _refuse_places(matches, given, annotations)
-    kinds = given.rows["category"]
+    matches, kinds = coco.match_results(dataset, given), given.rows["category"]
+    _refuse_places(matches, given, kinds, annotations)
     if unknown := sorted(set(kinds.tolist()) - dataset.categories.keys()):
         count = np.isin(kinds, unknown).sum()
         say(f"{count} detections are of categories unknown to {annotations}: {listed(unknown)}")
@@ -314,10 +313,11 @@ def score(
     return _scored(job, matches, D0, f"{results.name} ({digest[:12]})", settings, None, {})
 
 
-def _refuse_places(matches: coco.MatchTable, given: coco.CocoResults, annotations: Path) -> None:
-    """Raise `EvaluationError` where category ids are places in the list, as most networks count."""
+def _refuse_places(
+    matches: coco.MatchTable, given: coco.CocoResults, ids: Indices, annotations: Path
+) -> None:
+    """Raise `EvaluationError` where category *ids* are places in the list, as networks count."""
     kinds = np.array(sorted(matches.dataset.categories))
-    ids = given.rows["category"]
     for first in (0, 1):
         last = first + kinds.size - 1
         if ids.min() < first or ids.max() > last or kinds[-1] == last:

@@ -244,11 +244,9 @@ class Accuracy(Part):
     @property
     def peak_memory(self) -> str:
         """The peak of the run and, where there was one, that of the conversion before it."""
-        if self.peak_rss_mb is None:
-            return ""
-        more = self.converting_rss_mb
+        run, more = self.peak_rss_mb, self.converting_rss_mb
         after = "" if more is None else f" ({more:.0f} MB while the checkpoint was converted)"
-        return f"peak memory {self.peak_rss_mb:.0f} MB{after}"
+        return "" if run is None else f"peak memory {run:.0f} MB{after}"
 
 
 class TimedRival(Part):
@@ -356,10 +354,9 @@ def standing(artefact: Artefact, accuracy: Iterable[Accuracy] = ()) -> dict[str,
     bundled = artefact.checkpoint_sha256 == fixture.reference()["checkpoint_sha256"]
     dataset, own, lacks = artefact.dataset, artefact.model_sha256, []
     if dataset is not None and not dataset.release_set:
-        said = "the bundled scenes are none"
-        if dataset.name != EMBEDDED:
-            said = f"{dataset} are not all of val2017, and were not named one (--release-set)"
-        lacks.append(f"a release set: {said}")
+        other = f"{dataset} are not all of val2017, and were not named one (--release-set)"
+        none = "the bundled scenes are none"
+        lacks.append(f"a release set: {none if dataset.name == EMBEDDED else other}")
     ran = {one.model_sha256: one.backend for one in accuracy}
     # Of a compiled model only its ONNX file runs where there is no board.
     if own is not None and ran and not ran.keys() & {own, UNKNOWN_MODEL}:
@@ -490,6 +487,4 @@ def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
 
 
 def _described(value: str | DatasetUsed | None) -> str:
-    if value is None:
-        return "(none given)"
-    return value[:12] if isinstance(value, str) else str(value)
+    return value[:12] if isinstance(value, str) else str(value or "(none given)")

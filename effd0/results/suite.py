@@ -190,10 +190,8 @@ class SuiteRecord:
             if worst.max_abs is not None:
                 far = f"by {worst.max_abs:.2g} (relative L2 {worst.relative_l2:.2g})"
             like = "" if explained else f"; computes like {one.precision or 'none known'}"
-            heads.append(
-                f"{one.runner}, {one.batch} images: {worst.head} {worst.level} differs most from "
-                f"{one.reference}, {far}{like}"
-            )
+            head = f"{one.runner}, {one.batch} images: {worst.head} {worst.level}"
+            heads.append(f"{head} differs most from {one.reference}, {far}{like}")
         return {"parity": heads, "accuracy": self.lines}
 
     def verdict(self, exit_status: int) -> Verdict:

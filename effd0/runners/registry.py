@@ -94,6 +94,14 @@ class RunnerOptions:
         open_runner(runner, Path(), D0, self)
 
 
+def opener(name: str) -> Any:
+    """What opens the runner *name*; raise `RunnerError` for a name that is not one."""
+    if name not in BACKENDS:
+        raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(BACKENDS)}")
+    module, _, function = BACKENDS[name][1].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
 def open_runner(
     name: str, model: Path, spec: ModelSpec, options: RunnerOptions | None = None
 ) -> Runner:
@@ -105,10 +113,7 @@ def open_runner(
     not one, and for an option that the backend does not know.
     """
     options = RunnerOptions() if options is None else options
-    if name not in BACKENDS:
-        raise RunnerError(f"--runner is {name!r}, but effd0 knows {', '.join(BACKENDS)}")
-    module, _, opener = BACKENDS[name][1].partition(":")
-    opens = getattr(importlib.import_module(module), opener)
+    opens = opener(name)
     takes = inspect.signature(opens).parameters
     for option, value in vars(options).items():
         if option not in takes and value != getattr(RunnerOptions, option):

@@ -26,7 +26,7 @@ def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_reference_stands_in_the_table_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
     """Each figure is of its own side, and the terminal names the score threshold of both."""
-    accuracy = msgspec.convert(runs.pictured(0.6, pictures=0, jitter=1, seed=0), Accuracy)
+    accuracy = msgspec.convert(runs.pictured(0.6), Accuracy)
     assert accuracy.against is not None
     assert accuracy.operating_point is not None
     theirs = accuracy.operating_point.reference

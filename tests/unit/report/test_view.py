@@ -108,7 +108,7 @@ def test_curves_are_of_what_was_timed_alike() -> None:
 
 def pictured(ap: float, **more: Any) -> dict[str, Any]:
     """An accuracy with insight and a reference."""
-    return runs.pictured(ap, pictures=0, jitter=1, seed=0) | more
+    return runs.pictured(ap) | more
 
 
 def test_pictures_are_of_the_lowest_map_that_was_compared() -> None:
@@ -127,7 +127,7 @@ def test_mistakes_of_a_picture_are_those_of_ap50() -> None:
     def of(place: tuple[int, ...], name: str, score: float) -> dict[str, Any]:
         return {"box": place, "class": name, "score": score}
 
-    plain = runs.gallery(1, 0)[0] | {
+    plain = runs.insight(1)["gallery"][0] | {
         "truth": [
             {"box": box, "class": "dog", "crowd": False},
             {"box": box, "class": "cat", "crowd": False},
@@ -212,7 +212,7 @@ def test_a_change_has_its_sign(points: float | None, shown: str) -> None:
 def test_plots_take_the_colours_of_the_page() -> None:
     """No colour is fixed and nothing is of the web, so that a plot is right in both themes."""
     one = list(view.batch_curves(runs.run().latency).values())
-    plain = runs.insight(0, drop=0.0, jitter=0.0, seed=0) | {"recall": [0, 0.5, 1]}
+    plain = runs.insight() | {"recall": [0, 0.5, 1]}
     plain["curves"] = {"candidate": {"0.50": [1, 0.9, None]}, "reference": {"0.50": [1, 1, 0.5]}}
     insight = msgspec.convert(plain, Insight)
     drawn = [

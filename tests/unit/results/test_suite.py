@@ -139,7 +139,7 @@ def measured(runner: str = "ort", **more: Any) -> Accuracy:
 
 def no_pictures() -> Insight:
     """What is to be seen of an evaluation without pictures."""
-    return msgspec.convert(insight(0, drop=0.0, jitter=0.0, seed=0), Insight)
+    return msgspec.convert(insight(), Insight)
 
 
 HEADS = msgspec.convert(parity(), Parity)
