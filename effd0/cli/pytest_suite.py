@@ -312,11 +312,11 @@ def runner_options(config: pytest.Config, name: str) -> RunnerOptions:
         # Each worker has a device of its own.
         own = pool_asked(config) is not None
         return RunnerOptions(device=None if own else str(config.getoption("--device-id")))
-    takes = inspect.signature(opener(name)).parameters if name in WITH_WORKERS else ()
-    given = {
-        k: v for k, v in vars(config.option).items() if k in takes and hasattr(RunnerOptions, k)
-    }
-    return RunnerOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    takes = inspect.signature(opener(name)).parameters.keys() if name in WITH_WORKERS else set()
+    known = takes & vars(config.option).keys() & vars(RunnerOptions()).keys()
+    of = {one: getattr(config.option, one) for one in known}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in of.items()}
+    return RunnerOptions(**given)
 
 
 def runner_names(config: pytest.Config) -> list[str]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Set
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from packaging.requirements import Requirement
 from rich.text import Text
@@ -90,17 +90,16 @@ def devices() -> Iterator[Finding]:
         names = [f"unknown: {name} is not installed"]
         if importlib.util.find_spec(name) is not None:
             module = importlib.import_module(name)
-            names = _cuda_devices(module) if name == "torch" else module.get_available_providers()
+            if name == "torch":
+                names = [*map(module.cuda.get_device_name, range(module.cuda.device_count()))]
+            else:
+                names = module.get_available_providers()
         yield f"device: {part}", ", ".join(names) or "none", True, ""
     yield "device: Ascend NPU", *_ascend(), ""
     try:
         yield "data: embedded default", str(fixture.folder()), True, ""
     except DatasetError as error:
         yield "data: embedded default", str(error), False, "pip install effd0"
-
-
-def _cuda_devices(torch: Any) -> list[str]:
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def _ascend() -> tuple[str, bool]:

@@ -13,7 +13,7 @@ from ..errors import RunFileError
 from ..io import write_text
 from ..results.check import STAGES, Verdict
 from ..results.compare import RunComparison, compare_runs, row_title
-from ..results.run import Parity, Run
+from ..results.run import Run
 from .view import NONE, change, figure, milliseconds, percent, stage_mark
 
 #: State of a verdict -> the sign before its headline.
@@ -137,7 +137,7 @@ def _figures(run: Run) -> Iterable[tuple[str, str, str]]:
             if drop.worst_classes:
                 yield "classes that lose most", _text(drop.worst_classes), NONE
     if heads := [one for one in run.parity if one.heads]:
-        worst = max(heads, key=_share)
+        worst = max(heads, key=lambda one: one.share)
         error, allowed, unit = worst.worst
         name = f"worst head, {worst.runner} against {worst.reference}, batch {worst.batch}"
         limit = "no limit" if allowed is None else f"at most {figure(allowed)}"
@@ -145,12 +145,6 @@ def _figures(run: Run) -> Iterable[tuple[str, str, str]]:
     for row in run.latency:
         rate = f"{figure(row.images_per_second)} images/s, median {milliseconds(row.p50_ms)} ms"
         yield _text(row_title(row)), rate, NONE
-
-
-def _share(parity: Parity) -> float:
-    """The worst error as a share of what is allowed."""
-    error, allowed, _ = parity.worst
-    return error / allowed if allowed else error
 
 
 def _two(value: float | None) -> str:
@@ -173,9 +167,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _text(words: str) -> str:
     """The *words* on one line, shown as they are."""
-    return _MARKUP.sub(lambda found: _escaped(found[0]), " ".join(words.split()))
-
-
-def _escaped(sign: str) -> str:
     # GitHub finds formulas in the source, but users and issues in the text, which is parted here.
-    return {"@": "@&#8203;", "#": "#&#8203;", "$": "&#36;"}.get(sign, f"\\{sign}")
+    signs = {"@": "@&#8203;", "#": "#&#8203;", "$": "&#36;"}
+    line = " ".join(words.split())
+    return _MARKUP.sub(lambda found: signs.get(found[0], f"\\{found[0]}"), line)

@@ -62,10 +62,7 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
         classes=[] if shown is None else class_rows(shown),
         # Those with a head furthest from what is allowed come first.
-        parities=sorted(
-            (one for one in run.parity if one.heads),
-            key=lambda one: -max(_share(head) or 0.0 for head in one.heads),
-        ),
+        parities=sorted((one for one in run.parity if one.heads), key=lambda one: -one.share),
         curves=batch_curves(run.latency),
         board=[one for one in published_figures() if (one.chip, one.timed) == BOARD],
         baseline=baseline,
@@ -251,18 +248,9 @@ def _overlap(truth: Truth, found: Detection) -> float:
     return common / (p * q if truth.crowd else w * h + p * q - common)
 
 
-def _share(head: Head) -> float | None:
-    """The judged error as a share of what is allowed; None without a limit."""
-    error: float | None = getattr(head, head.measure)
-    # What is not finite is None in a run file, and beyond every limit.
-    if error is None:
-        return float("inf")
-    return error / head.allowed if head.allowed else None
-
-
 def head_cell(head: Head) -> dict[str, Any]:
     """A cell of the heat map: the error, its step of the scale, the share in words."""
-    error, share, step, shown = getattr(head, head.measure), _share(head), None, "no limit"
+    error, share, step, shown = getattr(head, head.measure), head.share, None, "no limit"
     if share is not None and share > 1:
         step, shown = len(STEPS), f"{share:.3g} × limit"  # noqa: RUF001  # times
     elif share is not None:

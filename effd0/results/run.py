@@ -104,6 +104,15 @@ class Head(Part):
     #: The figure that *allowed* bounds.
     measure: Literal["max_abs", "relative_l2"] = "max_abs"
 
+    @property
+    def share(self) -> float | None:
+        """The judged error as a share of what is allowed; None without a limit."""
+        error: float | None = getattr(self, self.measure)
+        # What is not finite is None in a run file, and beyond every limit.
+        if error is None:
+            return math.inf
+        return error / self.allowed if self.allowed else None
+
 
 class Parity(Part):
     """The ten heads of a runner beside the reference's, the worst first."""
@@ -113,6 +122,11 @@ class Parity(Part):
     batch: Size
     precision: str | None
     heads: list[Head]
+
+    @property
+    def share(self) -> float:
+        """The largest share of what is allowed that a head takes; 0 without a limit."""
+        return max(head.share or 0.0 for head in self.heads)
 
     @property
     def worst(self) -> tuple[float, float | None, str]:

@@ -305,10 +305,8 @@ def _by_number(
 ) -> tuple[HeadFiles, list[Path]]:
     """Files by stem, and those of no stem, where names only count samples, or whole batches."""
     samples: Mapping[int, Sequence[str]] = summary.samples
-    order, count = (
-        sorted(fed, key=lambda stem: fed_by.natural_key(f"{stem}.bin")),
-        max(numbered) + 1,
-    )
+    order = sorted(fed, key=lambda stem: fed_by.natural_key(f"{stem}.bin"))
+    count = max(numbered) + 1
     fewest = max(map(len, samples.values())) if samples else -(-len(order) // count)
     most = MAX_ROWS if samples or count == 1 else (len(order) - 1) // (count - 1)
     possible = range(fewest := max(1, fewest), most + 1)
