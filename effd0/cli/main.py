@@ -112,7 +112,6 @@ def main() -> None:
 
 def _end(code: int, error: Exception, *lines: str) -> NoReturn:
     """Say in *lines* what the *error* is, and exit with *code*."""
-    STDERR.print(f"[bold red]{type(error).__name__}:[/] {escape(lines[0])}", soft_wrap=True)
-    for line in lines[1:]:
-        STDERR.print(escape(line), soft_wrap=True)
+    said = escape("\n".join(lines))
+    STDERR.print(f"[bold red]{type(error).__name__}:[/] {said}", soft_wrap=True)
     sys.exit(code)

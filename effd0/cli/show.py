@@ -21,9 +21,7 @@ from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..report.view import FIGURES, class_row, class_rows, operating_points
-from ..results.check import Verdict
-from ..results.compare import RunComparison
-from ..results.run import Accuracy, TimedRow
+from ..results import check, compare, run
 from ..timing import Latency
 from ..tolerances import MAX_DROP
 
@@ -101,7 +99,7 @@ def _label(metric: str) -> str:
     return f"{kind}   IoU {iou:<8} {size:<7} {most:>3}"
 
 
-def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
+def show_evaluation(evaluation: Evaluation, verdict: check.Verdict) -> None:
     """Print the metrics, the times and the *verdict*."""
     metrics, accuracy = evaluation.metrics, evaluation.accuracy
     settings, images = accuracy.settings, f"{metrics.images} images"
@@ -135,7 +133,7 @@ def show_evaluation(evaluation: Evaluation, verdict: Verdict) -> None:
     show_status(verdict.status, evaluation.reason)
 
 
-def class_table(accuracy: Accuracy) -> list[dict[str, Any]]:
+def class_table(accuracy: run.Accuracy) -> list[dict[str, Any]]:
     """
     A row of each class with an object or a detection, then one of all, where AP is the mean.
 
@@ -151,7 +149,7 @@ def class_table(accuracy: Accuracy) -> list[dict[str, Any]]:
     return [{key: row[key] for key in columns} for row in [*class_rows(accuracy), total]]
 
 
-def show_classes(accuracy: Accuracy) -> None:
+def show_classes(accuracy: run.Accuracy) -> None:
     """Print the table of classes, those that lose most against the reference first."""
     every = class_table(accuracy)
     columns = [key for key in ("class", "ap", "reference_ap", *FIGURES) if key in every[0]]
@@ -187,7 +185,7 @@ def show_pool(pool: Mapping[str, Any]) -> None:
         show_lines(f"and {more} more faults, all in the file of results")
 
 
-def show_comparison(found: RunComparison) -> None:
+def show_comparison(found: compare.RunComparison) -> None:
     """Print every figure that both runs have, what only one has, and the verdict."""
     sides = [
         (name, verdict.status, verdict.stage or "", verdict.evidence)
@@ -329,11 +327,11 @@ def show_edits(wanted: bool) -> None:
 _TIMES = (">p50 ms", ">p90 ms", ">p99 ms", ">samples")
 
 
-def _times(of: TimedRow | Latency) -> tuple[object, ...]:
+def _times(of: run.TimedRow | Latency) -> tuple[object, ...]:
     return of.p50_ms, of.p90_ms, of.p99_ms, len(of.samples_ms)
 
 
-def show_benchmark(rows: Sequence[TimedRow]) -> None:
+def show_benchmark(rows: Sequence[run.TimedRow]) -> None:
     """Print every table that *rows* have something for, and their notes."""
     alone = [row for row in rows if row.rival is None]
     swept = [row for row in alone if row.batch is not None]

@@ -76,9 +76,9 @@ def fetch_coco(root: Path, on_bytes: OnBytes, mirror: str | None = None) -> Path
     What is there already is left as it is.  Raises `FetchError` or `OutputError`.
     """
     instances = "annotations/instances_val2017.json"
-    for source, member in ((COCO_IMAGES, "val2017/"), (COCO_ANNOTATIONS, instances)):
-        if not (root / member).exists():
-            with writing_to(root):
+    with writing_to(root):
+        for source, member in ((COCO_IMAGES, "val2017/"), (COCO_ANNOTATIONS, instances)):
+            if not (root / member).exists():
                 archive = download(source.at(mirror), root / Path(source.url).name, on_bytes)
                 unzip(archive, member, root / member)
                 archive.unlink()
@@ -124,12 +124,11 @@ def _receive(url: str, part: Path, on_bytes: OnBytes) -> None:
         if have and response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing
         response.raise_for_status()
-        resumed = response.status_code == requests.codes.partial_content
+        done = have if response.status_code == requests.codes.partial_content else 0
         length = response.headers.get("Content-Length")
-        done = have if resumed else 0
         total = None if length is None else done + int(length)
         on_bytes(done, total)
-        with part.open("ab" if resumed else "wb") as file:
+        with part.open("ab" if done else "wb") as file:
             for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
                 done += len(chunk)

@@ -48,9 +48,8 @@ def cut(items: Sequence[Any], batch_size: int, workers: int) -> list[Unit]:
     while start < len(items):
         left = -(-(len(items) - start) // batch_size)
         batches = max(1, min(MOST_BATCHES, left // (workers * UNITS_LEFT)))
-        stop = start + batches * batch_size
-        units.append(Unit(start, tuple(items[start:stop])))
-        start = stop
+        units.append(Unit(start, tuple(items[start : start + batches * batch_size])))
+        start += batches * batch_size
     return units
 
 
@@ -156,8 +155,7 @@ class Dispatcher:
         shares = [self._shares[name] for name in sorted(self._shares)]
         for one in shares:
             one["rate"] = one["images"] / one["seconds"] if one["seconds"] else 0.0
-        rates = [one["rate"] for one in shares if one["units"] >= FEW]
-        middle = statistics.median(rates) if rates else 0.0
+        middle = statistics.median([one["rate"] for one in shares if one["units"] >= FEW] or [0.0])
         for one in shares:
             one["straggler"] = one["units"] >= FEW and one["rate"] * STRAGGLES < middle
         images, seconds = sum(one["images"] for one in shares), self._last - self._begun
@@ -257,11 +255,10 @@ class Dispatcher:
         self.cluster.stop(worker.process)  # which may live, out of reach
         had = f" with {self._images(lost)} in hand" if lost else ""
         self.faults.append(f"worker lost: {worker.name}: {death}{had}")
-        for unit in lost:
-            if death.node:  # no image is to blame
-                self._fresh.append(unit)
-                self._again += 1
-                continue
+        if death.node:  # no image is to blame
+            self._fresh.extend(lost)
+            self._again += len(lost)
+        for unit in lost if not death.node else ():
             told = f"{ATTEMPTS} workers died over {self._images([unit])}; the last was "
             told += f"{worker.name}: {death}; {self._remedy}"
             self._suspect(worker, unit, RunnerError(told))
@@ -292,9 +289,7 @@ class Dispatcher:
 
     def _silent(self) -> None:
         """Leave out all who were to answer."""
-        for worker in self._workers:
-            if not worker.calls:
-                continue
+        for worker in (one for one in self._workers if one.calls):
             lost, what = worker.units, self._images(worker.units)
             if None in worker.calls.values():
                 places = f"{self.cluster.capacity()} {self.cluster.kind or 'CPU'}"

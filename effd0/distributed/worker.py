@@ -100,8 +100,8 @@ class Worker:
                 self.runner = self._stack.enter_context(self._open_model(path, self._number))
             self.batch_size = choose_batch_size(self.runner, batch_size)
             description, inputs = self.runner.description, self.runner.inputs
-            decides: dict[str, object] = {name: installed_version(name) for name in PACKAGES}
-            decides |= {"backend": backend(description), "inputs": inputs}
+            own = {"backend": backend(description), "inputs": inputs}
+            decides = {name: installed_version(name) for name in PACKAGES} | own
         except Exception as error:  # whatever it is, this worker cannot work
             return Reply(self.name, 0.0, error=self._told(error))
         opened = Opened(description, inputs, self.batch_size, decides)

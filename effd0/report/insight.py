@@ -13,10 +13,7 @@ from ..data.preprocess import read_image
 from ..detection.postprocess import Detections
 from ..errors import ImageError
 from ..evaluation.evaluate import Evaluation
-from ..metrics.coco import THRESHOLDS, MatchTable, to_coco_results
-from ..metrics.detection_diff import match_detections
-from ..metrics.summary import RECALLS, accumulate
-from ..metrics.tide import KINDS, Errors, find_errors
+from ..metrics import coco, detection_diff, summary, tide
 from ..results.run import Detection, ErrorKind, Insight, Picture, Scores, Sides, Truth
 from ..spec import ModelSpec
 from ..types import Fractions
@@ -24,7 +21,7 @@ from ..types import Fractions
 #: Bounds of the bins that scores are counted in.
 EDGES: Fractions = np.arange(21) / 20
 #: Names of the curves, and the IoU thresholds that each is averaged over.
-_CURVES = {"0.50": slice(0, 1), "0.75": slice(5, 6), "0.50:0.95": slice(0, len(THRESHOLDS))}
+_CURVES = {"0.50": slice(0, 1), "0.75": slice(5, 6), "0.50:0.95": slice(0, len(coco.THRESHOLDS))}
 #: Images shown; detections shown of each, and the score from which on they are.
 PICTURES, BOXES, SHOWN = 80, 50, 0.3
 #: The longest side of a thumbnail in pixels.
@@ -46,7 +43,7 @@ def insight_of(evaluation: Evaluation) -> Insight:
     other = None if evaluation.reference is None else evaluation.reference.matches
     tables = [evaluation.matches, *([] if other is None else [other])]
     found = [table.detections for table in tables]
-    errors = [find_errors(table) for table in tables]
+    errors = [tide.find_errors(table) for table in tables]
     if other is None:
         differences = mistakes(dataset, errors[0])
     else:
@@ -56,12 +53,13 @@ def insight_of(evaluation: Evaluation) -> Insight:
         """What is made of each table; the reference's is None without one."""
         return [*values, None][:2]
 
-    scores = (to_coco_results(some, spec)["score"] for some in found)
+    scores = (coco.to_coco_results(some, spec)["score"] for some in found)
     kinds = (
-        {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in KINDS} for one in errors
+        {kind: ErrorKind(one.count(kind), one.delta_ap(kind)) for kind in tide.KINDS}
+        for one in errors
     )
     return Insight(
-        recall=np.round(RECALLS, 2).tolist(),
+        recall=np.round(summary.RECALLS, 2).tolist(),
         curves=Sides(*both(_curves(table) for table in tables)),
         # The last bin holds its upper bound too.
         scores=Scores(EDGES.tolist(), *both(np.histogram(s, EDGES)[0].tolist() for s in scores)),
@@ -70,12 +68,12 @@ def insight_of(evaluation: Evaluation) -> Insight:
     )
 
 
-def _curves(matches: MatchTable) -> dict[str, list[float | None]]:
+def _curves(matches: coco.MatchTable) -> dict[str, list[float | None]]:
     """Precision at each recall, the mean over the categories that have an object."""
-    precision = accumulate(matches)[0][..., 0]
+    precision = summary.accumulate(matches)[0][..., 0]
     defined = precision[:, :, (precision > -1).all(axis=(0, 1))]
     if not defined.size:
-        return {name: [None] * len(RECALLS) for name in _CURVES}
+        return {name: [None] * len(summary.RECALLS) for name in _CURVES}
     return {name: defined[ious].mean(axis=(0, 2)).tolist() for name, ious in _CURVES.items()}
 
 
@@ -100,7 +98,7 @@ def gallery(
     names = {**NAMES, **dataset.categories}
 
     def shown(found: Mapping[int, Detections], image_id: int) -> list[Detection]:
-        rows = to_coco_results({image_id: found[image_id]}, spec)
+        rows = coco.to_coco_results({image_id: found[image_id]}, spec)
         rows = rows.compress(rows["score"] >= SHOWN)
         rows = rows.take(np.argsort(-rows["score"], kind="stable")[:BOXES])
         return [
@@ -126,7 +124,7 @@ def difference(reference: Detections, candidate: Detections) -> float:
     twice, and the difference is 1 less the sum of this over that of all scores.  Pairs, and
     detections without a partner, count where a score reaches `SHOWN`.
     """
-    pairs = match_detections(reference, candidate)
+    pairs = detection_diff.match_detections(reference, candidate)
     scores = np.stack([reference.scores[pairs.reference], candidate.scores[pairs.candidate]])
     shown = scores.max(axis=0) >= SHOWN
     agreed = 2 * (pairs.ious * scores.min(axis=0))[shown].sum(dtype=np.float64)
@@ -135,7 +133,7 @@ def difference(reference: Detections, candidate: Detections) -> float:
     return float(np.clip(1 - agreed / total, 0, 1)) if total else 0.0
 
 
-def mistakes(dataset: Dataset, errors: Errors) -> dict[int, float]:
+def mistakes(dataset: Dataset, errors: tide.Errors) -> dict[int, float]:
     """
     How many mistakes are to be seen in each image, by its id.
 

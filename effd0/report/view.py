@@ -11,9 +11,7 @@ from typing import Any
 from ..benchmark.published import published_accuracies, published_figures
 from ..errors import RunFileError, require
 from ..io import write_text
-from ..metrics.operating_point import ClassFigures, OperatingPoint
-from ..metrics.summary import METRICS
-from ..metrics.tide import FOREGROUND, KINDS
+from ..metrics import operating_point, summary, tide
 from ..results.check import STAGES, Check, Verdict
 from ..results.compare import compare_runs
 from ..results.run import Accuracy, Detection, ErrorKind, Head, Picture, Run, Sides, TimedRow, Truth
@@ -57,7 +55,7 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         checks=sorted(run.checks, key=lambda one: (order[one.status], STAGES.index(one.stage))),
         accuracy=shown,
         insight=None if shown is None else shown.insight,
-        metrics=METRICS,
+        metrics=summary.METRICS,
         published=sorted(published_accuracies(), key=lambda one: -one["map"]),
         comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
         classes=[] if shown is None else class_rows(shown),
@@ -86,9 +84,8 @@ def _environment() -> Any:
         missed_and_false,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in used}
-    called = (error_rows, operating_points, confusions)
-    environment.globals |= {function.__name__: function for function in called}
-    environment.globals["plots"] = plots
+    called = (error_rows, operating_points, confusions, plots)
+    environment.globals |= {one.__name__.rpartition(".")[2]: one for one in called}
     return environment
 
 
@@ -162,7 +159,7 @@ def class_rows(accuracy: Accuracy) -> list[dict[str, Any]]:
 
 
 def class_row(
-    name: str, aps: Sequence[float | None], sides: Sequence[ClassFigures | None]
+    name: str, aps: Sequence[float | None], sides: Sequence[operating_point.ClassFigures | None]
 ) -> dict[str, Any]:
     """The figures of a class, then each with ``reference_`` before it; None where unknown."""
     row: dict[str, Any] = {"class": name}
@@ -172,13 +169,13 @@ def class_row(
     return row
 
 
-def operating_points(accuracy: Accuracy) -> list[OperatingPoint]:
+def operating_points(accuracy: Accuracy) -> list[operating_point.OperatingPoint]:
     """That of the candidate, and that of the reference where there is one."""
     both = accuracy.operating_point
     return [] if both is None else [both.candidate, *([both.reference] if both.reference else [])]
 
 
-def confusions(points: Sequence[OperatingPoint]) -> list[list[dict[str, Any]]]:
+def confusions(points: Sequence[operating_point.OperatingPoint]) -> list[list[dict[str, Any]]]:
     """
     The most frequent errors of the confusion matrix of the first of *points*.
 
@@ -207,7 +204,7 @@ def error_rows(errors: Sides[dict[str, ErrorKind]]) -> list[dict[str, Any]]:
     sides = [side for side in (errors.candidate, errors.reference) if side is not None]
     greatest = max(one.delta_ap or 0.0 for side in sides for one in side.values()) or 1.0
     rows = []
-    for kind in KINDS:
+    for kind in tide.KINDS:
         own = [side[kind] for side in sides]
         shares = [100 * max(0.0, one.delta_ap or 0.0) / greatest for one in own]
         rows.append({"name": kind, "sides": own, "shares": shares})
@@ -231,9 +228,9 @@ def missed_and_false(picture: Picture) -> tuple[list[Truth], list[Detection]]:
     for found in sorted(picture.candidate, key=lambda one: -one.score):
         overlaps = ((_overlap(one, found), place) for place, one in enumerate(missed))
         overlap, place = max(overlaps, default=(0.0, 0))
-        if overlap >= FOREGROUND:
+        if overlap >= tide.FOREGROUND:
             del missed[place]
-        elif not any(_overlap(one, found) >= FOREGROUND for one in crowds):
+        elif not any(_overlap(one, found) >= tide.FOREGROUND for one in crowds):
             false.append(found)
     return missed, false
 

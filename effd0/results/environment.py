@@ -86,6 +86,7 @@ def environment() -> dict[str, Any]:
 def machine_record() -> dict[str, Any]:
     """The environment and the hardware, fit for JSON; None where something cannot be read."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    found = [(kind, *chip) for kind in ("cuda", "npu") for chip in chips(kind)]
     return {
         **environment(),
         "cpu": cpu_name(),
@@ -93,11 +94,7 @@ def machine_record() -> dict[str, Any]:
         "governor": governor.read_text().strip() if governor.exists() else None,
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "devices": [
-            {"kind": kind, "name": name, "driver": driver}
-            for kind in ("cuda", "npu")
-            for name, driver in chips(kind)
-        ],
+        "devices": [dict(zip(("kind", "name", "driver"), one, strict=True)) for one in found],
     }
 
 

@@ -48,8 +48,7 @@ class ResultWriter:
         Several may write the same files, and be killed: each file is whole, and the last stays.
         """
         for i, name in enumerate(order):
-            tensor = np.ascontiguousarray(outputs[name], "<f4")
-            path = self.path(stem, i)
+            tensor, path = np.ascontiguousarray(outputs[name], "<f4"), self.path(stem, i)
             # Beside the folder: what is left of a killed one is no result.
             temporary = self.place / f"{uuid.uuid4().hex}{path.suffix}"
             with writing_to(self.folder):
@@ -65,11 +64,10 @@ class ResultWriter:
 
     def close(self, summary: Mapping[str, Any], manifest: Manifest | None) -> None:
         """Write *summary* and a copy of the inputs' *manifest*."""
-        name = self.folder.name
-        content = {"filesinfo": self.filesinfo, **summary}
-        write_json(content, self.place / f"{name}_summary.json")
+        place = str(self.place / self.folder.name)
+        write_json({"filesinfo": self.filesinfo, **summary}, Path(f"{place}_summary.json"))
         if manifest is not None:
-            shutil.copyfile(manifest.path, self.place / f"{name}_manifest.json")
+            shutil.copyfile(manifest.path, f"{place}_manifest.json")
 
 
 @contextlib.contextmanager
