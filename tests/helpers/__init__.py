@@ -1,7 +1,5 @@
 """Small COCO folders, specs and heads; effd0 called in this process, and commands in others."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

@@ -1,7 +1,5 @@
 """ONNX graphs that several test modules take, tiny or of a whole D0, and faults planted in them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results: folders as effd0, ais_infer and ais_bench write them, and detections made of truths."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ Builders give the content of a file, as plain values, so that a test can change 
 `as_run` make it a run.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import itertools

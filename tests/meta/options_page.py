@@ -1,7 +1,5 @@
 """docs/options.md, made of the options themselves: ``python -m tests.meta.options_page``."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The commands of README and docs are real: each is run, as written, where its files are."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import tomllib

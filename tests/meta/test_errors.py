@@ -1,7 +1,5 @@
 """Every failure that is declared can happen, and a test makes it happen."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import pickle

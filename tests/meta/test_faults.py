@@ -1,7 +1,5 @@
 """The table of faults is whole, and what a run says is compared with it."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

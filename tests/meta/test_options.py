@@ -1,7 +1,5 @@
 """Options are declared once: Typer, pytest and docs/options.md say the same of each."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

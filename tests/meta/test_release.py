@@ -1,7 +1,5 @@
 """The way to a release: tox's commands of docs/release-gate.md on real files, and the wheel."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """docs/architecture.md is what the package is; ``python -m tests.meta.test_rooms`` draws it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

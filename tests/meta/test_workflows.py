@@ -1,7 +1,5 @@
 """What GitHub runs is what anyone can run: tox environments that exist, within limits."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

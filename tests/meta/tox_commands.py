@@ -1,7 +1,5 @@
 """The environments of tox.ini, and what they run."""
 
-from __future__ import annotations
-
 import configparser
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The folder `benchmarks/`: what becomes a row, what fails a run, and what does not."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable

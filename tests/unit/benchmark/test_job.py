@@ -1,7 +1,5 @@
 """`effd0 benchmark`: sweeps, scenarios, two builds in turn, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

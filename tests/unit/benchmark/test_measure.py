@@ -1,7 +1,5 @@
 """What is inside the clock, and what a row is made of."""
 
-from __future__ import annotations
-
 import time
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Published figures: none without its source."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

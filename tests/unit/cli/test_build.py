@@ -1,7 +1,5 @@
 """Tests for `effd0.cli.build`: what the commands print, leave behind and refuse."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

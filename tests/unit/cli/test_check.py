@@ -1,7 +1,5 @@
 """The command check: it runs the suite, and its exit code and files say what came of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Tests for the command line as a whole: help, exit codes, and bad input as one message."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

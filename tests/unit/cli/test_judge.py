@@ -1,7 +1,5 @@
 """Tests for `effd0.cli.judge`: bisect on models; merge and compare on run files."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests for `effd0.cli.pytest_plugin`: who gets the suite's options, and what is said of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast

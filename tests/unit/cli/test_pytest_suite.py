@@ -1,7 +1,5 @@
 """A run on a user's artefact: which tests it takes, in which order, and what it writes."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Tests for `effd0.cli.run`: evaluate, detect, preprocess, infer and postprocess, as typed."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

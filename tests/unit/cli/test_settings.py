@@ -1,7 +1,5 @@
 """Tests for `effd0.cli.settings`: options in a file mean what they mean on the command line."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests for `effd0.cli.setup`: what is there, what is missing, and downloads."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import re

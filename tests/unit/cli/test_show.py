@@ -1,7 +1,5 @@
 """Tests for `effd0.cli.show`: what tables hold."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -1,7 +1,5 @@
 """What an option cannot mean is one error that names it, on the command line as in pytest."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests for `effd0.data.coco`."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

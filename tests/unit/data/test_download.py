@@ -1,7 +1,5 @@
 """effd0.data.download: downloads from a local host that fails in the ways of real ones."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

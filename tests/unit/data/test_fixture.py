@@ -1,7 +1,5 @@
 """The embedded default holds what the other tests rely on, and its generator really made it."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator
 from pathlib import Path

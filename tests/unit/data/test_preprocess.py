@@ -1,7 +1,5 @@
 """Tests for `effd0.data.preprocess`: bit for bit what effdet feeds the network."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Callable

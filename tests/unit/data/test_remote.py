@@ -1,7 +1,5 @@
 """Tests for `effd0.data.remote`: a COCO folder behind a URL is the one that lies on a disk."""
 
-from __future__ import annotations
-
 import errno
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The dispatch of units to workers: no image is lost or counted twice, and each fault is named."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Evaluation and inference by workers, from the command line on: those of one process."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

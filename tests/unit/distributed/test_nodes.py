@@ -1,7 +1,5 @@
 """A cluster of several nodes, on this host: nodes go away in mid-run, and others come."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

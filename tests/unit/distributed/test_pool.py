@@ -1,7 +1,5 @@
 """What is asked for in workers and devices, and what contradicts itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Workers as processes of Ray: they come, go, are killed, and leave the host as it was."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

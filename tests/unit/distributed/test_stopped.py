@@ -4,8 +4,6 @@ Runs on Ray as processes of their own, stopped from outside: nothing of them sta
 ``python -m tests.unit.distributed.test_stopped COCO PLAN OUT`` is such a run, of two workers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

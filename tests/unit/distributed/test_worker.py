@@ -1,7 +1,5 @@
 """One worker, in this process: two units at a time on one device, and what it says of itself."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence

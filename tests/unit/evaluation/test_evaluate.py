@@ -1,7 +1,5 @@
 """effd0.evaluation.evaluate: one evaluation, whole or stopped anywhere, alone or compared."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Iterator

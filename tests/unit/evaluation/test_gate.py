@@ -1,7 +1,5 @@
 """The accuracy gate: each runner is evaluated once, kept where asked, and only a pass is green."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

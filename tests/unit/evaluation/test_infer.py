@@ -3,8 +3,6 @@ Tests for `effd0.evaluation.infer`: every file is run once, in order, and its ow
 kept.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Sequence

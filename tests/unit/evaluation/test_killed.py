@@ -1,7 +1,5 @@
 """Real processes, killed with no time to clean up: nothing is lost and nothing is different."""
 
-from __future__ import annotations
-
 import random
 import signal
 import sys

@@ -1,7 +1,5 @@
 """effd0.evaluation.model: which file is run by which runner."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

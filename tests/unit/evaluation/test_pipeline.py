@@ -3,8 +3,6 @@ Tests for `effd0.evaluation.pipeline`: every image through every stage, in order
 memory.
 """
 
-from __future__ import annotations
-
 import functools
 import threading
 import time

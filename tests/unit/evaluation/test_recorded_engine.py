@@ -1,7 +1,5 @@
 """effd0.evaluation.engines: a folder of results is scored as its images would have been."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """effd0.evaluation.run_dir: who may write a run directory, and what of it is continued."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Tests for `effd0 score`: detections in a file of any tool, compared with pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import csv

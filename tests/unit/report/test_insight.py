@@ -1,7 +1,5 @@
 """Tests for `effd0.report.insight`: what pictures of an evaluation are drawn from."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Tests for `effd0.report.markdown`: runs made by hand, as a reader of Markdown shows them."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

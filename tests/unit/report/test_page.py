@@ -1,7 +1,5 @@
 """Tests for `effd0.report.view`: one file that shows a run whole, as text and nothing but text."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

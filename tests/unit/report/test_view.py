@@ -1,7 +1,5 @@
 """Tests for `effd0.report`: what sections are made of, plots, and colours."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

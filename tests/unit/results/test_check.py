@@ -1,7 +1,5 @@
 """Tests for `effd0.results`: checks become a verdict, and an accuracy becomes checks."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests for `effd0.results.compare`: worse is told, undecided is no pass, same is no worse."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

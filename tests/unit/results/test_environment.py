@@ -1,7 +1,5 @@
 """Tests for `effd0.results.environment`: a machine is known again, and no other is taken for it."""
 
-from __future__ import annotations
-
 import json
 import platform
 from dataclasses import asdict

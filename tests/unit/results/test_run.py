@@ -1,7 +1,5 @@
 """Tests for `effd0.results.run`: what is written is valid, what is read is a run or an error."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -68,9 +66,7 @@ def test_the_page_explains_every_key() -> None:
     "plain",
     [
         pytest.param(content(artefact=artefact(name="模型 <b>.onnx")), id="any-script"),
-        pytest.param(
-            content(accuracy=[pictured(0.6)]), id="compared"
-        ),
+        pytest.param(content(accuracy=[pictured(0.6)]), id="compared"),
         pytest.param(
             content(
                 artefact=artefact(model_sha256=None, checkpoint_sha256=None, dataset=None),

@@ -1,7 +1,5 @@
 """Tests for `effd0.results.suite`: what tests found becomes checks, and a session becomes a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tests for `effd0.tensors.diff`: two sets of heads side by side."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

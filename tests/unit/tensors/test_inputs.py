@@ -1,7 +1,5 @@
 """Network inputs on disk: written with their manifest, read back, refused where incomplete."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

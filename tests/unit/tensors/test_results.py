@@ -1,7 +1,5 @@
 """Results on disk: the same heads whoever wrote them, refused unless whole, fresh and ours."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

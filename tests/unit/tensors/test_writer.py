@@ -1,7 +1,5 @@
 """Tests for `effd0.tensors.writer`: a result folder is whole, or it is not there."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal
