@@ -22,13 +22,7 @@ from effd0.data.coco import load_coco
 from effd0.io import sha256
 from effd0.results.check import next_step
 from effd0.results.run import read_run
-from tests.helpers import (
-    coco_content,
-    run_pytest,
-    session_config,
-    write_annotations,
-    write_coco,
-)
+from tests import helpers
 from tests.helpers.runs import content_of
 
 WEIGHTS = f"--checkpoint={embedded.checkpoint()}"
@@ -122,14 +116,14 @@ def test_every_batch_size_given_counts(given: list[int], sizes: list[int | None]
 
 def shifted_scenes(folder: Path) -> Path:
     """A COCO folder whose category ids are shifted by one; nothing else is wrong."""
-    root = write_coco(folder / "coco")
+    root = helpers.write_coco(folder / "coco")
     file = root / "annotations" / "instances_val2017.json"
     content: dict[str, Any] = json.loads(file.read_text())
     for entry, key in [(c, "id") for c in content["categories"]] + [
         (a, "category_id") for a in content["annotations"]
     ]:
         entry[key] -= 1
-    write_annotations(root, content)
+    helpers.write_annotations(root, content)
     return root
 
 
@@ -137,7 +131,7 @@ def shifted_scenes(folder: Path) -> Path:
 def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
     """What is wrong with an artefact can be read by a program as on the terminal."""
     report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
-    done = run_pytest(
+    done = helpers.run_pytest(
         f"--report-json={report}", f"--junit-xml={junit}", WEIGHTS,
         f"--coco={shifted_scenes(tmp_path)}", "tests/suite/test_dataset.py",
     )  # fmt: skip
@@ -177,7 +171,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
 def test_the_next_step_repeats_what_decides_the_run() -> None:
     """A run that is repeated has the thresholds and runners of the first."""
     words = "--min-map=60 --release-set --runner=ort --runner=torch --image-limit=9"
-    given = pytest_suite.given_to(session_config(f"--model=a.onnx {words}"))
+    given = pytest_suite.given_to(helpers.session_config(f"--model=a.onnx {words}"))
     assert {option: str(value) for option, value in given.items() if value is not None} == {
         "--model": "a.onnx", "--release-set": "", "--min-map": "60.0",
         "--runner": "ort --runner torch",
@@ -196,7 +190,7 @@ def test_detections_that_cannot_be_compared_test_no_stage(content: str, tmp_path
     """The file is wrong; of its boxes and their suppression, nothing is known."""
     (tmp_path / "theirs.json").write_text(content)
     report, tests = tmp_path / "report.json", "tests/suite/test_detections.py"
-    run_pytest(
+    helpers.run_pytest(
         WEIGHTS, f"--detections={tmp_path / 'theirs.json'}", f"--report-json={report}", tests
     )
     found = {check["stage"]: check["status"] for check in content_of(report)["checks"]}
@@ -207,7 +201,7 @@ def test_detections_that_cannot_be_compared_test_no_stage(content: str, tmp_path
 def test_twice_verbose_shows_the_code_of_a_failed_check(tmp_path: Path) -> None:
     """Who doubts a check can read it."""
     tests = "tests/suite/test_dataset.py::test_categories_have_cocos_ids"
-    done = run_pytest("-vvv", WEIGHTS, f"--coco={shifted_scenes(tmp_path)}", tests)
+    done = helpers.run_pytest("-vvv", WEIGHTS, f"--coco={shifted_scenes(tmp_path)}", tests)
     assert "def test_categories_have_cocos_ids" in done.stdout
 
 
@@ -223,7 +217,7 @@ def test_an_error_of_the_suite_exits_with_2(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     given = ("-p", "full_disc", f"--report-json={report}")
-    done = run_pytest(*given, "tests/suite/test_dataset.py::test_boxes_lie_in_their_images")
+    done = helpers.run_pytest(*given, "tests/suite/test_dataset.py::test_boxes_lie_in_their_images")
     content = content_of(report)
     said = "the suite could not run: OSError: no space left"
     assert done.returncode == content["exit_status"] == pytest.ExitCode.INTERRUPTED
@@ -238,7 +232,7 @@ def test_a_job_on_github_gets_the_verdict(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     scenes = f"--coco={shifted_scenes(tmp_path)}"
-    done = run_pytest(WEIGHTS, scenes, "--report-json=-", "tests/suite/test_dataset.py")
+    done = helpers.run_pytest(WEIGHTS, scenes, "--report-json=-", "tests/suite/test_dataset.py")
     assert json.loads(done.stdout)["verdict"]["stage"] == "dataset"
     assert summary.read_text().count("MUST NOT SHIP") == 1
     marked = [line for line in done.stderr.splitlines() if line.startswith("::")]
@@ -249,16 +243,16 @@ def test_a_job_on_github_gets_the_verdict(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_a_warning_of_a_library_decides_nothing(tmp_path: Path) -> None:
     """Damaged EXIF blocks, and a picture of 90 megapixels, are told in a line; the stage passes."""
-    content, side = coco_content(3), 9500
+    content, side = helpers.coco_content(3), 9500
     content["images"][2] |= {"width": side, "height": side}
     for entry in content["images"]:
         entry["file_name"] = f"{entry['id']}.jpg"
-    root = write_coco(tmp_path / "coco", content)
+    root = helpers.write_coco(tmp_path / "coco", content)
     for name in ("10.jpg", "20.jpg"):
         path = root / "val2017" / name
         Image.open(path).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01")
     Image.new("L", (side, side), 99).save(root / "val2017" / "30.jpg", "PNG")
-    done = run_pytest(f"--coco={root}", WEIGHTS, "tests/suite/test_dataset.py")
+    done = helpers.run_pytest(f"--coco={root}", WEIGHTS, "tests/suite/test_dataset.py")
     assert done.returncode == 0, done.stdout
     assert "passed     dataset" in done.stdout
     assert done.stdout.count("Corrupt EXIF data") == 1
@@ -276,7 +270,7 @@ def test_workers_of_xdist_say_what_one_process_says(tmp_path: Path) -> None:
     tests, told = ("tests/suite/test_dataset.py", "tests/suite/test_accuracy.py"), []
     for count in (0, 2):
         path = tmp_path / f"{count}.json"
-        done = run_pytest(WEIGHTS, *scenes, *tests, "-n", count, f"--report-json={path}")
+        done = helpers.run_pytest(WEIGHTS, *scenes, *tests, "-n", count, f"--report-json={path}")
         run = read_run(path)
         checks = sorted((check.name, check.status, check.evidence) for check in run.checks)
         metrics = [each.metrics for each in run.accuracy]
@@ -288,7 +282,7 @@ def test_workers_of_xdist_say_what_one_process_says(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_file_on_a_full_disk_is_one_error_behind_the_verdict() -> None:
     """What was found is not lost with the file: exit code 2, and no traceback."""
-    done = run_pytest(WEIGHTS, "tests/suite/test_dataset.py", "--report-json=/dev/full")
+    done = helpers.run_pytest(WEIGHTS, "tests/suite/test_dataset.py", "--report-json=/dev/full")
     assert done.returncode == 2
     assert "passed     dataset" in done.stdout
     assert re.match("Exit: /dev/full cannot be written: .*; choose another", done.stderr)
@@ -303,11 +297,11 @@ def test_the_suite_takes_the_weights_that_are_named(tmp_path: Path) -> None:
     torch.save({"model": good, "ema": broken}, tmp_path / "both.pth")
     stages = [f"tests/suite/test_{name}.py" for name in ("checkpoint", "export")]
     words = (*stages, f"--checkpoint={tmp_path / 'both.pth'}")
-    done = run_pytest(*words, "--weights=model", "-rf")
+    done = helpers.run_pytest(*words, "--weights=model", "-rf")
     assert done.returncode == 0, done.stdout
-    done = run_pytest(stages[0], words[2])
+    done = helpers.run_pytest(stages[0], words[2])
     assert "holds NaN or infinity" in done.stdout
-    done = run_pytest(stages[0], words[2], "--weights=best")
+    done = helpers.run_pytest(stages[0], words[2], "--weights=best")
     assert done.returncode == 2
     assert "--weights is best, but" in done.stdout
     assert "UNDECIDED" in done.stdout

@@ -12,19 +12,12 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 
-from effd0.data.coco import (
-    COCO_CATEGORIES,
-    Dataset,
-    Sample,
-    check_images,
-    load_coco,
-    parse_annotations,
-)
+from effd0.data import coco
 from effd0.errors import DatasetError, ImageError
 from tests.helpers import coco_content, encoded, noise, write_annotations, write_coco
 
 
-def test_embedded_images_come_by_rising_id(embedded_dataset: Dataset) -> None:
+def test_embedded_images_come_by_rising_id(embedded_dataset: coco.Dataset) -> None:
     """All 48 are there, the one that shows nothing too, and each file is the annotated one."""
     ids = embedded_dataset.image_ids
     assert ids == sorted(set(ids))
@@ -33,7 +26,7 @@ def test_embedded_images_come_by_rising_id(embedded_dataset: Dataset) -> None:
     assert embedded_dataset.extra_files == ()
     annotated = Counter(annotation["image_id"] for annotation in embedded_dataset.annotations)
     assert [id_ for id_ in ids if id_ not in annotated] == [2147]
-    assert list(check_images(embedded_dataset.samples)) == list(embedded_dataset.samples)
+    assert list(coco.check_images(embedded_dataset.samples)) == list(embedded_dataset.samples)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 9, None], ids="limit={}".format)
@@ -50,7 +43,7 @@ def test_the_first_by_id_are_kept(limit: int | None, tmp_path: Path) -> None:
     root = write_coco(tmp_path, content)
     if limit == 2:
         (root / "val2017" / "3.png").unlink()
-    dataset = load_coco(root, image_limit=limit)
+    dataset = coco.load_coco(root, image_limit=limit)
     assert dataset.image_ids == [10, 20, 30, 40][:limit]
     names = ["z.png", "2.png", "3.png", "4.png"]
     assert [sample.path.name for sample in dataset.samples] == names[:limit]
@@ -66,7 +59,7 @@ def test_pictures_that_nobody_names_are_reported(tmp_path: Path) -> None:
     folder = write_coco(tmp_path) / "val2017"
     for name in ("z.JPG", "a.png", "notes.txt"):
         (folder / name).touch()
-    assert load_coco(tmp_path, image_limit=1).extra_files == ("a.png", "z.JPG")
+    assert coco.load_coco(tmp_path, image_limit=1).extra_files == ("a.png", "z.JPG")
 
 
 def test_missing_images_are_counted_and_shown(tmp_path: Path) -> None:
@@ -75,7 +68,7 @@ def test_missing_images_are_counted_and_shown(tmp_path: Path) -> None:
     for n in range(1, 8):
         (root / "val2017" / f"{n}.png").unlink()
     with pytest.raises(ImageError) as caught:
-        load_coco(root)
+        coco.load_coco(root)
     assert str(caught.value) == (
         f"7 of the images in {root / 'val2017'} cannot be used:\n"
         "  1.png is missing\n  2.png is missing\n  3.png is missing\n  4.png is missing\n"
@@ -102,10 +95,10 @@ def test_broken_image_is_found_before_the_run(content: bytes, problem: str, tmp_
     """Each sample is still given for progress; the error at the end names the broken one."""
     root = write_coco(tmp_path)
     (root / "val2017" / "2.png").write_bytes(content)
-    samples = load_coco(root).samples
-    checked: list[Sample] = []
+    samples = coco.load_coco(root).samples
+    checked: list[coco.Sample] = []
     with pytest.raises(ImageError, match=f"^1 of the images in .*(.|\n)*{problem}"):
-        checked.extend(check_images(samples))
+        checked.extend(coco.check_images(samples))
     assert checked == list(samples)
 
 
@@ -115,7 +108,7 @@ Change = Callable[[dict[str, Any]], object]
 def read(content: object) -> dict[str, Any]:
     """What is read of an annotation file with this *content*."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return parse_annotations(data, "some.json")[0]
+    return coco.parse_annotations(data, "some.json")[0]
 
 
 def test_what_nobody_reads_is_not_kept() -> None:
@@ -161,7 +154,7 @@ def test_what_is_amended_is_said(change: Change, note: str) -> None:
     """What needs no correction by the user is read as if it were not there, with one note."""
     content = coco_content()
     change(content)
-    data, notes = parse_annotations(json.dumps(content).encode(), "some.json")
+    data, notes = coco.parse_annotations(json.dumps(content).encode(), "some.json")
     assert notes == [note]
     assert data["categories"] == coco_content()["categories"]
     assert [a.get("area") for a in data["annotations"]] == [
@@ -193,7 +186,7 @@ def test_a_file_is_found_by_the_path_that_a_tool_wrote(
     content = coco_content()
     content["images"][0]["file_name"] = written.format(root=root)
     write_annotations(root, content)
-    dataset = load_coco(root)
+    dataset = coco.load_coco(root)
     assert dataset.samples[0].path.samefile(file)
     assert (dataset.extra_files, dataset.notes) == ((), ())
 
@@ -209,14 +202,14 @@ def test_a_path_that_leads_nowhere_is_shown_as_written(tmp_path: Path) -> None:
     write_annotations(tmp_path, content)
     message = r"a/1\.png is missing\n  b/1\.png is missing\n  c/x{999} is missing"
     with pytest.raises(ImageError, match=message):
-        load_coco(tmp_path)
+        coco.load_coco(tmp_path)
 
 
 def test_a_file_that_lists_a_part_of_the_folder_is_called_a_subset(tmp_path: Path) -> None:
     """The note counts the pictures on both sides."""
     write_coco(tmp_path, coco_content(5))
     write_annotations(tmp_path, coco_content(2))
-    dataset = load_coco(tmp_path)
+    dataset = coco.load_coco(tmp_path)
     assert dataset.extra_files == ("3.png", "4.png", "5.png")
     (note,) = dataset.notes
     said = "instances_val2017.json lists 2 of the 5 pictures in val2017: a subset; the others are"
@@ -229,17 +222,17 @@ def test_a_turned_picture_is_told_by_its_exif(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     PHOTO.rotate(90, expand=True).save(root / "val2017" / "2.png", exif=exif)
     with pytest.raises(ImageError, match="annotated as 40x30: its EXIF orientation 6 turns it, wh"):
-        [*check_images(load_coco(root).samples)]
+        [*coco.check_images(coco.load_coco(root).samples)]
     PHOTO.rotate(90, expand=True).save(root / "val2017" / "2.png")
     with pytest.raises(ImageError, match="annotated as 40x30: it is turned, as if an EXIF"):
-        [*check_images(load_coco(root).samples)]
+        [*coco.check_images(coco.load_coco(root).samples)]
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_category_ids_that_are_places_are_called_so(first: int) -> None:
     """Where one of them is no id, and all are places in the list, counted from 0 or 1."""
     content = coco_content(1)
-    content["categories"] = COCO_CATEGORIES
+    content["categories"] = coco.COCO_CATEGORIES
     places = [first, 11 + first, 79 + first]
     content["annotations"] = [
         content["annotations"][0] | {"id": n, "category_id": place}
@@ -247,10 +240,10 @@ def test_category_ids_that_are_places_are_called_so(first: int) -> None:
     ]
     said = f"category ids are places in the list of categories, counted from {first}; annotation"
     with pytest.raises(DatasetError, match=said):
-        parse_annotations(json.dumps(content).encode(), "a.json")
+        coco.parse_annotations(json.dumps(content).encode(), "a.json")
     content["annotations"][2]["category_id"] = 81
     with pytest.raises(DatasetError, match="has unknown category") as caught:
-        parse_annotations(json.dumps(content).encode(), "a.json")
+        coco.parse_annotations(json.dumps(content).encode(), "a.json")
     assert "places" not in str(caught.value)
 
 
@@ -270,7 +263,7 @@ def test_root_that_cannot_be_loaded_is_refused(
     if lost is not None:
         shutil.rmtree(root / lost)
     with pytest.raises(DatasetError, match=message):
-        load_coco(root, image_limit=limit)
+        coco.load_coco(root, image_limit=limit)
 
 
 def second(kind: str, **values: object) -> Change:

@@ -18,15 +18,7 @@ from effd0.evaluation.evaluate import score
 from effd0.metrics import coco
 from effd0.metrics.summary import METRICS
 from effd0.results.run import read_run
-from tests.helpers import (
-    EVERY_SEED,
-    assert_one_error,
-    assert_read_or_refused,
-    coco_content,
-    effd0,
-    write_annotations,
-    write_coco,
-)
+from tests import helpers
 
 Entries = list[dict[str, Any]]
 IDS = [category["id"] for category in COCO_CATEGORIES]
@@ -36,7 +28,7 @@ SCORE = ("score", "found.json", "--annotations", "set/annotations/instances_val2
 def drawn(images: int = 30) -> tuple[dict[str, Any], Entries]:
     """Return objects of all of COCO's categories, and boxes that are a part of theirs each."""
     rng = np.random.default_rng(3)
-    content, found = coco_content(images), []
+    content, found = helpers.coco_content(images), []
     content |= {"annotations": [], "categories": copy.deepcopy(COCO_CATEGORIES)}
     for n in range(8 * images):
         image, category = 10 * (1 + n % images), IDS[n % len(IDS)]
@@ -57,7 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with an annotation file and found.json, and no image."""
     monkeypatch.chdir(tmp_path)
     content, found = drawn()
-    write_annotations(Path("set"), content)
+    helpers.write_annotations(Path("set"), content)
     Path("found.json").write_text(json.dumps(found))
     return tmp_path
 
@@ -65,7 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("place")
 def test_figures_of_each_class_are_printed_and_written() -> None:
     """The table on the terminal is that of the file; its AP is the run's, its last row of all."""
-    done = effd0(*SCORE, "--per-class", "--csv", "a.csv", "--json", "a.json")
+    done = helpers.effd0(*SCORE, "--per-class", "--csv", "a.csv", "--json", "a.json")
     assert done.code == 0, done.err
     with Path("a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -123,7 +115,7 @@ def test_ids_of_any_size_score_alike(first: int) -> None:
     for entry in (*content["annotations"], *found):
         entry["image_id"] += first
         entry["category_id"] += first
-    write_annotations(Path("set"), content)
+    helpers.write_annotations(Path("set"), content)
     Path("found.json").write_text(json.dumps(found))
     assert score(Path(SCORE[1]), Path(SCORE[3])).metrics.values == numbers
 
@@ -134,14 +126,14 @@ def test_a_file_is_judged_without_its_images() -> None:
     ap = 100 * pycocotools(drawn()[1])[0]
     for least, code, status in ((ap - 1e-9, 0, "INCOMPLETE"), (ap + 1e-9, 1, "FAIL")):
         files = ("--json", "a.json", "--report-json", "run.json", "--overwrite")
-        done = effd0(*SCORE, "--min-map", least, *files)
+        done = helpers.effd0(*SCORE, "--min-map", least, *files)
         assert (done.code, status in done.out) == (code, True), done.err
         run = read_run(Path("run.json"))
         assert (run.verdict.status, run.exit_status) == (status.lower(), code)
     assert run.artefact.name == "found.json"
     assert str(run.artefact.dataset).startswith("30 images of set val2017 (annotations ")
     assert json.loads(Path("a.json").read_text())["metrics"] == run.accuracy[0].metrics
-    assert effd0("report", "run.json", "--html", "page.html").code == 0
+    assert helpers.effd0("report", "run.json", "--html", "page.html").code == 0
 
 
 @pytest.mark.usefixtures("place")
@@ -149,7 +141,7 @@ def test_what_counts_for_nothing_is_said() -> None:
     """Categories that the annotations do not know and images without detection are named."""
     found = [entry for entry in drawn()[1] if entry["image_id"] != 50]
     Path("found.json").write_text(json.dumps([{**found[0], "category_id": 12}, *found]))
-    done = effd0(*SCORE)
+    done = helpers.effd0(*SCORE)
     assert f"1 detections are of categories unknown to {SCORE[3]}: 12" in done.err
     assert "1 of 30 images have no detection, so all of their objects are missed: 50" in done.err
     assert done.code == 0
@@ -172,19 +164,19 @@ def test_what_counts_for_nothing_is_said() -> None:
 def test_ids_of_another_kind_are_refused(change: Any, message: str) -> None:
     """Without a word, pycocotools would score such a file near 0, or stop at an assertion."""
     Path("found.json").write_text(json.dumps([{**e, **change(e)} for e in drawn()[1]]))
-    assert_one_error(f"(?m){message}", *SCORE)
+    helpers.assert_one_error(f"(?m){message}", *SCORE)
 
 
-@EVERY_SEED
+@helpers.EVERY_SEED
 @pytest.mark.parametrize("kind", ["annotations", "results"])
 def test_a_mutated_file_gives_an_error_of_its_own_or_finite_numbers(
     kind: str, seeds: range, tmp_path: Path
 ) -> None:
     """Whatever a file holds, no other error comes out, and nothing that is not finite goes in."""
-    content, found = coco_content(), tmp_path / "found.json"
+    content, found = helpers.coco_content(), tmp_path / "found.json"
     keys = ("image_id", "category_id", "bbox")
     entries = [{key: a[key] for key in keys} | {"score": 0.5} for a in content["annotations"]]
-    file = write_annotations(write_coco(tmp_path, content), content)
+    file = helpers.write_annotations(helpers.write_coco(tmp_path, content), content)
     found.write_text(json.dumps(entries))
 
     def read() -> object:
@@ -195,12 +187,14 @@ def test_a_mutated_file_gives_an_error_of_its_own_or_finite_numbers(
         return values, [box.tolist() for box in boxes]
 
     wrong, right = (file, content) if kind == "annotations" else (found, entries)
-    assert_read_or_refused(wrong, right, seeds, read)
+    helpers.assert_read_or_refused(wrong, right, seeds, read)
 
 
 @pytest.mark.usefixtures("place")
 def test_postprocess_points_to_it() -> None:
     """A results file in place of a folder of results is told which command scores it."""
     command = r"effd0 score found\.json --annotations FILE"
-    assert_one_error(command, "postprocess", "--omfile", "found.json")
-    assert_one_error(r"no\.json, which does not exist; check the path", *SCORE[:3], "no.json")
+    helpers.assert_one_error(command, "postprocess", "--omfile", "found.json")
+    helpers.assert_one_error(
+        r"no\.json, which does not exist; check the path", *SCORE[:3], "no.json"
+    )

@@ -24,18 +24,7 @@ from effd0.results.compare import (
     paired_ratio,
     ratio_of_medians,
 )
-from tests.helpers.runs import (
-    accuracy,
-    against,
-    artefact,
-    check,
-    fingerprint,
-    latency,
-    metrics,
-    parity,
-    run,
-    verdict,
-)
+from tests.helpers import runs
 
 TRIALS = 100
 ALLOWED = 0.05
@@ -130,7 +119,7 @@ def test_pairing_sees_through_a_wandering_machine() -> None:
 
 def beside(candidate: Any = None, baseline: Any = None, **options: float) -> RunComparison:
     """A run of parts *candidate* beside one of parts *baseline*, both green otherwise."""
-    return compare_runs(run(**(baseline or {})), run(**(candidate or {})), **options)
+    return compare_runs(runs.run(**(baseline or {})), runs.run(**(candidate or {})), **options)
 
 
 def test_a_run_is_no_worse_than_itself() -> None:
@@ -138,14 +127,14 @@ def test_a_run_is_no_worse_than_itself() -> None:
     found = beside()
     assert (found.status, found.worse, found.undecided, found.alone) == (NO_WORSE, [], [], [])
     assert {pair.change for pair in found.metrics} == {0, None}
-    assert [pair.name for pair in found.metrics] == list(metrics())
+    assert [pair.name for pair in found.metrics] == list(runs.metrics())
     assert [speed.status for speed in found.speeds] == [SAME]
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 5))
 def test_map_may_fall_by_what_is_allowed(before: float, after: float, max_drop: float) -> None:
     """What falls further is worse, and a gain never is; arithmetic's noise decides nothing."""
-    sides = [{"accuracy": [accuracy(ap)]} for ap in (after, before)]
+    sides = [{"accuracy": [runs.accuracy(ap)]} for ap in (after, before)]
     found = beside(*sides, max_drop=max_drop)
     drop = 100 * (before - after)
     if abs(drop - max_drop) > 1e-8:
@@ -155,17 +144,17 @@ def test_map_may_fall_by_what_is_allowed(before: float, after: float, max_drop: 
 def test_a_fall_within_rounding_of_what_is_allowed_passes() -> None:
     """33.6 less 33.4 is 0.2, whatever binary fractions say; what is undefined is undecided."""
     assert 100 * 0.336 - 100 * 0.334 > 0.2
-    assert beside({"accuracy": [accuracy(0.334)]}, max_drop=0.2).status == NO_WORSE
-    found = beside({"accuracy": [accuracy(0.326)]})
+    assert beside({"accuracy": [runs.accuracy(0.334)]}, max_drop=0.2).status == NO_WORSE
+    found = beside({"accuracy": [runs.accuracy(0.326)]})
     assert found.worse == ["mAP of ort, batch 1 drops by 1.00 points, 0.20 are allowed"]
-    found = beside({"accuracy": [accuracy(None)]})
+    found = beside({"accuracy": [runs.accuracy(None)]})
     assert found.undecided == ["mAP of ort, batch 1 is undefined on one side"]
 
 
 def test_classes_that_moved_most_come_first() -> None:
     """By size, up or down; a class that only one side defines has not moved."""
     per_class = {"person": 0.33, "car": 0.7, "kite": 0.5}
-    found = beside({"accuracy": [accuracy(per_class=per_class)]})
+    found = beside({"accuracy": [runs.accuracy(per_class=per_class)]})
     assert [(pair.name, pair.change) for pair in found.classes] == [
         ("car", pytest.approx(30)), ("person", pytest.approx(-0.6)), ("kite", None),
     ]  # fmt: skip
@@ -190,7 +179,7 @@ def test_classes_that_moved_most_come_first() -> None:
 )  # fmt: skip
 def test_verdicts_are_compared(before: str, after: str, status: str, reason: str) -> None:
     """To fail where the baseline passed is worse; what is not known is undecided."""
-    sides = [{"verdict": verdict(s, "gate" if s == "fail" else None)} for s in (after, before)]
+    sides = [{"verdict": runs.verdict(s, "gate" if s == "fail" else None)} for s in (after, before)]
     found = beside(*sides)
     assert found.status == status
     assert "".join((*found.worse, *found.undecided)).startswith(reason)
@@ -207,9 +196,9 @@ def test_verdicts_are_compared(before: str, after: str, status: str, reason: str
 )
 def test_a_check_that_passed_before_is_to_pass(before: str, after: str, status: str) -> None:
     """Also where both runs as a whole failed; the evidence is told."""
-    failing = verdict("fail", "runner")
+    failing = runs.verdict("fail", "runner")
     found = beside(*(
-        {"checks": [check("gate", one, evidence="3 off")], "verdict": failing}
+        {"checks": [runs.check("gate", one, evidence="3 off")], "verdict": failing}
         for one in (after, before)
     ))  # fmt: skip
     told = "tests/test_gate.py::test_it failed, but passed in the baseline: 3 off"
@@ -230,11 +219,11 @@ def test_a_check_that_passed_before_is_to_pass(before: str, after: str, status: 
             UNDECIDED, UNDECIDED, "it may be the same", id="scattered",
         ),
         pytest.param(
-            {"median": 12.0, "fingerprint": fingerprint(backend="ONNX Runtime 1.33.0")},
+            {"median": 12.0, "fingerprint": runs.fingerprint(backend="ONNX Runtime 1.33.0")},
             SLOWER, WORSE, "more than", id="another-backend-is-compared",
         ),
         pytest.param(
-            {"median": 99.0, "fingerprint": fingerprint(cores=4)},
+            {"median": 99.0, "fingerprint": runs.fingerprint(cores=4)},
             NOT_COMPARED, NO_WORSE, "cores was 2, is 4", id="another-machine-accuses-nobody",
         ),
     ],
@@ -243,7 +232,7 @@ def test_times_are_compared_with_their_interval(
     timed: dict[str, Any], status: str, whole: str, reason: str
 ) -> None:
     """Surely slower by more than is allowed is worse; what few samples say is undecided."""
-    found = beside({"latency": [latency(**timed)]})
+    found = beside({"latency": [runs.latency(**timed)]})
     (speed,) = found.speeds
     assert (speed.status, found.status) == (status, whole)
     assert speed.reason.startswith(reason)
@@ -260,7 +249,7 @@ def test_times_are_compared_with_their_interval(
 )  # fmt: skip
 def test_only_times_of_the_same_thing_are_compared(changed: dict[str, Any]) -> None:
     """What only one side timed is told, and decides nothing; a library is known by its name."""
-    found = beside({"latency": [latency(99.0, **changed)]})
+    found = beside({"latency": [runs.latency(99.0, **changed)]})
     assert (found.speeds, found.status) == ([], NO_WORSE)
     assert [line.partition(" alone: times of ")[0] for line in found.alone] == [
         "baseline", "candidate",
@@ -269,7 +258,7 @@ def test_only_times_of_the_same_thing_are_compared(changed: dict[str, Any]) -> N
 
 def test_heads_are_paired_by_their_worst() -> None:
     """Largest difference and relative L2 of each runner and batch, infinite ones without one."""
-    found = beside({"parity": [parity("ort", None), parity("acl")]})
+    found = beside({"parity": [runs.parity("ort", None), runs.parity("acl")]})
     assert found.parity == [
         Pair("ort, batch 1", "max_abs", 1e-5, None),
         Pair("ort, batch 1", "relative_l2", 1e-6, 1e-6),
@@ -280,16 +269,18 @@ def test_heads_are_paired_by_their_worst() -> None:
 @pytest.mark.parametrize(
     ("entries", "paired"),
     [
-        pytest.param([accuracy(0.4, batch=8), accuracy(0.3)], ["ort, batch 1"], id="same-batch"),
-        pytest.param([accuracy(0.3, batch=8)], ["ort, batch 1"], id="other-batch"),
-        pytest.param([accuracy(0.3, "acl")], ["acl -> ort"], id="other-runner"),
+        pytest.param(
+            [runs.accuracy(0.4, batch=8), runs.accuracy(0.3)], ["ort, batch 1"], id="same-batch"
+        ),
+        pytest.param([runs.accuracy(0.3, batch=8)], ["ort, batch 1"], id="other-batch"),
+        pytest.param([runs.accuracy(0.3, "acl")], ["acl -> ort"], id="other-runner"),
     ],
 )
 def test_accuracy_is_paired_with_what_is_nearest(
     entries: list[dict[str, Any]], paired: list[str]
 ) -> None:
     """The same batch, else the same runner, else what each run is about first, each once."""
-    twice = [accuracy(0.3), accuracy(0.3, images_per_second=1.0)]
+    twice = [runs.accuracy(0.3), runs.accuracy(0.3, images_per_second=1.0)]
     found = beside({"accuracy": twice}, {"accuracy": entries})
     pairs = [pair for pair in found.metrics if pair.name == "AP"]
     assert [(pair.of, pair.before) for pair in pairs] == [(of, 30) for of in paired]
@@ -305,7 +296,7 @@ def test_a_candidate_without_accuracy_is_undecided() -> None:
 
 def test_intervals_of_each_side_are_told() -> None:
     """How far each is from its own reference, and how sure that is."""
-    assert beside({"accuracy": [accuracy(against=against(-0.1, 0.9))]}).intervals == [
+    assert beside({"accuracy": [runs.accuracy(against=runs.against(-0.1, 0.9))]}).intervals == [
         "candidate, ort, batch 1: 0.40 points below torch (95 % interval -0.10 to 0.90)"
     ]
 
@@ -315,7 +306,7 @@ def test_runs_that_cannot_be_compared_are_refused() -> None:
     dataset = {"name": "mine", "images": 100, "sha256": None}
     message = r"on 100 images of mine \(annotations unknown\), but the baseline on 5000 images of v"
     with pytest.raises(RunFileError, match=message):
-        beside({"artefact": artefact(dataset=dataset)})
+        beside({"artefact": runs.artefact(dataset=dataset)})
     empty: dict[str, Any] = {key: [] for key in ("checks", "parity", "accuracy", "latency")}
     with pytest.raises(RunFileError, match="no check, no accuracy, no parity and no row of times"):
-        beside({**empty, "parity": [parity()]}, {**empty, "latency": [latency()]})
+        beside({**empty, "parity": [runs.parity()]}, {**empty, "latency": [runs.latency()]})

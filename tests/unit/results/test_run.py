@@ -11,39 +11,10 @@ import pytest
 
 from effd0.errors import OutputError, RunFileError
 from effd0.report.markdown import write_markdown
+from effd0.results import run as record
 from effd0.results.compare import compare_runs
-from effd0.results.run import (
-    SCHEMA,
-    UNKNOWN_MODEL,
-    Accuracy,
-    Artefact,
-    Run,
-    artefact_of,
-    flat,
-    json_schema,
-    merge_runs,
-    read_run,
-    standing,
-    write_run,
-)
 from tests.helpers import EVERY_SEED, assert_read_or_refused
-from tests.helpers.runs import (
-    ANNOTATIONS,
-    CHECKPOINT,
-    MODEL,
-    accuracy,
-    against,
-    artefact,
-    as_run,
-    check,
-    content,
-    good_content,
-    latency,
-    parity,
-    pictured,
-    run,
-    verdict,
-)
+from tests.helpers import runs as made
 
 DOCS = Path(__file__).parents[3] / "docs"
 LISTS = ("checks", "parity", "accuracy", "latency")
@@ -53,7 +24,7 @@ OTHER = "e" * 64
 def test_the_page_explains_every_key() -> None:
     """Each key of the JSON Schema that msgspec writes is explained in docs/run-json.md."""
     page = (DOCS / "run-json.md").read_text()
-    schemas = json_schema()["$defs"]
+    schemas = record.json_schema()["$defs"]
     parts = (
         "Run", "Artefact", "DatasetUsed", "Environment", "Verdict", "Check", "Parity", "Head",
         "Accuracy", "TimedRow", "OperatingPoint", "ClassFigures", "ScoreCurves",
@@ -65,15 +36,15 @@ def test_the_page_explains_every_key() -> None:
 @pytest.mark.parametrize(
     "plain",
     [
-        pytest.param(content(artefact=artefact(name="模型 <b>.onnx")), id="any-script"),
-        pytest.param(content(accuracy=[pictured(0.6)]), id="compared"),
+        pytest.param(made.content(artefact=made.artefact(name="模型 <b>.onnx")), id="any-script"),
+        pytest.param(made.content(accuracy=[made.pictured(0.6)]), id="compared"),
         pytest.param(
-            content(
-                artefact=artefact(model_sha256=None, checkpoint_sha256=None, dataset=None),
-                verdict=verdict("not gated"),
-                checks=[check(figure=None, tolerance=None, unit="", seconds=None)],
+            made.content(
+                artefact=made.artefact(model_sha256=None, checkpoint_sha256=None, dataset=None),
+                verdict=made.verdict("not gated"),
+                checks=[made.check(figure=None, tolerance=None, unit="", seconds=None)],
                 parity=[],
-                accuracy=[accuracy(None)],
+                accuracy=[made.accuracy(None)],
                 latency=[],
             ),
             id="little-known",
@@ -82,8 +53,8 @@ def test_the_page_explains_every_key() -> None:
 )
 def test_what_is_written_is_read(plain: dict[str, Any], tmp_path: Path) -> None:
     """A run comes back as it went, whole, and no other file is left beside it."""
-    write_run(tmp_path / "new" / "run.json", as_run(plain))
-    assert read_run(tmp_path / "new" / "run.json") == as_run(plain)
+    record.write_run(tmp_path / "new" / "run.json", made.as_run(plain))
+    assert record.read_run(tmp_path / "new" / "run.json") == made.as_run(plain)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["run.json"]
 
 
@@ -93,19 +64,19 @@ def test_a_place_that_takes_no_file_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match=rf"{name} cannot be written: .*; choose another place"):
-        write_run(tmp_path / name, run())
+        record.write_run(tmp_path / name, made.run())
 
 
 def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
     """JSON knows no infinity; nothing is left behind."""
-    broken = run()
+    broken = made.run()
     broken.parity[0].heads[1].max_abs = math.inf
     with pytest.raises(RunFileError, match=r"is invalid: Out of range float .* inf; write"):
-        write_run(tmp_path / "run.json", broken)
+        record.write_run(tmp_path / "run.json", broken)
     assert list(tmp_path.iterdir()) == []
 
 
-WHOLE = json.dumps(content())
+WHOLE = json.dumps(made.content())
 NOT_JSON = r"is no JSON object \(%s.*\), but a run file was wanted"
 #: What is in the file, or what of a run is replaced by what -> what the message says of it.
 REFUSED = {
@@ -150,45 +121,48 @@ def test_another_file_is_refused(written: Any, message: str, tmp_path: Path) -> 
         text = WHOLE.replace(*written) if isinstance(written, tuple) else written
         path.write_text(text, errors="surrogateescape")
     with pytest.raises(RunFileError, match=rf"(?s)it\.json .*{message}.*(docs/|again)"):
-        read_run(path)
+        record.read_run(path)
 
 
 def test_json_is_the_accuracy_with_verdict_and_environment() -> None:
     """`--json` is flat: the twelve numbers and the verdict are where a script looks for them."""
-    found = flat(run(accuracy=[accuracy(against=against(0.1, 0.3))]))
+    found = record.flat(made.run(accuracy=[made.accuracy(against=made.against(0.1, 0.3))]))
     json.dumps(found, allow_nan=False)
     assert found["verdict"] == {"status": "pass", "reason": ""}
-    assert (found["metrics"]["AP"], found["runner"]) == (0.336, accuracy()["backend"])
+    assert (found["metrics"]["AP"], found["runner"]) == (0.336, made.accuracy()["backend"])
     assert found["against"]["drop"]["points"] == pytest.approx(0.2)
     assert found["environment"] == {"cpu": "a processor", "packages": {"numpy": "2.4.6"}}
-    assert (found["schema"], "insight" in found) == (SCHEMA, False)
+    assert (found["schema"], "insight" in found) == (record.SCHEMA, False)
 
 
-def alone(kind: str, **parts: Any) -> Run:
+def alone(kind: str, **parts: Any) -> record.Run:
     """A run that has one *kind* of result only."""
     empty: dict[str, Any] = {key: [] for key in LISTS}
-    return run(**{**empty, kind: content()[kind], **parts})
+    return made.run(**{**empty, kind: made.content()[kind], **parts})
 
 
 def test_four_runs_become_one_and_stay_what_they_were() -> None:
     """Each kind of result is there as it was, with all commands; a run alone is itself."""
     runs = [alone(kind, commands=[f"pytest {kind}"]) for kind in LISTS]
     before = copy.deepcopy(runs)
-    merged = merge_runs(runs)
-    assert all(getattr(merged, kind) == getattr(run(), kind) for kind in LISTS)
+    merged = record.merge_runs(runs)
+    assert all(getattr(merged, kind) == getattr(made.run(), kind) for kind in LISTS)
     assert merged.commands == [f"pytest {kind}" for kind in LISTS]
     assert runs == before
-    assert msgspec.structs.replace(merge_runs([run()]), verdict=run().verdict) == run()
+    assert (
+        msgspec.structs.replace(record.merge_runs([made.run()]), verdict=made.run().verdict)
+        == made.run()
+    )
 
 
 def test_what_is_the_same_is_there_once() -> None:
     """A run that is given twice counts once; another machine, runner or batch stands beside it."""
     board = {"machine": {"cpu": "a board"}, "packages": {"numpy": None}}
-    other = run(
-        environment=[board], accuracy=[accuracy(0.33, "acl")], parity=[parity("acl")],
-        latency=[latency(batch=8)],
+    other = made.run(
+        environment=[board], accuracy=[made.accuracy(0.33, "acl")], parity=[made.parity("acl")],
+        latency=[made.latency(batch=8)],
     )  # fmt: skip
-    merged = merge_runs([run(), run(), other])
+    merged = record.merge_runs([made.run(), made.run(), other])
     assert [one.machine["cpu"] for one in merged.environment] == ["a processor", "a board"]
     assert [one.runner for one in merged.accuracy] == ["ort", "acl"]
     assert [one.runner for one in merged.parity] == ["ort", "acl"]
@@ -210,50 +184,50 @@ def test_what_is_the_same_is_there_once() -> None:
 )
 def test_memory_of_a_conversion_is_not_that_of_the_run(peaks: Any, shown: str) -> None:
     """Both are told, each by its name; what was not measured is not."""
-    (one,) = run(accuracy=[accuracy(**peaks)]).accuracy
+    (one,) = made.run(accuracy=[made.accuracy(**peaks)]).accuracy
     assert one.peak_memory == shown
 
 
 def test_the_last_date_and_the_worst_exit_stand() -> None:
     """A part that failed, or was cut off, is not hidden by those that did not."""
-    failed = run(
-        created="2026-11-24T07:00:00+00:00", exit_status=1, checks=[check("runner", "failed")]
+    failed = made.run(
+        created="2026-11-24T07:00:00+00:00", exit_status=1, checks=[made.check("runner", "failed")]
     )
-    cut = run(verdict=verdict("undecided", evidence="not all checks were run"))
-    for runs in ([failed, run(), cut], [cut, run(), failed]):
-        merged = merge_runs(runs)
+    cut = made.run(verdict=made.verdict("undecided", evidence="not all checks were run"))
+    for runs in ([failed, made.run(), cut], [cut, made.run(), failed]):
+        merged = record.merge_runs(runs)
         assert (merged.created, merged.exit_status) == ("2026-11-25T07:00:00+00:00", 1)
         # The stages before the broken one passed in another run.
         found = merged.verdict
         assert (found.status, found.stage, found.passed) == ("fail", "runner", ("dataset",))
-    found = merge_runs([run(), cut]).verdict
+    found = record.merge_runs([made.run(), cut]).verdict
     assert (found.status, found.evidence) == ("undecided", "not all checks were run")
 
 
 @pytest.mark.parametrize(
     ("hashes", "lacks"),
     [
-        pytest.param([MODEL], 0, id="itself"),
-        pytest.param([CHECKPOINT, MODEL], 0, id="itself-and-reference"),
-        pytest.param([UNKNOWN_MODEL], 0, id="results-without-a-hash"),
-        pytest.param([CHECKPOINT], 1, id="reference-alone"),
-        pytest.param([OTHER, CHECKPOINT], 1, id="its-source"),
+        pytest.param([made.MODEL], 0, id="itself"),
+        pytest.param([made.CHECKPOINT, made.MODEL], 0, id="itself-and-reference"),
+        pytest.param([record.UNKNOWN_MODEL], 0, id="results-without-a-hash"),
+        pytest.param([made.CHECKPOINT], 1, id="reference-alone"),
+        pytest.param([OTHER, made.CHECKPOINT], 1, id="its-source"),
     ],
 )
 def test_a_model_that_was_not_run_does_not_ship(hashes: list[str], lacks: int) -> None:
     """An .om without a board, or what --runner left out, passes by no detections of another."""
-    measured = [msgspec.convert(accuracy(model_sha256=one), Accuracy) for one in hashes]
-    told = standing(msgspec.convert(artefact(), Artefact), measured)["lacks"]
+    measured = [msgspec.convert(made.accuracy(model_sha256=one), record.Accuracy) for one in hashes]
+    told = record.standing(msgspec.convert(made.artefact(), record.Artefact), measured)["lacks"]
     assert sum(one.startswith("detections of mine.onnx itself") for one in told) == lacks
 
 
 def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
     """Times need no data set, a model may hold its own weights, and weights may be all there is."""
-    bare = run(artefact=artefact(checkpoint_sha256=None, dataset=None))
-    for runs in ([bare, run()], [run(), bare]):
-        assert merge_runs(runs).artefact == run().artefact
-    weights = run(artefact=artefact(model_sha256=None))
-    assert merge_runs([weights, weights]).artefact == weights.artefact
+    bare = made.run(artefact=made.artefact(checkpoint_sha256=None, dataset=None))
+    for runs in ([bare, made.run()], [made.run(), bare]):
+        assert record.merge_runs(runs).artefact == made.run().artefact
+    weights = made.run(artefact=made.artefact(model_sha256=None))
+    assert record.merge_runs([weights, weights]).artefact == weights.artefact
 
 
 @pytest.mark.parametrize(
@@ -272,7 +246,7 @@ def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
             r"c is of the checkpoint eeeeeeeeeeee, but b of c+; only", id="checkpoint",
         ),
         pytest.param(
-            [{}, {"dataset": {"name": "a", "images": 1, "sha256": ANNOTATIONS}}],
+            [{}, {"dataset": {"name": "a", "images": 1, "sha256": made.ANNOTATIONS}}],
             r"dataset 1 images of a \(annotations d+\), but a of 5000 images of val2017 \(",
             id="images",
         ),
@@ -284,9 +258,9 @@ def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
 )  # fmt: skip
 def test_another_artefact_is_refused_with_both_values(artefacts: Any, message: str) -> None:
     """Nobody's accuracy is shown beside another model's times; who named the other is told."""
-    runs = [run(artefact=artefact(**parts)) for parts in artefacts]
+    runs = [made.run(artefact=made.artefact(**parts)) for parts in artefacts]
     with pytest.raises(RunFileError, match=message):
-        merge_runs(runs, ["a", "b", "c"][: len(runs)])
+        record.merge_runs(runs, ["a", "b", "c"][: len(runs)])
 
 
 @pytest.mark.parametrize("declared", ["int8", None])
@@ -295,21 +269,21 @@ def test_a_compiled_model_has_the_precision_that_was_declared(
 ) -> None:
     """An .om does not say what it computes in, and nothing is guessed; merged runs keep it."""
     (tmp_path / "d0.om").write_bytes(b"compiled")
-    found = artefact_of(tmp_path / "d0.om", None, None, declared=declared)
+    found = record.artefact_of(tmp_path / "d0.om", None, None, declared=declared)
     assert found.precision == declared
-    runs = [as_run(content()), as_run(content())]
+    runs = [made.as_run(made.content()), made.as_run(made.content())]
     runs[1].artefact = msgspec.structs.replace(runs[1].artefact, precision=declared)
-    assert merge_runs(runs).artefact.precision == declared
+    assert record.merge_runs(runs).artefact.precision == declared
 
 
 @EVERY_SEED
 def test_a_mutated_run_is_read_or_refused(seeds: range, tmp_path: Path) -> None:
     """What is read of a run file can be merged, shown and written again; all else is refused."""
-    path, plain = tmp_path / "run.json", good_content(pictures=1)
+    path, plain = tmp_path / "run.json", made.good_content(pictures=1)
 
     def read() -> object:
-        found = read_run(path)
-        write_run(tmp_path / "again.json", merge_runs([found, found]))
+        found = record.read_run(path)
+        record.write_run(tmp_path / "again.json", record.merge_runs([found, found]))
         write_markdown(tmp_path / "run.md", found)
         compare_runs(found, found)
         return found
