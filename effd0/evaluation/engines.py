@@ -253,14 +253,14 @@ class RecordedEngine(Engine):
             "runner": "recorded",
             "spec": asdict(self.spec),
         }
-        reading, decoding = list[float](), list[float]()
+        times: dict[str, list[float]] = {"read results": [], "postprocess": []}
 
         def decoded(sample: Sample) -> Detections:
             stem, scale = stems[sample.image_id], 1.0 / input_scale(sample.size, self.spec)
-            with noted(reading):
+            with noted(times["read results"]):
                 (heads,) = split_heads(results.heads(stem), self.spec)
             try:
-                with noted(decoding):
+                with noted(times["postprocess"]):
                     return postprocess(heads, scale, sample.size, self.spec)
             except Effd0Error as error:
                 error.add_note(f"in the results of {stem}")
@@ -274,8 +274,7 @@ class RecordedEngine(Engine):
                     pool.shutdown(cancel_futures=True)
 
         def stages() -> dict[str, Latency]:
-            seconds = {"read results": reading, "postprocess": decoding}
-            return {stage: Latency.from_seconds(each) for stage, each in seconds.items()}
+            return {stage: Latency.from_seconds(each) for stage, each in times.items()}
 
         yield OpenEngine(self.spec, results.description, settings, detect, stages)
 

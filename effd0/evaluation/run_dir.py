@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..detection.postprocess import Detections
-from ..errors import OutputError, ResultError
+from ..errors import OutputError
 from ..io import flattened, write_text, written_whole
 from ..metrics.coco import Rows, entries_of
 from ..tensors.inputs import read_json
@@ -108,12 +108,8 @@ class RunDirectory:
         text = json.dumps(manifest, indent=1, allow_nan=False)
         path = self.folder / MANIFEST
         if path.exists():
-            try:
-                recorded = read_json(
-                    path, dict[str, Any], "it cannot be continued; give another --out"
-                )
-            except ResultError as error:  # it is no result that is wrong
-                raise OutputError(str(error)) from error
+            remedy = "it cannot be continued; give another --out"
+            recorded = read_json(path, dict[str, Any], remedy, OutputError)
             asked = json.loads(text)
             if None in (recorded.get(IMAGES, ""), asked.get(IMAGES, "")):  # one does not know
                 asked[IMAGES] = recorded.get(IMAGES)

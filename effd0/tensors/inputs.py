@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ..data.coco import Dataset, Sample
 from ..data.preprocess import preprocess
-from ..errors import OutputError, ResultError, listed
+from ..errors import Effd0Error, OutputError, ResultError, listed
 from ..io import decoded, sha256, write_json, writing_to, written_whole
 from ..spec import ModelSpec
 
@@ -133,14 +133,16 @@ def find_manifest(folder: Path, bins: Path | None) -> Manifest | None:
     return next((read_manifest(path) for path in places if path.exists()), None)
 
 
-def read_json(path: Path, kind: type[_Content], remedy: str) -> _Content:
-    """The JSON in *path* as *kind*; raise `ResultError`, ending with *remedy*, if it is not one."""
+def read_json(
+    path: Path, kind: type[_Content], remedy: str, error: type[Effd0Error] = ResultError
+) -> _Content:
+    """The JSON in *path* as *kind*; raise *error*, ending with *remedy*, if it is not one."""
     try:
         return decoded(path.read_bytes(), kind)
-    except FileNotFoundError as error:
-        raise ResultError(f"{path} does not exist; {remedy}") from error
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{path} cannot be read: {error}; {remedy}") from error
+    except FileNotFoundError as missing:
+        raise error(f"{path} does not exist; {remedy}") from missing
+    except (OSError, ValueError) as wrong:
+        raise error(f"{path} cannot be read: {wrong}; {remedy}") from wrong
 
 
 def input_shape(dtype: str, spec: ModelSpec) -> tuple[int, int, int]:

@@ -40,8 +40,9 @@ def row(
     return Row(fault, outcome, change)
 
 
+RIGHT = row("right", diagnosis="BGR", said="input BGR swapped", change=-0.04)
 ROWS = (
-    row("right", diagnosis="BGR", said="input BGR swapped", change=-0.04),
+    replace(RIGHT, fault=replace(RIGHT.fault, in_part=True)),
     row("missed", found=None, diagnosis="BGR", change=None),
     row("wrong-stage", found="gate", diagnosis="BGR", said="heads scaled", change=0.1),
     row("no-cause"),
@@ -59,10 +60,13 @@ def test_the_page_has_the_shares_and_a_line_for_each_fault() -> None:
         "caught: 3 of 4 (75.0%)",
         "stage right: 2 of 4 (50.0%)",
         "diagnosis right: 1 of 3 (33.3%)",
+        "in int8 builds: 0 of 0 caught, 0 in their stage and under their name",
+        "in fp16 builds: 0 of 0 caught, 0 in their stage and under their name",
+        "in part: 1 of 1 caught, 1 in their stage and under their name",
         "false alarms: 1 of 2 runs without a fault: clean-two",
     ]
     lines, source = page(*ROWS).splitlines(), "peers 4.1 (a thread)"
-    assert [line.removeprefix("- ") for line in lines if line.startswith("- ")][-5:-1] == shares
+    assert [line.removeprefix("- ") for line in lines if line.startswith("- ")][-8:-1] == shares
     assert f"| right | runner | {source} | yes | yes | yes | **-0.04** | 1.2 |" in lines
     assert f"| missed | runner | {source} | no | no: None | no | - | 1.2 |" in lines
     assert f"| wrong-stage | runner | {source} | yes | no: gate | no | +0.10 | 1.2 |" in lines
