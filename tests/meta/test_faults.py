@@ -67,10 +67,10 @@ def test_the_page_has_the_shares_and_a_line_for_each_fault() -> None:
     ]
     lines, source = page(*ROWS).splitlines(), "peers 4.1 (a thread)"
     assert [line.removeprefix("- ") for line in lines if line.startswith("- ")][-8:-1] == shares
-    assert f"| right | runner | {source} | yes | yes | yes | **-0.04** | 1.2 |" in lines
-    assert f"| missed | runner | {source} | no | no: None | no | - | 1.2 |" in lines
-    assert f"| wrong-stage | runner | {source} | yes | no: gate | no | +0.10 | 1.2 |" in lines
-    assert f"| no-cause | runner | {source} | yes | yes | - | -3.00 | 1.2 |" in lines
+    assert f"| right | runner | {source} | yes | yes | yes | **-0.04** | 1.2 | part |" in lines
+    assert f"| missed | runner | {source} | no | no: None | no | - | 1.2 |  |" in lines
+    assert f"| wrong-stage | runner | {source} | yes | no: gate | no | +0.10 | 1.2 |  |" in lines
+    assert f"| no-cause | runner | {source} | yes | yes | - | -3.00 | 1.2 |  |" in lines
 
 
 def test_only_another_verdict_is_a_difference() -> None:
