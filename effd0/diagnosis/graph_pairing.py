@@ -9,7 +9,7 @@ Every tensor is looked at in bounded memory: copies of the graph are given other
 at a time, and run in ONNX Runtime without any optimisation, so that no fusion hides a tensor.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..errors import GraphError, RunnerError, require
 from ..graph.onnx_info import constants, fed_inputs, sides_of
+from ..graph.rewrites import GraphEdit
 from ..runners.base import TensorInfo, as_input
 from ..spec import D0, ModelSpec
 from ..types import Fractions
@@ -88,6 +89,7 @@ class Network:
         self.nodes: list[Node] = []
         self.producer: dict[str, Node] = {}
         self.seen: dict[str, Seen] = {}
+        self._images: Array | None = None
         self.inputs = []
         for value in fed_inputs(model):
             kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -114,31 +116,22 @@ class Network:
 
     def fused(self) -> "Network":
         """The same, its batch norms folded into the convolutions above, as exporters do it."""
-        to_tensor = require("onnx.numpy_helper", extra="onnx").from_array
+        whole = require("onnx_ir", extra="onnx").Model
+        rules = require("onnxscript.rewriter.rules.common", extra="onnx")
         model = type(self.model)()
         model.CopyFrom(self.model)
-        makers = {name: node for node in model.graph.node for name in node.output}
-        readers = Counter(self.outputs + [n for node in model.graph.node for n in node.input])
-        for norm in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
-            conv = makers.get(norm.input[0])
-            if conv is None or conv.op_type != "Conv" or readers[norm.input[0]] > 1:
-                continue
-            known = self.values.keys() >= {*conv.input[1:], *norm.input[1:]}
-            if not known or len(norm.output) > 1:  # more outputs are of training
-                continue
-            kernel, *bias = (self.values[name].astype(np.float64) for name in conv.input[1:])
-            scale, shift, mean, variance = (self.values[name] for name in norm.input[1:])
-            epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
-            factor = scale / np.sqrt(variance.astype(np.float64) + epsilon)
-            kernel *= factor.reshape(-1, *[1] * (kernel.ndim - 1))
-            bias = [((bias[0] if bias else 0.0) - mean) * factor + shift]
-            del conv.input[1:]
-            for number, value in enumerate((kernel, *bias)):
-                name = f"{norm.output[0]}_fused_{number}"
-                model.graph.initializer.append(to_tensor(value.astype(scale.dtype), name))
-                conv.input.append(name)
-            conv.output[0] = norm.output[0]
-            model.graph.node.remove(norm)
+
+        def fuse(graph: Any) -> int:
+            norms = [node for node in graph if node.op_type == "BatchNormalization"]
+            convs = {norm.outputs[0].name: norm.inputs[0].producer() for norm in norms}
+            names = {output: conv.name for output, conv in convs.items() if conv is not None}
+            count = rules.fuse_batchnorm_into_conv_rule.apply_to_model(whole(graph, ir_version=8))
+            for node in [node for node in graph if node.op_type == "Conv"]:
+                # The rule gives it another name.
+                node.name = names.get(node.outputs[0].name, node.name)
+            return int(count)
+
+        GraphEdit("fuse-norms", fuse, "", "").run(model)
         return Network(model, self.spec)
 
     def fingerprint(self, node: Node) -> Hashable:
@@ -151,6 +144,9 @@ class Network:
 
     def observe(self, images: Array) -> None:
         """Fill in what is `seen` on *images* and constants that are not stored; `RunnerError`."""
+        if self._images is images:
+            return
+        self._images = images
         read = dict.fromkeys(name for node in self.nodes for name in node.constants.values())
         if computed := [name for name in read if name not in self.values]:
             self.values.update(zip(computed, self.run(computed, images), strict=True))
@@ -223,11 +219,12 @@ class Pairs:
         self._close: dict[int, list[Node]] = {}
         rules: tuple[tuple[str, Callable[[], Found]], ...] = (
             ("topology", partial(self._forward, exactly=True)),
-            *((("name", self._by_name),) if self._names_agree() else ()),
+            *((("name", lambda: self._alike((n.output, n.output) for n in self._left()[0])),)
+              if self._names_agree() else ()),
             ("value", self._by_value),
             ("topology", partial(self._forward, exactly=False)),
             ("topology", self._backward),
-        )
+        )  # fmt: skip
         while any(self._add(word, rule()) for word, rule in rules):
             pass
 
@@ -282,10 +279,6 @@ class Pairs:
         fed = self.good.inputs[0].name
         agreed = [one.op == other.op and {*one.data} & {*other.data, fed} for one, other in common]
         return sum(map(bool, agreed)) >= NAMES_AGREE * max(1, len(common))
-
-    def _by_name(self) -> Found:
-        """The same name, operator and shape."""
-        return self._alike((node.output, node.output) for node in self._left()[0])
 
     def _backward(self) -> Found:
         """What partners read at the same place, and what the same output shows."""
