@@ -68,13 +68,13 @@ class Suspect:
     node: str
     op: str
     output: str
-    input_shapes: tuple[tuple[int, ...], ...]
-    output_shape: tuple[int, ...]
     error: float
-    upstream: float
-    partner: str
-    paired_by: str
     differences: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    output_shape: tuple[int, ...] = ()
+    upstream: float = 0.0
+    partner: str = ""
+    paired_by: str = ""
 
     @property
     def stage(self) -> str:
@@ -155,16 +155,12 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
         images[0] = preprocess(image, spec).tensor
     fed = images[:rows] if image is None else images[[0] * rows]
     mine = restored(bad.model, good, fed) if precision_of(bad.model) != "fp32" else None
-    if mine is None:
-        finding = bisect_networks(bad, good, fed)
-    else:
-        finding = bisect_restored(mine, fed)
+    finding = bisect_restored(mine, fed) if mine else bisect_networks(bad, good, fed)
+    if mine:
         count = f"{len(mine.rounding.steps) - len(mine.wrong)} of {len(mine.rounding.steps)}"
-        notes = [
-            f"compared without its rounding: {count} stored weights are the reference's, rounded"
-        ]
-        notes += [f"quantiser of {own}" for own in own_errors(mine, fed)[:SHOWN]]
-        finding = replace(finding, notes=(*notes, *finding.notes))
+        said = f"compared without its rounding: {count} stored weights are the reference's, rounded"
+        quantisers = (f"quantiser of {own}" for own in own_errors(mine, fed)[:SHOWN])
+        finding = replace(finding, notes=(said, *quantisers, *finding.notes))
     if finding.status != "same":
         return finding
     if first := batch_suspect(bad, one_among(images, bad.inputs[0].shape[0] or BATCH)):
@@ -175,16 +171,13 @@ def bisect(model: Path, reference: Path, spec: ModelSpec, image: Path | None = N
 def bisect_restored(mine: Restored, images: Tensor) -> Finding:
     """Find where a model without its rounding leaves the reference; `RunnerError`."""
     found = bisect_networks(mine.network, mine.pairs.good, images)
-    texts = {f"weight {name} differs: ": text for name, text in mine.wrong.items()}
-
-    def in_steps(text: str) -> str:
-        start = next((start for start in texts if text.startswith(start)), None)
-        return text if start is None else start + texts[start]
-
-    suspects = tuple(
-        replace(one, differences=tuple(map(in_steps, one.differences))) for one in found.suspects
-    )
-    return replace(found, suspects=suspects, notes=(*found.notes, *mine.notes))
+    in_steps = {f"weight {name} differs": text for name, text in mine.wrong.items()}
+    suspects = []
+    for one in found.suspects:
+        parts = [text.partition(": ") for text in one.differences]
+        said = tuple(f"{start}{colon}{in_steps.get(start, rest)}" for start, colon, rest in parts)
+        suspects.append(replace(one, differences=said))
+    return replace(found, suspects=tuple(suspects), notes=(*found.notes, *mine.notes))
 
 
 def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
@@ -213,11 +206,8 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
         network.observe(images)
     pairs = Pairs(bad, good)
     # An output is compared whatever gives it: a Cast, which the other model does not have.
-    names = dict(pairs.same_outputs()) | {
-        node.output: pairs.nodes[node.index].output
-        for node in bad.nodes
-        if node.index in pairs.nodes
-    }
+    partners = ((node.output, pairs.nodes.get(node.index)) for node in bad.nodes)
+    names = dict(pairs.same_outputs()) | {name: its.output for name, its in partners if its}
     both = each([(bad, [*names]), (good, [*names.values()])], images)
     errors = {name: distance(*values) for name, values in zip(names, both, strict=True)}
     # The error that is nobody's fault, in the coarser of both precisions.
@@ -231,18 +221,11 @@ def bisect_networks(bad: Network, good: Network, images: Tensor) -> Finding:
         for name in bad.outputs
         if name in good.outputs and pairs.tensors.get(name, name) != name
     ]
-    return Finding(
-        "differs" if worst > noise else "hidden" if found else "same",
-        found,
-        worst,
-        noise,
-        len(bad.nodes),
-        dict(Counter(pairs.rules.values())),
-        tuple(notes),
-        _other_weights(pairs, outputs, images, noise)
-        if found and found[0].stage == "export"
-        else "",
-    )
+    status = "differs" if worst > noise else "hidden" if found else "same"
+    by_rule, said = dict(Counter(pairs.rules.values())), ""
+    if found and found[0].stage == "export":
+        said = _other_weights(pairs, outputs, images, noise)
+    return Finding(status, found, worst, noise, len(bad.nodes), by_rule, tuple(notes), said)
 
 
 def _other_weights(
@@ -275,11 +258,8 @@ def _other_weights(
     differ = sum(map(sum, parts.values()))
     if differ <= 1:
         return ""
-    counts = [
-        f"{'all' if all(of) else f'{sum(of)} of'} {len(of)} in {part}"
-        for part, of in parts.items()
-        if any(of) and part
-    ]
+    counts = [f"{'all' if all(of) else f'{sum(of)} of'} {len(of)} in {part}"
+              for part, of in parts.items() if any(of) and part]  # fmt: skip
     said = f"{differ} of {sum(map(len, parts.values()))} convolutions have other weights"
     said += f": {', '.join(counts)}" if counts else ""
     if any(all(of) for of in parts.values()):
@@ -325,7 +305,7 @@ def batch_suspect(network: Network, batch: Tensor) -> Suspect | None:
         return None
     for node, (error,) in zip(network.nodes, errors(names, [row]), strict=True):
         if error > noise:
-            return Suspect(node.name, node.op, node.output, (), (), error, 0.0, "", "", (what,))
+            return Suspect(node.name, node.op, node.output, error, (what,))
     return None
 
 
@@ -371,19 +351,11 @@ def suspects(pairs: Pairs, errors: Mapping[str, float], noise: float) -> Iterato
         if maker.index in reached:
             continue
         reached.add(maker.index)
-        partner = pairs.nodes.get(maker.index)
-        yield Suspect(
-            maker.name,
-            maker.op,
-            maker.output,
-            tuple(seen[n].shape if n in seen else fed.get(n, ()) for n in maker.data),
-            seen[maker.output].shape,
-            error,
-            upstream,
-            partner.name if partner else "",
-            pairs.rules.get(maker.index, ""),
-            tuple(node_differences(maker, pairs)),
-        )
+        said, partner = tuple(node_differences(maker, pairs)), pairs.nodes.get(maker.index)
+        shapes = tuple(seen[n].shape if n in seen else fed.get(n, ()) for n in maker.data)
+        names = partner.name if partner else "", pairs.rules.get(maker.index, "")
+        own = (maker.name, maker.op, maker.output, error, said)
+        yield Suspect(*own, shapes, seen[maker.output].shape, upstream, *names)
 
 
 def _dirty(network: Network, errors: Mapping[str, float], noise: float) -> set[int]:
@@ -430,11 +402,11 @@ def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
     settings = {"is": (node.op, partner.op)}
     for name in sorted(node.attributes.keys() | partner.attributes.keys()):
         usual = _default(node.op, name)
-        both = (node.attributes.get(name, usual), partner.attributes.get(name, usual))
-        settings[f"attribute {name} is"] = both
+        both = (side.attributes.get(name, usual) for side in (node, partner))
+        settings[f"attribute {name} is"] = tuple(map(_text, both))
     for what, (got, wanted) in settings.items():
-        if _text(got) != _text(wanted):
-            yield f"{what} {_text(got)}, but {_text(wanted)} in the reference"
+        if got != wanted:
+            yield f"{what} {got}, but {wanted} in the reference"
     for position in sorted(node.constants.keys() | partner.constants.keys()):
         mine, theirs = node.constants.get(position), partner.constants.get(position)
         if mine is None or theirs is None:

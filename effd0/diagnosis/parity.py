@@ -32,14 +32,7 @@ from ..spec import SPECS, ModelSpec
 from ..tensors.diff import check_pair, compare_tensors
 from ..tolerances import HEADS, INT8_L2, KERNELS, RECORDED, ROUNDED_L2, SAME_FLOAT32
 from ..types import Floats, Tensor, Tensors
-from .bisect import (
-    BATCH,
-    Finding,
-    batch_suspect,
-    bisect_networks,
-    bisect_restored,
-    one_among,
-)
+from .bisect import BATCH, Finding, batch_suspect, bisect_networks, bisect_restored, one_among
 from .graph_pairing import Network
 from .heads import EXPLAINED, ON_GRID, diagnose_heads, on_bfloat16, on_float16
 from .hypothesis import Diagnosis
@@ -47,11 +40,12 @@ from .images import differing, misplaced
 from .inputs import ImageFile, Infer, diagnose_input_of, model_expects
 from .rounding import Restored, check_quantisers, restored
 
-#: Precision of a model that is not float32 -> relative L2 that a head of it may have.
-RELATIVE_L2 = {
-    "fp16": ROUNDED_L2.limit,
-    "bf16": HEADS["torch", "bf16"].limit,
-    "int8": INT8_L2.limit,
+#: Precision of a model -> the figure of `TensorDiff` that decides, and how large it may be.
+LIMITS: dict[str, tuple[Literal["max_abs", "relative_l2"], float]] = {
+    "fp32": ("max_abs", SAME_FLOAT32.limit),
+    "fp16": ("relative_l2", ROUNDED_L2.limit),
+    "bf16": ("relative_l2", HEADS["torch", "bf16"].limit),
+    "int8": ("relative_l2", INT8_L2.limit),
 }
 _FIGURES = ("max_abs", "relative_l2", "cosine", "q999", "required")
 #: Up to here an error is named after int8: weights alone made 1.6e-2 at most (2026-11-23).  Whole
@@ -106,7 +100,7 @@ def check_heads(reference: Tensors, got: Tensors, spec: ModelSpec, precision: st
 
 def excess(reference: Tensors, got: Tensors, precision: str) -> str:
     """Say by how much a head of *got* differs more than *precision* allows; empty if none does."""
-    measure, limit = _limit(precision)
+    measure, limit = LIMITS[precision]
     diffs = compare_tensors(reference, got)
     # Not the other way round: NaN is not within any tolerance.
     worst = next((diff for diff in diffs if not getattr(diff, measure) <= limit), None)
@@ -114,13 +108,6 @@ def excess(reference: Tensors, got: Tensors, precision: str) -> str:
     if precision == "fp32":
         allowed = f"at most {limit} is allowed in float32"
     return "" if worst is None else f"{worst}, but {allowed}"
-
-
-def _limit(precision: str) -> tuple[Literal["max_abs", "relative_l2"], float]:
-    """The figure of `TensorDiff` that decides in *precision*, and how large it may be."""
-    if precision == "fp32":
-        return "max_abs", SAME_FLOAT32.limit
-    return "relative_l2", RELATIVE_L2[precision]
 
 
 def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32") -> Parity:
@@ -131,7 +118,7 @@ def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32
     exactly it seems to compute is in the record.
     """
     found = estimate(reference, got)
-    measure, allowed = _limit(precision)
+    measure, allowed = LIMITS[precision]
     return Parity(
         runner=runner,
         reference="torch",
@@ -254,13 +241,15 @@ def compare_plain(
     """
     rows = min(COMPARED, len(images), model.batch or COMPARED)
     images, reference = images[:rows], {name: head[:rows] for name, head in reference.items()}
-    heads = _unoptimised(model.path, images, spec)
+    (heads,) = _unoptimised(model.path, spec, images)
     figure = record("ort", reference, heads, model.precision).worst
     mine, rows = None, model.batch or 1
     fed = np.concatenate([images] * rows)[:rows]
     try:
         if model.precision != "fp32":
-            mine = _restored(model.path, checkpoint, fed, spec, weights)
+            with contextlib.suppress(Effd0Error):  # what cannot be undone is compared as it is
+                good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
+                mine = restored(load_graph(model.path), good, fed)
         if mine is not None:
             _check_restored(mine, images, reference, spec)
             check_quantisers(mine, images)
@@ -280,12 +269,10 @@ def compare_plain(
                 said = f"another set of weights: these are its {other}, not its {used}"
                 return Broken(broken.evidence, said, "export", broken.details), figure
         try:
-            if mine is not None:
-                found = bisect_restored(mine, fed)
-            else:
+            if mine is None:
                 bad = Network(load_graph(model.path), spec)
                 good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
-                found = bisect_networks(bad, good, fed)
+            found = bisect_restored(mine, fed) if mine else bisect_networks(bad, good, fed)
             first, explanation = found.culprit, found.explanation
         except Effd0Error:
             first, explanation = None, ""  # the heads alone explain what cannot be bisected
@@ -308,15 +295,13 @@ def compare_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> Broken |
     It is run unoptimised, in its own batch or in `BATCH` rows.  *images* are (N, 3, S, S).
     """
     batch = one_among(images, model.batch or BATCH)
-    options = RunnerOptions(graph_optimization="disable")
-    with NamedRunner(open_runner("ort", model.path, spec, options), spec) as runner:
-        alone, heads = (runner.infer({spec.input_name: fed}) for fed in (batch[:1], batch))
+    alone, heads = _unoptimised(model.path, spec, batch[:1], batch)
     if not all(np.isfinite(head).all() for head in alone.values()):
         return None  # infinitely far from any
     off = [np.abs(head - alone[name]).max(axis=(1, 2, 3)) for name, head in heads.items()]
     row = int(np.where(np.arange(len(batch)) == 1, 0, np.max(off, axis=0)).argmax())
-    worst = {name: head[row : row + 1] for name, head in heads.items()}
     try:
+        worst = {name: head[row : row + 1] for name, head in heads.items()}
         check_heads(alone, worst, spec, model.precision)
     except Broken as broken:
         named = "heads depend on the batch: alone, the same image has others"
@@ -329,28 +314,18 @@ def compare_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> Broken |
     return None
 
 
-def _unoptimised(path: Path, images: Tensor, spec: ModelSpec) -> Tensors:
-    """Heads of the ONNX file *path* in ONNX Runtime, its graph as it stands."""
+def _unoptimised(path: Path, spec: ModelSpec, *batches: Tensor) -> list[Tensors]:
+    """Heads of the ONNX file *path* in ONNX Runtime, its graph as it stands, of each batch."""
     options = RunnerOptions(graph_optimization="disable")
     with NamedRunner(open_runner("ort", path, spec, options), spec) as runner:
-        return runner.infer({spec.input_name: images})
-
-
-def _restored(
-    path: Path, checkpoint: Path, images: Tensor, spec: ModelSpec, weights: str | None
-) -> Restored | None:
-    """The model *path* without its honest rounding; None where that cannot be taken away."""
-    with contextlib.suppress(Effd0Error):
-        good = Network(load_graph(fresh_export(checkpoint, spec, weights)), spec)
-        return restored(load_graph(path), good, images)
-    return None
+        return [runner.infer({spec.input_name: images}) for images in batches]
 
 
 def _check_restored(mine: Restored, images: Tensor, reference: Tensors, spec: ModelSpec) -> None:
     """Raise `Broken` unless a model without its rounding computes *reference*, as float32 does."""
     with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
         save_graph(mine.network.model, path := Path(folder, "float32.onnx"))
-        heads = _unoptimised(path, images, spec)
+        (heads,) = _unoptimised(path, spec, images)
     try:
         check_heads(reference, heads, spec)
     except Broken as broken:
@@ -368,14 +343,15 @@ def check_kernels(
 
     *images* are those of *got* and of torch's *reference*, all (N, ...).
     """
-    plain = _unoptimised(path, images, spec)
+    (plain,) = _unoptimised(path, spec, images)
     errors = [max(d.relative_l2 for d in compare_tensors(reference, one)) for one in (got, plain)]
     if errors[0] > KERNELS.limit * errors[1]:
         raise Broken(
             f"optimised, the heads are off by {errors[0]:.2g} (relative L2), but as the graph "
             f"stands by {errors[1]:.2g}; at most {KERNELS.limit:g} times as much is allowed",
-            "ONNX Runtime's integer kernels saturate on this CPU (no VNNI): run with "
-            "--graph-optimization=disable, or quantise with reduce_range or int8 activations",
+            "ONNX Runtime's integer kernels on this CPU compute otherwise than the graph; without "
+            "VNNI their sums of 8 bits saturate: run with --graph-optimization=disable, or "
+            "quantise with reduce_range or int8 activations",
             "runner",
         )
 
@@ -407,7 +383,7 @@ def diagnose_runner(
     *precision*, where no fault has *explained* them already.
     """
     named, stage, several = broken.diagnosis, None, len(next(iter(alone.values()))) > 1
-    measure, limit = _limit(precision)
+    measure, limit = LIMITS[precision]
     diffs = compare_tensors(reference, alone)
     if several and all(getattr(diff, measure) <= limit for diff in diffs):
         named = f"heads depend on the batch: alone, images have the right ones; {named}"

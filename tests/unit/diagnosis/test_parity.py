@@ -18,7 +18,7 @@ from effd0.detection.heads import split_heads
 from effd0.detection.postprocess import Detections, postprocess
 from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.diagnosis.parity import (
-    RELATIVE_L2,
+    LIMITS,
     check_heads,
     compare_batch,
     compare_recorded,
@@ -75,10 +75,10 @@ def test_one_value_decides_in_float32() -> None:
     assert broken.details[0].endswith("would need a tolerance of 0.0023")
 
 
-@pytest.mark.parametrize("precision", RELATIVE_L2)
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 def test_the_worst_head_decides_in_other_precisions(precision: str) -> None:
     """Single values may be off; the relative L2 of no head may."""
-    allowed = RELATIVE_L2[precision]
+    _, allowed = LIMITS[precision]
     check_heads(HEADS, off_by(0.95 * allowed), SMALL, precision)
     said = broken_by(off_by(1.05 * allowed), precision).evidence
     assert said.startswith("box_p4 differs by ")
@@ -205,9 +205,9 @@ def test_a_record_is_plain_and_whole() -> None:
     for head, diff in zip(written.heads, wanted.values(), strict=True):
         for figure in ("max_abs", "relative_l2", "cosine", "q999", "required"):
             assert getattr(head, figure) == getattr(diff, figure)
-        assert (head.allowed, head.measure) == (RELATIVE_L2["bf16"], "relative_l2")
+        assert (head.measure, head.allowed) == LIMITS["bf16"]
     assert written.worst == (
-        max(diff.relative_l2 for diff in wanted.values()), RELATIVE_L2["bf16"], "relative l2"
+        max(diff.relative_l2 for diff in wanted.values()), LIMITS["bf16"][1], "relative l2"
     )  # fmt: skip
 
 
