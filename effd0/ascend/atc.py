@@ -23,7 +23,7 @@ from ..errors import AtcError
 from ..graph.onnx_info import check_support, load_graph, model_input
 from ..io import check_writable, write_text, written_whole
 from ..spec import ModelSpec
-from .aipp import normalizing_aipp
+from .aipp import aipp_file
 from .atc_options import AtcOptions, compiled_shape
 from .npu_smi import find_soc
 
@@ -130,7 +130,7 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
         generated.append((mixlist, MIXLIST))
     if options.aipp:
         aipp = output.parent / f"aipp_{spec.arch}.cfg"
-        generated.append((aipp, str(normalizing_aipp(spec))))
+        generated.append((aipp, aipp_file(spec)))
     soc = find_soc() if options.soc_version is None else options.soc_version
     warnings = tuple(problem for problem, _ in problems)
     return AtcCommand(

@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from ..errors import AtcError
 
 TIMEOUT_S = 30  # a driver that hangs does not come back
+_PROCESSES = re.compile(r"\|\s*Process")
+#: A row of number, name and health over a row of chip; between them there may be separators.
+_CHIP = re.compile(
+    r"^\s*\|\s*(\d+)\s+(\S+)\s*\|\s*(.*?)\s*\|.*\n(?:[^|\n]*\n)*\s*\|\s*(\d+)(?:\s+\d+)?\s*\|", re.M
+)
 _ADVICE = "say which chip the model is for: --soc-version Ascend310P3"
 
 
@@ -34,23 +39,10 @@ class Npu:
 
 def parse_info(text: str) -> tuple[Npu, ...]:
     """Read the chips out of what ``npu-smi info`` printed, in its order."""
-    found = []
-    named: tuple[int, str, str] | None = None
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip().split("|")[1:-1]]
-        if any(cell.startswith("Process") for cell in cells):
-            break  # the rows of processes look alike
-        if len(cells) < 2:  # noqa: PLR2004  # a separator
-            continue
-        first, second, *_ = cells
-        if named is None:
-            match = re.fullmatch(r"(\d+)\s+(\S+)", first)
-            named = (int(match[1]), match[2], second) if match else None
-        elif match := re.fullmatch(r"(\d+)(\s+\d+)?", first):
-            number, name, health = named
-            found.append(Npu(number, int(match[1]), name, health))
-            named = None
-    return tuple(found)
+    chips = _PROCESSES.split(text)[0]  # the rows of processes look alike
+    return tuple(
+        Npu(int(npu), int(chip), name, health) for npu, name, health, chip in _CHIP.findall(chips)
+    )
 
 
 def installed() -> tuple[Npu, ...]:

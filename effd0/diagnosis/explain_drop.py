@@ -172,8 +172,7 @@ def explain_drop(
                 some = groups[:count]
                 left = drop_of([name for group in some for name in group.nodes])[1]
                 trials[len(some)] = left
-                regained = graph.points - left.points
-                explained = left.high <= limit or regained >= REGAINED * graph.points
+                explained = left.high <= limit or left.points <= (1 - REGAINED) * graph.points
                 count *= 2
             rows = _costs(wanted, plain)
     return DropExplained(runtime, graph, rows, nodes, groups, trials, explained, unpaired)
@@ -195,13 +194,10 @@ def _partners(
             network.observe(images[: build.inputs[0].shape[0] or len(images)])
         pairs = Pairs(build, reference).nodes
     weights: dict[Place, Array] = {}
-    for node in build.nodes:
-        other = pairs.get(node.index)
+    for node, other in ((n, pairs[n.index]) for n in build.nodes if n.index in pairs):
         for at, name in node.constants.items():
-            theirs = reference.values.get(other.constants.get(at, "")) if other else None
-            if theirs is None or name not in read.steps:
-                continue
-            if theirs.shape == build.values[name].shape:
+            theirs = reference.values.get(other.constants.get(at, ""), np.empty(0))
+            if name in read.steps and theirs.shape == build.values[name].shape:
                 weights[node.output, at] = theirs.astype(np.float32)
     of = {node.output[0]: group_of(node.name) for node in read.model.graph.node}
     of |= {node.output: group_of(pairs.get(node.index, node).name) for node in build.nodes}
@@ -225,14 +221,11 @@ def node_errors(
     """
     model, sums = with_errors(read, weights)
     scalars = [name for both in sums.values() for name in both]
-    totals = np.array(_run(model, scalars, images), np.float64).sum(axis=0)
-    found = []
-    for node in read.model.graph.node:
-        if (output := node.output[0]) in sums:
-            error, size = totals[:2]
-            totals = totals[2:]
-            by_itself = float(np.sqrt(error / size)) if size else 0.0
-            found.append(NodeError(node.name or output, node.op_type, of[output], by_itself))
+    totals = np.array(_run(model, scalars, images), np.float64).sum(axis=0).reshape(-1, 2)
+    errors = {name: float(np.sqrt(error / (size or np.inf)))
+              for name, (error, size) in zip(sums, totals, strict=True)}  # fmt: skip
+    found = [NodeError(node.name or name, node.op_type, of[name], errors[name])
+             for node in read.model.graph.node if (name := node.output[0]) in errors]  # fmt: skip
     return sorted(found, key=lambda one: -one.error)
 
 
@@ -256,10 +249,8 @@ def group_effects(
     def heads(left: set[str]) -> list[Array]:
         parts = _run(given_back(read, left, weights), outputs, images)
         given = [named_heads(dict(zip(outputs, part, strict=True)), spec) for part in parts]
-        return [
-            np.concatenate([head[name].ravel() for head in given for name in names])
-            for names in (spec.class_names, spec.box_names)
-        ]
+        return [np.concatenate([head[name].ravel() for head in given for name in names])
+                for names in (spec.class_names, spec.box_names)]  # fmt: skip
 
     wanted, found = heads(every), []
     worst = {node.group: node for node in reversed(nodes)}  # it comes last, and stays
@@ -280,21 +271,14 @@ def _run(model: Any, names: Sequence[str], images: Tensor) -> list[list[Array]]:
 
 def _costs(reference: Evaluation, build: Evaluation) -> list[tuple[str, float, float]]:
     """COCO's AP by size, AP of the classes that lose most, AP50 that each kind of error costs."""
-    sides = reference.metrics, build.metrics
+    one, other = reference.metrics, build.metrics
     numbers, classes = (
-        [(name, 100 * ap, 100 * now) for name, ap in one.items()
-         if ap is not None and (now := other.get(name)) is not None]
-        for one, other in (
-            [side.values for side in sides], [side.per_class for side in sides]
-        )
+        [(name, 100 * ap, 100 * now) for name, ap in of.items()
+         if ap is not None and (now := its.get(name)) is not None]
+        for of, its in ((one.values, other.values), (one.per_class, other.per_class))
     )  # fmt: skip
-    errors = [find_errors(side.matches) for side in (reference, build)]
-    kinds = [[error.delta_ap(kind) or 0.0 for error in errors] for kind in KINDS]
-    return [
-        *(row for row in numbers if row[0].startswith("AP")),
-        *sorted(classes, key=lambda row: row[2] - row[1])[:CLASSES],
-        *(
-            (f"AP50 lost: {kind}", one, other)
-            for kind, (one, other) in zip(KINDS, kinds, strict=True)
-        ),
-    ]
+    rows = [row for row in numbers if row[0].startswith("AP")]
+    rows += sorted(classes, key=lambda row: row[2] - row[1])[:CLASSES]
+    before, now_lost = (find_errors(side.matches) for side in (reference, build))
+    lost = ((kind, before.delta_ap(kind), now_lost.delta_ap(kind)) for kind in KINDS)
+    return [*rows, *((f"AP50 lost: {kind}", a or 0.0, b or 0.0) for kind, a, b in lost)]

@@ -26,19 +26,15 @@ Array = npt.NDArray[Any]
 #: Operator on whole numbers -> its float operator, and where its data stand.  Each is followed by
 #: its scale and zero point; those of the output are what is left, before a bias.
 WHOLE_NUMBERS: Mapping[str, tuple[str, Sequence[int]]] = {
-    "QLinearConv": ("Conv", (0, 3)),
-    "QLinearMatMul": ("MatMul", (0, 3)),
-    "QLinearAdd": ("Add", (0, 3)),
-    "QLinearMul": ("Mul", (0, 3)),
-    "QLinearSigmoid": ("Sigmoid", (0,)),
-    "QLinearLeakyRelu": ("LeakyRelu", (0,)),
-    "QLinearAveragePool": ("AveragePool", (0,)),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
-    "QLinearConcat": ("Concat", ()),
-}
+    f"QLinear{op}": (op, places)
+    for ops, places in (
+        (("Conv", "MatMul", "Add", "Mul"), (0, 3)), (("Concat",), ()),
+        (("Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"), (0,)),
+    )
+    for op in ops
+}  # fmt: skip
 #: Half a step of float16 relative to a value, and where its numbers are no longer normal.
 _HALF_STEP, _SMALLEST = 2.0**-11, 2.0**-25
-_FLOAT, _FLOAT16 = 1, 10
 _WHOLE = (np.uint8, np.int8, np.uint16, np.int16)
 
 
@@ -142,24 +138,19 @@ def in_float32(model: Any) -> InFloat32:
         if cast or node.op_type == "DynamicQuantizeLinear":
             now[result] = source
             through |= {} if cast else {result: None}
-        elif node.op_type == "QuantizeLinear":
-            made[result] = one = _quantiser(node, values, source)
-            now[result] = source
-            if source not in values:
-                through[result] = (one, one)
-            else:
-                weights[source] = one.rounded(values[source])
-                steps[source] = one.half_step(values[source].ndim)
-        elif node.op_type == "DequantizeLinear":
-            one = _quantiser(node, values, source)
-            if names[0] in values:
-                weights[result] = one.back(values[names[0]])
-                steps[result] = one.half_step(values[names[0]].ndim)
-            else:
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            one, back = _quantiser(node, values, source), node.op_type == "DequantizeLinear"
+            stored, kept = (names[0], result) if back else (source, source)
+            if stored in values:
+                weights[kept] = (one.back if back else one.rounded)(values[stored])
+                steps[kept] = one.half_step(values[stored].ndim)
+            if not back:
+                made[result] = one
+            if not (back and stored in values):
                 now[result] = source
-                if names[0] in made and source not in values:
-                    through[result] = (made[names[0]], one)
-                    pairs.append((made[names[0]], one))
+            if source not in values and (not back or stored in made):
+                through[result] = pair = (made[stored], one) if back else (one, one)
+                pairs += [pair] if back else []
         else:
             if node.op_type != "Shape":
                 reads |= {(result, at): (now[name], through[name])
@@ -170,14 +161,11 @@ def in_float32(model: Any) -> InFloat32:
               for out in copy.graph.output if out.name in through}  # fmt: skip
     called = _rebuild(copy, left, now, weights)
 
-    def renamed(one: Quantiser) -> Quantiser:
-        return replace(one, tensor=called.get(one.tensor, one.tensor))
-
-    placed = {
-        (called.get(name, name), at): (called.get(tensor, tensor), pair)
-        for (name, at), (tensor, pair) in reads.items()
-    }
-    return InFloat32(copy, steps, [(renamed(one), renamed(back)) for one, back in pairs], placed)
+    placed = {(called.get(name, name), at): (called.get(tensor, tensor), pair)
+              for (name, at), (tensor, pair) in reads.items()}  # fmt: skip
+    named = [[replace(one, tensor=called.get(one.tensor, one.tensor)) for one in pair]
+             for pair in pairs]  # fmt: skip
+    return InFloat32(copy, steps, [(one, back) for one, back in named], placed)
 
 
 def given_back(
@@ -366,8 +354,7 @@ def _whole_numbers(node: Any, values: Constants) -> Iterator[Any]:
     inputs = [f"{names[0]}_of_{node.output[0]}" for names in data]
     for names, name in zip(data, inputs, strict=True):
         yield helper.make_node("DequantizeLinear", names, [name], name=node.name, axis=0)
-    result = f"{node.output[0]}_float"
-    yield _as_float(node, op, inputs, result)
+    yield _as_float(node, op, inputs, result := f"{node.output[0]}_float")
     ends = [result, *node.input[after : after + 2]]
     yield helper.make_node("QuantizeLinear", ends, node.output, name=node.name)
 
@@ -411,7 +398,7 @@ def _rebuild(
     model.graph.node.extend(
         n for n in nodes if n.op_type != "Constant" or n.output[0] not in weights
     )
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.elem_type == _FLOAT16:
-            value.type.tensor_type.elem_type = _FLOAT
+    single, half, *_ = FLOATS
+    for kind in (value.type.tensor_type for value in (*model.graph.input, *model.graph.output)):
+        kind.elem_type = single if kind.elem_type == half else kind.elem_type
     return names

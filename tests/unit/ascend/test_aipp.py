@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from effd0.ascend.aipp import largest_errors, normalizing_aipp
+from effd0.ascend.aipp import aipp_file, largest_errors, normalizing_aipp
 from effd0.data.preprocess import normalize
 from effd0.spec import D0, SPECS, ModelSpec
 
@@ -26,7 +24,7 @@ def test_aipp_normalises_as_the_host_does(spec: ModelSpec) -> None:
     """The file, read and applied by another reading of the manual, is `normalize`, as is stated."""
     aipp = normalizing_aipp(spec)
     wanted = normalize(PIXELS, spec)
-    got = normalized(PIXELS[None], read_aipp(str(aipp)))
+    got = normalized(PIXELS[None], read_aipp(aipp_file(spec)))
     assert got.shape == (1, *wanted.shape) == (1, 3, 1, 256)
     met = np.abs(got[0] - wanted).max(axis=(1, 2))
     stated = largest_errors(aipp, spec)
@@ -34,15 +32,16 @@ def test_aipp_normalises_as_the_host_does(spec: ModelSpec) -> None:
     assert (met <= np.array(stated) + 5e-7).all()
     assert max(stated) <= FLOAT16
     # The manual's ranges: whole means, their fraction apart, and float16 for all else.
-    assert all(0 <= mean <= 255 for mean in aipp.mean)
-    assert all(0 <= least < 1 for least in aipp.least)
-    assert all(value == float(np.float16(value)) for value in (*aipp.least, *aipp.factor))
+    means, least, factor = aipp.values()
+    assert all(0 <= mean <= 255 for mean in means)
+    assert all(0 <= fraction < 1 for fraction in least)
+    assert all(value == float(np.float16(value)) for value in (*least, *factor))
 
 
 def test_the_stated_cost_is_that_of_the_worst_pixel() -> None:
     """Constants that are off by a whole grey level cost one: 1 / (255 x 0.229) in red."""
     aipp = normalizing_aipp(D0)
-    off = replace(aipp, mean=(aipp.mean[0] - 1, *aipp.mean[1:]))
+    off = aipp | {"mean_chn": [aipp["mean_chn"][0] - 1, *aipp["mean_chn"][1:]]}
     red, green, blue = largest_errors(off, D0)
     # The pixel's own rounding is at most FLOAT16, in either direction.
     assert red == pytest.approx(1 / (255 * 0.229), abs=FLOAT16)
@@ -51,7 +50,7 @@ def test_the_stated_cost_is_that_of_the_worst_pixel() -> None:
 
 def test_the_file_of_the_recipes_model() -> None:
     """ImageNet's mean, 123.675, 116.28 and 103.53, is split into a uint8 and its fraction."""
-    text = str(normalizing_aipp(D0))
+    text = aipp_file(D0)
     aipp = read_aipp(text)
     assert text.startswith("aipp_op {\n  aipp_mode: static\n")
     assert (aipp["src_image_size_w"], aipp["src_image_size_h"]) == (512, 512)
