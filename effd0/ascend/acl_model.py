@@ -66,16 +66,16 @@ def load_acl_model(path: Path, held: Held) -> AclModel:
         ]
         for kind in ("input", "output")
     }
-    inputs, gear_input = [], None
-    for index, name in enumerate(names["input"]):
-        if name == GEAR_INPUT:
-            gear_input = (index, int(acl_call("mdl.get_input_size_by_index", desc, index)))
-        else:
-            inputs.append(_info("input", name, desc, index, gears))
-    outputs = [
-        _info("output", name, desc, index, gears)
-        for index, name in enumerate(plain_names(names["output"]))
-    ]
+    gear_input = None
+    if GEAR_INPUT in names["input"]:
+        at = names["input"].index(GEAR_INPUT)
+        gear_input = (at, int(acl_call("mdl.get_input_size_by_index", desc, at)))
+    names["output"] = plain_names(names["output"])
+    inputs, outputs = (
+        [_info(kind, name, desc, index, gears)
+         for index, name in enumerate(names[kind]) if name != GEAR_INPUT]
+        for kind in ("input", "output")
+    )  # fmt: skip
     batches = {int(info.shape[0] or 0) for info in (*inputs, *outputs)}
     if not inputs or len(batches) != 1 or bool(gears) != (gear_input is not None):
         raise RunnerError(
@@ -159,19 +159,14 @@ class Slot:
         for _ in range(2):
             self.datasets.append(acl_call("mdl.create_dataset"))
             held.take_back("mdl.destroy_dataset", self.datasets[-1])
-        inputs: list[TensorInfo | int] = [*model.inputs]
+        buffer = partial(Buffer, on_device=on_device, held=held)
+        at, size = model.gear_input or (len(model.inputs), 0)
         # ACL finds a dataset's buffers by their order, so they are added in the model's.
-        if model.gear_input is not None:
-            inputs.insert(*model.gear_input)
-        self.inputs: list[Buffer] = []
-        for info in inputs:
-            if isinstance(info, int):
-                _device_memory(info, self.datasets[0], held)
-            else:
-                self.inputs.append(Buffer(info, self.datasets[0], on_device=on_device, held=held))
-        self.outputs = [
-            Buffer(info, self.datasets[1], on_device=on_device, held=held) for info in model.outputs
-        ]
+        self.inputs = [buffer(info, self.datasets[0]) for info in model.inputs[:at]]
+        if size:
+            _device_memory(size, self.datasets[0], held)
+        self.inputs += [buffer(info, self.datasets[0]) for info in model.inputs[at:]]
+        self.outputs = [buffer(info, self.datasets[1]) for info in model.outputs]
 
     def fill(self, feed: Tensors, rows: int) -> int:
         """Put *feed* into the host's memory, padded by its first image; return the batch size."""
@@ -189,14 +184,11 @@ class Slot:
 
     def execute(self, gear: int, stream: int | None = None) -> None:
         """Run the model on *gear* images: now, or in the order of *stream*."""
-        model = self.model
-        if model.gear_input is not None:
-            where = (self.datasets[0], model.gear_input[0])
-            acl_call("mdl.set_dynamic_batch_size", model.model_id, *where, gear)
-        if stream is None:
-            acl_call("mdl.execute", model.model_id, *self.datasets)
-        else:
-            acl_call("mdl.execute_async", model.model_id, *self.datasets, stream)
+        number, gear_input = self.model.model_id, self.model.gear_input
+        if gear_input is not None:
+            acl_call("mdl.set_dynamic_batch_size", number, self.datasets[0], gear_input[0], gear)
+        name, where = ("mdl.execute", ()) if stream is None else ("mdl.execute_async", (stream,))
+        acl_call(name, number, *self.datasets, *where)
 
     def download(self, rows: int, stream: int | None = None) -> None:
         """Copy the outputs of *rows* images to the host; those of padding stay behind."""

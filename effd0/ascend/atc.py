@@ -126,16 +126,13 @@ def atc_command(model: Path, output: Path, spec: ModelSpec, options: AtcOptions)
     generated = []
     mixlist, aipp = options.modify_mixlist, options.insert_op_conf
     if options.mixed and mixlist is None:
-        mixlist = output.parent / MIXLIST_NAME
-        generated.append((mixlist, MIXLIST))
+        generated.append((mixlist := output.parent / MIXLIST_NAME, MIXLIST))
     if options.aipp:
-        aipp = output.parent / f"aipp_{spec.arch}.cfg"
-        generated.append((aipp, aipp_file(spec)))
+        generated.append((aipp := output.parent / f"aipp_{spec.arch}.cfg", aipp_file(spec)))
     soc = find_soc() if options.soc_version is None else options.soc_version
     warnings = tuple(problem for problem, _ in problems)
-    return AtcCommand(
-        model, output, soc, name, shape, options, mixlist, aipp, tuple(generated), warnings
-    )
+    files = (mixlist, aipp, tuple(generated))
+    return AtcCommand(model, output, soc, name, shape, options, *files, warnings)
 
 
 def write_generated(command: AtcCommand) -> list[Path]:
@@ -144,19 +141,20 @@ def write_generated(command: AtcCommand) -> list[Path]:
 
     Raises `AtcError` where one of that name has another content, which may still be wanted.
     """
-    missing = [(path, content) for path, content in command.generated if not path.exists()]
+    there = {path: path.read_text("utf-8", "replace") if path.is_file() else ""
+             for path, _ in command.generated if path.exists()}  # fmt: skip
+    missing = {path: content for path, content in command.generated if path not in there}
     for path, content in command.generated:
         # White space has no meaning in these files.
-        found = b"".join(path.read_bytes().split()) if path.is_file() else b""
-        if path.exists() and found != b"".join(content.encode().split()):
+        if path in there and "".join(there[path].split()) != "".join(content.split()):
             option = "--modify-mixlist" if path == command.mixlist else "--insert-op-conf"
             raise AtcError(
                 f"{path} holds something else than effd0 would write there; "
                 f"use it with {option} {path}, or move it away"
             )
-    for path, content in missing:
+    for path, content in missing.items():
         write_text(content, path)
-    return [path for path, _ in missing]
+    return list(missing)
 
 
 def run_atc(command: AtcCommand) -> float:
@@ -189,17 +187,12 @@ def run_atc(command: AtcCommand) -> float:
         with log_path.open("wb") as sink:
             try:
                 process = subprocess.Popen(
-                    words,
-                    cwd=work,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
+                    words, cwd=work, process_group=0, stdin=subprocess.DEVNULL, stdout=sink,
                     stderr=subprocess.STDOUT,
-                    process_group=0,
-                )
+                )  # fmt: skip
             except OSError as error:
-                raise AtcError(
-                    f"{words[0]} cannot be started: {error}; install CANN again"
-                ) from error
+                said = f"{words[0]} cannot be started: {error}; install CANN again"
+                raise AtcError(said) from error
             try:
                 exit_code = process.wait()
             except BaseException:
@@ -234,17 +227,13 @@ def failure(exit_code: int, lines: Iterable[str]) -> str | None:
     known: set[str] = set()
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     succeeded = False
-    for raw in lines:
-        line = raw.rstrip()
-        if not line:
-            continue
+    for line in filter(None, map(str.rstrip, lines)):
         tail.append(line)
-        if _CHATTER.match(line):
-            continue
-        succeeded = succeeded or SUCCESS in line
-        known.update(text for text in _TEXTS if re.search(text, line))
-        if _CODE.search(line) and len(coded) < CODED_LINES:
-            coded.append(line.strip())
+        if not _CHATTER.match(line):
+            succeeded = succeeded or SUCCESS in line
+            known.update(text for text in _TEXTS if re.search(text, line))
+            if _CODE.search(line) and len(coded) < CODED_LINES:
+                coded.append(line.strip())
     if exit_code == 0 and succeeded:
         return None
     # A process that a signal ended, or a shell's child.
