@@ -7,6 +7,7 @@ it, by the batch, by the input that they are right for, or by another precision.
 
 import contextlib
 import functools
+import io
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -262,6 +263,8 @@ def compare_plain(
         for other in [one for one in sets if one != used and model.precision != "int8"]:
             with (
                 contextlib.suppress(Broken, CheckpointError),  # a set may lack tensors
+                # Which set was taken is said of the one under test alone.
+                contextlib.redirect_stderr(io.StringIO()),
                 open_runner("torch", checkpoint, spec, RunnerOptions(weights=other)) as runner,
             ):
                 theirs = runner.infer({spec.input_name: images})
