@@ -399,7 +399,7 @@ def node_differences(node: Node, pairs: Pairs) -> Iterator[str]:
         yield "has no partner in the reference"
         return
     node, partner = _with_own_padding(node, pairs.bad), _with_own_padding(partner, pairs.good)
-    settings = {"is": (node.op, partner.op)}
+    settings: dict[str, tuple[str, ...]] = {"is": (node.op, partner.op)}
     for name in sorted(node.attributes.keys() | partner.attributes.keys()):
         usual = _default(node.op, name)
         both = (side.attributes.get(name, usual) for side in (node, partner))

@@ -36,6 +36,7 @@ _SAMPLE = 4096
 ON_GRID = 0.999
 
 _FLOAT16_MAX = 65504.0
+_CODES = ("ty", "tx", "th", "tw")
 KINDS = ("class", "box")
 Mask = npt.NDArray[np.bool_]
 
@@ -171,32 +172,22 @@ def _order(reference: Floats, candidate: Floats, axis: int) -> Indices | None:
     return None if np.array_equal(order, np.arange(len(order))) else order
 
 
-def _row_order(kind: str) -> Plant:
-    """Rows of the batch in any order, if it is of *kind*: shifted, permuted or repeated."""
-
-    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
-        order = _order(wanted, got, axis=0)
-        if order is None:
-            return None
-        steps = set(((order - np.arange(len(order))) % len(order)).tolist())
-        found = "shifted" if steps in ({1}, {len(order) - 1}) else "permuted"
-        if len(set(order.tolist())) < len(order):
-            found = "repeated"
-        return Planted(wanted[order], got, ", ".join(map(str, order))) if found == kind else None
-
-    return plant
+def _row_order(wanted: Floats, got: Floats, _: ModelSpec, *, kind: str) -> Planted | None:
+    """Rows of the batch in any order, if it is of *kind*: shifted by one, permuted or repeated."""
+    order = _order(wanted, got, axis=0)
+    if order is None:
+        return None
+    steps = set(((order - np.arange(len(order))) % len(order)).tolist())
+    found = "shifted by one" if steps in ({1}, {len(order) - 1}) else "permuted"
+    if len(set(order.tolist())) < len(order):
+        found = "repeated"
+    return Planted(wanted[order], got, ", ".join(map(str, order))) if found == kind else None
 
 
-def _slid(axis: int, *, later: bool) -> Plant:
-    """Rows (axis 0) or classes (axis 2) one place on; of that at the end nothing is said."""
-
-    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
-        wanted, got = np.moveaxis(wanted, axis, 0), np.moveaxis(got, axis, 0)
-        if len(wanted) == 1:
-            return None
-        return Planted(wanted[:-1], got[1:]) if later else Planted(wanted[1:], got[:-1])
-
-    return plant
+def _later(wanted: Floats, got: Floats, _: ModelSpec, *, axis: int, by: int) -> Planted | None:
+    """Rows (axis 0) or classes (axis 2) *by* 1 or -1; of that at the end nothing is said."""
+    wanted, got = (np.moveaxis(side, axis, 0)[::by] for side in (wanted, got))
+    return None if len(wanted) == 1 else Planted(wanted[:-1], got[1:])
 
 
 def _anchors(wanted: Floats, got: Floats, spec: ModelSpec) -> Planted | None:
@@ -239,17 +230,13 @@ def _stuck(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
     return Planted(np.full_like(wanted, first), got, f"{first + 0.0:.3g}")
 
 
-def _scaled(axes: tuple[int, ...]) -> Plant:
+def _scaled(wanted: Floats, got: Floats, _: ModelSpec, *, axes: tuple[int, ...]) -> Planted:
     """One factor for all that lies along *axes*, by least squares."""
-
-    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted:
-        one = wanted.astype(np.float64)
-        with np.errstate(all="ignore"):
-            factors = (one * got).sum(axis=axes, keepdims=True)
-            factors /= (one * one).sum(axis=axes, keepdims=True)
-        return Planted(one * factors, got, ", ".join(f"{factor:.3g}" for factor in factors.ravel()))
-
-    return plant
+    one = wanted.astype(np.float64)
+    with np.errstate(all="ignore"):
+        factors = (one * got).sum(axis=axes, keepdims=True)
+        factors /= (one * one).sum(axis=axes, keepdims=True)
+    return Planted(one * factors, got, ", ".join(f"{factor:.3g}" for factor in factors.ravel()))
 
 
 def _raised(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
@@ -260,16 +247,14 @@ def _raised(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
     return Planted(wanted + np.float32(constant), got, f"{constant:.3g}")
 
 
-def _left_out(bad: Callable[[Floats], Mask]) -> Plant:
+def _left_out(
+    wanted: Floats, got: Floats, _: ModelSpec, *, bad: Callable[[Floats], Mask]
+) -> Planted | None:
     """The values that are *bad* say nothing; at least half of a head has to be left."""
-
-    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
-        lost = bad(got)
-        if not 0 < lost.sum() <= lost.size / 2:
-            return None
-        return Planted(wanted[~lost], got[~lost], f"{lost.mean():.1%}")
-
-    return plant
+    lost = bad(got)
+    if not 0 < lost.sum() <= lost.size / 2:
+        return None
+    return Planted(wanted[~lost], got[~lost], f"{lost.mean():.1%}")
 
 
 def _clipped(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
@@ -296,86 +281,75 @@ def on_float16(head: Floats) -> Mask:
         return np.asarray(head.astype(np.float16) == head)
 
 
-def _stored(step: Callable[[Floats], Floats], on_grid: Callable[[Floats], Mask]) -> Plant:
-    """On the grid, and no further from the reference than a *step* of the grid."""
-
-    def plant(wanted: Floats, got: Floats, _: ModelSpec) -> Planted | None:
-        with np.errstate(all="ignore"):
-            if on_grid(got).mean() < ON_GRID:
-                return None
-            room = step(got)
-            return Planted(wanted + (got - wanted).clip(-room, room), got)
-
-    return plant
+#: The grids of 16 bits on which values may lie, the coarser first.
+GRIDS = {"bf16": on_bfloat16, "fp16": on_float16}
 
 
-def _half_float16(head: Floats) -> Floats:
-    step = np.spacing(np.abs(head.astype(np.float16)))
-    return step.astype(np.float32) * np.float32(0.5)
+def _stored(wanted: Floats, got: Floats, _: ModelSpec, *, kind: str) -> Planted | None:
+    """On the grid of fp16 or bf16, and no further from the reference than its rounding."""
+    with np.errstate(all="ignore"):
+        if GRIDS[kind](got).mean() < ON_GRID:
+            return None
+        # A whole step of bfloat16: values may have been cut off and not rounded.
+        room = np.where(got == 0, np.float32(0), np.ldexp(np.float32(1), np.frexp(got)[1] - 8))
+        if kind == "fp16":
+            room = np.spacing(np.abs(got.astype(np.float16))).astype(np.float32) / 2
+        return Planted(wanted + (got - wanted).clip(-room, room), got)
 
 
-def _bfloat16(head: Floats) -> Floats:
-    """A whole step: values may have been cut off and not rounded."""
-    step = np.ldexp(np.float32(1), np.frexp(head)[1] - 8)
-    return np.where(head == 0, np.float32(0), step).astype(np.float32)
-
-
-_TAKEN = "the reference's rows are taken in the order {}"
 _LEFT_OUT = "these {} of the values are left out"
 _TOO = "the reference goes through one too"
 #: The first that explains a difference is named, so the narrower stand before the wider.
-HEAD_HYPOTHESES = tuple(
-    Hypothesis(name, inverse, plant, "runner", kind)
-    for kind, name, inverse, plant in (
-        ("", "batch rows shifted by one", _TAKEN, _row_order("shifted")),
-        ("", "batch rows permuted", _TAKEN, _row_order("permuted")),
-        ("", "batch rows repeated", _TAKEN, _row_order("repeated")),
-        ("", "batch rows shifted by one",
-         "row 0 is left out and each other one compared with the row before", _slid(0, later=True)),
-        ("", "batch rows shifted by one",
-         "the last row is left out and each other one compared with the row after",
-         _slid(0, later=False)),
-        ("box", "box x and y swapped", "(tx, ty, tw, th) is read",
-         _changed(lambda a: a[:, :, [1, 0, 3, 2]])),
-        ("box", "box h and w swapped", "(ty, tx, tw, th) is read",
-         _changed(lambda a: a[:, :, [0, 1, 3, 2]])),
-        ("box", "box centre x and y swapped", "(tx, ty, th, tw) is read",
-         _changed(lambda a: a[:, :, [1, 0, 2, 3]])),
-        ("box", "box centre and size swapped", "(th, tw, ty, tx) is read",
-         _changed(lambda a: a[:, :, [2, 3, 0, 1]])),
-        ("", "anchors of a cell reordered", "the reference's anchors are taken in the order {}",
-         _anchors),
-        ("", "anchors laid out last", "channels run over anchors within each class or coordinate",
-         _changed(lambda a: a.swapaxes(1, 2))),
-        ("class", "class channels shifted up by one",
-         "each class is read one channel later, as behind a background class",
-         _slid(2, later=True)),
-        ("class", "class channels shifted down by one", "each class is read one channel earlier",
-         _slid(2, later=False)),
-        ("class", "classes mapped from 90 to 80",
-         "the 80 categories are read without the unused ids between", _mapped_classes),
-        ("", "rows and columns transposed", "the reference is transposed too",
-         _changed(lambda head: head.swapaxes(3, 4))),
-        ("", "flipped left to right", "the reference is flipped too",
-         _changed(lambda head: head[..., ::-1])),
-        ("", "flipped top to bottom", "the reference is flipped too",
-         _changed(lambda head: head[..., ::-1, :])),
-        ("", "NHWC data in NCHW shape", "it is read as NHWC",
-         _changed(lambda head: head.transpose(0, 3, 4, 1, 2))),
-        ("", "NCHW data taken for NHWC", "the reference is transposed from NHWC too",
-         _changed(lambda head: np.moveaxis(
-             head.reshape(len(head), *head.shape[3:], -1), 3, 1))),
-        ("", "stuck at one value", "every value of the reference is {}", _stuck),
-        ("", "saturated at 65504", _LEFT_OUT, _left_out(lambda head: np.abs(head) == _FLOAT16_MAX)),
-        ("", "not finite", _LEFT_OUT, _left_out(lambda head: ~np.isfinite(head))),
-        ("class", "logits already through a sigmoid", _TOO, _changed(sigmoid)),
-        ("class", "logits already through a softmax", _TOO, _changed(_softmax)),
-        ("", "stored in bfloat16", "the reference is too", _stored(_bfloat16, on_bfloat16)),
-        ("", "stored in float16", "the reference is too", _stored(_half_float16, on_float16)),
-        ("box", "boxes scaled", "(ty, tx, th, tw) of the reference are times {}",
-         _scaled((0, 1, 3, 4))),
-        ("class", "logits scaled", "the reference is times {}", _scaled((0, 1, 2, 3, 4))),
-        ("class", "a constant added to the logits", "{} is added to the reference", _raised),
-        ("", "clipped", "the reference is cut off {}", _clipped),
-    )
+_HYPOTHESES: tuple[tuple[str, str, str, Plant], ...] = (
+    *(("", f"batch rows {kind}", "the reference's rows are taken in the order {}",
+       partial(_row_order, kind=kind)) for kind in ("shifted by one", "permuted", "repeated")),
+    ("", "batch rows shifted by one",
+     "row 0 is left out and each other one compared with the row before",
+     partial(_later, axis=0, by=1)),
+    ("", "batch rows shifted by one",
+     "the last row is left out and each other one compared with the row after",
+     partial(_later, axis=0, by=-1)),
+    *(("box", f"box {what} swapped", f"({', '.join(_CODES[i] for i in order)}) is read",
+       _changed(partial(np.take, indices=order, axis=2)))
+      for what, order in (("x and y", [1, 0, 3, 2]), ("h and w", [0, 1, 3, 2]),
+                          ("centre x and y", [1, 0, 2, 3]), ("centre and size", [2, 3, 0, 1]))),
+    ("", "anchors of a cell reordered", "the reference's anchors are taken in the order {}",
+     _anchors),
+    ("", "anchors laid out last", "channels run over anchors within each class or coordinate",
+     _changed(lambda a: a.swapaxes(1, 2))),
+    ("class", "class channels shifted up by one",
+     "each class is read one channel later, as behind a background class",
+     partial(_later, axis=2, by=1)),
+    ("class", "class channels shifted down by one", "each class is read one channel earlier",
+     partial(_later, axis=2, by=-1)),
+    ("class", "classes mapped from 90 to 80",
+     "the 80 categories are read without the unused ids between", _mapped_classes),
+    ("", "rows and columns transposed", "the reference is transposed too",
+     _changed(lambda head: head.swapaxes(3, 4))),
+    ("", "flipped left to right", "the reference is flipped too",
+     _changed(lambda head: head[..., ::-1])),
+    ("", "flipped top to bottom", "the reference is flipped too",
+     _changed(lambda head: head[..., ::-1, :])),
+    ("", "NHWC data in NCHW shape", "it is read as NHWC",
+     _changed(lambda head: head.transpose(0, 3, 4, 1, 2))),
+    ("", "NCHW data taken for NHWC", "the reference is transposed from NHWC too",
+     _changed(lambda head: np.moveaxis(
+         head.reshape(len(head), *head.shape[3:], -1), 3, 1))),
+    ("", "stuck at one value", "every value of the reference is {}", _stuck),
+    ("", "saturated at 65504", _LEFT_OUT, partial(
+        _left_out, bad=lambda head: np.abs(head) == _FLOAT16_MAX)),
+    ("", "not finite", _LEFT_OUT, partial(_left_out, bad=lambda head: ~np.isfinite(head))),
+    ("class", "logits already through a sigmoid", _TOO, _changed(sigmoid)),
+    ("class", "logits already through a softmax", _TOO, _changed(_softmax)),
+    ("", "stored in bfloat16", "the reference is too", partial(_stored, kind="bf16")),
+    ("", "stored in float16", "the reference is too", partial(_stored, kind="fp16")),
+    ("box", "boxes scaled", "(ty, tx, th, tw) of the reference are times {}",
+     partial(_scaled, axes=(0, 1, 3, 4))),
+    ("class", "logits scaled", "the reference is times {}",
+     partial(_scaled, axes=(0, 1, 2, 3, 4))),
+    ("class", "a constant added to the logits", "{} is added to the reference", _raised),
+    ("", "clipped", "the reference is cut off {}", _clipped),
 )  # fmt: skip
+HEAD_HYPOTHESES = tuple(
+    Hypothesis(name, inverse, plant, "runner", kind) for kind, name, inverse, plant in _HYPOTHESES
+)

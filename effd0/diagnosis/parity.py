@@ -35,7 +35,7 @@ from ..tolerances import HEADS, INT8_L2, KERNELS, RECORDED, ROUNDED_L2, SAME_FLO
 from ..types import Floats, Tensor, Tensors
 from .bisect import BATCH, Finding, batch_suspect, bisect_networks, bisect_restored, one_among
 from .graph_pairing import Network
-from .heads import EXPLAINED, ON_GRID, diagnose_heads, on_bfloat16, on_float16
+from .heads import EXPLAINED, GRIDS, ON_GRID, diagnose_heads
 from .hypothesis import Diagnosis
 from .images import differing, misplaced
 from .inputs import ImageFile, Infer, diagnose_input_of, model_expects
@@ -185,11 +185,9 @@ def estimate(reference: Tensors, candidate: Tensors) -> Precision:
         errors.append(np.where(np.isfinite(error), error, np.inf))
     error = float(np.median(errors, axis=0).max())
     heads = [np.asarray(head, np.float32) for head in candidate.values()]
-    least, grid = ON_GRID * sum(head.size for head in heads), None
-    for name, on_grid in (("bf16", on_bfloat16), ("fp16", on_float16)):
-        if sum(np.count_nonzero(on_grid(head)) for head in heads) >= least:
-            grid = name
-            break
+    least = ON_GRID * sum(head.size for head in heads)
+    on = (name for name, lies in GRIDS.items() if sum(lies(h).sum() for h in heads) >= least)
+    grid = next(on, None)
     possible = [name for name, its, low, high in BANDS if its == grid and low <= error <= high]
     return Precision(error, grid, tuple(dict.fromkeys(possible)))
 
