@@ -22,7 +22,7 @@ from effd0.cli.pytest_suite import (
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, Sample
 from effd0.detection.heads import named_heads
-from effd0.diagnosis.dataset_hypotheses import check_reference
+from effd0.diagnosis.dataset import check_reference
 from effd0.diagnosis.parity import compare_recorded, diagnose_architecture, excess
 from effd0.distributed.engine import RayEngine
 from effd0.distributed.pool import check_pool

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from effd0.data import fixture
 from effd0.data.coco import NAMES, Dataset, load_coco
-from effd0.diagnosis.dataset_hypotheses import (
+from effd0.diagnosis.dataset import (
     check_reference,
     diagnose_annotations,
     found_shares,
