@@ -7,7 +7,7 @@ detections, the fault is named.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations, tee
 from typing import TypeAlias
 
 import numpy as np
@@ -84,15 +84,12 @@ def faults_of_detections(
             "are whole numbers: an evaluator finds no image of these"
         )
     rows = {id_: _fields(part) for id_, part in given.images.items()}
-    copied = []
-    for id_, part in [*rows.items()]:
-        first = np.sort(np.unique(part, axis=0, return_index=True)[1])
-        if len(part) >= 2 * len(first):
-            copied.append(id_)
-            rows[id_] = part[first]
-    if copied:
+    first = {id_: np.sort(np.unique(part, axis=0, return_index=True)[1])
+             for id_, part in rows.items()}  # fmt: skip
+    if copied := [id_ for id_, part in rows.items() if len(part) >= 2 * len(first[id_])]:
         text = f"{len(copied)} of {len(rows)} images have all detections twice or more"
         add(f"{text}: {listed(copied)}")
+        rows |= {id_: rows[id_][first[id_]] for id_ in copied}
     rows = {id_: part[: spec.max_detections] for id_, part in rows.items()}
     image_of, order, images = _image_order(own, rows)
     if order is not None:
@@ -130,25 +127,23 @@ def _image_order(
 
     def orders() -> Iterator[tuple[str, str, Mapping[int, int]]]:
         shifted, places = "images shifted by one", "image ids are the images' places, counted"
-        inverse = "each detection is compared with that image"
-        for name, others in (
-            (f"{shifted} (each has the next one's detections)", ids[1:] + ids[:1]),
-            (f"{shifted} (each has the detections of the one before)", ids[-1:] + ids[:-1]),
-            ("images in reversed order", ids[::-1]),
+        for name, keys, others in (
+            (f"{shifted} (each has the next one's detections)", ids, ids[1:] + ids[:1]),
+            (f"{shifted} (each has the detections of the one before)", ids, ids[-1:] + ids[:-1]),
+            ("images in reversed order", ids, ids[::-1]),
+            (f"{places} from 0", range(len(ids)), ids),
+            (f"{places} from 1", range(1, len(ids) + 1), ids),
         ):
-            yield name, inverse, dict(zip(ids, others, strict=True))
-        for first in (0, 1):
-            yield f"{places} from {first}", inverse, dict(enumerate(ids, first))
+            order = dict(zip(keys, others, strict=True))
+            yield name, "each detection is compared with that image", order
         some = [id_ for id_, rows in given.items() if len(rows)][:MIXED]
         mixed = {id_: min((unlike({id_: image}), image) for image in ids)[1] for id_ in some}
         pairs = ", ".join(f"{id_} with {other}" for id_, other in [*mixed.items()][:SHOWN])
         yield "images mixed up", f"{pairs}, ... are compared", mixed
 
-    right = {id_: id_ for id_ in ids}
-    before = unlike(right)
-    if before < 1 - UNLIKE:
-        return right, None, set(given)
-    found = best(orders(), lambda order: unlike(order[2]), 1 - ALIKE, enough=1 - ALIKE)
+    right, found = {id_: id_ for id_ in ids}, None
+    if (before := unlike(right)) >= 1 - UNLIKE:
+        found = best(orders(), lambda order: unlike(order[2]), 1 - ALIKE, enough=1 - ALIKE)
     if found is None:
         return right, None, set(given)
     (name, inverse, image_of), after = found
@@ -182,9 +177,8 @@ def _compared(
 
     def counts(tolerance: catalogue.RowTolerance) -> Indices:
         """The rows of each image that differ, and those that count, (images, 2)."""
-        found = [
-            catalogue.count_different(rows[id_], own[id_], tolerance, threshold) for id_ in common
-        ]
+        pairs = ((rows[id_], own[id_]) for id_ in common)
+        found = [catalogue.count_different(*pair, tolerance, threshold) for pair in pairs]
         return np.array(found, np.int64).reshape(-1, 2)
 
     exact = counts(EXACT)
@@ -206,13 +200,13 @@ def _compared(
         f"{100 * alone / counted:.3g} % of detections differ, in {len(wrong)} of {len(exact)} "
         f"images ({shown}){shared and f': {shared}'}"
     )
-    if len(bad) <= LOOKED_AT:
 
-        def unlike(one: Sample, other: Sample) -> float:
-            return _unlike(own, rows, {one.image_id: other.image_id})
+    def unlike(one: Sample, other: Sample) -> float:
+        return _unlike(own, rows, {one.image_id: other.image_id})
 
-        if (order := misplaced(bad, bad, unlike, 1 - ALIKE)) is not None:
-            return [Broken(text, order, "evaluate")], threshold
+    order = misplaced(bad, bad, unlike, 1 - ALIKE) if len(bad) <= LOOKED_AT else None
+    if order is not None:
+        return [Broken(text, order, "evaluate")], threshold
     named, unnamed = _explained(trials, lowest, EXACT, text), None
     if not named and (unnamed := _of_one_field(trials, text)) is None:
         if _as_noise(exact, counts(NEAR)):
@@ -221,14 +215,11 @@ def _compared(
     if named:
         return named, lowest if any(fault.stage == "nms" for fault in named) else threshold
     fault = unnamed or _unexplained(trials, text)
-    theirs = {
-        id_: Detections(
-            np.hstack([part[:, :2], part[:, :2] + part[:, 2:4]]).astype(np.float32),
-            part[:, 4].astype(np.float32),
-            part[:, 5].astype(np.int64),
-        )
-        for id_, part in rows.items()
-    }
+    theirs = {}
+    for id_, part in rows.items():
+        boxes, scores = np.hstack([part[:, :2], part[:, :2] + part[:, 2:4]]), part[:, 4]
+        kinds = part[:, 5].astype(np.int64)
+        theirs[id_] = Detections(boxes.astype(np.float32), scores.astype(np.float32), kinds)
     every = np.concatenate([*rows.values()])
     negative = int((every[:, 2:4] < 0).any(axis=1).sum())
     unknown = sorted(set(every[:, 5].astype(int).tolist()) - NAMES.keys())
@@ -264,21 +255,13 @@ def _explained(
             return np.inf
         return share_different(trials, tolerance, *faults)
 
-    tried: list[Hypothesis] = []
-
-    def single() -> Iterator[tuple[Hypothesis, ...]]:
-        # Those that cost little first.
-        for faults in (
-            catalogue.writing_hypotheses(),
-            catalogue.fitted_boxes(trials, tolerance),
-            catalogue.making_hypotheses(trials[0].spec),
-            catalogue.fitted_making(trials, lowest, tolerance),
-        ):
-            for fault in faults:
-                tried.append(fault)
-                yield (fault,)
-
-    found = best(single(), share_with, limit)
+    # Those that cost little first, and none is made before it is tried.
+    single, tried = tee(chain(
+        catalogue.writing_hypotheses(), catalogue.fitted_boxes(trials, tolerance),
+        catalogue.making_hypotheses(trials[0].spec),
+        catalogue.fitted_making(trials, lowest, tolerance),
+    ))  # fmt: skip
+    found = best(((fault,) for fault in single), share_with, limit)
     if found is None:
         pairs = (pair for pair in combinations(tried, 2) if pair[0].part != pair[1].part)
         found = best(pairs, share_with, limit)

@@ -242,14 +242,12 @@ def faults_of_inputs(
     inputs = open_inputs(folder, spec)
     files = {file.stem: file for file in inputs.files}
     stems = {sample.path.stem for sample in dataset.samples}
-    faults: list[Broken] = []
-    if missing := sorted(stems - files.keys()):
-        text = f"{len(missing)} of {len(stems)} images have no input: {listed(missing)}"
-        faults.append(Broken(text))
+    missing = sorted(stems - files.keys())
     # A limited dataset does not know all the images that the folder may hold.
-    if not dataset.limited and (foreign := sorted(files.keys() - stems)):
-        text = f"{len(foreign)} of {len(files)} inputs are of no image: {listed(foreign)}"
-        faults.append(Broken(text))
+    foreign = [] if dataset.limited else sorted(files.keys() - stems)
+    of = f"{len(missing)} of {len(stems)} images have no input", missing
+    others = f"{len(foreign)} of {len(files)} inputs are of no image", foreign
+    faults = [Broken(f"{text}: {listed(names)}") for text, names in (of, others) if names]
 
     def values(sample: Sample) -> Floats:
         """The input of *sample* as floats (3, size, size), whatever the folder holds."""
@@ -285,17 +283,16 @@ def faults_of_inputs(
     if not wrong:
         return faults
     means = cache(lambda sample: block_means(values(sample)))
-    order = misplaced(
-        wrong,
-        samples,
-        lambda one, other: _relative_error(means(one), found[other][1]),
-        SAME_THUMBNAIL,
-    )
-    details, named = [], order
+
+    def error(one: Sample, other: Sample) -> float:
+        return _relative_error(means(one), found[other][1])
+
+    details, named = [], misplaced(wrong, samples, error, SAME_THUMBNAIL)
     for sample in wrong[:DIAGNOSED]:
-        cause = diagnose_input(sample.path, values(sample), spec)
+        given = sample.path, values(sample), spec
+        cause = diagnose_input(*given)
         named = named or cause
-        details.append(f"{found[sample][0]}; {cause or pattern(sample.path, values(sample), spec)}")
+        details.append(f"{found[sample][0]}; {cause or pattern(*given)}")
     first = details[0] if named is None else found[wrong[0]][0]
     evidence = f"{differing(wrong, samples, 'inputs', files)}; {first}"
     return [*faults, Broken(evidence, named, details=details)]
