@@ -150,19 +150,16 @@ def compiled_shape(model: Path, dims: Sequence[int | None], options: AtcOptions)
     batch, *rest = dims
     sides = tuple(side for side in rest if side is not None)
     asked = options.batch_size
-    if len(sides) != len(rest):
-        problem = f"input of {model} is {list(dims)}, but only its batch may be free"
-        remedy = "export it again with 'effd0 export'"
-    elif options.gears and batch is not None:
-        problem = f"batch of {model} is fixed to {batch}, but --dynamic-batch-size wants it free"
-        remedy = "export it with --dynamic-batch"
-    elif batch is None and asked is None and not options.gears:
-        problem = f"batch of {model} is free, but ATC has to know it"
-        remedy = "give --batch-size 1, or --dynamic-batch-size 1,4,8"
-    elif batch is not None and asked not in (None, batch):
-        problem = f"batch of {model} is fixed to {batch}, but --batch-size is {asked}"
-        remedy = f"leave that out, or export with --batch-size {asked} or --dynamic-batch"
-    else:
-        fixed = batch if asked is None else asked
-        return (-1 if fixed is None else fixed, *sides)
-    raise AtcError(f"the {problem}; {remedy}")
+    fixed = f"the batch of {model} is fixed to {batch}, but"
+    refuse({
+        f"the input of {model} is {list(dims)}, but only its batch may be free; export it again "
+        "with 'effd0 export'": len(sides) != len(rest),
+        f"{fixed} --dynamic-batch-size wants it free; export it with --dynamic-batch":
+            options.gears and batch is not None,
+        f"the batch of {model} is free, but ATC has to know it; give --batch-size 1, or "
+        "--dynamic-batch-size 1,4,8": (batch, asked, options.gears) == (None, None, ()),
+        f"{fixed} --batch-size is {asked}; leave that out, or export with --batch-size {asked} or "
+        "--dynamic-batch": batch is not None and asked not in (None, batch),
+    }, AtcError)  # fmt: skip
+    given = batch if asked is None else asked
+    return (-1 if given is None else given, *sides)

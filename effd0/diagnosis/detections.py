@@ -261,10 +261,11 @@ def _explained(
         catalogue.making_hypotheses(trials[0].spec),
         catalogue.fitted_making(trials, lowest, tolerance),
     ))  # fmt: skip
-    found = best(((fault,) for fault in single), share_with, limit)
+    faults: Iterator[tuple[Hypothesis, ...]] = ((fault,) for fault in single)
+    found = best(faults, share_with, limit)
     if found is None:
-        pairs = (pair for pair in combinations(tried, 2) if pair[0].part != pair[1].part)
-        found = best(pairs, share_with, limit)
+        faults = (pair for pair in combinations(tried, 2) if pair[0].part != pair[1].part)
+        found = best(faults, share_with, limit)
     if found is None:
         return []
     together = " and ".join(fault.inverse for fault in found[0])

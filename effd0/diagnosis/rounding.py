@@ -132,22 +132,21 @@ def _one_differs(got: Array, wanted: Array, half: Array) -> str:
     count = f"{np.count_nonzero(beyond)} of {got.size} values"
     factor = float(np.vdot(got, wanted)) / (float(np.vdot(wanted, wanted)) or np.nan)
     steps = np.rint(np.median(off / (2 * half)))
-    said = f"is off by up to {np.abs(off / half).max() / 2:.3g} steps in {count}"
-    if not beyond.any():
-        said = ""
-    elif not np.isfinite(got).all():
-        said = f"is not finite in {np.count_nonzero(~np.isfinite(got))} of {got.size} values"
-    elif not got.any():
-        said = "is zero"
-    elif np.all(np.abs(got - factor * wanted) <= EITHER * half * max(1.0, abs(factor))):
-        said = f"is scaled by {factor:.3g}"
-    elif np.all(np.abs(off - 2 * half * steps) <= EITHER * half):
-        said = f"is shifted by {steps:.0f} steps: a zero point is off"
-    elif np.isin(got[beyond], (got.min(), got.max())).all() and np.all(
-        np.abs(got[beyond]) < np.abs(wanted[beyond])
-    ):
-        said = f"is saturated: {count} are clipped to {got.min():.4g} .. {got.max():.4g}"
-    return said
+    ends, odd = (got.min(), got.max()), ~np.isfinite(got)
+    within = np.abs(got[beyond]) < np.abs(wanted[beyond])
+    said = {
+        "": not beyond.any(),
+        f"is not finite in {odd.sum()} of {got.size} values": odd.any(),
+        "is zero": not got.any(),
+        f"is scaled by {factor:.3g}":
+            np.all(np.abs(got - factor * wanted) <= EITHER * half * max(1.0, abs(factor))),
+        f"is shifted by {steps:.0f} steps: a zero point is off":
+            np.all(np.abs(off - 2 * half * steps) <= EITHER * half),
+        f"is saturated: {count} are clipped to {ends[0]:.4g} .. {ends[1]:.4g}":
+            np.isin(got[beyond], ends).all() and within.all(),
+        f"is off by up to {np.abs(off / half).max() / 2:.3g} steps in {count}": True,
+    }  # fmt: skip
+    return next(text for text, holds in said.items() if holds)
 
 
 class Own(NamedTuple):
@@ -198,16 +197,15 @@ class Own(NamedTuple):
 def own_errors(mine: Restored, images: Tensor) -> list[Own]:
     """What each quantiser of data does to the reference's values on *images*, the worst first."""
     good, named = mine.pairs.good, mine.pairs.tensors
-    fed, ones = good.inputs[0].name, dict[tuple[Any, ...], tuple[str, Quantiser]]()
-    for one, _ in mine.rounding.pairs:
-        name = named.get(one.tensor)
-        if one.scale.size == 1 and name is not None:
-            ones[name != fed, name, one.scale[0], one.zero_point[0]] = (name, one)
-    placed = [ones[key] for key in sorted(ones)]  # the input first: no node gives it
-    inner = [name for name, _ in placed if name != fed]
-    first = [(images,)] * (len(placed) - len(inner))
-    both = zip(placed, chain(first, each([(good, inner)], images)), strict=True)
-    found = [_own(one, values, len(images)) for (_, one), (values,) in both]
+    fed = good.inputs[0].name
+    pairs = ((named.get(one.tensor), one) for one, _ in mine.rounding.pairs)
+    ones = {(name != fed, name, one.scale[0], one.zero_point[0]): one
+            for name, one in pairs if name is not None and one.scale.size == 1}  # fmt: skip
+    keys = sorted(ones)  # the input first: no node gives it
+    inner = [name for _, name, *_ in keys if name != fed]
+    values = chain([(images,)] * (len(keys) - len(inner)), each([(good, inner)], images))
+    both = zip(keys, values, strict=True)
+    found = [_own(ones[key], value, len(images)) for key, (value,) in both]
     return sorted(found, key=lambda own: -own.excess)
 
 
@@ -232,8 +230,8 @@ def check_quantisers(mine: Restored, images: Tensor) -> None:
     fits *images*, (N, 3, S, S).
     """
     for one, back in mine.rounding.pairs:
-        sides = {"scale": (one.scale, back.scale), "zero point": (one.zero_point, back.zero_point)}
-        for what, (here, there) in sides.items():
+        for what in ("scale", "zero point"):
+            here, there = (getattr(side, what.replace(" ", "_")) for side in (one, back))
             if not np.array_equal(here, there):
                 said = f"{one.node} has the {what} {here[0]:.6g}, but {back.node} {there[0]:.6g}"
                 evidence = f"{one.tensor} is turned back otherwise than it was quantised"

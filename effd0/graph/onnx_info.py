@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.heads import is_merged, swapped
-from ..errors import Effd0Error, ExportError, GraphError, require
+from ..errors import Effd0Error, ExportError, GraphError, refuse, require
 from ..io import ONNX, check_kind
 from ..spec import ModelSpec
 
@@ -228,19 +228,16 @@ def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> No
     found = Counter(outputs.values())
     lost = [name for name, shape in wanted.items() if not found[shape]]
     twice = [name for name, shape in wanted.items() if found[shape] > 1]
-    if lost:
-        what = f"{lost} are missing"
-    elif twice:
-        what = f"{twice} could each be several outputs"
-    elif len(outputs) != len(wanted):
-        what = f"{len(outputs)} outputs are there"
-    else:
-        return
-    raise ExportError(
-        f"the outputs of {path} are not the ten heads of an EfficientDet-D0: {what}; heads are "
+    what = {
+        f"{lost} are missing": lost,
+        f"{twice} could each be several outputs": twice,
+        f"{len(outputs)} outputs are there": len(outputs) != len(wanted),
+    }
+    refuse({
+        f"the outputs of {path} are not the ten heads of an EfficientDet-D0: {said}; heads are "
         f"known by their name or by their shape, and the outputs are {shown}; export the "
-        "network without decoding and NMS"
-    )
+        "network without decoding and NMS": holds for said, holds in what.items()
+    }, ExportError)  # fmt: skip
 
 
 def model_input(model: Any) -> tuple[str, list[int | None], np.dtype[Any]]:
@@ -303,30 +300,20 @@ def _stumbles(model: Any) -> Iterator[tuple[str, str, str, bool]]:
 
 def _at_node(node: Any, opset: int, known: Constants) -> str:
     """What ATC stumbles over at *node*, and what to do; empty if nothing is."""
-    said = ""
     pads, filler = [*node.input[1:3], "", ""][:2] if node.op_type == "Pad" else ("", "")
-    if node.domain not in DOMAINS:
-        said = (
-            f"is of {node.domain}, which ATC does not know; "
-            "start again from 'effd0 export', not from a model that a runtime optimised"
-        )
-    elif node.op_type in DATA_DEPENDENT:
-        said = (
-            "makes shapes or branches that depend on data, but ATC fixes shapes beforehand; "
-            "export the network alone with 'effd0 export', and simplify it"
-        )
-    elif node.op_type not in SUPPORTED:
-        said = "is not known to have a parser in ATC; try 'effd0 simplify' first"
-    elif node.op_type == "Resize" and opset >= RESIZE_TROUBLE:
-        said = (
-            f"older versions of ATC have no parser for it at opset {opset} (E19010); "
-            "export with --opset 11 if ATC says so"
-        )
-    elif {pads, filler} - known.keys() - {""}:
-        said = "computes its padding while the model runs; run 'effd0 simplify' first"
-    elif filler and known[filler].size == 1 and np.isinf(known[filler]).all():
-        said = (
-            "pads with -inf, which not every NPU has in float16; "
-            "run 'effd0 modify', which folds it into the max-pool"
-        )
-    return said
+    value = known.get(filler, np.zeros(0))
+    said: dict[str, object] = {
+        f"is of {node.domain}, which ATC does not know; start again from 'effd0 export', not from "
+        "a model that a runtime optimised": node.domain not in DOMAINS,
+        "makes shapes or branches that depend on data, but ATC fixes shapes beforehand; export the "
+        "network alone with 'effd0 export', and simplify it": node.op_type in DATA_DEPENDENT,
+        "is not known to have a parser in ATC; try 'effd0 simplify' first":
+            node.op_type not in SUPPORTED,
+        f"older versions of ATC have no parser for it at opset {opset} (E19010); export with "
+        "--opset 11 if ATC says so": node.op_type == "Resize" and opset >= RESIZE_TROUBLE,
+        "computes its padding while the model runs; run 'effd0 simplify' first":
+            {pads, filler} - known.keys() - {""},
+        "pads with -inf, which not every NPU has in float16; run 'effd0 modify', which folds it "
+        "into the max-pool": value.size == 1 and np.isinf(value).all(),
+    }  # fmt: skip
+    return next((text for text, holds in said.items() if holds), "")

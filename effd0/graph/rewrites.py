@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import GraphError, require
+from ..errors import GraphError, refuse, require
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 #: Rows and columns of a tensor of rank 4, counted from either end.
@@ -176,24 +176,18 @@ def _pool_pads(graph: Any) -> Iterator[tuple[Any, tuple[Any, ...], list[int], fl
         pooled = pools and all(reader.op_type == "MaxPool" for reader in pools)
         if not pooled or padded.is_graph_output():
             continue
-        if len(node.inputs) == 1:
-            raise GraphError(
-                f"the Pad of {padded.name} holds its padding in attributes, but an edit needs it "
-                "as inputs; export at opset 11 or later"
-            )
-        _, ring, filler, axes = (*node.inputs, None, None)[:4]
-        pads, value = constant(ring), constant(filler)
-        if pads is None or (value is None and filler is not None):
-            raise GraphError(
-                f"the padding of {padded.name} is computed while the model runs, "
-                "but an edit needs it constant; run 'effd0 simplify' first"
-            )
-        if axes is not None:
-            raise GraphError(
-                f"the Pad of {padded.name} pads chosen axes, but all were expected; "
-                "run 'effd0 simplify' first"
-            )
-        yield node, pools, pads.tolist(), 0.0 if value is None else float(value.reshape(()))
+        _, ring, filler, axes = (*node.inputs, None, None, None)[:4]
+        pads, value, name, first = constant(ring), constant(filler), padded.name, "effd0 simplify"
+        refuse({
+            f"the Pad of {name} holds its padding in attributes, but an edit needs it as inputs; "
+            "export at opset 11 or later": len(node.inputs) == 1,
+            f"the padding of {name} is computed while the model runs, but an edit needs it "
+            f"constant; run '{first}' first": pads is None or (filler and value is None),
+            f"the Pad of {name} pads chosen axes, but all were expected; run '{first}' first":
+                axes is not None,
+        }, GraphError)  # fmt: skip
+        ring = [] if pads is None else pads.tolist()
+        yield node, pools, ring, 0.0 if value is None else float(value.reshape(()))
 
 
 def _fold_pad(graph: Any) -> int:
@@ -228,14 +222,11 @@ def _takes_pads(pool: Any, pads: list[int]) -> bool:
 
 def _pad_with(graph: Any, value: float) -> int:
     """Replace -inf padding of max-pools by *value*, in the graph's own dtype."""
-    count = 0
-    for node, _, _, before in _pool_pads(graph):
-        if before == -np.inf:
-            filler = np.array(value, node.inputs[2].dtype.numpy())
-            name = f"{node.outputs[0].name}_padding"
-            node.replace_input_with(2, add_constant(graph, name, filler))
-            count += 1
-    return count
+    infinite = [node for node, _, _, before in _pool_pads(graph) if before == -np.inf]
+    for node in infinite:
+        filler = np.array(value, node.inputs[2].dtype.numpy())
+        node.replace_input_with(2, add_constant(graph, f"{node.outputs[0].name}_padding", filler))
+    return len(infinite)
 
 
 def _zero_pad(graph: Any) -> int:
@@ -294,7 +285,7 @@ def _added(node: Any) -> Sequence[Any] | None:
         layer is None or layer.op_type != "Unsqueeze" or axes_of(layer) != axes for layer in layers
     ):
         return None
-    total, additions = layers[0].inputs[0], []
+    total, additions = layers[0].inputs[0], list[Any]()
     for layer in layers[1:]:
         additions.append(new_node("Add", [total, layer.inputs[0]]))
         total = additions[-1].outputs[0]
@@ -361,12 +352,11 @@ def to_float16(graph: Any) -> int:
     ir = require("onnx_ir", extra="onnx")
     single, half = ir.DataType.FLOAT, ir.DataType.FLOAT16
     branches = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    for node in graph:
-        if any(held.type in branches for held in node.attributes.values()):
-            raise GraphError(
-                f"{node.outputs[0].name} ({node.op_type}) has branches, but fp16 takes "
-                "a graph without; run 'effd0 simplify' first"
-            )
+    refuse({
+        f"{node.outputs[0].name} ({node.op_type}) has branches, but fp16 takes a graph without; "
+        "run 'effd0 simplify' first": any(one.type in branches for one in node.attributes.values())
+        for node in graph
+    }, GraphError)  # fmt: skip
     _separate_scales(graph)
     count = 0
     for value in graph.initializers.values():
@@ -410,19 +400,17 @@ def _is_scale(value: Any) -> bool:
 def _separate_scales(graph: Any) -> None:
     """Let no Resize share its region or scales with a node that reads them as data."""
     for node in [node for node in graph if node.op_type == "Resize"]:
+        name, read = node.outputs[0].name, dict(enumerate(node.inputs))
         for index, word in RESIZE_INPUTS.items():
-            value = node.inputs[index] if index < len(node.inputs) else None
-            if value is None:
+            if (value := read.get(index)) is None:
                 continue
-            array = constant(value)
-            if array is None:
+            if (array := constant(value)) is None:
                 raise GraphError(
-                    f"the scales of {node.outputs[0].name} are computed while the model runs, "
+                    f"the scales of {name} are computed while the model runs, "
                     "but fp16 needs them constant; run 'effd0 simplify' first"
                 )
             if not _is_scale(value):
-                own = add_constant(graph, f"{node.outputs[0].name}_{word}", array)
-                node.replace_input_with(index, own)
+                node.replace_input_with(index, add_constant(graph, f"{name}_{word}", array))
 
 
 def _rounded(tensor: Any, name: str) -> Any:

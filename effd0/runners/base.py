@@ -18,7 +18,7 @@ import numpy as np
 from ..data.preprocess import ModelInput, pixels_of
 from ..detection.heads import is_merged, named_heads
 from ..detection.postprocess import Detections
-from ..errors import FeedError, RunnerError
+from ..errors import FeedError, RunnerError, refuse
 from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensor, Tensors
@@ -271,13 +271,11 @@ def choose_batch_size(runner: Runner, asked: int | None) -> int:
     fixed = batch_size_of(runner.inputs)
     if asked is None:
         return fixed if fixed is not None else 1
-    if asked < 1:
-        raise FeedError(f"--batch-size is {asked}, but must be at least 1")
-    if fixed is not None and asked > fixed:
-        raise FeedError(
-            f"--batch-size is {asked}, but the model takes {fixed}; "
-            f"export it with --batch-size {asked} or --dynamic-batch"
-        )
+    refuse({
+        f"--batch-size is {asked}, but must be at least 1": asked < 1,
+        f"--batch-size is {asked}, but the model takes {fixed}; export it with --batch-size "
+        f"{asked} or --dynamic-batch": fixed is not None and asked > fixed,
+    }, FeedError)  # fmt: skip
     return asked
 
 

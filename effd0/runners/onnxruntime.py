@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RunnerError, require
+from ..errors import RunnerError, refuse, require
 from ..io import ONNX, check_kind
 from ..timing import cores
 from ..types import Tensors
@@ -56,21 +56,16 @@ class OrtRunner(Runner):
         self.graph_optimization = graph_optimization
         #: The session of runs side by side, opened when they are first asked for.
         self._narrow: Any = None
-        self.provider_options: dict[str, str] = {}
-        for option in provider_option:
-            key, equals, value = option.partition("=")
-            if not (key and equals) or key in self.provider_options:
-                raise RunnerError(
-                    f"--provider-option is {', '.join(provider_option)}, but each must be "
-                    "KEY=VALUE, with every key once; write it as device_id=1"
-                )
-            self.provider_options[key] = value
-        if provider == _CPU and self.provider_options:
+        pairs = [option.partition("=") for option in provider_option]
+        self.provider_options = {key: value for key, _, value in pairs}
+        refuse({
+            f"--provider-option is {', '.join(provider_option)}, but each must be KEY=VALUE, with "
+            "every key once; write it as device_id=1": len(self.provider_options) < len(pairs)
+                or not all(key and equals for key, equals, _ in pairs),
             # It would take any, and look at none.
-            raise RunnerError(
-                f"--provider-option gives {', '.join(self.provider_options)}, but {_CPU} has none; "
-                "leave it out, or choose another --provider"
-            )
+            f"--provider-option gives {', '.join(self.provider_options)}, but {_CPU} has none; "
+            "leave it out, or choose another --provider": provider == _CPU and pairs,
+        }, RunnerError)  # fmt: skip
 
     def open(self) -> tuple[Any, list[TensorInfo], list[TensorInfo]]:
         """Open a session of *threads*, on the provider alone."""
@@ -82,10 +77,9 @@ class OrtRunner(Runner):
             )
         check_kind(self.model, ONNX, RunnerError, "make it with 'effd0 export'")
         session = self._session(self.threads)
-        if session.get_providers()[0] != self.provider:
+        if (found := session.get_providers()[0]) != self.provider:
             raise RunnerError(
-                f"{self.model} was opened on {session.get_providers()[0]}, "
-                f"but {self.provider} was asked for"
+                f"{self.model} was opened on {found}, but {self.provider} was asked for"
             )
         parts = [f"ONNX Runtime {ort.__version__}", self.provider]
         parts += [f"{key}={value}" for key, value in self.provider_options.items()]

@@ -17,7 +17,7 @@ import numpy as np
 from ..data.preprocess import ModelInput
 from ..detection.postprocess import Detections
 from ..detection.torch_ops import DeviceSteps, on_host, unpack
-from ..errors import FeedError, RunnerError, require
+from ..errors import FeedError, RunnerError, refuse, require
 from ..spec import ModelSpec
 from ..types import Floats, Tensors
 from .base import Runner, TensorInfo, head_infos
@@ -200,17 +200,13 @@ class TorchDetector(TorchRunner):
         self, checkpoint: Path, spec: ModelSpec, *, launch: str = "eager", **options: Any
     ) -> None:
         super().__init__(checkpoint, spec, **options)
-        if self.device.startswith("npu"):
-            raise RunnerError(
-                f"--postprocess is device, but --device is {self.device}, where it was never "
-                "tried; leave it to the host"
-            )
         on_cuda = self.device.startswith("cuda")
-        if launch == "graph" and not on_cuda:
-            raise RunnerError(
-                f"--launch is graph, but --device is {self.device}, and only CUDA has graphs; "
-                "use eager"
-            )
+        refuse({
+            f"--postprocess is device, but --device is {self.device}, where it was never tried; "
+            "leave it to the host": self.device.startswith("npu"),
+            f"--launch is graph, but --device is {self.device}, and only CUDA has graphs; use "
+            "eager": launch == "graph" and not on_cuda,
+        }, RunnerError)  # fmt: skip
         self.launch, self._captured = launch, launch != "eager" and on_cuda
         self._hint = "" if launch == "eager" else f" (--launch is {launch}; eager does without)"
         self._steps: Any = None
@@ -274,19 +270,15 @@ class TorchDetector(TorchRunner):
         with self.translated(len(images)):
             found = unpack(lane.packed()[: len(images)], self.spec)
             undecided = [image for image, one in zip(images, found, strict=True) if one is None]
-            # Their heads again, for the host to look at all of them.
-            others = iter(self._on_host(undecided) if undecided else [])
+            others: Iterator[Detections] = iter(())
+            if undecided:  # their heads again, for the host to look at all of them
+                with self._torch.inference_mode():
+                    pixels = self._torch.from_numpy(np.stack([one.tensor for one in undecided]))
+                    classes, boxes = self._heads(pixels.to(self.device))
+                places = [(one.image_scale, one.image_size) for one in undecided]
+                others = iter([on_host(classes, boxes, row, *place, self.spec)
+                               for row, place in enumerate(places)])  # fmt: skip
         return [next(others) if one is None else one for one in found]
-
-    def _on_host(self, images: Sequence[ModelInput]) -> list[Detections]:
-        torch = self._torch
-        with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack([image.tensor for image in images]))
-            classes, boxes = self._heads(pixels.to(self.device))
-        return [
-            on_host(classes, boxes, row, image.image_scale, image.image_size, self.spec)
-            for row, image in enumerate(images)
-        ]
 
 
 def open_torch(
