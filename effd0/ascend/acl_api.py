@@ -69,24 +69,20 @@ def acl_call(name: str, *arguments: int | str) -> Any:
     Raises `AclError` for any code but 0 and for a bare value that means failure.
     """
     answer = _function(name)(*arguments)
+    *values, code = answer if isinstance(answer, tuple) and name not in _BARE else (answer,)
+    what, advice = f"gave {answer!r}: it could not be made or found", "report it with this message"
     if name in _BARE:
-        values, code, failed = [answer], None, answer == _BARE[name]
-    else:
-        *values, code = answer if isinstance(answer, tuple) else (answer,)
-        failed = code != 0
+        values, failed, code = [answer], answer == _BARE[name], 0
+    elif failed := code != 0:
+        meaning, advice = explain(int(code))
+        what = f"failed with {int(code)}: {meaning}"
     if not failed:
         return values[0] if len(values) == 1 else tuple(values) or None
     shown = ", ".join(repr(argument) for argument in arguments)
     text = _function("get_recent_err_msg")() if acl_has("get_recent_err_msg") else None
     runtime = f"; the runtime says: {' '.join(text.split())}" if text else ""
-    if code is None:
-        what = f"gave {answer!r}: it could not be made or found"
-        advice = "report it with this message"
-    else:
-        meaning, advice = explain(int(code))
-        what = f"failed with {int(code)}: {meaning}"
     message = f"acl.{name}({shown}) {what}{runtime}; {advice}"
-    raise AclError(message, call=f"acl.{name}", code=int(code or 0))
+    raise AclError(message, call=f"acl.{name}", code=int(code))
 
 
 def acl_has(name: str) -> bool:

@@ -174,13 +174,9 @@ def run_atc(command: AtcCommand) -> float:
         out, work, log_path = (Path(folder) / name for name in ("out", "work", "log"))
         out.mkdir()
         work.mkdir()
-        moved = replace(
-            command,
-            model=command.model.absolute(),
-            output=out / command.output.name,
-            mixlist=command.mixlist and command.mixlist.absolute(),
-            aipp=command.aipp and command.aipp.absolute(),
-        )
+        read = {name: getattr(command, name) for name in ("model", "mixlist", "aipp")}
+        moved = replace(command, output=out / command.output.name, **{
+            name: path and path.absolute() for name, path in read.items()})  # fmt: skip
         words = [str(Path(tool).absolute()), *moved.argv()[1:]]
         start = time.perf_counter()
         # A file, not a pipe: compilers that outlive an ATC that was killed would keep a pipe open.
@@ -238,20 +234,17 @@ def failure(exit_code: int, lines: Iterable[str]) -> str | None:
         return None
     # A process that a signal ended, or a shell's child.
     number = -exit_code if exit_code < 0 else exit_code - 128
+    what = f"it ended with exit code {exit_code}, and did not say success"
     if number in set(signal.Signals):
         what = f"it was ended by signal {number} ({signal.Signals(number).name})"
-    elif coded:
-        what = coded[0]
-    elif succeeded:
-        what = f"it said success, but ended with exit code {exit_code}"
-    else:
-        what = f"it ended with exit code {exit_code}, and did not say success"
+    elif coded or succeeded:
+        what = [*coded, f"it said success, but ended with exit code {exit_code}"][0]
     codes = [code for line in coded for code in _CODE.findall(line)]
-    clear = [code for code in codes if code not in _VAGUE]
     # A clear code says more than the texts around it, and those more than a vague one.
-    advice = [_CODES[key] for code in clear for key in _CODES if code.startswith(key)]
+    advice = [_KILLED] if number == signal.SIGKILL else []
+    advice += [remedy for code in codes if code not in _VAGUE
+               for key, remedy in _CODES.items() if code.startswith(key)]  # fmt: skip
     advice += [remedy for text, remedy in _TEXTS.items() if text in known]
-    advice += [_CODES[code] for code in codes if code in _VAGUE]
-    remedy = _KILLED if number == signal.SIGKILL else next(iter(advice), UNKNOWN)
+    remedy = [*advice, *(_CODES[code] for code in codes if code in _VAGUE), UNKNOWN][0]
     said = "\n".join(f"  {line}" for line in tail) or "  (nothing)"
     return f"ATC failed: {what}\n{remedy}\nATC's last lines:\n{said}"

@@ -79,43 +79,25 @@ class AtcOptions:
         soc, gears, (name, mode) = self.soc_version, self.gears, self.precision
         rising = all(a < b for a, b in zip((0, *gears), gears, strict=False))
         files = {"--modify-mixlist": self.modify_mixlist, "--insert-op-conf": self.insert_op_conf}
-        given: dict[str, object] = {
-            **files,
-            "--precision-mode": self.precision_mode,
-            "--precision-mode-v2": self.precision_mode_v2,
-            "--batch-size": self.batch_size,
-            "--dynamic-batch-size": gears,
-            "--aipp": self.aipp,
-            "--input-fp16": self.input_fp16,
-        }
-        wrong: dict[str, object] = {
+        given = {f"--{key.replace('_', '-')}": value for key, value in vars(self).items()}
+        given["--dynamic-batch-size"] = gears
+        refuse({
             f"--dynamic-batch-size is {','.join(map(str, gears))}, but {MIN_GEARS} to {MAX_GEARS} "
-            "positive sizes, each larger than the one before, are wanted; write them as 1,4,8": (
-                gears and not (rising and MIN_GEARS <= len(gears) <= MAX_GEARS)
-            ),
+            "positive sizes, each larger than the one before, are wanted; write them as 1,4,8":
+                gears and not (rising and MIN_GEARS <= len(gears) <= MAX_GEARS),
             f"--soc-version is {soc!r}, but 'Ascend' and the Name that 'npu-smi info' shows is "
-            "wanted; write it as Ascend310P3": soc is not None
-            and not re.fullmatch(r"Ascend\w[\w-]*", soc, re.ASCII),
-            f"--batch-size is {self.batch_size}, but at least 1 is wanted; give 1": (
-                self.batch_size is not None and self.batch_size < 1
-            ),
-            **{
-                f"{flag} is {file}, which is not a file; check the path": not file.is_file()
-                for flag, file in files.items()
-                if file is not None
-            },
-            **{
-                f"{one} and {other} are both given, but exclude each other; give one": (
-                    given[one] and given[other]
-                )
-                for one, other in EXCLUSIVE
-            },
+            "wanted; write it as Ascend310P3":
+                soc is not None and not re.fullmatch(r"Ascend\w[\w-]*", soc, re.ASCII),
+            f"--batch-size is {self.batch_size}, but at least 1 is wanted; give 1":
+                self.batch_size is not None and self.batch_size < 1,
+            **{f"{flag} is {file}, which is not a file; check the path": not file.is_file()
+               for flag, file in files.items() if file is not None},
+            **{f"{one} and {other} are both given, but exclude each other; give one":
+                given[one] and given[other] for one, other in EXCLUSIVE},
             f"--modify-mixlist is given, but --{name.replace('_', '-')} {mode} does not read it; "
-            "leave it out, or take --precision-mode allow_mix_precision": (
-                self.modify_mixlist and not self.mixed
-            ),
-        }
-        refuse(wrong, AtcError)
+            "leave it out, or take --precision-mode allow_mix_precision":
+                self.modify_mixlist and not self.mixed,
+        }, AtcError)  # fmt: skip
 
     @property
     def precision(self) -> tuple[str, str]:

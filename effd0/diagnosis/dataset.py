@@ -91,23 +91,18 @@ _TURNS: Mapping[str, Callable[..., tuple[float, ...]]] = {
 
 def check_categories(dataset: Dataset) -> None:
     """Raise `Broken` unless each category that COCO has is under COCO's id, 1 to 90."""
-    ids = {name: id_ for id_, name in NAMES.items()}
+    ids = {name: (id_, place) for place, (id_, name) in enumerate(sorted(NAMES.items()))}
     known = {id_: name for id_, name in dataset.categories.items() if name in ids}
-    wrong = {id_: name for id_, name in known.items() if ids[name] != id_}
-    if not wrong:
-        return
-    places = {id_: place for place, id_ in enumerate(sorted(NAMES))}
-    rules = (
-        f"{rule}: every id is explained by it"
-        for rule, number in NUMBERINGS.items()
-        if all(number(ids[name], places[ids[name]]) == id_ for id_, name in known.items())
-    )
-    id_, name = next(iter(wrong.items()))
-    raise Broken(
-        f"category {name} has id {id_}, but {ids[name]} in COCO, as have {len(wrong)} of "
-        f"{len(known)} categories in {dataset.annotation_file.name}",
-        next(rules, None),
-    )
+    wrong = {id_: name for id_, name in known.items() if ids[name][0] != id_}
+    rules = (f"{rule}: every id is explained by it" for rule, number in NUMBERINGS.items()
+             if all(number(*ids[name]) == id_ for id_, name in known.items()))  # fmt: skip
+    if wrong:
+        id_, name = next(iter(wrong.items()))
+        raise Broken(
+            f"category {name} has id {id_}, but {ids[name][0]} in COCO, as have {len(wrong)} of "
+            f"{len(known)} categories in {dataset.annotation_file.name}",
+            next(rules, None),
+        )
 
 
 def check_boxes(dataset: Dataset) -> None:
@@ -122,23 +117,20 @@ def check_boxes(dataset: Dataset) -> None:
     left = [a for a in dataset.annotations if outside(a, a["bbox"])]
     if len(left) <= _DOUBTFUL * len(dataset.annotations):
         return
-    fitting = [
-        f"{name}: read so, all boxes lie inside their images"
-        for name, read in _READINGS.items()
-        if not any(outside(a, read(a["bbox"])) for a in dataset.annotations)
-    ] + [
-        f"{name}: moved back, all boxes lie inside their images"
-        for name, ids in moved_ids(dataset).items()
-        if not any(
-            outside({"image_id": ids[a["image_id"]]}, a["bbox"]) for a in dataset.annotations
-        )
-    ]
+    undone: dict[str, Callable[[Annotation], tuple[Annotation, Sequence[float]]]] = {
+        **{f"{name}: read so": lambda a, read=read: (a, read(a["bbox"]))
+           for name, read in _READINGS.items()},
+        **{f"{name}: moved back": lambda a, ids=ids: ({"image_id": ids[a["image_id"]]}, a["bbox"])
+           for name, ids in moved_ids(dataset).items()},
+    }  # fmt: skip
+    fitting = (f"{name}, all boxes lie inside their images" for name, undo in undone.items()
+               if not any(outside(*undo(a)) for a in dataset.annotations))  # fmt: skip
     first = left[0]
     raise Broken(
         f"{len(left)} of {len(dataset.annotations)} boxes leave their images by more than "
         f"{OVERHANG} pixel; annotation {first['id']} is {first['bbox']} in an image of "
         f"{sizes[first['image_id']]}",
-        next(iter(fitting), None),
+        next(fitting, None),
     )
 
 

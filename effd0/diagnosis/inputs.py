@@ -218,13 +218,11 @@ def pattern(path: Path, given: Floats, spec: ModelSpec) -> str:
     edges = inside[steep].mean() > AT_EDGES * max(inside[~steep].mean(), 1e-12)
     said.append("at edges" if edges else "everywhere")
     # Relative to the slope, what a wrong scale does grows with the distance from the corner.
-    parts = [np.array_split(side, 3, axis=axis) for axis in (1, 2) for side in (inside, slope)]
-    ways = [
-        [one.sum() / max(other.sum(), 1e-12) for one, other in zip(*pair, strict=True)]
-        for pair in (parts[:2], parts[2:])
-    ]
-    grows = [way == sorted(way) and way[-1] > GROWS * way[0] for way in ways]
-    where = [name for name, so in zip(("down", "to the right"), grows, strict=True) if so]
+    where = []
+    for axis, name in ((1, "down"), (2, "to the right")):
+        thirds = (np.array_split(side, 3, axis=axis) for side in (inside, slope))
+        way = [one.sum() / max(other.sum(), 1e-12) for one, other in zip(*thirds, strict=True)]
+        where += [name] if way == sorted(way) and way[-1] > GROWS * way[0] else []
     return ", ".join(said) + (f", growing {' and '.join(where)} (a scale)" if where else "")
 
 

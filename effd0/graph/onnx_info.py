@@ -174,20 +174,16 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
             "model.eval(), without training= of torch.onnx.export"
         )
     inputs = fed_inputs(model)
-    if len(inputs) != 1:
-        raise ExportError(
-            f"{path} has the inputs {[value.name for value in inputs]}, "
-            "but an EfficientDet-D0 has one; export it with its heads alone"
-        )
-    sides, size = sides_of(inputs[0]), spec.image_size
-    if len(sides) != len("NCHW") or not any(
-        all(s in (None, w) for s, w in zip(sides[1:], layout, strict=True))
-        for layout in ((3, size, size), (size, size, 3))
-    ):
-        raise ExportError(
-            f"input {inputs[0].name} of {path} is {_sides(sides)}, but "
-            f"{_sides((None, 3, size, size))} was wanted; export it for images of {size} pixels"
-        )
+    sides, size = sides_of(inputs[0]) if inputs else (), spec.image_size
+    pairs = (zip(sides[1:], of, strict=False) for of in ((3, size, size), (size, size, 3)))
+    fits = any(all(side in (None, wanted) for side, wanted in both) for both in pairs)
+    refuse({
+        f"{path} has the inputs {[value.name for value in inputs]}, but an EfficientDet-D0 has "
+        "one; export it with its heads alone": len(inputs) != 1,
+        f"input {''.join(value.name for value in inputs)} of {path} is {_sides(sides)}, but "
+        f"{_sides((None, 3, size, size))} was wanted; export it for images of {size} pixels":
+            len(sides) != len("NCHW") or not fits,
+    }, ExportError)  # fmt: skip
     _check_outputs(path, {value.name: sides_of(value)[1:] for value in model.graph.output}, spec)
     origin = {entry.key: entry.value for entry in model.metadata_props}
     return ModelFile(path, precision_of(model), sides[0], origin)
@@ -246,19 +242,17 @@ def model_input(model: Any) -> tuple[str, list[int | None], np.dtype[Any]]:
 
     Raises `GraphError` where there is not exactly one, or it is no tensor of known rank and type.
     """
-    inputs = fed_inputs(model)
+    inputs, advice = fed_inputs(model), "export with 'effd0 export'"
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise GraphError(
-            f"the inputs are {names}, but one was expected; export with 'effd0 export'"
-        )
-    kind = inputs[0].type.tensor_type
+        raise GraphError(f"the inputs are {names}, but one was expected; {advice}")
+    ((name, kind),) = [(value.name, value.type.tensor_type) for value in inputs]
     if not kind.HasField("shape") or kind.elem_type not in DTYPES:
         raise GraphError(
-            f"the input {inputs[0].name} has no shape, or type {kind.elem_type}, but float32, "
-            "float16 or uint8 of known rank was expected; export with 'effd0 export'"
+            f"the input {name} has no shape, or type {kind.elem_type}, but float32, float16 or "
+            f"uint8 of known rank was expected; {advice}"
         )
-    return inputs[0].name, list(sides_of(inputs[0])), np.dtype(DTYPES[kind.elem_type])
+    return name, list(sides_of(inputs[0])), np.dtype(DTYPES[kind.elem_type])
 
 
 def check_support(model: Any) -> list[tuple[str, bool]]:

@@ -64,10 +64,6 @@ class Quantiser:
         """The smallest and the largest value that comes back, as (1,) or (C,)."""
         return (self.low - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
 
-    def half_step(self, rank: int) -> Array:
-        """Half a step, shaped for a tensor of *rank*."""
-        return self.by_channel(self.scale / 2, rank)
-
     def back(self, whole: Array) -> Array:
         """The float32 values of *whole* numbers."""
         zero, scale = (self.by_channel(a, whole.ndim) for a in (self.zero_point, self.scale))
@@ -116,15 +112,13 @@ def in_float32(model: Any) -> InFloat32:
 
     Raises `GraphError` where a scale or a zero point is not stored in the file.
     """
-    onnx = require("onnx", extra="onnx")
-    onnx_infer = require("onnx.shape_inference", extra="onnx").infer_shapes
-    copy = onnx.ModelProto()
+    infer_shapes = require("onnx.shape_inference", extra="onnx").infer_shapes
+    copy = type(model)()
     copy.CopyFrom(model)
     values = constants(copy)
-    halves = {name: value for name, value in values.items() if value.dtype == np.float16}
-    weights = {name: value.astype(np.float32) for name, value in halves.items()}
+    weights = {n: v.astype(np.float32) for n, v in values.items() if v.dtype == np.float16}
     steps = {name: np.maximum(abs(v) * _HALF_STEP, _SMALLEST) for name, v in weights.items()}
-    typed = [*copy.graph.input, *onnx_infer(copy).graph.value_info]
+    typed = [*copy.graph.input, *infer_shapes(copy).graph.value_info]
     floats = {v.name for v in typed if v.type.tensor_type.elem_type in FLOATS}
     now: dict[str, str] = {}  # a tensor that is gone -> the one that it stands for
     made: dict[str, Quantiser] = {}
@@ -143,7 +137,7 @@ def in_float32(model: Any) -> InFloat32:
             stored, kept = (names[0], result) if back else (source, source)
             if stored in values:
                 weights[kept] = (one.back if back else one.rounded)(values[stored])
-                steps[kept] = one.half_step(values[stored].ndim)
+                steps[kept] = one.by_channel(one.scale / 2, values[stored].ndim)
             if not back:
                 made[result] = one
             if not (back and stored in values):
@@ -178,8 +172,7 @@ def given_back(
     ONNX Runtime leaves nodes out.  *weights*, float32 by place, are what the named nodes read in
     place of those stored.
     """
-    onnx = require("onnx", extra="onnx")
-    model = onnx.ModelProto()
+    model = type(read.model)()
     model.CopyFrom(read.model)
     graph, nodes, reads = model.graph, list(model.graph.node), read.reads
     whole = {node.output[0] for node in nodes if node.name not in names} & _quantised(read)
@@ -214,15 +207,12 @@ def with_errors(
     stored, and its output is rounded.  The dictionary holds, by the first output of the node, the
     names of two scalars: the sum of squares of the difference, and of the float output.
     """
-    onnx = require("onnx", extra="onnx")
     model = given_back(read, {node.name for node in read.model.graph.node}, weights)
     graph, quantised = model.graph, _quantised(read)
     rounding, sums = _Rounding(graph), {}
     pairs = dict(read.reads.values())
-    for node in read.model.graph.node:
-        name, copy = node.output[0], onnx.NodeProto()
-        if name not in quantised:
-            continue
+    for node in [node for node in read.model.graph.node if node.output[0] in quantised]:
+        name, copy = node.output[0], type(node)()
         copy.CopyFrom(node)
         copy.ClearField("name")
         for at, source in enumerate(node.input):
@@ -271,9 +261,8 @@ class _Rounding:
             own = [whole, f"{result}_scale", f"{result}_zero"]
             add(op_type="DynamicQuantizeLinear", input=[name], output=own)
             add(op_type="DequantizeLinear", input=own, output=[result])
-            return result
         steps = (("QuantizeLinear", name, whole), ("DequantizeLinear", whole, result))
-        for one, (op, source, output) in zip(pair, steps, strict=True):
+        for one, (op, source, output) in zip(pair or (), steps, strict=False):
             ends = (one.low, one.high)
             kind = next(k for k in _WHOLE if ends == (np.iinfo(k).min, np.iinfo(k).max))
             shape = one.scale.shape if one.scale.size > 1 else ()
@@ -309,16 +298,12 @@ def _convolutions(model: Any, values: Constants) -> tuple[dict[str, list[Any]], 
     """
     helper = require("onnx.helper", extra="onnx")
     readers: dict[str, list[Any]] = {}
-    maker: dict[str, Any] = {}
-    for node in model.graph.node:
-        maker |= dict.fromkeys(node.output, node)
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    maker = {name: node for node in model.graph.node for name in node.output}
+    for name, reader in ((name, node) for node in model.graph.node for name in node.input):
+        readers.setdefault(name, []).append(reader)
     found: dict[str, list[Any]] = {}
     gone: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type != "ConvInteger":
-            continue
+    for node in [node for node in model.graph.node if node.op_type == "ConvInteger"]:
         (cast,) = readers[node.output[0]]
         (last,) = readers[cast.output[0]]
         scales = maker[next(n for n in last.input if n != cast.output[0])]
