@@ -67,7 +67,7 @@ def explain_drop(
         "DIR",
         takes="new folder",
     ),
-    json: Path | None = cli.JSON,
+    reports: cli.ReportOptions,
 ) -> None:
     """Explain what quantisation cost and where, and try which nodes to leave in float."""
     job = EvaluationJob(**vars(images), max_drop=max_drop)
@@ -76,8 +76,11 @@ def explain_drop(
     if out is not None:
         found.write(out)
         show_lines(f"wrote {out}: nodes_to_exclude.json, keep_dtype.cfg, skip_layers.json")
-    if json is not None:
-        write_json(found.to_json(), json)
+    if reports.json is not None:
+        write_json(found.to_json(), reports.json)
+    if reports.report_json is not None and found.run is not None:
+        found.run.checks.extend(found.checks(max_drop))
+        write_run(reports.report_json, found.run)
     if not found.explained:
         raise typer.Exit(1)
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from ..benchmark.measure import rivals_of
 from ..benchmark.published import published_figures
 from ..diagnosis.bisect import STATUSES, Finding
-from ..diagnosis.explain_drop import DropExplained
+from ..diagnosis.explain_drop import NODES, DropExplained
 from ..evaluation.evaluate import Evaluation
 from ..export.verify import Built
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
@@ -36,8 +36,6 @@ COLORS = {
 PER_IMAGE = ("preprocess", "read results", "postprocess")
 #: Rows that are shown: the slowest workers, the first faults, the classes whose AP moved most.
 WORKERS, FAULTS, CLASSES = 16, 10, 10
-#: Nodes of a quantised build that are shown.
-NODES = 8
 #: Wide enough for all tables where output goes to a file, which has no width of its own.
 WIDTH = 180
 
@@ -283,19 +281,7 @@ def show_drop(found: DropExplained, max_drop: float) -> None:
             f"ONNX Runtime's kernels reach {100 * found.runtime.candidate_ap:.2f} % on this host, "
             f"{abs(host):.2f} points {'less' if host > 0 else 'more'}: that is not of the graph"
         )
-    lines.append(f"leave nothing in float: at most {max_drop:g} points are lost")
-    if found.trials:
-        left, drop = max(found.trials.items())
-        names = ", ".join(group.name for group in found.groups[:left])
-        every = "all groups" if left == len(found.groups) else names
-        lines[-1:] = [
-            f"leave in float: {every} ({len(found.names)} nodes)",
-            f"that reaches {100 * drop.candidate_ap:.2f} %: {drop}",
-            "next step: effd0 quantize --exclude DIR/nodes_to_exclude.json, with the DIR of --out"
-            if found.explained
-            else "rounding does not explain the drop: look for another fault with 'effd0 bisect'",
-        ]
-    show_lines(*lines)
+    show_lines(*lines, *found.advice(max_drop))
 
 
 def show_built(built: Built) -> None:

@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..data.preprocess import preprocess
 from ..detection.heads import named_heads
 from ..errors import GraphError
 from ..evaluation.engines import LocalEngine, reference_choice
-from ..evaluation.evaluate import Evaluation, EvaluationJob, evaluate, loaded
+from ..evaluation.evaluate import Evaluation, EvaluationJob, evaluate, loaded, run_of
 from ..evaluation.model import ModelChoice
 from ..graph.onnx_info import load_graph
 from ..graph.quantised import Array, InFloat32, Place, given_back, in_float32, with_errors
@@ -29,6 +29,8 @@ from ..io import write_json, write_text
 from ..metrics.bootstrap import PairedDrop, paired_drop
 from ..metrics.tide import KINDS, find_errors
 from ..progress import OpenProgress, silent
+from ..results.check import Check
+from ..results.run import Run
 from ..runners.registry import RunnerOptions
 from ..spec import ModelSpec
 from ..tolerances import MAX_DROP_INT8
@@ -41,6 +43,8 @@ from .parity import fresh_export
 IMAGES = 2
 #: The drop is explained where so much of it is regained.
 REGAINED = 0.9
+#: Nodes shown, those with the largest error by themselves.
+NODES = 8
 #: Classes shown, those that lose most.
 CLASSES = 5
 #: What names a group within the name of a node, as effdet calls its modules, and the rest of both.
@@ -85,7 +89,7 @@ class DropExplained:
     graph; *rows* are (figure, reference, build), in points, of the latter.  *nodes* stand by
     falling error, *groups* by falling effect.  *trials* are the drops that remain with so many
     groups in float; the last is recommended, and *explained* is whether it regains enough.
-    *unpaired* nodes have no partner in the reference.
+    *unpaired* nodes have no partner in the reference.  *run* is that of the build on this host.
     """
 
     runtime: PairedDrop
@@ -96,6 +100,7 @@ class DropExplained:
     trials: dict[int, PairedDrop]
     explained: bool
     unpaired: int
+    run: Run | None = None
 
     @property
     def names(self) -> list[str]:
@@ -105,7 +110,35 @@ class DropExplained:
 
     def to_json(self) -> dict[str, Any]:
         """All figures as plain values."""
-        return asdict(self) | {"left_in_float": self.names}
+        plain = asdict(replace(self, run=None)) | {"left_in_float": self.names}
+        return {name: value for name, value in plain.items() if name != "run"}
+
+    def advice(self, max_drop: float) -> list[str]:
+        """What to leave in float so that at most *max_drop* points are lost, and the next step."""
+        if not self.trials:
+            return [f"leave nothing in float: at most {max_drop:g} points are lost"]
+        left, drop = max(self.trials.items())
+        names = ", ".join(group.name for group in self.groups[:left])
+        step = "rounding does not explain the drop: look for another fault with 'effd0 bisect'"
+        if self.explained:
+            step = "next step: effd0 quantize --exclude DIR/nodes_to_exclude.json, with the DIR of"
+            step += " --out"
+        every = "all groups" if left == len(self.groups) else names
+        what = f"leave in float: {every} ({len(self.names)} nodes)"
+        return [what, f"that reaches {100 * drop.candidate_ap:.2f} %: {drop}", step]
+
+    def checks(self, max_drop: float) -> list[Check]:
+        """Rows for a run file, none of which decides: the advice, each trial, the worst nodes."""
+        advice = "; ".join(self.advice(max_drop))
+        rows: list[tuple[str, str, float, str]] = [
+            ("what quantisation costs", advice, self.graph.points, "points"),
+            *((f"mAP with {', '.join(one.name for one in self.groups[:n])} in float", "",
+               100 * drop.candidate_ap, "%") for n, drop in self.trials.items()),
+            *((f"{one.node} ({one.op}, {one.group}) by itself", "", one.error, "relative L2")
+              for one in self.nodes[:NODES]),
+        ]  # fmt: skip
+        return [Check("graph", name, "skipped", said, figure=figure, unit=unit)
+                for name, said, figure, unit in rows]  # fmt: skip
 
     def write(self, folder: Path) -> None:
         """
@@ -163,7 +196,8 @@ def explain_drop(
             with open_progress("groups", len({node.group for node in nodes})) as advance:
                 groups = group_effects(read, weights, of, nodes, images, spec, advance)
             wanted = measured(reference_choice(reference, own))
-            runtime = paired_drop(wanted.matches, measured(own).matches)
+            built = measured(own)
+            runtime = paired_drop(wanted.matches, built.matches)
             plain, graph = drop_of(())
             trials: dict[int, PairedDrop] = {}
             limit = MAX_DROP_INT8.limit if job.max_drop is None else job.max_drop
@@ -175,7 +209,8 @@ def explain_drop(
                 explained = left.high <= limit or left.points <= (1 - REGAINED) * graph.points
                 count *= 2
             rows = _costs(wanted, plain)
-    return DropExplained(runtime, graph, rows, nodes, groups, trials, explained, unpaired)
+    run = run_of(built, LocalEngine(own))
+    return DropExplained(runtime, graph, rows, nodes, groups, trials, explained, unpaired, run)
 
 
 def _partners(

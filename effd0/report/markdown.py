@@ -14,7 +14,7 @@ from ..io import write_text
 from ..results.check import STAGES, Verdict
 from ..results.compare import RunComparison, compare_runs, row_title
 from ..results.run import Run
-from .view import NONE, change, figure, milliseconds, percent, stage_mark
+from .view import NONE, change, figure, milliseconds, percent, stage_mark, with_unit
 
 #: State of a verdict -> the sign before its headline.
 SIGNS = {"pass": "✓", "fail": "✗", "undecided": "?", "incomplete": "…"}
@@ -145,6 +145,11 @@ def _figures(run: Run) -> Iterable[tuple[str, str, str]]:
     for row in run.latency:
         rate = f"{figure(row.images_per_second)} images/s, median {milliseconds(row.p50_ms)} ms"
         yield _text(row_title(row)), rate, NONE
+    # What explain-drop found: it decides nothing, and its advice stands beside what it costs.
+    for check in run.checks:
+        if (check.stage, check.status) == ("graph", "skipped") and check.figure is not None:
+            found = with_unit(check.figure, check.unit)
+            yield _text(check.name), _text(found), _text(check.evidence) or NONE
 
 
 def _two(value: float | None) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -25,7 +26,9 @@ from effd0.evaluation.evaluate import EvaluationJob
 from effd0.export.quantize import quantize_onnx
 from effd0.graph.quantised import InFloat32, given_back, in_float32
 from effd0.metrics.bootstrap import PairedDrop
+from effd0.report.markdown import markdown
 from effd0.spec import D0
+from tests.helpers.runs import run as run_file
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
 GROUPS = dict.fromkeys("csmpy", "rest")
@@ -209,6 +212,18 @@ def test_the_recommendation_is_written_and_printed(
     assert (tmp_path / "out/keep_dtype.cfg").read_text() == "cell.0/Conv\ncell.0/Add\n"
     layers = json.loads((tmp_path / "out/skip_layers.json").read_text())
     assert layers == {"skip_layers": ["cell.0/Conv"]}
+    rows = found.checks(0.2)
+    assert {row.status for row in rows} == {"skipped"}
+    assert [(row.name, row.figure, row.unit) for row in rows] == [
+        ("what quantisation costs", 4, "points"),
+        ("mAP with cell.0 in float", pytest.approx(59.9), "%"),
+        ("cell.0/Conv (Conv, cell.0) by itself", 0.1, "relative L2"),
+        ("class_net/Conv (Conv, class_net) by itself", 0.1, "relative L2"),
+    ]
+    assert rows[0].evidence.startswith("leave in float: cell.0 (2 nodes); that reaches 59.90 %: ")
+    table = markdown(run_file(checks=[msgspec.to_builtins(row) for row in rows]))
+    assert "| what quantisation costs | 4 points | leave in float: cell.0 (2 nodes); that" in table
+    assert "| mAP with cell.0 in float | 59.9 % | – |" in table  # noqa: RUF001  # as in tables
     show_drop(found, 0.2)
     shown = capsys.readouterr().out
     assert "leave in float: cell.0 (2 nodes)" in shown
@@ -243,4 +258,6 @@ def test_a_bad_scale_in_a_build_of_the_embedded_weights_is_named_first(tmp_path:
     assert "cell.1/fnode.3" in found.nodes[0].node
     assert found.nodes[0].group == found.groups[0].name == "cell.1"
     assert found.explained
+    assert found.run is not None
+    assert found.run.accuracy[0].metrics["AP"] == found.runtime.candidate_ap
     assert max(found.trials.items())[1].points < 0.5 * found.graph.points
