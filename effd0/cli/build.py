@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from ..ascend import aipp, atc, atc_options
+from ..ascend import aipp, atc
 from ..data import coco, fixture
 from ..errors import OptionError, OutputError
 from ..export import to_onnx, verify
@@ -121,13 +121,13 @@ def compile(  # noqa: A001  # a command is called as its function is
     dynamic_batch_size: str | None = option(
         "Batch sizes of one .om; the model's batch size must be free.", "1,4,8"
     ),
-    how: atc_options.AtcOptions,
+    how: atc.AtcOptions,
     dry_run: bool = option("Print the command, write the files it reads, and stop.", default=False),
     arch: str = ARCH,
 ) -> None:
     """Compile an ONNX model for an Ascend chip with ATC; the .om is named once it is complete."""
     if dynamic_batch_size is not None:
-        how = replace(how, gears=atc_options.parse_gears(dynamic_batch_size))
+        how = replace(how, gears=atc.parse_gears(dynamic_batch_size))
     spec = spec_for(arch)
     call = atc.atc_command(model, output, spec, how)
     if taken(call.om) and not (overwrite or dry_run):

@@ -15,8 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from effd0.ascend.acl_runner import AclRunner
-from effd0.ascend.atc import atc_command, run_atc
-from effd0.ascend.atc_options import AtcOptions
+from effd0.ascend.atc import AtcOptions, atc_command, run_atc
 from effd0.spec import D0
 
 from .acl import installed

@@ -23,12 +23,12 @@ from effd0.ascend.atc import (
     MIXLIST,
     TAIL_LINES,
     AtcCommand,
+    AtcOptions,
     atc_command,
     failure,
     run_atc,
     write_generated,
 )
-from effd0.ascend.atc_options import AtcOptions
 from effd0.errors import AtcError, GraphError, OutputError
 from effd0.spec import D0
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.ascend.atc_options import AtcOptions, compiled_shape, parse_gears
+from effd0.ascend.atc import AtcOptions, compiled_shape, parse_gears
 from effd0.errors import AtcError
 
 HERE = Path(__file__)
