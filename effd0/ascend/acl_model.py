@@ -70,7 +70,10 @@ def load_acl_model(path: Path, held: Held) -> AclModel:
     if GEAR_INPUT in names["input"]:
         at = names["input"].index(GEAR_INPUT)
         gear_input = (at, int(acl_call("mdl.get_input_size_by_index", desc, at)))
-    names["output"] = plain_names(names["output"])
+    # ATC writes ``node:index:name``; names of a version that omits the last part stay as they are.
+    last = [name.rpartition(":")[2] for name in names["output"]]
+    if len(set(last)) == len(last) and not any(map(str.isdecimal, last)):
+        names["output"] = last
     inputs, outputs = (
         [_info(kind, name, desc, index, gears)
          for index, name in enumerate(names[kind]) if name != GEAR_INPUT]
@@ -112,17 +115,6 @@ def _info(kind: str, name: str, desc: int, index: int, gears: Sequence[int]) -> 
         f"{kind} {name} is {dtype} {shapes[0]}, but takes {nbytes} bytes; "
         "compile the model with a fixed shape or with --dynamic-batch-size"
     )
-
-
-def plain_names(names: Sequence[str]) -> list[str]:
-    """
-    Name each output as in its ONNX model.
-
-    ATC writes ``node:index:name``; names of a version that omits the last part stay as they are.
-    """
-    last = [name.rpartition(":")[2] for name in names]
-    unclear = len(set(last)) != len(last) or any(name.isdecimal() for name in last)
-    return list(names) if unclear else last
 
 
 class Buffer:

@@ -188,13 +188,36 @@ def explain_drop(
             got = measured(mixed)
             return got, paired_drop(wanted.matches, got.matches)
 
+        def group_effects(advance: Callable[[int], None]) -> list[Group]:
+            """What each group does to the heads where it alone is quantised, most first."""
+            members: dict[str, list[str]] = defaultdict(list)
+            for node in read.model.graph.node:
+                if node.name and node.op_type != "Constant":
+                    members[of[node.output[0]]].append(node.name)
+            every = {node.name for node in read.model.graph.node}
+            outputs = [output.name for output in read.model.graph.output]
+
+            def heads(left: set[str]) -> list[Array]:
+                parts = _run(given_back(read, left, weights), outputs, images)
+                given = [named_heads(dict(zip(outputs, part, strict=True)), spec) for part in parts]
+                return [np.concatenate([head[name].ravel() for head in given for name in names])
+                        for names in (spec.class_names, spec.box_names)]  # fmt: skip
+
+            right, found = heads(every), []
+            worst = {node.group: node for node in reversed(nodes)}  # it comes last, and stays
+            for group, node in worst.items():
+                far = map(distance, heads(every - set(members[group])), right)
+                found.append(Group(group, tuple(members[group]), node, *far))
+                advance(1)
+            return sorted(found, key=lambda group: -max(group.classes, group.boxes))
+
         with loaded(job, LocalEngine(own)) as dataset:
             tensors = [preprocess(s.path, spec).tensor for s in dataset.samples[:IMAGES]]
             images = np.stack(tensors).astype(np.float32)
             weights, of, unpaired = _partners(read, Network(load_graph(file)), images)
             nodes = node_errors(read, weights, of, images)
             with open_progress("groups", len({node.group for node in nodes})) as advance:
-                groups = group_effects(read, weights, of, nodes, images, spec, advance)
+                groups = group_effects(advance)
             wanted = measured(reference_choice(reference, own))
             built = measured(own)
             runtime = paired_drop(wanted.matches, built.matches)
@@ -262,38 +285,6 @@ def node_errors(
     found = [NodeError(node.name or name, node.op_type, of[name], errors[name])
              for node in read.model.graph.node if (name := node.output[0]) in errors]  # fmt: skip
     return sorted(found, key=lambda one: -one.error)
-
-
-def group_effects(
-    read: InFloat32,
-    weights: Mapping[Place, Array],
-    of: Mapping[str, str],
-    nodes: Sequence[NodeError],
-    images: Tensor,
-    spec: ModelSpec,
-    advance: Callable[[int], None] = lambda _count: None,
-) -> list[Group]:
-    """What each group of nodes does to the heads where it alone is quantised, most first."""
-    members: dict[str, list[str]] = defaultdict(list)
-    for node in read.model.graph.node:
-        if node.name and node.op_type != "Constant":
-            members[of[node.output[0]]].append(node.name)
-    every = {node.name for node in read.model.graph.node}
-    outputs = [output.name for output in read.model.graph.output]
-
-    def heads(left: set[str]) -> list[Array]:
-        parts = _run(given_back(read, left, weights), outputs, images)
-        given = [named_heads(dict(zip(outputs, part, strict=True)), spec) for part in parts]
-        return [np.concatenate([head[name].ravel() for head in given for name in names])
-                for names in (spec.class_names, spec.box_names)]  # fmt: skip
-
-    wanted, found = heads(every), []
-    worst = {node.group: node for node in reversed(nodes)}  # it comes last, and stays
-    for group, node in worst.items():
-        far = map(distance, heads(every - set(members[group])), wanted)
-        found.append(Group(group, tuple(members[group]), node, *far))
-        advance(1)
-    return sorted(found, key=lambda group: -max(group.classes, group.boxes))
 
 
 def _run(model: Any, names: Sequence[str], images: Tensor) -> list[list[Array]]:

@@ -301,8 +301,8 @@ def compare_batch(model: ModelFile, images: Tensor, spec: ModelSpec) -> Broken |
         return None  # infinitely far from any
     off = [np.abs(head - alone[name]).max(axis=(1, 2, 3)) for name, head in heads.items()]
     row = int(np.where(np.arange(len(batch)) == 1, 0, np.max(off, axis=0)).argmax())
+    worst = {name: head[row : row + 1] for name, head in heads.items()}
     try:
-        worst = {name: head[row : row + 1] for name, head in heads.items()}
         check_heads(alone, worst, spec, model.precision)
     except Broken as broken:
         named = "heads depend on the batch: alone, the same image has others"

@@ -7,22 +7,19 @@ a bisection at float32's noise names it, as in a model that was never rounded.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import listed, require
 from ..graph.quantised import InFloat32, Quantiser, in_float32
 from ..results.check import Broken
 from ..tolerances import CALIBRATION, CLASS_RANGE, CLIPPED, QUANTISER, Tolerance
 from ..types import Tensor
-from .graph_pairing import Network, Pairs, each
+from .graph_pairing import Array, Network, Pairs, each
 
-Array = npt.NDArray[Any]
 #: Half steps that a stored weight is off by: rounding to the nearest, its scale in float32; and
 #: rounding to either side, as is learned (AdaRound).
 NEAREST, EITHER = 1.02, 2.02
@@ -71,14 +68,19 @@ def restored(model: Any, reference: Network, images: Tensor) -> Restored | None:
     right: dict[str, Array] = {}
     wrong: dict[str, str] = {}
     either = 0
-    for name, partner in _weights(pairs):
-        if name in rounding.steps:
-            got, wanted = network.values[name], reference.values[partner]
-            off, wrong[name] = _differs(got, wanted, rounding.steps[name])
-            if not wrong[name]:
-                del wrong[name]
-                right[name] = wanted
-                either += off > NEAREST
+    # Rounded weights of nodes that have a partner, each once, and the partner's at the same place.
+    both = ((node, pairs.nodes[node.index]) for node in network.nodes if node.index in pairs.nodes)
+    beside = {mine: its.constants[at] for node, its in both
+              for at, mine in node.constants.items()
+              if at in its.constants and mine in rounding.steps}  # fmt: skip
+    for name, partner in beside.items():
+        wanted = reference.values[partner]
+        off, said = _differs(network.values[name], wanted, rounding.steps[name])
+        either += not said and off > NEAREST
+        if said:
+            wrong[name] = said
+        else:
+            right[name] = wanted
     for tensor in rounding.model.graph.initializer:
         if tensor.name in right:
             tensor.CopyFrom(numpy_helper.from_array(right[tensor.name], tensor.name))
@@ -90,15 +92,6 @@ def restored(model: Any, reference: Network, images: Tensor) -> Restored | None:
     if left:
         notes.append(f"{len(left)} of {len(convs)} Conv are left in float: {listed(left)}")
     return Restored(Network(rounding.model, reference.spec), rounding, pairs, wrong, tuple(notes))
-
-
-def _weights(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """Constants of nodes that have a partner, each once, with the partner's at the same place."""
-    found: dict[str, str] = {}
-    for node in pairs.bad.nodes:
-        theirs = pairs.nodes[node.index].constants if node.index in pairs.nodes else {}
-        found |= {mine: theirs[at] for at, mine in node.constants.items() if at in theirs}
-    yield from found.items()
 
 
 def _differs(got: Array, wanted: Array, half: Array) -> tuple[float, str]:
