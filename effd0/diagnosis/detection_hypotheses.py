@@ -19,6 +19,7 @@ from ..detection.postprocess import gather_codes, select_topk, sigmoid
 from ..metrics.detection_diff import box_iou, once_each
 from ..spec import ModelSpec
 from ..types import Boxes, Floats, Fractions, Indices
+from .heads import CODES
 from .hypothesis import Hypothesis
 
 #: Deviation of the Gaussian by which soft NMS lowers scores, in effdet and in its paper.
@@ -258,12 +259,10 @@ def making_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
         return {"boxes": lambda image, _: decoded(image._replace(codes=change(image.codes)), spec)}
 
     rows: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("ty and tx of the codes swapped", "(tx, ty, th, tw) is decoded",
-         coded(lambda codes: codes[:, [1, 0, 2, 3]])),
-        ("th and tw of the codes swapped", "(ty, tx, tw, th) is decoded",
-         coded(lambda codes: codes[:, [0, 1, 3, 2]])),
-        ("x and y of the codes swapped", "(tx, ty, tw, th) is decoded",
-         coded(lambda codes: codes[:, [1, 0, 3, 2]])),
+        *((f"{what} of the codes swapped", f"({', '.join(CODES[i] for i in order)}) is decoded",
+           coded(partial(np.take, indices=order, axis=1)))
+          for what, order in (("ty and tx", [1, 0, 2, 3]), ("th and tw", [0, 1, 3, 2]),
+                              ("x and y", [1, 0, 3, 2]))),
         ("codes multiplied by variances", "codes are multiplied by 0.1, 0.1, 0.2, 0.2",
          coded(lambda codes: codes * variances)),
         ("anchors around corners", "anchors are half a stride nearer the corner",
@@ -456,17 +455,15 @@ def fitted_boxes(trials: Sequence[Trial], tolerance: RowTolerance) -> Iterator[H
 
     x, y, w, h = np.median(got - wanted, axis=0).round(2).tolist()
     across, down = np.median(got[:, 2:] / np.maximum(wanted[:, 2:], 1), axis=0).tolist()
-    rows: tuple[tuple[str, str, Callable[[Fractions], Fractions]], ...] = (
-        (f"boxes moved by ({x:.3g}, {y:.3g}) pixels",
-         f"boxes are moved by ({x:.3g}, {y:.3g}) pixels",
-         lambda boxes: as_xywh(boxes + np.tile((x, y), 2))),
-        (f"widths and heights larger by ({w:.3g}, {h:.3g}) pixels",
-         f"({w:.3g}, {h:.3g}) is added to width and height",
-         lambda boxes: as_xywh(boxes) + np.array((0, 0, w, h))),
+    moved, grown = f"({x:.3g}, {y:.3g}) pixels", f"({w:.3g}, {h:.3g})"
+    rows: tuple[tuple[str, str, Callable[..., Fractions]], ...] = (
+        (f"boxes moved by {moved}", f"boxes are moved by {moved}",
+         lambda f, *_: as_xywh(f.boxes + np.tile((x, y), 2))),
+        (f"widths and heights larger by {grown} pixels", f"{grown} is added to width and height",
+         lambda f, *_: as_xywh(f.boxes) + np.array((0, 0, w, h))),
         (f"boxes multiplied by ({across:.4g}, {down:.4g})",
          f"x are multiplied by {across:.4g} and y by {down:.4g}",
-         lambda boxes: as_xywh(boxes * np.tile((across, down), 2))),
+         lambda f, *_: as_xywh(f.boxes * np.tile((across, down), 2))),
     )  # fmt: skip
     for name, inverse, change in rows:
-        yield Hypothesis(name, inverse, lambda found, *_, change=change: change(found.boxes),
-                         "decode", "boxes")  # fmt: skip
+        yield Hypothesis(name, inverse, change, "decode", "boxes")

@@ -36,7 +36,7 @@ _SAMPLE = 4096
 ON_GRID = 0.999
 
 _FLOAT16_MAX = 65504.0
-_CODES = ("ty", "tx", "th", "tw")
+CODES = ("ty", "tx", "th", "tw")
 KINDS = ("class", "box")
 Mask = npt.NDArray[np.bool_]
 
@@ -309,7 +309,7 @@ _HYPOTHESES: tuple[tuple[str, str, str, Plant], ...] = (
     ("", "batch rows shifted by one",
      "the last row is left out and each other one compared with the row after",
      partial(_later, axis=0, by=-1)),
-    *(("box", f"box {what} swapped", f"({', '.join(_CODES[i] for i in order)}) is read",
+    *(("box", f"box {what} swapped", f"({', '.join(CODES[i] for i in order)}) is read",
        _changed(partial(np.take, indices=order, axis=2)))
       for what, order in (("x and y", [1, 0, 3, 2]), ("h and w", [0, 1, 3, 2]),
                           ("centre x and y", [1, 0, 2, 3]), ("centre and size", [2, 3, 0, 1]))),
