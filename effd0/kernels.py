@@ -1,3 +1,237 @@
 """The loops that numpy has no fast form of, compiled by numba; every kernel releases the GIL."""
 
 from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from .types import Fractions, Indices
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def overlapping(
+    images: Indices,
+    boxes: Fractions,
+    truth_images: Indices,
+    truth_boxes: Fractions,
+    crowds: npt.NDArray[np.bool_],
+    least: float,
+) -> tuple[Indices, Indices, Fractions]:
+    """
+    All pairs of a box and an object of the same image whose IoU is at least *least*, above 0.
+
+    *images* (n,) int64 and *truth_images* (m,) int64, which rise, are whole numbers from 0 on;
+    *boxes* (n, 4) and *truth_boxes* (m, 4) float64 are x, y, width, height; *crowds* is (m,) bool.
+    Gives the indices of the boxes, those of the objects, and the IoUs, by box, then by rising IoU,
+    then by object; the IoU with a crowd is the part of the box that lies in it.
+    """
+    rows, columns, ious = [], [], []
+    start = np.zeros(truth_images[-1] + 2 if truth_images.size else 1, np.int64)
+    for image in truth_images:
+        start[image + 1] += 1
+    start = start.cumsum()
+    for row in range(images.size):
+        if images[row] + 1 >= start.size:
+            continue
+        first = len(rows)
+        x, y, width, height = boxes[row]
+        for column in range(start[images[row]], start[images[row] + 1]):
+            u, v, across, down = truth_boxes[column]
+            # COCO's order of operations, so that each IoU is COCO's to the last bit.
+            wide = min(x + width, u + across) - max(x, u)
+            high = min(y + height, v + down) - max(y, v)
+            if wide <= 0 or high <= 0:
+                continue
+            overlap, area = wide * high, width * height
+            iou = overlap / (area if crowds[column] else area + across * down - overlap)
+            if not iou >= least:
+                continue
+            rows.append(row)
+            columns.append(column)
+            ious.append(iou)
+            at = len(rows) - 1
+            while at > first and ious[at - 1] > iou:
+                columns[at], ious[at] = columns[at - 1], ious[at - 1]
+                at -= 1
+            columns[at], ious[at] = column, iou
+    return np.array(rows), np.array(columns), np.array(ious)
+
+
+@numba.njit(cache=True, nogil=True)
+def match_pairs(
+    pairs: tuple[Indices, Indices, Fractions],
+    crowds: npt.NDArray[np.bool_],
+    beyond: Indices,
+    thresholds: Fractions,
+    size: int,
+) -> tuple[Indices, Indices, Indices]:
+    """
+    COCO's greedy matching of *size* detections, all areas and thresholds at a time.
+
+    *pairs* are those of `overlapping`, the better detection first; *crowds* is (objects,) bool.
+    The int64 bits of *beyond* (objects,) tell where an object is not to be found, bit
+    ``area * len(thresholds) + threshold``.  Gives, (size,) int64 each, as bits where a detection
+    found an object, where it found one that is not to be found, and which it found at bit 0, or -1.
+    """
+    rows, columns, ious = pairs
+    hit, ignored = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    truth, taken = np.full(size, -1), np.zeros(crowds.size, np.int64)
+    every = 0
+    for area in range(4):
+        every |= 1 << (area * thresholds.size)
+    stop = 0
+    while stop < rows.size:
+        start, row, left = stop, rows[stop], -1
+        while stop < rows.size and rows[stop] == row:
+            stop += 1
+        # Any object to be found goes before one that is not.
+        for real in (True, False):
+            for n in range(stop - 1, start - 1, -1):
+                column, fits = columns[n], 0
+                for k in range(thresholds.size):
+                    if ious[n] >= thresholds[k]:
+                        fits |= every << k
+                fits &= left & (~beyond[column] if real else beyond[column])
+                if not crowds[column]:
+                    fits &= ~taken[column]
+                taken[column] |= fits
+                left &= ~fits
+                if not real:
+                    ignored[row] |= fits
+                    continue
+                hit[row] |= fits
+                if fits & 1:
+                    truth[row] = column
+    return hit, ignored, truth
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def precision_at_recalls(shown: Indices, wanted: int, recalls: Fractions) -> Fractions:
+    """
+    COCO's precision at each of *recalls*, which rise, of detections to find *wanted* objects.
+
+    *shown*, (hits,) int64, counts the detections down to each hit.  Only hits matter: after one
+    precision falls, and recall stands still, until the next.
+    """
+    highest, result = np.zeros(shown.size + 1), np.zeros(recalls.size)
+    for n in range(shown.size - 1, -1, -1):
+        # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
+        highest[n] = max(highest[n + 1], (n + 1) / (shown[n] + np.spacing(1.0)))
+    n = 0
+    for k in range(recalls.size):
+        while n < shown.size and (n + 1) / wanted < recalls[k]:
+            n += 1
+        result[k] = highest[n]
+    return result
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def curves(
+    matches: tuple[Indices, Indices, Indices], wanted: Indices, recalls: Fractions, limits: Indices
+) -> tuple[Fractions, Fractions]:
+    """
+    COCO's curves of one category: precision (10 thresholds, recalls, areas), and recall (10
+    thresholds, areas, limits), -1 where an area has no object.
+
+    *matches* are, (rows,) int64 each by falling score, the bits ``10 * area + threshold`` where a
+    detection found an object and where it counts neither way, and its rank in its image; *wanted*
+    (areas,) int64 counts the objects; recall is of ranks below each of *limits*.
+    """
+    hits, ignored, ranks = matches
+    bits = 10 * wanted.size
+    precision = np.full((10, recalls.size, wanted.size), -1.0)
+    recall = np.full((10, wanted.size, limits.size), -1.0)
+    counted, found = np.zeros(bits, np.int64), np.zeros((bits, limits.size + 1), np.int64)
+    shown = np.empty((bits, np.count_nonzero(hits)), np.int64)
+    for row in range(hits.size):
+        for bit in range(bits):
+            counted[bit] += 1 - (ignored[row] >> bit & 1)
+        if hits[row]:
+            for bit in range(bits):
+                if hits[row] >> bit & 1:
+                    shown[bit, found[bit, -1]] = counted[bit]
+                    found[bit, -1] += 1
+                    for n in range(limits.size):
+                        found[bit, n] += ranks[row] < limits[n]
+    for bit in range(bits):
+        area, k = divmod(bit, 10)
+        if wanted[area]:
+            own = precision_at_recalls(shown[bit, : found[bit, -1]], wanted[area], recalls)
+            for n in range(recalls.size):
+                precision[k, n, area] = own[n]
+            for n in range(limits.size):
+                recall[k, area, n] = found[bit, n] / wanted[area]
+    return precision, recall
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def resampled_ap(
+    matches: tuple[Indices, Indices, Indices],
+    wanted: Indices,
+    weights: npt.NDArray[np.int32],
+    recalls: Fractions,
+) -> Fractions:
+    """
+    AP of one category in each draw of images, (draws,) float64; NaN where it has no object.
+
+    *matches* are, (rows,) int64 each by falling score, the bits of the ten thresholds at which a
+    detection found an object and at which it counts neither way, and its image; *wanted* (images,)
+    int64 counts the objects; *weights* (images, draws) int32 tell how often an image was drawn;
+    *recalls* are 0, 0.01 to 1.
+    """
+    hits, ignored, images = matches
+    draws, eps = weights.shape[1], np.spacing(1.0)
+    objects, counted = np.zeros(draws, np.int32), np.zeros(draws, np.int32)
+    got, left_out = np.zeros((10, draws), np.int32), np.zeros((10, draws), np.int32)
+    points = np.full((10, draws), recalls.size, np.int32)
+    highest, total = np.zeros((10, draws)), np.zeros(draws)
+    reached = np.zeros(draws, np.int32)
+    for image in range(wanted.size):
+        if wanted[image]:
+            own = weights[image]
+            for d in range(draws):
+                objects[d] += wanted[image] * own[d]
+    for row in range(hits.size):
+        own = weights[images[row]]
+        for d in range(draws):
+            counted[d] += own[d]
+        for n in range(10):
+            if hits[row] >> n & 1:
+                for d in range(draws):
+                    got[n, d] += own[d]
+            if ignored[row] >> n & 1:
+                for d in range(draws):
+                    left_out[n, d] += own[d]
+    # Back from the last one, so that the highest precision from a hit on is known at the hit.
+    for row in range(hits.size - 1, -1, -1):
+        own = weights[images[row]]
+        for n in range(10):
+            if ignored[row] >> n & 1:
+                for d in range(draws):
+                    left_out[n, d] -= own[d]
+            if not hits[row] >> n & 1:
+                continue
+            hit, out, best, left = got[n], left_out[n], highest[n], points[n]
+            # Loops of few arrays each, which the compiler turns into vector instructions.
+            for d in range(draws):
+                recall = hit[d] / max(objects[d], 1)
+                near = int(recall * 100 + 0.5)
+                reached[d] = near + (near * 0.01 <= recall)
+            for d in range(draws):
+                total[d] += best[d] * (left[d] - reached[d])
+            for d in range(draws):
+                left[d] = reached[d]
+            for d in range(draws):
+                precision = hit[d] / (counted[d] - out[d] + eps)
+                best[d] = precision if precision > best[d] else best[d]
+            for d in range(draws):
+                hit[d] -= own[d]
+        for d in range(draws):
+            counted[d] -= own[d]
+    for n in range(10):
+        for d in range(draws):
+            total[d] += highest[n, d] * points[n, d]
+    for d in range(draws):
+        total[d] = total[d] / (10 * recalls.size) if objects[d] else np.nan
+    return total

@@ -21,7 +21,7 @@ from ..data.coco import NAMES, VAL2017, Dataset, load_coco
 from ..data.preprocess import gray_and_quality
 from ..errors import DatasetError, listed
 from ..io import sha256
-from ..metrics.coco import MATCH, MatchTable, flags, match_table
+from ..metrics.coco import MATCH, MatchTable, match_table
 from ..metrics.operating_point import operating_point
 from ..metrics.summary import summarize
 from ..results.check import Broken
@@ -276,7 +276,7 @@ def found_shares(matches: MatchTable, of: str) -> dict[int, float]:
     Of n objects, the n surest detections count.  What has fewer than three objects is left out.
     """
     rows = np.concatenate([np.empty(0, MATCH), *matches.parts])
-    rows = rows.compress(~flags(rows, "ignored")[:, 0, 0])
+    rows = rows.compress(rows["ignored"] & 1 == 0)
     rows = rows.take(np.lexsort((-rows["score"], rows[of])))
     unit, truth = rows[of].astype(np.int64), matches.truths
     objects = np.bincount(truth[of][~truth["ignored"][:, 0]], minlength=1 + unit.max(initial=0))

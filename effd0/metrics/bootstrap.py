@@ -7,6 +7,7 @@ costs sums alone: an image that was drawn n times counts n times.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import EvaluationError
 from ..types import Fractions, Indices
-from .coco import MatchTable, flags
+from .coco import THRESHOLDS, MatchTable, columns
 from .detection_diff import DetectionParity
 from .summary import RECALLS, CocoMetrics
 
@@ -24,10 +25,10 @@ RESAMPLES = 1000
 MIN_IMAGES = 30
 #: Classes that a verdict names.
 WORST_CLASSES = 5
-#: Image draws times detections of the largest category that are in memory at a time.
-_CHUNK = 4_000_000
+#: Drawn images that are in memory at a time.
+_CHUNK = 1_000_000
 
-#: How often each image was drawn: (resamples, images), whole numbers.
+#: How often each image was drawn: (images, resamples), whole numbers.
 Weights = npt.NDArray[np.int32]
 
 
@@ -109,34 +110,32 @@ def paired_drop(
     replacement, so that what makes an image hard cancels out.  Raises `EvaluationError` where the
     images hold no object to be found.
     """
-    sides = [category_hits(matches) for matches in (reference, candidate)]
+    sides = [*category_hits(reference), *category_hits(candidate)]
     dataset = reference.dataset
     images = len(dataset.samples)
-    whole = np.ones((1, images), np.int32)
-    wanted, got = (_class_precision(side, whole)[:, 0] for side in sides)
+    wanted, got = np.split(_class_precision(sides, np.ones((images, 1), np.int32)), 2)
     if not wanted.size:
         raise EvaluationError(
             f"the {images} images have no object that is not crowd, but a drop of mAP needs some; "
             "give images with annotations"
         )
-    largest = max(found.images.size for side in sides for found in side)
-    together = max(1, _CHUNK // max(largest, 1))
+    together = max(1, _CHUNK // images)
     rng, parts = np.random.default_rng(seed), []
     for start in range(0, resamples, together):
         drawn = rng.integers(0, images, (min(together, resamples - start), images))
-        weights = np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.int32)
-        both = [_class_precision(side, weights) for side in sides]
+        weights = np.stack([np.bincount(row, minlength=images) for row in drawn], 1)
+        both = np.split(_class_precision(sides, weights.astype(np.int32)), 2)
         parts.append(np.vstack([both[0] - both[1], _mean(both[0]) - _mean(both[1])]))
     # A draw of images without any object says nothing and is left out; so of each class.
     drops = 100 * np.hstack(parts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a class may be in no draw at all
         *each, (low, high) = np.nanquantile(drops, (0.025, 0.975), axis=1).T.tolist()
-    names = [dataset.categories[found.category] for found in sides[0]]
-    losses = (100 * (wanted - got)).tolist()
+    names = [dataset.categories[found.category] for found in sides[: len(wanted)]]
+    losses = (100 * (wanted - got))[:, 0].tolist()
     classes = [ClassDrop(*of, *ends) for *of, ends in zip(names, losses, each, strict=True)]
     classes.sort(key=lambda one: -one.points)
-    ap, other = float(_mean(wanted[:, None])[0]), float(_mean(got[:, None])[0])
+    ap, other = float(_mean(wanted)[0]), float(_mean(got)[0])
     return PairedDrop(100 * (ap - other), low, high, images, ap, other, tuple(classes))
 
 
@@ -150,7 +149,7 @@ def reachable_ap(matches: MatchTable) -> float:
     more, and as many misses or fewer.  So recall and precision are as high or higher at every
     point of the curve, and AP is too.  NaN where there is no object in any image.
     """
-    weights = np.ones((1, len(matches.dataset.samples) + 1), np.int32)
+    weights = np.ones((len(matches.dataset.samples) + 1, 1), np.int32)
     return float(average_precision(category_hits(matches, matches.dataset.left_out), weights)[0])
 
 
@@ -158,15 +157,12 @@ class CategoryHits(NamedTuple):
     """
     The detections of one *category*, an id, over all images, by falling score.
 
-    *images* is the place of each one's image in the dataset.  *hits* and *ignored* hold, for each
-    of COCO's ten IoU thresholds, the positions of detections that found an object and of those
-    that count neither way.  *wanted* counts the objects to be found in each image.
+    *matches* are columns of the match table: the bits of hits, the bits of what counts neither way,
+    the place of the image.  *wanted* counts the objects to be found in each image.
     """
 
     category: int
-    images: Indices
-    hits: tuple[Indices, ...]
-    ignored: tuple[Indices, ...]
+    matches: tuple[Indices, ...]
     wanted: Indices
 
 
@@ -181,16 +177,15 @@ def category_hits(
     """
     every = []
     for category, own in matches.by_category():
-        images, wanted, more = own["image"].astype(np.int64), matches.wanted(category)[0], 0
+        found, wanted = columns(own, "hit", "ignored", "image"), matches.wanted(category)[0]
         if perfect is not None:
             more = perfect.get(category, 0)
-            images = np.concatenate([np.full(more, wanted.size), images])
+            hit = (1 << len(THRESHOLDS)) - 1
+            first = (np.full(more, value) for value in (hit, 0, wanted.size))
+            found = tuple(map(np.append, first, found))
             wanted = np.append(wanted, more)
-        hits, ignored = flags(own, "hit")[:, 0].T, flags(own, "ignored")[:, 0].T
         if wanted.any():
-            hit = (np.append(np.arange(more), np.flatnonzero(row) + more) for row in hits)
-            left_out = (np.flatnonzero(row) + more for row in ignored)
-            every.append(CategoryHits(category, images, tuple(hit), tuple(left_out), wanted))
+            every.append(CategoryHits(category, found, wanted))
     return every
 
 
@@ -205,12 +200,13 @@ def average_precision(categories: Sequence[CategoryHits], weights: Weights) -> F
 
 def _class_precision(categories: Sequence[CategoryHits], weights: Weights) -> Fractions:
     """AP of each category in each resample, (categories, resamples); NaN without an object."""
-    result = np.full((len(categories), len(weights)), np.nan)
-    for row, found in zip(result, categories, strict=True):
-        wanted = weights @ found.wanted
-        present = wanted > 0
-        row[present] = _category_precision(found, weights[present], wanted[present])
-    return result
+    from .. import kernels
+
+    with ThreadPoolExecutor() as pool:
+        rows = pool.map(
+            lambda one: kernels.resampled_ap(one.matches, one.wanted, weights, RECALLS), categories
+        )
+        return np.array([*rows]).reshape(-1, weights.shape[1])
 
 
 def _mean(by_class: Fractions) -> Fractions:
@@ -218,27 +214,3 @@ def _mean(by_class: Fractions) -> Fractions:
     defined = np.isfinite(by_class)
     total, count = np.where(defined, by_class, 0).sum(axis=0), defined.sum(axis=0)
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
-
-
-def _category_precision(found: CategoryHits, weights: Weights, wanted: Indices) -> Fractions:
-    """AP of one category in each resample: COCO's mean over ten IoU thresholds, 101 recalls."""
-    drawn = weights[:, found.images]
-    counted = np.cumsum(drawn, axis=1, dtype=np.int32)
-    total = np.zeros(len(weights))
-    for hits, ignored in zip(found.hits, found.ignored, strict=True):
-        if not hits.size:
-            continue
-        # Only hits matter: after one precision falls, and recall stands still, until the next.
-        shown = counted[:, hits]
-        if ignored.size:
-            before = np.cumsum(drawn[:, ignored], axis=1, dtype=np.int32)
-            before = np.pad(before, ((0, 0), (1, 0)))
-            shown = shown - before[:, np.searchsorted(ignored, hits)]
-        got = np.cumsum(drawn[:, hits], axis=1)
-        # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
-        precision = got / (shown + np.spacing(1))
-        highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        reached = np.searchsorted(RECALLS, got / wanted[:, None], side="right")
-        points = np.diff(reached, axis=1, prepend=0)
-        total += np.einsum("rh,rh->r", highest, points) / len(RECALLS)
-    return total / len(found.hits)

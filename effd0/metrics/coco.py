@@ -36,24 +36,22 @@ TRUTH = np.dtype([
     ("image", "<i8"), ("category", "<i8"), ("box", "<f8", (4,)), ("crowd", "?"),
     ("ignored", "?", (len(AREAS),)),
 ], align=True)  # fmt: skip
-_FLAGS = (len(AREAS), len(THRESHOLDS))
-_FLAG_BYTES = len(AREAS) * len(THRESHOLDS) // 8
+#: The bits ``10 * area + threshold`` of each area, all thresholds.
+_AREA_BITS: Indices = (1 << len(THRESHOLDS)) - 1 << len(THRESHOLDS) * np.arange(len(AREAS))
 #: One detection: the place of its image in the dataset, its rank among those of its category and
-#: image, the object that it found at the lowest IoU threshold, whatever its area, or -1; and for
-#: each area and threshold, as bits, whether it found an object, and whether it counts neither way.
+#: image, the object that it found at the lowest IoU threshold, whatever its area, or -1; and as
+#: bits ``10 * area + threshold`` where it found an object, and where it counts neither way.
 MATCH = np.dtype([
     ("score", "<f8"), ("box", "<f4", (4,)), ("category", "<i8"), ("image", "<i4"),
-    ("truth", "<i4"), ("rank", "u1"), ("hit", "u1", (_FLAG_BYTES,)),
-    ("ignored", "u1", (_FLAG_BYTES,)),
+    ("truth", "<i4"), ("rank", "u1"), ("hit", "<i8"), ("ignored", "<i8"),
 ], align=True)  # fmt: skip
 #: One entry of a COCO results file: ids, the box x, y, width, height in pixels, and the score.
 RESULT = np.dtype([("image", "<i8"), ("category", "<i8"), ("box", "<f8", (4,)), ("score", "<f8")])
 #: Rows of `TRUTH`, `MATCH` or `RESULT`.
 Rows: TypeAlias = npt.NDArray[np.void]
-Flags: TypeAlias = npt.NDArray[np.bool_]
 
-#: Detections that are matched at a time, and pairs of boxes whose IoU is computed at a time.
-_MATCHED_TOGETHER, _PAIRS_TOGETHER = 100_000, 250_000
+#: Detections that are matched at a time.
+_MATCHED_TOGETHER = 100_000
 
 #: An image id that was written as text: its digits, or the name of COCO's file.
 _TEXT_ID = re.compile(r"(?<!\d)\d{1,18}(?=(\.\w+)?$)", re.ASCII)
@@ -247,9 +245,9 @@ def truth_table(dataset: Dataset) -> Rows:
     return truths.take(np.argsort(truths["image"], kind="stable"))
 
 
-def flags(rows: Rows, field: str) -> Flags:
-    """The bits of *field*, ``hit`` or ``ignored``, as (rows, areas, thresholds)."""
-    return np.unpackbits(rows[field].flatten()).view(bool).reshape(len(rows), *_FLAGS)
+def columns(rows: Rows, *names: str) -> tuple[Indices, ...]:
+    """The fields *names* of *rows*, each a column of its own."""
+    return tuple(rows[name].astype(np.int64) for name in names)
 
 
 def overlapping(
@@ -259,40 +257,24 @@ def overlapping(
     All pairs of one of *boxes*, x, y, width, height, and one of *truths* of the same image whose
     IoU is at least *least*, above 0.
 
-    Gives the indices of the boxes, rising, those of the objects, and the IoUs; of a crowd, the
-    part of the box that lies in it.  *truths* go by image.
+    Gives the indices of the boxes, those of the objects, and the IoUs, by box, then by rising IoU,
+    then by object; of a crowd, the part of the box that lies in it.  *truths* go by image.
     """
-    start = np.searchsorted(truths["image"], images)
-    counts = np.searchsorted(truths["image"], images, side="right") - start
-    ends = np.cumsum(counts)
-    crowds, objects = truths["crowd"].copy(), truths["box"].copy()
-    parts = []
-    for low in range(0, int(counts.sum()), _PAIRS_TOGETHER):
-        pair = np.arange(low, min(low + _PAIRS_TOGETHER, ends[-1]))
-        rows = np.searchsorted(ends, pair, side="right")
-        columns = start[rows] + pair - (ends - counts)[rows]
-        # COCO's order of operations, so that each IoU is COCO's to the last bit.
-        x, y, width, height = boxes[rows].T
-        u, v, across, down = objects[columns].T
-        wide = np.maximum(np.minimum(x + width, u + across) - np.maximum(x, u), 0)
-        high = np.maximum(np.minimum(y + height, v + down) - np.maximum(y, v), 0)
-        overlap, area = wide * high, width * height
-        union = np.where(crowds[columns], area, area + across * down - overlap)
-        ious = np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
-        near = ious >= least
-        parts.append((rows[near], columns[near], ious[near]))
-    none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    rows, columns, ious = (np.concatenate(part) for part in zip(none, *parts, strict=True))
-    return rows, columns, ious
+    from .. import kernels
+
+    image, box, crowd = (truths[name].copy() for name in ("image", "box", "crowd"))
+    return kernels.overlapping(images, boxes, image, box, crowd, least)
 
 
-def _outside(areas: Fractions) -> Flags:
+def _outside(areas: Fractions) -> npt.NDArray[np.bool_]:
     """Which *areas* are not in which of `AREAS`, (n, areas)."""
     return np.asarray((areas[:, None] < AREAS[:, 0]) | (areas[:, None] > AREAS[:, 1]))
 
 
 def _match(dataset: Dataset, truths: Rows, results: Rows) -> Rows:
     """Rows of `MATCH` of *results*, by category and image."""
+    from .. import kernels
+
     kinds, ids = np.array(sorted(dataset.categories), np.int64), np.array(dataset.image_ids)
     results = results.compress(np.isin(results["category"], kinds))
     # A category in an image is a place of its own, so that all are matched together.
@@ -315,54 +297,18 @@ def _match(dataset: Dataset, truths: Rows, results: Rows) -> Rows:
     own, objects = own[order], objects.take(order)
 
     boxes = results["box"].copy()
-    hit = np.zeros((len(boxes), *_FLAGS), bool)
-    ignored, taken = hit.copy(), np.zeros((objects.size, *_FLAGS), bool)
-    truth = np.full(len(boxes), -1)
-    crowds, beyond = objects["crowd"].copy(), objects["ignored"].copy()
-    for rows, columns, ious in _turns(places, boxes, objects):
-        reached = ious[:, None] >= np.minimum(THRESHOLDS, 1 - 1e-10)
-        free = ~taken[columns] | crowds[columns, None, None]
-        # The highest IoU is last, and any object to be found goes before one that is not.
-        worth = np.arange(1, rows.size + 1)[:, None] + rows.size * ~beyond[columns]
-        worth = np.where(free & reached[:, None, :], worth[:, :, None], 0)
-        first = np.flatnonzero(np.diff(rows, prepend=-1))
-        best = np.maximum.reduceat(worth, first, axis=0)
-        row, area, threshold = np.nonzero(best)
-        real, at = np.divmod(best[row, area, threshold] - 1, rows.size)
-        taken[columns[at], area, threshold] = True
-        hit[rows[first][row], area, threshold] = real == 1
-        ignored[rows[first][row], area, threshold] = real == 0
-        plain = (real == 1) & (area == 0) & (threshold == 0)
-        truth[rows[first][row[plain]]] = own[columns[at[plain]]]
+    hit, ignored, truth = kernels.match_pairs(
+        overlapping(places, boxes, objects, THRESHOLDS[0]),
+        objects["crowd"].copy(), objects["ignored"] @ _AREA_BITS,
+        np.minimum(THRESHOLDS, 1 - 1e-10), len(boxes),
+    )  # fmt: skip
     # What found nothing counts against the areas that its own is in.
-    ignored |= ~hit & _outside(boxes[:, 2] * boxes[:, 3])[:, :, None]
+    ignored |= ~hit & (_outside(boxes[:, 2] * boxes[:, 3]) @ _AREA_BITS)
 
     table = np.empty(len(boxes), MATCH)
     table["score"], table["box"] = results["score"], boxes
     table["category"], table["image"] = kinds[category], image
-    table["truth"], table["rank"] = truth, ranks
-    table["hit"] = np.packbits(hit).reshape(-1, _FLAG_BYTES)
-    table["ignored"] = np.packbits(ignored).reshape(-1, _FLAG_BYTES)
+    # A truth of -1 is the last of all, none.
+    table["truth"], table["rank"] = np.append(own, -1)[truth], ranks
+    table["hit"], table["ignored"] = hit, ignored
     return table
-
-
-def _turns(
-    places: Indices, boxes: Fractions, objects: Rows
-) -> Iterator[tuple[Indices, Indices, Fractions]]:
-    """
-    Pairs that may match: first the best detection of each place, then the second best, and so on.
-
-    Gives detections, objects and IoUs, by detection, then by rising IoU, then as in the file.
-    """
-    rows, columns, ious = overlapping(places, boxes, objects, THRESHOLDS[0])
-    if not rows.size:
-        return
-    order = np.lexsort((columns, ious, rows))
-    rows, columns, ious = rows[order], columns[order], ious[order]
-    # The turn of a detection is its rank among those of its place that overlap anything.
-    new = np.diff(rows, prepend=-1) > 0
-    place = places[rows[new]]
-    turn = (np.arange(place.size) - np.searchsorted(place, place))[np.cumsum(new) - 1]
-    order = np.argsort(turn, kind="stable")
-    for here in np.split(order, np.flatnonzero(np.diff(turn[order])) + 1):
-        yield rows[here], columns[here], ious[here]

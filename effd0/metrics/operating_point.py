@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..types import Fractions, Indices
-from .coco import MATCH, THRESHOLDS, MatchTable, Rows, flags, overlapping
+from .coco import MATCH, THRESHOLDS, MatchTable, Rows, overlapping
 from .detection_diff import once_each
 
 #: The score thresholds: a detection counts from its score on.
@@ -62,7 +62,7 @@ class OperatingPoint:
 def operating_point(matches: MatchTable) -> OperatingPoint:
     """The figures of *matches* at the score threshold of their highest micro F1, and over all."""
     rows = np.concatenate([np.empty(0, MATCH), *matches.parts])
-    counted = rows.compress(~flags(rows, "ignored")[:, 0, 0])
+    counted = rows.compress(rows["ignored"] & 1 == 0)
     objects = int(np.sum(~matches.truths["ignored"][:, 0]))
     # A detection counts at as many thresholds as its score reaches.
     reached = np.searchsorted(SCORES, counted["score"], side="right")

@@ -8,7 +8,7 @@ import numpy as np
 from ..data.coco import Dataset
 from ..detection.postprocess import Detections
 from ..spec import ModelSpec
-from ..types import Fractions, Indices
+from ..types import Fractions
 from . import coco
 
 #: COCO's twelve numbers, in the order of COCOeval's ``stats``.
@@ -77,35 +77,20 @@ def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
     category and image; recall is (thresholds, categories, areas, `MAX_DETECTIONS`).  Both are -1
     where a category has no object to be found.
     """
+    from .. import kernels
+
     shape = (len(coco.THRESHOLDS), len(matches.dataset.categories), len(coco.AREAS))
-    precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
-    recall = np.full((*shape, len(coco.MAX_DETECTIONS)), -1.0)
+    precision, limits = (
+        np.empty((shape[0], len(RECALLS), *shape[1:])),
+        np.array(coco.MAX_DETECTIONS),
+    )
+    recall = np.empty((*shape, limits.size))
     for k, (category, own) in enumerate(matches.by_category()):
         wanted = matches.wanted(category).sum(axis=1)
-        hits, ignored = coco.flags(own, "hit"), coco.flags(own, "ignored")
-        for area in np.flatnonzero(wanted):
-            for n in range(len(coco.THRESHOLDS)):
-                (hit,) = hits[:, area, n].nonzero()
-                shown = (~ignored[:, area, n]).cumsum(dtype=np.int64)[hit]
-                precision[n, :, k, area] = precision_at_recalls(shown, wanted[area])
-                ranks = own["rank"][hit]
-                first = [np.count_nonzero(ranks < most) for most in coco.MAX_DETECTIONS]
-                recall[n, k, area] = first / wanted[area]
+        precision[:, :, k], recall[:, k] = kernels.curves(
+            coco.columns(own, "hit", "ignored", "rank"), wanted, RECALLS, limits
+        )
     return precision, recall
-
-
-def precision_at_recalls(shown: Indices, wanted: int) -> Fractions:
-    """
-    COCO's precision at each of `RECALLS`, of detections that are to find *wanted* objects.
-
-    *shown* counts the detections down to each hit.  Only hits matter: after one precision falls,
-    and recall stands still, until the next.
-    """
-    hits, highest = np.arange(1, shown.size + 1), np.zeros(shown.size + 1)
-    # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
-    np.divide(hits, shown + np.spacing(1), out=highest[:-1])
-    highest = np.maximum.accumulate(highest[::-1])[::-1]
-    return highest[(hits / wanted).searchsorted(RECALLS)]
 
 
 def metrics_of(

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..types import Indices
-from .coco import MatchTable, Rows, flags, overlapping
-from .summary import precision_at_recalls
+from .coco import MatchTable, Rows, overlapping
+from .summary import RECALLS
 
 #: From this IoU on a box is in the right place; below the other it is on no object at all.
 FOREGROUND, BACKGROUND = 0.5, 0.1
@@ -100,7 +100,7 @@ def find_errors(matches: MatchTable) -> Errors:
     authors resolve what their definitions leave open.
     """
     rows = np.concatenate([own for _, own in matches.by_category()])
-    counted, truths = rows[~flags(rows, "ignored")[:, 0, 0]], matches.truths
+    counted, truths = rows.compress(rows["ignored"] & 1 == 0), matches.truths
     wrong = np.flatnonzero(counted["truth"] < 0)
     pairs = overlapping(
         counted["image"][wrong], counted["box"][wrong].astype(np.float64), truths, BACKGROUND
@@ -111,9 +111,8 @@ def find_errors(matches: MatchTable) -> Errors:
     nearest = np.full((2, wrong.size), -1), np.zeros((2, wrong.size))
     for side, kept in enumerate((real & same, real & ~same)):
         # The last write of a row stands, and that is its highest IoU.
-        order = np.flatnonzero(kept)[np.argsort(pairs[2][kept], kind="stable")]
-        nearest[0][side, pairs[0][order]] = pairs[1][order]
-        nearest[1][side, pairs[0][order]] = pairs[2][order]
+        nearest[0][side, pairs[0][kept]] = pairs[1][kept]
+        nearest[1][side, pairs[0][kept]] = pairs[2][kept]
     objects, (own, other) = nearest
     names = np.select(
         [
@@ -140,11 +139,14 @@ def _ap50(counted: Rows, wanted: dict[int, int]) -> float | None:
 
     Of a category without any left nothing was found, so that its AP stays 0.
     """
+    from .. import kernels
+
     order = np.lexsort((-counted["score"], counted["category"]))
     categories, hits = counted["category"][order], counted["truth"][order] >= 0
     means = []
     for category, count in wanted.items():
         start, stop = np.searchsorted(categories, (category, category + 1))
         shown = np.flatnonzero(hits[start:stop]) + 1
-        means.append(float(precision_at_recalls(shown, max(count, 1)).mean()))
+        curve = kernels.precision_at_recalls(shown, max(count, 1), RECALLS)
+        means.append(float(curve.mean()))
     return float(np.mean(means)) if means else None

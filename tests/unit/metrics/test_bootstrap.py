@@ -77,9 +77,9 @@ def test_an_image_drawn_n_times_counts_n_times(seed: int) -> None:
     dataset = drawn_scenes(seed, 6)
     found = jittered(dataset, seed)
     counts = np.random.default_rng(seed).integers(0, 4, 6).astype(np.int32)
-    weights = np.stack([np.ones(6, np.int32), counts])
+    weights = np.column_stack([np.ones(6, np.int32), counts])
     got = average_precision(category_hits(matched(found, dataset)), weights)
-    for row, ap in zip(weights.tolist(), got.tolist(), strict=True):
+    for row, ap in zip(weights.T.tolist(), got.tolist(), strict=True):
         wanted = pycocotools_metrics(*redrawn(dataset, found, row), D0).ap
         assert ap == pytest.approx(
             np.nan if wanted is None else wanted, rel=0, abs=SAME, nan_ok=True
