@@ -9,6 +9,30 @@ import numpy.typing as npt
 from .types import Fractions, Indices
 
 
+@numba.njit(cache=True, nogil=True)
+def ranked(places: Indices, scores: Fractions) -> tuple[Indices, Indices]:
+    """
+    The order of (n,) int64 *places* from 0 on, by falling (n,) float64 score in each, and ranks.
+
+    Of equal scores, the one that was given first stays first.  Scores that already fall in each
+    place, as a model gives them, take linear time.
+    """
+    start = np.zeros(places.max() + 2, np.int64)
+    for place in places:
+        start[place + 1] += 1
+    start = start.cumsum()
+    stop, order, ranks = start.copy(), np.empty_like(places), np.empty_like(places)
+    for row in range(places.size):
+        first, at = start[places[row]], stop[places[row]]
+        stop[places[row]] += 1
+        ranks[at] = at - first
+        while at > first and scores[order[at - 1]] < scores[row]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = row
+    return order, ranks
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def overlapping(
     images: Indices,
@@ -63,23 +87,21 @@ def match_pairs(
     pairs: tuple[Indices, Indices, Fractions],
     crowds: npt.NDArray[np.bool_],
     beyond: Indices,
+    boxes: Fractions,
     thresholds: Fractions,
-    size: int,
+    areas: Fractions,
 ) -> tuple[Indices, Indices, Indices]:
     """
-    COCO's greedy matching of *size* detections, all areas and thresholds at a time.
+    COCO's greedy matching at ten *thresholds* and in four ranges of *areas*, (4, 2) float64.
 
-    *pairs* are those of `overlapping`, the better detection first; *crowds* is (objects,) bool.
-    The int64 bits of *beyond* (objects,) tell where an object is not to be found, bit
-    ``area * len(thresholds) + threshold``.  Gives, (size,) int64 each, as bits where a detection
-    found an object, where it found one that is not to be found, and which it found at bit 0, or -1.
+    *pairs* are those of `overlapping`; the *boxes* (n, 4) float64 of a place go by falling score;
+    *crowds* is (objects,) bool.  Bits are int64, ``10 * area + threshold``: *beyond* (objects,)
+    tells where an object is not to be found.  Gives, (n,) int64 each, the bits where a detection
+    found an object, those where it counts neither way, and the object that it found at bit 0 or -1.
     """
     rows, columns, ious = pairs
-    hit, ignored = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    truth, taken = np.full(size, -1), np.zeros(crowds.size, np.int64)
-    every = 0
-    for area in range(4):
-        every |= 1 << (area * thresholds.size)
+    hit, ignored = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.int64)
+    truth, taken = np.full(len(boxes), -1), np.zeros(crowds.size, np.int64)
     stop = 0
     while stop < rows.size:
         start, row, left = stop, rows[stop], -1
@@ -88,21 +110,22 @@ def match_pairs(
         # Any object to be found goes before one that is not.
         for real in (True, False):
             for n in range(stop - 1, start - 1, -1):
-                column, fits = columns[n], 0
-                for k in range(thresholds.size):
-                    if ious[n] >= thresholds[k]:
-                        fits |= every << k
-                fits &= left & (~beyond[column] if real else beyond[column])
-                if not crowds[column]:
-                    fits &= ~taken[column]
+                column = columns[n]
+                reached = (1 << np.searchsorted(thresholds, ious[n], side="right")) - 1
+                fits = left & (reached | reached << 10 | reached << 20 | reached << 30)
+                fits &= ~beyond[column] if real else beyond[column]
+                fits &= -1 if crowds[column] else ~taken[column]
                 taken[column] |= fits
                 left &= ~fits
-                if not real:
-                    ignored[row] |= fits
-                    continue
-                hit[row] |= fits
-                if fits & 1:
+                (hit if real else ignored)[row] |= fits
+                if real and fits & 1:
                     truth[row] = column
+    # What found nothing counts against the areas that its own is in.
+    for row in range(len(boxes)):
+        size = boxes[row, 2] * boxes[row, 3]
+        for n in range(4):
+            if size < areas[n, 0] or size > areas[n, 1]:
+                ignored[row] |= 1023 << 10 * n & ~hit[row]
     return hit, ignored, truth
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import EvaluationError
 from ..types import Fractions, Indices
-from .coco import THRESHOLDS, MatchTable, columns
+from .coco import MatchTable, columns
 from .detection_diff import DetectionParity
 from .summary import RECALLS, CocoMetrics
 
@@ -180,8 +180,7 @@ def category_hits(
         found, wanted = columns(own, "hit", "ignored", "image"), matches.wanted(category)[0]
         if perfect is not None:
             more = perfect.get(category, 0)
-            hit = (1 << len(THRESHOLDS)) - 1
-            first = (np.full(more, value) for value in (hit, 0, wanted.size))
+            first = (np.full(more, value) for value in (1023, 0, wanted.size))
             found = tuple(map(np.append, first, found))
             wanted = np.append(wanted, more)
         if wanted.any():

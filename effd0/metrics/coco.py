@@ -36,8 +36,6 @@ TRUTH = np.dtype([
     ("image", "<i8"), ("category", "<i8"), ("box", "<f8", (4,)), ("crowd", "?"),
     ("ignored", "?", (len(AREAS),)),
 ], align=True)  # fmt: skip
-#: The bits ``10 * area + threshold`` of each area, all thresholds.
-_AREA_BITS: Indices = (1 << len(THRESHOLDS)) - 1 << len(THRESHOLDS) * np.arange(len(AREAS))
 #: One detection: the place of its image in the dataset, its rank among those of its category and
 #: image, the object that it found at the lowest IoU threshold, whatever its area, or -1; and as
 #: bits ``10 * area + threshold`` where it found an object, and where it counts neither way.
@@ -241,7 +239,8 @@ def truth_table(dataset: Dataset) -> Rows:
     truths["box"] = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
     truths["crowd"] = [bool(a.get("iscrowd", 0)) for a in annotations]
     areas = np.array([a.get("area", a["bbox"][2] * a["bbox"][3]) for a in annotations], np.float64)
-    truths["ignored"] = truths["crowd"][:, None] | _outside(areas)
+    outside = (areas[:, None] < AREAS[:, 0]) | (areas[:, None] > AREAS[:, 1])
+    truths["ignored"] = truths["crowd"][:, None] | outside
     return truths.take(np.argsort(truths["image"], kind="stable"))
 
 
@@ -266,45 +265,35 @@ def overlapping(
     return kernels.overlapping(images, boxes, image, box, crowd, least)
 
 
-def _outside(areas: Fractions) -> npt.NDArray[np.bool_]:
-    """Which *areas* are not in which of `AREAS`, (n, areas)."""
-    return np.asarray((areas[:, None] < AREAS[:, 0]) | (areas[:, None] > AREAS[:, 1]))
-
-
 def _match(dataset: Dataset, truths: Rows, results: Rows) -> Rows:
     """Rows of `MATCH` of *results*, by category and image."""
     from .. import kernels
 
     kinds, ids = np.array(sorted(dataset.categories), np.int64), np.array(dataset.image_ids)
-    results = results.compress(np.isin(results["category"], kinds))
-    # A category in an image is a place of its own, so that all are matched together.
-    places = np.searchsorted(kinds, results["category"]) * len(ids)
-    places += np.searchsorted(ids, results["image"])
-    # Stable: of equal scores, the one that was given first stays first.
-    order = np.lexsort((-results["score"], places))
-    places = places[order]
-    ranks = np.arange(places.size) - np.searchsorted(places, places)
-    looked_at = ranks < MAX_DETECTIONS[-1]
-    results, places, ranks = results.take(order[looked_at]), places[looked_at], ranks[looked_at]
-    category, image = np.divmod(places, len(ids))
-    if not image.size:
+    category, image = columns(results, "category", "image")
+    known = np.flatnonzero(np.isin(category, kinds))
+    if not known.size:
         return np.empty(0, MATCH)
+    # A category in an image is a place of its own, so that all are matched together.
+    places = np.searchsorted(kinds, category[known]) * len(ids)
+    places += np.searchsorted(ids, image[known])
+    order, ranks = kernels.ranked(places, results["score"][known])
+    looked_at = ranks < MAX_DETECTIONS[-1]
+    order, ranks = order[looked_at], ranks[looked_at]
+    places, results = places[order], results.take(known[order])
+    category, image = np.divmod(places, len(ids))
     start, stop = np.searchsorted(truths["image"], (image.min(), image.max() + 1))
     own = start + np.flatnonzero(np.isin(truths["category"][start:stop], kinds))
     objects = truths.take(own)
     objects["image"] += np.searchsorted(kinds, objects["category"]) * len(ids)
     order = np.argsort(objects["image"], kind="stable")
     own, objects = own[order], objects.take(order)
-
     boxes = results["box"].copy()
     hit, ignored, truth = kernels.match_pairs(
         overlapping(places, boxes, objects, THRESHOLDS[0]),
-        objects["crowd"].copy(), objects["ignored"] @ _AREA_BITS,
-        np.minimum(THRESHOLDS, 1 - 1e-10), len(boxes),
+        objects["crowd"].copy(), objects["ignored"] @ (1023 << 10 * np.arange(len(AREAS))),
+        boxes, np.minimum(THRESHOLDS, 1 - 1e-10), AREAS,
     )  # fmt: skip
-    # What found nothing counts against the areas that its own is in.
-    ignored |= ~hit & (_outside(boxes[:, 2] * boxes[:, 3]) @ _AREA_BITS)
-
     table = np.empty(len(boxes), MATCH)
     table["score"], table["box"] = results["score"], boxes
     table["category"], table["image"] = kinds[category], image

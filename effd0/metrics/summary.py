@@ -80,10 +80,8 @@ def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
     from .. import kernels
 
     shape = (len(coco.THRESHOLDS), len(matches.dataset.categories), len(coco.AREAS))
-    precision, limits = (
-        np.empty((shape[0], len(RECALLS), *shape[1:])),
-        np.array(coco.MAX_DETECTIONS),
-    )
+    precision = np.empty((shape[0], len(RECALLS), *shape[1:]))
+    limits = np.array(coco.MAX_DETECTIONS)
     recall = np.empty((*shape, limits.size))
     for k, (category, own) in enumerate(matches.by_category()):
         wanted = matches.wanted(category).sum(axis=1)
