@@ -1,15 +1,53 @@
-"""The loops that numpy has no fast form of, compiled by numba; every kernel releases the GIL."""
+"""
+The loops that numpy has no fast form of, compiled by numba; every kernel releases the GIL.
 
-from __future__ import annotations
+A kernel has one signature, so it is compiled when this module is imported: in seconds once on a
+host, then read from numba's cache (``NUMBA_CACHE_DIR``, or beside this file, or in the user's
+cache).  To import it is half a second, which is why a module that computes imports it where it
+computes, and why whoever measures imports it before.  Arithmetic keeps the order that is written.
+"""
 
-import numba
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from .types import Fractions, Indices
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-@numba.njit(cache=True, nogil=True)
+_types: Any = nb.types  # half typed
+
+
+def _kernel(result: Any, *arguments: Any, **flags: Any) -> Callable[[_Function], _Function]:
+    """Compile a function of these types; where numba finds no place for a cache, without one."""
+
+    def compiled(function: _Function) -> _Function:
+        # As numpy's: a division by zero gives infinity or NaN.
+        settings = {"nogil": True, "error_model": "numpy", **flags}
+        try:
+            made = nb.njit(result(*arguments), cache=True, **settings)(function)
+        except RuntimeError:
+            made = nb.njit(result(*arguments), **settings)(function)
+        kernel: _Function = made
+        return kernel
+
+    return compiled
+
+
+def _given(of: Any, axes: int) -> Any:
+    """The type of an array that is read; one that may be written is taken too."""
+    return _types.Array(of, axes, "C", readonly=True)
+
+
+#: Boxes, objects and the IoUs of their pairs; columns of the match table.
+_PAIRS: Any = _types.Tuple((nb.int64[::1], nb.int64[::1], nb.float64[::1]))
+_COLUMNS: Any = _types.UniTuple(nb.int64[::1], 3)
+
+
+@_kernel(_types.UniTuple(nb.int64[::1], 2), _given(nb.int64, 1), _given(nb.float64, 1))
 def ranked(places: Indices, scores: Fractions) -> tuple[Indices, Indices]:
     """
     The order of (n,) int64 *places* from 0 on, by falling (n,) float64 score in each, and ranks.
@@ -33,7 +71,10 @@ def ranked(places: Indices, scores: Fractions) -> tuple[Indices, Indices]:
     return order, ranks
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@_kernel(
+    _PAIRS, _given(nb.int64, 1), _given(nb.float64, 2), _given(nb.int64, 1), _given(nb.float64, 2),
+    _given(nb.boolean, 1), nb.float64,
+)  # fmt: skip
 def overlapping(
     images: Indices,
     boxes: Fractions,
@@ -50,7 +91,9 @@ def overlapping(
     Gives the indices of the boxes, those of the objects, and the IoUs, by box, then by rising IoU,
     then by object; the IoU with a crowd is the part of the box that lies in it.
     """
-    rows, columns, ious = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    ious: list[float] = []
     start = np.zeros(truth_images[-1] + 2 if truth_images.size else 1, np.int64)
     for image in truth_images:
         start[image + 1] += 1
@@ -82,7 +125,10 @@ def overlapping(
     return np.array(rows), np.array(columns), np.array(ious)
 
 
-@numba.njit(cache=True, nogil=True)
+@_kernel(
+    _COLUMNS, _PAIRS, _given(nb.boolean, 1), _given(nb.int64, 1), _given(nb.float64, 2),
+    _given(nb.float64, 1), _given(nb.float64, 2),
+)  # fmt: skip
 def match_pairs(
     pairs: tuple[Indices, Indices, Fractions],
     crowds: npt.NDArray[np.bool_],
@@ -129,7 +175,7 @@ def match_pairs(
     return hit, ignored, truth
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@_kernel(nb.float64[::1], _given(nb.int64, 1), nb.int64, _given(nb.float64, 1))
 def precision_at_recalls(shown: Indices, wanted: int, recalls: Fractions) -> Fractions:
     """
     COCO's precision at each of *recalls*, which rise, of detections to find *wanted* objects.
@@ -149,9 +195,12 @@ def precision_at_recalls(shown: Indices, wanted: int, recalls: Fractions) -> Fra
     return result
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@_kernel(
+    _types.UniTuple(nb.float64[:, :, ::1], 2), _COLUMNS, _given(nb.int64, 1),
+    _given(nb.float64, 1), _given(nb.int64, 1),
+)  # fmt: skip
 def curves(
-    matches: tuple[Indices, Indices, Indices], wanted: Indices, recalls: Fractions, limits: Indices
+    matches: tuple[Indices, ...], wanted: Indices, recalls: Fractions, limits: Indices
 ) -> tuple[Fractions, Fractions]:
     """
     COCO's curves of one category: precision (10 thresholds, recalls, areas), and recall (10
@@ -180,17 +229,22 @@ def curves(
     for bit in range(bits):
         area, k = divmod(bit, 10)
         if wanted[area]:
-            own = precision_at_recalls(shown[bit, : found[bit, -1]], wanted[area], recalls)
-            for n in range(recalls.size):
-                precision[k, n, area] = own[n]
-            for n in range(limits.size):
-                recall[k, area, n] = found[bit, n] / wanted[area]
+            own = shown[bit, : found[bit, -1]]
+            precision[k, :, area] = precision_at_recalls(own, wanted[area], recalls)
+            recall[k, area] = found[bit, :-1] / wanted[area]
     return precision, recall
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@_kernel(nb.void, nb.int32[::1], _given(nb.int32, 1), nb.int64)
+def _add(total: npt.NDArray[np.int32], drawn: npt.NDArray[np.int32], times: int) -> None:
+    """Add *drawn* (draws,) int32 to *total* so many *times*."""
+    for d in range(total.size):
+        total[d] += times * drawn[d]
+
+
+@_kernel(nb.float64[::1], _COLUMNS, _given(nb.int64, 1), _given(nb.int32, 2), _given(nb.float64, 1))
 def resampled_ap(
-    matches: tuple[Indices, Indices, Indices],
+    matches: tuple[Indices, ...],
     wanted: Indices,
     weights: npt.NDArray[np.int32],
     recalls: Fractions,
@@ -211,50 +265,32 @@ def resampled_ap(
     highest, total = np.zeros((10, draws)), np.zeros(draws)
     reached = np.zeros(draws, np.int32)
     for image in range(wanted.size):
-        if wanted[image]:
-            own = weights[image]
-            for d in range(draws):
-                objects[d] += wanted[image] * own[d]
+        _add(objects, weights[image], wanted[image])
     for row in range(hits.size):
         own = weights[images[row]]
-        for d in range(draws):
-            counted[d] += own[d]
-        for n in range(10):
-            if hits[row] >> n & 1:
-                for d in range(draws):
-                    got[n, d] += own[d]
-            if ignored[row] >> n & 1:
-                for d in range(draws):
-                    left_out[n, d] += own[d]
+        _add(counted, own, 1)
+        for n in range(10 if (hits[row] | ignored[row]) & 1023 else 0):
+            _add(got[n], own, hits[row] >> n & 1)
+            _add(left_out[n], own, ignored[row] >> n & 1)
     # Back from the last one, so that the highest precision from a hit on is known at the hit.
     for row in range(hits.size - 1, -1, -1):
         own = weights[images[row]]
-        for n in range(10):
-            if ignored[row] >> n & 1:
+        for n in range(10 if (hits[row] | ignored[row]) & 1023 else 0):
+            _add(left_out[n], own, -(ignored[row] >> n & 1))
+            if hits[row] >> n & 1:
+                hit, out, best, left = got[n], left_out[n], highest[n], points[n]
+                # Loops of few arrays each, which the compiler turns into vector instructions.
                 for d in range(draws):
-                    left_out[n, d] -= own[d]
-            if not hits[row] >> n & 1:
-                continue
-            hit, out, best, left = got[n], left_out[n], highest[n], points[n]
-            # Loops of few arrays each, which the compiler turns into vector instructions.
-            for d in range(draws):
-                recall = hit[d] / max(objects[d], 1)
-                near = int(recall * 100 + 0.5)
-                reached[d] = near + (near * 0.01 <= recall)
-            for d in range(draws):
-                total[d] += best[d] * (left[d] - reached[d])
-            for d in range(draws):
-                left[d] = reached[d]
-            for d in range(draws):
-                precision = hit[d] / (counted[d] - out[d] + eps)
-                best[d] = precision if precision > best[d] else best[d]
-            for d in range(draws):
-                hit[d] -= own[d]
-        for d in range(draws):
-            counted[d] -= own[d]
-    for n in range(10):
-        for d in range(draws):
-            total[d] += highest[n, d] * points[n, d]
-    for d in range(draws):
-        total[d] = total[d] / (10 * recalls.size) if objects[d] else np.nan
-    return total
+                    recall = hit[d] / max(objects[d], 1)
+                    near = np.int32(recall * 100 + 0.5)
+                    reached[d] = near + (near * 0.01 <= recall)
+                for d in range(draws):
+                    total[d] += best[d] * np.int32(left[d] - reached[d])
+                for d in range(draws):
+                    left[d] = reached[d]
+                    precision = hit[d] / (np.int32(counted[d] - out[d]) + eps)
+                    best[d] = precision if precision > best[d] else best[d]
+                _add(hit, own, -1)
+        _add(counted, own, -1)
+    total += (highest * points).sum(axis=0)
+    return np.where(objects > 0, total / (10 * recalls.size), np.nan)

@@ -21,7 +21,7 @@ from ..detection.postprocess import Detections
 from ..errors import EvaluationError, ResultError
 from ..io import decoded, whole
 from ..spec import ModelSpec
-from ..types import Fractions, Indices
+from ..types import Boxes, Fractions, Indices
 
 #: COCO's IoU thresholds.
 THRESHOLDS: Fractions = np.linspace(0.5, 0.95, 10)
@@ -250,7 +250,7 @@ def columns(rows: Rows, *names: str) -> tuple[Indices, ...]:
 
 
 def overlapping(
-    images: Indices, boxes: Fractions, truths: Rows, least: float
+    images: Indices, boxes: Fractions | Boxes, truths: Rows, least: float
 ) -> tuple[Indices, Indices, Fractions]:
     """
     All pairs of one of *boxes*, x, y, width, height, and one of *truths* of the same image whose
@@ -262,7 +262,8 @@ def overlapping(
     from .. import kernels
 
     image, box, crowd = (truths[name].copy() for name in ("image", "box", "crowd"))
-    return kernels.overlapping(images, boxes, image, box, crowd, least)
+    own = np.ascontiguousarray(boxes, np.float64)
+    return kernels.overlapping(images.astype(np.int64), own, image, box, crowd, least)
 
 
 def _match(dataset: Dataset, truths: Rows, results: Rows) -> Rows:

@@ -123,9 +123,8 @@ def _confusion(matches: MatchTable, shown: Rows) -> Indices:
     free[target[target >= 0]] = False
     left, open_ = np.flatnonzero(target < 0), np.flatnonzero(free)
     pairs = overlapping(
-        shown["image"][left], shown["box"][left].astype(np.float64), truths.take(open_),
-        float(THRESHOLDS[0]),
-    )  # fmt: skip
+        shown["image"][left], shown["box"][left], truths.take(open_), float(THRESHOLDS[0])
+    )
     rows, columns = left[pairs[0]], open_[pairs[1]]
     order = np.argsort(-pairs[2], kind="stable")
     order = order[(shown["category"][rows] != truths["category"][columns])[order]]

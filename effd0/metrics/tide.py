@@ -102,9 +102,7 @@ def find_errors(matches: MatchTable) -> Errors:
     rows = np.concatenate([own for _, own in matches.by_category()])
     counted, truths = rows.compress(rows["ignored"] & 1 == 0), matches.truths
     wrong = np.flatnonzero(counted["truth"] < 0)
-    pairs = overlapping(
-        counted["image"][wrong], counted["box"][wrong].astype(np.float64), truths, BACKGROUND
-    )
+    pairs = overlapping(counted["image"][wrong], counted["box"][wrong], truths, BACKGROUND)
     real = ~truths["ignored"][pairs[1], 0]
     same = truths["category"][pairs[1]] == counted["category"][wrong][pairs[0]]
     # For each wrong detection, the object of its class, and of another, that it overlaps most.
