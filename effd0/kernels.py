@@ -204,7 +204,7 @@ def curves(
 ) -> tuple[Fractions, Fractions]:
     """
     COCO's curves of one category: precision (10 thresholds, recalls, areas), and recall (10
-    thresholds, areas, limits), -1 where an area has no object.
+    thresholds, areas, limits), meaningless where an area has no object.
 
     *matches* are, (rows,) int64 each by falling score, the bits ``10 * area + threshold`` where a
     detection found an object and where it counts neither way, and its rank in its image; *wanted*
@@ -212,26 +212,26 @@ def curves(
     """
     hits, ignored, ranks = matches
     bits = 10 * wanted.size
-    precision = np.full((10, recalls.size, wanted.size), -1.0)
-    recall = np.full((10, wanted.size, limits.size), -1.0)
-    counted, found = np.zeros(bits, np.int64), np.zeros((bits, limits.size + 1), np.int64)
-    shown = np.empty((bits, np.count_nonzero(hits)), np.int64)
+    precision = np.empty((10, recalls.size, wanted.size))
+    recall = np.zeros((10, wanted.size, limits.size))
+    counted, found = np.zeros(bits, np.int64), np.zeros(bits, np.int64)
+    shown = np.empty((bits, hits.size), np.int64)
     for row in range(hits.size):
         for bit in range(bits):
             counted[bit] += 1 - (ignored[row] >> bit & 1)
-        if hits[row]:
-            for bit in range(bits):
-                if hits[row] >> bit & 1:
-                    shown[bit, found[bit, -1]] = counted[bit]
-                    found[bit, -1] += 1
-                    for n in range(limits.size):
-                        found[bit, n] += ranks[row] < limits[n]
+        for bit in range(bits if hits[row] else 0):
+            if hits[row] >> bit & 1:
+                shown[bit, found[bit]] = counted[bit]
+                found[bit] += 1
+                for n in range(limits.size):
+                    recall[bit % 10, bit // 10, n] += ranks[row] < limits[n]
     for bit in range(bits):
         area, k = divmod(bit, 10)
-        if wanted[area]:
-            own = shown[bit, : found[bit, -1]]
-            precision[k, :, area] = precision_at_recalls(own, wanted[area], recalls)
-            recall[k, area] = found[bit, :-1] / wanted[area]
+        own = precision_at_recalls(shown[bit, : found[bit]], wanted[area], recalls)
+        for n in range(recalls.size):
+            precision[k, n, area] = own[n]
+        for n in range(limits.size):
+            recall[k, area, n] /= wanted[area]
     return precision, recall
 
 
@@ -242,28 +242,24 @@ def _add(total: npt.NDArray[np.int32], drawn: npt.NDArray[np.int32], times: int)
         total[d] += times * drawn[d]
 
 
-@_kernel(nb.float64[::1], _COLUMNS, _given(nb.int64, 1), _given(nb.int32, 2), _given(nb.float64, 1))
+@_kernel(nb.float64[::1], _COLUMNS, _given(nb.int64, 1), _given(nb.int32, 2))
 def resampled_ap(
-    matches: tuple[Indices, ...],
-    wanted: Indices,
-    weights: npt.NDArray[np.int32],
-    recalls: Fractions,
+    matches: tuple[Indices, ...], wanted: Indices, weights: npt.NDArray[np.int32]
 ) -> Fractions:
     """
     AP of one category in each draw of images, (draws,) float64; NaN where it has no object.
 
+    COCO's: the mean over ten thresholds and the 101 recalls 0, 0.01 to 1.
+
     *matches* are, (rows,) int64 each by falling score, the bits of the ten thresholds at which a
     detection found an object and at which it counts neither way, and its image; *wanted* (images,)
     int64 counts the objects; *weights* (images, draws) int32 tell how often an image was drawn;
-    *recalls* are 0, 0.01 to 1.
     """
     hits, ignored, images = matches
     draws, eps = weights.shape[1], np.spacing(1.0)
     objects, counted = np.zeros(draws, np.int32), np.zeros(draws, np.int32)
     got, left_out = np.zeros((10, draws), np.int32), np.zeros((10, draws), np.int32)
-    points = np.full((10, draws), recalls.size, np.int32)
-    highest, total = np.zeros((10, draws)), np.zeros(draws)
-    reached = np.zeros(draws, np.int32)
+    highest, total, points = np.zeros((10, draws)), np.zeros(draws), np.zeros(draws)
     for image in range(wanted.size):
         _add(objects, weights[image], wanted[image])
     for row in range(hits.size):
@@ -272,25 +268,27 @@ def resampled_ap(
         for n in range(10 if (hits[row] | ignored[row]) & 1023 else 0):
             _add(got[n], own, hits[row] >> n & 1)
             _add(left_out[n], own, ignored[row] >> n & 1)
-    # Back from the last one, so that the highest precision from a hit on is known at the hit.
+    # Back from the last one: where a hit is the most precise from there on, all recalls up to its
+    # own gain the difference.
     for row in range(hits.size - 1, -1, -1):
         own = weights[images[row]]
         for n in range(10 if (hits[row] | ignored[row]) & 1023 else 0):
             _add(left_out[n], own, -(ignored[row] >> n & 1))
             if hits[row] >> n & 1:
-                hit, out, best, left = got[n], left_out[n], highest[n], points[n]
+                hit, out, best = got[n], left_out[n], highest[n]
                 # Loops of few arrays each, which the compiler turns into vector instructions.
                 for d in range(draws):
                     recall = hit[d] / max(objects[d], 1)
                     near = np.int32(recall * 100 + 0.5)
-                    reached[d] = near + (near * 0.01 <= recall)
+                    points[d] = near + (near * 0.01 <= recall)
                 for d in range(draws):
-                    total[d] += best[d] * np.int32(left[d] - reached[d])
-                for d in range(draws):
-                    left[d] = reached[d]
                     precision = hit[d] / (np.int32(counted[d] - out[d]) + eps)
-                    best[d] = precision if precision > best[d] else best[d]
+                    gain = precision - best[d]
+                    total[d] += gain * points[d] if gain > 0 else 0.0
+                    best[d] = precision if gain > 0 else best[d]
                 _add(hit, own, -1)
         _add(counted, own, -1)
-    total += (highest * points).sum(axis=0)
-    return np.where(objects > 0, total / (10 * recalls.size), np.nan)
+    for d in range(draws):
+        # NaN where there is nothing to divide by.
+        total[d] /= 10 * 101 * (objects[d] > 0)
+    return total

@@ -18,7 +18,7 @@ from ..errors import EvaluationError
 from ..types import Fractions, Indices
 from .coco import MatchTable, columns
 from .detection_diff import DetectionParity
-from .summary import RECALLS, CocoMetrics
+from .summary import CocoMetrics
 
 RESAMPLES = 1000
 #: A bootstrap of fewer images knows too little of its own spread to decide anything.
@@ -203,7 +203,8 @@ def _class_precision(categories: Sequence[CategoryHits], weights: Weights) -> Fr
 
     with ThreadPoolExecutor() as pool:
         rows = pool.map(
-            lambda one: kernels.resampled_ap(one.matches, one.wanted, weights, RECALLS), categories
+            lambda one: kernels.resampled_ap(one.matches, one.wanted, weights),
+            categories,
         )
         return np.array([*rows]).reshape(-1, weights.shape[1])
 

@@ -85,9 +85,10 @@ def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
     recall = np.empty((*shape, limits.size))
     for k, (category, own) in enumerate(matches.by_category()):
         wanted = matches.wanted(category).sum(axis=1)
-        precision[:, :, k], recall[:, k] = kernels.curves(
-            coco.columns(own, "hit", "ignored", "rank"), wanted, RECALLS, limits
-        )
+        columns = coco.columns(own, "hit", "ignored", "rank")
+        curves = kernels.curves(columns, wanted, RECALLS, limits)
+        precision[:, :, k] = np.where(wanted > 0, curves[0], -1)
+        recall[:, k] = np.where(wanted[:, None] > 0, curves[1], -1)
     return precision, recall
 
 
