@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from .types import Fractions, Indices
+from .types import Flags, Fractions, Indices
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,110 +42,61 @@ def _given(of: Any, axes: int) -> Any:
     return _types.Array(of, axes, "C", readonly=True)
 
 
+#: What the kernels of the metrics are given.
+_INDICES, _FLAGS = _given(nb.int64, 1), _given(nb.boolean, 1)
+_FRACTIONS, _BOXES = _given(nb.float64, 1), _given(nb.float64, 2)
 #: Boxes, objects and the IoUs of their pairs; columns of the match table.
 _PAIRS: Any = _types.Tuple((nb.int64[::1], nb.int64[::1], nb.float64[::1]))
 _COLUMNS: Any = _types.UniTuple(nb.int64[::1], 3)
 
 
-@_kernel(_types.UniTuple(nb.int64[::1], 2), _given(nb.int64, 1), _given(nb.float64, 1))
-def ranked(places: Indices, scores: Fractions) -> tuple[Indices, Indices]:
-    """
-    The order of (n,) int64 *places* from 0 on, by falling (n,) float64 score in each, and ranks.
-
-    Of equal scores, the one that was given first stays first.  Scores that already fall in each
-    place, as a model gives them, take linear time.
-    """
-    start = np.zeros(places.max() + 2, np.int64)
-    for place in places:
-        start[place + 1] += 1
-    start = start.cumsum()
-    stop, order, ranks = start.copy(), np.empty_like(places), np.empty_like(places)
-    for row in range(places.size):
-        first, at = start[places[row]], stop[places[row]]
-        stop[places[row]] += 1
-        ranks[at] = at - first
-        while at > first and scores[order[at - 1]] < scores[row]:
-            order[at] = order[at - 1]
-            at -= 1
-        order[at] = row
-    return order, ranks
-
-
-@_kernel(
-    _PAIRS, _given(nb.int64, 1), _given(nb.float64, 2), _given(nb.int64, 1), _given(nb.float64, 2),
-    _given(nb.boolean, 1), nb.float64,
-)  # fmt: skip
-def overlapping(
-    images: Indices,
-    boxes: Fractions,
-    truth_images: Indices,
-    truth_boxes: Fractions,
-    crowds: npt.NDArray[np.bool_],
-    least: float,
-) -> tuple[Indices, Indices, Fractions]:
+@_kernel(_PAIRS, _INDICES, _BOXES, _types.Tuple((_INDICES, _BOXES, _FLAGS)), nb.float64)
+def overlapping(images: Indices, boxes: Fractions, truths: Any, least: float) -> tuple[Any, ...]:
     """
     All pairs of a box and an object of the same image whose IoU is at least *least*, above 0.
 
-    *images* (n,) int64 and *truth_images* (m,) int64, which rise, are whole numbers from 0 on;
-    *boxes* (n, 4) and *truth_boxes* (m, 4) float64 are x, y, width, height; *crowds* is (m,) bool.
-    Gives the indices of the boxes, those of the objects, and the IoUs, by box, then by rising IoU,
-    then by object; the IoU with a crowd is the part of the box that lies in it.
+    *images* (n,) int64 are those of the *boxes*, (n, 4) float64 x, y, width, height; *truths* are
+    the images of the objects, (m,) int64, which rise, their boxes (m, 4), and whether each is a
+    crowd, (m,) bool.  Gives the indices of the boxes, those of the objects, and the IoUs, by box,
+    then by rising IoU, then by object; with a crowd it is the part of the box that lies in it.
     """
-    rows: list[int] = []
-    columns: list[int] = []
-    ious: list[float] = []
-    start = np.zeros(truth_images[-1] + 2 if truth_images.size else 1, np.int64)
-    for image in truth_images:
-        start[image + 1] += 1
-    start = start.cumsum()
+    owners, objects, crowds = truths
+    rows, columns, ious = [], [], []  # type: ignore[var-annotated]  # numba finds the types
     for row in range(images.size):
-        if images[row] + 1 >= start.size:
-            continue
         first = len(rows)
         x, y, width, height = boxes[row]
-        for column in range(start[images[row]], start[images[row] + 1]):
-            u, v, across, down = truth_boxes[column]
+        for column in range(np.searchsorted(owners, images[row]), owners.size):
+            if owners[column] != images[row]:
+                break
+            u, v, across, down = objects[column]
             # COCO's order of operations, so that each IoU is COCO's to the last bit.
-            wide = min(x + width, u + across) - max(x, u)
-            high = min(y + height, v + down) - max(y, v)
-            if wide <= 0 or high <= 0:
-                continue
-            overlap, area = wide * high, width * height
+            wide = max(min(x + width, u + across) - max(x, u), 0.0)
+            overlap = wide * max(min(y + height, v + down) - max(y, v), 0.0)
+            area = width * height
             iou = overlap / (area if crowds[column] else area + across * down - overlap)
-            if not iou >= least:
-                continue
-            rows.append(row)
-            columns.append(column)
-            ious.append(iou)
-            at = len(rows) - 1
-            while at > first and ious[at - 1] > iou:
-                columns[at], ious[at] = columns[at - 1], ious[at - 1]
-                at -= 1
-            columns[at], ious[at] = column, iou
+            if iou >= least:
+                at = len(rows)
+                while at > first and ious[at - 1] > iou:
+                    at -= 1
+                rows.append(row)
+                columns.insert(at, column)
+                ious.insert(at, iou)
     return np.array(rows), np.array(columns), np.array(ious)
 
 
-@_kernel(
-    _COLUMNS, _PAIRS, _given(nb.boolean, 1), _given(nb.int64, 1), _given(nb.float64, 2),
-    _given(nb.float64, 1), _given(nb.float64, 2),
-)  # fmt: skip
+@_kernel(_COLUMNS, _PAIRS, _FLAGS, _INDICES, _BOXES, _FRACTIONS, _BOXES)
 def match_pairs(
-    pairs: tuple[Indices, Indices, Fractions],
-    crowds: npt.NDArray[np.bool_],
-    beyond: Indices,
-    boxes: Fractions,
-    thresholds: Fractions,
-    areas: Fractions,
-) -> tuple[Indices, Indices, Indices]:
+    pairs: Any, crowds: Flags, beyond: Indices, boxes: Fractions, ious: Fractions, areas: Fractions
+) -> tuple[Indices, ...]:
     """
-    COCO's greedy matching at ten *thresholds* and in four ranges of *areas*, (4, 2) float64.
+    COCO's greedy matching at ten thresholds *ious* and in four ranges of *areas*, (4, 2) float64.
 
     *pairs* are those of `overlapping`; the *boxes* (n, 4) float64 of a place go by falling score;
     *crowds* is (objects,) bool.  Bits are int64, ``10 * area + threshold``: *beyond* (objects,)
     tells where an object is not to be found.  Gives, (n,) int64 each, the bits where a detection
     found an object, those where it counts neither way, and the object that it found at bit 0 or -1.
     """
-    rows, columns, ious = pairs
+    rows, columns, overlaps = pairs
     hit, ignored = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.int64)
     truth, taken = np.full(len(boxes), -1), np.zeros(crowds.size, np.int64)
     stop = 0
@@ -157,7 +108,7 @@ def match_pairs(
         for real in (True, False):
             for n in range(stop - 1, start - 1, -1):
                 column = columns[n]
-                reached = (1 << np.searchsorted(thresholds, ious[n], side="right")) - 1
+                reached = (1 << np.searchsorted(ious, overlaps[n], side="right")) - 1
                 fits = left & (reached | reached << 10 | reached << 20 | reached << 30)
                 fits &= ~beyond[column] if real else beyond[column]
                 fits &= -1 if crowds[column] else ~taken[column]
@@ -175,15 +126,15 @@ def match_pairs(
     return hit, ignored, truth
 
 
-@_kernel(nb.float64[::1], _given(nb.int64, 1), nb.int64, _given(nb.float64, 1))
-def precision_at_recalls(shown: Indices, wanted: int, recalls: Fractions) -> Fractions:
+@_kernel(nb.void, _INDICES, nb.int64, _FRACTIONS, nb.float64[::1])
+def precision_at_recalls(shown: Indices, wanted: int, recalls: Fractions, out: Fractions) -> None:
     """
-    COCO's precision at each of *recalls*, which rise, of detections to find *wanted* objects.
+    Write COCO's precision at each of *recalls*, which rise, to *out*; *wanted* counts the objects.
 
     *shown*, (hits,) int64, counts the detections down to each hit.  Only hits matter: after one
     precision falls, and recall stands still, until the next.
     """
-    highest, result = np.zeros(shown.size + 1), np.zeros(recalls.size)
+    highest = np.zeros(shown.size + 1)
     for n in range(shown.size - 1, -1, -1):
         # The same last bit in the denominator as in COCOeval: nothing shown is precision 0.
         highest[n] = max(highest[n + 1], (n + 1) / (shown[n] + np.spacing(1.0)))
@@ -191,48 +142,39 @@ def precision_at_recalls(shown: Indices, wanted: int, recalls: Fractions) -> Fra
     for k in range(recalls.size):
         while n < shown.size and (n + 1) / wanted < recalls[k]:
             n += 1
-        result[k] = highest[n]
-    return result
+        out[k] = highest[n]
 
 
-@_kernel(
-    _types.UniTuple(nb.float64[:, :, ::1], 2), _COLUMNS, _given(nb.int64, 1),
-    _given(nb.float64, 1), _given(nb.int64, 1),
-)  # fmt: skip
+@_kernel(nb.void, _COLUMNS, _INDICES, _FRACTIONS, _INDICES, nb.float64[:, ::1], nb.float64[:, ::1])
 def curves(
-    matches: tuple[Indices, ...], wanted: Indices, recalls: Fractions, limits: Indices
-) -> tuple[Fractions, Fractions]:
+    matches: Any, wanted: Indices, recalls: Fractions, limits: Indices, out: Any, found: Any
+) -> None:
     """
-    COCO's curves of one category: precision (10 thresholds, recalls, areas), and recall (10
-    thresholds, areas, limits), meaningless where an area has no object.
+    Write COCO's precision of one category to *out* (bits, recalls), its recall to *found* (bits,
+    limits), both float64; -1 where there is no object.
 
-    *matches* are, (rows,) int64 each by falling score, the bits ``10 * area + threshold`` where a
-    detection found an object and where it counts neither way, and its rank in its image; *wanted*
-    (areas,) int64 counts the objects; recall is of ranks below each of *limits*.
+    A bit is ``10 * area + threshold``.  *matches* are, (rows,) int64 each by falling score, the
+    bits where a detection found an object and where it counts neither way, and its rank in its
+    image; *wanted* (areas,) int64 counts the objects.  Recall is of ranks below each of *limits*.
     """
     hits, ignored, ranks = matches
-    bits = 10 * wanted.size
-    precision = np.empty((10, recalls.size, wanted.size))
-    recall = np.zeros((10, wanted.size, limits.size))
-    counted, found = np.zeros(bits, np.int64), np.zeros(bits, np.int64)
-    shown = np.empty((bits, hits.size), np.int64)
+    counted, size = np.zeros(len(out), np.int64), np.zeros(len(out), np.int64)
+    shown = np.empty((len(out), hits.size), np.int64)
+    found[:] = 0
     for row in range(hits.size):
-        for bit in range(bits):
+        for bit in range(len(out)):
             counted[bit] += 1 - (ignored[row] >> bit & 1)
-        for bit in range(bits if hits[row] else 0):
+        for bit in range(len(out) if hits[row] else 0):
             if hits[row] >> bit & 1:
-                shown[bit, found[bit]] = counted[bit]
-                found[bit] += 1
-                for n in range(limits.size):
-                    recall[bit % 10, bit // 10, n] += ranks[row] < limits[n]
-    for bit in range(bits):
-        area, k = divmod(bit, 10)
-        own = precision_at_recalls(shown[bit, : found[bit]], wanted[area], recalls)
-        for n in range(recalls.size):
-            precision[k, n, area] = own[n]
-        for n in range(limits.size):
-            recall[k, area, n] /= wanted[area]
-    return precision, recall
+                shown[bit, size[bit]] = counted[bit]
+                size[bit] += 1
+                found[bit] += ranks[row] < limits
+    for bit in range(len(out)):
+        objects = wanted[bit // 10]
+        precision_at_recalls(shown[bit, : size[bit]], objects, recalls, out[bit])
+        found[bit] /= objects
+        if not objects:
+            out[bit] = found[bit] = -1
 
 
 @_kernel(nb.void, nb.int32[::1], _given(nb.int32, 1), nb.int64)
@@ -242,7 +184,7 @@ def _add(total: npt.NDArray[np.int32], drawn: npt.NDArray[np.int32], times: int)
         total[d] += times * drawn[d]
 
 
-@_kernel(nb.float64[::1], _COLUMNS, _given(nb.int64, 1), _given(nb.int32, 2))
+@_kernel(nb.float64[::1], _COLUMNS, _INDICES, _given(nb.int32, 2))
 def resampled_ap(
     matches: tuple[Indices, ...], wanted: Indices, weights: npt.NDArray[np.int32]
 ) -> Fractions:

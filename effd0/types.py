@@ -19,6 +19,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Fractions: TypeAlias = npt.NDArray[np.float64]
 #: Whole numbers, such as indices, class ids and counts.
 Indices: TypeAlias = npt.NDArray[np.int64]
+#: Yes or no, bool of any shape.
+Flags: TypeAlias = npt.NDArray[np.bool_]
 #: Named tensors, as a runner takes and gives them.
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 #: Titles under which the help shows options; what has none is of one command alone.

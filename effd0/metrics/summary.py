@@ -79,17 +79,14 @@ def accumulate(matches: coco.MatchTable) -> tuple[Fractions, Fractions]:
     """
     from .. import kernels
 
-    shape = (len(coco.THRESHOLDS), len(matches.dataset.categories), len(coco.AREAS))
-    precision = np.empty((shape[0], len(RECALLS), *shape[1:]))
+    shape = (len(matches.dataset.categories), len(coco.AREAS), len(coco.THRESHOLDS))
     limits = np.array(coco.MAX_DETECTIONS)
-    recall = np.empty((*shape, limits.size))
+    precision, recall = (np.empty((*shape, one.size)) for one in (RECALLS, limits))
     for k, (category, own) in enumerate(matches.by_category()):
         wanted = matches.wanted(category).sum(axis=1)
-        columns = coco.columns(own, "hit", "ignored", "rank")
-        curves = kernels.curves(columns, wanted, RECALLS, limits)
-        precision[:, :, k] = np.where(wanted > 0, curves[0], -1)
-        recall[:, k] = np.where(wanted[:, None] > 0, curves[1], -1)
-    return precision, recall
+        out = (one[k].reshape(-1, one.shape[-1]) for one in (precision, recall))
+        kernels.curves(coco.columns(own, "hit", "ignored", "rank"), wanted, RECALLS, limits, *out)
+    return precision.transpose(2, 3, 0, 1), recall.transpose(2, 0, 1, 3)
 
 
 def metrics_of(

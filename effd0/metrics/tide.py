@@ -145,6 +145,7 @@ def _ap50(counted: Rows, wanted: dict[int, int]) -> float | None:
     for category, count in wanted.items():
         start, stop = np.searchsorted(categories, (category, category + 1))
         shown = np.flatnonzero(hits[start:stop]) + 1
-        curve = kernels.precision_at_recalls(shown, max(count, 1), RECALLS)
+        curve = np.empty(RECALLS.size)
+        kernels.precision_at_recalls(shown, max(count, 1), RECALLS, curve)
         means.append(float(curve.mean()))
     return float(np.mean(means)) if means else None
