@@ -19,6 +19,7 @@ FEW, MANY = 24, 192
 #: Runs in a process of its own, so that its memory is its own: scores drawn detections.
 SCORING = """
 import json, sys, time
+import effd0.kernels  # compiled or loaded before anything is measured
 from benchmarks.synthetic import scored_set
 from effd0.metrics.summary import coco_metrics
 from effd0.timing import peak_rss_mb

@@ -111,8 +111,7 @@ def paired_drop(
     images hold no object to be found.
     """
     sides = [*category_hits(reference), *category_hits(candidate)]
-    dataset = reference.dataset
-    images = len(dataset.samples)
+    dataset, images = reference.dataset, len(reference.dataset.samples)
     wanted, got = np.split(_class_precision(sides, np.ones((images, 1), np.int32)), 2)
     if not wanted.size:
         raise EvaluationError(
@@ -202,10 +201,7 @@ def _class_precision(categories: Sequence[CategoryHits], weights: Weights) -> Fr
     from .. import kernels
 
     with ThreadPoolExecutor() as pool:
-        rows = pool.map(
-            lambda one: kernels.resampled_ap(one.matches, one.wanted, weights),
-            categories,
-        )
+        rows = pool.map(lambda one: kernels.resampled_ap(*one[1:], weights), categories)
         return np.array([*rows]).reshape(-1, weights.shape[1])
 
 

@@ -272,8 +272,6 @@ def _match(dataset: Dataset, truths: Rows, results: Rows) -> Rows:
 
     kinds, ids = np.array(sorted(dataset.categories), np.int64), np.array(dataset.image_ids)
     results = results.compress(np.isin(results["category"], kinds))
-    if not results.size:
-        return np.empty(0, MATCH)
     # A category in an image is a place of its own, so that all are matched together.
     category, scores = np.searchsorted(kinds, results["category"]), results["score"]
     places = category * len(ids) + np.searchsorted(ids, results["image"])
@@ -287,7 +285,8 @@ def _match(dataset: Dataset, truths: Rows, results: Rows) -> Rows:
     looked_at = ranks < MAX_DETECTIONS[-1]
     results, places, ranks = results.take(order[looked_at]), places[looked_at], ranks[looked_at]
     category, image = np.divmod(places, len(ids))
-    start, stop = np.searchsorted(truths["image"], (image.min(), image.max() + 1))
+    ends = image.min(initial=len(ids)), image.max(initial=-1) + 1
+    start, stop = np.searchsorted(truths["image"], ends)
     own = start + np.flatnonzero(np.isin(truths["category"][start:stop], kinds))
     objects = truths.take(own)
     objects["image"] += np.searchsorted(kinds, objects["category"]) * len(ids)

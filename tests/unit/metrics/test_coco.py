@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from effd0.data.coco import Dataset, Sample
+from effd0.detection.postprocess import Detections
 from effd0.errors import EvaluationError
 from effd0.metrics import coco
 from effd0.metrics.coco import entries_of, match_table, to_coco_results
@@ -129,6 +130,17 @@ def test_exact_overlaps_go_as_in_pycocotools(
     rows = [(x, y, x + w, y + h, 0.9 - 0.1 * n, 1) for n, (x, y, w, h) in enumerate(found)]
     dataset = scene([(*box, 1, 0) for box in objects])
     assert_as_pycocotools(dataset, {1: made(rows), 2: NOTHING})
+
+
+def test_detections_in_any_order_go_as_in_pycocotools() -> None:
+    """Postprocessing gives them by falling score, but whoever makes them may not."""
+    for seed in range(20):
+        dataset, found = random_set(seed)
+        rng = np.random.default_rng(seed)
+        for image_id, one in found.items():
+            order = rng.permutation(len(one))
+            found[image_id] = Detections(one.boxes[order], one.scores[order], one.classes[order])
+        assert_as_pycocotools(dataset, found)
 
 
 def test_a_match_names_its_object() -> None:
