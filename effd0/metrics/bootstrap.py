@@ -198,10 +198,10 @@ def average_precision(categories: Sequence[CategoryHits], weights: Weights) -> F
 
 def _class_precision(categories: Sequence[CategoryHits], weights: Weights) -> Fractions:
     """AP of each category in each resample, (categories, resamples); NaN without an object."""
-    from .. import kernels
+    from ..kernels import resampled_ap
 
     with ThreadPoolExecutor() as pool:
-        rows = pool.map(lambda one: kernels.resampled_ap(*one[1:], weights), categories)
+        rows = pool.map(lambda one: resampled_ap(one.matches, one.wanted, weights), categories)
         return np.array([*rows]).reshape(-1, weights.shape[1])
 
 
