@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..ascend import npu_smi
 from ..data import download, fixture
+from ..data.preprocess import resizes_as_pillow
 from ..errors import AtcError, DatasetError, OutputError, pip_install
 from ..io import write_text
 from ..progress import download_progress
@@ -84,7 +85,7 @@ def packages() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """Yield a finding for each kind of device, and for the embedded default."""
+    """Yield a finding for each kind of device, the kernels, and the embedded default."""
     parts = {"onnxruntime": "ONNX Runtime providers", "torch": "CUDA (torch)"}
     for name, part in parts.items():
         names = [f"unknown: {name} is not installed"]
@@ -95,11 +96,28 @@ def devices() -> Iterator[Finding]:
             else:
                 names = module.get_available_providers()
         yield f"device: {part}", ", ".join(names) or "none", True, ""
+    yield from _kernels()
     yield "device: Ascend NPU", *_ascend(), ""
     try:
         yield "data: embedded default", str(fixture.folder()), True, ""
     except DatasetError as error:
         yield "data: embedded default", str(error), False, "pip install effd0"
+
+
+def _kernels() -> Iterator[Finding]:
+    """Yield whether compiled kernels are kept for the next process, and whose resizing is used."""
+    from .. import kernels
+
+    stats = [kernel.stats for kernel in vars(kernels).values() if hasattr(kernel, "stats")]
+    new, folder = sum(not one.cache_hits for one in stats), stats[0].cache_path
+    found = f"{len(stats)}, {new} of them compiled now, ready in {kernels.READY_S:.2f} s"
+    if folder is None:
+        yield "kernels: compiled", f"{found}; not kept", False, "export NUMBA_CACHE_DIR=FOLDER"
+    else:
+        yield "kernels: compiled", f"{found}; kept in {folder}", True, ""
+    pillow = f"Pillow {installed_version('pillow')}"
+    same, other = f"compiled, to the bit as {pillow}", f"{pillow}, which rounds otherwise than ours"
+    yield "kernels: resizing", same if resizes_as_pillow() else other, True, ""
 
 
 def _ascend() -> tuple[str, bool]:

@@ -8,9 +8,12 @@ as COCO's annotations require.
 """
 
 import contextlib
+import ctypes
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -18,12 +21,24 @@ from PIL import ExifTags, Image
 from ..errors import ImageError
 from ..io import LFS_MAGIC
 from ..spec import ModelSpec
-from ..types import Pixels, Tensor
+from ..types import Floats, Pixels, Tensor
 
-#: Rows of the picture that are normalised at a time.
-_BAND = 128
 #: The sum of libjpeg's table for luma at quality 50; how far channels of a gray pixel may differ.
 _LUMA, _ROUNDED = 3688, 4
+
+
+class _ArrowArray(ctypes.Structure):
+    """An array of Arrow's C data interface, as far as it is read here."""
+
+
+_ArrowArray._fields_ = [
+    ("counts", ctypes.c_int64 * 5),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+]
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 @dataclass(frozen=True)
@@ -47,16 +62,37 @@ def preprocess(
     """
     Read the image file *path* as network input, *normalized* or as pixels.
 
-    What is normalised is written to *out*, (3, size, size) float32, where that is given: fresh
-    memory costs more than normalising does.  Raises `ImageError` if *path* cannot be read.
+    What is normalised is written to *out*, (3, size, size) float32 in C order, where that is given:
+    fresh memory costs more than normalising does.  Raises `ImageError` if *path* cannot be read.
     """
     image = read_image(path)
+    size, image_scale = _scaled(image.size, spec, f"{path}: ")
     if not normalized:
-        return ModelInput(*letterbox(image, spec, f"{path}: "), image.size)
-    picture, image_scale = _resized(image, spec, f"{path}: ")
+        return ModelInput(letterbox(image, spec)[0], image_scale, image.size)
     tensor = np.empty(spec.input_shape, np.float32) if out is None else out
-    _write_normalized(picture, spec, tensor)
+    # Where the height loses more than twice what the width does, Pillow 13 takes the rows first.
+    tall = image.height - size[1] > max(0, 2 * (image.width - size[0]))
+    if not tall and resizes_as_pillow():
+        _write_resized(image, size, *_moments(spec), tensor)
+        filler = normalize(np.array([[spec.fill]], np.uint8), spec)
+        tensor[:, : size[1], size[0] :], tensor[:, size[1] :] = filler, filler
+    else:
+        tensor[...] = normalize(letterbox(image, spec)[0], spec)
     return ModelInput(tensor, image_scale, image.size)
+
+
+@functools.cache
+def resizes_as_pillow() -> bool:
+    """Whether our kernel gives every bit of the Pillow that is installed; else Pillow resizes."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (29, 41, 3), np.uint8))
+    zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
+    for width, height in ((17, 12), (83, 60), (41, 58)):
+        resized = np.empty((3, height, width), np.float32)
+        _write_resized(image, (width, height), zeros, ones, resized)
+        wanted = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        if not np.array_equal(resized, wanted.transpose(2, 0, 1)):
+            return False
+    return True
 
 
 def read_image(path: Path) -> Image.Image:
@@ -145,56 +181,62 @@ def letterbox(image: Image.Image, spec: ModelSpec, of: str = "") -> tuple[Pixels
     input back to image pixels.  Raises `ImageError`, which *of* begins, for an image so thin that
     nothing of its short side would be left.
     """
-    picture, image_scale = _resized(image, spec, of)
+    size, image_scale = _scaled(image.size, spec, of)
     canvas = Image.new("RGB", (spec.image_size, spec.image_size), spec.fill)
-    canvas.paste(picture)
+    canvas.paste(image.resize(size, Image.Resampling.BILINEAR))
     return np.asarray(canvas), image_scale
 
 
 def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
     """Turn (size, size, 3) uint8 into (3, size, size) float32: (value - 255 mean) / 255 std."""
-    tensor = np.empty((3, *pixels.shape[:2]), np.float32)
-    for channel in range(3):
-        _normalize_plane(pixels[:, :, channel], channel, spec, tensor[channel])
-    return tensor
+    mean, std = (of[:, None, None] for of in _moments(spec))
+    planes: Tensor = np.subtract(pixels.transpose(2, 0, 1), mean, dtype=np.float32, order="C")
+    planes /= std
+    return planes
 
 
 def pixels_of(tensor: Tensor, spec: ModelSpec) -> Pixels:
     """Undo `normalize` exactly: (N, 3, size, size) float32 becomes (N, size, size, 3) uint8."""
-    mean, std = (255 * np.array(of, np.float32)[:, None, None] for of in (spec.mean, spec.std))
+    mean, std = (of[:, None, None] for of in _moments(spec))
     pixels: Pixels = np.clip(np.rint(tensor * std + mean), 0, 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)
 
 
-def _resized(image: Image.Image, spec: ModelSpec, of: str) -> tuple[Image.Image, float]:
-    """The picture in the input's pixels, and the factor from those back to the image's."""
-    width, height = image.size
-    scale = input_scale(image.size, spec)
+def _scaled(size: tuple[int, int], spec: ModelSpec, of: str) -> tuple[tuple[int, int], float]:
+    """An image's *size*, (width, height), in the input, and the factor from input to image."""
+    scale = input_scale(size, spec)
     # int(), not round(): some sizes lose their last row to it, and so do the reference's.
-    scaled = (int(width * scale), int(height * scale))
-    if 0 in scaled:
+    width, height = (int(side * scale) for side in size)
+    if not width or not height:
         raise ImageError(
-            f"{of}image is {width}x{height}, which would shrink to {scaled[0]}x{scaled[1]} pixels, "
+            f"{of}image is {size[0]}x{size[1]}, which would shrink to {width}x{height} pixels, "
             f"but every side must keep one; the aspect may be at most {spec.image_size}:1"
         )
-    return image.resize(scaled, Image.Resampling.BILINEAR), 1.0 / scale
+    return (width, height), 1.0 / scale
 
 
-def _write_normalized(picture: Image.Image, spec: ModelSpec, tensor: Tensor) -> None:
-    """Write `normalize` of the letterboxed *picture* to *tensor*, without making the canvas."""
-    width, height = picture.size
-    filler = normalize(np.array([[spec.fill]], np.uint8), spec)
-    tensor[:, :height, width:], tensor[:, height:] = filler, filler
-    # By bands: what is small stays in the cache, and takes no fresh memory from the system.
-    for top in range(0, height, _BAND):
-        band = picture.crop((0, top, width, min(top + _BAND, height)))
-        for channel, name in enumerate("RGB"):
-            values = np.frombuffer(band.tobytes("raw", name), np.uint8).reshape(-1, width)
-            place = tensor[channel, top : top + len(values), :width]
-            _normalize_plane(values, channel, spec, place)
+@functools.cache
+def _moments(spec: ModelSpec) -> tuple[Floats, Floats]:
+    """Mean and deviation of each channel in pixel values, (3,) float32 each."""
+    mean, std = ((255 * np.array(of)).astype(np.float32) for of in (spec.mean, spec.std))
+    return mean, std
 
 
-def _normalize_plane(values: Pixels, channel: int, spec: ModelSpec, out: Tensor) -> None:
-    """Write the normalised *values* of one channel to *out*."""
-    np.subtract(values, np.float32(255 * spec.mean[channel]), out=out, dtype=np.float32)
-    out /= np.float32(255 * spec.std[channel])
+def _write_resized(
+    image: Image.Image, size: tuple[int, int], mean: Floats, std: Floats, out: Tensor
+) -> None:
+    """Write the RGB *image* at *size*, (width, height), normalised, to the top left of *out*."""
+    from ..kernels import resize_normalized
+
+    width, height = image.size
+    try:
+        # Shared, not copied; the pixels live as long as *image* does.
+        capsule = image.__arrow_c_array__()[1]
+        array = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
+        words: Any = (ctypes.c_uint32 * (width * height)).from_address(
+            array.children[0][0].buffers[1]
+        )
+    except (AttributeError, ValueError):  # a Pillow before 11.2, or a picture in several blocks
+        words = image.tobytes("raw", "RGBX")
+    pixels = np.frombuffer(words, np.uint32).reshape(height, width)
+    resize_normalized(pixels, size[1], size[0], mean, std, out)

@@ -68,31 +68,8 @@ def nms(boxes: Boxes, classes: Indices, iou_threshold: float, limit: int) -> Ind
     *boxes* are xyxy by falling score.  A box goes if its IoU with a kept one of its class is
     above the threshold; boxes without area have no IoU and stay, as in torchvision.
     """
-    # Boxes are laid out class by class, so that a kept one is compared with a plain slice.
-    order = np.argsort(classes, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    ends = np.cumsum(np.bincount(classes))[classes].tolist()
-    x1, y1, x2, y2 = boxes[order].T
-    # With the near corner negated, the common box of two is a single minimum.
-    corners = np.stack([-x1, -y1, x2, y2])
-    areas = (x2 - x1) * (y2 - y1)
-    # numpy takes arrays several times as fast as scalars.
-    own_corners, own_area = np.ascontiguousarray(corners.T)[:, :, None], areas[:, None]
-    zero, threshold = np.zeros((), np.float32), np.asarray(iou_threshold, np.float32)
-    gone = np.zeros(order.size, bool)
-    kept: list[int] = []
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for index, (at, end) in enumerate(zip(place.tolist(), ends, strict=True)):
-            if gone[at]:
-                continue
-            kept.append(index)
-            if len(kept) == limit:
-                break
-            common = np.minimum(corners[:, at:end], own_corners[at])
-            sides = np.maximum(common[2:] + common[:2], zero)
-            overlap = sides[0] * sides[1]
-            iou = overlap / (own_area[at] + areas[at:end] - overlap)
-            # Its own place is among those that go, but is not looked at again.
-            gone[at:end] |= iou > threshold
-    return np.array(kept, np.int64)
+    from ..kernels import greedy_nms
+
+    keep = np.empty(min(limit, len(boxes)), np.int64)
+    threshold = np.float32(iou_threshold)
+    return keep[: greedy_nms(np.ascontiguousarray(boxes), classes, threshold, keep)]

@@ -21,8 +21,6 @@ _FIRST_ANCHORS = 10
 #: By how much more than in proportion is looked into where these gave too few detections: the
 #: 87 and the 92 detections that two of these images gave at first became 100 so.
 _MORE = 1.2
-#: Bytes of logits that are read at a time, so that they are still in the cache when read again.
-_CACHE = 2**20
 
 
 @dataclass(frozen=True)
@@ -68,35 +66,29 @@ def postprocess(
 
 def _finite_maxima(heads: HeadOutputs, spec: ModelSpec) -> list[Floats]:
     """Largest logit of each anchor, by level; raise `HeadError` where a head is not finite."""
-    found = []
-    for name, head in zip(spec.class_names, heads.classes, strict=True):
-        maxima, lowest = _maxima_and_lowest(head, spec)
-        # A maximum is NaN or +inf where any of its values is; -inf shows in the lowest.
-        if not (np.isfinite(maxima).all() and np.isfinite(lowest)):
-            check_head(name, head)
-        found.append(maxima)
     for name, head in zip(spec.box_names, heads.boxes, strict=True):
         check_head(name, head)
+    found = []
+    for name, head in zip(spec.class_names, heads.classes, strict=True):
+        maxima, finite = _maxima(head, spec)
+        if not finite:
+            check_head(name, head)
+        found.append(maxima)
     return found
 
 
-def _maxima_and_lowest(head: Floats, spec: ModelSpec) -> tuple[Floats, np.float32]:
-    """Largest logit of each anchor of one level, (anchors, places), and the lowest of them all."""
-    grid = _grid(head, spec.num_classes, spec)
-    maxima = np.empty((grid.shape[0], grid.shape[2]), np.float32)
-    step = max(1, _CACHE // grid[0].nbytes)
-    lowest = []
-    for start in range(0, len(grid), step):
-        part = grid[start : start + step]
-        part.max(axis=1, out=maxima[start : start + step])
-        lowest.append(part.min())  # read once more, but from the cache
-    return maxima, np.min(lowest)
+def _maxima(head: Floats, spec: ModelSpec) -> tuple[Floats, bool]:
+    """Largest logit of each anchor of one level, (anchors, places), and whether all are finite."""
+    from ..kernels import class_maxima
+
+    rows = _rows(head)
+    maxima = np.empty((spec.anchors_per_cell, rows.shape[1]), np.float32)
+    return maxima, class_maxima(rows, spec.num_classes, maxima)
 
 
-def _grid(head: Floats, width: int, spec: ModelSpec) -> Floats:
-    """One level's *width* numbers of each anchor and place, (anchors, width, places)."""
-    places = head.shape[1] * head.shape[2]
-    return head.reshape(spec.anchors_per_cell, width, places)
+def _rows(head: Floats) -> Floats:
+    """One level as (channels, places), contiguous."""
+    return np.ascontiguousarray(head).reshape(len(head), -1)
 
 
 def select_topk(
@@ -111,47 +103,35 @@ def select_topk(
     Returns falling logits, float32, their anchors and their class ids, int64.  *maxima* are the
     largest logits of each anchor, by level, where they are known.
     """
+    from ..kernels import gather_logits
+
     if maxima is None:
-        maxima = [_maxima_and_lowest(head, spec)[0] for head in class_heads]
+        maxima = [_maxima(head, spec)[0] for head in class_heads]
     enough = min(enough or spec.max_candidates, spec.max_candidates)
     # The k largest of all are those of the k anchors with the largest maxima, and are no less than
     # the k-th of these maxima.  With fewer anchors, each has to give all that it has.
     every = np.concatenate([level.ravel() for level in maxima])
-    lowest = _kth_largest(every, enough) if enough <= every.size else np.float32(-np.inf)
-    parts, start = [], 0
+    rest = every.size - enough
+    lowest = np.partition(every, rest)[rest] if rest >= 0 else np.float32(-np.inf)
+    keys = np.empty(np.count_nonzero(every >= lowest) * spec.num_classes, np.uint64)
+    start = count = 0
     for head, highest in zip(class_heads, maxima, strict=True):
-        local = np.flatnonzero((highest >= lowest).T)
-        place, anchor = np.divmod(local, spec.anchors_per_cell)
-        values = _grid(head, spec.num_classes, spec)[anchor, :, place].ravel()
-        reached = np.flatnonzero(values >= lowest)
-        row, label = np.divmod(reached, spec.num_classes)
-        parts.append((values[reached], (start + local[row]) * spec.num_classes + label))
+        count = gather_logits(_rows(head), spec.num_classes, highest, lowest, start, keys, count)
         start += highest.size
-    logits, flat = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    if logits.size > spec.max_candidates:
-        wanted = logits >= _kth_largest(logits, spec.max_candidates)
-        logits, flat = logits[wanted], flat[wanted]
-    # Stable: of equal logits, the smaller flat index stays first.
-    order = np.argsort(-logits, kind="stable")[: spec.max_candidates]
-    return logits[order], *np.divmod(flat[order], spec.num_classes)
-
-
-def _kth_largest(values: Floats, k: int) -> np.float32:
-    kth: np.float32 = np.partition(values, values.size - k)[values.size - k]
-    return kth
+    # Of equal logits, the smaller flat index comes first.
+    keys = np.sort(keys[:count])[: spec.max_candidates]
+    flat, order = keys.astype("<u8").view("<u4").reshape(-1, 2).T
+    logits = np.where(order >> 31, order, order ^ 0x7FFFFFFF).view(np.float32)
+    return logits, *np.divmod(flat.astype(np.int64), spec.num_classes)
 
 
 def gather_codes(box_heads: tuple[Floats, ...], anchors: Indices, spec: ModelSpec) -> Floats:
     """The box regressions (ty, tx, th, tw) of *anchors*, (n, 4) float32."""
-    codes = np.empty((anchors.size, 4), np.float32)
-    start = 0
+    from ..kernels import gather_codes as gather
+
+    codes, start = np.empty((anchors.size, 4), np.float32), 0
     for head in box_heads:
-        grid = _grid(head, 4, spec)
-        stop = start + grid.shape[0] * grid.shape[2]
-        here = np.flatnonzero((anchors >= start) & (anchors < stop))
-        place, anchor = np.divmod(anchors[here] - start, spec.anchors_per_cell)
-        codes[here] = grid[anchor, :, place]
-        start = stop
+        start = gather(_rows(head), spec.anchors_per_cell, start, anchors, codes)
     return codes
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..data.preprocess import resizes_as_pillow
 from ..errors import Effd0Error, RunnerError
 from ..evaluation.pipeline import StageTimes
 from ..evaluation.run_dir import backend
@@ -95,6 +96,7 @@ class Worker:
         try:
             # Once it is open, nothing of it is left on the host, however this process ends.
             with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
+                resizes_as_pillow()  # compiles the kernels, before anything is timed
                 path = Path(folder, file)
                 path.write_bytes(data)
                 self.runner = self._stack.enter_context(self._open_model(path, self._number))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..data.coco import Dataset, Sample, check_images, load_coco
-from ..data.preprocess import input_scale
+from ..data.preprocess import input_scale, resizes_as_pillow
 from ..detection.heads import split_heads
 from ..detection.postprocess import Detections, postprocess
 from ..errors import Effd0Error, ResultError, listed
@@ -155,6 +155,7 @@ class LocalEngine(ModelEngine):
                     advance(1)
         with contextlib.ExitStack() as stack:
             with open_progress("opening the model", 1) as advance:
+                resizes_as_pillow()  # compiles the kernels, before anything is timed
                 given = self.choice.model or self.choice.checkpoint
                 if self.runner is None:
                     runner, given = stack.enter_context(self.choice.opened(self.batch_size))

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +19,7 @@ from effdet.data import resolve_input_config
 from effdet.data.transforms import resolve_fill_color
 from rich.console import Console
 
+from effd0 import kernels
 from effd0 import progress as module
 from effd0.errors import GraphError, OutputError, SpecError
 from effd0.io import check_writable, model_sha256, sha256, written_whole
@@ -272,3 +275,21 @@ def test_peak_memory_of_children_is_that_of_the_largest() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     children, own = map(float, told.stdout.split())
     assert own < 400 < children < 500
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "nowhere-to-keep"])
+def test_kernel_is_compiled_where_it_is_defined(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its one signature before it is called, and works where no folder can be written."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path) if kept else "")
+    if not kept:
+        monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    kernel: Any = kernels._kernel(numba.float32, numba.float32, numba.float32)(_divided)
+    assert kernel.nopython_signatures == [numba.float32(numba.float32, numba.float32)]
+    assert (kernel.stats.cache_path is not None) == kept
+    assert kernel(1, 0) == np.inf  # as in numpy, no error
+
+
+def _divided(one: Any, other: Any) -> Any:
+    return one / other

@@ -6,11 +6,13 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from effd0 import kernels
 from effd0.cli import setup
 from effd0.cli.setup import Finding, devices, packages
 from effd0.data import download, fixture
@@ -65,6 +67,34 @@ def test_what_is_missing_comes_with_its_command(
     shown, found, well, remedy = finding(part.split()[1])
     assert (shown, well, remedy) == (part, False, command)
     assert re.fullmatch(state, found)
+
+
+@pytest.mark.parametrize(
+    ("same", "state"),
+    [
+        (True, r"compiled, to the bit as Pillow \d.*"),
+        (False, r"Pillow \d.* rounds otherwise than .*"),
+    ],
+    ids=["same-bits", "other-bits"],
+)
+def test_kernels_are_shown(same: bool, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many, how long they took, where they are kept, and whether Pillow resizes instead."""
+    monkeypatch.setattr(setup, "resizes_as_pillow", lambda: same)
+    assert re.fullmatch(state, finding("resizing")[1])
+    shown = r"\d+, \d+ of them compiled now, ready in \d+\.\d\d s; kept in .*"
+    assert re.fullmatch(shown, finding("compiled")[1])
+
+
+def test_kernels_that_are_not_kept_come_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no folder can be written, each process compiles anew; a folder of one's own helps."""
+    for kernel in vars(kernels).values():
+        if hasattr(kernel, "stats"):
+            monkeypatch.setattr(
+                type(kernel), "stats", SimpleNamespace(cache_hits={}, cache_path=None)
+            )
+    _, state, well, remedy = finding("compiled")
+    assert (state.endswith("; not kept"), well) == (True, False)
+    assert remedy == "export NUMBA_CACHE_DIR=FOLDER"
 
 
 def test_devices_are_unknown_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from effd0.data import preprocess as module
 from effd0.data.coco import Dataset
-from effd0.data.preprocess import letterbox, normalize, preprocess, probe_image, read_image
+from effd0.data.preprocess import (
+    letterbox,
+    normalize,
+    preprocess,
+    probe_image,
+    read_image,
+    resizes_as_pillow,
+)
 from effd0.errors import ImageError
 from effd0.spec import D0, SPECS, ModelSpec
 from tests.helpers import encoded, noise
@@ -115,6 +123,48 @@ def test_every_size_is_scaled_as_effdet_scales_it(size: tuple[int, int], tmp_pat
     small = Image.fromarray(noise((min(size[0], 999), min(size[1], 999))))
     small.resize(size, Image.Resampling.NEAREST).save(path)
     _assert_as_effdet(path)
+
+
+SIDE = st.integers(1, 700)
+
+
+@given(size=st.tuples(SIDE, SIDE), scaled=st.tuples(st.integers(1, 600), st.integers(1, 600)))
+def test_any_size_is_resized_as_pillow_resizes_it(
+    size: tuple[int, int], scaled: tuple[int, int]
+) -> None:
+    """No bit differs from columns and then rows, up or down; pixels beyond are not touched."""
+    image = Image.fromarray(noise(size))
+    out = np.full((3, 600, 600), np.nan, np.float32)
+    zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
+    module._write_resized(image, scaled, zeros, ones, out)
+    columns = image.resize((scaled[0], size[1]), Image.Resampling.BILINEAR)
+    wanted = np.asarray(columns.resize(scaled, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(out[:, : scaled[1], : scaled[0]], wanted)
+    assert np.isfinite(out).sum() == wanted.size
+
+
+# Which pass Pillow 13 makes first changes at about twice as tall as wide.
+@given(height=SIDE, share=st.one_of(st.floats(0.1, 3), st.floats(0.45, 0.55)))
+def test_picture_of_any_size_is_what_pillow_makes_of_it(
+    height: int, share: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whether the kernel resizes it or Pillow, the input is the same to the bit."""
+    path = tmp_path_factory.getbasetemp() / "any-size.bmp"
+    image = Image.fromarray(noise((max(1, round(share * height)), height)))
+    image.save(path)
+    assert np.array_equal(preprocess(path, D0).tensor, normalize(letterbox(image, D0)[0], D0))
+
+
+def test_another_pillow_resizes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Pillow whose bits are others is found out, and is what resizes."""
+    PHOTO.save(tmp_path / "image.png")
+    ours, resize = preprocess(tmp_path / "image.png", D0), Image.Image.resize
+    monkeypatch.setattr(module, "resizes_as_pillow", lambda: False)
+    assert np.array_equal(preprocess(tmp_path / "image.png", D0).tensor, ours.tensor)
+    box = Image.Resampling.BOX
+    monkeypatch.setattr(Image.Image, "resize", lambda image, size, _: resize(image, size, box))
+    assert not resizes_as_pillow.__wrapped__()
+    assert not np.array_equal(preprocess(tmp_path / "image.png", D0).tensor, ours.tensor)
 
 
 def test_embedded_images_are_read_as_effdet_reads_them(embedded_dataset: Dataset) -> None:
