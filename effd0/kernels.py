@@ -47,18 +47,10 @@ def _given(of: Any, axes: int) -> Any:
     return _types.Array(of, axes, "C", readonly=True)
 
 
-@_kernel(nb.boolean, _given(nb.float32, 1), fastmath={"reassoc"})
-def all_finite(values: Floats) -> bool:
-    """Whether no value of (n,) float32 is NaN or infinite."""
-    zero = np.float32(0)
-    for i in range(values.size):
-        zero += values[i] * np.float32(0)  # NaN for either infinity too
-    return bool(zero == 0)
+_HEAD, _PLANES = _given(nb.float32, 2), nb.float32[:, :, ::1]
 
 
-@_kernel(
-    nb.boolean, _given(nb.float32, 2), nb.int64, nb.float32[:, ::1], fastmath={"reassoc", "nsz"}
-)
+@_kernel(nb.boolean, _HEAD, nb.int64, nb.float32[:, ::1], fastmath={"reassoc", "nsz"})
 def class_maxima(head: Floats, classes: int, maxima: Floats) -> bool:
     """
     Write the largest logit of each anchor to *maxima*, (anchors, places) float32.
@@ -73,24 +65,15 @@ def class_maxima(head: Floats, classes: int, maxima: Floats) -> bool:
             row = head[anchor * classes + label]
             zero = np.float32(0)
             for place in range(row.size):
-                zero += row[place] * np.float32(0)
+                zero += row[place] * np.float32(0)  # NaN for NaN and for either infinity
                 top[place] = max(top[place], row[place])
             zeros += zero
     return bool(zeros == 0)
 
 
-@_kernel(
-    nb.int64, _given(nb.float32, 2), nb.int64, _given(nb.float32, 2), nb.float32, nb.int64,
-    nb.uint64[::1], nb.int64,
-)  # fmt: skip
+@_kernel(nb.int64, _HEAD, nb.int64, _HEAD, nb.float32, nb.int64, nb.uint64[::1], nb.int64)
 def gather_logits(
-    head: Floats,
-    classes: int,
-    maxima: Floats,
-    lowest: np.float32,
-    start: int,
-    keys: Any,
-    count: int,
+    head: Floats, classes: int, maxima: Floats, lowest: Any, start: int, keys: Any, count: int
 ) -> int:
     """
     Append a key for each logit of *head* from *lowest* up to *keys*, uint64; return the new count.
@@ -120,9 +103,7 @@ def gather_logits(
     return count
 
 
-@_kernel(
-    nb.int64, _given(nb.float32, 2), nb.int64, nb.int64, _given(nb.int64, 1), nb.float32[:, ::1]
-)
+@_kernel(nb.int64, _HEAD, nb.int64, nb.int64, _given(nb.int64, 1), nb.float32[:, ::1])
 def gather_codes(head: Floats, per_place: int, start: int, anchors: Indices, codes: Floats) -> int:
     """
     Write the codes of those *anchors*, (n,) int64, that are in this level to *codes*, (n, 4).
@@ -138,7 +119,7 @@ def gather_codes(head: Floats, per_place: int, start: int, anchors: Indices, cod
     return int(end)
 
 
-@_kernel(nb.int64, _given(nb.float32, 2), _given(nb.int64, 1), nb.float32, nb.int64[::1])
+@_kernel(nb.int64, _HEAD, _given(nb.int64, 1), nb.float32, nb.int64[::1])
 def greedy_nms(boxes: Boxes, classes: Indices, threshold: np.float32, keep: Indices) -> int:
     """
     Write the indices of the first boxes that greedy NMS keeps to *keep*, int64; return how many.
@@ -146,26 +127,22 @@ def greedy_nms(boxes: Boxes, classes: Indices, threshold: np.float32, keep: Indi
     *boxes*, (n, 4) float32 xyxy, come by falling score and go if their IoU, in float32, with a kept
     one of their class is above *threshold*.
     """
-    kept, kinds = np.empty((keep.size, 5), np.float32), np.empty(keep.size, np.int64)
     count = 0
     for index in range(boxes.shape[0]):
         if count == keep.size:
             break
         x1, y1, x2, y2 = boxes[index]
-        area = (x2 - x1) * (y2 - y1)
-        alone = True
-        for other in range(count):
-            if kinds[other] == classes[index]:
-                width = min(x2, kept[other, 2]) - max(x1, kept[other, 0])
-                height = min(y2, kept[other, 3]) - max(y1, kept[other, 1])
-                if width > 0 and height > 0:
-                    overlap = width * height
-                    if overlap / (kept[other, 4] + area - overlap) > threshold:
-                        alone = False
-                        break
+        alone, area, none = True, (x2 - x1) * (y2 - y1), np.float32(0)
+        for i in range(count):
+            if classes[keep[i]] == classes[index]:
+                left, top, right, bottom = boxes[keep[i]]
+                width, height = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
+                overlap = max(width, none) * max(height, none)
+                if overlap / ((right - left) * (bottom - top) + area - overlap) > threshold:
+                    alone = False
+                    break
         if alone:
-            kept[count, 0], kept[count, 1], kept[count, 2], kept[count, 3] = x1, y1, x2, y2
-            kept[count, 4], kinds[count], keep[count] = area, classes[index], index
+            keep[count] = index
             count += 1
     return count
 
@@ -176,56 +153,20 @@ def _bilinear(size: int, scaled: int) -> tuple[Indices, Indices, Any]:
     scale = size / scaled
     reach = max(scale, 1.0)
     first, count = np.empty(scaled, np.int64), np.empty(scaled, np.int64)
-    most = math.ceil(reach) * 2 + 1
-    weights, parts = np.zeros((scaled, most), np.uint64), np.empty(most)
+    weights = np.zeros((scaled, math.ceil(reach) * 2 + 1))
     for to in range(scaled):
-        centre = (to + 0.5) * scale
+        centre, total = (to + 0.5) * scale, 0.0
         first[to] = max(int(centre - reach + 0.5), 0)
         count[to] = min(int(centre + reach + 0.5), size) - first[to]
-        total = 0.0
         for i in range(count[to]):
-            parts[i] = max(0.0, 1.0 - abs((i + first[to] - centre + 0.5) * (1.0 / reach)))
-            total += parts[i]
-        for i in range(count[to]):
-            weights[to, i] = np.uint64(0.5 + parts[i] / total * (1 << _BITS))
-    return first, count, weights
+            weights[to, i] = max(0.0, 1.0 - abs((i + first[to] - centre + 0.5) * (1.0 / reach)))
+            total += weights[to, i]
+        weights[to] = 0.5 + weights[to] / total * (1 << _BITS)
+    return first, count, weights.astype(np.uint64)
 
 
-@_kernel(
-    nb.void, _given(nb.uint32, 2), nb.int64, nb.int64[::1], nb.int64[::1], nb.uint64[:, ::1],
-    nb.uint64[:, ::1], nb.uint8[:, :, ::1], forceinline=True,
-)  # fmt: skip
-def _narrow_two_rows(
-    pixels: Any, y: int, left: Indices, across: Indices, weights: Any, pair: Any, narrow: Any
-) -> None:
-    """Resize rows *y* and *y* + 1 of *pixels* to those of *narrow*, (height + 1, 3, columns)."""
-    # One row in each half of 64 bits: no sum overflows its half.
-    upper, lower = pixels[y], pixels[min(y + 1, pixels.shape[0] - 1)]
-    for channel in range(3):
-        shift, both = np.uint32(8 * channel), pair[channel]
-        for x in range(both.size):
-            both[x] = (np.uint64(upper[x] >> shift) & _BYTE) | (
-                np.uint64(lower[x] >> shift) & _BYTE
-            ) << np.uint64(32)
-    red, green, blue = pair
-    one, two = narrow[y], narrow[y + 1]
-    for x in range(left.size):
-        r = g = b = np.uint64((1 << (_BITS - 1)) | (1 << (_BITS + 31)))
-        for i in range(across[x]):
-            weight, at = weights[x, i], np.uint64(left[x] + i)
-            r += red[at] * weight
-            g += green[at] * weight
-            b += blue[at] * weight
-        for channel, sums in enumerate((r, g, b)):
-            one[channel, x] = sums >> np.uint64(_BITS) & _BYTE
-            two[channel, x] = sums >> np.uint64(_BITS + 32)
-
-
-@_kernel(
-    nb.void, _given(nb.uint32, 2), nb.int64, nb.int64, _given(nb.float32, 1),
-    _given(nb.float32, 1), nb.float32[:, :, ::1],
-)  # fmt: skip
-def resize_normalized(
+@_kernel(nb.void, _given(nb.uint32, 2), nb.int64, nb.int64, *[_given(nb.float32, 1)] * 2, _PLANES)
+def resize_normalized(  # noqa: C901 - one pass over memory, not two
     pixels: Any, rows: int, columns: int, mean: Floats, std: Floats, out: Tensor
 ) -> None:
     """
@@ -239,18 +180,35 @@ def resize_normalized(
     left, across, column_weights = _bilinear(width, columns)
     top, down, row_weights = _bilinear(height, rows)
     pair, narrow = np.empty((3, width), np.uint64), np.empty((height + 1, 3, columns), np.uint8)
-    line = np.empty(columns, np.int32)
-    ready = 0
+    red, green, blue = pair
+    line, ready = np.empty(columns, np.int32), 0
     for y in range(rows):
         while ready < top[y] + down[y]:
-            _narrow_two_rows(pixels, ready, left, across, column_weights, pair, narrow)
+            # Two rows at a time, one in each half of 64 bits: no sum overflows its half.
+            upper, lower = pixels[ready], pixels[min(ready + 1, height - 1)]
+            one, two = narrow[ready], narrow[ready + 1]
+            for channel in range(3):
+                shift, both = np.uint32(8 * channel), pair[channel]
+                for x in range(width):
+                    high, low = np.uint64(lower[x] >> shift), np.uint64(upper[x] >> shift)
+                    both[x] = (high & _BYTE) << np.uint64(32) | (low & _BYTE)
+            for x in range(columns):
+                r = g = b = np.uint64((1 << (_BITS - 1)) | (1 << (_BITS + 31)))
+                for i in range(across[x]):
+                    weight, at = column_weights[x, i], np.uint64(left[x] + i)
+                    r += red[at] * weight
+                    g += green[at] * weight
+                    b += blue[at] * weight
+                for channel, sums in enumerate((r, g, b)):
+                    one[channel, x] = sums >> np.uint64(_BITS) & _BYTE
+                    two[channel, x] = sums >> np.uint64(_BITS + 32)
             ready += 2
         for channel in range(3):
             line[:] = 1 << (_BITS - 1)
             for i in range(down[y]):
-                weight, row = np.int32(row_weights[y, i]), narrow[top[y] + i, channel]
+                row_weight, row = np.int32(row_weights[y, i]), narrow[top[y] + i, channel]
                 for x in range(columns):
-                    line[x] += np.int32(row[x]) * weight
+                    line[x] += np.int32(row[x]) * row_weight
             plane, middle, spread = out[channel, y], mean[channel], std[channel]
             for x in range(columns):
                 plane[x] = (np.float32(line[x] >> _BITS) - middle) / spread

@@ -27,16 +27,7 @@ from ..types import Floats, Pixels, Tensor
 _LUMA, _ROUNDED = 3688, 4
 
 
-class _ArrowArray(ctypes.Structure):
-    """An array of Arrow's C data interface, as far as it is read here."""
-
-
-_ArrowArray._fields_ = [
-    ("counts", ctypes.c_int64 * 5),
-    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
-    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
-]
-_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
 
@@ -222,6 +213,11 @@ def _moments(spec: ModelSpec) -> tuple[Floats, Floats]:
     return mean, std
 
 
+def _at(address: int) -> int:
+    """The pointer that lies at *address*."""
+    return ctypes.c_size_t.from_address(address).value
+
+
 def _write_resized(
     image: Image.Image, size: tuple[int, int], mean: Floats, std: Floats, out: Tensor
 ) -> None:
@@ -230,12 +226,11 @@ def _write_resized(
 
     width, height = image.size
     try:
-        # Shared, not copied; the pixels live as long as *image* does.
-        capsule = image.__arrow_c_array__()[1]
-        array = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
-        words: Any = (ctypes.c_uint32 * (width * height)).from_address(
-            array.children[0][0].buffers[1]
-        )
+        # Shared, not copied, while *image* and its *capsule* live.  By Arrow's C data interface the
+        # first child of the array has the pixels in its second buffer.
+        _, capsule = image.__arrow_c_array__()
+        buffers = _at(_at(_at(_capsule_pointer(capsule, b"arrow_array") + 48)) + 40)
+        words: Any = (ctypes.c_uint32 * (width * height)).from_address(_at(buffers + 8))
     except (AttributeError, ValueError):  # a Pillow before 11.2, or a picture in several blocks
         words = image.tobytes("raw", "RGBX")
     pixels = np.frombuffer(words, np.uint32).reshape(height, width)
