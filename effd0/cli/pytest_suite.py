@@ -153,7 +153,8 @@ class BenchmarkOptions:
 
 #: The options of pytest; those that the command line has too are declared there.
 OPTIONS = [
-    *command.declared(ModelChoice, ("runner",)),
+    # What is under test is made anew.
+    *command.declared(ModelChoice, ("runner", "cache")),
     *command.declared(SuiteOptions),
     *command.declared(ImageOptions, ("root", "host_threads")),
     *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),

@@ -9,12 +9,12 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import TypeAlias
 
-from packaging.requirements import Requirement
 from rich.text import Text
 
 from ..ascend import npu_smi
-from ..data import download, fixture
+from ..data import fixture
 from ..errors import AtcError, DatasetError, OutputError, pip_install
+from ..export import cache
 from ..io import write_text
 from ..progress import download_progress
 from ..results.environment import installed_version
@@ -70,6 +70,8 @@ def tasks(absent: Set[str]) -> Iterator[tuple[str, str]]:
 
 def packages() -> Iterator[Finding]:
     """Yield a finding for every declared dependency, by the extra that brings it."""
+    from packaging.requirements import Requirement  # which no other command needs
+
     for wanted in map(Requirement, requires("effd0") or []):
         marked = re.search(r"extra == ['\"]([\w-]+)", str(wanted.marker))
         extra = marked[1] if marked else ""
@@ -84,7 +86,7 @@ def packages() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """Yield a finding for each kind of device, and for the embedded default."""
+    """Yield a finding for each kind of device, for the cache, and for the embedded default."""
     parts = {"onnxruntime": "ONNX Runtime providers", "torch": "CUDA (torch)"}
     for name, part in parts.items():
         names = [f"unknown: {name} is not installed"]
@@ -96,6 +98,9 @@ def devices() -> Iterator[Finding]:
                 names = module.get_available_providers()
         yield f"device: {part}", ", ".join(names) or "none", True, ""
     yield "device: Ascend NPU", *_ascend(), ""
+    kept = cache.entries()
+    found = f"{cache.folder()}: {len(kept)} files, {sum(size for _, size, _ in kept) / 1e6:.0f} MB"
+    yield "cache: converted checkpoints", found, True, ""
     try:
         yield "data: embedded default", str(fixture.folder()), True, ""
     except DatasetError as error:
@@ -128,6 +133,8 @@ def fetch(
     mirror: str | None = option("URL in place of the official host.", "URL"),
 ) -> None:
     """Download from the official sources: resumed if interrupted, verified by checksum."""
+    from ..data import download  # which imports requests
+
     spec = spec_for(arch)
     with download_progress(what) as on_bytes:
         if what == "coco":

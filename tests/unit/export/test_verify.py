@@ -131,7 +131,7 @@ from effd0.evaluation.model import ModelChoice
 
 {write}
 try:
-    with ModelChoice(checkpoint=Path("d0.pth")).opened() as (runner, path):
+    with ModelChoice(checkpoint=Path("d0.pth"), cache=False).opened() as (runner, path):
         print(path.name, runner.inputs[0].shape)
 except CheckpointError as error:
     print("CheckpointError:", error)
