@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import platform
-import stat
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,16 +107,17 @@ def write(key: str, checkpoint: Path, made: Path, told: str) -> None:
     spare = sum(size for _, size, _ in kept) - MAX_BYTES
     for _, size, place in kept:
         if spare > 0:
-            place.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                place.unlink()
             spare -= size
 
 
 def entries() -> list[tuple[int, int, Path]]:
     """Last use in ns, bytes and place of all entries, the one unused for longest first."""
     found = []
-    for path in folder().rglob(f"*{_SUFFIX}"):  # one that was never finished lies in a folder
-        with contextlib.suppress(OSError):  # another process may just have removed it
-            status = path.stat()
-            if stat.S_ISREG(status.st_mode):
+    for place, _, names in os.walk(folder()):  # one that was never finished lies in a folder
+        for path in (Path(place) / name for name in names if name.endswith(_SUFFIX)):
+            with contextlib.suppress(OSError):  # another process may just have removed it
+                status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size, path))
     return sorted(found)

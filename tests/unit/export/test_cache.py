@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,18 @@ def test_what_was_unused_for_longest_goes_first(
     assert not place(weights, 2).exists()
     converted(weights, D0, 3)
     assert (len(conversions), len(cache.entries())) == (4, 3)
+
+
+def test_many_at_once_take_and_keep_whole_models(
+    weights: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads, writes or makes room beside others has the model, and no error."""
+    converted(weights)
+    monkeypatch.setattr(cache, "MAX_BYTES", 2 * entry().stat().st_size)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda turn: converted(weights, D0, turn % 5 + 1), range(200)))
+    assert found == [MODEL] * 200
+    assert len(conversions) > 5  # some were removed
 
 
 def test_without_cache_nothing_is_read_or_kept(weights: Path, conversions: list[Path]) -> None:
