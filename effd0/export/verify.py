@@ -20,7 +20,7 @@ import numpy as np
 from ..data.fixture import sample_inputs
 from ..errors import Effd0Error, ExportError, GraphError, require_all
 from ..graph.onnx_info import load_graph
-from ..graph.rewrites import GraphEdit, apply_edits, named_edits, save_graph
+from ..graph.rewrites import GraphEdit, named_edits, save_graph
 from ..io import written_whole
 from ..runners.base import Runner, batch_size_of
 from ..runners.registry import RunnerOptions, open_runner
@@ -68,19 +68,18 @@ def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSe
     require_all(EXPORTING)
     with written_whole(out) as temporary:
         write_onnx(checkpoint, temporary, spec, settings)
-        source = open_runner("torch", checkpoint, spec, RunnerOptions(weights=settings.weights))
-        return _proved(source, temporary, out, spec)
+        return _proved(_in_torch(checkpoint, spec, settings), temporary, out, spec)
+
+
+def _in_torch(checkpoint: Path, spec: ModelSpec, settings: ExportSettings) -> Runner:
+    return open_runner("torch", checkpoint, spec, RunnerOptions(weights=settings.weights))
 
 
 def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
     """Write the simplification of *model*, with *edits*, as *out*, equal to *model*, or not."""
     require_all(SIMPLIFYING)
     with written_whole(out) as temporary:
-        write_simplified(model, temporary)
-        if edits:
-            graph = load_graph(temporary)
-            apply_edits(graph, edits)
-            save_graph(graph, temporary)
+        write_simplified(model, temporary, edits)
         source = open_runner("ort", model, spec, RunnerOptions())
         return _proved(source, temporary, out, spec)
 
@@ -180,9 +179,12 @@ def exported(
 def _convert(
     checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings, edits: Sequence[str]
 ) -> None:
+    """Make *out* of *checkpoint*, equal to it in torch; what lies between is not run."""
+    require_all(EXPORTING | SIMPLIFYING)
     raw = out.with_suffix(".raw.onnx")
-    export_onnx(checkpoint, raw, spec, settings)
-    simplify_onnx(raw, out, spec, edits)
+    write_onnx(checkpoint, raw, spec, settings)
+    write_simplified(raw, out, edits)
+    _proved(_in_torch(checkpoint, spec, settings), out, out, spec)
 
 
 def _convert_in_child(checkpoint: Path, out: Path, *how: Any) -> str:
