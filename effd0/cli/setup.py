@@ -21,6 +21,7 @@ from ..results.environment import installed_version
 from ..spec import spec_for
 from ..types import option
 from . import settings
+from .check import OPTION_GROUPS
 from .command import ARCH, ARGUMENT, command
 from .show import show_lines, show_table
 
@@ -147,8 +148,6 @@ def fetch(
 @command()
 def init() -> None:
     """Write effd0.toml with every option of a check, and fill in what the working directory has."""
-    from .pytest_suite import OPTION_GROUPS  # which imports pytest
-
     path = Path(settings.NAME)
     if path.exists():
         raise OutputError(f"{path} is there; edit it, or remove it for a new one")

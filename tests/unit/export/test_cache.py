@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from effd0.data import fixture
+from effd0.errors import ExportError
 from effd0.export import cache, verify
 from effd0.export.to_onnx import ExportSettings
 from effd0.graph.rewrites import ORT_EDITS
@@ -192,6 +193,19 @@ def test_many_at_once_take_and_keep_whole_models(
     assert len(conversions) > 5  # some were removed
 
 
+def test_what_was_not_proved_is_not_kept(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion that computes something else leaves no entry."""
+
+    def convert(_: Path, out: Path, *__: Any) -> str:
+        out.write_bytes(MODEL)
+        raise ExportError("class_p3 differs by 0.3")
+
+    monkeypatch.setattr(verify, "_convert_in_child", convert)
+    with pytest.raises(ExportError, match="differs by"):
+        converted(weights)
+    assert cache.entries() == []
+
+
 def test_without_cache_nothing_is_read_or_kept(weights: Path, conversions: list[Path]) -> None:
     """With --no-cache, and where an export itself is looked at, a checkpoint is converted anew."""
     converted(weights, cached=False)
@@ -234,7 +248,8 @@ sys.argv = ["effd0", "evaluate", "--image-limit", "1"]
 try:
     main()
 finally:
-    assert not {"torch", "effdet", "onnx", "onnxsim"} & set(sys.modules)
+    slow = {"torch", "effdet", "onnx", "onnxsim", "pytest", "requests"}
+    assert not slow & set(sys.modules)
 """
 
 

@@ -292,6 +292,10 @@ def test_a_file_with_wrong_numbers_is_not_written(
     with pytest.raises(ExportError, match=r"was not written, .*one\.onnx does: box_p\d differs"):
         verify.simplify_onnx(one, out, spec)
     assert list(tmp_path.iterdir()) == [out]
+    between = tmp_path / "between"
+    between.mkdir()
+    with pytest.raises(ExportError, match=rf"does not compute what {checkpoint} does: box_p\d"):
+        verify._convert(checkpoint, between / "d0.onnx", spec, ExportSettings(), ())
     assert out.read_bytes() == b"older"
 
 
