@@ -43,14 +43,22 @@ from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..types import BACKEND, GATE, SCALE, TESTED
 from . import command
-from .check import CHECK, OPTION_GROUPS, OPTIONS, TEST_RUNNERS, TORCH_DEVICES
 from .pytest_plugin import PATHS, is_led_away
-from .settings import Settings, read_settings
+from .settings import (
+    OPTION_GROUPS,
+    OPTIONS,
+    TEST_RUNNERS,
+    TORCH_DEVICES,
+    Settings,
+    read_settings,
+)  # fmt: skip
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SessionRecord] = pytest.StashKey()
 #: The settings that a file gives to a session.
 SETTINGS: pytest.StashKey[Settings | None] = pytest.StashKey()
+#: Attribute of a report that carries the check of its test.
+CHECK = "effd0_check"
 #: Status of a check, the gravest first -> that of its stage, in words and color.
 SHOWN = {
     "failed": ("FAILED", "red"),

@@ -21,7 +21,6 @@ from ..results.environment import installed_version
 from ..spec import spec_for
 from ..types import option
 from . import settings
-from .check import OPTION_GROUPS
 from .command import ARCH, ARGUMENT, command
 from .show import show_lines, show_table
 
@@ -151,7 +150,7 @@ def init() -> None:
     path = Path(settings.NAME)
     if path.exists():
         raise OutputError(f"{path} is there; edit it, or remove it for a new one")
-    text = settings.template(OPTION_GROUPS, Path())
+    text = settings.template(settings.OPTION_GROUPS, Path())
     write_text(text, path)
     filled = [line for line in text.splitlines() if line and not line.startswith("#")]
     show_lines(f"wrote {path}", *(filled or ["no model, weights or data set found; name yours"]))

@@ -132,8 +132,8 @@ class ModelChoice:
             return
         fixed = runner == "ort" and self.options.provider == RunnerOptions.provider
         size, edits = (batch_size or 1, ORT_EDITS) if fixed else (None, ())
-        form = (size, edits, self.options.weights)
-        with build.exported(file, self.spec, *form, cached=self.cache) as path:
+        how = self.spec, size, edits, self.options.weights
+        with build.exported(file, *how, cached=self.cache) as path:
             yield path
 
     @contextlib.contextmanager

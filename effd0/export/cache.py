@@ -22,8 +22,8 @@ from ..progress import say
 
 #: What takes part in a conversion.
 PACKAGES = (
-    "effd0", "torch", "torchvision", "timm", "effdet", "onnx", "onnxruntime", "onnxsim",
-    "onnxscript", "numpy",
+    "effd0", "torch", "torchvision", "timm", "effdet", "onnx", "onnxruntime",
+    "onnxruntime-gpu", "onnxsim", "onnxscript", "numpy",
 )  # fmt: skip
 #: What all entries may take: some 60 of a D0.
 MAX_BYTES = 2**30

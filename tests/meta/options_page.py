@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from effd0.cli.check import OPTION_GROUPS, OPTIONS
 from effd0.cli.command import REQUIRED, Option
 from effd0.cli.main import COMMANDS, EXAMPLES
+from effd0.cli.settings import OPTION_GROUPS, OPTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 HEAD = """\

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from effd0.cli.check import OPTIONS
 from effd0.cli.command import KINDS, NEW
 from effd0.cli.main import COMMANDS, EXAMPLES, EXIT_CODES
+from effd0.cli.settings import OPTIONS
 from effd0.types import PANELS
 from tests.helpers import effd0
 
