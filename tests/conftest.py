@@ -43,6 +43,14 @@ def _github_hears_the_session_alone() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test runs what a session before has converted, or adds to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with the stage that it checks."""
     stage_of = {place: stage for stage in STAGES for place in CHECKED_BY[stage]}

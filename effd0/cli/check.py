@@ -4,13 +4,10 @@ import importlib.util
 import os
 import signal
 import sys
-import time
-from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer
 
 from ..distributed.pool import PoolOptions
@@ -23,19 +20,11 @@ from ..runners.registry import RunnerOptions
 from ..types import OUTPUT, OVERWRITE, option
 from . import command as cli
 from .pytest_plugin import INSTALLED
-from .pytest_suite import CHECK, OPTIONS, SuiteOptions
-from .settings import read_settings
+from .settings import OPTIONS, SuiteOptions, read_settings
 from .show import show_lines
 
 #: What `check` writes into --out.
 RUN, SUMMARY, PAGE, DETECTIONS = "run.json", "summary.md", "report.html", "detections"
-#: Status of a check, the gravest first -> that of its stage, in words and color.
-SHOWN = {
-    "failed": ("FAILED", "red"),
-    "undecided": ("undecided", "yellow"),
-    "passed": ("passed", "green"),
-    "skipped": ("not tested", "light"),
-}
 
 
 @cli.command("root", "host_threads", "device", "precision", "overlap", "launch", "verbose")
@@ -56,6 +45,10 @@ def check(
     pool: PoolOptions,
 ) -> None:
     """Check a build stage by stage, from the images to the gate, and end with the verdict."""
+    import pytest  # which no other command needs
+
+    from .pytest_suite import StageLines
+
     # Of these pytest takes itself what is not typed, except for the place of all files.
     if (settings := read_settings(OPTIONS, model)) is not None:
         show_lines(f"settings    {settings}")
@@ -110,56 +103,3 @@ def _suite() -> list[str]:
     assert spec.origin is not None
     words += [f"--rootdir={Path(spec.origin).parent}", "-p", "effd0"]
     return [*words, "-p", f"{name}.fixtures", "--pyargs", name]
-
-
-class StageLines:
-    """Prints a line for each stage in place of a character for each test."""
-
-    def __init__(self) -> None:
-        self._stage, self._seconds = "", 0.0
-        self._counts: Counter[str] = Counter()
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
-        """Count a test, without a character on the terminal."""
-        counts = report.when == "call" or not report.passed
-        return report.outcome if counts else "", "", ""
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Print the line of a stage once all its checks were made; they come in that order."""
-        stage = item.get_closest_marker("stage").args[0]  # type: ignore[union-attr]  # all have one
-        if stage != self._stage:
-            self._print(item.config)
-            self._stage = stage
-        start = time.perf_counter()
-        done = yield
-        self._seconds += time.perf_counter() - start
-        return done
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count the check that a report brings."""
-        if (found := getattr(report, CHECK, None)) is not None:
-            self._counts[found["status"]] += 1
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Leave a fault to the command line, which writes it down and says so in one line."""
-        if isinstance(excinfo.value, Exception):
-            raise excinfo.value
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Print the line of the last stage."""
-        self._print(session.config)
-
-    def _print(self, config: pytest.Config) -> None:
-        terminal: pytest.TerminalReporter = config.pluginmanager.getplugin("terminalreporter")
-        found, seconds, self._counts, self._seconds = self._counts, self._seconds, Counter(), 0.0
-        if not self._stage:
-            return
-        word, color = SHOWN[next((one for one in SHOWN if found[one]), "skipped")]
-        parts = [f"{found[one]} {one}" for one in SHOWN if found[one]]
-        terminal.write(f"{self._stage:<11} ")
-        terminal.write(f"{word:<11}", **{color: True})
-        terminal.write_line(f" {', '.join(parts):<36} {seconds:6.1f} s")

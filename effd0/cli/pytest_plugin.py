@@ -8,11 +8,15 @@ such an argument.  ``--coco /data/coco`` would then hide pyproject.toml and conf
 Sessions of other projects in the same environment get nothing: no option, no hook, no import.
 """
 
+from __future__ import annotations
+
 import itertools
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 #: The suite in an installed effd0.
 INSTALLED = "effd0.suite"

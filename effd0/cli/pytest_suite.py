@@ -17,11 +17,12 @@ import os
 import shlex
 import shutil
 import sys
+import time
 import warnings
+from collections import Counter
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -31,21 +32,26 @@ from ..data import fixture as embedded
 from ..data.coco import annotation_path
 from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error, OptionError, OutputError, refuse
-from ..evaluation.evaluate import DirectoryOptions, ImageOptions
 from ..evaluation.model import ModelChoice
 from ..io import external_files, is_stdout, model_sha256
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
-from ..runners.registry import RUNNERS, RunnerOptions, opener
+from ..runners.registry import RunnerOptions, opener
 from ..spec import spec_for
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
-from ..tolerances import MAX_DROP, MAX_DROP_INT8
-from ..types import BACKEND, GATE, PANELS, SCALE, TESTED, option
+from ..types import BACKEND, GATE, SCALE, TESTED
 from . import command
 from .pytest_plugin import PATHS, is_led_away
-from .settings import Settings, read_settings
+from .settings import (
+    OPTION_GROUPS,
+    OPTIONS,
+    TEST_RUNNERS,
+    TORCH_DEVICES,
+    Settings,
+    read_settings,
+)  # fmt: skip
 
 #: Where a session keeps what it found.
 RECORD: pytest.StashKey[SessionRecord] = pytest.StashKey()
@@ -53,13 +59,13 @@ RECORD: pytest.StashKey[SessionRecord] = pytest.StashKey()
 SETTINGS: pytest.StashKey[Settings | None] = pytest.StashKey()
 #: Attribute of a report that carries the check of its test.
 CHECK = "effd0_check"
-#: Marker -> the kind of torch device that it needs.
-TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
-HARDWARE = ("npu", *TORCH_DEVICES)
-#: Title of the options of the benchmarks alone.
-BENCHMARKS = "Benchmarks"
-#: The runners that tests are run with; where there is no NPU, ACL is emulated.
-TEST_RUNNERS = (*RUNNERS, "emulated")
+#: Status of a check, the gravest first -> that of its stage, in words and color.
+SHOWN = {
+    "failed": ("FAILED", "red"),
+    "undecided": ("undecided", "yellow"),
+    "passed": ("passed", "green"),
+    "skipped": ("not tested", "light"),
+}
 #: Those that need --slow where none is asked for by name.
 SLOW_RUNNERS = {"openvino", "emulated"}
 #: Runners that workers run; the others stay in the session's process.
@@ -77,95 +83,6 @@ MARKERS = {
     "torch_npu": "needs an Ascend NPU that torch_npu sees",
     "slow": "takes long; run with --slow",
     "stage(name)": "the stage of the pipeline that a failure points at",
-}
-
-
-@dataclass(frozen=True)
-class SuiteOptions:
-    """What pytest alone takes of an artefact and of what it has to reach."""
-
-    panel: ClassVar = TESTED
-    arch: str = command.ARCH
-    runner: tuple[str, ...] = option(
-        f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.",
-        "NAME",
-        (),
-        choices=TEST_RUNNERS,
-        panel=BACKEND,
-    )
-    results: Path | None = option(
-        "Recorded head outputs; implies --runner=recorded.", "DIR", takes="results"
-    )
-    bins: Path | None = option("Recorded inputs; those of --results.", "DIR", takes="inputs")
-    detections: Path | None = option("Recorded detections, as COCO's JSON.", takes="json")
-    onnx: Path | None = option("ONNX file that a compiled --model was made of.", takes="onnx")
-    coco: Path | None = option(
-        "Folder in COCO's layout.", "ROOT", shown="embedded scenes", takes="images"
-    )
-    release_set: bool = option(
-        "--coco is the set that decides a release, as val2017 is.", default=False, panel=GATE
-    )
-    slow: bool = option("Run the slow tests too.", default=False)
-    device_id: int = option("The NPU of --runner acl.", default=0, min=0, panel=BACKEND)
-    batch_size: tuple[int, ...] = option(
-        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=(), panel=BACKEND
-    )
-    min_map: float = option(
-        "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
-    )
-    expected_map: float | None = option(
-        "mAP that --checkpoint reaches on --coco, in percent: below it, the data are wrong.",
-        takes="percent",
-        **command.PERCENT,
-    )
-    max_drop: float | None = option(
-        "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
-        shown=f"{MAX_DROP.limit}, of int8 {MAX_DROP_INT8.limit}",
-        **command.POINTS,
-    )
-    max_class_drop: float | None = command.MAX_CLASS_DROP
-    declared_precision: str | None = option(
-        "What an .om or recorded results were computed in; an ONNX file says it itself.",
-        choices=("fp32", "fp16", "int8"),
-        shown="fp16",
-    )
-    require: tuple[str, ...] = option(
-        "End at once where this is absent, in place of skips; with complete, exit 1 where a stage "
-        "was not tested. Repeatable.",
-        default=(),
-        choices=("complete", "browser", "coco", *HARDWARE),
-        panel=GATE,
-    )
-    keep_going: bool = option("Go on behind the first broken stage.", default=False, panel=GATE)
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """What the pytest benchmarks take."""
-
-    panel: ClassVar = BENCHMARKS
-    quick: bool = option("Two minutes: fewer rows and calls.", default=False)
-    # The first run of a board has none yet: that is said, and is no error.
-    baseline: Path | None = option("Run file of an earlier session to compare times with.")
-    max_slowdown: float = command.max_slowdown("against --baseline")
-    accuracy_report: Path | None = command.ACCURACY_REPORT
-
-
-#: The options of pytest; those that the command line has too are declared there.
-OPTIONS = [
-    *command.declared(ModelChoice, ("runner",)),
-    *command.declared(SuiteOptions),
-    *command.declared(ImageOptions, ("root", "host_threads")),
-    *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
-    *command.declared(DirectoryOptions),
-    *command.declared(PoolOptions, ("verbose",)),
-    *command.declared(command.ReportOptions, ("json",)),
-    *command.declared(BenchmarkOptions),
-]
-#: Title -> its options.
-OPTION_GROUPS = {
-    f"effd0: {panel}": [one for one in OPTIONS if one.panel == panel]
-    for panel in (*PANELS, BENCHMARKS)
 }
 
 
@@ -603,3 +520,56 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if (output := getattr(config, "workeroutput", None)) is not None:
         wanted = config.getoption("--report-json") or "GITHUB_STEP_SUMMARY" in os.environ
         output[CHECK] = record.pack(drawn=bool(wanted))
+
+
+class StageLines:
+    """Prints a line for each stage in place of a character for each test."""
+
+    def __init__(self) -> None:
+        self._stage, self._seconds = "", 0.0
+        self._counts: Counter[str] = Counter()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
+        """Count a test, without a character on the terminal."""
+        counts = report.when == "call" or not report.passed
+        return report.outcome if counts else "", "", ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Print the line of a stage once all its checks were made; they come in that order."""
+        stage = item.get_closest_marker("stage").args[0]  # type: ignore[union-attr]  # all have one
+        if stage != self._stage:
+            self._print(item.config)
+            self._stage = stage
+        start = time.perf_counter()
+        done = yield
+        self._seconds += time.perf_counter() - start
+        return done
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count the check that a report brings."""
+        if (found := getattr(report, CHECK, None)) is not None:
+            self._counts[found["status"]] += 1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Leave a fault to the command line, which writes it down and says so in one line."""
+        if isinstance(excinfo.value, Exception):
+            raise excinfo.value
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Print the line of the last stage."""
+        self._print(session.config)
+
+    def _print(self, config: pytest.Config) -> None:
+        terminal: pytest.TerminalReporter = config.pluginmanager.getplugin("terminalreporter")
+        found, seconds, self._counts, self._seconds = self._counts, self._seconds, Counter(), 0.0
+        if not self._stage:
+            return
+        word, color = SHOWN[next((one for one in SHOWN if found[one]), "skipped")]
+        parts = [f"{found[one]} {one}" for one in SHOWN if found[one]]
+        terminal.write(f"{self._stage:<11} ")
+        terminal.write(f"{word:<11}", **{color: True})
+        terminal.write_line(f" {', '.join(parts):<36} {seconds:6.1f} s")

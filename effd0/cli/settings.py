@@ -1,5 +1,5 @@
 """
-Options that a file gives: effd0.toml, or the table ``[tool.effd0]`` of pyproject.toml.
+Options of the suite, and what gives them: effd0.toml, or ``[tool.effd0]`` in pyproject.toml.
 
 A key is the name of an option of pytest, with ``-`` or ``_``; a relative path is relative to the
 file.
@@ -12,10 +12,18 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+from ..distributed.pool import PoolOptions
 from ..errors import OptionError
+from ..evaluation.evaluate import DirectoryOptions, ImageOptions
+from ..evaluation.model import ModelChoice
+from ..runners.registry import RUNNERS, RunnerOptions
+from ..tolerances import MAX_DROP, MAX_DROP_INT8
+from ..types import BACKEND, GATE, PANELS, TESTED, option
+from . import command
 from .command import Option, kinds_of
 
 NAME = "effd0.toml"
@@ -29,6 +37,103 @@ _TAKEN: dict[type, tuple[type | tuple[type, ...], str]] = {
 }
 #: What `template` looks for: words of `Option.takes`.
 _LOOKED_FOR = ("model", "weights", "images")
+#: Marker -> the kind of torch device that it needs.
+TORCH_DEVICES = {"gpu": "cuda", "torch_npu": "npu"}
+HARDWARE = ("npu", *TORCH_DEVICES)
+#: Title of the options of the benchmarks alone.
+BENCHMARKS = "Benchmarks"
+#: The runners that tests are run with; where there is no NPU, ACL is emulated.
+TEST_RUNNERS = (*RUNNERS, "emulated")
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What pytest alone takes of an artefact and of what it has to reach."""
+
+    panel: ClassVar = TESTED
+    arch: str = command.ARCH
+    runner: tuple[str, ...] = option(
+        f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.",
+        "NAME",
+        (),
+        choices=TEST_RUNNERS,
+        panel=BACKEND,
+    )
+    results: Path | None = option(
+        "Recorded head outputs; implies --runner=recorded.", "DIR", takes="results"
+    )
+    bins: Path | None = option("Recorded inputs; those of --results.", "DIR", takes="inputs")
+    detections: Path | None = option("Recorded detections, as COCO's JSON.", takes="json")
+    onnx: Path | None = option("ONNX file that a compiled --model was made of.", takes="onnx")
+    coco: Path | None = option(
+        "Folder in COCO's layout.", "ROOT", shown="embedded scenes", takes="images"
+    )
+    release_set: bool = option(
+        "--coco is the set that decides a release, as val2017 is.", default=False, panel=GATE
+    )
+    slow: bool = option("Run the slow tests too.", default=False)
+    device_id: int = option("The NPU of --runner acl.", default=0, min=0, panel=BACKEND)
+    batch_size: tuple[int, ...] = option(
+        "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=(), panel=BACKEND
+    )
+    min_map: float = option(
+        "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
+    )
+    expected_map: float | None = option(
+        "mAP that --checkpoint reaches on --coco, in percent: below it, the data are wrong.",
+        takes="percent",
+        **command.PERCENT,
+    )
+    max_drop: float | None = option(
+        "Threshold: the 95 % interval of the mAP drop against PyTorch ends at or below this.",
+        shown=f"{MAX_DROP.limit}, of int8 {MAX_DROP_INT8.limit}",
+        **command.POINTS,
+    )
+    max_class_drop: float | None = command.MAX_CLASS_DROP
+    declared_precision: str | None = option(
+        "What an .om or recorded results were computed in; an ONNX file says it itself.",
+        choices=("fp32", "fp16", "int8"),
+        shown="fp16",
+    )
+    require: tuple[str, ...] = option(
+        "End at once where this is absent, in place of skips; with complete, exit 1 where a stage "
+        "was not tested. Repeatable.",
+        default=(),
+        choices=("complete", "browser", "coco", *HARDWARE),
+        panel=GATE,
+    )
+    keep_going: bool = option("Go on behind the first broken stage.", default=False, panel=GATE)
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What the pytest benchmarks take."""
+
+    panel: ClassVar = BENCHMARKS
+    quick: bool = option("Two minutes: fewer rows and calls.", default=False)
+    # The first run of a board has none yet: that is said, and is no error.
+    baseline: Path | None = option("Run file of an earlier session to compare times with.")
+    max_slowdown: float = command.max_slowdown("against --baseline")
+    accuracy_report: Path | None = command.ACCURACY_REPORT
+
+
+#: The options of pytest; those that the command line has too are declared there.
+OPTIONS = [
+    # What is under test is made anew.
+    *command.declared(ModelChoice, ("runner", "cache")),
+    *command.declared(SuiteOptions),
+    *command.declared(ImageOptions, ("root", "host_threads")),
+    *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),
+    *command.declared(DirectoryOptions),
+    *command.declared(PoolOptions, ("verbose",)),
+    *command.declared(command.ReportOptions, ("json",)),
+    *command.declared(BenchmarkOptions),
+]
+#: Title -> its options.
+OPTION_GROUPS = {
+    f"effd0: {panel}": [one for one in OPTIONS if one.panel == panel]
+    for panel in (*PANELS, BENCHMARKS)
+}
 
 
 class Settings(NamedTuple):

@@ -9,13 +9,13 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import TypeAlias
 
-from packaging.requirements import Requirement
 from rich.text import Text
 
 from ..ascend import npu_smi
-from ..data import download, fixture
+from ..data import fixture
 from ..data.preprocess import resizes_as_pillow
 from ..errors import AtcError, DatasetError, OutputError, pip_install
+from ..export import cache
 from ..io import write_text
 from ..progress import download_progress
 from ..results.environment import installed_version
@@ -71,6 +71,8 @@ def tasks(absent: Set[str]) -> Iterator[tuple[str, str]]:
 
 def packages() -> Iterator[Finding]:
     """Yield a finding for every declared dependency, by the extra that brings it."""
+    from packaging.requirements import Requirement  # which no other command needs
+
     for wanted in map(Requirement, requires("effd0") or []):
         marked = re.search(r"extra == ['\"]([\w-]+)", str(wanted.marker))
         extra = marked[1] if marked else ""
@@ -85,7 +87,7 @@ def packages() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """Yield a finding for each kind of device, the kernels, and the embedded default."""
+    """Yield a finding for each kind of device, kernels, the cache and the embedded default."""
     parts = {"onnxruntime": "ONNX Runtime providers", "torch": "CUDA (torch)"}
     for name, part in parts.items():
         names = [f"unknown: {name} is not installed"]
@@ -98,6 +100,9 @@ def devices() -> Iterator[Finding]:
         yield f"device: {part}", ", ".join(names) or "none", True, ""
     yield from _kernels()
     yield "device: Ascend NPU", *_ascend(), ""
+    kept = cache.entries()
+    found = f"{cache.folder()}: {len(kept)} files, {sum(size for _, size, _ in kept) / 1e6:.0f} MB"
+    yield "cache: converted checkpoints", found, True, ""
     try:
         yield "data: embedded default", str(fixture.folder()), True, ""
     except DatasetError as error:
@@ -146,6 +151,8 @@ def fetch(
     mirror: str | None = option("URL in place of the official host.", "URL"),
 ) -> None:
     """Download from the official sources: resumed if interrupted, verified by checksum."""
+    from ..data import download  # which imports requests
+
     spec = spec_for(arch)
     with download_progress(what) as on_bytes:
         if what == "coco":
@@ -158,12 +165,10 @@ def fetch(
 @command()
 def init() -> None:
     """Write effd0.toml with every option of a check, and fill in what the working directory has."""
-    from .pytest_suite import OPTION_GROUPS  # which imports pytest
-
     path = Path(settings.NAME)
     if path.exists():
         raise OutputError(f"{path} is there; edit it, or remove it for a new one")
-    text = settings.template(OPTION_GROUPS, Path())
+    text = settings.template(settings.OPTION_GROUPS, Path())
     write_text(text, path)
     filled = [line for line in text.splitlines() if line and not line.startswith("#")]
     show_lines(f"wrote {path}", *(filled or ["no model, weights or data set found; name yours"]))

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from ..errors import RunnerError, require
 from .pool import GPU, NPU, Pool
@@ -147,6 +146,8 @@ def started(pool: Pool, kind: str | None) -> Iterator[Cluster]:
                 "_temp_dir": None if pool.verbose else stack.enter_context(_session_folder()),
             }
         if kind == GPU and pool.devices:  # Ray deals out those that it sees
+            from unittest import mock  # which imports asyncio
+
             visible = named_gpus(pool.devices, os.environ.get(_VISIBLE_GPUS, ""))
             stack.enter_context(mock.patch.dict(os.environ, {_VISIBLE_GPUS: ",".join(visible)}))
         ray: Any = require("ray", extra="ray")

@@ -24,6 +24,7 @@ from ..data.coco import Dataset, annotation_path, load_annotations, load_coco
 from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, EvaluationError, OutputError, ResultError, listed
+from ..export.verify import CONVERTING_MB
 from ..graph.onnx_info import stored_precision
 from ..io import sha256
 from ..metrics import bootstrap, coco, detection_diff, summary
@@ -32,7 +33,7 @@ from ..progress import OpenProgress, silent
 from ..results import check as gate
 from ..results import run as record
 from ..spec import D0, ModelSpec
-from ..timing import Latency, children_peak_rss_mb, peak_rss_mb
+from ..timing import Latency, peak_rss_mb
 from ..tolerances import TO_RECORD, max_drop_of
 from ..types import OUTPUT, OVERWRITE, SCALE, TESTED, Indices, option
 from .engines import Engine, ModelEngine, RecordedEngine
@@ -260,7 +261,7 @@ def _scored(
         against=None,
         images_per_second=speed,
         peak_rss_mb=peak_rss_mb(),
-        converting_rss_mb=children_peak_rss_mb() if converted else None,
+        converting_rss_mb=max(CONVERTING_MB, default=None) if converted else None,
         stages_ms={name: record.Times.of(latency) for name, latency in stages.items()},
         model_sha256=settings["model_sha256"],
         settings={

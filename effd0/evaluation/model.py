@@ -2,7 +2,7 @@
 What is to be run: a model file, or a checkpoint, on a backend that takes it.
 
 What is not given is the embedded checkpoint.  A checkpoint for ONNX Runtime or OpenVINO is
-exported first, for the time of the run.
+exported first, for the time of the run, or was by a run before.
 """
 
 import contextlib
@@ -47,6 +47,11 @@ class ModelChoice:
     )
     spec: ModelSpec = D0
     options: RunnerOptions = field(default_factory=RunnerOptions)
+    cache: bool = option(
+        "Take a checkpoint's conversion from the cache, and keep it there.",
+        default=True,
+        panel=BACKEND,
+    )
 
     def checked_runner(self) -> str:
         """
@@ -115,7 +120,7 @@ class ModelChoice:
     @contextlib.contextmanager
     def file(self, batch_size: int | None = None) -> Iterator[Path]:
         """
-        The file to run, exported for the time of the block if need be.
+        The file to run, exported for the time of the block, or taken from the cache, if need be.
 
         For ONNX Runtime on a CPU it is exported for *batch_size*, or 1, in the form that runs
         fastest there.
@@ -127,7 +132,8 @@ class ModelChoice:
             return
         fixed = runner == "ort" and self.options.provider == RunnerOptions.provider
         size, edits = (batch_size or 1, ORT_EDITS) if fixed else (None, ())
-        with build.exported(file, self.spec, size, edits, self.options.weights) as path:
+        how = self.spec, size, edits, self.options.weights
+        with build.exported(file, *how, cached=self.cache) as path:
             yield path
 
     @contextlib.contextmanager

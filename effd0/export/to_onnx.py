@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import ExportError, require
 from ..graph.onnx_info import load_graph
-from ..graph.rewrites import save_graph
+from ..graph.rewrites import apply_edits, save_graph
 from ..io import sha256
 from ..runners.checkpoint import load_model, weights_digest
 from ..spec import ModelSpec
@@ -81,8 +81,12 @@ def write_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSet
     save_graph(graph, out)
 
 
-def write_simplified(model: Path, out: Path) -> None:
-    """Write onnxsim's simplification of the ONNX file *model* to *out*; keep its metadata."""
+def write_simplified(model: Path, out: Path, edits: Sequence[str] = ()) -> None:
+    """
+    Write onnxsim's simplification of the ONNX file *model*, with *edits*, to *out*.
+
+    Keeps its metadata.  Raises `ExportError` or `GraphError`.
+    """
     graph = load_graph(model)
     onnxsim = require("onnxsim", extra="onnx")
     with silenced():
@@ -93,6 +97,7 @@ def write_simplified(model: Path, out: Path) -> None:
     origin = {entry.key: entry.value for entry in graph.metadata_props}
     origin |= {"simplified": f"onnxsim {version('onnxsim')}"}
     require("onnx.helper", extra="onnx").set_model_props(simplified, origin)
+    apply_edits(simplified, edits)
     save_graph(simplified, out)
 
 

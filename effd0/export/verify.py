@@ -20,14 +20,16 @@ import numpy as np
 from ..data.fixture import sample_inputs
 from ..errors import Effd0Error, ExportError, GraphError, require_all
 from ..graph.onnx_info import load_graph
-from ..graph.rewrites import GraphEdit, apply_edits, named_edits, save_graph
+from ..graph.rewrites import GraphEdit, named_edits, save_graph
 from ..io import written_whole
 from ..runners.base import Runner, batch_size_of
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec
 from ..tensors.diff import TensorDiff, compare_tensors
+from ..timing import children_peak_rss_mb
 from ..tolerances import SAME_FLOAT32
 from ..types import Tensor, Tensors
+from . import cache
 from .to_onnx import ExportSettings, write_onnx, write_simplified
 
 #: Modules that a step imports -> the extra that brings them.
@@ -35,6 +37,8 @@ SIMPLIFYING = dict.fromkeys(("onnx", "onnxruntime", "onnxsim"), "onnx")
 EXPORTING = dict.fromkeys(("torch", "effdet"), "torch") | dict.fromkeys(
     ("onnx", "onnxruntime", "onnxscript"), "onnx"
 )
+#: The most memory, in MB, that each conversion for this process took in its own.
+CONVERTING_MB: list[float] = []
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,18 @@ def export_onnx(checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSe
     require_all(EXPORTING)
     with written_whole(out) as temporary:
         write_onnx(checkpoint, temporary, spec, settings)
-        source = open_runner("torch", checkpoint, spec, RunnerOptions(weights=settings.weights))
-        return _proved(source, temporary, out, spec)
+        return _proved(_in_torch(checkpoint, spec, settings), temporary, out, spec)
+
+
+def _in_torch(checkpoint: Path, spec: ModelSpec, settings: ExportSettings) -> Runner:
+    return open_runner("torch", checkpoint, spec, RunnerOptions(weights=settings.weights))
 
 
 def simplify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str] = ()) -> Built:
     """Write the simplification of *model*, with *edits*, as *out*, equal to *model*, or not."""
     require_all(SIMPLIFYING)
     with written_whole(out) as temporary:
-        write_simplified(model, temporary)
-        if edits:
-            graph = load_graph(temporary)
-            apply_edits(graph, edits)
-            save_graph(graph, temporary)
+        write_simplified(model, temporary, edits)
         source = open_runner("ort", model, spec, RunnerOptions())
         return _proved(source, temporary, out, spec)
 
@@ -151,49 +154,70 @@ def exported(
     batch_size: int | None = None,
     edits: Sequence[str] = (),
     weights: str | None = None,
+    *,
+    cached: bool = False,
 ) -> Iterator[Path]:
     """
     Export and simplify *checkpoint* for the time of a ``with`` block; yield the ONNX file.
 
-    A *batch_size* of None leaves it free; *edits* are made too.  Processes of their own do it:
-    torch takes 1 GB, which is given back before anything runs.
+    A *batch_size* of None leaves it free; *edits* are made too.  A process of its own does it:
+    torch takes 1 GB, which is given back before anything runs.  Where *cached*, what was made
+    before is taken, and what is made is kept.
     """
     with tempfile.TemporaryDirectory(prefix="effd0-") as folder:
-        raw, out = Path(folder) / "raw.onnx", Path(folder) / f"{checkpoint.stem}.onnx"
+        out = Path(folder) / f"{checkpoint.stem}.onnx"
         settings = ExportSettings(batch_size=batch_size, weights=weights)
-        _in_child("export", checkpoint, raw, spec, settings)
-        _in_child("simplify", raw, out, spec, edits)
+        key = cache.key_of(checkpoint, spec, settings, tuple(edits)) if cached else None
+        if key is None or not cache.read(key, checkpoint, out):
+            told = _convert_in_child(checkpoint, out, spec, settings, edits)
+            CONVERTING_MB.append(children_peak_rss_mb())
+            if key is not None:
+                cache.write(key, checkpoint, out, told)
         yield out
 
 
-def _in_child(step: str, source: Path, out: Path, *options: Any) -> None:
-    """
-    Run `export_onnx` or `simplify_onnx` in a Python process that never imports the caller's script.
+def _convert(
+    checkpoint: Path, out: Path, spec: ModelSpec, settings: ExportSettings, edits: Sequence[str]
+) -> None:
+    """Make *out* of *checkpoint*, equal to it in torch; what lies between is not run."""
+    require_all(EXPORTING | SIMPLIFYING)
+    raw = out.with_suffix(".raw.onnx")
+    write_onnx(checkpoint, raw, spec, settings)
+    write_simplified(raw, out, edits)
+    _proved(_in_torch(checkpoint, spec, settings), out, out, spec)
 
-    Raises what the step raises, and `ExportError` if the process ends without a word.
+
+def _convert_in_child(checkpoint: Path, out: Path, *how: Any) -> str:
+    """
+    Run `_convert` in a Python process that never imports the caller's script.
+
+    Returns what it said, which was printed.  Raises what it raises, and `ExportError` if the
+    process ends without a word.
     """
     failed = out.with_suffix(".error")
     done = subprocess.run(
         [sys.executable, "-P", "-m", __name__],  # -P: a file in the working directory is no module
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)},
-        input=pickle.dumps((step, failed, (source, out, *options))),
+        input=pickle.dumps((failed, (checkpoint, out, *how))),
         capture_output=True,
         check=False,
     )
+    told = done.stderr.decode(errors="replace")
     if failed.exists():
         raise pickle.loads(failed.read_bytes())  # noqa: S301  # the child wrote it just now
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        said = told.strip().splitlines() or ["it said nothing"]
         raise ExportError(
-            f"the process that had to {step} {source} ended with status {done.returncode}: "
-            f"{said[-1]}; run 'effd0 {step}' to see more"
+            f"the process that had to export {checkpoint} ended with status {done.returncode}: "
+            f"{said[-1]}; run 'effd0 export' to see more"
         )
-    sys.stderr.write(done.stderr.decode(errors="replace"))
+    sys.stderr.write(told)
+    return told
 
 
 if __name__ == "__main__":
-    _step, _failed, _given = pickle.load(sys.stdin.buffer)  # noqa: S301  # from `_in_child`
+    _failed, _given = pickle.load(sys.stdin.buffer)  # noqa: S301  # from `_convert_in_child`
     try:
-        (export_onnx if _step == "export" else simplify_onnx)(*_given)
+        _convert(*_given)
     except Effd0Error as error:
         _failed.write_bytes(pickle.dumps(error))

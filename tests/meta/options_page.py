@@ -8,7 +8,7 @@ from pathlib import Path
 
 from effd0.cli.command import REQUIRED, Option
 from effd0.cli.main import COMMANDS, EXAMPLES
-from effd0.cli.pytest_suite import OPTION_GROUPS, OPTIONS
+from effd0.cli.settings import OPTION_GROUPS, OPTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 HEAD = """\

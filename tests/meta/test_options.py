@@ -7,7 +7,7 @@ import pytest
 
 from effd0.cli.command import KINDS, NEW
 from effd0.cli.main import COMMANDS, EXAMPLES, EXIT_CODES
-from effd0.cli.pytest_suite import OPTIONS
+from effd0.cli.settings import OPTIONS
 from effd0.types import PANELS
 from tests.helpers import effd0
 

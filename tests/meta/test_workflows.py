@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from effd0.cli.pytest_suite import HARDWARE
+from effd0.cli.settings import HARDWARE
 
 from .options_page import unknown_options
 from .tox_commands import ENVIRONMENTS, TOX, commands_of

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from effd0.cli import check as module
-from effd0.cli.pytest_suite import OPTIONS
+from effd0.cli.settings import OPTIONS
 from effd0.data import fixture
 from effd0.graph.onnx_info import load_graph
 from effd0.graph.rewrites import save_graph

@@ -64,7 +64,7 @@ def test_a_shell_completes_values(
             rf"^ZeroDivisionError: division by zero; this is a fault of effd0 {__version__}: .*txt",
         ),
         pytest.param(
-            "from effd0.cli.check import StageLines; StageLines._print = lambda *_: 1 / 0; "
+            "from effd0.cli.pytest_suite import StageLines; StageLines._print = lambda *_: 1 / 0; "
             "sys.argv[1:] = ['check', '--runner', 'ort']; main.main()",
             70,
             rf"^ZeroDivisionError: division by zero; this is a fault of effd0 {__version__}: .*txt",

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from effd0.cli import pytest_suite
 from effd0.cli.command import check_values
-from effd0.cli.pytest_suite import OPTION_GROUPS, OPTIONS
-from effd0.cli.settings import Settings, read_settings, template
+from effd0.cli.settings import OPTION_GROUPS, OPTIONS, Settings, read_settings, template
 from effd0.errors import OptionError
 from tests.helpers import EVERY_SEED, assert_one_error, assert_read_or_refused, effd0, run_pytest
 

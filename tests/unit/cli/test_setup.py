@@ -42,11 +42,13 @@ def test_doctor_shows_what_is_there() -> None:
     """Packages, devices and the embedded default are listed, and nothing is wrong with that."""
     outcome = effd0("doctor")
     assert (outcome.code, outcome.err) == (0, "")
-    for part in ("onnx: onnxruntime", "base: numpy", "device: Ascend NPU", "data: embedded"):
+    parts = ("onnx: onnxruntime", "base: numpy", "device: Ascend NPU", "cache: ", "data: embedded")
+    for part in parts:
         assert part in outcome.out
     _, state, well, remedy = finding("numpy")
     assert (well, remedy) == (True, "")
     assert re.fullmatch(r"\d+\.\d+.*", state)
+    assert re.fullmatch(r"/.*/effd0: \d+ files, \d+ MB", finding("converted checkpoints")[1])
     assert "CPUExecutionProvider" in finding("ONNX Runtime providers")[1]
     assert (Path(finding("embedded default")[1]) / "coco_data" / "val2017").is_dir()
 

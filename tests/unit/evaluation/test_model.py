@@ -58,8 +58,8 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     asked: list[tuple[object, ...]] = []
 
     @contextlib.contextmanager
-    def exported(*given: object) -> Iterator[Path]:
-        asked.append(given)
+    def exported(*given: object, cached: bool) -> Iterator[Path]:
+        asked.append((*given, cached))
         yield Path("exported.onnx")
 
     monkeypatch.setattr(build, "exported", exported)
@@ -96,6 +96,7 @@ def test_a_file_that_can_be_run_is_run_as_it_is(
             ModelChoice(options=RunnerOptions(provider="CUDA")), 8, (None, ()), id="other-provider"
         ),
         pytest.param(ModelChoice(None, CHECKPOINT, "openvino"), 8, (None, ()), id="openvino"),
+        pytest.param(ModelChoice(cache=False), None, (1, ORT_EDITS), id="no-cache"),
     ],
 )
 def test_a_checkpoint_for_a_runner_of_onnx_is_exported(
@@ -105,4 +106,4 @@ def test_a_checkpoint_for_a_runner_of_onnx_is_exported(
     source = embedded.checkpoint() if choice.checkpoint is None else CHECKPOINT
     with choice.file(asked) as path:
         assert path == Path("exported.onnx")
-    assert exports == [(source, D0, *form, None)]
+    assert exports == [(source, D0, *form, None, choice.cache)]

@@ -131,7 +131,7 @@ from effd0.evaluation.model import ModelChoice
 
 {write}
 try:
-    with ModelChoice(checkpoint=Path("d0.pth")).opened() as (runner, path):
+    with ModelChoice(checkpoint=Path("d0.pth"), cache=False).opened() as (runner, path):
         print(path.name, runner.inputs[0].shape)
 except CheckpointError as error:
     print("CheckpointError:", error)
@@ -292,6 +292,10 @@ def test_a_file_with_wrong_numbers_is_not_written(
     with pytest.raises(ExportError, match=r"was not written, .*one\.onnx does: box_p\d differs"):
         verify.simplify_onnx(one, out, spec)
     assert list(tmp_path.iterdir()) == [out]
+    between = tmp_path / "between"
+    between.mkdir()
+    with pytest.raises(ExportError, match=rf"does not compute what {checkpoint} does: box_p\d"):
+        verify._convert(checkpoint, between / "d0.onnx", spec, ExportSettings(), ())
     assert out.read_bytes() == b"older"
 
 
