@@ -66,14 +66,14 @@ def postprocess(
 
 def _finite_maxima(heads: HeadOutputs, spec: ModelSpec) -> list[Floats]:
     """Largest logit of each anchor, by level; raise `HeadError` where a head is not finite."""
-    for name, head in zip(spec.box_names, heads.boxes, strict=True):
-        check_head(name, head)
     found = []
     for name, head in zip(spec.class_names, heads.classes, strict=True):
         maxima, finite = _maxima(head, spec)
         if not finite:
             check_head(name, head)
         found.append(maxima)
+    for name, head in zip(spec.box_names, heads.boxes, strict=True):
+        check_head(name, head)
     return found
 
 
