@@ -73,6 +73,9 @@ def _compare(
     if len(got) != len(wanted):
         faults.append(f"{len(got)} detections, but {len(wanted)} were wanted")
     else:
+        # Neither says which of two comes first whose scores are equal but for rounding.
+        ties = np.cumsum(np.diff(wanted[:, 4], prepend=wanted[:1, 4]) < -SCORES.limit)
+        got, wanted = (one[np.lexsort((one[:, 0], one[:, 5], ties))] for one in (got, wanted))
         if classes := np.count_nonzero(got[:, 5] != wanted[:, 5]):
             faults.append(f"{classes} of {len(got)} detections have another class")
         scores = float(np.abs(got[:, 4] - wanted[:, 4]).max(initial=0))
