@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import astuple, replace
+from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -11,16 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effd0.data.coco import Dataset
+from effd0.data.coco import Dataset, Sample
 from effd0.detection import postprocess as module
 from effd0.detection.boxes import anchor_boxes, clip_boxes, decode_boxes, nms
 from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.detection.postprocess import gather_codes, postprocess, select_topk, sigmoid
 from effd0.errors import HeadError
+from effd0.results.check import Broken
 from effd0.spec import D0, ModelSpec
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Tensors
 from tests.helpers import SMALL, TINY, synthetic_heads
+from tests.suite import test_own_stages
 from tests.suite.reference import Geometry, effdet_detections
 
 
@@ -166,3 +170,18 @@ def test_candidates_of_d0_are_the_beginning_of_a_full_sort() -> None:
     found, anchors, classes = select_topk(heads, D0)
     assert np.array_equal(anchors * D0.num_classes + classes, wanted)
     assert np.array_equal(found, logits[wanted])
+
+
+@pytest.mark.parametrize(
+    ("second", "named"), [(0.5, ""), (0.4, "2 of 2 detections")], ids=["one-score", "two-scores"]
+)
+def test_either_order_is_effdets_where_scores_tie(second: float, named: str) -> None:
+    """The suite takes two detections of one score in either order, and no others."""
+    boxes = np.array([[0, 0, 9, 9], [20, 20, 40, 40]], np.float32)
+    scores, classes = np.array([0.5, second], np.float32), np.array([1, 2])
+    wanted = np.column_stack([boxes, scores, classes])
+    found = module.Detections(boxes[::-1], scores, classes[::-1])
+    sample = Sample(1, Path("scene.jpg"), (64, 64))
+    expected = pytest.raises(Broken, match=named) if named else contextlib.nullcontext()
+    with expected:
+        test_own_stages._compare(found, wanted, sample, "", lambda *_: None)
