@@ -71,7 +71,7 @@ def bench_scoring_memory(measure: Measure, images: int) -> None:
         scored,
         "drawing and scoring, process start to metrics",
         images=images,
-        on=f"numpy {installed_version('numpy')}",
+        on=f"numba {installed_version('numba')}",
         rounds=1,
         note=lambda one: (
             f"memory: {images} images scored in {one['seconds']:.1f} s; peak "

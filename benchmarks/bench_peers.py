@@ -125,7 +125,7 @@ def bench_postprocess_effdet(
         "heads to detections, 1 thread",
         name="effdet DetBenchPredict",
         images=len(seen),
-        on=f"numpy {installed_version('numpy')}",
+        on=f"numba {installed_version('numba')}",
     )
     for ours, rows in zip(found, wanted, strict=True):
         assert len(ours) > 0
@@ -288,7 +288,7 @@ def bench_evaluate_peers(measure: Measure, images: int, peer: str, spec: ModelSp
         "detections to mAP",
         name=peer,
         images=images,
-        on=f"numpy {installed_version('numpy')}",
+        on=f"numba {installed_version('numba')}",
     )
     given = [-1.0 if value is None else value for value in metrics.values.values()]
     assert given == pytest.approx(wanted, rel=0, abs=SAME_METRICS)

@@ -33,7 +33,7 @@ def bench_postprocess(
         lambda: [postprocess(heads, i.image_scale, i.image_size, spec) for heads, i in seen],
         "heads to detections",
         images=len(seen),
-        on=f"numpy {installed_version('numpy')}",
+        on=f"numba {installed_version('numba')}",
     )
     assert all(0 < len(detections) <= spec.max_detections for detections in found)
 
@@ -46,7 +46,7 @@ def bench_evaluate(measure: Measure, quick: bool, spec: ModelSpec) -> None:
         lambda: coco_metrics(dataset, found, spec),
         "detections to mAP",
         images=images,
-        on=f"numpy {installed_version('numpy')}",
+        on=f"numba {installed_version('numba')}",
     )
     assert metrics.detections == 100 * images
     assert metrics.ap is not None

@@ -24,7 +24,7 @@ from ..timing import cores
 
 #: What takes part in a result.
 PACKAGES = (
-    "effd0", "numpy", "pillow", "pycocotools", "torch", "torchvision", "timm",
+    "effd0", "numpy", "numba", "pillow", "pycocotools", "torch", "torchvision", "timm",
     "effdet", "onnx", "onnxruntime", "onnxsim", "onnxscript", "openvino",
 )  # fmt: skip
 #: ONNX Runtime's execution provider -> the kind of chip that it runs on.
