@@ -73,8 +73,8 @@ def test_the_page_has_the_shares_and_a_line_for_each_fault() -> None:
     assert f"| no-cause | runner | {source} | yes | yes | - | -3.00 | 1.2 |  |" in lines
 
 
-def test_only_another_verdict_is_a_difference() -> None:
-    """Times and mAP move from host to host; what was caught, where and as what may not."""
+def test_only_a_worse_verdict_is_a_difference() -> None:
+    """Times and mAP move from host to host; what is caught, where and as what may get better."""
     moved = [replace(one, map_change=5.0) for one in ROWS]
     assert differences(page(*ROWS), page(*moved)) == []
     for now, said in (
@@ -86,6 +86,8 @@ def test_only_another_verdict_is_a_difference() -> None:
         assert differences(page(*ROWS), page(now, *ROWS[1:])) == [
             f"right: {TABLE.name} says runner, yes, yes, yes, this run {said}"
         ]
+    lost = row("right", found=None, diagnosis="BGR")
+    assert differences(page(lost, *ROWS[1:]), page(*ROWS)) == []
     more = page(*ROWS, row("iou-0.65"))
     assert differences(page(*ROWS), more) == [
         f"iou-0.65: {TABLE.name} says nothing, this run runner, yes, yes, -"
