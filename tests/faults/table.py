@@ -85,18 +85,21 @@ def differences(recorded: str, now: str, chosen: Collection[str] | None = None) 
     if chosen is not None:
         before = {name: said for name, said in before.items() if name in chosen}
     return [
-        f"{name}: {TABLE.name} says {before.get(name, 'nothing')}, this run {found}"
+        f"{name}: {TABLE.name} says {', '.join(before.get(name, ['nothing']))}, "
+        f"this run {', '.join(found)}"
         for name, found in after.items()
-        if not _as_good(before.get(name, ""), found)
+        if not _as_good(before.get(name, []), found)
     ] + [f"{name}: {TABLE.name} has it, this run not" for name in before.keys() - after.keys()]
 
 
-def _as_good(before: str, now: str) -> bool:
+def _as_good(before: list[str], now: list[str]) -> bool:
     """Whether a row fares as it did, or better: what int8 kernels compute depends on the CPU."""
-    cells = [*zip(before.split(", "), now.split(", "), strict=False)]
-    return len(cells) > 1 and all(one == two or one.startswith("no") for one, two in cells)
+    if not before:
+        return False
+    return all(one == two or one.startswith("no") for one, two in zip(before, now, strict=True))
 
 
-def _verdicts(page: str) -> dict[str, str]:
+def _verdicts(page: str) -> dict[str, list[str]]:
+    """The stage of each row, whether it was caught, its stage and its diagnosis right."""
     rows = re.findall(r"^\| ([\w.-]+) \| (\w+) \| .+? \| (\w+) \| (.+?) \| (\S+) \|", page, re.M)
-    return {name: ", ".join(cells) for name, *cells in rows if name != "fault"}
+    return {name: cells for name, *cells in rows if name != "fault"}
