@@ -159,10 +159,15 @@ class Dispatcher:
         for one in shares:
             one["straggler"] = one["units"] >= FEW and one["rate"] * STRAGGLES < middle
         images, seconds = sum(one["images"] for one in shares), self._last - self._begun
-        rate, faults = images / seconds if seconds else 0.0, list(dict.fromkeys(self.faults))
-        of = {"workers": shares, "again": self._again, "start_s": self._first - self._made}
-        done = {"seconds": seconds, "images": images, "images_per_second": rate}
-        return {**of, **done, "faults": faults}
+        return {
+            "workers": shares,
+            "again": self._again,
+            "start_s": self._first - self._made,
+            "seconds": seconds,
+            "images": images,
+            "images_per_second": images / seconds if seconds else 0.0,
+            "faults": list(dict.fromkeys(self.faults)),
+        }
 
     def _start(self, worker: _Worker) -> None:
         worker.process, worker.ready = self.cluster.start(self._opens), False

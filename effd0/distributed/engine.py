@@ -152,10 +152,16 @@ def detect_unit(
     spec: ModelSpec, host_threads: int, worker: Worker, items: Sequence[Sample], stages: StageTimes
 ) -> list[Detections]:
     """The detections of *items* by *worker*; raise `ImageError` for all broken ones."""
-    how: dict[str, Any] = {"batch_size": worker.batch_size, "host_threads": host_threads}
     with localized(items, Path(tempfile.gettempdir())) as samples:
-        of = (samples, worker.runner, spec)
-        stream = run_dataset(*of, **how, times=stages, device=worker.device)
+        stream = run_dataset(
+            samples,
+            worker.runner,
+            spec,
+            batch_size=worker.batch_size,
+            host_threads=host_threads,
+            times=stages,
+            device=worker.device,
+        )
         try:
             with contextlib.closing(stream):
                 return [detections for _, detections in stream]

@@ -184,9 +184,15 @@ class LocalEngine(ModelEngine):
                 device = runner.device_times  # transfers too, per batch, where they are timed
                 return times.latencies() | ({} if device is None else device.latencies())
 
-            how: dict[str, Any] = {"batch_size": batch_size, "host_threads": host_threads}
-            how |= {"runner": runner, "spec": spec, "times": times, "inputs": files}
-            detect = partial(run_dataset, **how)
+            detect = partial(
+                run_dataset,
+                runner=runner,
+                spec=spec,
+                batch_size=batch_size,
+                host_threads=host_threads,
+                times=times,
+                inputs=files,
+            )
 
             def infer(run: Callable[..., Any], *given: Any) -> tuple[Any, int]:
                 return run(runner, *given), len(runner.outputs)

@@ -160,9 +160,11 @@ def evaluate(
     if job.resume and job.out is None:
         raise OutputError("--resume is given, but no --out; name the run directory to resume")
     with contextlib.ExitStack() as stack:
-        place, how = None, {"resume": job.resume, "overwrite": job.overwrite}
+        place = None
         if job.out is not None:
-            place = stack.enter_context(run_directory(job.out, **how, say=say))
+            place = stack.enter_context(
+                run_directory(job.out, resume=job.resume, overwrite=job.overwrite, say=say)
+            )
         images = stack.enter_context(loaded(job, engine)) if dataset is None else dataset
         evaluation = _measured(job, engine, images, place, "detecting", open_progress)
         if reference is not None:
@@ -384,9 +386,13 @@ def run_of(
     Recorded results name their model themselves.
     """
     job, accuracy = evaluation.job, evaluation.accuracy
-    digest, name = accuracy.settings["annotations_sha256"], record.dataset_name(job.root, job.split)
-    of = (name, accuracy.images, digest, evaluation.dataset.is_val2017)
-    dataset, given = record.DatasetUsed(*of), {"--coco": job.root}
+    dataset = record.DatasetUsed(
+        record.dataset_name(job.root, job.split),
+        accuracy.images,
+        accuracy.settings["annotations_sha256"],
+        release_set=evaluation.dataset.is_val2017,
+    )
+    given = {"--coco": job.root}
     if isinstance(engine, ModelEngine):
         given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}
         artefact = record.artefact_of(engine.choice.model, engine.choice.weights(), dataset)

@@ -94,12 +94,13 @@ def together(parts: Sequence[tuple[str, Performance]], seconds: float, workers: 
     infer_s = dict.fromkeys((worker for worker, _ in parts), 0.0)
     for worker, part in parts:
         infer_s[worker] += part.infer_s
-    joined: dict[str, Any] = {
-        name: tuple(chain.from_iterable(getattr(part, name) for _, part in parts))
+    rows, compute_ms, h2d_ms, d2h_ms = (
+        tuple(chain.from_iterable(getattr(part, name) for _, part in parts))
         for name in ("rows", "compute_ms", "h2d_ms", "d2h_ms")
-    }
-    images, slowest = sum(part.images for _, part in parts), max(infer_s.values())
-    return Performance(images, infer_s=slowest, total_s=seconds, workers=workers, **joined)
+    )
+    images = sum(part.images for _, part in parts)
+    slowest = max(infer_s.values())
+    return Performance(images, rows, compute_ms, h2d_ms, d2h_ms, slowest, seconds, workers)
 
 
 @dataclass(frozen=True)
@@ -173,10 +174,16 @@ def infer_files(
     lists = (device.compute_ms, device.h2d_ms, device.d2h_ms)
     compute, h2d, d2h = (tuple(times[warm:]) for times in lists)
     compute = compute or tuple(1000 * seconds for seconds in infer_s)
-    fed = tuple(fixed or len(batch) for batch in batches for _ in range(loop))
-    # A streaming runner computes while files are written, too.
-    seconds = max(sum(infer_s), sum(compute) / 1000)
-    return Performance(loop * len(files), fed, compute, h2d, d2h, seconds, total_s)
+    return Performance(
+        images=loop * len(files),
+        rows=tuple(fixed or len(batch) for batch in batches for _ in range(loop)),
+        compute_ms=compute,
+        h2d_ms=h2d,
+        d2h_ms=d2h,
+        # A streaming runner computes while files are written, too.
+        infer_s=max(sum(infer_s), sum(compute) / 1000),
+        total_s=total_s,
+    )
 
 
 def _timed(
