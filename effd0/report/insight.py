@@ -111,8 +111,8 @@ def gallery(
     for sample in chosen:
         id_, path = sample.image_id, sample.path
         of = (id_, path.name, *sample.size, thumbnail(path), differences[id_], truth[id_])
-        candidate, reference, *_ = *(shown(found, id_) for found in sides), None
-        pictures.append(Picture(*of, candidate, reference))
+        candidate, *others = [shown(found, id_) for found in sides]
+        pictures.append(Picture(*of, candidate, others[0] if others else None))
     return pictures
 
 

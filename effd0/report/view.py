@@ -76,16 +76,21 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
 @functools.cache
 def _environment() -> Any:
     jinja2 = require("jinja2", extra="report")
-    how = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **how)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     used = (
         percent, change, figure, milliseconds, with_unit, counted, head_cell, parameters, classes,
         missed_and_false,
     )  # fmt: skip
     environment.filters |= {function.__name__: function for function in used}
-    called = (error_rows, operating_points, confusions, plots)
-    environment.globals |= {one.__name__.rpartition(".")[2]: one for one in called}
+    called = (error_rows, operating_points, confusions)
+    environment.globals |= {function.__name__: function for function in called}
+    environment.globals["plots"] = plots
     return environment
 
 
