@@ -52,7 +52,7 @@ class Scenes(torch.utils.data.Dataset[tuple[Any, Any, Any]]):
 
     def __init__(self, phase: Phase, first_seed: int) -> None:
         self.phase, self.first_seed = phase, first_seed
-        self.spec = dataclasses.replace(D0, image_size=phase.image_size)
+        self.spec = dataclasses.replace(D0, image_size=(phase.image_size, phase.image_size))
 
     def __len__(self) -> int:
         return self.phase.steps * self.phase.batch_size

@@ -8,7 +8,7 @@ Every failure this package knows, and who has to act on it.
     |- DatasetError             the COCO folder or its annotation file
     |  `- ImageError            one image file
     |- FeedError                tensors handed to a runner that its model does not take
-    |- HeadError                head outputs that are not those of an EfficientDet-D0
+    |- HeadError                head outputs that are not those of an EfficientDet
     |- RunnerError              a backend that cannot be opened or that failed
     |  `- AclError              a pyACL call that failed, with its name and code
     |- ResultError              recorded tensors that are incomplete, stale or foreign
@@ -57,7 +57,7 @@ class FeedError(Effd0Error):
 
 
 class HeadError(Effd0Error):
-    """The head outputs are not those of an EfficientDet-D0, or are not finite."""
+    """The head outputs are not those of an EfficientDet, or are not finite."""
 
 
 class RunnerError(Effd0Error):

@@ -1,13 +1,18 @@
 """
-The facts of EfficientDet-D0, each written once.
+The facts of each EfficientDet, written once: those of D0 here, of the others what differs.
 
-Three checkpoints share the heads and differ in what is fed to them: ``tf_efficientdet_d0`` is
-the recipe's model, ``efficientdet_d0`` pads its convolutions evenly, and
-``tf_efficientdet_d0_ap`` (AdvProp) is fed values from -1 to 1 on black fill.
-Source: the model configurations of effdet 0.4.1 and google/automl's EfficientDet.
+`SPECS` has every architecture that effdet configures.  ``tf_efficientdet_d0`` is the recipe's
+model; ``efficientdet_d0`` pads its convolutions evenly, and ``tf_efficientdet_d0_ap`` (AdvProp) is
+fed values from -1 to 1 on black fill.  Source: the model configurations of effdet 0.4.1, of which
+``architectures.json`` is made, and google/automl's EfficientDet.
 """
 
-from dataclasses import dataclass
+import difflib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from .errors import SpecError
 
@@ -17,16 +22,18 @@ Triple = tuple[float, float, float]
 @dataclass(frozen=True)
 class ModelSpec:
     """
-    An EfficientDet-D0: its input, its ten outputs, and what is done to both.
+    An EfficientDet: its input, its heads, and what is done to both.
 
-    Class outputs are logits; box outputs are (ty, tx, th, tw) relative to an anchor.
+    *image_size* is (rows, columns).  Class outputs are logits; box outputs are (ty, tx, th, tw)
+    relative to an anchor.  *category_ids* are the category of each class; None where class n, from
+    0, is category n + 1, as in COCO.
     """
 
     arch: str
     mean: Triple = (0.485, 0.456, 0.406)
     std: Triple = (0.229, 0.224, 0.225)
     fill: tuple[int, int, int] = (124, 116, 104)
-    image_size: int = 512
+    image_size: tuple[int, int] = (512, 512)
     input_name: str = "x.1"
     levels: tuple[int, ...] = (3, 4, 5, 6, 7)
     num_classes: int = 90
@@ -37,11 +44,12 @@ class ModelSpec:
     nms_iou: float = 0.5
     max_detections: int = 100
     score_floor: float = 0.001
+    category_ids: tuple[int, ...] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of one image's input: RGB planes, rows, columns."""
-        return (3, self.image_size, self.image_size)
+        return (3, *self.image_size)
 
     @property
     def anchors_per_cell(self) -> int:
@@ -49,14 +57,15 @@ class ModelSpec:
         return self.scales_per_octave * len(self.aspect_ratios)
 
     @property
-    def feature_sizes(self) -> tuple[int, ...]:
-        """Rows (and columns) of each level, P3 first."""
-        return tuple(self.image_size >> level for level in self.levels)
+    def feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each level, P3 first: each halves the one before, rounded up."""
+        rows, columns = self.image_size
+        return tuple((-(-rows >> level), -(-columns >> level)) for level in self.levels)
 
     @property
     def num_anchors(self) -> int:
         """Anchors of all levels."""
-        return sum(size * size for size in self.feature_sizes) * self.anchors_per_cell
+        return sum(rows * columns for rows, columns in self.feature_sizes) * self.anchors_per_cell
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -70,27 +79,72 @@ class ModelSpec:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of all heads in the recipe's order: class P3..P7, then box P3..P7."""
+        """Names of all heads in the recipe's order: class heads from P3 up, then box heads."""
         return self.class_names + self.box_names
 
     @property
     def head_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Shape (channels, rows, columns) of each head for one image, in the recipe's order."""
         return {
-            name: (self.anchors_per_cell * width, size, size)
+            name: (self.anchors_per_cell * width, *size)
             for names, width in ((self.class_names, self.num_classes), (self.box_names, 4))
             for name, size in zip(names, self.feature_sizes, strict=True)
         }
 
+    @property
+    def siblings(self) -> list[str]:
+        """The architectures whose weights have the same shapes, this one too."""
+        return [arch for arch in SPECS if _network(arch) == _network(self.arch)]
 
-D0 = ModelSpec("tf_efficientdet_d0")
+    def sized(self, image_size: str) -> "ModelSpec":
+        """
+        The same network for images of *image_size*, ``N`` or ``ROWSxCOLUMNS`` in pixels.
 
-_ADVPROP = ModelSpec("tf_efficientdet_d0_ap", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0, 0, 0))
-SPECS = {spec.arch: spec for spec in (D0, ModelSpec("efficientdet_d0"), _ADVPROP)}
+        Raises `SpecError` where a side is no multiple of the stride of the last level.
+        """
+        stride, match = (
+            2 ** self.levels[-1],
+            re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", image_size),
+        )
+        sides = (0, 0) if match is None else (int(match[1]), int(match[2] or match[1]))
+        if sides == self.image_size:  # lite's own size is no multiple
+            return self
+        if any(side < stride or side % stride for side in sides):
+            raise SpecError(
+                f"--image-size is {image_size}, but N or ROWSxCOLUMNS is wanted, each a multiple "
+                f"of {stride}, the stride of P{self.levels[-1]} of {self.arch}"
+            )
+        return replace(self, image_size=sides)
+
+
+def _network(arch: str) -> str:
+    return arch.removeprefix("tf_").removesuffix("_ap")
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of JSON as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+#: Architecture -> what differs from D0, and ``checkpoint``, the file that effdet publishes for it.
+TABLE: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("architectures.json").read_text()
+)
+SPECS = {
+    arch: ModelSpec(arch, **{k: _tuples(v) for k, v in facts.items() if k != "checkpoint"})
+    for arch, facts in TABLE.items()
+}
+D0 = SPECS["tf_efficientdet_d0"]
+#: mAP in percent that the recipe asks of a D0 on val2017.
+D0_MAP = 33.4
 
 
 def spec_for(arch: str) -> ModelSpec:
-    """Return the spec of *arch*; raise `SpecError` for one that is not an EfficientDet-D0."""
+    """Return the spec of *arch*; raise `SpecError` for one that effdet does not configure."""
     if arch not in SPECS:
-        raise SpecError(f"--arch is {arch!r}, but effd0 knows {', '.join(SPECS)}")
+        near = difflib.get_close_matches(arch, SPECS, 3, 0.3) or [D0.arch]
+        raise SpecError(
+            f"--arch is {arch!r}, but effd0 knows the {len(SPECS)} of effdet, such as "
+            f"{', '.join(near)}"
+        )
     return SPECS[arch]

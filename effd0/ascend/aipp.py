@@ -33,7 +33,7 @@ def aipp_file(spec: ModelSpec) -> str:
     """The file that ATC reads, with the constants of `normalizing_aipp`."""
     rows = {
         "aipp_mode": "static", "related_input_rank": 0, "input_format": "RGB888_U8",
-        "src_image_size_w": spec.image_size, "src_image_size_h": spec.image_size,
+        "src_image_size_w": spec.image_size[1], "src_image_size_h": spec.image_size[0],
         "crop": "false", "csc_switch": "false", "rbuv_swap_switch": "false",
     }  # fmt: skip
     for name, values in normalizing_aipp(spec).items():

@@ -11,20 +11,21 @@ from rich.markup import escape
 from ..ascend import aipp, atc
 from ..data import coco, fixture
 from ..errors import OptionError, OutputError
+from ..evaluation.model import ArchOptions
 from ..export import to_onnx, verify
 from ..export.quantize import quantize_onnx
 from ..graph.rewrites import DEFAULT_EDITS, EDITS
 from ..io import decoded, sha256
 from ..progress import STDERR, say
 from ..runners.registry import WEIGHTS
-from ..spec import spec_for
 from ..types import OUTPUT, OVERWRITE, option
-from .command import ARCH, FREE_IT, ONNX_FILE, ONNX_OUT, REQUIRED, command, taken
+from .command import FREE_IT, ONNX_FILE, ONNX_OUT, REQUIRED, command, taken
 from .show import show_built, show_edits, show_lines
 
 
 @command()
 def export(
+    *,
     out: Path = ONNX_OUT,
     checkpoint: Path | None = option(
         "Weights, .pth or .safetensors.", shown="embedded checkpoint", takes="weights"
@@ -36,27 +37,28 @@ def export(
         "Exporter of PyTorch.", default="torchscript", choices=tuple(to_onnx.EXPORTERS)
     ),
     weights: str | None = WEIGHTS,
-    arch: str = ARCH,
+    arch: ArchOptions,
 ) -> None:
     """Export a checkpoint to ONNX; the file is named once its outputs equal those of PyTorch."""
     batch = None if dynamic_batch else batch_size
     settings = to_onnx.ExportSettings(batch, opset, exporter, weights)
     source = fixture.checkpoint() if checkpoint is None else checkpoint
     with STDERR.status(f"exporting {source.name} and comparing it with torch"):
-        built = verify.export_onnx(source, out, spec_for(arch), settings)
+        built = verify.export_onnx(source, out, arch.spec(source), settings)
     show_built(built)
 
 
 @command()
-def simplify(model: Path = ONNX_FILE, out: Path = ONNX_OUT, arch: str = ARCH) -> None:
+def simplify(*, model: Path = ONNX_FILE, out: Path = ONNX_OUT, arch: ArchOptions) -> None:
     """Simplify an ONNX model with onnxsim; the file is named once its outputs are unchanged."""
     with STDERR.status(f"simplifying {model.name} and comparing it with the original"):
-        built = verify.simplify_onnx(model, out, spec_for(arch))
+        built = verify.simplify_onnx(model, out, arch.spec(model))
     show_built(built)
 
 
 @command()
 def modify(
+    *,
     model: Path = ONNX_FILE,
     out: Path = ONNX_OUT,
     edit: tuple[str, ...] = option(
@@ -67,16 +69,17 @@ def modify(
         choices=tuple(EDITS),
     ),
     list: bool = option("Explain all edits and stop.", default=False, stop=show_edits),  # noqa: ARG001  # it stopped before
-    arch: str = ARCH,
+    arch: ArchOptions,
 ) -> None:
     """Edit an ONNX graph for a compiler; print what each edit matched and changed."""
     with STDERR.status(f"editing {model.name} and comparing it with the original"):
-        built = verify.modify_onnx(model, out, spec_for(arch), edit or DEFAULT_EDITS)
+        built = verify.modify_onnx(model, out, arch.spec(model), edit or DEFAULT_EDITS)
     show_built(built)
 
 
 @command()
 def quantize(
+    *,
     calibration: Path = option("COCO folder to calibrate on.", default=REQUIRED, takes="images"),
     out: Path = ONNX_OUT,
     model: Path | None = option("ONNX file in float32 to read.", takes="onnx"),
@@ -86,12 +89,13 @@ def quantize(
     per_channel: bool = option("One scale for each channel of a weight.", default=False),
     exclude: Path | None = option("JSON list of nodes to leave in float.", takes="json"),
     weights: str | None = WEIGHTS,
-    arch: str = ARCH,
+    arch: ArchOptions,
 ) -> None:
     """Quantise a model to int8 with ONNX Runtime, as the plain build to compare others with."""
     if len(given := [path for path in (model, checkpoint) if path is not None]) != 1:
         raise OptionError(f"{len(given)} of --model and --checkpoint are given; give one of them")
-    spec, dataset, start = spec_for(arch), coco.load_coco(calibration, split), time.perf_counter()
+    spec, start = arch.spec(*given), time.perf_counter()
+    dataset = coco.load_coco(calibration, split)
     try:
         names = () if exclude is None else decoded(exclude.read_bytes(), tuple[str, ...])
     except ValueError as error:
@@ -123,12 +127,12 @@ def compile(  # noqa: A001  # a command is called as its function is
     ),
     how: atc.AtcOptions,
     dry_run: bool = option("Print the command, write the files it reads, and stop.", default=False),
-    arch: str = ARCH,
+    arch: ArchOptions,
 ) -> None:
     """Compile an ONNX model for an Ascend chip with ATC; the .om is named once it is complete."""
     if dynamic_batch_size is not None:
         how = replace(how, gears=atc.parse_gears(dynamic_batch_size))
-    spec = spec_for(arch)
+    spec = arch.spec(model)
     call = atc.atc_command(model, output, spec, how)
     if taken(call.om) and not (overwrite or dry_run):
         raise OutputError(f"--output makes {call.om}, which is there; {FREE_IT}")

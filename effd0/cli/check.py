@@ -13,6 +13,7 @@ import typer
 from ..distributed.pool import PoolOptions
 from ..errors import MissingExtra
 from ..evaluation.evaluate import ImageOptions
+from ..evaluation.model import ArchOptions
 from ..report.markdown import write_markdown
 from ..report.view import write_page
 from ..results.run import read_run
@@ -34,6 +35,7 @@ def check(
         "ONNX or .om file.", "[MODEL]", None, shown="the bundled D0", takes="model", positional=True
     ),
     checkpoint: Path | None = option("Weights that it was made of.", takes="weights"),
+    arch: ArchOptions,
     suite: SuiteOptions,
     images: ImageOptions,
     out: Path | None = option(
@@ -55,7 +57,7 @@ def check(
         out = settings.values.get("out") if out is None else out
     given = {"model": model, "checkpoint": checkpoint, "resume": resume, "overwrite": overwrite}
     # A runner has fields that are no options, such as bins: the suite's options come last.
-    given |= {**vars(images), **vars(compute), **vars(pool), **vars(suite)}
+    given |= {**vars(arch), **vars(images), **vars(compute), **vars(pool), **vars(suite)}
     words = list(_typed(given))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

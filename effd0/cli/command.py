@@ -23,7 +23,6 @@ import typer
 from ..errors import OptionError, OutputError
 from ..io import check_writable, is_stdout, writing_to
 from ..results.compare import MAX_SLOWDOWN
-from ..spec import D0, SPECS
 from ..tensors.results import SUFFIXES
 from ..types import BACKEND, GATE, OUTPUT, OVERWRITE, PANELS, TESTED, option
 
@@ -281,9 +280,6 @@ MAX_CLASS_DROP = option(
 )
 #: What stands behind the command without a name.
 ARGUMENT: dict[str, Any] = {"default": REQUIRED, "positional": True}
-ARCH = option(
-    f"Architecture: {', '.join(SPECS)}.", "NAME", D0.arch, choices=tuple(SPECS), panel=TESTED
-)
 BATCH_SIZE = option("Images per batch.", shown="the model's, or 1", panel=BACKEND)
 ONNX_FILE = option("ONNX file to read.", default=REQUIRED, takes="onnx")
 ONNX_OUT = option("ONNX file to write.", default=REQUIRED, takes="new file")

@@ -10,7 +10,7 @@ from ..diagnosis import bisect as bisection
 from ..diagnosis import explain_drop as explaining
 from ..errors import OptionError
 from ..evaluation.evaluate import EvaluationJob, ImageOptions
-from ..evaluation.model import ModelChoice
+from ..evaluation.model import ArchOptions, ModelChoice
 from ..io import write_json
 from ..progress import STDERR, progress
 from ..report.markdown import add_to_summary, comparison, tell_github, write_markdown
@@ -18,7 +18,6 @@ from ..report.view import write_page
 from ..results.compare import NO_WORSE, compare_runs
 from ..results.run import merge_runs, read_run, write_run
 from ..runners.registry import RunnerOptions
-from ..spec import spec_for
 from ..tolerances import MAX_DROP, MAX_DROP_INT8
 from ..types import option
 from . import command as cli
@@ -28,17 +27,18 @@ from .show import show_lines
 
 @cli.command()
 def bisect(
+    *,
     model: Path = cli.ONNX_FILE,
     reference: Path = option(
         "Model that is right: an ONNX file, or weights.", default=cli.REQUIRED, takes="source"
     ),
     image: Path | None = option("Image to run.", shown="an embedded scene", takes="image"),
     json: Path | None = cli.JSON,
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
 ) -> None:
     """Find the first node of an ONNX model whose output differs from that of its reference."""
     with STDERR.status(f"comparing all tensors of {model.name} with {reference.name}"):
-        finding = bisection.bisect(model, reference, spec_for(arch), image)
+        finding = bisection.bisect(model, reference, arch.spec(model, reference), image)
     show.show_bisection(finding)
     if json is not None:
         write_json(finding.to_json(), json)
@@ -55,7 +55,7 @@ def explain_drop(
         default=cli.REQUIRED,
         takes="source",
     ),
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
     images: ImageOptions,
     max_drop: float = option(
         "Drop that may remain: its 95 % interval ends at or below this.",
@@ -71,7 +71,8 @@ def explain_drop(
 ) -> None:
     """Explain what quantisation cost and where, and try which nodes to leave in float."""
     job = EvaluationJob(**vars(images), max_drop=max_drop)
-    found = explaining.explain_drop(model, reference, job, spec_for(arch), progress)
+    spec = arch.spec(model, reference)
+    found = explaining.explain_drop(model, reference, job, spec, progress)
     show.show_drop(found, max_drop)
     if out is not None:
         found.write(out)
@@ -89,7 +90,7 @@ def explain_drop(
 def benchmark(
     *,
     model: ModelChoice,
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
     batch_sizes: tuple[int, ...] = option(
         "More values of --batch-size.", "[N]...", (), positional=True
     ),
@@ -105,7 +106,8 @@ def benchmark(
     """Time a model on real images; print the recipe's table beside published figures."""
     given = {name: getattr(images, name) for name in ("root", "split", "host_threads")}
     given |= {"batch_sizes": (*batch_size, *batch_sizes), "accuracy_report": accuracy_report}
-    job = replace(job, choice=replace(model, spec=spec_for(arch), options=compute), **given)
+    spec = arch.spec(model.model, model.checkpoint)
+    job = replace(job, choice=replace(model, spec=spec, options=compute), **given)
     run = run_benchmark(job, progress)
     show.show_benchmark(run.latency)
     for path in (reports.json, reports.report_json):

@@ -32,13 +32,13 @@ from ..data import fixture as embedded
 from ..data.coco import annotation_path
 from ..distributed.pool import Pool, PoolOptions, check_pool
 from ..errors import Effd0Error, OptionError, OutputError, refuse
-from ..evaluation.model import ModelChoice
+from ..evaluation.model import ArchOptions, ModelChoice
 from ..io import external_files, is_stdout, model_sha256
 from ..report.markdown import tell_github
 from ..results import check, run, suite
 from ..results.environment import installed_version
 from ..runners.registry import RunnerOptions, opener
-from ..spec import spec_for
+from ..spec import D0, D0_MAP, ModelSpec
 from ..tensors.results import check_model
 from ..timing import let_threads_sleep
 from ..types import BACKEND, GATE, SCALE, TESTED
@@ -193,7 +193,7 @@ def refuse_contradictions(config: pytest.Config) -> None:
     command.check_values(OPTIONS, vars(given))
     for file in filter(None, (given.model, given.onnx)):
         external_files(file)
-    spec_for(given.arch)
+    spec_given(config)
     if coco and not (listed := annotation_path(coco, given.split)).is_file():
         raise OptionError(
             f"--split is {given.split}, but {listed} does not exist; name a split of --coco"
@@ -205,6 +205,21 @@ def refuse_contradictions(config: pytest.Config) -> None:
     for name in given.require:
         if reason := absent(name, config):
             raise pytest.UsageError(f"{name} is required (--require {name}), but {reason}")
+
+
+def spec_given(config: pytest.Config) -> ModelSpec:
+    """The spec of what is under test, whose number of classes its files tell."""
+    given = config.option
+    options = ArchOptions(given.arch, given.num_classes, given.image_size)
+    return options.spec(given.model, given.onnx, given.checkpoint)
+
+
+def least_map(config: pytest.Config) -> float | None:
+    """The threshold of mAP, in percent: as given; else the recipe's for a D0 of COCO's classes."""
+    given: float | None = config.getoption("--min-map")
+    spec = spec_given(config)
+    cocos = spec.arch in D0.siblings and spec.num_classes == D0.num_classes
+    return D0_MAP if given is None and cocos else given
 
 
 def run_directory(config: pytest.Config) -> Path | None:
@@ -260,10 +275,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     model, weights = config.getoption("--model"), config.getoption("--checkpoint")
     if weights is None and not is_given(config):
         weights = embedded.checkpoint()
+    spec = spec_given(config)
+    model_kind = f"{spec.arch}, {spec.num_classes} classes, {'x'.join(map(str, spec.image_size))}"
     packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim", "openvino")
     runners = ", ".join(runner_names(config))
     lines = [
-        f"effd0 {installed_version('effd0')}: {config.getoption('--arch')}, runners {runners}",
+        f"effd0 {installed_version('effd0')}: {model_kind}, runners {runners}",
         f"checkpoint: {'none is given' if weights is None else fingerprint(weights)}",
         f"model: {fingerprint(model) if model else 'exported from the checkpoint'}",
         f"images: {config.getoption('--coco') or 'embedded scenes'}",

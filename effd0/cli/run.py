@@ -16,14 +16,13 @@ from ..evaluation.evaluate import DirectoryOptions, Evaluation, EvaluationJob, I
 from ..evaluation.evaluate import evaluate as run_evaluation
 from ..evaluation.evaluate import score as run_score
 from ..evaluation.infer import InferJob, run_infer_job
-from ..evaluation.model import ModelChoice
+from ..evaluation.model import ArchOptions, ModelChoice
 from ..io import write_csv, write_json
 from ..progress import STDERR, progress, say
 from ..report.insight import insight_of
 from ..report.markdown import tell_github
 from ..results.run import flat, write_run
 from ..runners.registry import RunnerOptions
-from ..spec import spec_for
 from ..tensors.inputs import write_inputs
 from ..tolerances import MAX_DROP, MAX_DROP_INT8
 from ..types import OUTPUT, OVERWRITE, option
@@ -35,7 +34,7 @@ from .show import class_table, show_classes, show_evaluation, show_lines, show_p
 def evaluate(
     *,
     model: ModelChoice,
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
     images: ImageOptions,
     batch_size: int | None = cli.BATCH_SIZE,
     min_map: float | None = cli.least_map("none; for the embedded default its own record"),
@@ -64,7 +63,8 @@ def evaluate(
     refuse(alone if reference is None else {}, EvaluationError)
     given = {**vars(images), **vars(directory), "min_map": min_map, "max_drop": max_drop}
     job = EvaluationJob(**given, max_class_drop=max_class_drop)
-    choice = replace(model, spec=spec_for(arch), options=compute)
+    spec = arch.spec(model.model, model.checkpoint, reference)
+    choice = replace(model, spec=spec, options=compute)
     other = None if reference is None else engines.reference_choice(reference, choice)
     workers = pool.pool()
     needs = choice.needs() | (other.needs() if other else {}) | ({"ray": "ray"} if workers else {})
@@ -114,34 +114,34 @@ def detect(
     out: Path = option("Image to write.", default=cli.REQUIRED, takes="new file"),
     min_score: float = option("Leave out detections below this score.", default=0.3, min=0, max=1),
     model: ModelChoice,
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
     compute: RunnerOptions,
 ) -> None:
     """Detect objects in one image and draw the labelled boxes."""
     model.check_photographs("IMAGE", image)
     if model.runner is None and model.model is None:
         model = replace(model, runner="torch")  # nothing to export for one image
-    choice = replace(model, spec=spec_for(arch), options=compute)
+    choice = replace(model, spec=arch.spec(model.model, model.checkpoint), options=compute)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
     count = draw_detections(image, detections, out, min_score)
     show_lines(f"drew {count} boxes of at least {min_score} to {out}")
 
 
-@cli.command()
+@cli.command("num_classes")
 def preprocess(
     *,
     bin_save: Path = option("Folder for the .bin files.", "DIR", cli.REQUIRED, takes="new folder"),
     overwrite: bool = OVERWRITE,
     images: ImageOptions,
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
     dtype: str = option(
         "float32, as the recipe; float16; uint8 pixels, for a model with AIPP.",
         default="float32",
         choices=("float32", "float16", "uint8"),
     ),
 ) -> None:
-    """Write each image as network input, <stem>.bin of 3 x 512 x 512, and a manifest."""
+    """Write each image as network input, <stem>.bin, and a manifest."""
     root = fixture.coco_root() if images.root is None else images.root
     dataset = coco.load_coco(root, images.split, images.image_limit)
     count, threads = len(dataset.samples), images.host_threads
@@ -151,7 +151,7 @@ def preprocess(
     for path in bin_save.glob("*.bin") if overwrite else ():  # of an earlier run, no file stays
         path.unlink()
     with progress("preprocessing", count) as advance:
-        for _ in write_inputs(dataset, bin_save, spec_for(arch), threads, dtype=dtype):
+        for _ in write_inputs(dataset, bin_save, arch.spec(), threads, dtype=dtype):
             advance(1)
     for note in dataset.notes:
         STDERR.print(note, markup=False)
@@ -162,7 +162,7 @@ def preprocess(
 def infer(
     *,
     model: ModelChoice,
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
     input: Path | None = option(
         "Folder of .bin or .npy, by 'effd0 preprocess' or another tool.",
         "DIR",
@@ -186,7 +186,7 @@ def infer(
             f"--output-dirname is {output_dirname}, but no --output is given; "
             "name the folder it goes to"
         )
-    choice = replace(model, spec=spec_for(arch), options=compute)
+    choice = replace(model, spec=arch.spec(model.model, model.checkpoint), options=compute)
     place = None if output is None else output / (output_dirname or "result")
     threads, words = images.host_threads, tuple(sys.argv[1:])
     job = replace(job, inputs=input, results=place, host_threads=threads, args=words)
@@ -210,13 +210,13 @@ def postprocess(
         "Folder of the inputs, where results have no manifest.", "DIR", takes="inputs"
     ),
     model: Path | None = option("Model that the results must be of.", shown="any", takes="model"),
-    arch: str = cli.ARCH,
+    arch: ArchOptions,
     min_map: float | None = cli.least_map("none"),
     reports: cli.AccuracyReportOptions,
 ) -> None:
     """Score results of another run: COCO's twelve numbers and a verdict."""
     job = EvaluationJob(**vars(images), min_map=min_map)
-    engine = engines.RecordedEngine(omfile, images.split, bins, model, spec_for(arch))
+    engine = engines.RecordedEngine(omfile, images.split, bins, model, arch.spec(model))
     _report(run_evaluation(job, engine, open_progress=progress), engine, reports)
 
 

@@ -19,8 +19,9 @@ from typing import Any, ClassVar, NamedTuple
 from ..distributed.pool import PoolOptions
 from ..errors import OptionError
 from ..evaluation.evaluate import DirectoryOptions, ImageOptions
-from ..evaluation.model import ModelChoice
+from ..evaluation.model import ArchOptions, ModelChoice
 from ..runners.registry import RUNNERS, RunnerOptions
+from ..spec import D0_MAP
 from ..tolerances import MAX_DROP, MAX_DROP_INT8
 from ..types import BACKEND, GATE, PANELS, TESTED, option
 from . import command
@@ -51,7 +52,6 @@ class SuiteOptions:
     """What pytest alone takes of an artefact and of what it has to reach."""
 
     panel: ClassVar = TESTED
-    arch: str = command.ARCH
     runner: tuple[str, ...] = option(
         f"Only this runner: {', '.join(TEST_RUNNERS)}. Repeatable.",
         "NAME",
@@ -76,8 +76,11 @@ class SuiteOptions:
     batch_size: tuple[int, ...] = option(
         "Images per batch of -m accuracy and of benchmarks. Repeatable.", default=(), panel=BACKEND
     )
-    min_map: float = option(
-        "Threshold of mAP on --coco, in percent.", default=33.4, takes="percent", **command.PERCENT
+    min_map: float | None = option(
+        "Threshold of mAP on --coco, in percent.",
+        shown=f"{D0_MAP} of D0 with COCO's classes, else none",
+        takes="percent",
+        **command.PERCENT,
     )
     expected_map: float | None = option(
         "mAP that --checkpoint reaches on --coco, in percent: below it, the data are wrong.",
@@ -121,6 +124,7 @@ class BenchmarkOptions:
 OPTIONS = [
     # What is under test is made anew.
     *command.declared(ModelChoice, ("runner", "cache")),
+    *command.declared(ArchOptions),
     *command.declared(SuiteOptions),
     *command.declared(ImageOptions, ("root", "host_threads")),
     *command.declared(RunnerOptions, ("device", "precision", "overlap", "launch")),

@@ -15,14 +15,14 @@ from ..ascend import npu_smi
 from ..data import fixture
 from ..data.preprocess import resizes_as_pillow
 from ..errors import AtcError, DatasetError, OutputError, pip_install
+from ..evaluation.model import ArchOptions
 from ..export import cache
 from ..io import write_text
 from ..progress import download_progress
 from ..results.environment import installed_version
-from ..spec import spec_for
 from ..types import option
 from . import settings
-from .command import ARCH, ARGUMENT, command
+from .command import ARGUMENT, command
 from .show import show_lines, show_table
 
 #: One line of the doctor's table: the part, what was found, whether that is well, what to do.
@@ -140,20 +140,21 @@ def _ascend() -> tuple[str, bool]:
     return "; ".join([found, *ill, acl]), bool(chips) and not ill
 
 
-@command()
+@command("num_classes", "image_size")
 def fetch(
+    *,
     what: str = option(
         "COCO val2017, or the published weights.", choices=("coco", "checkpoint"), **ARGUMENT
     ),
     root: Path = option("Folder for COCO.", "DIR", Path("coco_data")),
     out: Path = option("File for the weights.", default=Path("d0.pth")),
-    arch: str = ARCH,
+    arch: ArchOptions,
     mirror: str | None = option("URL in place of the official host.", "URL"),
 ) -> None:
     """Download from the official sources: resumed if interrupted, verified by checksum."""
     from ..data import download  # which imports requests
 
-    spec = spec_for(arch)
+    spec = arch.spec()
     with download_progress(what) as on_bytes:
         if what == "coco":
             path = download.fetch_coco(root, on_bytes, mirror)

@@ -21,8 +21,9 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from ..errors import DatasetError, ImageError
+from ..errors import DatasetError, ImageError, listed
 from ..io import decoded, whole
+from ..spec import D0, ModelSpec
 from .preprocess import exif_orientation, probe_image
 
 #: The ``categories`` list of COCO's annotation files: 80 categories, ids 1 to 90.
@@ -192,6 +193,45 @@ def _dataset(
         total=len(content["images"]),
         extra_files=(),
         left_out=Counter(annotation["category_id"] for annotation in others),
+    )
+
+
+def labelled(spec: ModelSpec, dataset: Dataset) -> ModelSpec:
+    """
+    *spec* with the category of each of its classes, as trained on *dataset*.
+
+    Where all ids are from 1 to the number of classes, the label is the id, as in COCO and in
+    effdet's reader of COCO files; else label n is the n-th id in rising order.  Raises
+    `DatasetError` where neither can be.
+    """
+    ids = sorted(dataset.categories)
+    if ids and ids[0] >= 1 and ids[-1] <= spec.num_classes:
+        return replace(spec, category_ids=None)
+    if len(ids) == spec.num_classes:
+        return replace(spec, category_ids=tuple(ids))
+    raise DatasetError(
+        f"{dataset.annotation_file} has {len(ids)} categories with the ids {listed(ids)}, but the "
+        f"model has {spec.num_classes} classes; give the images that it was trained for, or its "
+        "own --num-classes"
+    )
+
+
+def label_notes(spec: ModelSpec, dataset: Dataset) -> list[str]:
+    """How classes of *spec* and categories of *dataset* belong together, where not as in COCO."""
+    if spec.num_classes == D0.num_classes and spec.category_ids is None:
+        return []
+    if spec.category_ids is None:
+        return [f"{spec.num_classes} classes, whose labels are the category ids"]
+    names = [f"{n} {id_} {dataset.categories[id_]}" for n, id_ in enumerate(spec.category_ids, 1)]
+    return [f"{spec.num_classes} classes in the order of category ids: label {listed(names)}"]
+
+
+def ids_of(spec: ModelSpec) -> list[int]:
+    """The category ids that the classes of *spec* can have, rising."""
+    if spec.category_ids is not None:
+        return list(spec.category_ids)
+    return (
+        sorted(NAMES) if spec.num_classes == D0.num_classes else [*range(1, spec.num_classes + 1)]
     )
 
 

@@ -37,9 +37,9 @@ class ModelInput:
     """
     What the network sees of one image, and what leads back to the image.
 
-    *tensor* is (3, size, size) float32, or, for a model that normalises by itself, the letterboxed
-    (size, size, 3) uint8; *image_scale* times input pixels gives image pixels; *image_size* is the
-    original (width, height).
+    *tensor* is (3, rows, columns) float32, or, for a model that normalises by itself, the
+    letterboxed (rows, columns, 3) uint8; *image_scale* times input pixels gives image pixels;
+    *image_size* is the original (width, height).
     """
 
     tensor: Tensor | Pixels
@@ -53,7 +53,7 @@ def preprocess(
     """
     Read the image file *path* as network input, *normalized* or as pixels.
 
-    What is normalised is written to *out*, (3, size, size) float32 in C order, where that is given:
+    What is normalised is written to *out*, (3, rows, columns) float32 in C order, where given:
     fresh memory costs more than normalising does.  Raises `ImageError` if *path* cannot be read.
     """
     image = read_image(path)
@@ -161,25 +161,25 @@ def _reason(path: Path, error: Exception) -> str:
 
 def input_scale(size: tuple[int, int], spec: ModelSpec) -> float:
     """Factor from pixels of an image of *size* (width, height) to those of the input."""
-    return min(spec.image_size / side for side in size)
+    return min(of / side for of, side in zip(spec.image_size[::-1], size, strict=True))
 
 
 def letterbox(image: Image.Image, spec: ModelSpec, of: str = "") -> tuple[Pixels, float]:
     """
-    Fit an RGB *image* into the square input, keeping its aspect.
+    Fit an RGB *image* into the input, keeping its aspect.
 
-    Returns the (size, size, 3) uint8 canvas, the picture at its top left, and the factor from
+    Returns the (rows, columns, 3) uint8 canvas, the picture at its top left, and the factor from
     input back to image pixels.  Raises `ImageError`, which *of* begins, for an image so thin that
     nothing of its short side would be left.
     """
     size, image_scale = _scaled(image.size, spec, of)
-    canvas = Image.new("RGB", (spec.image_size, spec.image_size), spec.fill)
+    canvas = Image.new("RGB", spec.image_size[::-1], spec.fill)
     canvas.paste(image.resize(size, Image.Resampling.BILINEAR))
     return np.asarray(canvas), image_scale
 
 
 def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
-    """Turn (size, size, 3) uint8 into (3, size, size) float32: (value - 255 mean) / 255 std."""
+    """Turn (rows, columns, 3) uint8 into float32 planes: (value - 255 mean) / 255 std."""
     mean, std = (of[:, None, None] for of in _moments(spec))
     planes: Tensor = np.subtract(pixels.transpose(2, 0, 1), mean, dtype=np.float32, order="C")
     planes /= std
@@ -187,7 +187,7 @@ def normalize(pixels: Pixels, spec: ModelSpec) -> Tensor:
 
 
 def pixels_of(tensor: Tensor, spec: ModelSpec) -> Pixels:
-    """Undo `normalize` exactly: (N, 3, size, size) float32 becomes (N, size, size, 3) uint8."""
+    """Undo `normalize` exactly: (N, 3, rows, columns) becomes (N, rows, columns, 3) uint8."""
     mean, std = (of[:, None, None] for of in _moments(spec))
     pixels: Pixels = np.clip(np.rint(tensor * std + mean), 0, 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)
@@ -201,7 +201,7 @@ def _scaled(size: tuple[int, int], spec: ModelSpec, of: str) -> tuple[tuple[int,
     if not width or not height:
         raise ImageError(
             f"{of}image is {size[0]}x{size[1]}, which would shrink to {width}x{height} pixels, "
-            f"but every side must keep one; the aspect may be at most {spec.image_size}:1"
+            f"but every side must keep one; the aspect may be at most {max(spec.image_size)}:1"
         )
     return (width, height), 1.0 / scale
 

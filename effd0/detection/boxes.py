@@ -23,14 +23,17 @@ def anchor_boxes(spec: ModelSpec) -> Boxes:
     """
     levels = []
     for size in spec.feature_sizes:
-        stride = spec.image_size / size
-        centres = np.arange(stride / 2, spec.image_size, stride)
-        y, x = np.meshgrid(centres, centres, indexing="ij")
+        # A size that is no multiple of the stride is parted evenly all the same.
+        strides = [side / cells for side, cells in zip(spec.image_size, size, strict=True)]
+        both = zip(strides, spec.image_size, strict=True)
+        centres = (np.arange(stride / 2, side, stride) for stride, side in both)
+        y, x = np.meshgrid(*centres, indexing="ij")
+        sides = [spec.anchor_scale * stride for stride in strides]
+        octaves = [2 ** (n / spec.scales_per_octave) for n in range(spec.scales_per_octave)]
         halves = np.array(
             [
-                (side * height / 2, side * width / 2)
-                for octave in range(spec.scales_per_octave)
-                for side in [spec.anchor_scale * stride * 2 ** (octave / spec.scales_per_octave)]
+                (sides[0] * octave * height / 2, sides[1] * octave * width / 2)
+                for octave in octaves
                 for width, height in spec.aspect_ratios
             ]
         )

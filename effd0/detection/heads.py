@@ -16,7 +16,7 @@ DECODED = 0.95
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """The heads of one image: per level, (810, rows, columns) and (36, rows, columns) float32."""
+    """The heads of one image: per level, 9 planes a class and 36 of box codes, float32."""
 
     classes: tuple[Floats, ...]
     boxes: tuple[Floats, ...]
@@ -27,9 +27,9 @@ def split_heads(outputs: Tensors, spec: ModelSpec) -> list[HeadOutputs]:
     Sort a runner's *outputs* into the heads of each image of the batch.
 
     A head is found by its name, or, where a model has other names, by its shape; never by
-    position.  Two outputs of all anchors, (N, anchors, 90) and (N, anchors, 4), are split; their
-    anchors are in the order of `anchor_boxes`.  Raises `HeadError` where a head is missing, doubled
-    or of another shape, and where these two are probabilities or decoded boxes.
+    position.  Two outputs of all anchors, (N, anchors, classes) and (N, anchors, 4), are split;
+    their anchors are in the order of `anchor_boxes`.  Raises `HeadError` where a head is missing,
+    doubled or of another shape, and where these two are probabilities or decoded boxes.
     """
     heads = named_heads(outputs, spec)
     batch = {head.shape[0] for head in heads.values()}
@@ -104,7 +104,8 @@ def _split(by_width: Mapping[int, Tensor], spec: ModelSpec) -> Tensors:
             "all class outputs are from 0 to 1, as probabilities are, but logits were wanted; a "
             "sigmoid that ran to 0 or 1 cannot be undone: export the network without its last one"
         )
-    ends = np.cumsum([spec.anchors_per_cell * size**2 for size in spec.feature_sizes])[:-1]
+    cells = [spec.anchors_per_cell * rows * columns for rows, columns in spec.feature_sizes]
+    ends = np.cumsum(cells)[:-1]
     levels = [level for values in (classes, boxes) for level in np.split(values, ends, axis=1)]
     heads = zip(spec.head_shapes.items(), levels, strict=True)
     return {

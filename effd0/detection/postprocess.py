@@ -29,7 +29,7 @@ class Detections:
     What was found in one image, by falling score.
 
     *boxes* is (n, 4) float32 xyxy in pixels of the original image, *scores* (n,) float32,
-    *classes* (n,) int64 COCO category ids, 1 to 90.
+    *classes* (n,) int64 category ids.
     """
 
     boxes: Boxes
@@ -60,8 +60,16 @@ def postprocess(
         # Greedy NMS goes down the candidates and ends at the last box wanted, mostly among the
         # first: what it keeps of a beginning of them is the beginning of what it keeps of all.
         if keep.size == spec.max_detections or enough >= spec.max_candidates:
-            return Detections(boxes[keep] * scale, sigmoid(logits[keep]), classes[keep] + 1)
+            return Detections(
+                boxes[keep] * scale, sigmoid(logits[keep]), category_ids(classes[keep], spec)
+            )
         enough = int(_MORE * enough * spec.max_detections / keep.size)
+
+
+def category_ids(classes: Indices, spec: ModelSpec) -> Indices:
+    """The category ids of *classes*, which run from 0, int64."""
+    ids = spec.category_ids
+    return classes + 1 if ids is None else np.array(ids, np.int64)[classes]
 
 
 def _finite_maxima(heads: HeadOutputs, spec: ModelSpec) -> list[Floats]:

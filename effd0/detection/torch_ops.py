@@ -15,7 +15,7 @@ from ..spec import ModelSpec
 from ..types import Floats
 from .boxes import anchor_boxes
 from .heads import HeadOutputs
-from .postprocess import Detections, postprocess
+from .postprocess import Detections, category_ids, postprocess
 
 #: Whoever gives heads and takes detections has tensors of torch, which is not imported here.
 TorchTensor = Any
@@ -121,7 +121,6 @@ class DeviceSteps:
         enough = (count >= self.spec.max_detections) | every
         found = self._torch.cat([kept[..., :4] * geometry[:, None, :1], kept[..., 4:]], 2)
         found[..., 4].sigmoid_()
-        found[..., 5] += 1
         ends = self._torch.stack([count.float(), (finite & decided & enough).float()], 1)
         return self._torch.cat([found.flatten(1), ends], 1)
 
@@ -180,7 +179,8 @@ def unpack(packed: Floats, spec: ModelSpec) -> list[Detections | None]:
     for row, (count, decided) in zip(rows, packed[:, -2:], strict=True):
         # Copies, so that the whole batch is not kept for what is kept of one image.
         kept = row[: int(count)].copy()
-        one = Detections(kept[:, :4], kept[:, 4], kept[:, 5].astype(np.int64))
+        classes = category_ids(kept[:, 5].astype(np.int64), spec)
+        one = Detections(kept[:, :4], kept[:, 4], classes)
         found.append(one if decided else None)
     return found
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..data import fixture
-from ..data.coco import NAMES, VAL2017, Dataset, load_coco
+from ..data.coco import NAMES, VAL2017, Dataset, labelled, load_coco
 from ..data.preprocess import gray_and_quality
 from ..errors import DatasetError, listed
 from ..io import sha256
@@ -25,7 +25,7 @@ from ..metrics.coco import MATCH, MatchTable, match_table
 from ..metrics.operating_point import operating_point
 from ..metrics.summary import summarize
 from ..results.check import Broken
-from ..spec import ModelSpec
+from ..spec import D0, ModelSpec
 from ..tolerances import FAULT_UNDONE, TO_EXPECTED
 from .hypothesis import Hypothesis
 
@@ -49,8 +49,8 @@ _USUAL, _CROWDED = (3.7, 14.7), 500
 
 #: Rule -> the id that it gives to a category of COCO's id and place.
 NUMBERINGS: Mapping[str, Callable[[int, int], int]] = {
-    "80 categories numbered 0 to 79": lambda _, place: place,
-    "80 categories numbered 1 to 80": lambda _, place: place + 1,
+    "{count} categories numbered 0 to {last}": lambda _, place: place,
+    "{count} categories numbered 1 to {count}": lambda _, place: place + 1,
     "category ids shifted down by one": lambda id_, _: id_ - 1,
     "category ids shifted up by one": lambda id_, _: id_ + 1,
 }
@@ -89,12 +89,25 @@ _TURNS: Mapping[str, Callable[..., tuple[float, ...]]] = {
 }  # fmt: skip
 
 
-def check_categories(dataset: Dataset) -> None:
-    """Raise `Broken` unless each category that COCO has is under COCO's id, 1 to 90."""
+def _numberings(count: int) -> Iterator[tuple[str, Callable[[int, int], int]]]:
+    """`NUMBERINGS` of *count* categories."""
+    for rule, number in NUMBERINGS.items():
+        yield rule.format(count=count, last=count - 1), number
+
+
+def check_categories(dataset: Dataset, spec: ModelSpec) -> None:
+    """
+    Raise `Broken` unless the classes of *spec* can be those of *dataset*.
+
+    For COCO's number of classes, each category that COCO has is under COCO's id, 1 to 90.
+    """
+    if spec.num_classes != D0.num_classes:
+        labelled(spec, dataset)
+        return
     ids = {name: (id_, place) for place, (id_, name) in enumerate(sorted(NAMES.items()))}
     known = {id_: name for id_, name in dataset.categories.items() if name in ids}
     wrong = {id_: name for id_, name in known.items() if ids[name][0] != id_}
-    rules = (f"{rule}: every id is explained by it" for rule, number in NUMBERINGS.items()
+    rules = (f"{rule}: every id is explained by it" for rule, number in _numberings(len(NAMES))
              if all(number(*ids[name]) == id_ for id_, name in known.items()))  # fmt: skip
     if wrong:
         id_, name = next(iter(wrong.items()))
@@ -257,10 +270,11 @@ def hypotheses(dataset: Dataset) -> Iterator[Hypothesis]:
         )  # fmt: skip
     for name, back in moved_ids(dataset).items():
         yield Hypothesis(name, "they are moved back", _renaming("image", back), part="image")
-    for rule, number in NUMBERINGS.items():
+    for rule, number in _numberings(len(dataset.categories)):
         ids = {number(id_, n): id_ for n, id_ in enumerate(sorted(dataset.categories))}
         undo = _renaming("category", ids)
-        yield Hypothesis(f"annotations of {rule}", "these have COCO's ids", undo, part="category")
+        inverse = "these have the ids of the classes"
+        yield Hypothesis(f"annotations of {rule}", inverse, undo, part="category")
 
 
 def _renaming(of: str, names: Mapping[int, int]) -> Callable[[Annotation], Annotation]:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.coco import NAMES
 from ..detection.boxes import anchor_boxes, clip_boxes, decode_boxes, nms
 from ..detection.heads import HeadOutputs
-from ..detection.postprocess import gather_codes, select_topk, sigmoid
+from ..detection.postprocess import category_ids, gather_codes, select_topk, sigmoid
 from ..metrics.detection_diff import box_iou, once_each
 from ..spec import ModelSpec
 from ..types import Boxes, Floats, Fractions, Indices
@@ -24,7 +23,6 @@ from .hypothesis import Hypothesis
 
 #: Deviation of the Gaussian by which soft NMS lowers scores, in effdet and in its paper.
 _SIGMA = 0.5
-_IDS = np.array(sorted(NAMES))
 #: What a row of a results file says of a detection, and the columns of a table in which it stands:
 #: x, y, width and height in pixels, score, category id.
 FIELDS: dict[str, Any] = {"boxes": slice(4), "scores": 4, "classes": 5}
@@ -126,7 +124,7 @@ def make_detections(
         (corners[kept] * np.float32(image.image_scale)).astype(np.float64),
         image.logits[kept],
         scores.astype(np.float64),
-        image.classes[kept] + 1,
+        category_ids(image.classes[kept], spec),
     )
 
 
@@ -270,7 +268,7 @@ def making_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
         ("boxes not clipped", "no box is clipped", {"clip": lambda boxes, _: boxes}),
         ("boxes clipped to the padded square",
          "boxes are clipped to the network's input, not to the picture in it",
-         {"clip": lambda boxes, _: np.clip(boxes, 0, spec.image_size)}),
+         {"clip": lambda boxes, _: np.clip(boxes, 0, np.tile(spec.image_size[::-1], 2))}),
         ("no NMS", "the best candidates are all kept",
          {"keep": lambda *_: slice(spec.max_detections)}),
         ("class-agnostic NMS", "boxes are suppressed by those of other classes too",
@@ -300,9 +298,10 @@ def making_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
 
 def _cornered(image: ImageCandidates, spec: ModelSpec) -> Boxes:
     """Anchors around the corners of the cells, not their centres."""
-    places = [size * size * spec.anchors_per_cell for size in spec.feature_sizes]
-    strides = np.repeat([spec.image_size / size for size in spec.feature_sizes], places)
-    moved = anchor_boxes(spec) - (strides / 2).astype(np.float32)[:, None]
+    cells = np.array(spec.feature_sizes)
+    strides = np.tile(spec.image_size / cells, 2)  # of y and x, for both corners
+    by_anchor = np.repeat(strides, cells.prod(axis=1) * spec.anchors_per_cell, axis=0)
+    moved = anchor_boxes(spec) - (by_anchor / 2).astype(np.float32)
     return decode_boxes(image.codes, moved[image.anchors])
 
 
@@ -371,8 +370,13 @@ def fitted_making(
 # Writing.
 
 
-def writing_hypotheses() -> Iterator[Hypothesis]:
-    """Return the faults in writing right detections; each of `Found`, the image and the spec."""
+def writing_hypotheses(known: Sequence[int]) -> Iterator[Hypothesis]:
+    """
+    Return the faults in writing right detections; each of `Found`, the image and the spec.
+
+    *known* are the category ids, rising.
+    """
+    ids = np.array(known)
     whole = "are written as whole numbers"
     rows: tuple[tuple[str, str, str, str, Callable[..., Any]], ...] = (
         ("boxes", "evaluate", "xyxy written where xywh is wanted",
@@ -396,17 +400,17 @@ def writing_hypotheses() -> Iterator[Hypothesis]:
         ("boxes", "decode", "boxes scaled as if the picture had been stretched",
          "x and y are scaled by the sides of the whole input",
          lambda f, i, s: as_xywh(f.boxes * np.tile(i.image_size, 2)
-                                 / (s.image_size * i.image_scale))),
+                                 / (np.tile(s.image_size[::-1], 2) * i.image_scale))),
         ("boxes", "decode", "padding taken off as if the picture had lain in the middle",
          "half of the padding is taken off",
-         lambda f, i, s: as_xywh(f.boxes - (s.image_size * i.image_scale
+         lambda f, i, s: as_xywh(f.boxes - (np.tile(s.image_size[::-1], 2) * i.image_scale
                                             - np.tile(i.image_size, 2)) / 2)),
         ("boxes", "decode", "boxes normalised by the image (0..1)",
          "boxes are parts of width and height",
          lambda f, i, _: as_xywh(f.boxes / np.tile(i.image_size, 2))),
         ("boxes", "decode", "boxes normalised by the network's input (0..1)",
          "boxes are parts of the input",
-         lambda f, i, s: as_xywh(f.boxes / (i.image_scale * s.image_size))),
+         lambda f, i, s: as_xywh(f.boxes / (i.image_scale * np.tile(s.image_size[::-1], 2)))),
         ("boxes", "decode", "boxes rounded to whole pixels",
          f"x, y, width, height {whole}, rounded", lambda f, *_: np.rint(as_xywh(f.boxes))),
         ("boxes", "decode", "corners rounded to whole pixels",
@@ -419,16 +423,16 @@ def writing_hypotheses() -> Iterator[Hypothesis]:
          lambda f, *_: f.classes - 1),
         ("classes", "evaluate", "classes shifted up by one", "1 is added to each category id",
          lambda f, *_: f.classes + 1),
-        # An id that is none of COCO's takes the number of the one before it.
-        *(("classes", "evaluate", f"classes numbered {first} to {first + 79}",
-           f"COCO's 80 categories are numbered without gaps, from {first}",
+        # An id that is none of these takes the number of the one before it.
+        *(("classes", "evaluate", f"classes numbered {first} to {first + len(ids) - 1}",
+           f"the {len(ids)} categories are numbered without gaps, from {first}",
            lambda f, *_, first=first: np.maximum(
-               np.searchsorted(_IDS, f.classes, side="right") - 1, 0) + first)
+               np.searchsorted(ids, f.classes, side="right") - 1, 0) + first)
           for first in (0, 1)),
-        ("classes", "evaluate", "ids mapped from 80 to 90 a second time",
-         "each id is taken for a number from 1 to 80",
-         lambda f, *_: np.where(f.classes <= len(_IDS),
-                                _IDS[np.minimum(f.classes, len(_IDS)) - 1], f.classes)),
+        ("classes", "evaluate", f"ids mapped from {len(ids)} to {ids[-1]} a second time",
+         f"each id is taken for a number from 1 to {len(ids)}",
+         lambda f, *_: np.where(f.classes <= len(ids),
+                                ids[np.minimum(f.classes, len(ids)) - 1], f.classes)),
         ("scores", "decode", "sigmoid missing", "logits are written as scores",
          lambda f, *_: f.logits),
         ("scores", "decode", "sigmoid applied twice", "a second sigmoid is applied",

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..data.coco import NAMES, Dataset, Sample
+from ..data.coco import Dataset, Sample, ids_of
 from ..detection.postprocess import Detections
 from ..errors import listed
 from ..metrics.coco import CocoResults, Rows, to_coco_results
@@ -222,11 +222,11 @@ def _compared(
         theirs[id_] = Detections(boxes.astype(np.float32), scores.astype(np.float32), kinds)
     every = np.concatenate([*rows.values()])
     negative = int((every[:, 2:4] < 0).any(axis=1).sum())
-    unknown = sorted(set(every[:, 5].astype(int).tolist()) - NAMES.keys())
+    unknown = sorted(set(every[:, 5].astype(int).tolist()) - {*ids_of(trials[0].spec)})
     details = [
         str(detection_parity({id_: reference[id_] for id_ in theirs}, theirs)),
         *([f"{negative} boxes have a negative width or height"] if negative else []),
-        *([f"not COCO's category ids: {listed(unknown)}"] if unknown else []),
+        *([f"not the category ids of the data: {listed(unknown)}"] if unknown else []),
     ]
     return [Broken(fault.evidence, fault.diagnosis, fault.stage, details)], threshold
 
@@ -247,7 +247,7 @@ def _explained(
 
     *lowest* is the lowest score of all that was given.
     """
-    before = share_different(trials, tolerance)
+    spec, before = trials[0].spec, share_different(trials, tolerance)
     limit = min(tolerance.explained, tolerance.fall * before)
 
     def share_with(faults: tuple[Hypothesis, ...]) -> float:
@@ -257,8 +257,8 @@ def _explained(
 
     # Those that cost little first, and none is made before it is tried.
     single, tried = tee(chain(
-        catalogue.writing_hypotheses(), catalogue.fitted_boxes(trials, tolerance),
-        catalogue.making_hypotheses(trials[0].spec),
+        catalogue.writing_hypotheses(ids_of(spec)), catalogue.fitted_boxes(trials, tolerance),
+        catalogue.making_hypotheses(spec),
         catalogue.fitted_making(trials, lowest, tolerance),
     ))  # fmt: skip
     faults: Iterator[tuple[Hypothesis, ...]] = ((fault,) for fault in single)

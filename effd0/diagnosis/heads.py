@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..data.coco import NAMES
+from ..data.coco import ids_of
 from ..detection.postprocess import sigmoid
 from ..errors import HeadError
 from ..spec import ModelSpec
@@ -209,8 +209,8 @@ def _anchors(wanted: Floats, got: Floats, spec: ModelSpec) -> Planted | None:
 
 def _mapped_classes(wanted: Floats, got: Floats, spec: ModelSpec) -> Planted | None:
     """The 80 categories in a row, as other tools number them; the last channels are left out."""
-    ids = np.array(sorted(NAMES)) - 1
-    if spec.num_classes <= ids[-1]:
+    ids = np.array(ids_of(spec)) - 1
+    if spec.category_ids is not None or ids.size == spec.num_classes:
         return None
     return Planted(wanted[:, :, ids], got[:, :, : len(ids)])
 

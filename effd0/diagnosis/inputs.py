@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..data.coco import Dataset, Sample
-from ..data.preprocess import letterbox, normalize, read_image
+from ..data.preprocess import input_scale, letterbox, normalize, read_image
 from ..errors import ResultError, listed
 from ..progress import OpenProgress, silent
 from ..results.check import Broken
@@ -88,7 +88,7 @@ class ImageFile:
     @property
     def scaled(self) -> tuple[int, int]:
         """Width and height of the picture in the square."""
-        scale = min(self.spec.image_size / side for side in self.image.size)
+        scale = input_scale(self.image.size, self.spec)
         return int(self.image.width * scale), int(self.image.height * scale)
 
     def remade(
@@ -106,7 +106,8 @@ class ImageFile:
         width, height = self.scaled
         inside = turn(self.pixels[:height, :width] if small is None else np.asarray(small))
         canvas = np.full_like(self.pixels, self.spec.fill if fill is None else fill)
-        top, left = (int((len(canvas) - side) * place) for side in inside.shape[:2])
+        free = zip(canvas.shape, inside.shape[:2], strict=False)
+        top, left = (int((whole - side) * place) for whole, side in free)
         canvas[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         return normalize(canvas, self.spec)
 
@@ -351,7 +352,7 @@ def input_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
         ("upside down", "top and bottom are exchanged",
          lambda p: p.remade(turn=lambda inside: inside[::-1])),
         ("stretched", "the aspect is kept", lambda p: p.remade(
-            p.image.resize((spec.image_size,) * 2, Image.Resampling.BILINEAR))),
+            p.image.resize(spec.image_size[::-1], Image.Resampling.BILINEAR))),
         ("EXIF orientation applied", "the orientation is ignored", _upright),
         ("JPEG decoded at reduced size", "it is decoded whole", _drafted),
         *((name, "it is resized by PIL's bilinear filter, which smooths as it shrinks",

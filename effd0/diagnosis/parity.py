@@ -10,8 +10,9 @@ import functools
 import io
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -210,7 +211,10 @@ def diagnose_architecture(
     *points_of* gives the mAP, in percent, of the same weights and images in an architecture; None
     where they do not fit it.
     """
-    points = {arch: points_of(other) for arch, other in SPECS.items()}
+    same: dict[str, Any] = {
+        name: getattr(spec, name) for name in ("image_size", "num_classes", "category_ids")
+    }
+    points = {arch: points_of(replace(SPECS[arch], **same)) for arch in spec.siblings}
     reached = {arch: value for arch, value in points.items() if value is not None}
     best = max(reached, key=reached.__getitem__)
     if reached[best] < reached[spec.arch] + CLEARLY:

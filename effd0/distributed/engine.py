@@ -73,7 +73,7 @@ class RayEngine(engines.ModelEngine):
                 opened = workers.open()
                 advance(1)
             description = f"{opened.description}, {self.pool.workers} workers"
-            settings = self.settings(file, opened.batch_size)
+            settings = self.settings(file, opened.batch_size, spec)
             detect = partial(detect_by, workers, partial(detect_unit, spec, host_threads), settings)
             infers, stages = partial(infer_by, workers, settings), workers.stages.latencies
             yield engines.OpenEngine(spec, description, settings, detect, stages, infers)

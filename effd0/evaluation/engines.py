@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..data.coco import Dataset, Sample, check_images, load_coco
+from ..data.coco import Dataset, Sample, check_images, labelled, load_coco
 from ..data.preprocess import input_scale, resizes_as_pillow
 from ..detection.heads import split_heads
 from ..detection.postprocess import Detections, postprocess
@@ -110,7 +110,7 @@ class ModelEngine(Engine):
 
     choice: ModelChoice
 
-    def settings(self, file: Path, batch_size: int) -> dict[str, Any]:
+    def settings(self, file: Path, batch_size: int, spec: ModelSpec) -> dict[str, Any]:
         """What a reader needs to repeat a run of *file* and to compare it with another."""
         choice, weights = self.choice, self.choice.weights()
         return {
@@ -121,7 +121,7 @@ class ModelEngine(Engine):
             "batch_size": batch_size,
             "runner": choice.runner_name(),
             "runner_options": asdict(choice.options),
-            "spec": asdict(choice.spec),
+            "spec": asdict(spec),
         }
 
 
@@ -149,7 +149,9 @@ class LocalEngine(ModelEngine):
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
     ) -> Iterator[OpenEngine]:
         """Decode every image of *dataset* once to see that it can be, then open the runner."""
+        spec = self.choice.spec
         if dataset is not None:
+            spec = labelled(spec, dataset)
             with open_progress("checking images", len(dataset.samples)) as advance:
                 for _ in check_images(dataset.samples, host_threads):
                     advance(1)
@@ -163,10 +165,10 @@ class LocalEngine(ModelEngine):
                     runner = stack.enter_context(self.runner)
                 assert given is not None, "a runner of its own comes with the file that it runs"
                 advance(1)
-            spec, times = self.choice.spec, StageTimes()
+            times = StageTimes()
             batch_size = choose_batch_size(runner, self.batch_size)
             said = [runner.description, *foreign_forms(runner, spec)]
-            settings, files = self.settings(given, batch_size), {}
+            settings, files = self.settings(given, batch_size, spec), {}
             if self.bins is not None:
                 inputs = open_inputs(self.bins, spec)
                 files = {one.stem: partial(inputs.read, one) for one in inputs.files}
@@ -204,7 +206,7 @@ def reference_choice(file: Path, candidate: ModelChoice) -> ModelChoice:
     """
     The choice that runs *file* in float32 on the CPU: .onnx in ONNX Runtime, weights in torch.
 
-    It has the architecture of *candidate*.
+    It has the architecture and classes of *candidate*.
     """
     spec, options = candidate.spec, RunnerOptions(threads=candidate.options.threads)
     if file.suffix.lower() == ".onnx":
@@ -249,6 +251,7 @@ class RecordedEngine(Engine):
         """Open the results of every image, as `read` does; raises as that does."""
         del open_progress
         assert dataset is not None, "results are of images"
+        spec = labelled(self.spec, dataset)
         results, stems = self.read(dataset)
         known = results.summary.model_sha256
         settings = {
@@ -258,17 +261,17 @@ class RecordedEngine(Engine):
             "model_sha256": UNKNOWN_MODEL if known is None else known,
             "batch_size": None,
             "runner": "recorded",
-            "spec": asdict(self.spec),
+            "spec": asdict(spec),
         }
         times: dict[str, list[float]] = {"read results": [], "postprocess": []}
 
         def decoded(sample: Sample) -> Detections:
-            stem, scale = stems[sample.image_id], 1.0 / input_scale(sample.size, self.spec)
+            stem, scale = stems[sample.image_id], 1.0 / input_scale(sample.size, spec)
             with noted(times["read results"]):
-                (heads,) = split_heads(results.heads(stem), self.spec)
+                (heads,) = split_heads(results.heads(stem), spec)
             try:
                 with noted(times["postprocess"]):
-                    return postprocess(heads, scale, sample.size, self.spec)
+                    return postprocess(heads, scale, sample.size, spec)
             except Effd0Error as error:
                 error.add_note(f"in the results of {stem}")
                 raise
@@ -283,7 +286,7 @@ class RecordedEngine(Engine):
         def stages() -> dict[str, Latency]:
             return {stage: Latency.from_seconds(each) for stage, each in times.items()}
 
-        yield OpenEngine(self.spec, results.description, settings, detect, stages)
+        yield OpenEngine(spec, results.description, settings, detect, stages)
 
 
 def stem_of(sample: Sample, manifest: Manifest | None, spec: ModelSpec) -> str:

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from ..data import fixture
-from ..data.coco import Dataset, annotation_path, load_annotations, load_coco
+from ..data.coco import Dataset, annotation_path, label_notes, load_annotations, load_coco
 from ..data.remote import RemoteFiles, url_of
 from ..detection.postprocess import Detections
 from ..errors import DatasetError, EvaluationError, OutputError, ResultError, listed
@@ -269,7 +269,7 @@ def _scored(
         settings={
             "annotation_file": str(dataset.annotation_file) if url is None else url,
             "annotations_sha256": sha256(dataset.annotation_file),
-            "notes": list(dataset.notes),
+            "notes": [*dataset.notes, *label_notes(spec, dataset)],
             "min_map": least,
             "image_limit": job.image_limit,
             **settings,

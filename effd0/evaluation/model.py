@@ -9,17 +9,19 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from ..data import fixture as embedded
-from ..errors import CheckpointError, RunnerError, refuse, require_all
+from ..errors import CheckpointError, MissingExtra, RunnerError, refuse, require_all
 from ..export import verify as build
+from ..graph import onnx_info
 from ..graph.rewrites import ORT_EDITS
 from ..io import CHECKPOINT, check_kind
+from ..runners import checkpoint
 from ..runners.base import Runner
-from ..runners.checkpoint import FETCH_ONE
 from ..runners.registry import RUNNERS, RunnerOptions, open_runner
-from ..spec import D0, ModelSpec
-from ..types import BACKEND, option
+from ..spec import D0, ModelSpec, spec_for
+from ..types import BACKEND, TESTED, option
 
 #: Runner -> the modules that it imports, each with the extra that brings it.
 NEEDS = {
@@ -27,6 +29,49 @@ NEEDS = {
     "openvino": {"openvino": "openvino"},
     "torch": {"torch": "torch", "effdet": "torch"},
 }
+
+
+@dataclass(frozen=True)
+class ArchOptions:
+    """Which EfficientDet; what is left out is read from the model, or is the architecture's."""
+
+    panel: ClassVar = TESTED
+    arch: str = option(
+        "Architecture, one of effdet's: tf_efficientdet_d0 to d7x, tf_efficientdet_lite0 to lite4, "
+        "efficientdet_d0 to d5, and others.",
+        "NAME",
+        D0.arch,
+    )
+    num_classes: int | None = option(
+        "Classes of the model.", shown="those of its class heads; 90 where they cannot be read"
+    )
+    image_size: str | None = option(
+        "Side of its input in pixels, or ROWSxCOLUMNS.", "SIZE", shown="the architecture's"
+    )
+
+    def spec(self, *files: Path | None) -> ModelSpec:
+        """
+        The spec of the model in *files*, the first that tells the number of its classes.
+
+        Raises `SpecError` for an architecture or a size that is none.
+        """
+        spec = spec_for(self.arch)
+        if self.image_size is not None:
+            spec = spec.sized(self.image_size)
+        counts = (_class_count(file, spec) for file in files if file is not None)
+        found = self.num_classes or next(filter(None, counts), spec.num_classes)
+        return replace(spec, num_classes=found)
+
+
+def _class_count(file: Path, spec: ModelSpec) -> int | None:
+    """How many classes the model in *file* has, where it is one that says so."""
+    if not file.is_file() or file.suffix.lower() == ".om":
+        return None
+    if file.suffix.lower() != ".onnx":
+        return checkpoint.class_count(file, spec)
+    with contextlib.suppress(MissingExtra):  # OpenVINO runs a file without onnx
+        return onnx_info.class_count(file, spec)
+    return None
 
 
 @dataclass(frozen=True)
@@ -81,7 +126,7 @@ class ModelChoice:
             command = "compile" if runner == "acl" else "export"
             raise RunnerError(f"{self.model} does not exist; make it with 'effd0 {command}'")
         if self.checkpoint is not None:
-            check_kind(self.checkpoint, CHECKPOINT, CheckpointError, FETCH_ONE)
+            check_kind(self.checkpoint, CHECKPOINT, CheckpointError, checkpoint.FETCH_ONE)
         require_all(self.needs())
         return runner
 

@@ -148,7 +148,7 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
     Read the ONNX file *path* and check that it takes images and gives the heads of *spec*.
 
     Raises `GraphError` for a file that is no valid ONNX model, and `ExportError` for one that was
-    exported in training mode, and for inputs or outputs that are not those of an EfficientDet-D0,
+    exported in training mode, and for inputs or outputs that are not those of *spec*,
     or that cannot be told apart.
     """
     onnx = require("onnx", extra="onnx")
@@ -175,18 +175,35 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
         )
     inputs = fed_inputs(model)
     sides, size = sides_of(inputs[0]) if inputs else (), spec.image_size
-    pairs = (zip(sides[1:], of, strict=False) for of in ((3, size, size), (size, size, 3)))
+    pairs = (zip(sides[1:], of, strict=False) for of in ((3, *size), (*size, 3)))
     fits = any(all(side in (None, wanted) for side, wanted in both) for both in pairs)
     refuse({
-        f"{path} has the inputs {[value.name for value in inputs]}, but an EfficientDet-D0 has "
+        f"{path} has the inputs {[value.name for value in inputs]}, but an EfficientDet has "
         "one; export it with its heads alone": len(inputs) != 1,
         f"input {''.join(value.name for value in inputs)} of {path} is {_sides(sides)}, but "
-        f"{_sides((None, 3, size, size))} was wanted; export it for images of {size} pixels":
+        f"{_sides((None, 3, *size))} was wanted; export it for this size, or give --arch and "
+        "--image-size":
             len(sides) != len("NCHW") or not fits,
     }, ExportError)  # fmt: skip
     _check_outputs(path, {value.name: sides_of(value)[1:] for value in model.graph.output}, spec)
     origin = {entry.key: entry.value for entry in model.metadata_props}
     return ModelFile(path, precision_of(model), sides[0], origin)
+
+
+def class_count(path: Path, spec: ModelSpec) -> int | None:
+    """How many classes the outputs of the ONNX file *path* have; None where that is not clear."""
+    try:
+        outputs = load_graph(path).graph.output
+    except Effd0Error:  # whoever runs it says what is wrong with it
+        return None
+    counts, boxes = set[int](), 4 * spec.anchors_per_cell
+    for value in outputs:
+        sides = sides_of(value)
+        if len(sides) == len("NCHW") and sides[1] and (sides[1] != boxes or "class" in value.name):
+            counts |= {sides[1] // spec.anchors_per_cell}
+        elif sides[1:2] == (spec.num_anchors,) and sides[-1] not in (4, None):
+            counts |= {sides[-1]}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _of_training(model: Any) -> list[str]:
@@ -230,7 +247,8 @@ def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> No
         f"{len(outputs)} outputs are there": len(outputs) != len(wanted),
     }
     refuse({
-        f"the outputs of {path} are not the ten heads of an EfficientDet-D0: {said}; heads are "
+        f"the outputs of {path} are not the {len(wanted)} heads of {spec.arch} with "
+        f"{spec.num_classes} classes: {said}; heads are "
         f"known by their name or by their shape, and the outputs are {shown}; export the "
         "network without decoding and NMS": holds for said, holds in what.items()
     }, ExportError)  # fmt: skip

@@ -191,7 +191,7 @@ def only_input(inputs: Sequence[TensorInfo]) -> TensorInfo:
     """The input for images; raise `RunnerError` for a model that has others beside it."""
     if len(inputs) != 1:
         names = [info.name for info in inputs]
-        raise RunnerError(f"the model has the inputs {names}, but an EfficientDet-D0 has one")
+        raise RunnerError(f"the model has the inputs {names}, but an EfficientDet has one")
     return inputs[0]
 
 

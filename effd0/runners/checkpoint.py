@@ -1,10 +1,13 @@
-"""A trained EfficientDet-D0 from a file."""
+"""A trained EfficientDet from a file."""
 
 import argparse
 import hashlib
+import io
+import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -23,6 +26,8 @@ from ..tolerances import UNTRAINED
 _NETWORK = re.compile(r"(|.*?[./])(?:backbone|fpn|class_net|box_net)\.[^/]+")
 #: The name of a moving average, which is what was validated.
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])", re.IGNORECASE)
+#: The weights of the last layer of the class heads, separable or not.
+_CLASS_HEAD = re.compile(r"class_net\.predict\.conv(?:_pw)?\.weight$")
 FETCH_ONE = "get one with 'effd0 fetch checkpoint'"
 
 
@@ -59,6 +64,7 @@ def build_model(spec: ModelSpec) -> Any:
         warnings.simplefilter("ignore")
         effdet = require("effdet", extra="torch")
         config = effdet.get_efficientdet_config(spec.arch)
+        config.num_classes, config.image_size = spec.num_classes, spec.image_size
         return effdet.EfficientDet(config, pretrained_backbone=False)
 
 
@@ -189,10 +195,10 @@ def check_weights(
     ]
     problems += [listed(reshaped)] if reshaped else []
     if problems:
-        others = ", ".join(arch for arch in SPECS if arch != spec.arch)
+        others = ", ".join(_fitting(weights)) or "one of effdet's"
         raise CheckpointError(
-            f"{path} is not a checkpoint of {spec.arch}: {'; '.join(problems)}; "
-            f"check the file, or give --arch ({others})"
+            f"{path} is not a checkpoint of {spec.arch} with {spec.num_classes} classes: "
+            f"{'; '.join(problems)}; check the file, or give --arch ({others}) or --num-classes"
         )
     broken = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
@@ -200,6 +206,76 @@ def check_weights(
             f"{path} holds NaN or infinity in {listed(broken)}, but every weight must be finite; "
             "the training diverged or the conversion overflowed"
         )
+
+
+def _fitting(weights: Mapping[str, Any]) -> list[str]:
+    """The architectures whose feature pyramids and heads are as wide and deep as *weights* say."""
+    effdet = require("effdet", extra="torch")
+    first = [len(t) for n, t in weights.items() if n == "class_net.conv_rep.0.conv_pw.weight"]
+    counts = [
+        len({m[1] for m in map(re.compile(of).match, weights) if m})
+        for of in (r"fpn\.cell\.(\d+)\.", r"class_net\.conv_rep\.(\d+)\.")
+    ]
+    fits = []
+    for arch in SPECS:
+        config = effdet.get_efficientdet_config(arch)
+        sizes = [config.fpn_channels, config.fpn_cell_repeats, config.box_class_repeats]
+        fits += [arch] if [*first, *counts] == sizes else []
+    return fits
+
+
+class _Unread(dict[Any, Any]):
+    """Any object of a pickle but a tensor: made of whatever it is made of, and empty."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Unread":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+    append = extend = __call__ = __setstate__
+
+
+class _Shapes(pickle.Unpickler):
+    """Reads the pickle of a torch file: shapes in place of tensors; runs no code of the file."""
+
+    def find_class(self, _: str, name: str) -> Any:
+        """What makes the object of this *name*: a shape of a tensor, a dict, or nothing."""
+        if name == "OrderedDict":
+            return dict
+        if name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
+            place = 2 if name == "_rebuild_tensor_v2" else 0
+            return lambda *given: given[place]
+        return _Unread
+
+    def persistent_load(self, _: Any) -> None:
+        """Leave out the values of a tensor."""
+
+
+def class_count(path: Path, spec: ModelSpec) -> int | None:
+    """
+    How many classes the weights in *path* have, read without torch; None where that is not clear.
+
+    That is so for files of torch before 1.6, and where sets of weights differ.
+    """
+    shapes: Any = {}
+    try:
+        if is_safetensors(path):
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            shapes = {name: one.get("shape") for name, one in header.items()}
+        else:
+            with zipfile.ZipFile(path) as archive:
+                (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
+                shapes = _Shapes(io.BytesIO(archive.read(name))).load()
+    except Exception:  # whoever loads the weights says what is wrong with them
+        return None
+    heads = {shape[0] for place, shape in flattened(shapes, "/") if _CLASS_HEAD.search(place)}
+    counts = [divmod(size, spec.anchors_per_cell) for size in heads]
+    return counts[0][0] if len(counts) == 1 and counts[0][1] == 0 else None
 
 
 def blank_layers(model: Any) -> dict[str, str]:

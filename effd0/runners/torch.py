@@ -113,7 +113,7 @@ class Lane:
     def __init__(self, torch: Any, device: str, spec: ModelSpec, rows: int) -> None:
         self.rows, self._torch, self.device = rows, torch, torch.device(device)
         self._on_cuda = self.device.type == "cuda"
-        pixels = (rows, spec.image_size, spec.image_size, 3)
+        pixels = (rows, *spec.image_size, 3)
         self._host = [
             torch.ones(pixels, dtype=torch.uint8, pin_memory=self._on_cuda),
             torch.ones((rows, 3), dtype=torch.float32, pin_memory=self._on_cuda),

@@ -31,6 +31,8 @@ MANIFEST = "manifest.json"
 Dtype = Literal["float32", "float16", "uint8"]
 #: What an input may hold: normalised planes, or, for a model with AIPP, (rows, columns, RGB).
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+#: What of a spec an input is made by.
+FED_BY = ("arch", "image_size", "mean", "std", "fill")
 SUFFIXES = (".bin", ".npy")
 #: How floats may have been written that were read as little-endian ones of their type -> the values
 #: that they are then, flat.
@@ -102,12 +104,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def check_spec(self, spec: ModelSpec) -> None:
         """Raise `ResultError` where the inputs were made for another model than *spec*."""
-        if self.spec != spec:
-            mine, asked = asdict(self.spec), asdict(spec)
-            differ = [f"{k} {mine[k]}, not {asked[k]}" for k in mine if mine[k] != asked[k]]
+        # Of the classes that are found in it, an input knows nothing.
+        mine, asked = ({k: vars(one)[k] for k in FED_BY} for one in (self.spec, spec))
+        if differ := [f"{k} {mine[k]}, not {asked[k]}" for k in FED_BY if mine[k] != asked[k]]:
             raise ResultError(
                 f"{self.path} is of inputs with {'; '.join(differ)}; "
-                "give the --arch that they were made for, or preprocess again"
+                "give the --arch and --image-size that they were made for, or preprocess again"
             )
 
 
@@ -147,7 +149,7 @@ def read_json(
 
 def input_shape(dtype: str, spec: ModelSpec) -> tuple[int, int, int]:
     """Shape of one image's input of *dtype*, one of `DTYPES`."""
-    return (spec.image_size, spec.image_size, 3) if dtype == "uint8" else spec.input_shape
+    return (*spec.image_size, 3) if dtype == "uint8" else spec.input_shape
 
 
 def write_inputs(

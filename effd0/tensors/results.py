@@ -199,13 +199,14 @@ def check_origin(
             f"{summary.path.name}) than {manifest.path} ({manifest.sha256[:12]}); "
             "run the inference again on these inputs, or give those that it was run on"
         )
-    asked = json.loads(json.dumps(asdict(spec)))
+    # Which categories its classes are is the affair of the data set.
+    asked = json.loads(json.dumps(asdict(replace(spec, category_ids=None))))
     recorded = asked if summary.spec is None else summary.spec
     differ = [f"{k} {recorded.get(k)}, not {v}" for k, v in asked.items() if recorded.get(k) != v]
     if differ:
         raise ResultError(
             f"{folder} is of a model with {'; '.join(differ)}, by {summary.path.name}; "
-            "give the --arch that it was run with"
+            "give the --arch, --image-size and --num-classes that it was run with"
         )
 
 

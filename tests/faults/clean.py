@@ -167,7 +167,7 @@ def _merged_results(good: Good, folder: Path) -> Sequence[str]:
         ]
         for n, (width, levels) in enumerate(((D0.num_classes, heads[:5]), (4, heads[5:]))):
             tables = [
-                level.reshape(-1, size, size).transpose(1, 2, 0).reshape(-1, width)
+                level.reshape(-1, *size).transpose(1, 2, 0).reshape(-1, width)
                 for level, size in zip(levels, D0.feature_sizes, strict=True)
             ]
             np.concatenate(tables).tofile(results / f"{image.path.stem}_{n}.bin")

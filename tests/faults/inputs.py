@@ -179,7 +179,7 @@ def _bins(name: str) -> Plant:
         bins.mkdir()
         tensors = {}
         for sample in good.dataset.samples:
-            tensor = planted(name, sample.path, good.spec.image_size)
+            tensor = planted(name, sample.path, good.spec.image_size[0])
             tensor.tofile(bins / f"{sample.path.stem}.bin")
             tensors[sample.image_id] = tensor
         return Planted((*base_options(good), f"--bins={bins}", "--runner=ort"),
@@ -247,7 +247,7 @@ def _three_by_another_dct(good: Good, folder: Path) -> Planted:
     for sample in good.dataset.samples[5:8]:
         pixels = decoded(sample.path)
         steps = rng.choice([-1, 0, 1], pixels.shape, p=[0.05, 0.9, 0.05])
-        square = normal(boxed((pixels + steps).clip(0, 255), D0.image_size))
+        square = normal(boxed((pixels + steps).clip(0, 255), D0.image_size[0]))
         tensor = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)
         tensor.tofile(bins / f"{sample.path.stem}.bin")
     return Planted((*base_options(good), f"--bins={bins}", "--runner=ort"))

@@ -31,13 +31,20 @@ from effd0.cli import main as cli
 from effd0.cli import pytest_suite
 from effd0.detection.heads import HeadOutputs
 from effd0.errors import Effd0Error
-from effd0.spec import D0, ModelSpec
+from effd0.spec import D0, SPECS, ModelSpec
 from effd0.types import Floats
 
 #: A D0 in all but size: 3,069 anchors, so that a test can look at every logit.
-SMALL = replace(D0, image_size=128, num_classes=5, max_candidates=50)
+SMALL = replace(D0, image_size=(128, 128), num_classes=5, max_candidates=50)
 #: Smaller still, 45 anchors and 135 logits: Hypothesis can draw each of them.
-TINY = replace(D0, image_size=128, levels=(6, 7), num_classes=3, max_candidates=20)
+TINY = replace(D0, image_size=(128, 128), levels=(6, 7), num_classes=3, max_candidates=20)
+
+#: One of each way to feed a network: the recipe's, AdvProp's, and lite's, whose P7 is rounded up.
+FED_APART = {
+    arch: SPECS[arch] for arch in (D0.arch, "tf_efficientdet_d0_ap", "tf_efficientdet_lite0")
+}
+#: No square: 512 rows of 384 columns.
+OBLONG = replace(D0, image_size=(512, 384))
 
 
 def noise(size: tuple[int, int], channels: int = 3, seed: int = 0) -> npt.NDArray[np.uint8]:

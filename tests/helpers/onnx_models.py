@@ -161,7 +161,7 @@ def with_foreign_input(model: Any, spec: ModelSpec, *, pixels: bool, last: bool)
     if last:
         steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
         sides = value.type.tensor_type.shape.dim
-        for dim, side in zip(sides[1:], (spec.image_size, spec.image_size, 3), strict=True):
+        for dim, side in zip(sides[1:], (*spec.image_size, 3), strict=True):
             dim.dim_value = side
     if pixels:
         value.type.tensor_type.elem_type = TensorProto.UINT8
@@ -209,9 +209,11 @@ def with_merged_heads(model: Any, spec: ModelSpec) -> Any:
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def head_model(shapes: Shapes, side: int = 128, *, batch: int | None = None) -> Any:
+def head_model(
+    shapes: Shapes, size: tuple[int, int] = (128, 128), *, batch: int | None = None
+) -> Any:
     """
-    Return a model with a head for each of *shapes*, from images of *side* pixels.
+    Return a model with a head for each of *shapes*, from images of *size*, (rows, columns).
 
     A head is a 1x1 convolution of the image's means; its weights are named after it.
     """
@@ -219,7 +221,7 @@ def head_model(shapes: Shapes, side: int = 128, *, batch: int | None = None) -> 
     rows = "N" if batch is None else batch
     nodes, tensors, outputs = [], [], []
     for name, (channels, height, width) in shapes.items():
-        cell = [side // height, side // width]
+        cell = [size[0] // height, size[1] // width]
         pool: dict[str, Any] = {"kernel_shape": cell, "strides": cell}
         nodes.append(helper.make_node("AveragePool", ["x.1"], [f"{name}_mean"], **pool))
         nodes.append(helper.make_node("Conv", [f"{name}_mean", f"{name}_weight"], [name]))
@@ -227,7 +229,7 @@ def head_model(shapes: Shapes, side: int = 128, *, batch: int | None = None) -> 
         tensors.append(numpy_helper.from_array(weight, f"{name}_weight"))
         sides = [rows, channels, height, width]
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sides))
-    image = helper.make_tensor_value_info("x.1", TensorProto.FLOAT, [rows, 3, side, side])
+    image = helper.make_tensor_value_info("x.1", TensorProto.FLOAT, [rows, 3, *size])
     graph = helper.make_graph(nodes, "heads", [image], outputs, tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 

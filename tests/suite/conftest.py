@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from effd0.data.coco import Dataset
+from effd0.data.coco import Dataset, labelled
 from effd0.diagnosis.hypothesis import Diagnosis
 from effd0.diagnosis.inputs import diagnose_input_of
 from effd0.diagnosis.parity import DiagnoseInput, compare_plain
 from effd0.graph.onnx_info import ModelFile, read_model
 from effd0.progress import OpenProgress, progress, silent
 from effd0.runners.base import Runner, batch_size_of
-from effd0.spec import ModelSpec
+from effd0.spec import D0, ModelSpec, spec_for
 from effd0.tolerances import MAY_ROUND
 from effd0.types import Tensor, Tensors
 
@@ -36,6 +36,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.artefact)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests once for each level of the architecture that ask for it by name."""
+    if "level" in metafunc.fixturenames:
+        levels = spec_for(metafunc.config.getoption("--arch")).levels
+        metafunc.parametrize("level", levels, ids="level=p{}".format)
+
+
+def need_its_images(config: pytest.Config, spec: ModelSpec) -> None:
+    """Skip where a model of other classes than COCO's has no images of its own."""
+    if config.getoption("--coco") is None and spec.num_classes != D0.num_classes:
+        pytest.skip(
+            f"needs images of the model's {spec.num_classes} classes, which the embedded scenes do "
+            "not show: no --coco ROOT was given"
+        )
+
+
+@pytest.fixture(scope="session")
+def scored_spec(
+    spec: ModelSpec, dataset_under_test: Dataset, pytestconfig: pytest.Config
+) -> ModelSpec:
+    """The spec with the category of each class in the images under test."""
+    need_its_images(pytestconfig, spec)
+    return labelled(spec, dataset_under_test)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pytest
 
 from effd0.ascend.acl_api import acl_session
 from effd0.cli.pytest_plugin import PATHS
-from effd0.cli.pytest_suite import RECORD, runner_options
+from effd0.cli.pytest_suite import RECORD, runner_options, spec_given
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
@@ -28,7 +28,7 @@ from effd0.results.suite import FIGURES, SuiteRecord
 from effd0.runners.base import DetectingRunner, NamedRunner, Runner
 from effd0.runners.recorded import RecordedRunner, digest_of
 from effd0.runners.registry import open_runner
-from effd0.spec import ModelSpec, spec_for
+from effd0.spec import ModelSpec
 from effd0.tensors.inputs import find_manifest
 from effd0.types import Tensor, Tensors
 
@@ -59,8 +59,8 @@ def note_figure(
 
 @pytest.fixture(scope="session")
 def spec(pytestconfig: pytest.Config) -> ModelSpec:
-    """The architecture under test."""
-    return spec_for(pytestconfig.getoption("--arch"))
+    """The architecture under test; which categories its classes are is for whoever scores."""
+    return spec_given(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def checkpoint(pytestconfig: pytest.Config) -> Path:
     named = next((one for one in PATHS if pytestconfig.getoption(one) is not None), None)
     if named in ("--model", "--onnx") and (path := onnx_given(pytestconfig)) is not None:
         with contextlib.suppress(Effd0Error):  # the checks of stage export say what is wrong
-            origin = read_model(path, spec_for(pytestconfig.getoption("--arch"))).origin
+            origin = read_model(path, spec_given(pytestconfig)).origin
             if origin.get("checkpoint_sha256") == embedded.reference()["checkpoint_sha256"]:
                 named = None
     if named is not None:
@@ -187,7 +187,7 @@ def dataset_under_test(pytestconfig: pytest.Config, request: pytest.FixtureReque
 
 @pytest.fixture(scope="session")
 def images(dataset_under_test: Dataset, spec: ModelSpec) -> Tensor:
-    """Network input of the first five images under test, (5, 3, 512, 512)."""
+    """Network input of the first five images under test, (5, 3, rows, columns)."""
     samples = dataset_under_test.samples[:COMPARED_IMAGES]
     return np.stack([preprocess(sample.path, spec).tensor for sample in samples])
 

@@ -30,7 +30,7 @@ class Geometry:
     def of(cls, size: tuple[int, int], spec: ModelSpec) -> Geometry:
         """Return the geometry that effdet's ``ResizePad`` gives an image of *size*."""
         width, height = size
-        return cls(size, 1.0 / min(spec.image_size / height, spec.image_size / width))
+        return cls(size, 1.0 / min(spec.image_size[0] / height, spec.image_size[1] / width))
 
 
 def effdet_input(path: Path, spec: ModelSpec) -> tuple[Tensor, float]:
@@ -40,10 +40,12 @@ def effdet_input(path: Path, spec: ModelSpec) -> tuple[Tensor, float]:
         warnings.simplefilter("ignore", UserWarning)
         with Image.open(path) as image:
             rgb = image.convert("RGB")
-    config = resolve_input_config({"interpolation": "bilinear"}, get_efficientdet_config(spec.arch))
+    own = get_efficientdet_config(spec.arch)
+    own.image_size = spec.image_size
+    config = resolve_input_config({"interpolation": "bilinear"}, own)
     mean, std = config["mean"], config["std"]
     transform = transforms_coco_eval(
-        config["input_size"][-1],
+        config["input_size"][-2:],
         config["interpolation"],
         use_prefetcher=True,
         fill_color=config["fill_color"],
@@ -65,7 +67,7 @@ def effdet_anchors(spec: ModelSpec) -> Anchors:
         spec.scales_per_octave,
         spec.aspect_ratios,
         spec.anchor_scale,
-        (spec.image_size, spec.image_size),
+        spec.image_size,
     )
 
 

@@ -13,11 +13,13 @@ import pytest
 from effd0.cli.pytest_plugin import PATHS
 from effd0.cli.pytest_suite import (
     WITH_WORKERS,
+    least_map,
     pool_asked,
     run_directory,
     runner_names,
     runner_options,
     runners_here,
+    spec_given,
 )
 from effd0.data import fixture as embedded
 from effd0.data.coco import Dataset, Sample
@@ -39,7 +41,7 @@ from effd0.spec import ModelSpec
 from effd0.tolerances import BETWEEN_RUNNERS, MAY_ROUND, ROUNDED, TO_RECORD, max_drop_of
 from effd0.types import Tensor, Tensors
 
-from .conftest import OpenRunner
+from .conftest import OpenRunner, need_its_images
 from .fixtures import onnx_given
 from .gate import Gate, points, points_in, settle
 from .scoring import pycocotools_metrics
@@ -139,7 +141,10 @@ def measure_coco(gate: Gate, dataset_under_test: Dataset, pytestconfig: pytest.C
     """Score a runner on --coco, once for each runner and batch size."""
     option = pytestconfig.getoption
     job = EvaluationJob(
-        option("--coco"), option("--split"), option("--image-limit"), min_map=option("--min-map")
+        option("--coco"),
+        option("--split"),
+        option("--image-limit"),
+        min_map=least_map(pytestconfig),
     )
     return gate.measure_on("coco", dataset_under_test, job)
 
@@ -203,6 +208,7 @@ def _for_the_scenes(config: pytest.Config) -> None:
     """Skip what is checked on the images of --coco where they are given."""
     if config.getoption("--coco") is not None:
         pytest.skip("checked on the images of --coco; leave it out to check it on the scenes")
+    need_its_images(config, spec_given(config))
 
 
 def test_embedded_checkpoint_is_the_recorded_one(pytestconfig: pytest.Config) -> None:
@@ -295,7 +301,7 @@ def test_coco_map_reaches_the_gate(
     """On all images of --coco, mAP is at least --min-map."""
     measured, config = measure_coco(runner_name, given_batch), request.config
     ap = measured.metrics.ap
-    note_figure(None if ap is None else 100 * ap, config.getoption("--min-map"), "%")
+    note_figure(None if ap is None else 100 * ap, least_map(config), "%")
 
     def diagnose() -> str | None:
         weights: Path | None = config.getoption("--checkpoint")

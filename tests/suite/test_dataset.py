@@ -14,8 +14,9 @@ from effd0.diagnosis.dataset import (
     check_doubles,
     facts,
 )
+from effd0.spec import ModelSpec
 
-from .conftest import NoteFigure
+from .conftest import NoteFigure, need_its_images
 
 pytestmark = pytest.mark.stage("dataset")
 
@@ -29,9 +30,12 @@ def test_every_image_can_be_decoded(dataset_under_test: Dataset, note_figure: No
     assert decoded == wanted > 0
 
 
-def test_categories_have_cocos_ids(dataset_under_test: Dataset) -> None:
-    """The network's class n is COCO's category n, so the truths must use COCO's ids."""
-    check_categories(dataset_under_test)
+def test_categories_are_the_models_classes(
+    dataset_under_test: Dataset, spec: ModelSpec, pytestconfig: pytest.Config
+) -> None:
+    """Each category is a class: COCO's under COCO's ids, others by their ids or their order."""
+    need_its_images(pytestconfig, spec)
+    check_categories(dataset_under_test, spec)
 
 
 def test_boxes_lie_in_their_images(dataset_under_test: Dataset) -> None:

@@ -28,7 +28,7 @@ def detection_faults(
     pytestconfig: pytest.Config,
     open_under_test: Callable[[str], Runner],
     dataset_under_test: Dataset,
-    spec: ModelSpec,
+    scored_spec: ModelSpec,
 ) -> dict[str, list[Broken]]:
     """What is wrong with the file at each stage where it could be compared with effd0's heads."""
     file: Path | None = pytestconfig.getoption("--detections")
@@ -43,14 +43,14 @@ def detection_faults(
     with open_under_test("recorded" if pytestconfig.getoption("--results") else "ort") as runner:
 
         def candidates(image_id: int) -> ImageCandidates:
-            image = preprocess(paths[image_id], spec, normalized=not takes_pixels(runner))
-            heads = split_heads(runner.infer(make_feed([image], runner)), spec)[0]
-            return image_candidates(heads, image.image_scale, image.image_size, spec)
+            image = preprocess(paths[image_id], scored_spec, normalized=not takes_pixels(runner))
+            heads = split_heads(runner.infer(make_feed([image], runner)), scored_spec)[0]
+            return image_candidates(heads, image.image_scale, image.image_size, scored_spec)
 
         size = choose_batch_size(runner, None)
-        found = run_dataset(samples, runner, spec, batch_size=size)
+        found = run_dataset(samples, runner, scored_spec, batch_size=size)
         own = {sample.image_id: detections for sample, detections in found}
-        faults = faults_of_detections(dataset_under_test, own, given, spec, candidates)
+        faults = faults_of_detections(dataset_under_test, own, given, scored_spec, candidates)
     # Ids of no image are those of images in another order, which has a diagnosis, or of others.
     known = given.images.keys() & own.keys() or any(fault.diagnosis for fault in faults)
     stages = ("decode", "nms", "evaluate") if known else ("evaluate",)

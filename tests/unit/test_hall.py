@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import subprocess
@@ -27,6 +28,7 @@ from effd0.progress import download_progress, progress
 from effd0.spec import D0, SPECS, ModelSpec, spec_for
 from effd0.timing import Latency, let_threads_sleep, peak_rss_mb
 from tests.helpers import names_in
+from tests.meta import architectures
 
 
 def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -193,13 +195,17 @@ def test_heads_are_named_and_shaped_in_the_order_of_the_recipe() -> None:
 def test_model_is_the_one_that_effdet_configures(spec: ModelSpec) -> None:
     """All that shapes inputs, heads, anchors and detections is effdet's number."""
     config = get_efficientdet_config(spec.arch)
-    assert tuple(config.image_size) == (spec.image_size, spec.image_size)
+    assert tuple(config.image_size) == spec.image_size
     assert (config.min_level, config.max_level) == (spec.levels[0], spec.levels[-1])
     assert config.num_levels == len(spec.levels)
     assert config.num_classes == spec.num_classes
     assert config.num_scales == spec.scales_per_octave
     assert config.anchor_scale == spec.anchor_scale
-    assert tuple(map(tuple, config.aspect_ratios)) == spec.aspect_ratios
+    ratios = [
+        (math.sqrt(one), 1 / math.sqrt(one)) if isinstance(one, float) else tuple(one)
+        for one in config.aspect_ratios
+    ]
+    assert tuple(ratios) == spec.aspect_ratios
     assert config.max_detection_points == spec.max_candidates
     assert config.max_det_per_image == spec.max_detections
     assert config.soft_nms is False
@@ -208,14 +214,42 @@ def test_model_is_the_one_that_effdet_configures(spec: ModelSpec) -> None:
     assert tuple(resolve_fill_color(fed["fill_color"], fed["mean"])) == spec.fill
 
 
-def test_unknown_architecture_is_refused_with_the_known_ones() -> None:
-    """The message shows what was asked for and every name that would do."""
+def test_the_table_is_effdets() -> None:
+    """No architecture that effdet configures is missing in the file, and none was made by hand."""
+    assert architectures.FILE.read_text() == architectures.table()
+
+
+def test_unknown_architecture_is_refused_with_the_nearest_ones() -> None:
+    """The message shows what was asked for and names like it that would do."""
     message = (
-        "--arch is 'efficientdet_d1', but effd0 knows "
-        "tf_efficientdet_d0, efficientdet_d0, tf_efficientdet_d0_ap"
+        "--arch is 'efficientdet-d1', but effd0 knows the 47 of effdet, such as "
+        "efficientdet_d1, tf_efficientdet_d1, efficientdet_d5"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
-        spec_for("efficientdet_d1")
+        spec_for("efficientdet-d1")
+
+
+@pytest.mark.parametrize(
+    ("arch", "given", "size"),
+    [
+        pytest.param("tf_efficientdet_d0", "640", (640, 640), id="square"),
+        pytest.param("tf_efficientdet_d0", "512x384", (512, 384), id="oblong"),
+        pytest.param("tf_efficientdet_lite0", "320", (320, 320), id="its-own"),
+        pytest.param("tf_efficientdet_d0", "500", None, id="no-multiple"),
+        pytest.param("tf_efficientdet_d7x", "640", None, id="no-multiple-of-p8"),
+        pytest.param("tf_efficientdet_d0", "0", None, id="zero"),
+        pytest.param("tf_efficientdet_d0", "512*384", None, id="no-size"),
+    ],
+)
+def test_a_size_is_a_multiple_of_the_last_stride(
+    arch: str, given: str, size: tuple[int, int] | None
+) -> None:
+    """Rows come first; what the feature pyramid cannot halve evenly is refused."""
+    if size is None:
+        with pytest.raises(SpecError, match=f"--image-size is {re.escape(given)}, but N or"):
+            spec_for(arch).sized(given)
+    else:
+        assert spec_for(arch).sized(given).image_size == size
 
 
 @pytest.mark.parametrize(

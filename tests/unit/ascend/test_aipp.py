@@ -7,7 +7,8 @@ import pytest
 
 from effd0.ascend.aipp import aipp_file, largest_errors, normalizing_aipp
 from effd0.data.preprocess import normalize
-from effd0.spec import D0, SPECS, ModelSpec
+from effd0.spec import D0, ModelSpec
+from tests.helpers import FED_APART
 
 from ...emulator.aipp import normalized, read_aipp
 
@@ -19,7 +20,7 @@ PIXELS = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (1, 256,
 FLOAT16 = 2e-3
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+@pytest.mark.parametrize("spec", FED_APART.values(), ids=FED_APART)
 def test_aipp_normalises_as_the_host_does(spec: ModelSpec) -> None:
     """The file, read and applied by another reading of the manual, is `normalize`, as is stated."""
     aipp = normalizing_aipp(spec)

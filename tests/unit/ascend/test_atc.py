@@ -48,7 +48,7 @@ atc --framework=5 \
     --precision_mode=allow_mix_precision \
     --modify_mixlist=ops_info.json
 """
-SMALL = replace(D0, image_size=8)
+SMALL = replace(D0, image_size=(8, 8))
 SET_ENV = r".*ascend-toolkit/set_env.sh .*/usr/local/Ascend/cann/set_env.sh"
 
 

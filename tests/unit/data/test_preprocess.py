@@ -22,8 +22,8 @@ from effd0.data.preprocess import (
     resizes_as_pillow,
 )
 from effd0.errors import ImageError
-from effd0.spec import D0, SPECS, ModelSpec
-from tests.helpers import encoded, noise
+from effd0.spec import D0, ModelSpec
+from tests.helpers import FED_APART, OBLONG, encoded, noise
 from tests.suite.reference import effdet_input
 
 SIZE = (90, 61)
@@ -93,7 +93,11 @@ def test_every_kind_of_picture_is_read_as_effdet_reads_it(
     _assert_as_effdet(path)
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=[f"arch={name}" for name in SPECS])
+@pytest.mark.parametrize(
+    "spec",
+    [*FED_APART.values(), OBLONG],
+    ids=[*(f"arch={name}" for name in FED_APART), "oblong"],
+)
 def test_every_architecture_is_fed_as_effdet_feeds_it(spec: ModelSpec, tmp_path: Path) -> None:
     """Mean, deviation and fill colour of each architecture are applied as effdet applies them."""
     path = tmp_path / "image.png"

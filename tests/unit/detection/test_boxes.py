@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
 from effd0.detection.boxes import anchor_boxes, clip_boxes, decode_boxes, nms
-from effd0.spec import D0, ModelSpec
+from effd0.spec import D0, SPECS, ModelSpec
 from effd0.types import Boxes, Indices
-from tests.helpers import SMALL, TINY
+from tests.helpers import OBLONG, SMALL, TINY
 from tests.suite.reference import effdet_anchors
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -76,7 +76,8 @@ def test_suppression_is_that_of_torchvision(found: tuple[Boxes, Indices], thresh
 
 @pytest.mark.parametrize(
     "spec",
-    [pytest.param(D0, id="d0"), pytest.param(SMALL, id="small"), pytest.param(TINY, id="tiny")],
+    [*SPECS.values(), OBLONG, SMALL, TINY],
+    ids=[*SPECS, "oblong", "small", "tiny"],
 )
 def test_anchors_are_those_of_effdet(spec: ModelSpec) -> None:
     """Every corner of every anchor is effdet's, to the last bit and in its order."""

@@ -20,10 +20,10 @@ from effd0.detection.heads import HeadOutputs, split_heads
 from effd0.detection.postprocess import Detections, postprocess
 from effd0.detection.torch_ops import DeviceSteps, on_host, unpack
 from effd0.errors import HeadError
-from effd0.spec import D0, SPECS, ModelSpec
+from effd0.spec import D0, ModelSpec
 from effd0.tolerances import BOXES, SCORES
 from effd0.types import Pixels, Tensors
-from tests.helpers import SMALL, TINY, noise, synthetic_heads
+from tests.helpers import FED_APART, SMALL, TINY, noise, synthetic_heads
 from tests.suite.reference import Geometry
 
 SIZES = [(640, 480), (333, 517), (32, 20)]
@@ -63,10 +63,10 @@ def assert_same(
     assert np.abs(found.boxes - wanted.boxes).max(initial=0) <= BOXES.limit * max(image.size)
 
 
-@pytest.mark.parametrize("arch", SPECS)
+@pytest.mark.parametrize("arch", FED_APART)
 def test_pixels_are_normalised_bit_for_bit(arch: str) -> None:
     """Every value in every channel becomes what the host makes of it, in the order of planes."""
-    spec = SPECS[arch]
+    spec = FED_APART[arch]
     every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
     batch: list[Pixels] = [every, noise((16, 16))]
     found = DeviceSteps(spec, "cpu").normalize(torch.tensor(np.stack(batch)))

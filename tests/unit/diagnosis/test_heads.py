@@ -20,7 +20,7 @@ from tests.helpers.results import as_bfloat16, as_float16, noisy
 Plant = Callable[[Floats], Floats]
 IMAGES = 3
 #: As SMALL, with COCO's 90 class channels and heads of two levels.
-COCO = replace(SMALL, image_size=64, levels=(4, 5), num_classes=90)
+COCO = replace(SMALL, image_size=(64, 64), levels=(4, 5), num_classes=90)
 #: Float32 leaves at most 6e-8 where the fault was planted in float64, measured 2026-11-23.
 NOTHING = 1e-6
 

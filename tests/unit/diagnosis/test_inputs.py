@@ -40,7 +40,7 @@ def test_each_fault_is_named(name: str, tmp_path: Path) -> None:
     """A fault that others make with an image comes out by its name, wide or high."""
     for size in ((300, 220), (219, 301)):
         path = photo(tmp_path, size)
-        found = inputs.diagnose_input(path, planted(name, path, SMALL.image_size), SMALL)
+        found = inputs.diagnose_input(path, planted(name, path, SMALL.image_size[0]), SMALL)
         assert found is not None
         assert found.name == name
 
@@ -52,7 +52,7 @@ def test_every_fault_in_the_catalogue_is_planted() -> None:
 
 def test_the_fill_of_the_sibling_is_named(tmp_path: Path) -> None:
     """The model fed from -1 to 1 on black names the recipe's fill as the fault it is there."""
-    path, spec = photo(tmp_path), replace(SPECS["tf_efficientdet_d0_ap"], image_size=128)
+    path, spec = photo(tmp_path), replace(SPECS["tf_efficientdet_d0_ap"], image_size=(128, 128))
     tensor = (boxed(decoded(path), 128) / 127.5 - 1).transpose(2, 0, 1).astype(np.float32)
     found = inputs.diagnose_input(path, tensor, spec)
     assert found is not None

@@ -23,9 +23,9 @@ from effd0.runners.base import (
     laid_out,
     make_feed,
 )
-from effd0.spec import SPECS, ModelSpec
+from effd0.spec import ModelSpec
 from effd0.types import Tensors
-from tests.helpers import SMALL
+from tests.helpers import FED_APART, SMALL
 from tests.helpers.results import heads_of
 from tests.helpers.runners import FLOAT, FakeRunner
 
@@ -200,7 +200,7 @@ def test_float16_stays_inside() -> None:
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes-first", "planes-last"])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", FED_APART.values(), ids=FED_APART)
 def test_a_model_is_fed_its_own_layout_and_pixels(dtype: Any, last: bool, spec: ModelSpec) -> None:
     """One that normalises by itself gets each pixel as it was; all are spoken to alike."""
     spec = replace(SMALL, mean=spec.mean, std=spec.std)
