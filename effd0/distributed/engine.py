@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ..data.coco import Dataset, Sample, check_images
+from ..data.coco import Dataset, Sample, check_images, labelled
 from ..data.remote import localized, url_of
 from ..detection.postprocess import Detections
 from ..errors import ImageError, OutputError, require_all
@@ -51,8 +51,9 @@ class RayEngine(engines.ModelEngine):
         self, dataset: Dataset | None, host_threads: int, open_progress: OpenProgress
     ) -> Iterator[engines.OpenEngine]:
         """Start the workers; raise what opening the model raises in all of them."""
-        del dataset  # broken images show when workers read them
+        # Broken images show when workers read them.
         runner, spec, options = self.choice.checked_runner(), self.choice.spec, self.choice.options
+        spec = spec if dataset is None else labelled(spec, dataset)
         kind, cluster = accelerator(runner, options), self.cluster
         with contextlib.ExitStack() as stack:
             with open_progress("preparing the model", 1) as advance:

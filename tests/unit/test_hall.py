@@ -223,7 +223,7 @@ def test_unknown_architecture_is_refused_with_the_nearest_ones() -> None:
     """The message shows what was asked for and names like it that would do."""
     message = (
         "--arch is 'efficientdet-d1', but effd0 knows the 47 of effdet, such as "
-        "efficientdet_d1, tf_efficientdet_d1, efficientdet_d5"
+        "efficientdet_d1, efficientdet_q1, efficientdet_d5"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         spec_for("efficientdet-d1")
