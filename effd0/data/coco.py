@@ -317,6 +317,7 @@ class _Annotation(TypedDict):
 class _Category(TypedDict):
     id: Id
     name: str
+    supercategory: NotRequired[Any]
 
 
 class _Content(TypedDict):
@@ -364,14 +365,15 @@ def _amended(content: dict[str, Any]) -> Iterator[str]:
     names = Counter(category["name"] for category in content["categories"])
     used = {annotation["category_id"] for annotation in content["annotations"]}
     # The root of the classes, as some tools write it.
+    above = {(c["id"], str(c.pop("supercategory", None))) for c in content["categories"]}
     for category in [c for c in content["categories"] if c["id"] not in used]:
-        if names[category["name"]] > 1:
-            names[category["name"]] -= 1
+        id_, name = category["id"], category["name"]
+        root = any(name == other for below, other in above if below != id_)
+        if names[name] > 1 or root:
+            names[name] -= 1
             content["categories"].remove(category)
-            yield (
-                f"category {category['id']} is left out: it has the name of another, "
-                f"{category['name']}, and no annotation"
-            )
+            what = "is the supercategory of others" if root else "has the name of another"
+            yield f"category {id_} ({name}) is left out: it {what} and has no annotation"
 
 
 def _mistakes(content: dict[str, Any]) -> Iterator[str]:
