@@ -222,7 +222,8 @@ def label_notes(spec: ModelSpec, dataset: Dataset) -> list[str]:
         return []
     if spec.category_ids is None:
         return [f"{spec.num_classes} classes, whose labels are the category ids"]
-    names = [f"{n} {id_} {dataset.categories[id_]}" for n, id_ in enumerate(spec.category_ids, 1)]
+    every = enumerate(spec.category_ids, 1)
+    names = [f"{n} = id {id_} ({dataset.categories[id_]})" for n, id_ in every]
     return [f"{spec.num_classes} classes in the order of category ids: label {listed(names)}"]
 
 
