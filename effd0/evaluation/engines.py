@@ -26,7 +26,7 @@ from ..io import model_sha256, sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
 from ..results.run import UNKNOWN_MODEL
-from ..runners.base import Runner, choose_batch_size, foreign_forms
+from ..runners.base import Runner, check_size, choose_batch_size, foreign_forms
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
 from ..tensors.inputs import Manifest, find_manifest, open_inputs
@@ -166,6 +166,7 @@ class LocalEngine(ModelEngine):
                 assert given is not None, "a runner of its own comes with the file that it runs"
                 advance(1)
             times = StageTimes()
+            check_size(runner, spec)
             batch_size = choose_batch_size(runner, self.batch_size)
             said = [runner.description, *foreign_forms(runner, spec)]
             settings, files = self.settings(given, batch_size, spec), {}

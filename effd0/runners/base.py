@@ -279,6 +279,17 @@ def choose_batch_size(runner: Runner, asked: int | None) -> int:
     return asked
 
 
+def check_size(runner: Runner, spec: ModelSpec) -> None:
+    """Raise `RunnerError` where the open *runner* takes images of another size than *spec*'s."""
+    sides, (rows, columns) = only_input(runner.inputs).shape[1:], spec.image_size
+    wanted = ((3, rows, columns), (rows, columns, 3))
+    if not any(all(a in (None, b) for a, b in zip(sides, of, strict=False)) for of in wanted):
+        raise RunnerError(
+            f"the model takes images as {sides}, but {spec.arch} is fed {rows}x{columns} pixels; "
+            "give the model's --arch or --image-size"
+        )
+
+
 def takes_pixels(runner: Runner) -> bool:
     """Whether the model normalises by itself (AIPP) and is fed letterboxed uint8 pixels."""
     return runner.inputs[0].dtype == np.uint8

@@ -19,6 +19,7 @@ from effd0.runners.base import (
     Runner,
     TensorInfo,
     check_feed,
+    check_size,
     choose_batch_size,
     laid_out,
     make_feed,
@@ -259,3 +260,20 @@ def test_several_feeds_at_a_time_stay_so() -> None:
         assert runner.device_times is Streaming.device_times
     with NamedRunner(Given(HEADS), SMALL) as runner:
         assert runner.device_times is None
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [((128, 128), True), ((128, 256), False), ((256, 128), False)],
+    ids=["its-own", "wider", "taller"],
+)
+def test_a_model_of_another_size_is_refused(size: tuple[int, int], fits: bool) -> None:
+    """The error shows what the model takes, what the architecture is fed, and both options."""
+    spec = replace(SMALL, image_size=size)
+    with FakeRunner() as runner:
+        if fits:
+            check_size(runner, spec)
+        else:
+            message = rf"images as \(3, 128, 128\), but .* fed {size[0]}x{size[1]} .*--image-size$"
+            with pytest.raises(RunnerError, match=message):
+                check_size(runner, spec)
