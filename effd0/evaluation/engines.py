@@ -166,7 +166,8 @@ class LocalEngine(ModelEngine):
                 assert given is not None, "a runner of its own comes with the file that it runs"
                 advance(1)
             times = StageTimes()
-            check_size(runner, spec)
+            if dataset is not None:
+                check_size(runner, spec)
             batch_size = choose_batch_size(runner, self.batch_size)
             said = [runner.description, *foreign_forms(runner, spec)]
             settings, files = self.settings(given, batch_size, spec), {}
