@@ -108,7 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def check_spec(self, spec: ModelSpec) -> None:
         """Raise `ResultError` where the inputs were made for another model than *spec*."""
         # Of the classes that are found in it, an input knows nothing.
-        mine, asked = ({k: vars(one)[k] for k in FED_BY} for one in (self.spec, spec))
+        mine, asked = ({k: getattr(one, k) for k in FED_BY} for one in (self.spec, spec))
         if differ := [f"{k} {mine[k]}, not {asked[k]}" for k in FED_BY if mine[k] != asked[k]]:
             raise ResultError(
                 f"{self.path} is of inputs with {'; '.join(differ)}; "

@@ -219,9 +219,9 @@ def test_inputs_of_another_architecture_are_refused(bins: Path) -> None:
 
 
 def test_a_manifest_of_one_number_for_the_side_is_of_a_square(bins: Path) -> None:
-    """Versions before wrote it so, and no category of a class; its inputs are read."""
+    """Versions before wrote it so; what a manifest leaves out of the spec is as in D0."""
     spec = json.loads((bins / MANIFEST).read_text())["spec"]
-    del spec["category_ids"]
+    del spec["category_ids"], spec["fill"]
     edit(bins, spec=spec | {"image_size": 128})
     assert open_inputs(bins, SMALL).shape == PLANES
     with pytest.raises(ResultError, match=r"image_size \(128, 128\), not \(256, 128\); give the"):
