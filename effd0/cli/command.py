@@ -167,7 +167,8 @@ class Kind(NamedTuple):
     remedy: str
 
 
-#: Inputs are of one size, unless some are cut off; the ten heads of an image are of ten.
+#: Inputs are of one size, unless some are cut off; heads are of one size for each level at least,
+#: where class heads are as large as box heads.
 _SIZES_OF_HEADS = 5
 _WEIGHTS = (".pth", ".safetensors", ".pt", ".ckpt", ".tar", ".bin")
 _EXPORT, _FETCH = "make one with 'effd0 export'", "'effd0 fetch checkpoint' gets them"
@@ -259,11 +260,14 @@ def kinds_of(path: Path) -> set[str]:
         return {name for name, kind in KINDS.items() if path.suffix.lower() in kind.suffixes}
     if (path / "annotations").is_dir():
         return {"images"}
-    tensors = (file for file in path.iterdir() if file.suffix in SUFFIXES)
-    sizes = {file.stat().st_size for file in itertools.islice(tensors, 100)}
+    every = (file for file in path.iterdir() if file.suffix in SUFFIXES)
+    tensors = list(itertools.islice(every, 100))
+    sizes = {file.stat().st_size for file in tensors}
     if len(sizes) >= _SIZES_OF_HEADS:
         return {"results"}
-    return {"inputs"} if len(sizes) == 1 else {"inputs", "results"}
+    # The two tables of all anchors, outputs 0 and 1, have one size where there are 4 classes.
+    tables = {file.stem.rpartition("_")[2] for file in tensors} == {"0", "1"}
+    return {"inputs"} if len(sizes) == 1 and not tables else {"inputs", "results"}
 
 
 #: Words of `Option.takes` of what is made: the place is free, or --overwrite is given.

@@ -1,17 +1,22 @@
 """A runner's outputs -> the heads of each image, found by name or shape, checked to be finite."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import HeadError
 from ..spec import ModelSpec
-from ..types import Floats, Tensor, Tensors
+from ..types import Floats, Tensors
 
 #: The share of positive values in the last two of four from which on boxes are decoded: codes of
 #: 8 images had at most 0.32 of them, decoded boxes at least 0.9999, measured 2026-11-30.
 DECODED = 0.95
+#: Values of a box.
+BOX_CODES = 4
+#: The two tables of all anchors, as a model may name them.
+MERGED = ("classes", "boxes")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ def split_heads(outputs: Tensors, spec: ModelSpec) -> list[HeadOutputs]:
     A head is found by its name, or, where a model has other names, by its shape; never by
     position.  Two outputs of all anchors, (N, anchors, classes) and (N, anchors, 4), are split;
     their anchors are in the order of `anchor_boxes`.  Raises `HeadError` where a head is missing,
-    doubled or of another shape, and where these two are probabilities or decoded boxes.
+    doubled or of another shape, where these two are probabilities or decoded boxes, and where
+    names are others and shapes the same: class heads of 4 classes have the shapes of box heads.
     """
     heads = named_heads(outputs, spec)
     batch = {head.shape[0] for head in heads.values()}
@@ -50,30 +56,54 @@ def named_heads(outputs: Tensors, spec: ModelSpec) -> dict[str, Floats]:
 
     Finds them as `split_heads` does, and raises what it raises.
     """
-    shapes = spec.head_shapes
-    if is_merged([tensor.shape[1:] for tensor in outputs.values()], spec):
-        outputs = _split({tensor.shape[2]: tensor for tensor in outputs.values()}, spec)
-    if outputs.keys() == shapes.keys():
-        names = {name: name for name in shapes}
-    else:
-        by_shape = {shape: name for name, shape in shapes.items()}
-        names = {}
-        for given, tensor in outputs.items():
-            name = by_shape.get(tuple(tensor.shape[1:]))
-            if name is None or name in names:
-                known = {given: tensor.shape for given, tensor in outputs.items()}
-                raise HeadError(
-                    f"output {given} is {tensor.shape}, but each of {list(shapes.values())} "
-                    f"(channels, rows, columns) was wanted once; the model gives {known}"
-                )
-            names[name] = given
-    for name, shape in shapes.items():
-        if name not in names:
-            raise HeadError(f"{name} (N, {shape}) is missing among outputs {sorted(outputs)}")
-        if outputs[names[name]].shape[1:] != shape:
+    names = head_names({name: tensor.shape for name, tensor in outputs.items()}, spec)
+    found, merged = {name: outputs[given] for name, given in names.items()}, MERGED[0] in names
+    for name, shape in (merged_shapes(spec) if merged else spec.head_shapes).items():
+        if found[name].shape[1:] != shape:
             known = {given: tensor.shape for given, tensor in outputs.items()}
-            raise HeadError(swapped(name, str(known[names[name]]), f"(N, {str(shape)[1:]}", known))
-    return {name: np.asarray(outputs[names[name]], np.float32) for name in shapes}
+            raise HeadError(swapped(name, str(found[name].shape), f"(N, {str(shape)[1:]}", known))
+    heads = _split(found, spec) if merged else found
+    return {name: np.asarray(heads[name], np.float32) for name in spec.head_shapes}
+
+
+def head_names(shapes: Mapping[str, tuple[int | None, ...]], spec: ModelSpec) -> dict[str, str]:
+    """
+    Each head of *spec*, or each of the `MERGED`, and the name of the output that it is.
+
+    Outputs of the heads' own names are taken for them; of others, *shapes* with the batch tell.
+    Raises `HeadError` where they do not.
+    """
+    wanted: dict[str, tuple[int | None, ...]] = {**spec.head_shapes}
+    if is_merged([shape[1:] for shape in shapes.values()], spec):
+        wanted = {**merged_shapes(spec)}
+    if shapes.keys() == wanted.keys():
+        return {name: name for name in wanted}
+    if said := untold(shapes, spec):
+        raise HeadError(said)
+    by_shape, names = {shape: name for name, shape in wanted.items()}, dict[str, str]()
+    for given, shape in shapes.items():
+        name = by_shape.get(shape[1:])
+        if name is None or name in names:
+            raise HeadError(
+                f"output {given} is {shape}, but each of {list(wanted.values())} "
+                f"(channels, rows, columns) was wanted once; the model gives {dict(shapes)}"
+            )
+        names[name] = given
+    for name, shape in wanted.items():
+        if name not in names:
+            raise HeadError(f"{name} (N, {shape}) is missing among outputs {sorted(shapes)}")
+    return names
+
+
+def untold(outputs: Collection[str], spec: ModelSpec) -> str:
+    """What to say of *outputs* of which neither names nor shapes tell heads apart; else empty."""
+    if spec.num_classes != BOX_CODES or set(outputs) in (set(spec.output_names), set(MERGED)):
+        return ""
+    return (
+        f"the outputs are {sorted(outputs)}, but a class head of {BOX_CODES} classes has the shape "
+        f"of a box head, so that names have to tell them apart; name the heads "
+        f"{', '.join(spec.output_names)}, or the tables of all anchors {', '.join(MERGED)}"
+    )
 
 
 def swapped(name: str, got: str, wanted: str, outputs: Mapping[str, object]) -> str:
@@ -86,13 +116,20 @@ def swapped(name: str, got: str, wanted: str, outputs: Mapping[str, object]) -> 
 
 def is_merged(shapes: Sequence[tuple[int | None, ...]], spec: ModelSpec) -> bool:
     """Whether the outputs of one image, of *shapes*, are the classes and boxes of all anchors."""
-    wanted = {(spec.num_anchors, spec.num_classes), (spec.num_anchors, 4)}
-    return len(shapes) == len(wanted) and set(shapes) == wanted
+    return Counter(shapes) == Counter(merged_shapes(spec).values())
 
 
-def _split(by_width: Mapping[int, Tensor], spec: ModelSpec) -> Tensors:
-    """The heads that classes and boxes of all anchors, (N, anchors, width), are made of."""
-    classes, boxes = by_width[spec.num_classes], by_width[4]
+def merged_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Shape (anchors, values) of each of the `MERGED` for one image."""
+    return {
+        name: (spec.num_anchors, width)
+        for name, width in zip(MERGED, (spec.num_classes, BOX_CODES), strict=True)
+    }
+
+
+def _split(tables: Tensors, spec: ModelSpec) -> Tensors:
+    """The heads that the `MERGED` *tables* of all anchors, (N, anchors, width), are made of."""
+    classes, boxes = (tables[name] for name in MERGED)
     positive = (boxes[..., 2:] > 0).mean()
     if positive > DECODED:
         raise HeadError(

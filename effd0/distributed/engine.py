@@ -17,7 +17,7 @@ from ..errors import ImageError, OutputError, require_all
 from ..evaluation import engines, infer
 from ..evaluation.pipeline import StageTimes, run_dataset
 from ..progress import OpenProgress
-from ..runners.base import only_input
+from ..runners.base import Shapes, only_input, shapes_of
 from ..spec import ModelSpec
 from ..tensors.inputs import InputFiles
 from ..tensors.writer import ResultWriter
@@ -116,7 +116,7 @@ def infer_by(
     writer: ResultWriter | None,
     job: infer.InferJob,
     advance: Callable[[int], None],
-) -> tuple[infer.Performance, int]:
+) -> tuple[infer.Performance, Shapes]:
     """See `OpenEngine.infer`; raise one error at the end for all files that were not run."""
     assert inputs is not None, "workers share files"
     infer.check_fits(inputs, only_input(workers.open().inputs))
@@ -132,13 +132,13 @@ def infer_by(
         remedy="try each by itself with 'effd0 infer --input', and write it again or leave it out",
         kept="no result is kept, since a folder of results is whole or not there",
     )
-    parts, outputs = dict[int, tuple[str, infer.Performance]](), 0
+    parts, outputs = dict[int, tuple[str, infer.Performance]](), Shapes()
     for unit, reply in done:
         performance, outputs = reply.result
         parts[unit.first] = reply.worker, performance
         advance(len(unit.items))
         if writer is not None:
-            files = [writer.path(f.stem, n) for f, _ in unit.items for n in range(outputs)]
+            files = [writer.path(f.stem, n) for f, _ in unit.items for n in range(len(outputs))]
             if lost := [file for file in files if not file.is_file()]:
                 raise OutputError(
                     f"{reply.worker} wrote {lost[0].name} to {lost[0].parent}, but it is not "
@@ -180,11 +180,12 @@ def infer_unit(
     worker: Worker,
     items: Sequence[tuple[Path, Any]],
     stages: StageTimes,
-) -> tuple[infer.Performance, int]:
+) -> tuple[infer.Performance, Shapes]:
     """
     What *items* took *worker*, files with their entries in the manifest of *inputs*, if any.
 
-    Also how many outputs each has.  Each runner is warmed up by the first batch that it gets.
+    Also the shape of each output by name.  Each runner is warmed up by the first batch that it
+    gets.
     """
     del stages  # batches are timed, as ais_bench does, and not images
     if writer is not None and not writer.place.is_dir():
@@ -201,4 +202,4 @@ def infer_unit(
         mine = replace(job, warmup=0 if worker.warm else job.warmup)
         performance = run(worker.runner, part, writer, mine)
         worker.warm = True
-        return performance, len(worker.runner.outputs)
+        return performance, shapes_of(worker.runner.outputs)

@@ -26,7 +26,14 @@ from ..io import model_sha256, sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
 from ..results.run import UNKNOWN_MODEL
-from ..runners.base import Runner, check_size, choose_batch_size, foreign_forms
+from ..runners.base import (
+    Runner,
+    Shapes,
+    check_size,
+    choose_batch_size,
+    foreign_forms,
+    shapes_of,
+)
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
 from ..tensors.inputs import Manifest, find_manifest, open_inputs
@@ -52,7 +59,8 @@ class OpenEngine:
     image, or per batch of inference.
 
     *infer* is there where a model runs: it has `infer_files`, its first argument, run on open
-    runners with the others; it returns the `Performance` of all, and how many outputs a file has.
+    runners with the others; it returns the `Performance` of all, and the shape of each output by
+    name.
     """
 
     spec: ModelSpec
@@ -60,7 +68,7 @@ class OpenEngine:
     settings: dict[str, Any]
     detect: Callable[[Sequence[Sample]], Generator[tuple[Sample, Detections]]]
     stages: Callable[[], dict[str, Latency]]
-    infer: Callable[..., tuple[Any, int]] | None = None
+    infer: Callable[..., tuple[Any, Shapes]] | None = None
 
     def identity(self, dataset: Dataset, *, images: bool) -> dict[str, Any]:
         """
@@ -198,8 +206,8 @@ class LocalEngine(ModelEngine):
                 inputs=files,
             )
 
-            def infer(run: Callable[..., Any], *given: Any) -> tuple[Any, int]:
-                return run(runner, *given), len(runner.outputs)
+            def infer(run: Callable[..., Any], *given: Any) -> tuple[Any, Shapes]:
+                return run(runner, *given), shapes_of(runner.outputs)
 
             yield OpenEngine(spec, ", ".join(said), settings, detect, stages, infer)
 

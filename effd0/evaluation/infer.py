@@ -271,14 +271,18 @@ def run_infer_job(
             performance, outputs = source.infer(infer_files, inputs, writer, sized, advance)
         if writer is not None:
             for file in files or [None]:
-                writer.name(PURE if file is None else file.stem, outputs, file)
+                writer.name(PURE if file is None else file.stem, len(outputs), file)
             manifest = None if inputs is None else inputs.manifest
-            writer.close(_summary(job, source, manifest, performance), manifest)
+            writer.close(_summary(job, source, manifest, performance, outputs), manifest)
     return performance, source
 
 
 def _summary(
-    job: InferJob, source: OpenEngine, manifest: Manifest | None, performance: Performance
+    job: InferJob,
+    source: OpenEngine,
+    manifest: Manifest | None,
+    performance: Performance,
+    outputs: base.Shapes,
 ) -> dict[str, Any]:
     """What ais_bench's summary says but for its files, and more under a key of our own."""
     how = ("batch_size", "loop", "warmup", "host_threads")
@@ -292,6 +296,7 @@ def _summary(
         "effd0": {
             "runner": source.description,
             "manifest_sha256": None if manifest is None else manifest.sha256,
+            "outputs": outputs,
             **{name: getattr(performance, name) for name in figures},
             "settings": {name: getattr(job, name) for name in how},
             **{key: source.settings[key] for key in own if key in source.settings},

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..detection.heads import is_merged, swapped
+from ..detection.heads import BOX_CODES, MERGED, is_merged, swapped, untold
 from ..errors import Effd0Error, ExportError, GraphError, refuse, require
 from ..io import ONNX, check_kind
 from ..spec import ModelSpec
@@ -196,13 +196,16 @@ def class_count(path: Path, spec: ModelSpec) -> int | None:
         outputs = load_graph(path).graph.output
     except Effd0Error:  # whoever runs it says what is wrong with it
         return None
-    counts, boxes = set[int](), 4 * spec.anchors_per_cell
+    widths = list[int]()
     for value in outputs:
         sides = sides_of(value)
-        if len(sides) == len("NCHW") and sides[1] and (sides[1] != boxes or "class" in value.name):
-            counts |= {sides[1] // spec.anchors_per_cell}
-        elif sides[1:2] == (spec.num_anchors,) and sides[-1] not in (4, None):
-            counts |= {sides[-1]}
+        if len(sides) == len("NCHW") and sides[1]:
+            widths.append(sides[1] // spec.anchors_per_cell)
+        elif sides[1:2] == (spec.num_anchors,) and sides[-1]:
+            widths.append(sides[-1])
+    counts = set(widths) - {BOX_CODES}
+    if not counts and len(widths) in (len(MERGED), len(spec.output_names)):
+        return BOX_CODES  # as many classes as a box has values
     return counts.pop() if len(counts) == 1 else None
 
 
@@ -228,9 +231,14 @@ def _sides(sides: Sides) -> str:
 def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> None:
     """Raise `ExportError` unless each head of *spec* is an output, known by its name or shape."""
     every = list(outputs.values())
-    if any(None in sides for sides in every) or is_merged(every, spec):
+    if any(None in sides for sides in every):
         return  # what is not declared is seen when it is run
     wanted = spec.head_shapes
+    merged, found, needed = is_merged(every, spec), Counter(every), Counter(wanted.values())
+    if (merged or found == needed) and (said := untold(outputs, spec)):
+        raise ExportError(f"{path} cannot be read: {said}")
+    if merged:
+        return
     shown = {name: _sides(sides) for name, sides in outputs.items()}
     if outputs.keys() == wanted.keys():
         wrong = [name for name in wanted if outputs[name] != wanted[name]]
@@ -238,9 +246,8 @@ def _check_outputs(path: Path, outputs: dict[str, Sides], spec: ModelSpec) -> No
             name = f"{wrong[0]} of {path}"
             raise ExportError(swapped(name, shown[wrong[0]], _sides(wanted[wrong[0]]), shown))
         return
-    found = Counter(outputs.values())
-    lost = [name for name, shape in wanted.items() if not found[shape]]
-    twice = [name for name, shape in wanted.items() if found[shape] > 1]
+    lost = [name for name, shape in wanted.items() if found[shape] < needed[shape]]
+    twice = [name for name, shape in wanted.items() if found[shape] > needed[shape]]
     what = {
         f"{lost} are missing": lost,
         f"{twice} could each be several outputs": twice,

@@ -23,6 +23,9 @@ from ..spec import ModelSpec
 from ..timing import Latency
 from ..types import Tensor, Tensors
 
+#: Name -> shape, in which None is a free dimension.
+Shapes = dict[str, tuple[int | None, ...]]
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -182,6 +185,11 @@ def head_infos(spec: ModelSpec, batch: int | None = None) -> list[TensorInfo]:
     ]
 
 
+def shapes_of(infos: Sequence[TensorInfo]) -> Shapes:
+    """Name of each input or output, in the model's order -> its shape."""
+    return {info.name: info.shape for info in infos}
+
+
 def batch_size_of(inputs: Sequence[TensorInfo]) -> int | None:
     """The fixed batch size of a model, or None if it takes any."""
     return inputs[0].shape[0]
@@ -325,7 +333,7 @@ def laid_out(batch: np.ndarray, info: TensorInfo) -> np.ndarray:
 
 
 def as_input(images: Tensor, info: TensorInfo, spec: ModelSpec) -> np.ndarray:
-    """Normalised *images*, (N, 3, S, S), as the input *info* takes them; their pixels for uint8."""
+    """Normalised *images*, planes first, as the input *info* takes them; their pixels for uint8."""
     return laid_out(pixels_of(images, spec) if info.dtype == np.uint8 else images, info)
 
 

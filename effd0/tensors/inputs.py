@@ -47,8 +47,11 @@ REREAD: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
 ORDINARY, MOST = (1e-4, 1e3), 0.95
 #: So many values are looked at.
 _SAMPLE = 4096
+_CHANNELS = 3
 #: Planes of one image are this much rougher where they are read as pixels, or the other way.
 _ROUGHER = 2
+#: The input size of a spec as earlier versions wrote it, one number for the side of a square.
+_SIDE = re.compile(rb'("image_size": *)(\d+)(?=\s*[,}])')
 
 
 _Side = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
@@ -105,7 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def check_spec(self, spec: ModelSpec) -> None:
         """Raise `ResultError` where the inputs were made for another model than *spec*."""
         # Of the classes that are found in it, an input knows nothing.
-        mine, asked = ({k: vars(one)[k] for k in FED_BY} for one in (self.spec, spec))
+        mine, asked = ({k: getattr(one, k) for k in FED_BY} for one in (self.spec, spec))
         if differ := [f"{k} {mine[k]}, not {asked[k]}" for k in FED_BY if mine[k] != asked[k]]:
             raise ResultError(
                 f"{self.path} is of inputs with {'; '.join(differ)}; "
@@ -138,9 +141,13 @@ def find_manifest(folder: Path, bins: Path | None) -> Manifest | None:
 def read_json(
     path: Path, kind: type[_Content], remedy: str, error: type[Effd0Error] = ResultError
 ) -> _Content:
-    """The JSON in *path* as *kind*; raise *error*, ending with *remedy*, if it is not one."""
+    """
+    The JSON in *path* as *kind*; raise *error*, ending with *remedy*, if it is not one.
+
+    An image size that is one number is read as that of a square.
+    """
     try:
-        return decoded(path.read_bytes(), kind)
+        return decoded(_SIDE.sub(rb"\1[\2, \2]", path.read_bytes()), kind)
     except FileNotFoundError as missing:
         raise error(f"{path} does not exist; {remedy}") from missing
     except (OSError, ValueError) as wrong:
@@ -163,9 +170,10 @@ def write_inputs(
     """
     Write the network input of every image to *folder*, yielding each sample when it is written.
 
-    Each file is 3 x 512 x 512 float32 in C order, little endian; or that as float16; or, of dtype
-    uint8, the letterboxed 512 x 512 x 3 pixels.  A manifest of an earlier run is removed first,
-    since it no longer tells the truth.  Raises `OutputError` where two images have the same stem.
+    Each file is 3 x rows x columns of *spec* as float32 in C order, little endian; or that as
+    float16; or, of dtype uint8, the letterboxed pixels, rows x columns x 3.  A manifest of an
+    earlier run is removed first, since it no longer tells the truth.  Raises `OutputError` where
+    two images have the same stem.
     """
     stems, count = {sample.path.stem for sample in dataset.samples}, len(dataset.samples)
     if len(stems) != count:
@@ -319,10 +327,11 @@ def other_layout(values: npt.NDArray[Any]) -> str:
     def roughness(picture: npt.NDArray[Any]) -> float:
         return sum(float(np.abs(np.diff(picture, axis=axis)).mean()) for axis in (0, 1))
 
-    floats, side = values.astype(np.float32).ravel(), max(values.shape)
-    planes = roughness(np.moveaxis(floats.reshape(3, side, side), 0, -1))
-    pixels = roughness(floats.reshape(side, side, 3))
-    if values.shape[0] == side:
+    floats, last = values.astype(np.float32).ravel(), values.shape[-1] == _CHANNELS
+    sides = values.shape[:2] if last else values.shape[1:]
+    planes = roughness(np.moveaxis(floats.reshape(_CHANNELS, *sides), 0, -1))
+    pixels = roughness(floats.reshape(*sides, _CHANNELS))
+    if last:
         return "NCHW" if _ROUGHER * planes < pixels else ""
     return "NHWC" if _ROUGHER * pixels < planes else ""
 

@@ -1,15 +1,21 @@
 """
 Results on disk: the heads of each image, whichever of the known namings their files have.
 
-Which head a file holds is told by its size alone, or which of the two tables of all anchors.  None
-of any spec has the size of another, in float32 as in float16, so that neither a file's number nor
-the order of a model's outputs is trusted.
+Which head a file holds, or which of the two tables of all anchors, is told by its size alone where
+each has a size of its own, as with COCO's 90 classes; neither a file's number nor the order of a
+model's outputs is then trusted.  With other numbers of classes, heads may have one size: a class
+head of 1 class has that of the box head of the level below.  There the shape of an array tells
+them apart, and else the file's number, the place of its output in the model.  Outputs are those
+that the summary lists, or else in the recipe's order, class heads from P3 up, then boxes; this
+order is trusted where the sizes of all files of the image fit it, and refused elsewhere.  Whether
+raw values are float32 or float16 is told by all files of an image together.
 """
 
+import contextlib
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -19,10 +25,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..errors import ResultError, listed
+from ..detection.heads import MERGED, head_names, merged_shapes
+from ..errors import HeadError, ResultError, listed
 from ..io import model_sha256
 from ..spec import ModelSpec
-from ..types import Floats, Tensors
+from ..types import Tensors
 from . import inputs as fed_by
 from .inputs import InputFiles, Manifest
 
@@ -33,10 +40,16 @@ _NAMED = re.compile(r"(.+)_\d+")
 _DEVICE = re.compile(r"device\d+(_\d+)?")
 #: Rows that one file of an early ais_infer may hold.
 MAX_ROWS = 1024
+#: Bytes of a value that may be: float32, float16.
+_ITEMSIZES = (4, 2)
 #: No logit or box code is so large; of the lower halves of float64, read as float32, at least a
 #: quarter is (of values that were float32, those whose last three bits are 3 or 7), and of a head
 #: that overflowed, both halves are.
 _WILD, _HALVES = 1e9, 0.05
+
+
+#: Shape of what a file holds; flat, where it is no array.
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -48,24 +61,40 @@ class HeadFile:
     rows: int = 1
     itemsize: int = 4
 
-    def head(self, spec: ModelSpec) -> str | None:
-        """Name of the head that the file holds; None if it holds none of *spec*."""
-        name = self._named(value_count(self.path, self.itemsize), spec)
-        if name is None or self.path.suffix != ".npy":
-            return name
-        shape = np.load(self.path, mmap_mode="r", allow_pickle=False).shape
-        # A flat one says nothing; one of another layout says that it is not to be read.
-        wanted = file_shapes(spec)[name]
-        return name if len(shape) == 1 or shape[-len(wanted) :] == wanted else None
+    @property
+    def number(self) -> int:
+        """The number of the output, which ends the name."""
+        return int(self.path.stem.rpartition("_")[2])
 
-    def load(self, spec: ModelSpec) -> tuple[str, Floats]:
-        """Name and values of this image's head, (1, *shape) float32; `ResultError` if none."""
+    def shape(self) -> Shape:
+        """Shape of the whole file; (-1,) if it is broken.  A text file has to be read for it."""
+        if self.path.suffix == ".bin":
+            count, rest = divmod(self.path.stat().st_size, self.itemsize)
+            return (-1,) if rest else (count,)
+        try:
+            return tuple(_content(self.path, self.itemsize, mmap_mode="r").shape)
+        except (OSError, ValueError, EOFError):
+            return (-1,)
+
+    def may_be(self, shape: Shape, spec: ModelSpec) -> tuple[str, ...]:
+        """Names of the heads of *spec* that a file of *shape* can hold."""
+        size, rest = divmod(math.prod(shape), self.rows)
+        shapes = file_shapes(spec)
+        return tuple(
+            name
+            for name in (() if rest else head_sizes(spec).get(size, ()))
+            # A flat one says nothing; one of another layout says that it is not to be read.
+            if len(shape) == 1 or shape[-len(shapes[name]) :] == shapes[name]
+        )
+
+    def load(self, spec: ModelSpec) -> tuple[Shape, np.ndarray]:
+        """Shape of the whole file, and this image's values, flat; `ResultError` if none."""
         again = "run the inference again"
         try:
             values = _content(self.path, self.itemsize)
         except (OSError, ValueError, EOFError) as error:
             raise ResultError(f"{self.path} cannot be read: {error}; {again}") from error
-        if (name := self._named(values.size, spec)) is None:
+        if not self.may_be(values.shape, spec):
             raise ResultError(
                 f"{self.path} holds {values.size} values, but {self.rows} times one of "
                 f"{sorted(head_sizes(spec))} were wanted; {again}"
@@ -75,45 +104,49 @@ class HeadFile:
                 f"{self.path} holds {found} values, but float{8 * self.itemsize}, little-endian, "
                 "was wanted; write the results again"
             )
-        rows = values.reshape(self.rows, *file_shapes(spec)[name])
+        row = values.reshape(self.rows, -1)[self.row]
         # Of a batch, a copy: the other rows are not to stay in memory.
-        return name, rows[self.row : self.row + 1].astype(np.float32, copy=self.rows > 1)
-
-    def _named(self, values: int, spec: ModelSpec) -> str | None:
-        size, rest = divmod(values, self.rows)
-        return None if rest else head_sizes(spec).get(size)
+        return values.shape, row.astype(np.float32, copy=self.rows > 1)
 
 
-#: The two tables of all anchors.
-MERGED = ("classes", "boxes")
+def told_apart(
+    files: Sequence[HeadFile], shapes: Sequence[Shape], spec: ModelSpec, order: Sequence[str] | None
+) -> list[tuple[str, ...]]:
+    """
+    Names of the heads that each of *files*, of *shapes*, can hold: one if it is told, else several.
+
+    They are the *files* of one image, of a model with outputs in this *order*, the recipe's if
+    None.
+    """
+    every = [file.may_be(shape, spec) for file, shape in zip(files, shapes, strict=True)]
+    if all(len(names) <= 1 for names in every):
+        return every
+    fitting = MERGED if len(files) <= len(MERGED) else spec.output_names
+    placed = dict(enumerate(order or fitting))
+    told = [placed.get(file.number, "") for file in files]
+    if all(name in names for name, names in zip(told, every, strict=True) if names):
+        return [names and (name,) for name, names in zip(told, every, strict=True)]
+    return [tuple(name for name in names if name in fitting) or names for names in every]
 
 
-def file_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Shapes of what a file may hold of one image: the ten heads, and the two merged ones."""
-    merged = {"classes": (spec.num_anchors, spec.num_classes), "boxes": (spec.num_anchors, 4)}
-    return {**spec.head_shapes, **merged}
+@cache
+def file_shapes(spec: ModelSpec) -> dict[str, Shape]:
+    """Shapes of what a file may hold of one image: the heads, and the two `MERGED` ones."""
+    return {**spec.head_shapes, **merged_shapes(spec)}
 
 
 def wanted_heads(names: Iterable[str | None], spec: ModelSpec) -> tuple[str, ...]:
-    """All heads of an image some of whose are *names*: the merged ones, or else the ten."""
+    """All heads of an image some of whose are *names*: the merged ones, or else each by itself."""
     return MERGED if set(MERGED) & set(names) else tuple(spec.head_shapes)
 
 
 @cache
-def head_sizes(spec: ModelSpec) -> dict[int, str]:
-    """How many values each head of one image has -> its name."""
-    return {math.prod(shape): name for name, shape in file_shapes(spec).items()}
-
-
-def value_count(path: Path, itemsize: int) -> int:
-    """How many values *path* holds; -1 if it is broken.  A text file has to be read for it."""
-    if path.suffix == ".bin":
-        count, rest = divmod(path.stat().st_size, itemsize)
-        return -1 if rest else count
-    try:
-        return int(_content(path, itemsize, mmap_mode="r").size)
-    except (OSError, ValueError, EOFError):
-        return -1
+def head_sizes(spec: ModelSpec) -> dict[int, tuple[str, ...]]:
+    """How many values a head of one image has -> the names of all that have so many."""
+    sizes = defaultdict[int, list[str]](list)
+    for name, shape in file_shapes(spec).items():
+        sizes[math.prod(shape)].append(name)
+    return {size: tuple(names) for size, names in sizes.items()}
 
 
 def _content(path: Path, itemsize: int, **options: Any) -> np.ndarray:
@@ -130,12 +163,15 @@ def fit_rows(
     files: Sequence[Path],
     possible: Iterable[int],
     spec: ModelSpec,
-    itemsizes: tuple[int, ...] = (4, 2),
+    itemsizes: tuple[int, ...] = _ITEMSIZES,
 ) -> tuple[int, int] | None:
     """The first number of rows, and itemsize, with which *files* are all heads of *spec*, once."""
-    counts = {size: sorted(value_count(path, size) for path in files) for size in itemsizes}
-    merged = len(files) == len(MERGED)
-    sizes = sorted(n for n, name in head_sizes(spec).items() if (name in MERGED) == merged)
+    counts = {
+        size: sorted(math.prod(HeadFile(path, itemsize=size).shape()) for path in files)
+        for size in itemsizes
+    }
+    shapes = merged_shapes(spec) if len(files) == len(MERGED) else spec.head_shapes
+    sizes = sorted(map(math.prod, shapes.values()))
     for rows in possible:
         wanted = [rows * size for size in sizes]
         for itemsize, found in counts.items():
@@ -150,7 +186,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     ais_bench's name for padding is one of them.  The rest is what effd0 adds, None where another
     tool wrote it or nobody did: what computed, of which model file and spec, on the inputs of which
-    manifest.
+    manifest, and which outputs the files of an image are, by name, with their shapes.
     """
 
     path: Path = Path()
@@ -160,6 +196,14 @@ class Summary(msgspec.Struct, frozen=True):
     model_sha256: str | None = None
     manifest_sha256: str | None = None
     spec: dict[str, Any] | None = None
+    outputs: dict[str, tuple[int | None, ...]] | None = None
+
+    def order(self, spec: ModelSpec) -> tuple[str, ...] | None:
+        """The heads of *spec* in the order of the outputs; None where these do not tell."""
+        with contextlib.suppress(HeadError):
+            heads = {given: name for name, given in head_names(self.outputs or {}, spec).items()}
+            return tuple(heads[given] for given in self.outputs or ())
+        return None
 
 
 class _Sample(msgspec.Struct):
@@ -258,16 +302,7 @@ def sort_results(
     if foreign and sum(map(len, numbered.values())) == len(paths):
         files, foreign = _by_number(numbered, fed, summary, spec)
     else:
-        raw = [path for of in named.values() for path in of if path.suffix == ".bin"]
-        sizes = ((path, HeadFile(path, itemsize=2).head(spec)) for path in raw)
-        halves = {path: head for path, head in sizes if head is not None}
-        files = {
-            stem: [HeadFile(path, itemsize=2 if path in halves else 4) for path in of]
-            for stem, of in named.items()
-        }
-        # Where others are float32, what looks like a head of theirs in float16 was cut in half.
-        full = {HeadFile(path).head(spec) for path in raw if path not in halves}
-        cut = [f"{path.name} (half of {head})" for path, head in halves.items() if head in full]
+        files, cut = _raw_files(named, spec)
         problems |= {"of one name": collisions, "truncated": cut}
     problems["foreign"] += [path.name for path in foreign]
     return files, problems
@@ -301,6 +336,38 @@ def _by_stem(
     return named, foreign, collisions
 
 
+def _raw_files(named: Mapping[str, list[Path]], spec: ModelSpec) -> tuple[HeadFiles, list[str]]:
+    """
+    The files of each stem with their itemsize, and those that are cut in half.
+
+    The itemsize is that by which most of a stem's raw files are heads of *spec*, or most of all
+    raw files where this leaves it open.
+    """
+    known = Counter(map(math.prod, file_shapes(spec).values()))
+    sizes = {p: p.stat().st_size for of in named.values() for p in of if p.suffix == ".bin"}
+
+    def fit(paths: Iterable[Path], itemsize: int) -> int:
+        values = (divmod(sizes[path], itemsize) for path in paths if path in sizes)
+        return (Counter(count for count, rest in values if not rest) & known).total()
+
+    fits = {stem: {i: fit(of, i) for i in _ITEMSIZES} for stem, of in named.items()}
+    usual = max(_ITEMSIZES, key=lambda i: sum(of[i] for of in fits.values()))
+    single, half = _ITEMSIZES
+    files, odd = defaultdict[str, list[HeadFile]](list), set[Path]()
+    for stem, of in named.items():
+        itemsize = max(_ITEMSIZES, key=lambda i: (fits[stem][i], i == usual))
+        for path in of:
+            own = half if fit([path], half) and not fit([path], single) else itemsize
+            files[stem].append(HeadFile(path, itemsize=own))
+            odd |= {path} if own != itemsize else set()
+    # Where others are float32, what looks like a head of theirs in float16 was cut in half.
+    raw = {file.path: file.itemsize for of in files.values() for file in of if file.path in sizes}
+    full = {sizes[path] for path, itemsize in raw.items() if itemsize == single}
+    cut = [p for p, own in raw.items() if own == half and (p in odd or 2 * sizes[p] in full)]
+    heads = ((path, head_sizes(spec).get(sizes[path] // half, ())) for path in cut)
+    return files, [f"{path.name} (half of {' or '.join(of)})" for path, of in heads if of]
+
+
 def _by_number(
     numbered: Mapping[int, list[Path]], fed: Sequence[str], summary: Summary, spec: ModelSpec
 ) -> tuple[HeadFiles, list[Path]]:
@@ -315,7 +382,7 @@ def _by_number(
     tried = (fit_rows(numbered[n], possible, spec) for n in sorted(numbered)[:10])
     rows, itemsize = next(filter(None, tried), (fewest, 4))
     if (rows % 2, itemsize) == (0, 4) and _is_float64(numbered[min(numbered)][0]):
-        rows //= 2  # then no file has the size of a head, and all will be reported
+        rows //= 2  # then the largest file, at least, has the size of no head, and is reported
     samples = samples or {n: order[n * rows : (n + 1) * rows] for n in range(count)}
     files, foreign = defaultdict[str, list[HeadFile]](list), list[Path]()
     for n, paths in numbered.items():
@@ -363,7 +430,14 @@ class Results:
 
         Raises `ResultError` where its files have changed since the folder was opened.
         """
-        found = dict(file.load(self.spec) for file in self.files[stem])
+        files, shapes = self.files[stem], file_shapes(self.spec)
+        of, rows = zip(*(file.load(self.spec) for file in files), strict=True)
+        told = told_apart(files, of, self.spec, self.summary.order(self.spec))
+        if unclear := _unclear(told, self.spec):
+            raise ResultError(f"{stem} in {self.folder} is unclear: {unclear}")
+        found = {
+            name: row.reshape(1, *shapes[name]) for (name,), row in zip(told, rows, strict=True)
+        }
         wanted = wanted_heads(found, self.spec)
         if missing := [name for name in wanted if name not in found]:
             raise ResultError(
@@ -409,8 +483,9 @@ def open_results(
     check_origin(folder, summary, manifest, spec)
     files, problems = sort_results(paths, stems if fed is None else fed, summary, spec)
     problems["missing"] = [stem for stem in stems if stem not in files]
+    order = summary.order(spec)
     for stem in stems:
-        for kind, what in _head_problems(files.get(stem, ()), spec):
+        for kind, what in _head_problems(files.get(stem, ()), spec, order):
             problems[kind].append(f"{stem} ({what})")
     results = Results(folder, spec, files, manifest, summary)
     problems["stale"] = list(_stale(results, stems, inputs))
@@ -423,22 +498,40 @@ def open_results(
     return results
 
 
-def _head_problems(files: Sequence[HeadFile], spec: ModelSpec) -> Iterator[tuple[str, str]]:
+def _unclear(told: Iterable[tuple[str, ...]], spec: ModelSpec) -> str:
+    """Which heads *told* leaves open, and what helps; empty if none."""
+    several = next((names for names in told if len(names) > 1), ())
+    if not several:
+        return ""
+    order = f"{spec.output_names[0]} to {spec.output_names[-1]}"
+    return (
+        f"{' and '.join(several)} have one size, but the files are not in the order {order}; "
+        "run 'effd0 infer', which notes the order, or a model with its outputs in this one"
+    )
+
+
+def _head_problems(
+    files: Sequence[HeadFile], spec: ModelSpec, order: Sequence[str] | None
+) -> Iterator[tuple[str, str]]:
     """What keeps *files* from being one image's heads: kind of problem, and its details."""
     if not files:
         return
     # How many values a text file holds is only known once it has been read.
     sized = [file for file in files if file.path.suffix != ".txt"]
-    heads = [file.head(spec) for file in sized]
-    broken = [f.path for f, head in zip(sized, heads, strict=True) if head is None]
+    told = told_apart(sized, [file.shape() for file in sized], spec, order)
+    heads = [names[0] for names in told if names]
+    broken = [f.path for f, names in zip(sized, told, strict=True) if not names]
     broken += [f.path for f in files if f.path.stat().st_size == 0 and f not in sized]
     wide = (replace(file, itemsize=8) for file in files if file.path in broken)
-    doubles = [file.path for file in wide if file.path.suffix == ".bin" and file.head(spec)]
+    doubles = [f.path for f in wide if f.path.suffix == ".bin" and f.may_be(f.shape(), spec)]
     if doubles:
         yield "float64, but float32 or float16 was wanted", listed(p.name for p in doubles)
     elif broken:
         yield "truncated", listed(f"{p.name}: {p.stat().st_size} bytes" for p in broken)
-    twice = sorted({head for head in heads if head is not None and heads.count(head) > 1})
+    if unclear := _unclear(told, spec):
+        yield "unclear", unclear
+        return
+    twice = sorted({head for head in heads if heads.count(head) > 1})
     if twice:
         yield "doubled", "all heads" if len(twice) == len(spec.head_shapes) else listed(twice)
     missing = [name for name in wanted_heads(heads, spec) if name not in heads]

@@ -74,6 +74,7 @@ def write_results(
     padded: bool = True,
     dtype: Any = np.float32,
     order: Sequence[int] = INTERLEAVED,
+    spec: ModelSpec = SMALL,
 ) -> Path:
     """
     Write the heads of *stems*, seeded by their place in it, by *naming*; return *folder*.
@@ -84,9 +85,9 @@ def write_results(
     for n in range(-(-len(stems) // batch)):
         seeds = list(range(n * batch, min((n + 1) * batch, len(stems))))
         rows = seeds + seeds[:1] * (batch - len(seeds) if padded else 0)
-        heads = [heads_of(seed) for seed in rows]
+        heads = [heads_of(seed, spec) for seed in rows]
         for i, place in enumerate(order):
-            name = SMALL.output_names[place]
+            name = spec.output_names[place]
             file = NAMINGS[naming](n, stems[seeds[0]], i) + suffix
             write_array(folder / file, np.concatenate([h[name] for h in heads]), dtype)
     return folder
@@ -110,9 +111,9 @@ def coco_of(root: Path, names: Sequence[str]) -> Dataset:
     return load_coco(write_coco(root, content))
 
 
-def write_bins(folder: Path, dataset: Dataset, **options: Any) -> Path:
+def write_bins(folder: Path, dataset: Dataset, spec: ModelSpec = SMALL, **options: Any) -> Path:
     """Write the network inputs of *dataset*, with their manifest; return *folder*."""
-    list(write_inputs(dataset, folder, SMALL, **options))
+    list(write_inputs(dataset, folder, spec, **options))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,16 @@ from effd0.io import sha256
 from effd0.metrics.summary import METRICS
 from effd0.results.run import merge_runs, read_run
 from effd0.spec import SPECS, ModelSpec
-from tests.helpers import SMALL, assert_one_error, coco_content, effd0, names_in, write_coco
+from tests.helpers import (
+    OBLONG,
+    SMALL,
+    assert_one_error,
+    coco_content,
+    effd0,
+    names_in,
+    write_coco,
+)
+from tests.helpers.onnx_models import head_model
 from tests.helpers.results import write_bins
 from tests.helpers.runners import DeclaringRunner, NeighbourRunner, outcome
 
@@ -265,6 +275,37 @@ def test_an_existing_result_is_refused_first(monkeypatch: pytest.MonkeyPatch) ->
 def test_files_that_do_not_fit_are_refused(words: str, message: str) -> None:
     """Exit code 2, and what to do."""
     assert_one_error(message, *words.split())
+
+
+@pytest.mark.parametrize("classes", [2, 4, 5])
+def test_a_model_of_other_classes_and_sides_goes_by_way_of_files(
+    classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 512 rows and 384 columns, its detections are those that it has in one piece."""
+    monkeypatch.chdir(tmp_path)
+    spec = replace(OBLONG, num_classes=classes)
+    onnx.save(head_model(spec.head_shapes, spec.image_size), "own.onnx")
+    content = coco_content()
+    content["categories"] = [{"id": 7 * c, "name": f"c{c}"} for c in range(1, classes + 1)]
+    for n, annotation in enumerate(content["annotations"]):
+        annotation["category_id"] = 7 * (1 + n % classes)
+    write_coco(Path("coco"), content)
+    size, images = ("--image-size", "512x384"), ("--root", "coco")
+    whole = effd0("evaluate", "--model", "own.onnx", *images, *size, "--json", "whole.json")
+    assert whole.code == 0, whole.err
+    assert effd0("preprocess", *images, *size, "--bin-save", "bins").code == 0
+    assert np.fromfile("bins/1.bin", "<f4").size == 3 * 512 * 384
+    files = ("--input", "bins", "--output", "out")
+    assert effd0("infer", "--model", "own.onnx", *size, *files).code == 0
+    words = ("postprocess", "--omfile", "out/result", *images, *size)
+    done = effd0(*words, "--num-classes", classes, "--json", "cut.json")
+    assert done.code == 0, done.err
+    one, other = read("whole.json"), read("cut.json")
+    assert one["detections"] > 0
+    for key in ("metrics", "per_class", "detections", "model_sha256"):
+        assert one[key] == other[key], key
+    message = f"has {classes} categories .*, but the model has 9 classes; give the images"
+    assert_one_error(message, *words, "--num-classes", 9)
 
 
 @pytest.mark.slow

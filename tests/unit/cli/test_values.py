@@ -1,15 +1,19 @@
 """What an option cannot mean is one error that names it, on the command line as in pytest."""
 
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from effd0.cli import pytest_suite
+from effd0.cli.command import kinds_of
 from effd0.data import fixture
 from effd0.errors import Effd0Error
 from effd0.evaluation.model import ModelChoice
+from effd0.spec import SPECS
 from tests.helpers import assert_one_error, run_pytest, session_config, write_coco
 
 WANTED = "is wanted; give it as"
@@ -154,3 +158,19 @@ def test_the_embedded_scenes_need_no_weights(tmp_path: Path) -> None:
     """The embedded checkpoint may run on the scenes that it was made for."""
     ModelChoice().check_photographs("--root", fixture.coco_root())
     ModelChoice(model=tmp_path).check_photographs("--root", tmp_path)
+
+
+@pytest.mark.parametrize("arch", ["tf_efficientdet_lite0", "tf_efficientdet_d7x"])
+@pytest.mark.parametrize("classes", [1, 4, 16, 90])
+def test_heads_of_any_spec_are_known_as_results(classes: int, arch: str, tmp_path: Path) -> None:
+    """Even where heads have one size, a folder of them is none of inputs; tables may be either."""
+    spec = replace(SPECS[arch], num_classes=classes)
+    for number, shape in enumerate(spec.head_shapes.values()):
+        with (tmp_path / f"a_{number}.bin").open("wb") as file:
+            file.truncate(4 * math.prod(shape))
+    assert kinds_of(tmp_path) == {"results"}
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for number, width in enumerate((classes, 4)):
+        (tables / f"a_{number}.bin").write_bytes(bytes(width))
+    assert kinds_of(tables) == {"inputs", "results"}

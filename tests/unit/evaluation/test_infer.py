@@ -6,6 +6,7 @@ kept.
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.helpers.runners import ORDER, DeclaringRunner, DeviceRunner
 #: Red levels of seven images; the fake runner answers with the class of the red level.
 REDS = (0, 50, 100, 150, 200, 50, 100)
 STEMS = [str(n) for n in range(1, 8)]
+FLOAT, UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,38 @@ def test_files_are_numbered_in_the_runners_order(inputs: InputFiles, tmp_path: P
     for i, name in enumerate(ORDER):
         raw = (tmp_path / "result" / f"5_{i}.bin").read_bytes()
         assert raw == heads[name].astype("<f4").tobytes(), name
+
+
+class FourClasses(DeclaringRunner):
+    """It gives its boxes first, and heads of 4 classes, of which each value is its place."""
+
+    spec = replace(SMALL, num_classes=4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = self.spec.head_shapes
+        self.outputs = [TensorInfo(name, (None, *shapes[name]), FLOAT) for name in ORDER]
+
+    def infer(self, feed: Tensors) -> Tensors:
+        """Return the heads, one row for each image."""
+        rows = len(feed["in"])
+        shapes = enumerate(self.spec.head_shapes.items())
+        return {name: np.full((rows, *shape), n, np.float32) for n, (name, shape) in shapes}
+
+
+@pytest.mark.parametrize("outfmt", ["BIN", "NPY"])
+def test_heads_of_one_size_are_known_by_the_summary(
+    outfmt: str, inputs: InputFiles, tmp_path: Path
+) -> None:
+    """Which output is which head, the summary says where neither size nor shape would."""
+    runner, model = FourClasses(), tmp_path / "d0.onnx"
+    model.write_bytes(b"a model")
+    job = InferJob(inputs.files[0].parent, tmp_path / "result", batch_size=3, outfmt=outfmt)
+    choice = ModelChoice(model, spec=runner.spec)
+    run_infer_job(job, LocalEngine(choice, None, runner), silent)
+    results = open_results(tmp_path / "result", runner.spec, STEMS)
+    for n, (name, head) in enumerate(results.heads("5").items()):
+        assert np.array_equal(head, np.full_like(head, n)), name
 
 
 def test_a_batch_is_run_as_often_as_asked(inputs: InputFiles, tmp_path: Path) -> None:
@@ -157,9 +191,6 @@ def test_memory_is_bounded(
     # Two of the batch, two of the next, and the two that the warm-up looks at.
     assert max(ahead) <= 2 + 2 + 2
     assert max(waiting) <= 2 * 2
-
-
-FLOAT, UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 
 
 @pytest.mark.parametrize(

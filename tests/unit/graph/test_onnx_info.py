@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from effd0.errors import ExportError, GraphError
 from effd0.graph.onnx_info import (
     ModelFile,
     check_support,
+    class_count,
     model_input,
     read_model,
     stored_precision,
 )
 from tests.helpers import TINY
-from tests.helpers.onnx_models import halved, head_model, pad_model, parsed
+from tests.helpers.onnx_models import halved, head_model, pad_model, parsed, with_merged_heads
 
 SHAPES = TINY.head_shapes
 Plant = Callable[[Any], object]
@@ -275,6 +277,32 @@ def test_what_is_no_d0_is_refused(model: Any, message: str, tmp_path: Path) -> N
     with pytest.raises(kind) as caught:
         read(model, tmp_path)
     assert re.match(message, str(caught.value).replace(str(tmp_path / "d0.onnx"), "FILE"))
+
+
+@pytest.mark.parametrize("classes", [1, 3, 4, 90])
+def test_the_number_of_classes_is_that_of_the_outputs(classes: int, tmp_path: Path) -> None:
+    """Heads and tables of all anchors say how many classes there are, four too, and fit then."""
+    spec, path = replace(TINY, num_classes=classes), tmp_path / "d0.onnx"
+    one, other = (head_model(spec.head_shapes) for _ in range(2))
+    for model in (one, with_merged_heads(other, spec)):
+        onnx.save(model, str(path))
+        assert class_count(path, TINY) == classes
+        if (classes, model) != (4, other):
+            read_model(path, spec)
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["heads", "tables"])
+def test_outputs_of_one_shape_need_their_names(merged: bool, tmp_path: Path) -> None:
+    """Of 4 classes, class and box heads have one shape: read by name, else refused with them."""
+    spec, path = replace(TINY, num_classes=4), tmp_path / "d0.onnx"
+    onnx.save(head_model(spec.head_shapes), str(path))
+    read_model(path, spec)
+    foreign = head_model({f"o_{name}": shape for name, shape in spec.head_shapes.items()})
+    tables = with_merged_heads(head_model(spec.head_shapes), spec)
+    onnx.save(tables if merged else foreign, str(path))
+    message = "have to tell them apart; name the heads class_p6, class_p7, box_p6, box_p7, or"
+    with pytest.raises(ExportError, match=message):
+        read_model(path, spec)
 
 
 # What ATC takes.

@@ -242,7 +242,7 @@ def test_heads_that_are_none_are_refused() -> None:
 def test_a_model_of_two_inputs_is_refused() -> None:
     """Images alone are fed; the message shows what the model asks for."""
     inner = Given(HEADS, info("images"), info("scales"))
-    message = r"inputs \['images', 'scales'\], but an EfficientDet-D0 has one"
+    message = r"inputs \['images', 'scales'\], but an EfficientDet has one"
     with NamedRunner(inner, SMALL) as runner, pytest.raises(RunnerError, match=message):
         runner.infer({"x.1": images()})
 

@@ -327,7 +327,7 @@ def holding(value: float) -> Callable[[State, str], State]:
     [
         (
             lambda state, name: {n: t for n, t in state.items() if n != name},
-            "is not a checkpoint of {arch}: 1 keys are missing: {first}; check the",
+            "is not a checkpoint of {arch} with 90 classes: 1 keys are missing: {first}; check the",
         ),
         (
             lambda state, _: state | {"stranger.weight": torch.ones(1)},
@@ -363,7 +363,7 @@ def test_weights_that_do_not_fit_are_named(
 def test_the_weights_of_another_architecture_are_refused(checkpoint: Path, spec: ModelSpec) -> None:
     """Architectures with other weights are told apart, and the message offers --arch."""
     other = next(s for s in SPECS.values() if ("tf_" in s.arch) != ("tf_" in spec.arch))
-    with pytest.raises(CheckpointError, match=rf"is not a checkpoint of {other.arch}: .*--arch"):
+    with pytest.raises(CheckpointError, match=rf"is not a checkpoint of {other.arch} .*--arch"):
         load_model(checkpoint, other)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_inputs_of_pixels_are_known_too(dataset: Dataset, tmp_path: Path) -> Non
         assert runner.inputs[0].shape == (None, 128, 128, 3)
         heads = runner.infer({SMALL.input_name: pixels[None]})
     assert np.array_equal(heads["box_p3"], heads_of(1)["box_p3"])
+
+
+def test_inputs_of_rows_and_columns_are_known_too(dataset: Dataset, tmp_path: Path) -> None:
+    """Of another number of classes, with no square for an input, each row has its own heads."""
+    spec = replace(SMALL, image_size=(128, 256), num_classes=4)
+    bins = write_bins(tmp_path / "oblong", dataset, spec)
+    folder = write_results(tmp_path / "result", STEMS, "whole-stem", order=range(10), spec=spec)
+    images = [preprocess(dataset.samples[n].path, spec).tensor for n in (2, 0)]
+    with RecordedRunner(folder, spec, bins=bins) as runner:
+        assert runner.inputs[0].shape == (None, 3, 128, 256)
+        heads = runner.infer({spec.input_name: np.stack(images)})
+    for name, head in heads.items():
+        wanted = np.concatenate([heads_of(n, spec)[name] for n in (2, 0)])
+        assert np.array_equal(head, wanted), name
 
 
 def test_unknown_rows_are_refused(folder: Path, bins: Path, images: Tensor) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from effd0.data.coco import Dataset, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.errors import ImageError, OutputError, ResultError
 from effd0.io import sha256
-from effd0.spec import SPECS
+from effd0.spec import SPECS, ModelSpec
 from effd0.tensors.inputs import (
     MANIFEST,
     natural_key,
@@ -37,6 +37,9 @@ from tests.helpers import (
 from tests.helpers.results import coco_of, write_array, write_bins
 
 PLANES, PIXELS = SMALL.input_shape, (128, 128, 3)
+#: Two rows for each column.
+OBLONG = replace(SMALL, image_size=(256, 128))
+SIDES = pytest.mark.parametrize("spec", [SMALL, OBLONG], ids=["square", "oblong"])
 
 
 @pytest.fixture
@@ -117,14 +120,15 @@ def edit(bins: Path, **changes: Any) -> None:
     (bins / MANIFEST).write_text(json.dumps(content))
 
 
+@SIDES
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
-def test_inputs_come_back_as_they_were_written(dtype: str, tmp_path: Path) -> None:
+def test_inputs_come_back_as_they_were_written(dtype: str, spec: ModelSpec, tmp_path: Path) -> None:
     """What a model asks for, normalised planes or pixels, goes to disk and back unchanged."""
     dataset = coco_of(tmp_path / "coco", ["a.png", "b.png"])
-    inputs = open_inputs(write_bins(tmp_path / "bins", dataset, dtype=dtype), SMALL)
-    assert inputs.shape == (PIXELS if dtype == "uint8" else PLANES)
+    inputs = open_inputs(write_bins(tmp_path / "bins", dataset, spec, dtype=dtype), spec)
+    assert inputs.shape == ((*spec.image_size, 3) if dtype == "uint8" else (3, *spec.image_size))
     for sample, file in zip(dataset.samples, inputs.files, strict=True):
-        tensor = preprocess(sample.path, SMALL, normalized=dtype != "uint8").tensor
+        tensor = preprocess(sample.path, spec, normalized=dtype != "uint8").tensor
         assert inputs.read(file).dtype == dtype
         assert np.array_equal(inputs.read(file), tensor.astype(dtype))
 
@@ -214,6 +218,16 @@ def test_inputs_of_another_architecture_are_refused(bins: Path) -> None:
         open_inputs(bins, SPECS["tf_efficientdet_d0_ap"])
 
 
+def test_a_manifest_of_one_number_for_the_side_is_of_a_square(bins: Path) -> None:
+    """Versions before wrote it so; what a manifest leaves out of the spec is as in D0."""
+    spec = json.loads((bins / MANIFEST).read_text())["spec"]
+    del spec["category_ids"], spec["fill"]
+    edit(bins, spec=spec | {"image_size": 128})
+    assert open_inputs(bins, SMALL).shape == PLANES
+    with pytest.raises(ResultError, match=r"image_size \(128, 128\), not \(256, 128\); give the"):
+        open_inputs(bins, OBLONG)
+
+
 def test_an_input_that_changed_since_is_not_read(bins: Path) -> None:
     """One bit is enough: results would be noted under the wrong fingerprint."""
     inputs = open_inputs(bins, SMALL)
@@ -285,26 +299,28 @@ OTHERWISE: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@SIDES
 @pytest.mark.parametrize(("write", "said"), OTHERWISE.values(), ids=OTHERWISE)
 def test_values_of_another_type_or_layout_are_refused(
-    write: Callable[[Any], Any], said: str, tmp_path: Path
+    write: Callable[[Any], Any], said: str, spec: ModelSpec, tmp_path: Path
 ) -> None:
     """Where the values show it, the error says what they are; right ones pass, zeros too."""
     dataset = load_coco(fixture.coco_root(), image_limit=1)
-    own = preprocess(dataset.samples[0].path, SMALL).tensor
+    own = preprocess(dataset.samples[0].path, spec).tensor
     file = tmp_path / "1.bin"
     for right in (own, np.zeros_like(own)):
         right.tofile(file)
-        assert np.array_equal(open_inputs(tmp_path, SMALL).checked(file), right)
+        assert np.array_equal(open_inputs(tmp_path, spec).checked(file), right)
     np.ascontiguousarray(write(own)).tofile(file)
     with pytest.raises(ResultError, match=f"1.bin holds {said} values, but float32 .* was wanted"):
-        open_inputs(tmp_path, SMALL).checked(file)
+        open_inputs(tmp_path, spec).checked(file)
 
 
-def test_planes_of_bytes_are_told_from_pixels() -> None:
+@SIDES
+def test_planes_of_bytes_are_told_from_pixels(spec: ModelSpec) -> None:
     """Bytes are pixels, channels last: planes of them are refused."""
     dataset = load_coco(fixture.coco_root(), image_limit=1)
-    pixels = preprocess(dataset.samples[0].path, SMALL, normalized=False).tensor
+    pixels = preprocess(dataset.samples[0].path, spec, normalized=False).tensor
     assert other_layout(pixels) == ""
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)).reshape(pixels.shape)
     assert other_layout(planes) == "NCHW"

@@ -27,6 +27,7 @@ from effd0.tensors.results import Results, check_model, file_shapes, open_result
 from tests.helpers import (
     EVERY_SEED,
     SMALL,
+    TINY,
     assert_one_error,
     assert_read_or_refused,
     effd0,
@@ -50,8 +51,8 @@ NUMBERED = ("sample-id", "input-n")
 def assert_heads(results: Results, stems: Sequence[str], dtype: Any = np.float32) -> None:
     """Each of *stems* has the heads that `write_results` gave it, in the recipe's order."""
     for seed, stem in enumerate(stems):
-        heads, wanted = results.heads(stem), heads_of(seed)
-        assert list(heads) == list(SMALL.output_names)
+        heads, wanted = results.heads(stem), heads_of(seed, results.spec)
+        assert list(heads) == list(results.spec.output_names)
         for name, head in heads.items():
             assert head.dtype == np.float32
             # Kept for hours, a head keeps no other row of its file in memory.
@@ -77,16 +78,19 @@ def test_each_naming_and_format_gives_the_same_heads(
     assert_heads(open_results(tmp_path / "result", SMALL, STEMS), STEMS)
 
 
-def write_merged(folder: Path, stems: Sequence[str], batch: int = 0) -> None:
+def write_merged(
+    folder: Path, stems: Sequence[str], batch: int = 0, spec: ModelSpec = SMALL
+) -> None:
     """Write the synthetic heads of *stems*, as one table of classes and one of boxes each."""
     folder.mkdir()
-    tables: dict[int, list[Any]] = {5: [], 4: []}
+    tables: list[list[Any]] = [[], []]
+    kinds = ((spec.num_classes, spec.class_names), (4, spec.box_names))
     for seed in range(len(stems)):
-        for width, names in ((5, SMALL.class_names), (4, SMALL.box_names)):
-            heads = (heads_of(seed)[name][0] for name in names)
+        for table, (width, names) in zip(tables, kinds, strict=True):
+            heads = (heads_of(seed, spec)[name][0] for name in names)
             levels = [head.transpose(1, 2, 0).reshape(-1, width) for head in heads]
-            tables[width].append(np.concatenate(levels))
-    for number, every in enumerate(tables.values()):
+            table.append(np.concatenate(levels))
+    for number, every in enumerate(tables):
         for first in range(0, len(stems), batch or 1):
             name = f"sample_id_{first // batch}_output_" if batch else f"{stems[first]}_"
             rows = np.stack(every[first : first + (batch or 1)])
@@ -109,6 +113,125 @@ def test_half_of_merged_heads_is_refused(tmp_path: Path) -> None:
     (tmp_path / "result" / "9_1.bin").unlink()
     with pytest.raises(ResultError, match=r"1 incomplete: 9 \(no boxes\)"):
         open_results(tmp_path / "result", SMALL, STEMS)
+
+
+# Specs by which heads have one size.
+
+#: Lite's P7 has 3 rows: half of 5, rounded up.
+LITE = replace(SPECS["tf_efficientdet_lite0"], levels=(6, 7))
+SIZES = {"small": SMALL, "tiny": TINY, "lite": LITE}
+CLASSES = (1, 2, 4, 5, 8, 16, 32, 200)
+ALIKE = {
+    f"{classes}-{name}": replace(spec, num_classes=classes)
+    for classes in CLASSES
+    for name, spec in SIZES.items()
+} | {"4-lite0": replace(SPECS["tf_efficientdet_lite0"], num_classes=4)}
+
+
+def outputs_of(spec: ModelSpec, order: Sequence[int], prefix: str) -> dict[str, Any]:
+    """What effd0's summary says of a model that gives the heads in this *order*, renamed."""
+    names = [spec.output_names[place] for place in order]
+    return {"outputs": {f"{prefix}{name}": (None, *spec.head_shapes[name]) for name in names}}
+
+
+@pytest.mark.parametrize("spec", ALIKE.values(), ids=ALIKE)
+def test_heads_of_any_number_of_classes_come_back(spec: ModelSpec, tmp_path: Path) -> None:
+    """In the recipe's order, each naming and type gives the heads, whichever have one size."""
+    kinds = [(".bin", np.float32), (".bin", np.float16), (".npy", np.float32)]
+    order = range(len(spec.output_names))
+    for naming, (suffix, dtype) in itertools.product(NAMINGS, kinds):
+        folder = tmp_path / f"{naming}{suffix}{np.dtype(dtype)}"
+        write_results(folder, STEMS[:2], naming, suffix, dtype=dtype, order=order, spec=spec)
+        assert_heads(open_results(folder, spec, STEMS[:2]), STEMS[:2], dtype)
+
+
+@settings(max_examples=20)
+@given(
+    classes=st.sampled_from(CLASSES),
+    size=st.sampled_from(["tiny", "lite"]),
+    naming=st.sampled_from([*NAMINGS]),
+    suffix=st.sampled_from([".bin", ".npy", ".txt"]),
+    dtype=st.sampled_from([np.float32, np.float16]),
+    batch=st.integers(1, 3),
+    data=st.data(),
+)
+def test_outputs_that_a_summary_names_are_found_in_any_order(
+    classes: int, size: str, naming: str, suffix: str, dtype: Any, batch: int, data: st.DataObject
+) -> None:
+    """By name, or by shape where that tells, results of effd0 come back, whatever comes first."""
+    spec = replace(SIZES[size], num_classes=classes)
+    order = data.draw(st.permutations(range(len(spec.output_names))))
+    rows = batch if naming in NUMBERED else 1
+    dtype = np.float32 if suffix == ".txt" else dtype
+    with tempfile.TemporaryDirectory() as place:
+        folder, fed = Path(place) / "result", [f"{stem}.bin" for stem in STEMS]
+        options: dict[str, Any] = {"batch": rows, "dtype": dtype, "order": order, "spec": spec}
+        write_results(folder, STEMS, naming, suffix, **options)
+        samples = [fed[n : n + rows] for n in range(0, len(fed), rows)]
+        summary = Path(place) / "result_summary.json"
+        prefix = "" if classes == 4 else data.draw(st.sampled_from(["", "output_of_"]))
+        write_summary(summary, samples, effd0=outputs_of(spec, order, prefix))
+        assert_heads(open_results(folder, spec, STEMS), STEMS, dtype)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".npy", ".txt"])
+@pytest.mark.parametrize("classes", [1, 4, 16])
+def test_another_order_is_refused_where_sizes_do_not_tell(
+    classes: int, suffix: str, tmp_path: Path
+) -> None:
+    """The error names heads of one size, and what to do; arrays are known if their shapes are."""
+    spec, folder = replace(SMALL, num_classes=classes), tmp_path / "result"
+    write_results(folder, STEMS, "whole-stem", suffix, spec=spec)
+    if suffix == ".npy" and classes != 4:
+        assert_heads(open_results(folder, spec, STEMS), STEMS)
+        return
+    one = {1: "class_p3 and box_p4", 4: "class_p3 and box_p3", 16: "class_p4 and box_p3"}[classes]
+    message = f"{one} have one size, but the files are not in the order class_p3 to box_p7; run"
+    with pytest.raises(ResultError, match=message):
+        open_results(folder, spec, STEMS).heads("9")
+
+
+@pytest.mark.parametrize(
+    "order", [("classes", "boxes"), ("boxes", "classes")], ids=["recipes", "boxes-first"]
+)
+@pytest.mark.parametrize("batch", [0, 2], ids=["by-stem", "in-batches"])
+def test_tables_of_one_size_are_told_by_their_number(
+    order: tuple[str, ...], batch: int, tmp_path: Path
+) -> None:
+    """Of 4 classes, both tables have the boxes' size: classes come first, or as a summary says."""
+    spec, folder = replace(SMALL, num_classes=4), tmp_path / "result"
+    write_merged(folder, STEMS, batch, spec)
+    for path in folder.iterdir():
+        number = order.index(("classes", "boxes")[int(path.stem[-1])])
+        path.rename(folder / f"new-{path.stem[:-1]}{number}.bin")
+    for path in folder.iterdir():
+        path.rename(folder / path.name.removeprefix("new-"))
+    if order[0] == "boxes":
+        noted = {"outputs": dict.fromkeys(order, (None, spec.num_anchors, 4))}
+        write_summary(tmp_path / "result_summary.json", [], effd0=noted)
+    results = open_results(folder, spec, STEMS)
+    for seed, stem in enumerate(STEMS):
+        found, wanted = named_heads(results.heads(stem), spec), heads_of(seed, spec)
+        assert [name for name in wanted if not np.array_equal(found[name], wanted[name])] == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_damage_is_seen_where_heads_have_one_size(classes: int, dtype: Any, tmp_path: Path) -> None:
+    """Without any one file, with any one twice or cut in half, an image is refused."""
+    spec, order = replace(SMALL, num_classes=classes), range(10)
+    for number, damage in itertools.product(order, ("lost", "twice", "half")):
+        folder = tmp_path / f"{number}{damage}"
+        write_results(folder, STEMS[:1], "whole-stem", dtype=dtype, order=order, spec=spec)
+        file = folder / f"9_{number}.bin"
+        if damage == "twice":
+            shutil.copy(file, folder / "9_10.bin")
+        elif damage == "half":
+            halve(file)
+        else:
+            file.unlink()
+        with pytest.raises(ResultError, match="does not hold the results of 1 images; 1 "):
+            open_results(folder, spec, STEMS[:1])
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["tail-padded", "tail-cut"])
@@ -488,8 +611,11 @@ def test_results_of_another_manifest_are_refused(bins: Path, tmp_path: Path) -> 
 
 def test_results_of_another_spec_are_refused(folder: Path) -> None:
     """The summary tells the architecture where no manifest does."""
-    summarise(folder, spec=json.loads(json.dumps(asdict(SMALL))))
-    assert open_results(folder, SMALL, STEMS)
+    recorded = json.loads(json.dumps(asdict(SMALL)))
+    # Versions before wrote one number for the side of a square.
+    for known in (recorded, recorded | {"image_size": 128}):
+        summarise(folder, spec=known)
+        assert open_results(folder, SMALL, STEMS)
     summarise(folder, spec=json.loads(json.dumps(asdict(replace(SMALL, mean=(0.5, 0.5, 0.5))))))
     message = r"is of a model with mean \[0\.5, 0\.5, 0\.5\], not \[.*result_summary\.json; give"
     with pytest.raises(ResultError, match=message):
@@ -533,7 +659,7 @@ def test_numbered_float64_is_no_batch_of_float32(
     """Files of float64 have the size of twice as many float32: their values tell them apart."""
     monkeypatch.setattr(
         "tests.helpers.results.heads_of",
-        lambda seed: {name: head.astype(computed) / 3 for name, head in heads_of(seed).items()},
+        lambda *of: {name: head.astype(computed) / 3 for name, head in heads_of(*of).items()},
     )
     folder, stems = tmp_path / "result", STEMS[:2]
     samples = [[f"{stem}.bin" for stem in stems[n : n + batch]] for n in range(0, 2, batch)]
