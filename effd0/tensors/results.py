@@ -363,6 +363,9 @@ def _raw_files(named: Mapping[str, list[Path]], spec: ModelSpec) -> tuple[HeadFi
     # Where others are float32, what looks like a head of theirs in float16 was cut in half.
     raw = {file.path: file.itemsize for of in files.values() for file in of if file.path in sizes}
     full = {sizes[path] for path, itemsize in raw.items() if itemsize == single}
+    # A model may write one output in float16 and another in float32, but the same in each image.
+    ends = Counter(HeadFile(path).number for path in odd)
+    odd = {path for path in odd if ends[HeadFile(path).number] < max(2, len(named))}
     cut = [p for p, own in raw.items() if own == half and (p in odd or 2 * sizes[p] in full)]
     heads = ((path, head_sizes(spec).get(sizes[path] // half, ())) for path in cut)
     return files, [f"{path.name} (half of {' or '.join(of)})" for path, of in heads if of]

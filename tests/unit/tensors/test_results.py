@@ -22,7 +22,7 @@ from effd0.data.coco import load_coco
 from effd0.detection.heads import named_heads
 from effd0.errors import ResultError
 from effd0.io import sha256
-from effd0.spec import SPECS, ModelSpec
+from effd0.spec import D0, SPECS, ModelSpec
 from effd0.tensors.results import Results, check_model, file_shapes, open_results, read_summary
 from tests.helpers import (
     EVERY_SEED,
@@ -232,6 +232,20 @@ def test_damage_is_seen_where_heads_have_one_size(classes: int, dtype: Any, tmp_
             file.unlink()
         with pytest.raises(ResultError, match="does not hold the results of 1 images; 1 "):
             open_results(folder, spec, STEMS[:1])
+
+
+def test_outputs_may_differ_in_type(tmp_path: Path) -> None:
+    """A model whose box heads alone are in float16 writes them so for each image."""
+    folder, spec = tmp_path / "result", D0
+    write_results(folder, STEMS, "whole-stem", order=range(10), spec=spec)
+    for path in folder.glob("*_[5-9].bin"):
+        np.fromfile(path, np.float32).astype(np.float16).tofile(path)
+    results = open_results(folder, spec, STEMS)
+    for seed, stem in enumerate(STEMS):
+        found, wanted = results.heads(stem), heads_of(seed, spec)
+        for name, head in wanted.items():
+            kept = np.float16 if name in spec.box_names else np.float32
+            assert np.array_equal(found[name], head.astype(kept)), name
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["tail-padded", "tail-cut"])
