@@ -103,7 +103,9 @@ def show_evaluation(evaluation: Evaluation, verdict: check.Verdict) -> None:
     settings, images = accuracy.settings, f"{metrics.images} images"
     if metrics.images < evaluation.dataset.total:
         images = f"the first {metrics.images} of {evaluation.dataset.total} images"
-    show_lines(f"{accuracy.backend}, {images}, model {accuracy.model_sha256[:12]}")
+    of = settings.get("spec")  # what others detected is of no known network
+    network = f" ({run.Network(of['arch'], of['num_classes'], of['image_size'])})" if of else ""
+    show_lines(f"{accuracy.backend}, {images}, model {accuracy.model_sha256[:12]}{network}")
     show_lines(*settings["notes"])
     numbers = [
         (name, _label(name), metrics.undefined[name] if value is None else 100 * value)

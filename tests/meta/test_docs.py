@@ -172,6 +172,8 @@ def test_own_models_command_runs(line: str, own: Path, monkeypatch: pytest.Monke
         outcome = effd0(*shlex.split(line)[1:])
         assert outcome.code == 0, f"{outcome.out}\n{outcome.err}"
         assert (" check " in line) == ("PASS  MAY SHIP" in outcome.out)
+        if line.startswith(("effd0 evaluate", "effd0 postprocess")):
+            assert "(tf_efficientdet_d0, 5 classes, 512x512)" in outcome.out
         emulator.assert_clean()
 
 
