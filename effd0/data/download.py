@@ -63,9 +63,10 @@ def fetch_checkpoint(
 ) -> Path:
     """Download the published checkpoint of *spec* as *out*; raise `FetchError` or `OutputError`."""
     if spec.arch not in CHECKPOINTS:
+        near = [arch for arch in spec.siblings if arch in CHECKPOINTS] or CHECKPOINTS
         raise FetchError(
-            f"effdet publishes no weights of {spec.arch}, but of {listed(CHECKPOINTS)}; name one "
-            "of these as --arch, or train your own and give them as --checkpoint"
+            f"effdet publishes no weights of {spec.arch}, but of {listed(near)}; name one of these "
+            "as --arch, or train your own and give them as --checkpoint"
         )
     with writing_to(out):
         return download(CHECKPOINTS[spec.arch].at(mirror), out, on_bytes)

@@ -135,8 +135,11 @@ def test_every_published_checkpoint_has_its_address_and_checksum() -> None:
 
 def test_weights_that_nobody_publishes_are_not_asked_for(tmp_path: Path) -> None:
     """Effdet configures more architectures than it has trained."""
-    with pytest.raises(FetchError, match=r"no weights of efficientdet_d2, but of .*--checkpoint"):
+    d2s = r"no weights of efficientdet_d2, but of tf_efficientdet_d2, tf_efficientdet_d2_ap; name"
+    with pytest.raises(FetchError, match=d2s):
         fetch.fetch_checkpoint(SPECS["efficientdet_d2"], tmp_path / "d2.pth", silent)
+    with pytest.raises(FetchError, match=r"but of cspdarkdet53m, .* and 22 more; name"):
+        fetch.fetch_checkpoint(SPECS["mixdet_m"], tmp_path / "m.pth", silent)
     assert list(tmp_path.iterdir()) == []
 
 
