@@ -246,7 +246,7 @@ def pytest_terminal_summary(
     """End with the recipe's table, the published figures beside it, rivals and the baseline."""
     if rows := rows_of(config):
         terminalreporter.section("throughput")
-        show_benchmark(rows)
+        show_benchmark(rows, config.stash[RECORD].artefact)
         if config.getoption("--quick"):
             terminalreporter.write_line(
                 f"left out by --quick: batches but {QUICK_BATCHES}, runners but ort and acl, and "

@@ -1,5 +1,5 @@
 """
-effd0 decides whether an EfficientDet-D0 build may ship.
+effd0 decides whether an EfficientDet build may ship.
 
 The command line is ``effd0`` (or ``python -m effd0``), the suite is run by pytest; the same steps
 for a notebook::

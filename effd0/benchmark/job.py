@@ -173,7 +173,7 @@ def run_benchmark(job: BenchmarkJob, open_progress: OpenProgress) -> Run:
             name = f"{row.name}: no slower than --against"
             checks.append(ratio.check(name, "failed" if slower else "passed", said, allowed))
     return new_run(
-        artefact_of(job.choice.model, job.choice.weights(), None),
+        artefact_of(job.choice.model, job.choice.weights(), None, spec=job.choice.spec),
         exit_status=int(any(check.status == "failed" for check in checks)),
         checks=checks,
         otherwise="times have no threshold",
@@ -195,7 +195,7 @@ def _time(
         return runner.infer(batches[index % len(batches)].feed)
 
     def checked(heads: Tensors) -> Tensors:
-        """Raise `HeadError` unless *heads* are those of a D0, and finite."""
+        """Raise `HeadError` unless *heads* are those of the spec, and finite."""
         for name, head in named_heads(heads, spec).items():
             check_head(name, head)
         return heads

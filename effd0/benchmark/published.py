@@ -1,13 +1,15 @@
-"""Published figures of EfficientDet-D0, each with its source and conditions."""
+"""Published figures of EfficientDets, each with its source and conditions."""
 
 import functools
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, TypeVar
 
 import msgspec
 
 from ..errors import BenchmarkError
+from ..results.run import Artefact, Network
+from ..spec import D0, SPECS
 
 TABLE = Path(__file__).with_suffix(".toml")
 _Batch = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
@@ -31,19 +33,26 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     conditions: str
     source: str
     values: dict[_Batch, _Figure]
+    arch: str = D0.arch
     batch: int = 1
     images_per_second: float = 0.0
 
 
-class _Accuracy(TypedDict):
+class PublishedMap(msgspec.Struct, frozen=True, kw_only=True):
+    """The published *map* on val2017 in percent, *by* whom, as *source* says."""
+
     by: str
     map: Annotated[float, msgspec.Meta(gt=1, le=100)]
     conditions: str
     source: str
+    arch: str = D0.arch
+
+
+_Row = TypeVar("_Row", Published, PublishedMap)
 
 
 class _Table(TypedDict):
-    accuracy: list[_Accuracy]
+    accuracy: list[PublishedMap]
     run: list[Published]
 
 
@@ -59,16 +68,23 @@ def read_table(path: Path) -> _Table:
 _content = functools.cache(lambda: read_table(TABLE))
 
 
-def published_accuracies() -> list[_Accuracy]:
-    """The *map* on val2017 in percent, *by* whom, *conditions* and *source* of each."""
-    return list(_content()["accuracy"])
+def published_accuracies(artefact: Artefact | None = None) -> list[PublishedMap]:
+    """The published mAPs in the order of the data file: all, or those of *artefact*'s network."""
+    return _of_network(_content()["accuracy"], artefact)
 
 
-def published_figures() -> list[Published]:
-    """All published throughputs, in the order of the data file."""
+def published_figures(artefact: Artefact | None = None) -> list[Published]:
+    """The published throughputs, as `published_accuracies` chooses."""
     figures = []
-    for run in _content()["run"]:
+    for run in _of_network(_content()["run"], artefact):
         for batch, value in run.values.items():
             rate = 1000 * batch / value if run.unit == "ms" else value
             figures.append(msgspec.structs.replace(run, batch=batch, images_per_second=rate))
     return figures
+
+
+def _of_network(rows: list[_Row], artefact: Artefact | None) -> list[_Row]:
+    """The *rows* of one architecture with COCO's classes and its own size; without one all."""
+    if artefact is None:
+        return list(rows)
+    return [one for one in rows if Network.of(SPECS[one.arch]) == artefact.network]

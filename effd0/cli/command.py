@@ -38,9 +38,11 @@ class Option:
     An option with the type of one value; *many* values may be given where it repeats.
 
     *shown* is the default in words, where the value says nothing.  A number is at least *min*, for
-    a whole one 1 unless said otherwise, and at most *max*.  *takes* is ``percent``, one of `KINDS`,
-    ``folder``, or for what is written ``new file`` or ``new folder``.  *stop* is called before all
-    others are read; it ends the command where the option is given.  *panel* is one of `PANELS`.
+    a whole one 1 unless said otherwise, and at most *max*.  A shell completes *known* values as it
+    does *choices*; whoever takes one checks it.  *takes* is ``percent``, one of
+    `KINDS`, ``folder``, or for what is written ``new file`` or ``new folder``.  *stop* is called
+    before all others are read; it ends the command where the option is given.  *panel* is one of
+    `PANELS`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Option:
     min: float | None = None
     max: float | None = None
     choices: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     positional: bool = False
     takes: str | None = None
     stop: Callable[[bool], None] | None = None
@@ -151,6 +154,10 @@ def _typer_parameter(one: Option) -> inspect.Parameter:
         "is_eager": one.stop is not None,
         "rich_help_panel": None if one.positional else one.panel,
     }
+    if one.known:
+        described["autocompletion"] = lambda incomplete: [
+            value for value in one.known if value.startswith(incomplete)
+        ]
     # A switch that is on can be turned off: Typer adds --no-NAME.
     names = [one.flag] if default is False else []
     info = typer.Argument(**described) if one.positional else typer.Option(*names, **described)

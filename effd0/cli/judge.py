@@ -109,7 +109,7 @@ def benchmark(
     spec = arch.spec(model.model, model.checkpoint)
     job = replace(job, choice=replace(model, spec=spec, options=compute), **given)
     run = run_benchmark(job, progress)
-    show.show_benchmark(run.latency)
+    show.show_benchmark(run.latency, run.artefact)
     for path in (reports.json, reports.report_json):
         if path is not None:
             write_run(path, run)

@@ -55,7 +55,7 @@ EXIT_CODES = "Exit codes: 0 all is well, 1 a gate failed, 2 bad input, 70 a faul
 
 app = typer.Typer(
     name="effd0",
-    help="Validate and benchmark EfficientDet-D0 builds. Options you omit fall back to the "
+    help="Validate and benchmark EfficientDet builds. Options you omit fall back to the "
     "bundled test set: 48 synthetic scenes and a D0 trained on similar ones.",
     epilog=EXIT_CODES,
     no_args_is_help=True,

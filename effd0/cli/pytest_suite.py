@@ -137,6 +137,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = config.stash.get(SETTINGS, None)
     try:
         refuse_contradictions(config)
+        config.stash[RECORD].spec = spec_given(config)
     except (Effd0Error, pytest.UsageError) as error:
         told = settings.blamed(str(error), vars(config.option)) if settings else str(error)
         raise pytest.UsageError(told) from error
@@ -193,7 +194,6 @@ def refuse_contradictions(config: pytest.Config) -> None:
     command.check_values(OPTIONS, vars(given))
     for file in filter(None, (given.model, given.onnx)):
         external_files(file)
-    spec_given(config)
     if coco and not (listed := annotation_path(coco, given.split)).is_file():
         raise OptionError(
             f"--split is {given.split}, but {listed} does not exist; name a split of --coco"
@@ -275,12 +275,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     model, weights = config.getoption("--model"), config.getoption("--checkpoint")
     if weights is None and not is_given(config):
         weights = embedded.checkpoint()
-    spec = spec_given(config)
-    model_kind = f"{spec.arch}, {spec.num_classes} classes, {'x'.join(map(str, spec.image_size))}"
     packages = ("torch", "effdet", "onnx", "onnxruntime", "onnxsim", "openvino")
-    runners = ", ".join(runner_names(config))
+    network, runners = run.Network.of(spec_given(config)), ", ".join(runner_names(config))
     lines = [
-        f"effd0 {installed_version('effd0')}: {model_kind}, runners {runners}",
+        f"effd0 {installed_version('effd0')}: {network}, runners {runners}",
         f"checkpoint: {'none is given' if weights is None else fingerprint(weights)}",
         f"model: {fingerprint(model) if model else 'exported from the checkpoint'}",
         f"images: {config.getoption('--coco') or 'embedded scenes'}",

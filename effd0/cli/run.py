@@ -124,7 +124,7 @@ def detect(
     choice = replace(model, spec=arch.spec(model.model, model.checkpoint), options=compute)
     with choice.opened() as (backend, _):
         detections = pipeline.detect(image, backend, choice.spec)
-    count = draw_detections(image, detections, out, min_score)
+    count = draw_detections(image, detections, out, min_score, coco.names_of(choice.spec))
     show_lines(f"drew {count} boxes of at least {min_score} to {out}")
 
 

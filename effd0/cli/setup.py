@@ -147,7 +147,7 @@ def fetch(
         "COCO val2017, or the published weights.", choices=("coco", "checkpoint"), **ARGUMENT
     ),
     root: Path = option("Folder for COCO.", "DIR", Path("coco_data")),
-    out: Path = option("File for the weights.", default=Path("d0.pth")),
+    out: Path | None = option("File for the weights.", shown="d0.pth, or as --arch is called"),
     arch: ArchOptions,
     mirror: str | None = option("URL in place of the official host.", "URL"),
 ) -> None:
@@ -159,7 +159,8 @@ def fetch(
         if what == "coco":
             path = download.fetch_coco(root, on_bytes, mirror)
         else:
-            path = download.fetch_checkpoint(spec, out, on_bytes, mirror)
+            named = Path(f"{spec.arch.removeprefix('tf_efficientdet_')}.pth")
+            path = download.fetch_checkpoint(spec, out or named, on_bytes, mirror)
     show_lines(f"{what} is in {path}")
 
 

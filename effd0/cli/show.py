@@ -103,7 +103,9 @@ def show_evaluation(evaluation: Evaluation, verdict: check.Verdict) -> None:
     settings, images = accuracy.settings, f"{metrics.images} images"
     if metrics.images < evaluation.dataset.total:
         images = f"the first {metrics.images} of {evaluation.dataset.total} images"
-    show_lines(f"{accuracy.backend}, {images}, model {accuracy.model_sha256[:12]}")
+    of = settings.get("spec")  # what others detected is of no known network
+    network = f" ({run.Network(of['arch'], of['num_classes'], of['image_size'])})" if of else ""
+    show_lines(f"{accuracy.backend}, {images}, model {accuracy.model_sha256[:12]}{network}")
     show_lines(*settings["notes"])
     numbers = [
         (name, _label(name), metrics.undefined[name] if value is None else 100 * value)
@@ -317,8 +319,8 @@ def _times(of: run.TimedRow | Latency) -> tuple[object, ...]:
     return of.p50_ms, of.p90_ms, of.p99_ms, len(of.samples_ms)
 
 
-def show_benchmark(rows: Sequence[run.TimedRow]) -> None:
-    """Print every table that *rows* have something for, and their notes."""
+def show_benchmark(rows: Sequence[run.TimedRow], artefact: run.Artefact) -> None:
+    """Print every table that *rows* of *artefact* have something for, and their notes."""
     alone = [row for row in rows if row.rival is None]
     swept = [row for row in alone if row.batch is not None]
     # The recipe's table, and the times that it comes from.
@@ -332,7 +334,7 @@ def show_benchmark(rows: Sequence[run.TimedRow]) -> None:
     title = "throughput (images/s from the median; padding never counts)"
     show_table(title, columns, lines, box=SIMPLE)
     lines, notes = [], dict[str, int]()
-    for one in sorted(published_figures(), key=lambda one: one.batch):
+    for one in sorted(published_figures(artefact), key=lambda one: one.batch):
         alike = [row for row in swept if (row.batch, row.timed) == (one.batch, one.timed)]
         if alike:  # the fastest is shown
             ours = max(row.images_per_second for row in alike)

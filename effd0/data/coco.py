@@ -236,6 +236,12 @@ def ids_of(spec: ModelSpec) -> list[int]:
     )
 
 
+def names_of(spec: ModelSpec) -> Mapping[int, str]:
+    """The names of the categories of *spec* by id, where these are COCO's; else none."""
+    cocos = spec.num_classes == D0.num_classes and spec.category_ids is None
+    return NAMES if cocos else {}
+
+
 def check_images(samples: Sequence[Sample], host_threads: int = 2) -> Iterator[Sample]:
     """
     Decode every image once, yielding each sample as it is done, so that progress can be shown.

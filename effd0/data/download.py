@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import requests
 
-from ..errors import FetchError
+from ..errors import FetchError, listed
 from ..io import digest, writing_to
-from ..spec import ModelSpec
+from ..spec import TABLE, ModelSpec
 
 #: A connection that breaks takes the unfinished chunk with it, so chunks are small.
 CHUNK = 1 << 15
@@ -52,12 +52,9 @@ COCO_ANNOTATIONS = Source(
 )
 #: torch's convention: the name ends in the first eight digits of the SHA-256.
 CHECKPOINTS = {
-    arch: Source(f"{_EFFDET}/{name}-{digits}.pth", "sha256", digits)
-    for arch, name, digits in (
-        ("tf_efficientdet_d0", "tf_efficientdet_d0_34", "f153e0cf"),
-        ("efficientdet_d0", "efficientdet_d0", "f3276ba8"),
-        ("tf_efficientdet_d0_ap", "tf_efficientdet_d0_ap", "d0cdbd0a"),
-    )
+    arch: Source(f"{_EFFDET}/{name}.pth", "sha256", name.rpartition("-")[2])
+    for arch, facts in TABLE.items()
+    if (name := facts.get("checkpoint"))
 }
 
 
@@ -65,6 +62,12 @@ def fetch_checkpoint(
     spec: ModelSpec, out: Path, on_bytes: OnBytes, mirror: str | None = None
 ) -> Path:
     """Download the published checkpoint of *spec* as *out*; raise `FetchError` or `OutputError`."""
+    if spec.arch not in CHECKPOINTS:
+        near = [arch for arch in spec.siblings if arch in CHECKPOINTS] or CHECKPOINTS
+        raise FetchError(
+            f"effdet publishes no weights of {spec.arch}, but of {listed(near)}; name one of these "
+            "as --arch, or train your own and give them as --checkpoint"
+        )
     with writing_to(out):
         return download(CHECKPOINTS[spec.arch].at(mirror), out, on_bytes)
 

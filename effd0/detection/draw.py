@@ -1,6 +1,7 @@
 """Detections drawn on their image."""
 
 import colorsys
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -14,11 +15,18 @@ from .postprocess import Detections
 HALF_LIGHT = 128
 
 
-def draw_detections(image: Path, detections: Detections, out: Path, min_score: float) -> int:
+def draw_detections(
+    image: Path,
+    detections: Detections,
+    out: Path,
+    min_score: float,
+    names: Mapping[int, str] = NAMES,
+) -> int:
     """
     Write *image* with every detection of at least *min_score* to *out*; return their number.
 
-    The suffix of *out* picks the format.  Raises `ImageError` or `OutputError`.
+    *names* are those of categories by id; one without a name is shown by its id.  The suffix of
+    *out* picks the format.  Raises `ImageError` or `OutputError`.
     """
     # registered_extensions() loads all formats; some of them Pillow can only read.
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
@@ -39,7 +47,7 @@ def draw_detections(image: Path, detections: Detections, out: Path, min_score: f
         light = sum(c * w for c, w in zip(color, (0.299, 0.587, 0.114), strict=True)) > HALF_LIGHT
         x1, y1, x2, y2 = (float(corner) for corner in detections.boxes[i])
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
-        label = f"{NAMES.get(category, category)} {detections.scores[i]:.2f}"
+        label = f"{names.get(category, f'class {category}')} {detections.scores[i]:.2f}"
         _, _, text_width, text_height = pen.textbbox((0, 0), label, font=font)
         # Above the box where there is room, else inside it.
         top = y1 - text_height - 2 if y1 >= text_height + 2 else y1

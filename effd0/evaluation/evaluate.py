@@ -395,15 +395,18 @@ def run_of(
     given = {"--coco": job.root}
     if isinstance(engine, ModelEngine):
         given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}
-        artefact = record.artefact_of(engine.choice.model, engine.choice.weights(), dataset)
+        choice = engine.choice
+        files = choice.model, choice.weights()
+        artefact = record.artefact_of(*files, dataset, spec=choice.spec)
     else:
         assert isinstance(engine, RecordedEngine)
         given |= {"--model": engine.model, "--results": engine.results, "--bins": engine.bins}
+        network: record.Network | None = record.Network.of(engine.spec)
         if engine.results.is_file():  # what `score` has scored
-            given = {"--score": engine.results}
+            given, network = {"--score": engine.results}, None
         name = (engine.results if engine.model is None else engine.model).name
         known = None if accuracy.model_sha256 == record.UNKNOWN_MODEL else accuracy.model_sha256
-        artefact = record.Artefact(name, known, None, dataset)
+        artefact = record.Artefact(name, known, None, dataset, network=network)
     return record.new_run(
         artefact,
         exit_status=0 if evaluation.verdict.ok else 1,

@@ -20,7 +20,7 @@ from ..io import CHECKPOINT, check_kind
 from ..runners import checkpoint
 from ..runners.base import Runner
 from ..runners.registry import RUNNERS, RunnerOptions, open_runner
-from ..spec import D0, ModelSpec, spec_for
+from ..spec import D0, SPECS, ModelSpec, spec_for
 from ..types import BACKEND, TESTED, option
 
 #: Runner -> the modules that it imports, each with the extra that brings it.
@@ -41,6 +41,7 @@ class ArchOptions:
         "efficientdet_d0 to d5, and others.",
         "NAME",
         D0.arch,
+        known=tuple(SPECS),
     )
     num_classes: int | None = option(
         "Classes of the model.", shown="those of its class heads; 90 where they cannot be read"

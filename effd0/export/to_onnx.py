@@ -108,7 +108,7 @@ def _torch_export(
     require("onnxscript", extra="onnx")
 
     class Heads(torch.nn.Module):  # type: ignore[name-defined, misc]  # torch is imported late
-        """The network with its ten heads in one flat tuple, as ONNX numbers them."""
+        """The network with its heads in one flat tuple, as ONNX numbers them."""
 
         def __init__(self) -> None:
             super().__init__()

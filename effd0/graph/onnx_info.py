@@ -2,7 +2,7 @@
 What an ONNX file says of itself before it is run: precision, inputs, outputs, what ATC takes.
 
 ATC has a parser for each pair of operator and opset; where there is none it stops with E19010 and
-names one node.  `SUPPORTED` holds the operators of D0's exports and their neighbours for which
+names one node.  `SUPPORTED` holds the operators of exports and their neighbours for which
 the published ONNX parsers of CANN (Apache-2.0) register opset 11 and most later ones, and Constant,
 which ATC reads itself.  Opset 17 is the last that was seen to compile.
 """

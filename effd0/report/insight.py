@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.coco import NAMES, Dataset
+from ..data.coco import Dataset, names_of
 from ..data.preprocess import read_image
 from ..detection.postprocess import Detections
 from ..errors import ImageError
@@ -95,14 +95,14 @@ def gallery(
             name, crowd = dataset.categories[one["category_id"]], bool(one.get("iscrowd", 0))
             truth[one["image_id"]].append(Truth(_rounded(one["bbox"]), name, crowd))
 
-    names = {**NAMES, **dataset.categories}
+    names = {**names_of(spec), **dataset.categories}
 
     def shown(found: Mapping[int, Detections], image_id: int) -> list[Detection]:
         rows = coco.to_coco_results({image_id: found[image_id]}, spec)
         rows = rows.compress(rows["score"] >= SHOWN)
         rows = rows.take(np.argsort(-rows["score"], kind="stable")[:BOXES])
         return [
-            # A model may know more categories than its dataset, and than COCO.
+            # A model may know more categories than its data set, and than COCO.
             Detection(_rounded(box), names.get(of, f"category {of}"), round(score, 4))
             for _, of, box, score in rows.tolist()
         ]

@@ -49,6 +49,7 @@ def markdown(run: Run, baseline: Run | None = None) -> str:
     hashes = {"model": artefact.model_sha256, "checkpoint": artefact.checkpoint_sha256}
     under_test = [
         *((f"{file}, SHA-256", f"`{digest}`") for file, digest in hashes.items() if digest),
+        *([("network", _text(str(artefact.network)))] if artefact.network else []),
         ("data set", _text(str(artefact.dataset or "none was used"))),
         ("date", _text(run.created)),
     ]

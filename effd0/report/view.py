@@ -40,7 +40,7 @@ def write_page(path: Path, run: Run, baseline: Run | None = None) -> None:
 def render_page(run: Run, baseline: Run | None = None) -> str:
     """The page of *run*, with the figures of an older run beside it."""
     script = (_TEMPLATES / "page.js").read_text()
-    shown, dataset = foremost(run), run.artefact.dataset
+    shown, dataset, of = foremost(run), run.artefact.dataset, run.artefact
     found, reason = None, ""
     try:
         found = None if baseline is None else compare_runs(baseline, run)
@@ -55,14 +55,15 @@ def render_page(run: Run, baseline: Run | None = None) -> str:
         checks=sorted(run.checks, key=lambda one: (order[one.status], STAGES.index(one.stage))),
         accuracy=shown,
         insight=None if shown is None else shown.insight,
+        notes=[] if shown is None else notes_of(shown),
         metrics=summary.METRICS,
-        published=sorted(published_accuracies(), key=lambda one: -one["map"]),
+        published=sorted(published_accuracies(of), key=lambda one: -one.map),
         comparable=(dataset and dataset.name, shown and shown.images) == PUBLISHED_ON,
         classes=[] if shown is None else class_rows(shown),
         # Those with a head furthest from what is allowed come first.
         parities=sorted((one for one in run.parity if one.heads), key=lambda one: -one.share),
         curves=batch_curves(run.latency),
-        board=[one for one in published_figures() if (one.chip, one.timed) == BOARD],
+        board=[one for one in published_figures(of) if (one.chip, one.timed) == BOARD],
         baseline=baseline,
         found=found,
         not_comparable=reason,
@@ -139,6 +140,12 @@ def foremost(run: Run) -> Accuracy | None:
         return one.insight is None, one.against is None, 2.0 if ap is None else ap
 
     return min(run.accuracy, key=rank, default=None)
+
+
+def notes_of(accuracy: Accuracy) -> list[str]:
+    """What was taken otherwise than written, and how labels and categories belong together."""
+    notes = accuracy.settings.get("notes")
+    return [str(one) for one in notes] if isinstance(notes, list) else []
 
 
 def class_rows(accuracy: Accuracy) -> list[dict[str, Any]]:

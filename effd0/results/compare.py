@@ -159,8 +159,15 @@ def compare_runs(
     """
     Compare *candidate* with *baseline*: mAP may fall by *max_drop* points, times grow by a share.
 
-    Raises `RunFileError` where mAP is of different images or nothing is in common.
+    Raises `RunFileError` where the networks have another architecture or other classes, where mAP
+    is of different images, or where nothing is in common.
     """
+    then, now = baseline.artefact.network, candidate.artefact.network
+    if then and now and (then.arch, then.num_classes) != (now.arch, now.num_classes):
+        raise RunFileError(
+            f"the candidate is a {now}, but the baseline a {then}; builds of one architecture with "
+            "the same classes can be compared: give such a baseline"
+        )
     sides = _paired(baseline.accuracy, candidate.accuracy)
     before, after = baseline.artefact.dataset, candidate.artefact.dataset
     images = {(one.images, one.sha256) for one in (before, after) if one is not None}

@@ -24,6 +24,7 @@ from ..io import decoded, model_sha256, write_text
 from ..metrics.bootstrap import ReferenceComparison
 from ..metrics.operating_point import OperatingPoint
 from ..metrics.summary import METRICS
+from ..spec import ModelSpec
 from ..timing import Latency
 from .check import Check, Given, Verdict, as_typed, verdict_of
 from .environment import Fingerprint, machine_record
@@ -69,11 +70,30 @@ class DatasetUsed(Part):
         return f"{self.images} images of {self.name} (annotations {digest})"
 
 
+class Network(Part):
+    """The EfficientDet that was under test: its architecture, its classes, (rows, columns)."""
+
+    arch: str
+    num_classes: Size
+    image_size: tuple[Size, Size]
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Network:
+        """That of *spec*."""
+        return cls(spec.arch, spec.num_classes, spec.image_size)
+
+    def __str__(self) -> str:
+        rows, columns = self.image_size
+        of = "1 class" if self.num_classes == 1 else f"{self.num_classes} classes"
+        return f"{self.arch}, {of}, {rows}x{columns}"
+
+
 class Artefact(Part):
     """
     What was under test; a hash is None where no such file was given.
 
     *precision* is that of the model: as its ONNX file says, else as declared; None if unknown.
+    *network* is None where detections alone were given, or in a file of before.
     """
 
     name: str
@@ -81,6 +101,7 @@ class Artefact(Part):
     checkpoint_sha256: Sha256 | None
     dataset: DatasetUsed | None
     precision: str | None = None
+    network: Network | None = None
 
 
 class Environment(Part):
@@ -115,7 +136,7 @@ class Head(Part):
 
 
 class Parity(Part):
-    """The ten heads of a runner beside the reference's, the worst first."""
+    """The heads of a runner beside the reference's, the worst first."""
 
     runner: str
     reference: str
@@ -351,16 +372,18 @@ def artefact_of(
     dataset: DatasetUsed | None,
     named: Path | None = None,
     declared: str | None = None,
+    spec: ModelSpec | None = None,
 ) -> Artefact:
     """
     The artefact of the files *model* and *checkpoint*, called by *named* or one of them.
 
-    *declared* is the precision of a model whose file does not say it.
+    *declared* is the precision of a model whose file does not say it; *spec* is its network's.
     """
     file = named or model or checkpoint
     weights, graph = (None if p is None else model_sha256(p) for p in (checkpoint, model))
     precision = stored_precision(model) or declared
-    return Artefact("" if file is None else file.name, graph, weights, dataset, precision)
+    network = None if spec is None else Network.of(spec)
+    return Artefact("" if file is None else file.name, graph, weights, dataset, precision, network)
 
 
 def standing(artefact: Artefact, accuracy: Iterable[Accuracy] = ()) -> dict[str, Any]:
@@ -478,6 +501,7 @@ def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
         ("model_sha256", "model", [one.model_sha256 for one in artefacts]),
         ("checkpoint_sha256", "checkpoint", [one.checkpoint_sha256 for one in artefacts]),
         ("dataset", "dataset", sets),
+        ("network", "network", [one.network for one in artefacts]),
     ):
         # Weights may be inside the model, and times need no data set: then nothing is said.
         said = [p for p in zip(values, names, strict=True) if p[0] is not None or what == "model"]
@@ -500,5 +524,5 @@ def _merged_artefact(runs: Sequence[Run], names: Sequence[str]) -> Artefact:
     return Artefact(name=runs[0].artefact.name, **known, precision=precision)
 
 
-def _described(value: str | DatasetUsed | None) -> str:
+def _described(value: str | DatasetUsed | Network | None) -> str:
     return value[:12] if isinstance(value, str) else str(value or "(none given)")

@@ -16,6 +16,7 @@ from ..data import fixture
 from ..data.coco import Dataset
 from ..errors import AtcError, Effd0Error, FetchError, MissingExtra, OptionError, OutputError
 from ..io import sha256
+from ..spec import ModelSpec
 from . import check
 from . import run as runs
 from .check import COULD_NOT_RUN, STAGES, UNDECIDED, Broken, Check, Given, Stage, Status, Verdict
@@ -126,7 +127,7 @@ class SuiteRecord:
     Checks, heads beside torch's, evaluations and *lines* of accuracy, in the order they came.
 
     *dataset* is what the images under test are, once they were loaded; *given* are the session's
-    options.
+    options, *spec* what these say of the network.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -134,6 +135,7 @@ class SuiteRecord:
     lines: list[str] = field(default_factory=list)
     dataset: runs.DatasetUsed | None = None
     given: Given = field(default_factory=dict)
+    spec: ModelSpec | None = None
     _evaluations: dict[tuple[str, object], tuple[runs.Accuracy, Draw]] = field(default_factory=dict)
 
     def keep(self, accuracy: runs.Accuracy, draw: Draw) -> None:
@@ -206,7 +208,9 @@ class SuiteRecord:
         named = next((files[option] for option in NAMING if option in files), None)
         weights = files.get("--checkpoint") or (None if named else fixture.checkpoint())
         declared = str(self.given.get("--declared-precision") or "").strip() or None
-        return runs.artefact_of(files.get("--model"), weights, self.dataset, named, declared)
+        # Of what network detections are, nobody says.
+        spec = None if named == files.get("--detections", ...) else self.spec
+        return runs.artefact_of(files.get("--model"), weights, self.dataset, named, declared, spec)
 
     def _cut_off(self, exit_status: int) -> str:
         return "" if self.could_not_run else CUT_OFF.get(exit_status, "")

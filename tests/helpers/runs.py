@@ -160,8 +160,14 @@ def artefact(**more: Any) -> dict[str, Any]:
     """mine.onnx of a checkpoint on val2017."""
     return {
         "name": "mine.onnx", "model_sha256": MODEL, "checkpoint_sha256": CHECKPOINT,
-        "dataset": {"name": "val2017", "images": 5000, "sha256": ANNOTATIONS}, **more,
+        "dataset": {"name": "val2017", "images": 5000, "sha256": ANNOTATIONS},
+        "network": network(), **more,
     }  # fmt: skip
+
+
+def network(**more: Any) -> dict[str, Any]:
+    """The recipe's D0."""
+    return {"arch": D0.arch, "num_classes": 90, "image_size": D0.image_size, **more}
 
 
 BATCHES = (1, 4, 8, 16, 32, 64)

@@ -6,10 +6,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from effd0 import __all__ as public
 from effd0.data import fixture as embedded
+from effd0.runners.checkpoint import class_count
+from effd0.spec import D0
 from tests.helpers import ROOT, effd0
+from tests.helpers.own_classes import cut_checkpoint, cut_scenes
 
 from ..emulator.acl import installed
 from ..emulator.tools import emulated_path
@@ -33,9 +37,14 @@ SHOWN = {
     for number, line in enumerate(lines, 1)
     if line.startswith(("    effd0 ", "    pytest "))
 }
-COMMANDS, GUIDE, QUANTISED = (
+COMMANDS, GUIDE, QUANTISED, OWN = (
     [line for place, line in SHOWN.items() if place.startswith(page) and line.startswith("effd0 ")]
-    for page in (("README.md", "CONTRIBUTING.md"), "docs/ascend.md", "docs/quantised.md")
+    for page in (
+        ("README.md", "CONTRIBUTING.md"),
+        "docs/ascend.md",
+        "docs/quantised.md",
+        "docs/own-model.md",
+    )
 )
 
 
@@ -140,3 +149,37 @@ def test_the_page_on_int8_leads_from_weights_to_a_mixed_build(
     for command in QUANTISED:
         outcome = effd0(*shlex.split(command)[1:])
         assert outcome.code == 0, f"{command}\n{outcome.out}\n{outcome.err}"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a data set and weights as effdet's train.py takes and writes them."""
+    folder = tmp_path_factory.mktemp("own")
+    names = {1: (1, "person"), 6: (2, "bus"), 13: (3, "sign"), 44: (4, "bottle"), 72: (5, "tv")}
+    weights = torch.load(cut_checkpoint([*names], folder / "plain.pth"), weights_only=True)
+    saved = {"epoch": 299, "arch": D0.arch, "state_dict": weights, "state_dict_ema": weights}
+    torch.save(saved, folder / "model_best.pth.tar")
+    cut_scenes(names, folder / "mine")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", OWN)
+def test_own_models_command_runs(line: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an emulated board each succeeds as it stands, and both checks end with PASS."""
+    monkeypatch.chdir(own)
+    with emulated_path(), installed() as emulator:
+        outcome = effd0(*shlex.split(line)[1:])
+        assert outcome.code == 0, f"{outcome.out}\n{outcome.err}"
+        assert (" check " in line) == ("PASS  MAY SHIP" in outcome.out)
+        if line.startswith(("effd0 evaluate", "effd0 postprocess")):
+            assert "(tf_efficientdet_d0, 5 classes, 512x512)" in outcome.out
+        emulator.assert_clean()
+
+
+def test_a_training_file_says_its_number_of_classes(own: Path) -> None:
+    """The page gives --num-classes where an .om stands alone, and nowhere else."""
+    assert class_count(own / "model_best.pth.tar", D0) == 5
+    for line in OWN:
+        alone = ("--model mine.om" in line or "--omfile" in line) and "--checkpoint" not in line
+        assert ("--num-classes 5" in line) == alone

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.stage("export")
 
 
 def test_the_file_is_a_d0_in_onnx(model_file: ModelFile) -> None:
-    """The file is valid, takes a batch of images, and gives ten heads that can be told apart."""
+    """The file is valid, takes a batch of images, and gives heads that can be told apart."""
     assert model_file.precision in ("fp32", "fp16", "bf16", "int8")
 
 

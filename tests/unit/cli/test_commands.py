@@ -34,7 +34,7 @@ def test_help_names_every_command() -> None:
     ("typed", "completions"),
     [
         ("evaluate --runner o", "ort openvino"),
-        ("export --arch e", "efficientdet_d0"),
+        ("export --arch tf_efficientdet_d7", "tf_efficientdet_d7 tf_efficientdet_d7x"),
         ("modify --edit f", "fold-pad finite-pad fold-weights fuse-sums fp16"),
     ],
     ids=["runner", "arch", "edit"],

@@ -167,6 +167,26 @@ def test_what_cannot_be_done_comes_with_one_command(
     assert [add for name, add in setup.tasks(absent) if name.startswith(task)] == [command]
 
 
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [("tf_efficientdet_d1", "d1.pth"), ("efficientdet_d0", "efficientdet_d0.pth")],
+    ids=["recipe", "even-padding"],
+)
+def test_weights_are_called_as_their_architecture(
+    arch: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two architectures never have one file; the recipe's are short, as in all examples."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    body = b"weights"
+    source = Source("https://example.org/v0/w.pth", "sha256", hashlib.sha256(body).hexdigest())
+    monkeypatch.setitem(download.CHECKPOINTS, arch, source)
+    with serving(FakeHost({"/v0/w.pth": body})) as host:
+        given = ("fetch", "checkpoint", "--arch", arch, "--mirror", host.url)
+        assert effd0(*given).out == f"checkpoint is in {name}\n"
+    assert (tmp_path / name).read_bytes() == body
+
+
 @pytest.mark.parametrize("there", [True, False], ids=["there", "not-found"])
 def test_fetch_takes_a_mirror(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published weights come from the mirror, checked; without them nothing is left."""

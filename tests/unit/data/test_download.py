@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from effd0.data import download as fetch
 from effd0.data.download import Source, download, unzip
 from effd0.errors import FetchError, OutputError
-from effd0.spec import ModelSpec
+from effd0.spec import SPECS, ModelSpec
 from tests.helpers import FakeHost, serving
 
 BODY = bytes(range(256)) * 1000
@@ -118,6 +119,28 @@ def test_checkpoint_comes_from_the_mirror(
     assert out.read_bytes() == BODY
     assert list(out.parent.iterdir()) == [out]
     assert host.requests == [("/v0/d0.pth", None)]
+
+
+def test_every_published_checkpoint_has_its_address_and_checksum() -> None:
+    """The 32 files of effdet's release are called by the beginnings of their checksums."""
+    assert len(fetch.CHECKPOINTS) == 32
+    for source in fetch.CHECKPOINTS.values():
+        assert re.fullmatch(r"https://github\.com/\S+/v0\.1/\w+-[0-9a-f]{8}\.pth", source.url)
+        assert source.url.endswith(f"-{source.digest}.pth")
+    d1 = fetch.CHECKPOINTS["tf_efficientdet_d1"]
+    assert (d1.url.rpartition("/")[2], d1.digest) == (
+        "tf_efficientdet_d1_40-a30f94af.pth", "a30f94af",
+    )  # fmt: skip
+
+
+def test_weights_that_nobody_publishes_are_not_asked_for(tmp_path: Path) -> None:
+    """Effdet configures more architectures than it has trained."""
+    d2s = r"no weights of efficientdet_d2, but of tf_efficientdet_d2, tf_efficientdet_d2_ap; name"
+    with pytest.raises(FetchError, match=d2s):
+        fetch.fetch_checkpoint(SPECS["efficientdet_d2"], tmp_path / "d2.pth", silent)
+    with pytest.raises(FetchError, match=r"but of cspdarkdet53m, .* and 22 more; name"):
+        fetch.fetch_checkpoint(SPECS["mixdet_m"], tmp_path / "m.pth", silent)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("out", ["file/d0.pth", "."], ids=["below-a-file", "a-folder"])

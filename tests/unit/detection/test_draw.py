@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from effd0.data.coco import names_of
 from effd0.detection.draw import draw_detections
 from effd0.detection.postprocess import Detections
 from effd0.errors import ImageError, OutputError
+from effd0.spec import D0, ModelSpec
 from tests.suite.truth import made
 
 GRAY = 119
@@ -123,6 +127,20 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_category_without_a_name_is_drawn_by_its_number(image: Path) -> None:
-    """COCO leaves ids such as 12 unused; a model may still give them."""
-    assert draw_detections(image, found((20, 80, 60, 150), classes=(12,)), image, 0.3) == 1
+@pytest.mark.parametrize(
+    ("spec", "category", "label"),
+    [
+        pytest.param(D0, PERSON, "person 0.90", id="cocos"),
+        # COCO leaves ids such as 12 unused; a model may still give them.
+        pytest.param(D0, 12, "class 12 0.90", id="nameless"),
+        pytest.param(replace(D0, num_classes=5), PERSON, "class 1 0.90", id="own-classes"),
+    ],
+)
+def test_a_label_is_cocos_name_or_a_number(
+    spec: ModelSpec, category: int, label: str, image: Path
+) -> None:
+    """What a model of other classes found is called by no name of COCO's."""
+    with mock.patch.object(ImageDraw.ImageDraw, "text") as text:
+        one = found((20, 80, 60, 150), classes=(category,))
+        assert draw_detections(image, one, image, 0.3, names_of(spec)) == 1
+    assert [call.args[1] for call in text.call_args_list] == [label]

@@ -40,9 +40,25 @@ def mistaken_run() -> Run:
     return runs.as_run(run)
 
 
+def own_classes_run() -> Run:
+    """200 classes with names of several words in several alphabets."""
+    names = [
+        f"{word} {n:03} of a long name" for n in range(50) for word in ("cup", "чашка", "كوب", "杯")
+    ]
+    run = runs.good_content(pictures=2)
+    accuracy = run["accuracy"][0]
+    note = f"200 classes in the order of category ids: label 1 is 7 ({names[0]})"
+    accuracy |= {"per_class": dict.fromkeys(names, 0.5), "settings": {"notes": [note]}}
+    accuracy["against"]["metrics"]["per_class"] = dict.fromkeys(names, 0.6)
+    sides = ("candidate", "reference")
+    accuracy["operating_point"] = {side: runs.operating_point(names, 0.1) for side in sides}
+    run["artefact"]["network"] = runs.network(num_classes=200)
+    return runs.as_run(run)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Pages of runs: good, broken, compared, hostile, with known mistakes, empty."""
+    """Pages of runs: good, broken, compared, hostile, with mistakes, of own classes, empty."""
     folder = tmp_path_factory.mktemp("pages")
     sides: dict[str, tuple[Any, Any]] = {
         "good": (runs.as_run(runs.good_content(pictures=8)), None),
@@ -53,6 +69,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "hostile": (nasty_run(), None),
         "mistaken": (mistaken_run(), None),
+        "own-classes": (own_classes_run(), None),
         "bare": (runs.as_run(runs.bare_content()), None),
     }
     for name, (run, baseline) in sides.items():
@@ -69,12 +86,30 @@ def good(browser: Browser, pages: dict[str, Path]) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("width", [360, 800, 1400])
-@pytest.mark.parametrize("name", ["good", "faulty", "compared", "hostile", "bare"])
+@pytest.mark.parametrize("name", ["good", "faulty", "compared", "hostile", "own-classes", "bare"])
 def test_page_opens(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
     """No error, no message, no request; and nothing is wider than the window."""
     with opened(browser, pages[name], width=width) as (page, wrong):
         assert page.get_by_role("heading", level=1).is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert wrong == []
+
+
+def test_200_classes_are_sorted_and_scrolled(browser: Browser, pages: dict[str, Path]) -> None:
+    """The table of classes keeps its height, and no name takes more than three lines."""
+    with opened(browser, pages["own-classes"]) as (page, wrong):
+        rows = page.locator("#classes tbody tr")
+        assert rows.count() == 200
+        box = page.locator(".scroll.tall:has(#classes)").bounding_box()
+        assert box is not None
+        assert box["height"] < 600
+        heights = rows.evaluate_all("rows => rows.map(row => row.offsetHeight)")
+        line = page.evaluate(
+            "parseFloat(getComputedStyle(document.querySelector('#classes')).lineHeight)"
+        )
+        assert max(heights) < 4 * line
+        page.locator("#class-sort").select_option("name")
+        assert str(rows.first.get_attribute("data-name")).startswith("cup 000")
     assert wrong == []
 
 

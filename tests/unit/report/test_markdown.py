@@ -102,7 +102,7 @@ def test_what_a_user_named_is_text(name: str, evidence: str, runner: str) -> Non
     # A user or an issue, which a space of no width parts from its sign.
     assert not re.search(r"[@#]\w", seen)
     # The cells of the two tables.
-    assert sum(one.type == "td_open" for one in READER.parse(text)) == 3 * 3 + 2 * 4
+    assert sum(one.type == "td_open" for one in READER.parse(text)) == 3 * 3 + 2 * 5
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from effd0.report import plots, view
 from effd0.report.view import render_page, write_page
 from effd0.results.check import MEANINGS, STAGES
 from effd0.results.run import Run, write_run
+from effd0.spec import D0
 from tests.helpers import assert_one_error, effd0, runs
 
 SECTIONS = ("accuracy", "parity", "speed", "images", "checks", "reproduce")
@@ -147,10 +148,41 @@ def test_published_values_stand_beside() -> None:
     """Each with its source; only an mAP of all of val2017 stands there without a word."""
     for images in (5000, 4999):
         text = page_of(accuracy=[runs.accuracy(images=images)]).text
-        for one in published_accuracies():
-            assert str(one["map"]) in text
-            assert one["source"] in text
+        for one in (one for one in published_accuracies() if one.arch == D0.arch):
+            assert str(one.map) in text
+            assert one.source in text
         assert ("cannot be compared with the published" in text) == (images < 5000)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        pytest.param(
+            runs.network(num_classes=5),
+            "No published mAP of tf_efficientdet_d0, 5 classes, 512x512 is known",
+            id="own-classes",
+        ),
+        pytest.param(None, "does not say of which network it is", id="older-file"),
+    ],
+)
+def test_another_network_has_nothing_published(network: dict[str, Any] | None, words: str) -> None:
+    """Of figures that are of something else the page shows none, neither mAP nor throughput."""
+    text = page_of(artefact=runs.artefact(network=network)).text
+    assert words in text
+    for absent in ("google/automl", "Ascend 310P3", "beside what is published"):
+        assert absent not in text
+
+
+def test_the_page_says_which_network_and_how_labels_belong_to_categories() -> None:
+    """Names in any alphabet stand there as they are."""
+    note = "2 classes in the order of category ids: label 1 is 7 (чашка), 2 is 12 (صندوق)"
+    measured = runs.accuracy(settings={"notes": [note]}, per_class={"чашка": 0.5, "صندوق": 0.25})
+    of = runs.artefact(network=runs.network(num_classes=2, image_size=(512, 384)))
+    text = page_of(accuracy=[measured], artefact=of).text
+    assert text.count("tf_efficientdet_d0, 2 classes, 512x384") >= 2
+    assert note in text
+    assert " чашка 50.0" in text
+    assert " صندوق 25.0" in text
 
 
 def test_page_loads_nothing(compared: str) -> None:

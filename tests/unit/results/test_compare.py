@@ -301,6 +301,23 @@ def test_intervals_of_each_side_are_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        pytest.param({"arch": "tf_efficientdet_d1"}, "tf_efficientdet_d1, 90", id="architecture"),
+        pytest.param({"num_classes": 5}, "tf_efficientdet_d0, 5 classes", id="classes"),
+    ],
+)
+def test_builds_of_another_network_are_refused(network: dict[str, Any], told: str) -> None:
+    """Neither accuracy nor times of other weights say whether a build became worse."""
+    other = {"artefact": runs.artefact(network=runs.network(**network))}
+    with pytest.raises(RunFileError, match=f"candidate is a {told}.*, but the baseline a tf_eff"):
+        beside(other)
+    # A smaller input may be what the candidate is about, and an older file does not say.
+    for like in (runs.network(image_size=(512, 384)), None):
+        assert beside({"artefact": runs.artefact(network=like)}).status == NO_WORSE
+
+
 def test_runs_that_cannot_be_compared_are_refused() -> None:
     """MAP of other images shows both sets; no worse would be a claim about nothing."""
     dataset = {"name": "mine", "images": 100, "sha256": None}

@@ -223,7 +223,8 @@ def test_a_model_that_was_not_run_does_not_ship(hashes: list[str], lacks: int) -
 
 def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
     """Times need no data set, a model may hold its own weights, and weights may be all there is."""
-    bare = made.run(artefact=made.artefact(checkpoint_sha256=None, dataset=None))
+    unsaid = {"checkpoint_sha256": None, "dataset": None, "network": None}
+    bare = made.run(artefact=made.artefact(**unsaid))
     for runs in ([bare, made.run()], [made.run(), bare]):
         assert record.merge_runs(runs).artefact == made.run().artefact
     weights = made.run(artefact=made.artefact(model_sha256=None))
@@ -249,6 +250,11 @@ def test_what_one_run_knows_of_the_artefact_the_whole_knows() -> None:
             [{}, {"dataset": {"name": "a", "images": 1, "sha256": made.ANNOTATIONS}}],
             r"dataset 1 images of a \(annotations d+\), but a of 5000 images of val2017 \(",
             id="images",
+        ),
+        pytest.param(
+            [{}, {"network": None}, {"network": made.network(num_classes=1)}],
+            r"c is of the network tf_efficientdet_d0, 1 class, 512x512, but a of .*, 90 classes, 5",
+            id="network",
         ),
         pytest.param(
             [{"model_sha256": None}, {"model_sha256": None, "checkpoint_sha256": None}],

@@ -21,8 +21,9 @@ from effd0.results.check import (
     Given,
     Stage,
 )
-from effd0.results.run import Accuracy, Insight, Parity, TimedRow
+from effd0.results.run import Accuracy, Insight, Network, Parity, TimedRow
 from effd0.results.suite import SuiteRecord, check_of, properties_of, skipped_line
+from effd0.spec import D0
 from tests.helpers.runs import accuracy, against, insight, latency, parity
 
 LONG, LONGER = ("x" * (length + 1) for length in (EVIDENCE_LENGTH, DIAGNOSIS_LENGTH))
@@ -197,6 +198,19 @@ def test_a_session_is_called_by_what_is_under_test(
     assert artefact.name == name
     assert artefact.model_sha256 == (None if model is None else sha256(model))
     assert artefact.checkpoint_sha256 == (None if weights is None else sha256(weights))
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [("--model", True), ("--results", True), ("--detections", False)],
+    ids=["model", "results", "detections"],
+)
+def test_a_session_names_its_network(option: str, known: bool, tmp_path: Path) -> None:
+    """A run says what was tested; of what network detections are, no option tells."""
+    path = tmp_path / "file.onnx"
+    path.touch()
+    artefact = SuiteRecord(given={**GIVEN, option: path}, spec=D0).artefact
+    assert artefact.network == (Network.of(D0) if known else None)
 
 
 @pytest.mark.parametrize(
