@@ -92,6 +92,21 @@ class ModelSpec:
         }
 
     @property
+    def options(self) -> dict[str, str]:
+        """The options of a command that name this spec, where they are not the default."""
+        plain = SPECS.get(self.arch, D0)
+        every = {
+            "--arch": (self.arch, D0.arch),
+            "--num-classes": (self.num_classes, plain.num_classes),
+            "--image-size": (self.image_size, plain.image_size),
+        }
+        return {
+            option: "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            for option, (value, usual) in every.items()
+            if value != usual
+        }
+
+    @property
     def siblings(self) -> list[str]:
         """The architectures whose weights have the same shapes, this one too."""
         return [arch for arch in SPECS if _network(arch) == _network(self.arch)]

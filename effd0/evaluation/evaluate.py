@@ -392,18 +392,21 @@ def run_of(
         accuracy.settings["annotations_sha256"],
         release_set=evaluation.dataset.is_val2017,
     )
-    given = {"--coco": job.root}
+    given: dict[str, Path | str | None] = {"--coco": job.root}
     if isinstance(engine, ModelEngine):
         given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}
         choice = engine.choice
         files = choice.model, choice.weights()
         artefact = record.artefact_of(*files, dataset, spec=choice.spec)
+        given |= choice.spec.options
     else:
         assert isinstance(engine, RecordedEngine)
         given |= {"--model": engine.model, "--results": engine.results, "--bins": engine.bins}
         network: record.Network | None = record.Network.of(engine.spec)
         if engine.results.is_file():  # what `score` has scored
             given, network = {"--score": engine.results}, None
+        else:
+            given |= engine.spec.options
         name = (engine.results if engine.model is None else engine.model).name
         known = None if accuracy.model_sha256 == record.UNKNOWN_MODEL else accuracy.model_sha256
         artefact = record.Artefact(name, known, None, dataset, network=network)

@@ -54,26 +54,32 @@ USUAL = {
 #: ``whole`` with what a release takes, ``larger`` with COCO's images; ``root`` is --coco where it
 #: is given.
 NEXT_STEPS = (
+    # Images of classes of one's own can be had nowhere else.
+    ("dataset checkpoint", "--num-classes",
+     "effd0 evaluate --checkpoint {checkpoint}{root}{network} --runner torch --per-class"),
     ("dataset", "", "effd0 fetch coco --root coco_data"),
-    ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
-    ("preprocess", "--results", "effd0 preprocess{root} --bin-save inputs"),
-    ("checkpoint", "", "effd0 fetch checkpoint --out published.pth"),
-    ("export graph", "", "effd0 bisect --model {onnx} --reference {checkpoint}"),
-    ("runner", "--results", "effd0 infer --model {model} --input {bins} --output again"),
+    ("preprocess", "--bins", "effd0 preprocess{root}{fed} --bin-save inputs"),
+    ("preprocess", "--results", "effd0 preprocess{root}{fed} --bin-save inputs"),
+    ("checkpoint", "", "effd0 fetch checkpoint{arch} --out published.pth"),
+    ("export graph", "", "effd0 bisect --model {onnx} --reference {checkpoint}{network}"),
+    ("runner", "--results", "effd0 infer --model {model}{network} --input {bins} --output again"),
     ("runner", ".om", "effd0 check {onnx} --checkpoint {checkpoint}"),
     ("runner", "", "effd0 check{given} --runner ort --graph-optimization disable"),
-    ("decode nms evaluate gate", "--detections", "effd0 evaluate --checkpoint {checkpoint}{root}"),
+    ("decode nms evaluate gate", "--detections",
+     "effd0 evaluate --checkpoint {checkpoint}{root}{network}"),
     ("gate undecided incomplete", "--score",
      "effd0 check --detections {score} --checkpoint {checkpoint} --coco {coco}"),
     # Where these break without an artefact, effd0 itself is broken on this host.
     ("preprocess decode nms evaluate", "", "effd0 check"),
-    ("gate", "--results", "effd0 postprocess --omfile {results}{root} {page}"),
-    ("gate", "int8", "effd0 explain-drop {model} --reference {checkpoint}{root}"),
-    ("gate", "--model", "effd0 evaluate --model {model} --reference {checkpoint}{root} {page}"),
-    ("gate", "", "effd0 evaluate --checkpoint {checkpoint}{root} --runner torch"),
+    ("gate", "--results", "effd0 postprocess --omfile {results}{root}{network} {page}"),
+    ("gate", "int8", "effd0 explain-drop {model} --reference {checkpoint}{root}{network}"),
+    ("gate", "--model",
+     "effd0 evaluate --model {model} --reference {checkpoint}{root}{network} {page}"),
+    ("gate", "", "effd0 evaluate --checkpoint {checkpoint}{root}{network} --runner torch"),
     ("cut-off", "", "{again}"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
+    ("undecided incomplete", "--num-classes", "effd0 check{larger}"),
     # Those of more images have to be made first.
     ("undecided", "--detections", "{fetch}"),
     ("undecided", "--results", "{fetch} && effd0 preprocess --root coco_data --bin-save inputs"),
@@ -83,6 +89,8 @@ NEXT_STEPS = (
 RESUMED = ("--overwrite", "--resume")
 #: Options that hold for the images of --coco alone.
 OF_THE_IMAGES = ("--coco", "--split", "--release-set", "--min-map")
+#: Options that name the network.
+NETWORK = ("--arch", "--num-classes", "--image-size")
 #: State of a verdict -> what it says of a release, and why.
 MEANINGS = {
     "pass": ("MAY SHIP", "Every stage passed, on the release set."),
@@ -244,6 +252,7 @@ def next_step(wrong: str, given: Given) -> str:
     again, whole = ({o: v for o, v in of.items() if o not in words} for of in (again, whole))
     larger = {option: value for option, value in whole.items() if option not in OF_THE_IMAGES}
     typed = [word for word in as_typed() if word not in RESUMED]
+    network = {o: f" {o} {v}" for o, v in paths.items() if o in NETWORK}
     # Nothing else is kept.
     kept = "--coco" in paths or any(word.startswith("--out") for word in typed)
     return command.format(
@@ -252,10 +261,13 @@ def next_step(wrong: str, given: Given) -> str:
         whole=_typed(whole),
         larger=_typed({**larger, "--coco": USUAL["--coco"]}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
+        arch=network.get("--arch", ""),
+        fed="".join(text for option, text in network.items() if option != "--num-classes"),
+        network="".join(network.values()),
         fetch="effd0 fetch coco --root coco_data",
         page="--report-json gate.json; effd0 report gate.json --html gate.html",
         onnx=paths.get("--onnx", (USUAL if suffix == ".om" else files)["--model"]),
-        **{option[2:]: path for option, path in files.items() if option != "--onnx"},
+        **{o[2:]: path for o, path in files.items() if o not in ("--onnx", *NETWORK)},
     )
 
 

@@ -199,7 +199,11 @@ class SuiteRecord:
     def verdict(self, exit_status: int) -> Verdict:
         """The verdict of a session that ended so."""
         of = runs.standing(self.artefact, [accuracy for accuracy, _ in self._evaluations.values()])
-        return check.verdict_of(self.checks, "", self._cut_off(exit_status), self.given, **of)
+        return check.verdict_of(self.checks, "", self._cut_off(exit_status), self._told(), **of)
+
+    def _told(self) -> Given:
+        """What is repeated in the next step: what was given, and the network as it was found."""
+        return {**self.given, **(self.spec.options if self.spec else {})}
 
     @cached_property
     def artefact(self) -> runs.Artefact:
@@ -228,7 +232,7 @@ class SuiteRecord:
             checks=self.checks,
             otherwise="times have no threshold" if rows and not self.checks else "",
             cut_off=self._cut_off(exit_status),
-            given=self.given,
+            given=self._told(),
             parity=parity,
             accuracy=[msgspec.structs.replace(one, insight=draw()) for one, draw in every],
             latency=rows,

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from effd0 import kernels
 from effd0 import progress as module
 from effd0.errors import GraphError, OutputError, SpecError
+from effd0.evaluation.model import ArchOptions
 from effd0.io import check_writable, model_sha256, sha256, written_whole
 from effd0.progress import download_progress, progress
 from effd0.spec import D0, SPECS, ModelSpec, spec_for
@@ -250,6 +252,31 @@ def test_a_size_is_a_multiple_of_the_last_stride(
             spec_for(arch).sized(given)
     else:
         assert spec_for(arch).sized(given).image_size == size
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        pytest.param(D0, {}, id="default"),
+        pytest.param(
+            replace(SPECS["efficientdet_d1"].sized("512x384"), num_classes=5),
+            {"--arch": "efficientdet_d1", "--num-classes": "5", "--image-size": "512x384"},
+            id="all",
+        ),
+        pytest.param(
+            SPECS["tf_efficientdet_lite0"], {"--arch": "tf_efficientdet_lite0"}, id="its-own-size"
+        ),
+    ],
+)
+def test_a_spec_is_named_by_few_options(spec: ModelSpec, wanted: dict[str, str]) -> None:
+    """What is the default needs no option, and the options lead back to the spec."""
+    assert spec.options == wanted
+    given: dict[str, Any] = {
+        option[2:].replace("-", "_"): value for option, value in wanted.items()
+    }
+    if "num_classes" in given:
+        given["num_classes"] = int(given["num_classes"])
+    assert ArchOptions(**given).spec() == spec
 
 
 @pytest.mark.parametrize(

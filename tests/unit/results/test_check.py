@@ -16,6 +16,7 @@ from effd0.metrics.detection_diff import DetectionParity
 from effd0.metrics.summary import METRICS, CocoMetrics
 from effd0.results.check import (
     EVIDENCE_LENGTH,
+    NETWORK,
     STAGES,
     Broken,
     Check,
@@ -183,6 +184,26 @@ def test_the_verdict_in_words() -> None:
             "effd0 check m.onnx --runner ort --graph-optimization disable", id="other-runner",
         ),
         pytest.param(
+            "export", {"model": "m.onnx", "checkpoint": "w.pth", "arch": "efficientdet_d1",
+                       "image-size": "512x384"},
+            "effd0 bisect --model m.onnx --reference w.pth --arch efficientdet_d1 "
+            "--image-size 512x384", id="another-network",
+        ),
+        pytest.param(
+            "preprocess", {"bins": "b", "arch": "efficientdet_d1", "num-classes": "5"},
+            "effd0 preprocess --arch efficientdet_d1 --bin-save inputs", id="inputs-of-any-class",
+        ),
+        pytest.param(
+            "dataset", {"checkpoint": "w.pth", "coco": "c", "num-classes": "5"},
+            "effd0 evaluate --checkpoint w.pth --root c --num-classes 5 --runner torch --per-class",
+            id="own-data",
+        ),
+        pytest.param(
+            "incomplete", {"model": "m.onnx", "checkpoint": "w.pth", "num-classes": "5"},
+            "effd0 check m.onnx --checkpoint w.pth --num-classes 5 --coco coco_data",
+            id="own-classes-without-images",
+        ),
+        pytest.param(
             "incomplete", {"model": "m.om", "coco": "c"},
             "effd0 check m.om --checkpoint d0.pth --coco c --onnx model.onnx --release-set",
             id="incomplete-board",
@@ -202,6 +223,7 @@ def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     options = (*PATHS, "--score")
     choices: list[dict[str, Path | None]] = [{}, {"--model": Path("m.om")}]
     choices += [{option: Path("x")} for option in options]
+    choices += [{option: Path("x") for option in NETWORK}]
     page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
     for choice in choices:
         for command in re.split(" && |; ", next_step(wrong, choice)):
