@@ -258,12 +258,12 @@ def test_what_nothing_explains_is_told_by_its_candidates(scene: Scene, right: En
 
 
 def test_odd_values_are_listed(scene: Scene, right: Entries) -> None:
-    """Negative sizes and ids that are not COCO's are shown beside the worst images."""
+    """Negative sizes and ids that are not the data's are shown beside the worst images."""
     bad = {"bbox": [0, 0, -1, 5], "category_id": 91}
     (fault,) = scene.faults([{**e, **(bad if n % 9 == 0 else {})} for n, e in enumerate(right)])
     assert "worst images: " in fault.details[0]
     assert fault.details[1:] == (
-        "56 boxes have a negative width or height", "not COCO's category ids: 91"
+        "56 boxes have a negative width or height", "not the category ids of the data: 91"
     )  # fmt: skip
 
 
