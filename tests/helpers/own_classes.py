@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from effd0.data import fixture
 from effd0.spec import D0
+from effd0.types import Floats, Tensors
 
 #: COCO's category of a class that is cut out -> its own id and name; labels follow rising ids.
 #: Each has 19 to 32 objects in the embedded scenes, and person the one crowd of the first twelve.
@@ -43,6 +45,17 @@ def cut_checkpoint(categories: Sequence[int | None], out: Path) -> Path:
         state[name] = torch.stack(cut, 1).flatten(0, 1).contiguous()
     torch.save(state, out)
     return out
+
+
+def cut_heads(heads: Tensors, categories: Sequence[int | None]) -> dict[str, Floats]:
+    """The D0's *heads*, (N, C, H, W), as the network of `cut_checkpoint` gives them."""
+    cut = dict(heads)
+    for name in D0.class_names:
+        rows = heads[name].reshape(len(heads[name]), -1, D0.num_classes, *heads[name].shape[2:])
+        never = np.full_like(rows[:, :, 0], NEVER)
+        parts = [never if id_ is None else rows[:, :, id_ - 1] for id_ in categories]
+        cut[name] = np.stack(parts, 2).reshape(len(rows), -1, *heads[name].shape[2:])
+    return cut
 
 
 def cut_scenes(names: Mapping[int, tuple[int, str]], root: Path) -> Path:
