@@ -503,6 +503,8 @@ def given_to(config: pytest.Config) -> dict[str, Path | str | None]:
         if one.panel in DECIDING and not left_out:
             texts = [shlex.quote(str(each)) for each in (value if one.many else [value])]
             given[one.flag] = "" if one.kind is bool else f" {one.flag} ".join(texts)
+    with contextlib.suppress(Effd0Error):  # what is no spec is told when the options are checked
+        given |= check.own_classes(spec_given(config))
     return given
 
 

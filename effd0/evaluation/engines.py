@@ -26,7 +26,7 @@ from ..io import model_sha256, sha256
 from ..progress import OpenProgress
 from ..results.environment import environment
 from ..results.run import UNKNOWN_MODEL
-from ..runners.base import Runner, check_size, choose_batch_size, foreign_forms
+from ..runners.base import Runner, check_classes, check_size, choose_batch_size, foreign_forms
 from ..runners.registry import RunnerOptions
 from ..spec import D0, ModelSpec
 from ..tensors.inputs import Manifest, find_manifest, open_inputs
@@ -168,6 +168,7 @@ class LocalEngine(ModelEngine):
             times = StageTimes()
             if dataset is not None:
                 check_size(runner, spec)
+            check_classes(runner, spec)
             batch_size = choose_batch_size(runner, self.batch_size)
             said = [runner.description, *foreign_forms(runner, spec)]
             settings, files = self.settings(given, batch_size, spec), {}

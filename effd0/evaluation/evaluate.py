@@ -392,7 +392,7 @@ def run_of(
         accuracy.settings["annotations_sha256"],
         release_set=evaluation.dataset.is_val2017,
     )
-    given = {"--coco": job.root}
+    given: dict[str, Path | str | None] = {"--coco": job.root, **gate.own_classes(evaluation.spec)}
     if isinstance(engine, ModelEngine):
         given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}
         artefact = record.artefact_of(engine.choice.model, engine.choice.weights(), dataset)

@@ -20,6 +20,7 @@ from ..graph.onnx_info import stored_precision
 from ..metrics.bootstrap import MIN_IMAGES, PairedDrop
 from ..metrics.detection_diff import DetectionParity
 from ..metrics.summary import CocoMetrics
+from ..spec import D0, ModelSpec
 from ..tolerances import AP_ARITHMETIC
 
 Stage: TypeAlias = Literal[
@@ -51,9 +52,11 @@ USUAL = {
 }  # fmt: skip
 #: Broken stages, or what the verdict is; the option, or suffix or precision of --model, that a row
 #: is for; the command that helps: ``again`` is this one, resumed; ``given`` is all that was given,
-#: ``whole`` with what a release takes, ``larger`` with COCO's images; ``root`` is --coco where it
+#: ``whole`` with what a release takes, ``larger`` with other images; ``root`` is --coco where it
 #: is given.
 NEXT_STEPS = (
+    # Nobody else has images of one's own classes.
+    ("dataset", "--num-classes", "effd0 check{given}"),
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root} --bin-save inputs"),
     ("preprocess", "--results", "effd0 preprocess{root} --bin-save inputs"),
@@ -74,6 +77,7 @@ NEXT_STEPS = (
     ("cut-off", "", "{again}"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
+    ("undecided incomplete", "--num-classes", "effd0 check{larger} --release-set"),
     # Those of more images have to be made first.
     ("undecided", "--detections", "{fetch}"),
     ("undecided", "--results", "{fetch} && effd0 preprocess --root coco_data --bin-save inputs"),
@@ -213,6 +217,11 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [first, *(f"{name:<10} {said}" for name, said in named.items() if said)]
 
 
+def own_classes(spec: ModelSpec) -> dict[str, str]:
+    """The option that says how many classes *spec* has, where these are not COCO's."""
+    return {} if spec.num_classes == D0.num_classes else {"--num-classes": str(spec.num_classes)}
+
+
 def next_step(wrong: str, given: Given) -> str:
     """
     The command that helps where a stage is *wrong*, or ``undecided``, or the run was ``cut-off``.
@@ -243,6 +252,7 @@ def next_step(wrong: str, given: Given) -> str:
     files, words = USUAL | paths, [*command.split(), "--score"]
     again, whole = ({o: v for o, v in of.items() if o not in words} for of in (again, whole))
     larger = {option: value for option, value in whole.items() if option not in OF_THE_IMAGES}
+    images = "own_data" if "--num-classes" in paths else USUAL["--coco"]
     typed = [word for word in as_typed() if word not in RESUMED]
     # Nothing else is kept.
     kept = "--coco" in paths or any(word.startswith("--out") for word in typed)
@@ -250,7 +260,7 @@ def next_step(wrong: str, given: Given) -> str:
         again=shlex.join([*typed, *(["--resume"] if kept else [])]),
         given=_typed(again),
         whole=_typed(whole),
-        larger=_typed({**larger, "--coco": USUAL["--coco"]}),
+        larger=_typed({**larger, "--coco": images}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
         fetch="effd0 fetch coco --root coco_data",
         page="--report-json gate.json; effd0 report gate.json --html gate.html",

@@ -187,6 +187,16 @@ def test_the_verdict_in_words() -> None:
             "effd0 check m.om --checkpoint d0.pth --coco c --onnx model.onnx --release-set",
             id="incomplete-board",
         ),
+        pytest.param(
+            "dataset", {"model": "m.onnx", "coco": "c", "num-classes": "5"},
+            "effd0 check m.onnx --checkpoint d0.pth --coco c --num-classes 5",
+            id="images-of-own-classes",
+        ),
+        pytest.param(
+            "incomplete", {"model": "m.onnx", "checkpoint": "m.pth", "num-classes": "5"},
+            "effd0 check m.onnx --checkpoint m.pth --num-classes 5 --coco own_data --release-set",
+            id="no-images-of-own-classes",
+        ),
     ],
 )  # fmt: skip
 def test_the_next_step_is_made_of_what_was_given(
@@ -199,7 +209,7 @@ def test_the_next_step_is_made_of_what_was_given(
 @pytest.mark.parametrize("wrong", [*STAGES, "undecided", "limited", "incomplete", "demo"])
 def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     """Whatever was given, a stage has a next step, of known commands and options alone."""
-    options = (*PATHS, "--score")
+    options = (*PATHS, "--score", "--num-classes")
     choices: list[dict[str, Path | None]] = [{}, {"--model": Path("m.om")}]
     choices += [{option: Path("x")} for option in options]
     page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
