@@ -268,7 +268,7 @@ def making_hypotheses(spec: ModelSpec) -> Iterator[Hypothesis]:
         ("boxes not clipped", "no box is clipped", {"clip": lambda boxes, _: boxes}),
         ("boxes clipped to the padded square",
          "boxes are clipped to the network's input, not to the picture in it",
-         {"clip": lambda boxes, _: np.clip(boxes, 0, np.tile(spec.image_size[::-1], 2))}),
+         {"clip": lambda boxes, _: boxes.clip(0, np.array(spec.image_size[::-1] * 2, np.float32))}),
         ("no NMS", "the best candidates are all kept",
          {"keep": lambda *_: slice(spec.max_detections)}),
         ("class-agnostic NMS", "boxes are suppressed by those of other classes too",

@@ -29,6 +29,7 @@ from ..results.run import UNKNOWN_MODEL
 from ..runners.base import (
     Runner,
     Shapes,
+    check_classes,
     check_size,
     choose_batch_size,
     foreign_forms,
@@ -176,6 +177,7 @@ class LocalEngine(ModelEngine):
             times = StageTimes()
             if dataset is not None:
                 check_size(runner, spec)
+            check_classes(runner, spec)
             batch_size = choose_batch_size(runner, self.batch_size)
             said = [runner.description, *foreign_forms(runner, spec)]
             settings, files = self.settings(given, batch_size, spec), {}

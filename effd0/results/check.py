@@ -51,11 +51,11 @@ USUAL = {
 }  # fmt: skip
 #: Broken stages, or what the verdict is; the option, or suffix or precision of --model, that a row
 #: is for; the command that helps: ``again`` is this one, resumed; ``given`` is all that was given,
-#: ``whole`` with what a release takes, ``larger`` with COCO's images; ``root`` is --coco where it
+#: ``whole`` with what a release takes, ``larger`` with other images; ``root`` is --coco where it
 #: is given.
 NEXT_STEPS = (
     # Images of classes of one's own can be had nowhere else.
-    ("dataset checkpoint", "--num-classes",
+    ("dataset", "--num-classes",
      "effd0 evaluate --checkpoint {checkpoint}{root}{network} --runner torch --per-class"),
     ("dataset", "", "effd0 fetch coco --root coco_data"),
     ("preprocess", "--bins", "effd0 preprocess{root}{fed} --bin-save inputs"),
@@ -79,7 +79,7 @@ NEXT_STEPS = (
     ("cut-off", "", "{again}"),
     ("limited", "", "effd0 check{given}"),
     ("incomplete", "--coco", "effd0 check{whole} --release-set"),
-    ("undecided incomplete", "--num-classes", "effd0 check{larger}"),
+    ("undecided incomplete", "--num-classes", "effd0 check{larger} --release-set"),
     # Those of more images have to be made first.
     ("undecided", "--detections", "{fetch}"),
     ("undecided", "--results", "{fetch} && effd0 preprocess --root coco_data --bin-save inputs"),
@@ -251,6 +251,7 @@ def next_step(wrong: str, given: Given) -> str:
     files, words = USUAL | paths, [*command.split(), "--score"]
     again, whole = ({o: v for o, v in of.items() if o not in words} for of in (again, whole))
     larger = {option: value for option, value in whole.items() if option not in OF_THE_IMAGES}
+    images = "own_data" if "--num-classes" in paths else USUAL["--coco"]
     typed = [word for word in as_typed() if word not in RESUMED]
     network = {o: f" {o} {v}" for o, v in paths.items() if o in NETWORK}
     # Nothing else is kept.
@@ -259,7 +260,7 @@ def next_step(wrong: str, given: Given) -> str:
         again=shlex.join([*typed, *(["--resume"] if kept else [])]),
         given=_typed(again),
         whole=_typed(whole),
-        larger=_typed({**larger, "--coco": USUAL["--coco"]}),
+        larger=_typed({**larger, "--coco": images}),
         root=f" --root {paths['--coco']}" if "--coco" in paths else "",
         arch=network.get("--arch", ""),
         fed="".join(text for option, text in network.items() if option != "--num-classes"),

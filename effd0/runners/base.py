@@ -298,6 +298,18 @@ def check_size(runner: Runner, spec: ModelSpec) -> None:
         )
 
 
+def check_classes(runner: Runner, spec: ModelSpec) -> None:
+    """Raise `RunnerError` where the heads of the open *runner* are of more or fewer classes."""
+    planes = {info.shape[1] for info in runner.outputs if len(info.shape) == len("NCHW")}
+    planes -= {4 * spec.anchors_per_cell}
+    count, rest = divmod(planes.pop() or 0, spec.anchors_per_cell) if len(planes) == 1 else (0, 0)
+    if count not in (0, spec.num_classes) and not rest:
+        raise RunnerError(
+            f"the heads of the model have {count} classes, but {spec.num_classes} are wanted; give "
+            f"--num-classes {count}"
+        )
+
+
 def takes_pixels(runner: Runner) -> bool:
     """Whether the model normalises by itself (AIPP) and is fed letterboxed uint8 pixels."""
     return runner.inputs[0].dtype == np.uint8

@@ -19,7 +19,7 @@ from effd0.export.to_onnx import ExportSettings, write_onnx, write_simplified
 from effd0.graph.onnx_info import load_graph
 from effd0.graph.rewrites import DEFAULT_EDITS, apply_edits, save_graph
 from effd0.runners.checkpoint import read_weights
-from effd0.spec import D0
+from effd0.spec import ModelSpec
 from effd0.tensors.inputs import write_inputs
 from tests.helpers.onnx_models import (
     nodes_of,
@@ -58,7 +58,7 @@ def _export(
 ) -> Make:
     def write(good: Good, path: Path) -> None:
         raw = path.with_name("raw.onnx") if simplified else path
-        write_onnx(good.checkpoint, raw, D0, settings)
+        write_onnx(good.checkpoint, raw, good.spec, settings)
         if simplified:
             write_simplified(raw, path)
         if edits:
@@ -69,17 +69,17 @@ def _export(
     return _model(write, *options)
 
 
-def _edited(*edits: str, then: Callable[[Any], object] = lambda _: None) -> Make:
+def _edited(*edits: str, then: Callable[[Any, ModelSpec], object] = lambda *_: None) -> Make:
     def write(good: Good, path: Path) -> None:
         graph = load_graph(good.model)
         apply_edits(graph, edits)
-        then(graph)
+        then(graph, good.spec)
         save_graph(graph, path)
 
     return _model(write)
 
 
-def _float16_outside(graph: Any) -> None:
+def _float16_outside(graph: Any, _: ModelSpec) -> None:
     """Take the casts at the borders away: inputs and outputs are float16 too."""
     name = graph.graph.input[0].name
     (cast,) = [n for n in nodes_of(graph, "Cast") if n.input[0] == name]
@@ -101,7 +101,7 @@ def _weights(seed: int, settings: ExportSettings) -> Make:
         state = noisy(read_weights(good.checkpoint), 0.01, seed)
         checkpoint, path = folder / "d0.pth", folder / "d0.onnx"
         torch.save(state, checkpoint)
-        write_onnx(checkpoint, path, D0, settings)
+        write_onnx(checkpoint, path, good.spec, settings)
         options = base_options(good, checkpoint=checkpoint)[:-1]
         # These weights have no record: what they lose is no fault of the pipeline.
         return (*options, "--min-map=30", f"--model={path}", "--runner=ort")
@@ -126,7 +126,7 @@ def _bins(dtype: str) -> Make:
 
     def make(good: Good, folder: Path) -> Sequence[str]:
         bins = folder / "bins"
-        list(write_inputs(good.dataset, bins, D0, dtype=dtype))
+        list(write_inputs(good.dataset, bins, good.spec, dtype=dtype))
         (bins / "manifest.json").unlink()
         return (*base_options(good), f"--bins={bins}", "--runner=ort")
 
@@ -163,12 +163,13 @@ def _merged_results(good: Good, folder: Path) -> Sequence[str]:
     for image in good.dataset.samples:
         heads = [
             np.fromfile(good.results / f"{image.path.stem}_{n}.bin", np.float32)
-            for n in range(len(D0.output_names))
+            for n in range(len(good.spec.output_names))
         ]
-        for n, (width, levels) in enumerate(((D0.num_classes, heads[:5]), (4, heads[5:]))):
+        widths = ((good.spec.num_classes, heads[:5]), (4, heads[5:]))
+        for n, (width, levels) in enumerate(widths):
             tables = [
                 level.reshape(-1, *size).transpose(1, 2, 0).reshape(-1, width)
-                for level, size in zip(levels, D0.feature_sizes, strict=True)
+                for level, size in zip(levels, good.spec.feature_sizes, strict=True)
             ]
             np.concatenate(tables).tofile(results / f"{image.path.stem}_{n}.bin")
     return (*base_options(good), f"--results={results}")
@@ -176,7 +177,7 @@ def _merged_results(good: Good, folder: Path) -> Sequence[str]:
 
 def _other_scenes(good: Good, folder: Path) -> Sequence[str]:
     """Other pictures, under names and ids that no published set has."""
-    root = copy_scenes(folder / "coco", 20)
+    root = copy_scenes(good.scenes, folder / "coco", 20)
     path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     last = {image["id"] for image in content["images"][10:]}
@@ -198,7 +199,7 @@ def _other_scenes(good: Good, folder: Path) -> Sequence[str]:
 
 def _converted(good: Good, folder: Path) -> Sequence[str]:
     """One's own scenes as converters write them: areas of boxes, whole pixels, no crowds."""
-    root = own_scenes(folder / "coco")
+    root = own_scenes(good.scenes, folder / "coco")
     path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     for a in content["annotations"]:
@@ -243,11 +244,11 @@ CLEAN: dict[str, Make] = {
     "renamed-and-shuffled": _model(_shuffled),
     "unfused-batch-norms": _model(unfused),
     "input-of-pixels-planes-last": _edited(
-        then=partial(with_foreign_input, spec=D0, pixels=True, last=True)),
-    "input-of-pixels": _edited(then=partial(with_foreign_input, spec=D0, pixels=True, last=False)),
+        then=partial(with_foreign_input, pixels=True, last=True)),
+    "input-of-pixels": _edited(then=partial(with_foreign_input, pixels=True, last=False)),
     "input-planes-last": _edited(
-        then=partial(with_foreign_input, spec=D0, pixels=False, last=True)),
-    "heads-merged": _edited(then=partial(with_merged_heads, spec=D0)),
+        then=partial(with_foreign_input, pixels=False, last=True)),
+    "heads-merged": _edited(then=with_merged_heads),
     "results-of-merged-heads": _merged_results,
     "runner-openvino": _with_model("--runner=openvino"),
     "runner-torch": _plain("--runner=torch"),

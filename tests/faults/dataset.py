@@ -25,7 +25,7 @@ def _changed(change: Callable[[Path], object], *, runs: bool = True) -> Plant:
         shutil.copytree(good.root, root)
         change(root)
         options = (*base_options(good, root=root), f"--model={good.model}", "--runner=ort")
-        found = (lambda: detections_of(good.model, load_coco(root))) if runs else None
+        found = (lambda: detections_of(good.model, load_coco(root), good.spec)) if runs else None
         return Planted(options, found=found, dataset=root)
 
     return plant
@@ -95,9 +95,9 @@ def _dropped(content: Content) -> None:
     del content["annotations"][::10]
 
 
-def own_scenes(root: Path, count: int = SCENES) -> Path:
-    """Copy *count* scenes to *root*, under names and ids of which nothing is known; return it."""
-    path = copy_scenes(root, count) / "annotations" / "instances_val2017.json"
+def own_scenes(scenes: Path, root: Path, count: int = SCENES) -> Path:
+    """Copy *count* *scenes* to *root*, under names and ids of which nothing is known."""
+    path = copy_scenes(scenes, root, count) / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     for image in content["images"]:
         image["id"] += 1_000_000
@@ -118,7 +118,7 @@ def _own(
     """A data set of one's own, of which only the mAP is known that the weights reach on it."""
 
     def plant(good: Good, folder: Path) -> Planted:
-        root = own_scenes(folder / "coco", count)
+        root = own_scenes(good.scenes, folder / "coco", count)
         path = root / "annotations" / "instances_val2017.json"
         if truth is not None:
             content = json.loads(path.read_text())
@@ -130,7 +130,7 @@ def _own(
         options = (f"--coco={root}", f"--checkpoint={good.checkpoint}", f"--model={good.model}",
                    "--min-map=0", "--runner=ort",
                    *([f"--expected-map={good.points}"] if count == SCENES else []))  # fmt: skip
-        found = (lambda: detections_of(good.model, load_coco(root))) if runs else None
+        found = (lambda: detections_of(good.model, load_coco(root), good.spec)) if runs else None
         return Planted(options, found=found, dataset=root)
 
     return plant

@@ -14,15 +14,13 @@ import torch
 from effd0.data.preprocess import input_scale
 from effd0.detection.heads import HeadOutputs
 from effd0.detection.postprocess import Detections
-from effd0.spec import D0
 
 from .other_detector import Entries, Entry, Picture, Wrong, entries, write_entries
 from .run import Fault, Good, Plant, Planted, base_options
 
 RIGHT = Wrong()
-#: COCO's ids without gaps, as other tools number them.
+#: COCO's ids.
 IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-NUMBER = {id_: n for n, id_ in enumerate(IDS)}
 
 
 Change = Callable[[Entries], Entries]
@@ -58,6 +56,16 @@ def _corners(*order: int) -> Change:
 def of_class(change: Callable[[int], int]) -> Change:
     """Rewrite each category id."""
     return each(category_id=lambda e: change(e["category_id"]))
+
+
+def _numbered(first: int) -> Change:
+    """Number the categories without gaps, as other tools do; what is none is the first."""
+
+    def number(entry: Entry) -> int:
+        id_, ids = entry["category_id"], entry["picture"].spec.category_ids or IDS
+        return first + (ids.index(id_) if id_ in ids else 0)
+
+    return each(category_id=number)
 
 
 def _image(change: Callable[[int, list[int]], int]) -> Change:
@@ -124,8 +132,8 @@ WRITTEN = {
         "yxyx written": _corners(1, 0, 3, 2),
         "classes shifted down by one": of_class(lambda id_: id_ - 1),
         "classes shifted up by one": of_class(lambda id_: id_ + 1),
-        "classes numbered 0 to 79": of_class(lambda id_: NUMBER.get(id_, 0)),
-        "classes numbered 1 to 80": of_class(lambda id_: NUMBER.get(id_, 0) + 1),
+        "classes numbered 0 to 79": _numbered(0),
+        "classes numbered 1 to 80": _numbered(1),
         "mapped from 80 to 90 a second": of_class(lambda id_: IDS[id_ - 1] if id_ <= 80 else id_),
         "scores in percent": each(score=lambda e: 100 * e["score"]),
         "scores rounded to 2": each(score=lambda e: round(e["score"], 2)),
@@ -193,11 +201,11 @@ def _pictures(good: Good) -> dict[int, Picture]:
     for sample in good.dataset.samples:
         heads = [
             np.fromfile(good.results / f"{sample.path.stem}_{n}.bin", np.float32).reshape(shape)
-            for n, shape in enumerate(D0.head_shapes.values())
+            for n, shape in enumerate(good.spec.head_shapes.values())
         ]
         both = HeadOutputs(tuple(heads[:5]), tuple(heads[5:]))
-        scale = 1 / input_scale(sample.size, D0)
-        pictures[sample.image_id] = Picture(both, scale, sample.size)
+        scale = 1 / input_scale(sample.size, good.spec)
+        pictures[sample.image_id] = Picture(both, scale, sample.size, good.spec)
     return pictures
 
 

@@ -194,7 +194,7 @@ def _found(good: Good, tensors: dict[int, Floats]) -> Found:
     with open_runner("ort", good.model, good.spec, RunnerOptions()) as runner:
         for sample in good.dataset.samples:
             own = preprocess(sample.path, good.spec)
-            feed = {runner.inputs[0].name: tensors[sample.image_id].reshape(1, 3, 512, 512)}
+            feed = {runner.inputs[0].name: tensors[sample.image_id][None]}
             head = split_heads(runner.infer(feed), good.spec)[0]
             found[sample.image_id] = postprocess(head, own.image_scale, own.image_size, good.spec)
     return found
@@ -230,11 +230,11 @@ def _exchanged(paths: list[Path]) -> None:
 
 
 def _each(change: Callable[[Floats], npt.NDArray[Any]]) -> Plant:
-    """Each file holds what *change* makes of the right input."""
+    """Each file holds what *change* makes of the values of the right input."""
 
     def rewrite(paths: list[Path]) -> None:
         for path in paths:
-            change(np.fromfile(path, np.float32).reshape(D0.input_shape)).tofile(path)
+            change(np.fromfile(path, np.float32)).tofile(path)
 
     return _files(rewrite)
 
@@ -247,7 +247,7 @@ def _three_by_another_dct(good: Good, folder: Path) -> Planted:
     for sample in good.dataset.samples[5:8]:
         pixels = decoded(sample.path)
         steps = rng.choice([-1, 0, 1], pixels.shape, p=[0.05, 0.9, 0.05])
-        square = normal(boxed((pixels + steps).clip(0, 255), D0.image_size[0]))
+        square = normal(boxed((pixels + steps).clip(0, 255), good.spec.image_size[0]))
         tensor = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)
         tensor.tofile(bins / f"{sample.path.stem}.bin")
     return Planted((*base_options(good), f"--bins={bins}", "--runner=ort"))

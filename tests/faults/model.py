@@ -99,7 +99,7 @@ def _last_weights(good: Good, folder: Path) -> Planted:
     options = base_options(good, checkpoint=checkpoint)
     return Planted(
         (*options, f"--model={path}", "--runner=ort"),
-        found=lambda: detections_of(path, good.dataset),
+        found=lambda: detections_of(path, good.dataset, good.spec),
     )
 
 
@@ -180,14 +180,15 @@ def _bgr_weights(model: Any) -> None:
 
 def _without_biases(model: Any) -> None:
     """The biases of the class head's last convolution are lost."""
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     for node in nodes_of(model, "Conv"):
         shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-        if len(node.input) > 2 and shapes[node.input[2]] == [810]:
+        if len(node.input) > 2 and shapes[node.input[2]] == [classes]:
             change_weight(model, node, 2, np.zeros_like)
 
 
 def _halved_outputs(model: Any) -> None:
-    del model.graph.output[5:]
+    del model.graph.output[len(model.graph.output) // 2 :]
 
 
 def rename(model: Any, names: Mapping[str, str]) -> None:
@@ -213,14 +214,14 @@ def _replaced(model: Any, node: Any, *others: Any) -> None:
 
 def _twin(model: Any) -> None:
     """One head comes twice under names that tell nothing."""
-    first = model.graph.output[0]
+    first, last = model.graph.output[0], f"output_{len(model.graph.output)}"
     rename(model, {output.name: f"output_{n}" for n, output in enumerate(model.graph.output)})
     for n, output in enumerate(model.graph.output):
         output.name = f"output_{n}"
-    model.graph.node.append(helper.make_node("Identity", [first.name], ["output_10"]))
+    model.graph.node.append(helper.make_node("Identity", [first.name], [last]))
     copy = model.graph.output.add()
     copy.CopyFrom(first)
-    copy.name = "output_10"
+    copy.name = last
 
 
 def _other_size(model: Any) -> None:

@@ -15,7 +15,7 @@ from effdet.soft_nms import batched_soft_nms
 from torchvision.ops import batched_nms, nms
 
 from effd0.detection.heads import HeadOutputs
-from effd0.spec import D0
+from effd0.spec import D0, ModelSpec
 from tests.suite.reference import effdet_anchors
 
 Entry = dict[str, Any]
@@ -29,11 +29,12 @@ class Picture:
     heads: HeadOutputs
     scale: float
     size: tuple[int, int]
+    spec: ModelSpec = D0
 
     @cached_property
     def logits(self) -> torch.Tensor:
         """Logits, (anchors, classes)."""
-        return torch.cat([_flat(head, 90) for head in self.heads.classes])
+        return torch.cat([_flat(head, self.spec.num_classes) for head in self.heads.classes])
 
     @cached_property
     def codes(self) -> torch.Tensor:
@@ -76,9 +77,9 @@ def _detect(image_id: int, picture: Picture, wrong: Wrong) -> Entries:
         label = label[anchor]
     else:
         value, place = (part[: wrong.topk] for part in picture.best)
-        anchor, label = place // 90, place % 90
+        anchor, label = place // picture.spec.num_classes, place % picture.spec.num_classes
     chosen = picture.codes[anchor][:, list(wrong.codes)] * torch.tensor(wrong.factors)
-    anchors = wrong.anchors(effdet_anchors(D0).boxes)[anchor]
+    anchors = wrong.anchors(effdet_anchors(picture.spec).boxes)[anchor]
     boxes = decode_box_outputs(chosen, anchors, output_xyxy=True)
     if wrong.clip == "picture":
         sides = torch.tensor([*picture.size, *picture.size]) / picture.scale
@@ -86,7 +87,8 @@ def _detect(image_id: int, picture: Picture, wrong: Wrong) -> Entries:
     elif wrong.clip == "square":
         boxes = boxes.clamp(0, 512)
     keep, scores = _suppress(boxes, value.sigmoid(), label, wrong)
-    columns = (boxes[keep] * picture.scale, scores, value[keep], label[keep] + 1)
+    ids = torch.tensor(picture.spec.category_ids or range(1, picture.spec.num_classes + 1))
+    columns = (boxes[keep] * picture.scale, scores, value[keep], ids[label[keep]])
     return [
         {
             "image_id": image_id,

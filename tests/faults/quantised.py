@@ -14,7 +14,6 @@ from onnx import numpy_helper, version_converter
 from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 
-from effd0.data import fixture
 from effd0.data.coco import load_coco
 from effd0.data.preprocess import preprocess
 from effd0.export.quantize import quantize_onnx
@@ -38,7 +37,7 @@ Build = Callable[[Good, Path], object]
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # published without types
     def __init__(self, good: Good, name: str, images: slice, *, bgr: bool) -> None:
-        samples = load_coco(fixture.coco_root()).samples[SCENES:][images]
+        samples = load_coco(good.scenes).samples[SCENES:][images]
         self.tensors = (preprocess(sample.path, good.spec).tensor[None] for sample in samples)
         self.name, self.bgr = name, bgr
 
@@ -54,7 +53,7 @@ def _own(images: int = CALIBRATION, *, per_channel: bool = False, heads: bool = 
     """What `effd0 quantize` writes, with its *heads* left in float or not."""
 
     def build(good: Good, out: Path) -> None:
-        dataset = load_coco(fixture.coco_root())
+        dataset = load_coco(good.scenes)
         named = [n.name for n in load_graph(good.model).graph.node if "_net/" in n.name]
         left = () if heads else named
         quantize_onnx(
@@ -143,7 +142,8 @@ def base(good: Good, name: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.with_suffix(".json").exists():
             BASES[name](good, path)
-            ap = coco_metrics(good.dataset, detections_of(path, good.dataset), good.spec).ap
+            found = detections_of(path, good.dataset, good.spec)
+            ap = coco_metrics(good.dataset, found, good.spec).ap
             assert ap is not None
             path.with_suffix(".json").write_text(json.dumps(100 * ap))
     return path
@@ -182,7 +182,7 @@ def _planted(name: str, change: Callable[[Any], object] = lambda _: None) -> Pla
         of = "plain" if name in ("bgr-calibration", "one-image", "qoperator") else name
         return Planted(
             (*gate(good, of), f"--model={path}", "--runner=ort"),
-            found=lambda: detections_of(path, good.dataset),
+            found=lambda: detections_of(path, good.dataset, good.spec),
             points=points(good, of),
         )
 

@@ -17,7 +17,7 @@ import pytest
 
 from effd0.cli.pytest_suite import RECORD
 from effd0.data import fixture
-from effd0.data.coco import Dataset, load_coco
+from effd0.data.coco import Dataset, labelled, load_coco
 from effd0.data.preprocess import preprocess
 from effd0.detection.postprocess import Detections
 from effd0.diagnosis.parity import fresh_export
@@ -43,11 +43,13 @@ class Good:
     """
     What is right, and stays so: a fault is planted in a copy.
 
-    *dataset* lies in *root*; *model* is the export of *checkpoint* with a free batch; *bins* are
-    its inputs and *results* the model's outputs for them, both with their manifests; *detections*
-    is what was found, in COCO's result format; *points* is its mAP in percent.
+    *dataset* lies in *root*, the first of *scenes*; *model* is the export of *checkpoint* with a
+    free batch; *bins* are its inputs and *results* the model's outputs for them, both with their
+    manifests; *detections* is what was found, in COCO's result format; *points* is its mAP in
+    percent.
     """
 
+    scenes: Path
     root: Path
     dataset: Dataset
     checkpoint: Path
@@ -118,38 +120,45 @@ def with_model(good: Good, path: Path, *, runs: bool = True) -> Planted:
     """The good pipeline with the ONNX file *path*."""
     return Planted(
         (*base_options(good), f"--model={path}", "--runner=ort"),
-        found=(lambda: detections_of(path, good.dataset)) if runs else None,
+        found=(lambda: detections_of(path, good.dataset, good.spec)) if runs else None,
     )
 
 
-def make_good(folder: Path) -> Good:
-    """Make all that is right, in *folder*."""
-    root, model, bins = copy_scenes(folder / "coco", SCENES), folder / "d0.onnx", folder / "bins"
-    dataset = load_coco(root)
-    shutil.copy(fresh_export(fixture.checkpoint(), D0), model)
-    list(write_inputs(dataset, bins, D0))
-    found = detections_of(model, dataset)
-    points = coco_metrics(dataset, found, D0).ap
+def make_good(
+    folder: Path,
+    spec: ModelSpec = D0,
+    scenes: Path | None = None,
+    checkpoint: Path | None = None,
+) -> Good:
+    """Make all that is right, in *folder*: of *spec*, or of the embedded D0 and its scenes."""
+    scenes, checkpoint = scenes or fixture.coco_root(), checkpoint or fixture.checkpoint()
+    root, model, bins = folder / "coco", folder / "d0.onnx", folder / "bins"
+    dataset = load_coco(copy_scenes(scenes, root, SCENES))
+    spec = labelled(spec, dataset)
+    shutil.copy(fresh_export(checkpoint, spec), model)
+    list(write_inputs(dataset, bins, spec))
+    found = detections_of(model, dataset, spec)
+    points = coco_metrics(dataset, found, spec).ap
     assert points is not None
     # The heads by the model as ais_bench writes them, with the inputs' manifest.
     results, detections = folder / "result", folder / "detections.json"
     results.mkdir()
-    with open_runner("ort", model, D0, RunnerOptions()) as runner:
+    with open_runner("ort", model, spec, RunnerOptions()) as runner:
         for sample in dataset.samples:
-            tensor = preprocess(sample.path, D0).tensor[None].astype(np.float32)
+            tensor = preprocess(sample.path, spec).tensor[None].astype(np.float32)
             heads = runner.infer({runner.inputs[0].name: tensor})
-            for n, name in enumerate(D0.output_names):
+            for n, name in enumerate(spec.output_names):
                 heads[name].tofile(results / f"{sample.path.stem}_{n}.bin")
     shutil.copy(bins / "manifest.json", folder / "result_manifest.json")
-    rows = [*entries_of(to_coco_results(found, D0))]
+    rows = [*entries_of(to_coco_results(found, spec))]
     detections.write_text(json.dumps(rows))
-    checkpoint = fixture.checkpoint()
-    return Good(root, dataset, checkpoint, model, bins, results, detections, D0, 100 * points)
+    files = (scenes, root, dataset, checkpoint, model, bins, results, detections)
+    return Good(*files, spec, 100 * points)
 
 
-def copy_scenes(root: Path, count: int) -> Path:
-    """Copy the first *count* embedded scenes, in COCO's layout, to *root*; return it."""
-    dataset = load_coco(fixture.coco_root(), image_limit=count)
+def copy_scenes(scenes: Path, root: Path, count: int) -> Path:
+    """Copy the first *count* of *scenes*, in COCO's layout, to *root*; return it."""
+    dataset = load_coco(scenes, image_limit=count)
     content = json.loads(dataset.annotation_file.read_text())
     ids = set(dataset.image_ids)
     content["images"] = [image for image in content["images"] if image["id"] in ids]
@@ -162,15 +171,15 @@ def copy_scenes(root: Path, count: int) -> Path:
     return root
 
 
-def detections_of(model: Path, dataset: Dataset) -> Found:
+def detections_of(model: Path, dataset: Dataset, spec: ModelSpec) -> Found:
     """What the ONNX file *model* finds in *dataset*."""
-    with open_runner("ort", model, D0, RunnerOptions()) as runner:
-        return detections_by(runner, dataset)
+    with open_runner("ort", model, spec, RunnerOptions()) as runner:
+        return detections_by(runner, dataset, spec)
 
 
-def detections_by(runner: Runner, dataset: Dataset) -> Found:
+def detections_by(runner: Runner, dataset: Dataset, spec: ModelSpec) -> Found:
     """What *runner*, which is open, finds in *dataset*."""
-    found = run_dataset(dataset.samples, runner, D0, batch_size=1)
+    found = run_dataset(dataset.samples, runner, spec, batch_size=1)
     return {sample.image_id: detections for sample, detections in found}
 
 

@@ -16,14 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from effd0.data import fixture
 from effd0.data.preprocess import preprocess
 from effd0.runners.checkpoint import read_weights
 from effd0.runners.onnxruntime import OrtRunner
 from effd0.runners.recorded import RecordedRunner
 from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.runners.torch import TorchRunner
-from effd0.spec import D0
 from effd0.types import Tensors
 
 from .checkpoint import noisy
@@ -46,7 +44,7 @@ def _folder(change: Callable[[Good, Path], object], *, runs: bool = True) -> Pla
 
         def found() -> Any:
             with RecordedRunner(copy, good.spec) as runner:
-                return detections_by(runner, good.dataset)
+                return detections_by(runner, good.dataset, good.spec)
 
         options = (*base_options(good), f"--results={copy}")
         return Planted(options, found=found if runs else None)
@@ -68,7 +66,7 @@ def _heads(change: Callable[[Heads], Heads], *, runs: bool = True) -> Plant:
         heads = {
             sample.path.stem: {
                 n: np.fromfile(good.results / f"{sample.path.stem}_{n}.bin", np.float32).reshape(s)
-                for n, s in enumerate(D0.head_shapes.values())
+                for n, s in enumerate(good.spec.head_shapes.values())
             }
             for sample in good.dataset.samples
         }
@@ -142,7 +140,8 @@ def _three_of_another_checkpoint(good: Good, folder: Path) -> None:
     torch.save(noisy(read_weights(good.checkpoint), 0.05, 1), other)
     with open_runner("torch", other, good.spec, RunnerOptions()) as runner:
         for sample in good.dataset.samples[6:9]:
-            heads = runner.infer({D0.input_name: preprocess(sample.path, good.spec).tensor[None]})
+            tensor = preprocess(sample.path, good.spec).tensor[None]
+            heads = runner.infer({good.spec.input_name: tensor})
             _write(folder, sample.path.stem, dict(enumerate(heads.values())))
 
 
@@ -168,23 +167,24 @@ Spoil = Callable[[Tensors, Tensors], Tensors]
 
 def _runtime(spoil: Spoil) -> Plant:
     """ONNX Runtime with its default optimisation, as users run it, gives spoiled heads."""
-
-    @contextlib.contextmanager
-    def patched() -> Iterator[object]:
-        right = OrtRunner.infer
-
-        def infer(self: OrtRunner, feed: Tensors) -> Tensors:
-            heads = right(self, feed)
-            return heads if self.graph_optimization == "disable" else spoil(heads, feed)
-
-        def infer_stream(self: OrtRunner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
-            return (infer(self, feed) for feed in feeds)
-
-        with mock.patch.multiple(OrtRunner, infer=infer, infer_stream=infer_stream):
-            yield None
-
     # The export is run by the same backend, so it is given, not made under the patch.
-    return lambda good, _: replace(with_model(good, good.model), patched=patched)
+    return lambda good, _: replace(with_model(good, good.model), patched=lambda: _patched(spoil))
+
+
+@contextlib.contextmanager
+def _patched(spoil: Spoil) -> Iterator[object]:
+    """ONNX Runtime as *spoil* leaves it, for the time of the block."""
+    right = OrtRunner.infer
+
+    def infer(self: OrtRunner, feed: Tensors) -> Tensors:
+        heads = right(self, feed)
+        return heads if self.graph_optimization == "disable" else spoil(heads, feed)
+
+    def infer_stream(self: OrtRunner, feeds: Iterable[Tensors]) -> Generator[Tensors]:
+        return (infer(self, feed) for feed in feeds)
+
+    with mock.patch.multiple(OrtRunner, infer=infer, infer_stream=infer_stream):
+        yield None
 
 
 def _spoiled(change: Callable[[str, Array], Array]) -> Plant:
@@ -193,20 +193,25 @@ def _spoiled(change: Callable[[str, Array], Array]) -> Plant:
 
 def _by_torch(precision: str, change: Callable[[Any], Any] | None = None) -> Plant:
     """The heads of the same weights, or of what *change* makes of them, in a precision."""
-    runners: list[TorchRunner] = []
 
-    def spoil(heads: Tensors, feed: Tensors) -> Tensors:
-        if not runners:
-            runners.append(TorchRunner(fixture.checkpoint(), D0, precision=precision).__enter__())
-            for module in runners[0].opened()[0].modules() if change else ():
-                if isinstance(module, torch.nn.Conv2d):
-                    with torch.no_grad():
-                        module.weight.copy_(change(module.weight))  # type: ignore[misc]
-        (images,) = feed.values()
-        found = runners[0].infer({D0.input_name: images})
-        return {name: found[name].astype(np.float32) for name in heads}
+    def plant(good: Good, folder: Path) -> Planted:
+        runners: list[TorchRunner] = []
 
-    return _runtime(spoil)
+        def spoil(heads: Tensors, feed: Tensors) -> Tensors:
+            if not runners:
+                opened = TorchRunner(good.checkpoint, good.spec, precision=precision)
+                runners.append(opened.__enter__())
+                for module in runners[0].opened()[0].modules() if change else ():
+                    if isinstance(module, torch.nn.Conv2d):
+                        with torch.no_grad():
+                            module.weight.copy_(change(module.weight))  # type: ignore[misc]
+            (images,) = feed.values()
+            found = runners[0].infer({good.spec.input_name: images})
+            return {name: found[name].astype(np.float32) for name in heads}
+
+        return _runtime(spoil)(good, folder)
+
+    return plant
 
 
 def _int8(weight: Any) -> Any:

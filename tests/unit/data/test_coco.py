@@ -6,7 +6,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from PIL import ExifTags, Image
 
 from effd0.data import coco
 from effd0.errors import DatasetError, ImageError
-from effd0.spec import D0
 from tests.helpers import coco_content, encoded, noise, write_annotations, write_coco
 
 
@@ -377,35 +375,3 @@ def test_file_that_is_not_coco_is_refused(content: object, message: str) -> None
     """The message shows what the file holds beside what it should."""
     with pytest.raises(DatasetError, match=message):
         read(content)
-
-
-@pytest.mark.parametrize(
-    ("ids", "classes", "wanted"),
-    [
-        pytest.param([1, 2, 3], 3, None, id="ids-from-one"),
-        pytest.param([1, 3], 3, None, id="ids-with-a-gap"),
-        pytest.param([1, 90], 90, None, id="cocos"),
-        pytest.param([0, 1, 2], 3, (0, 1, 2), id="ids-from-zero"),
-        pytest.param([300, 7, 12], 3, (7, 12, 300), id="own-ids-in-order"),
-        pytest.param([2, 3], 2, (2, 3), id="one-beyond-the-classes"),
-        pytest.param(
-            [7, 12], 3, "has 2 categories with the ids 7, 12, but .* 3 classes", id="fewer"
-        ),
-        pytest.param([0, 1, 2], 2, "has 3 categories .* 2 classes; .*--num-classes", id="more"),
-        pytest.param([], 1, "has 0 categories", id="none"),
-    ],
-)
-def test_labels_are_ids_or_places_of_ids(
-    ids: list[int], classes: int, wanted: tuple[int, ...] | str | None
-) -> None:
-    """The label is the id where all ids are labels, else label n is the n-th id."""
-    spec = replace(D0, num_classes=classes, category_ids=(5,) * classes)
-    dataset = coco.Dataset(Path("some.json"), (), (), {id_: str(id_) for id_ in ids}, 0, ())
-    if isinstance(wanted, str):
-        with pytest.raises(DatasetError, match=rf"^some\.json {wanted}"):
-            coco.labelled(spec, dataset)
-    else:
-        found = coco.labelled(spec, dataset)
-        assert found.category_ids == wanted
-        # Whatever the rule, each id that is annotated is one that a class can have.
-        assert {*ids} <= {*coco.ids_of(found)}

@@ -190,7 +190,7 @@ def test_trained_weights_name_the_faults(own: bool) -> None:
         fixture.coco_root(), fixture.checkpoint())  # fmt: skip
     dataset = load_coco(root)
     with open_runner("torch", weights, D0, RunnerOptions()) as runner:
-        found = detections_by(runner, dataset)
+        found = detections_by(runner, dataset, D0)
 
     def points(of: Dataset) -> float:
         return 100 * (coco_metrics(of, found, D0).ap or 0)

@@ -30,24 +30,27 @@ from effd0.errors import ResultError
 from effd0.metrics.coco import entries_of, read_results
 from effd0.metrics.detection_diff import detection_parity
 from effd0.results.check import DIAGNOSIS_LENGTH, EVIDENCE_LENGTH, Broken
-from effd0.spec import D0
+from effd0.spec import D0, ModelSpec
 from effd0.types import Tensors
 from tests.faults.detections import PLANTED, RIGHT, Change, each, of_class, of_sides
 from tests.faults.other_detector import Entries, Entry, Picture, Wrong, entries, write_entries
+from tests.helpers.own_classes import FIVE, SPEC, cut_heads
 
 
 class Scene:
     """Images and their heads as a whole data set, and what two detectors make of these."""
 
-    def __init__(self, dataset: Dataset, heads: Sequence[HeadOutputs], file: Path) -> None:
-        self.dataset, self.file = replace(dataset, total=len(heads)), file
+    def __init__(
+        self, dataset: Dataset, heads: Sequence[HeadOutputs], file: Path, spec: ModelSpec = D0
+    ) -> None:
+        self.dataset, self.file, self.spec = replace(dataset, total=len(heads)), file, spec
         self.pictures = {
-            sample.image_id: Picture(image, 1 / input_scale(sample.size, D0), sample.size)
+            sample.image_id: Picture(image, 1 / input_scale(sample.size, spec), sample.size, spec)
             for sample, image in zip(dataset.samples, heads, strict=True)
         }
         each = {id_: (p.heads, p.scale, p.size) for id_, p in self.pictures.items()}
-        self.reference = {id_: postprocess(*image, D0) for id_, image in each.items()}
-        self.candidates = {id_: image_candidates(*image, D0) for id_, image in each.items()}
+        self.reference = {id_: postprocess(*image, spec) for id_, image in each.items()}
+        self.candidates = {id_: image_candidates(*image, spec) for id_, image in each.items()}
 
     @cache  # noqa: B019  # a scene lives as long as the module
     def found(self, wrong: Wrong = RIGHT) -> Entries:
@@ -58,7 +61,8 @@ class Scene:
         """Return what is found wrong with a results file of *content*."""
         given = read_results(write_entries(self.file, content))
         images = self.dataset if dataset is None else dataset
-        return faults_of_detections(images, self.reference, given, D0, self.candidates.__getitem__)
+        by_image = self.candidates.__getitem__
+        return faults_of_detections(images, self.reference, given, self.spec, by_image)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,36 @@ def test_a_fault_is_named_with_its_stage(name: str, scene: Scene) -> None:
     assert (fault.stage, name in fault.diagnosis) == (stage, True)
     assert len(fault.evidence) <= EVIDENCE_LENGTH
     assert len(fault.diagnosis) <= DIAGNOSIS_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("classes numbered 0 to 79", "classes numbered 0 to 4"),
+        ("classes numbered 1 to 80", "classes numbered 1 to 5"),
+        ("classes shifted up by one", "classes shifted up by one"),
+        ("clipped to the padded square", "clipped to the padded square"),
+        ("at most 20 detections per image", "at most 20 detections per image"),
+    ],
+)
+def test_a_fault_is_named_among_own_classes(
+    name: str, said: str, torch_heads: Tensors, scene: Scene
+) -> None:
+    """Ids with gaps in another order than COCO's are counted by their place too."""
+    heads = split_heads(cut_heads(torch_heads, [*FIVE]), SPEC)
+    own = Scene(scene.dataset, heads, scene.file, SPEC)
+    stage, wrong, change = PLANTED[name]
+    assert own.faults(own.found()) == []
+    (fault,) = own.faults(change(own.found(wrong)))
+    assert (fault.stage, said in fault.diagnosis) == (stage, True)
+
+
+def test_ids_of_no_own_class_are_listed(torch_heads: Tensors, scene: Scene) -> None:
+    """COCO's ids are foreign to a data set of other ones."""
+    heads = split_heads(cut_heads(torch_heads, [*FIVE]), SPEC)
+    own = Scene(scene.dataset, heads, scene.file, SPEC)
+    (fault,) = own.faults([{**e, "category_id": n % 3 + 1} for n, e in enumerate(own.found())])
+    assert fault.details[1:] == ("not the category ids of the data: 1, 2, 3",)
 
 
 def _more(score: float, step: int) -> Change:
@@ -258,12 +292,12 @@ def test_what_nothing_explains_is_told_by_its_candidates(scene: Scene, right: En
 
 
 def test_odd_values_are_listed(scene: Scene, right: Entries) -> None:
-    """Negative sizes and ids that are not COCO's are shown beside the worst images."""
+    """Negative sizes and ids that are not the data's are shown beside the worst images."""
     bad = {"bbox": [0, 0, -1, 5], "category_id": 91}
     (fault,) = scene.faults([{**e, **(bad if n % 9 == 0 else {})} for n, e in enumerate(right)])
     assert "worst images: " in fault.details[0]
     assert fault.details[1:] == (
-        "56 boxes have a negative width or height", "not COCO's category ids: 91"
+        "56 boxes have a negative width or height", "not the category ids of the data: 91"
     )  # fmt: skip
 
 

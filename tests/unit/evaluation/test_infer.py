@@ -244,7 +244,8 @@ def test_zeros_are_run_where_there_is_no_input(tmp_path: Path) -> None:
     runner, model = DeclaringRunner(fixed=4), tmp_path / "d0.onnx"
     model.write_bytes(b"a model")
     job = InferJob(results=tmp_path / "result", loop=5)
-    performance, _ = run_infer_job(job, LocalEngine(ModelChoice(model), None, runner), silent)
+    engine = LocalEngine(ModelChoice(model, spec=SMALL), None, runner)
+    performance, _ = run_infer_job(job, engine, silent)
     assert runner.fed == [4] * 6
     assert performance.images == 20
     assert names_in(tmp_path / "result") == [f"pure_infer_data_{i}.bin" for i in range(10)]

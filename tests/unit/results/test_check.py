@@ -200,7 +200,7 @@ def test_the_verdict_in_words() -> None:
         ),
         pytest.param(
             "incomplete", {"model": "m.onnx", "checkpoint": "w.pth", "num-classes": "5"},
-            "effd0 check m.onnx --checkpoint w.pth --num-classes 5 --coco coco_data",
+            "effd0 check m.onnx --checkpoint w.pth --num-classes 5 --coco own_data --release-set",
             id="own-classes-without-images",
         ),
         pytest.param(
@@ -220,7 +220,7 @@ def test_the_next_step_is_made_of_what_was_given(
 @pytest.mark.parametrize("wrong", [*STAGES, "undecided", "limited", "incomplete", "demo"])
 def test_every_next_step_is_a_command_that_exists(wrong: str) -> None:
     """Whatever was given, a stage has a next step, of known commands and options alone."""
-    options = (*PATHS, "--score")
+    options = (*PATHS, "--score", "--num-classes")
     choices: list[dict[str, Path | None]] = [{}, {"--model": Path("m.om")}]
     choices += [{option: Path("x")} for option in options]
     choices += [{option: Path("x") for option in NETWORK}]
