@@ -31,7 +31,7 @@ from effd0.runners.registry import RunnerOptions, open_runner
 from effd0.runners.torch import TorchDetector
 from effd0.spec import D0, SPECS, ModelSpec
 from effd0.tensors.diff import compare_tensors
-from effd0.tolerances import BOXES, SAME_FLOAT32, SCORES
+from effd0.tolerances import SAME_FLOAT32
 from effd0.types import Tensor, Tensors
 from tests.emulator.tools import EmulatedRunner, compile_emulated
 from tests.helpers import OBLONG, effd0
