@@ -1,4 +1,4 @@
-"""Other architectures, classes and input sizes go the way of D0: each step is effdet's, or torch's."""
+"""Other architectures, classes and input sizes: each step is effdet's, or torch's, as D0's is."""
 
 from __future__ import annotations
 
@@ -202,15 +202,16 @@ def test_detections_are_effdets(case: str, weights: Weights) -> None:
             test_own_stages._compare(found, wanted, sample, "these", lambda *_: None)
 
 
-def test_weights_of_another_architecture_name_theirs(weights: Weights) -> None:
-    """A D1 given as a D0 is refused with the architectures that it may be of, and no others."""
+@each_of("d1", "lite0", "q1", "cspresdet50", "d7x")
+def test_weights_of_another_architecture_name_theirs(case: str, weights: Weights) -> None:
+    """Given as those of a D0 they are refused, with the few architectures that they may be of."""
     with pytest.raises(
         CheckpointError, match="not a checkpoint of tf_efficientdet_d0 with"
     ) as told:
-        load_model(weights("d1"), D0)
+        load_model(weights(case), D0)
     others = str(told.value).partition("give --arch (")[2].partition(")")[0].split(", ")
-    assert {"tf_efficientdet_d1", "efficientdet_d1"} <= set(others)
-    assert not {"tf_efficientdet_d0", "tf_efficientdet_d2"} & set(others)
+    assert CASES[case].arch in others
+    assert len(others) <= 4
 
 
 @pytest.mark.slow
@@ -232,7 +233,7 @@ EDITED = {
     "d1": (76, 32, 23),
     "lite0": (0, 24, 0),
     "own-classes": (57, 24, 16),
-    "q1": (0, 0, 0),
+    "q1": (144, 63, 23),
     "cspresdet50": (76, 32, 0),
     "d7x": (0, 80, 55),
     "512x384": (57, 24, 16),
