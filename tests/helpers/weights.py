@@ -25,7 +25,8 @@ def settled(spec: ModelSpec) -> Any:
     effdet's own first weights stay, but what it sets to 1 and 0 is drawn: factors of norms and of
     weighted sums from 0.5 to 1.5, offsets of norms around 1 by 0.5.  (Around 0, where swish bends,
     what differs a little from the scenes grew with each layer, to 1,500 times as much in a D1.)
-    Each norm takes the mean and variance that it sees, and the last layers are scaled to `SPREADS`.
+    Each norm takes the means and variances that it sees, the latter at least half of their mean, so
+    that no channel is blown up, and the last layers are scaled to `SPREADS`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -42,6 +43,9 @@ def settled(spec: ModelSpec) -> Any:
     nets = model.class_net, model.box_net
     with torch.no_grad():
         model(images)
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_var.clamp_(min=float(layer.running_var.mean()) / 2)
         for net, heads, (mean, deviation) in zip(nets, model.eval()(images), SPREADS, strict=True):
             values = torch.cat([head.flatten() for head in heads])
             factor = deviation / values.std()
