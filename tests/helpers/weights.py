@@ -31,25 +31,27 @@ def settled(spec: ModelSpec) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(spec).eval()
+        norms: list[Any] = []
         for layer in model.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.weight.data.uniform_(0.5, 1.5)
                 layer.bias.data.normal_(1, 0.5)
                 layer.train()
                 layer.momentum = 1.0
+                norms.append(layer)
             elif getattr(layer, "edge_weights", None) is not None:
                 layer.edge_weights.data.uniform_(0.5, 1.5)
     images = torch.from_numpy(sample_inputs(SETTLED_ON, spec))
     nets = model.class_net, model.box_net
     with torch.no_grad():
         model(images)
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.running_var.clamp_(min=float(layer.running_var.mean()) / 2)
+        for norm in norms:
+            norm.running_var.clamp_(min=float(norm.running_var.mean()) / 2)
         for net, heads, (mean, deviation) in zip(nets, model.eval()(images), SPREADS, strict=True):
             values = torch.cat([head.flatten() for head in heads])
             factor = deviation / values.std()
-            *_, last = (one for one in net.predict.modules() if isinstance(one, torch.nn.Conv2d))
+            convolutions: Any = (m for m in net.predict.modules() if isinstance(m, torch.nn.Conv2d))
+            *_, last = convolutions
             last.weight.mul_(factor)
             last.bias.mul_(factor).add_(mean - factor * values.mean())
     return model
