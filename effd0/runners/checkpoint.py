@@ -209,19 +209,21 @@ def check_weights(
 
 
 def _fitting(weights: Mapping[str, Any]) -> list[str]:
-    """The architectures whose feature pyramids and heads are as wide and deep as *weights* say."""
+    """The architectures whose feature pyramids and heads are built as *weights* say."""
     effdet = require("effdet", extra="torch")
-    first = [len(t) for n, t in weights.items() if n == "class_net.conv_rep.0.conv_pw.weight"]
+    first = "class_net.conv_rep.0.conv"
+    separable = f"{first}_pw.weight" in weights
+    first += "_pw" if separable else ""
     counts = [
         len({m[1] for m in map(re.compile(of).match, weights) if m})
         for of in (r"fpn\.cell\.(\d+)\.", r"class_net\.conv_rep\.(\d+)\.")
     ]
-    fits = []
-    for arch in SPECS:
-        config = effdet.get_efficientdet_config(arch)
-        sizes = [config.fpn_channels, config.fpn_cell_repeats, config.box_class_repeats]
-        fits += [arch] if [*first, *counts] == sizes else []
-    return fits
+    told = [separable, f"{first}.bias" in weights, "class_net.bn_rep.0.0.weight" in weights]
+    found = [len(weights.get(f"{first}.weight", ())), *counts, *told]
+    names = ("fpn_channels", "fpn_cell_repeats", "box_class_repeats",
+             "separable_conv", "redundant_bias", "head_bn_level_first")  # fmt: skip
+    configs = {arch: effdet.get_efficientdet_config(arch) for arch in SPECS}
+    return [arch for arch, of in configs.items() if found == [of[name] for name in names]]
 
 
 class _Unread(dict[Any, Any]):

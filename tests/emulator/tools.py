@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from effd0.ascend.acl_runner import AclRunner
 from effd0.ascend.atc import AtcOptions, atc_command, run_atc
-from effd0.spec import D0
+from effd0.spec import D0, ModelSpec
 
 from .acl import installed
 
@@ -50,11 +50,11 @@ def use_tool(name: str, script: str, folder: Path, monkeypatch: pytest.MonkeyPat
     return folder
 
 
-def compile_emulated(model: Path, out: Path, **options: Any) -> Path:
+def compile_emulated(model: Path, out: Path, spec: ModelSpec = D0, **options: Any) -> Path:
     """Compile the ONNX file *model* to *out* with the emulated ATC, in float32 by default."""
     asked = AtcOptions(**{"soc_version": "Ascend310P3", "precision_mode": FLOAT32} | options)
     with emulated_path():
-        command = atc_command(model, out, D0, asked)
+        command = atc_command(model, out, spec, asked)
         run_atc(command)
     return command.om
 

@@ -115,7 +115,7 @@ def emulated_model(
     folder = tmp_path_factory.mktemp("compiled")
     write_simplified(onnx_model, folder / "sim.onnx")
     gears = (1, 2, 5, 8) if read_model(onnx_model, spec).batch is None else ()
-    return compile_emulated(folder / "sim.onnx", folder / "d0.om", gears=gears)
+    return compile_emulated(folder / "sim.onnx", folder / "d0.om", spec, gears=gears)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from effd0.data.preprocess import (
     resizes_as_pillow,
 )
 from effd0.errors import ImageError
-from effd0.spec import D0, ModelSpec
-from tests.helpers import FED_APART, OBLONG, encoded, noise
+from effd0.spec import D0, SPECS, ModelSpec
+from tests.helpers import OBLONG, encoded, noise
 from tests.suite.reference import effdet_input
 
 SIZE = (90, 61)
@@ -93,13 +93,15 @@ def test_every_kind_of_picture_is_read_as_effdet_reads_it(
     _assert_as_effdet(path)
 
 
+#: One architecture of each way to feed a network: size, mean, deviation and fill.
+FED_ALIKE = {(s.image_size, s.mean, s.std, s.fill): s for s in (*SPECS.values(), OBLONG, D0)}
+
+
 @pytest.mark.parametrize(
-    "spec",
-    [*FED_APART.values(), OBLONG],
-    ids=[*(f"arch={name}" for name in FED_APART), "oblong"],
+    "spec", FED_ALIKE.values(), ids=lambda s: f"{s.arch}-{'x'.join(map(str, s.image_size))}"
 )
 def test_every_architecture_is_fed_as_effdet_feeds_it(spec: ModelSpec, tmp_path: Path) -> None:
-    """Mean, deviation and fill colour of each architecture are applied as effdet applies them."""
+    """Size, mean, deviation and fill of each architecture are applied as effdet applies them."""
     path = tmp_path / "image.png"
     for size in (SIZE, SIZE[::-1]):
         Image.fromarray(noise(size)).save(path)

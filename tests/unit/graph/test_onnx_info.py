@@ -247,8 +247,8 @@ def crossed() -> Any:
     return model
 
 
-SIZE = r"but \(N, 3, 128, 128\) was wanted; export it for images of 128 pixels$"
-OTHER = "the outputs of FILE are not the ten heads of an EfficientDet-D0: "
+SIZE = r"but \(N, 3, 128, 128\) was wanted; export it for this size, or give --arch and --image-s"
+OTHER = "the outputs of FILE are not the 4 heads of tf_efficientdet_d0 with 3 classes: "
 SWAPPED = SHAPES | {"class_p6": SHAPES["box_p6"], "box_p6": SHAPES["class_p6"]}
 #: Model -> what the error says.
 REFUSED = {
@@ -271,7 +271,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_d0_is_refused(model: Any, message: str, tmp_path: Path) -> None:
+def test_what_is_not_this_architecture_is_refused(model: Any, message: str, tmp_path: Path) -> None:
     """The message says what is there, what was wanted, and what to export instead."""
     kind = GraphError if "invalid" in message else ExportError
     with pytest.raises(kind) as caught:
