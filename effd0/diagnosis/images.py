@@ -99,16 +99,18 @@ def misplaced(
     Name how *wrong* images hold the content of others of *samples*; None where none does.
 
     *error* compares what the first image holds with what the second should hold; it is at most
-    *limit* where they are alike.  The first `LOOKED_AT` wrong images are looked at.
+    *limit* where they are alike, and an image that is like its own holds that.  The first
+    `LOOKED_AT` wrong images are looked at.
     """
     place = {sample: n for n, sample in enumerate(in_file_order(samples))}
     order: dict[Sample, Sample] = {}
     before = after = 0.0
     for one in in_file_order(wrong)[:LOOKED_AT]:
         left, _, other = min((error(one, other), n, other) for other, n in place.items())
-        if left <= limit and other != one:
+        own = error(one, one)
+        if left <= limit < own:
             order[one] = other
-            before, after = max(before, error(one, one)), max(after, left)
+            before, after = max(before, own), max(after, left)
     if not order:
         return None
     steps = {place[other] - place[one] for one, other in order.items()}
