@@ -89,7 +89,7 @@ def half_models(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     model = load_graph(simplified)
     apply_edits(model, (*DEFAULT_EDITS, "fp16"))
     save_graph(model, half)
-    options = {"gears": (1, 2), "precision_mode": "force_fp16"}
+    options: dict[str, Any] = {"gears": (1, 2), "precision_mode": "force_fp16"}
     return half, compile_emulated(simplified, folder / "half.om", **options)
 
 
