@@ -5,12 +5,15 @@ Every number by which a verdict may forgive a difference: ``tolerances.toml`` as
 tell one precision from another are in `effd0.diagnosis.parity`.
 """
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from .spec import D0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ MAX_DROP = TABLE["MAX_DROP",]
 MAX_DROP_INT8 = TABLE["MAX_DROP_INT8",]
 SAME_DETECTIONS = TABLE["SAME_DETECTIONS",]
 SAME_SCORES = TABLE["SAME_SCORES",]
+
+
+def same_float32(pixels: int) -> float:
+    """
+    `SAME_FLOAT32` for an input of so many *pixels*.
+
+    Its means over whole maps sum as many values, and their rounding grows with these.
+    """
+    return SAME_FLOAT32.limit * max(1.0, pixels / math.prod(D0.image_size))
 
 
 def max_drop_of(precision: str | None) -> float:

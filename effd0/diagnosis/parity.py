@@ -8,6 +8,7 @@ it, by the batch, by the input that they are right for, or by another precision.
 import contextlib
 import functools
 import io
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ from ..runners.checkpoint import weight_sets
 from ..runners.registry import RunnerOptions, open_runner
 from ..spec import SPECS, ModelSpec
 from ..tensors.diff import check_pair, compare_tensors
-from ..tolerances import HEADS, INT8_L2, KERNELS, RECORDED, ROUNDED_L2, SAME_FLOAT32
+from ..tolerances import HEADS, INT8_L2, KERNELS, RECORDED, ROUNDED_L2, same_float32
 from ..types import Floats, Tensor, Tensors
 from .bisect import BATCH, Finding, batch_suspect, bisect_networks, bisect_restored, one_among
 from .graph_pairing import Network
@@ -42,12 +43,11 @@ from .images import differing, misplaced
 from .inputs import ImageFile, Infer, diagnose_input_of, model_expects
 from .rounding import Restored, check_quantisers, restored
 
-#: Precision of a model -> the figure of `TensorDiff` that decides, and how large it may be.
-LIMITS: dict[str, tuple[Literal["max_abs", "relative_l2"], float]] = {
-    "fp32": ("max_abs", SAME_FLOAT32.limit),
-    "fp16": ("relative_l2", ROUNDED_L2.limit),
-    "bf16": ("relative_l2", HEADS["torch", "bf16"].limit),
-    "int8": ("relative_l2", INT8_L2.limit),
+#: Precision of a model but float32 -> the relative L2 that a head may differ by.
+LIMITS = {
+    "fp16": ROUNDED_L2.limit,
+    "bf16": HEADS["torch", "bf16"].limit,
+    "int8": INT8_L2.limit,
 }
 _FIGURES = ("max_abs", "relative_l2", "cosine", "q999", "required")
 #: Up to here an error is named after int8: weights alone made 1.6e-2 at most (2026-11-23).  Whole
@@ -100,15 +100,23 @@ def check_heads(reference: Tensors, got: Tensors, spec: ModelSpec, precision: st
     raise Broken(said, diagnose_heads(reference, got, spec), details=table)
 
 
+def _limit(precision: str, heads: Tensors) -> tuple[Literal["max_abs", "relative_l2"], float]:
+    """The figure of `TensorDiff` that decides in *precision*, and how large it may be."""
+    if precision != "fp32":
+        return "relative_l2", LIMITS[precision]
+    # A cell of P3 is 8 x 8 pixels.
+    return "max_abs", same_float32(64 * max(math.prod(head.shape[2:]) for head in heads.values()))
+
+
 def excess(reference: Tensors, got: Tensors, precision: str) -> str:
     """Say by how much a head of *got* differs more than *precision* allows; empty if none does."""
-    measure, limit = LIMITS[precision]
+    measure, limit = _limit(precision, reference)
     diffs = compare_tensors(reference, got)
     # Not the other way round: NaN is not within any tolerance.
     worst = next((diff for diff in diffs if not getattr(diff, measure) <= limit), None)
     allowed = f"a relative L2 of at most {limit} is allowed in {precision}"
     if precision == "fp32":
-        allowed = f"at most {limit} is allowed in float32"
+        allowed = f"at most {limit:g} is allowed in float32"
     return "" if worst is None else f"{worst}, but {allowed}"
 
 
@@ -120,7 +128,7 @@ def record(runner: str, reference: Tensors, got: Tensors, precision: str = "fp32
     exactly it seems to compute is in the record.
     """
     found = estimate(reference, got)
-    measure, allowed = LIMITS[precision]
+    measure, allowed = _limit(precision, reference)
     return Parity(
         runner=runner,
         reference="torch",
@@ -388,7 +396,7 @@ def diagnose_runner(
     *precision*, where no fault has *explained* them already.
     """
     named, stage, several = broken.diagnosis, None, len(next(iter(alone.values()))) > 1
-    measure, limit = LIMITS[precision]
+    measure, limit = _limit(precision, reference)
     diffs = compare_tensors(reference, alone)
     if several and all(getattr(diff, measure) <= limit for diff in diffs):
         named = f"heads depend on the batch: alone, images have the right ones; {named}"

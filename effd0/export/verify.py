@@ -5,6 +5,7 @@ Every step gives the differences it measured, the worst first.
 """
 
 import contextlib
+import math
 import os
 import pickle
 import subprocess
@@ -27,7 +28,7 @@ from ..runners.registry import RunnerOptions, open_runner
 from ..spec import ModelSpec
 from ..tensors.diff import TensorDiff, compare_tensors
 from ..timing import children_peak_rss_mb
-from ..tolerances import SAME_FLOAT32
+from ..tolerances import SAME_FLOAT32, same_float32
 from ..types import Tensor, Tensors
 from . import cache
 from .to_onnx import ExportSettings, write_onnx, write_simplified
@@ -105,7 +106,7 @@ def modify_onnx(model: Path, out: Path, spec: ModelSpec, edits: Sequence[str]) -
                     heads = _heads(runner, images)
             diffs = compare_tensors(before, heads)
             if edit.exact:
-                _require_same(out, f"{model} before {edit.name}", diffs, GraphError)
+                _require_same(out, f"{model} before {edit.name}", diffs, spec, GraphError)
             changes.append(MeasuredChange(edit, matches, diffs[0]))
     return Built(out, compare_tensors(source, heads), tuple(changes))
 
@@ -120,7 +121,7 @@ def _proved(source: Runner, made: Path, out: Path, spec: ModelSpec) -> Built:
         rows = [_heads(reference, images[i : i + 1]) for i in range(len(images))]
     wanted = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     diffs = compare_tensors(wanted, got)
-    _require_same(out, source.model, diffs, ExportError)
+    _require_same(out, source.model, diffs, spec, ExportError)
     return Built(out, diffs)
 
 
@@ -137,13 +138,17 @@ def _heads(runner: Runner, images: Tensor) -> Tensors:
 
 
 def _require_same(
-    out: Path, source: Path | str, diffs: list[TensorDiff], error: type[Effd0Error]
+    out: Path,
+    source: Path | str,
+    diffs: list[TensorDiff],
+    spec: ModelSpec,
+    error: type[Effd0Error],
 ) -> None:
-    worst = diffs[0]
-    if worst.max_abs > SAME_FLOAT32.limit:
+    worst, limit = diffs[0], same_float32(math.prod(spec.image_size))
+    if worst.max_abs > limit:
         raise error(
             f"{out} was not written, since it does not compute what {source} does: {worst}, "
-            f"but at most {SAME_FLOAT32.limit} is allowed ({SAME_FLOAT32.name})"
+            f"but at most {limit:g} is allowed ({SAME_FLOAT32.name})"
         )
 
 
