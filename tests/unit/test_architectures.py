@@ -55,7 +55,7 @@ CASES = {
     "512x384": OBLONG,
     "d1-640": SPECS["tf_efficientdet_d1"],
 }
-FAST = ("d1", "lite0", "own-classes")
+FAST = ("lite0", "own-classes")
 Weights = Callable[[str], Path]
 
 
@@ -159,6 +159,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
 def test_a_fault_that_fresh_weights_hide_is_seen(
     plant: Callable[[Any], None], fresh_and_settled: tuple[Any, Any]

@@ -216,7 +216,7 @@ def test_tables_of_one_size_are_told_by_their_number(
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["float32", "float16"])
-@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("classes", [1, 4, 8])
 def test_damage_is_seen_where_heads_have_one_size(classes: int, dtype: Any, tmp_path: Path) -> None:
     """Without any one file, with any one twice or cut in half, an image is refused."""
     spec, order = replace(SMALL, num_classes=classes), range(10)
