@@ -18,9 +18,9 @@ SETTLED_ON = 4
 SPREADS = ((-11.5, 2.8), (-0.05, 0.18))
 
 
-def settled(spec: ModelSpec) -> Any:
+def settled(spec: ModelSpec, scenes: int = SETTLED_ON) -> Any:
     """
-    Return the network of *spec* with weights that were drawn, and settled on four bundled scenes.
+    Return the network of *spec* with weights that were drawn, and settled on the first bundled *scenes*.
 
     effdet's own first weights stay, but what it sets to 1 and 0 is drawn: factors of norms and of
     weighted sums from 0.5 to 1.5, offsets of norms around 1 by 0.5.  (Around 0, where swish bends,
@@ -41,7 +41,7 @@ def settled(spec: ModelSpec) -> Any:
                 norms.append(layer)
             elif getattr(layer, "edge_weights", None) is not None:
                 layer.edge_weights.data.uniform_(0.5, 1.5)
-    images = torch.from_numpy(sample_inputs(SETTLED_ON, spec))
+    images = torch.from_numpy(sample_inputs(scenes, spec))
     nets = model.class_net, model.box_net
     with torch.no_grad():
         model(images)

@@ -203,6 +203,20 @@ def test_detections_are_effdets(case: str, weights: Weights) -> None:
             test_own_stages._compare(found, wanted, sample, "these", lambda *_: None)
 
 
+@pytest.mark.slow
+def test_detections_of_a_d7_are_effdets() -> None:
+    """One scene at 1536 pixels: heads of its own shapes, and effdet's detections of them; 3 GB."""
+    spec = SPECS["tf_efficientdet_d7"]
+    heads = heads_of(settled(spec, scenes=1), spec, sample_inputs(2, spec)[1:])
+    assert {name: head.shape[1:] for name, head in heads.items()} == spec.head_shapes
+    sample = load_coco(coco_root(), image_limit=2).samples[1]
+    image = Geometry.of(sample.size, spec)
+    (head,) = split_heads(heads, spec)
+    found = postprocess(head, image.scale, image.size, spec)
+    wanted = effdet_detections(head, image, spec)
+    test_own_stages._compare(found, wanted, sample, "these", lambda *_: None)
+
+
 @each_of("d1", "lite0", "q1", "cspresdet50", "d7x")
 def test_weights_of_another_architecture_name_theirs(case: str, weights: Weights) -> None:
     """Given as those of a D0 they are refused, with the few architectures that they may be of."""
