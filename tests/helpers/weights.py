@@ -20,7 +20,7 @@ SPREADS = ((-11.5, 2.8), (-0.05, 0.18))
 
 def settled(spec: ModelSpec, scenes: int = SETTLED_ON) -> Any:
     """
-    Return the network of *spec* with weights that were drawn, and settled on the first bundled *scenes*.
+    The network of *spec* with weights that were drawn, and settled on the first bundled *scenes*.
 
     effdet's own first weights stay, but what it sets to 1 and 0 is drawn: factors of norms and of
     weighted sums from 0.5 to 1.5, offsets of norms around 1 by 0.5.  (Around 0, where swish bends,
