@@ -117,10 +117,8 @@ class ModelSpec:
 
         Raises `SpecError` where a side is no multiple of the stride of the last level.
         """
-        stride, match = (
-            2 ** self.levels[-1],
-            re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", image_size),
-        )
+        stride = 2 ** self.levels[-1]
+        match = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", image_size)
         sides = (0, 0) if match is None else (int(match[1]), int(match[2] or match[1]))
         if sides == self.image_size:  # lite's own size is no multiple
             return self

@@ -47,7 +47,7 @@ def key_of(checkpoint: Path, *form: Any) -> str:
     It depends on the file's content, effd0's source, the versions of `PACKAGES` and the machine.
     """
     digest = hashlib.sha256(repr((form, platform.machine(), *map(_version, PACKAGES))).encode())
-    for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".toml")):
+    for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".toml", ".json")):
         digest.update(path.read_bytes())
     digest.update(sha256(checkpoint).encode())
     return digest.hexdigest()
