@@ -149,7 +149,7 @@ def test_the_report_holds_verdict_and_checks(tmp_path: Path) -> None:
         "name": "coco val2017", "images": len(scenes.samples),
         "sha256": sha256(scenes.annotation_file), "release_set": False,
     }  # fmt: skip
-    assert failed["name"].endswith("test_dataset.py::test_categories_have_cocos_ids")
+    assert failed["name"].endswith("test_dataset.py::test_categories_are_the_models_classes")
     assert failed["evidence"].startswith("category person has id 0, but 1 in COCO, as have 2 of 2")
     assert failed["diagnosis"].startswith("80 categories numbered 0 to 79: every id")
     assert (verdict["status"], verdict["stage"]) == ("fail", "dataset")
@@ -200,9 +200,9 @@ def test_detections_that_cannot_be_compared_test_no_stage(content: str, tmp_path
 @pytest.mark.slow
 def test_twice_verbose_shows_the_code_of_a_failed_check(tmp_path: Path) -> None:
     """Who doubts a check can read it."""
-    tests = "tests/suite/test_dataset.py::test_categories_have_cocos_ids"
+    tests = "tests/suite/test_dataset.py::test_categories_are_the_models_classes"
     done = helpers.run_pytest("-vvv", WEIGHTS, f"--coco={shifted_scenes(tmp_path)}", tests)
-    assert "def test_categories_have_cocos_ids" in done.stdout
+    assert "def test_categories_are_the_models_classes" in done.stdout
 
 
 @pytest.mark.slow

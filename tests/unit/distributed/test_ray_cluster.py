@@ -54,11 +54,11 @@ def test_a_killed_worker_loses_nothing(ray: Cluster, dataset: Dataset, tmp_path:
 def test_a_device_that_hangs_is_left_out(ray: Cluster, dataset: Dataset, tmp_path: Path) -> None:
     """Nobody waits for a call that does not end, nor for its process."""
     (tmp_path / "hang-1").touch()
-    hasty = replace(ray, pool=replace(ray.pool, silence_s=8))
+    hasty = replace(ray, pool=replace(ray.pool, silence_s=20))
     found, summary = on_pool(dataset, hasty, tmp_path, latency_s=LATENCY_S)
     assert same(found, alone(dataset))
     (fault,) = summary["faults"]
-    assert "gave no answer for 8 s at images " in fault
+    assert "gave no answer for 20 s at images " in fault
 
 
 @pytest.mark.parametrize(
