@@ -10,6 +10,7 @@ fed values from -1 to 1 on black fill.  Source: the model configurations of effd
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ class ModelSpec:
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of one image's input: RGB planes, rows, columns."""
         return (3, *self.image_size)
+
+    def takes(self, sides: Sequence[int | None]) -> bool:
+        """Whether an image's *sides*, free where None, can be its planes or its pixels."""
+        every = self.input_shape, (*self.image_size, 3)
+        return any(all(a in (None, b) for a, b in zip(sides, of, strict=False)) for of in every)
 
     @property
     def anchors_per_cell(self) -> int:

@@ -137,7 +137,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = config.stash.get(SETTINGS, None)
     try:
         refuse_contradictions(config)
-        config.stash[RECORD].spec = spec_given(config)
+        spec_given(config)
     except (Effd0Error, pytest.UsageError) as error:
         told = settings.blamed(str(error), vars(config.option)) if settings else str(error)
         raise pytest.UsageError(told) from error
@@ -208,10 +208,12 @@ def refuse_contradictions(config: pytest.Config) -> None:
 
 
 def spec_given(config: pytest.Config) -> ModelSpec:
-    """The spec of what is under test, whose number of classes its files tell."""
-    given = config.option
-    options = ArchOptions(given.arch, given.num_classes, given.image_size)
-    return options.spec(given.model, given.onnx, given.checkpoint)
+    """The spec of what is under test; files that tell its number of classes are read once."""
+    given, record = config.option, config.stash[RECORD]
+    if record.spec is None:
+        options = ArchOptions(given.arch, given.num_classes, given.image_size)
+        record.spec = options.spec(given.model, given.onnx, given.checkpoint)
+    return record.spec
 
 
 def least_map(config: pytest.Config) -> float | None:

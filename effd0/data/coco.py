@@ -218,7 +218,7 @@ def labelled(spec: ModelSpec, dataset: Dataset) -> ModelSpec:
 
 def label_notes(spec: ModelSpec, dataset: Dataset) -> list[str]:
     """How classes of *spec* and categories of *dataset* belong together, where not as in COCO."""
-    if spec.num_classes == D0.num_classes and spec.category_ids is None:
+    if names_of(spec):
         return []
     if spec.category_ids is None:
         return [f"{spec.num_classes} classes, whose labels are the category ids"]
@@ -231,9 +231,7 @@ def ids_of(spec: ModelSpec) -> list[int]:
     """The category ids that the classes of *spec* can have, rising."""
     if spec.category_ids is not None:
         return list(spec.category_ids)
-    return (
-        sorted(NAMES) if spec.num_classes == D0.num_classes else [*range(1, spec.num_classes + 1)]
-    )
+    return sorted(names_of(spec)) or [*range(1, spec.num_classes + 1)]
 
 
 def names_of(spec: ModelSpec) -> Mapping[int, str]:

@@ -1,7 +1,7 @@
 """A runner's outputs -> the heads of each image, found by name or shape, checked to be finite."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +117,20 @@ def swapped(name: str, got: str, wanted: str, outputs: Mapping[str, object]) -> 
 def is_merged(shapes: Sequence[tuple[int | None, ...]], spec: ModelSpec) -> bool:
     """Whether the outputs of one image, of *shapes*, are the classes and boxes of all anchors."""
     return Counter(shapes) == Counter(merged_shapes(spec).values())
+
+
+def class_count(shapes: Iterable[tuple[int | None, ...]], spec: ModelSpec) -> int | None:
+    """How many classes outputs of these *shapes*, with the batch, have; None where not clear."""
+    widths = list[int]()
+    for shape in shapes:
+        if len(shape) == len("NCHW") and shape[1] and shape[1] % spec.anchors_per_cell == 0:
+            widths.append(shape[1] // spec.anchors_per_cell)
+        elif shape[1:2] == (spec.num_anchors,) and shape[-1]:
+            widths.append(shape[-1])
+    counts = set(widths) - {BOX_CODES}
+    if not counts and len(widths) in (len(MERGED), len(spec.output_names)):
+        return BOX_CODES  # as many classes as a box has values
+    return counts.pop() if len(counts) == 1 else None
 
 
 def merged_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -219,10 +219,16 @@ def diagnose_architecture(
     *points_of* gives the mAP, in percent, of the same weights and images in an architecture; None
     where they do not fit it.
     """
-    same: dict[str, Any] = {
-        name: getattr(spec, name) for name in ("image_size", "num_classes", "category_ids")
-    }
-    points = {arch: points_of(replace(SPECS[arch], **same)) for arch in spec.siblings}
+    siblings = [
+        replace(
+            SPECS[arch],
+            image_size=spec.image_size,
+            num_classes=spec.num_classes,
+            category_ids=spec.category_ids,
+        )
+        for arch in spec.siblings
+    ]
+    points = {other.arch: points_of(other) for other in siblings}
     reached = {arch: value for arch, value in points.items() if value is not None}
     best = max(reached, key=reached.__getitem__)
     if reached[best] < reached[spec.arch] + CLEARLY:

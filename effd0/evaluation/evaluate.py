@@ -394,11 +394,10 @@ def run_of(
     )
     given: dict[str, Path | str | None] = {"--coco": job.root}
     if isinstance(engine, ModelEngine):
-        given |= {"--model": engine.choice.model, "--checkpoint": engine.choice.checkpoint}
         choice = engine.choice
-        files = choice.model, choice.weights()
-        artefact = record.artefact_of(*files, dataset, spec=choice.spec)
+        given |= {"--model": choice.model, "--checkpoint": choice.checkpoint}
         given |= choice.spec.options
+        artefact = record.artefact_of(choice.model, choice.weights(), dataset, spec=choice.spec)
     else:
         assert isinstance(engine, RecordedEngine)
         given |= {"--model": engine.model, "--results": engine.results, "--bins": engine.bins}

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..detection.heads import BOX_CODES, MERGED, is_merged, swapped, untold
+from ..detection import heads
+from ..detection.heads import is_merged, swapped, untold
 from ..errors import Effd0Error, ExportError, GraphError, refuse, require
 from ..io import ONNX, check_kind
 from ..spec import ModelSpec
@@ -175,15 +176,13 @@ def read_model(path: Path, spec: ModelSpec) -> ModelFile:
         )
     inputs = fed_inputs(model)
     sides, size = sides_of(inputs[0]) if inputs else (), spec.image_size
-    pairs = (zip(sides[1:], of, strict=False) for of in ((3, *size), (*size, 3)))
-    fits = any(all(side in (None, wanted) for side, wanted in both) for both in pairs)
     refuse({
         f"{path} has the inputs {[value.name for value in inputs]}, but an EfficientDet has "
         "one; export it with its heads alone": len(inputs) != 1,
         f"input {''.join(value.name for value in inputs)} of {path} is {_sides(sides)}, but "
         f"{_sides((None, 3, *size))} was wanted; export it for this size, or give --arch and "
         "--image-size":
-            len(sides) != len("NCHW") or not fits,
+            len(sides) != len("NCHW") or not spec.takes(sides[1:]),
     }, ExportError)  # fmt: skip
     _check_outputs(path, {value.name: sides_of(value)[1:] for value in model.graph.output}, spec)
     origin = {entry.key: entry.value for entry in model.metadata_props}
@@ -196,17 +195,7 @@ def class_count(path: Path, spec: ModelSpec) -> int | None:
         outputs = load_graph(path).graph.output
     except Effd0Error:  # whoever runs it says what is wrong with it
         return None
-    widths = list[int]()
-    for value in outputs:
-        sides = sides_of(value)
-        if len(sides) == len("NCHW") and sides[1]:
-            widths.append(sides[1] // spec.anchors_per_cell)
-        elif sides[1:2] == (spec.num_anchors,) and sides[-1]:
-            widths.append(sides[-1])
-    counts = set(widths) - {BOX_CODES}
-    if not counts and len(widths) in (len(MERGED), len(spec.output_names)):
-        return BOX_CODES  # as many classes as a box has values
-    return counts.pop() if len(counts) == 1 else None
+    return heads.class_count(map(sides_of, outputs), spec)
 
 
 def _of_training(model: Any) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from ..data.preprocess import ModelInput, pixels_of
-from ..detection.heads import is_merged, named_heads
+from ..detection.heads import class_count, is_merged, named_heads
 from ..detection.postprocess import Detections
 from ..errors import FeedError, RunnerError, refuse
 from ..spec import ModelSpec
@@ -290,8 +290,7 @@ def choose_batch_size(runner: Runner, asked: int | None) -> int:
 def check_size(runner: Runner, spec: ModelSpec) -> None:
     """Raise `RunnerError` where the open *runner* takes images of another size than *spec*'s."""
     sides, (rows, columns) = only_input(runner.inputs).shape[1:], spec.image_size
-    wanted = ((3, rows, columns), (rows, columns, 3))
-    if not any(all(a in (None, b) for a, b in zip(sides, of, strict=False)) for of in wanted):
+    if not spec.takes(sides):
         raise RunnerError(
             f"the model takes images as {sides}, but {spec.arch} is fed {rows}x{columns} pixels; "
             "give the model's --arch or --image-size"
@@ -300,10 +299,8 @@ def check_size(runner: Runner, spec: ModelSpec) -> None:
 
 def check_classes(runner: Runner, spec: ModelSpec) -> None:
     """Raise `RunnerError` where the heads of the open *runner* are of more or fewer classes."""
-    planes = {info.shape[1] for info in runner.outputs if len(info.shape) == len("NCHW")}
-    planes -= {4 * spec.anchors_per_cell}
-    count, rest = divmod(planes.pop() or 0, spec.anchors_per_cell) if len(planes) == 1 else (0, 0)
-    if count not in (0, spec.num_classes) and not rest:
+    count = class_count(shapes_of(runner.outputs).values(), spec)
+    if count not in (None, spec.num_classes):
         raise RunnerError(
             f"the heads of the model have {count} classes, but {spec.num_classes} are wanted; give "
             f"--num-classes {count}"
